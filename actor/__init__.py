@@ -1,0 +1,1 @@
+"""The actor: vLLM generates the groups that tickets permit, verifiers score them."""

@@ -1,0 +1,1 @@
+"""One script per measured thing."""

@@ -1,0 +1,1 @@
+"""The buffer: tickets, ledger, staleness contract, and the one address that everybody knows."""

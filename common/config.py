@@ -1,0 +1,307 @@
+"""Every knob of prolong, its default, its unit and one line about it. YAML files only override; docs/config.md lists them.
+
+Torch-free, and free of Hydra: `compose.py` builds these from YAML and overrides. A wrong value raises ConfigError with the dotted key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from .errors import ConfigError
+
+
+class Straggler(Enum):
+    """What happens to a group that would be older than eta at its step."""
+
+    wait = "wait"  # the learner waits for it; nothing is thrown away
+    evict = "evict"  # it is dropped and counted
+    mask = "mask"  # its tokens older than eta leave the loss and are counted
+
+
+class Preference(Enum):
+    """Which of the feasible stored groups the learner takes first."""
+
+    earliest_deadline = "earliest_deadline"
+    freshest = "freshest"
+
+
+class Correction(Enum):
+    """How the behaviour policy enters the objective (recipe: decoupled PPO, or two policies only)."""
+
+    decoupled = "decoupled"  # weight exp(proximal - behaviour), truncated, times PPO on exp(policy - proximal)
+    bypass = "bypass"  # PPO on exp(policy - behaviour), no weight
+
+
+class Advantage(Enum):
+    """How rewards of a group become advantages."""
+
+    group_std = "group_std"  # (R - mean) / (std + 1e-6)
+    group_mean = "group_mean"  # R - mean
+
+
+class Aggregation(Enum):
+    """What the loss is a mean over."""
+
+    token_mean = "token_mean"  # tokens of the mini-batch, over all ranks
+    sequence_mean = "sequence_mean"  # rollouts, of the mean over their tokens
+
+
+class KLEstimator(Enum):
+    """Estimator and weight of KL(policy, reference) in the loss; only pairs whose gradient is right exist."""
+
+    k2 = "k2"  # stop_grad(w) * k2: reverse KL's gradient, exactly
+    k3 = "k3"  # live w * k3: reverse KL's gradient, lower variance
+
+
+class Device(Enum):
+    """Where tensors live."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def require(condition: bool, key: str, got: Any, expected: str) -> None:
+    """Raise ConfigError with the dotted key unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key} = {got!r}: expected {expected}")
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """Which run this is."""
+
+    name: str = "default"  # runs/NAME is its folder
+    root: str = "runs"  # where run folders live
+    seed: int = 0  # of everything that is drawn
+    steps: int = 1000  # learner steps, counted from version 0
+    resume: bool = True  # continue from the newest checkpoint of the folder, if there is one
+
+    def __post_init__(self) -> None:
+        require(self.name != "" and "/" not in self.name, "run.name", self.name, "a folder name")
+        require(self.steps >= 1, "run.steps", self.steps, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The policy."""
+
+    path: str = "???"  # a folder, or a hub name, of a causal LM that transformers and vLLM both load
+    dtype: str = "float32"  # float32 | bfloat16: parameters on both sides
+    max_context: int = 1024  # tokens, prompt and completion together
+    attention: str = "sdpa"  # transformers' attn_implementation: sdpa | flash_attention_2 | flex_attention
+    device: Device = Device.auto
+
+    def __post_init__(self) -> None:
+        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+        require(self.max_context >= 2, "model.max_context", self.max_context, "at least 2 tokens")
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """One prompt file: JSONL or parquet with prompt, domain, task, verifier, answer."""
+
+    file: str = "???"
+    weight: float = 1.0  # share in the mixture, relative to the other sources
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, "data.*.weight", self.weight, "a positive number")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Where prompts come from."""
+
+    train: list[SourceConfig] = field(default_factory=list)  # the mixture
+    heldout: list[SourceConfig] = field(default_factory=list)  # validation prompts; weights are ignored
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplingConfig:
+    """How training rollouts are drawn."""
+
+    n: int = 16  # rollouts per prompt
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512  # new tokens per rollout
+
+    def __post_init__(self) -> None:
+        require(self.n >= 2, "sampling.n", self.n, "at least 2: a group of one has no advantage")
+        require(self.temperature > 0, "sampling.temperature", self.temperature, "above 0: greedy rollouts carry no signal")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
+        require(self.max_tokens >= 1, "sampling.max_tokens", self.max_tokens, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class BufferConfig:
+    """The staleness contract and the ledger's patience."""
+
+    address: str = "tcp://127.0.0.1:5710"  # the one address that everybody needs
+    batch_groups: int = 16  # B: groups per learner step
+    eta: int = 2  # bound on staleness, in versions; 0 is the synchronous system
+    straggler: Straggler = Straggler.wait
+    preference: Preference = Preference.earliest_deadline
+    dynamic_sampling: bool = True  # drop groups whose rewards carry no signal, and refill
+    max_filtered: float = 4.0  # groups dropped per step at most, as a multiple of B; above it they are kept
+    lease_s: float = 600.0  # a ticket unfinished for longer is reissued
+    heartbeat_s: float = 0.5
+    silence_s: float = 10.0  # a peer silent for longer is gone: its tickets are reissued
+    max_message_mb: int = 256  # larger frames are refused
+
+    def __post_init__(self) -> None:
+        require(self.batch_groups >= 1, "buffer.batch_groups", self.batch_groups, "at least 1")
+        require(self.eta >= 0, "buffer.eta", self.eta, "0 or more")
+        require(self.max_filtered >= 0, "buffer.max_filtered", self.max_filtered, "0 or more")
+        require(self.lease_s > 0, "buffer.lease_s", self.lease_s, "a positive number of seconds")
+        require(0 < self.heartbeat_s < self.silence_s, "buffer.heartbeat_s", self.heartbeat_s, "above 0 and below buffer.silence_s")
+
+
+@dataclass(kw_only=True, slots=True)
+class ValidationConfig:
+    """Held-out prompts as validation tickets: before the first step, every N versions, and after the last."""
+
+    every: int = 0  # versions between sweeps; 0: only before and after
+    prompts: int = 0  # per task in the sweeps between; 0: all
+    n: int = 4  # rollouts per prompt of the setting "sampled"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    greedy: bool = True  # the sweeps before and after also run greedily, one rollout a prompt
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "validation.every", self.every, "0 or more")
+        require(self.n >= 1, "validation.n", self.n, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class ActorConfig:
+    """One actor process and its vLLM engine."""
+
+    capacity: int = 256  # rollouts in flight at once; a ticket takes n of them
+    max_num_seqs: int = 256  # sequences that vLLM runs at once
+    kv_cache_gib: float = 1.0  # CPU only
+    gpu_memory_utilization: float = 0.85  # GPU only
+    tensor_parallel: int = 1
+    clear_kv: bool = True  # recompute the KV cache after a weight update
+    verifier_workers: int = 1  # processes that score
+    verifier_timeout_s: float = 10.0  # per rollout
+    max_none_rate: float = 0.2  # share of verdicts None (over the last 1,000) above which the actor stops
+    grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this
+
+    def __post_init__(self) -> None:
+        require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
+        require(self.verifier_workers >= 1, "actor.verifier_workers", self.verifier_workers, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class LearnerConfig:
+    """One learner step."""
+
+    minibatches: int = 1  # optimizer updates per batch
+    token_budget: int = 4096  # tokens of one packed forward
+    lr: float = 2e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0  # global norm
+    logprob_chunk: int = 1024  # completion positions per chunk of the head
+    max_skipped: int = 3  # non-finite updates in a row before the run stops
+    starve_s: float = 1800.0  # without a batch for longer, the learner stops
+    fsdp_reshard: bool = True  # multi-rank: reshard parameters after forward
+
+    def __post_init__(self) -> None:
+        require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
+        require(self.token_budget >= 1, "learner.token_budget", self.token_budget, "at least 1")
+        require(self.lr > 0, "learner.lr", self.lr, "a positive number")
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveConfig:
+    """GRPO with decoupled clipping and behaviour correction."""
+
+    advantage: Advantage = Advantage.group_std
+    clip_low: float = 0.2
+    clip_high: float = 0.4
+    correction: Correction = Correction.decoupled
+    truncation: float = 2.0  # behaviour weights are min(w, this)
+    aggregation: Aggregation = Aggregation.token_mean
+    kl_beta: float = 1e-4  # 0: no KL term, and no reference forward
+    kl_estimator: KLEstimator = KLEstimator.k3
+    kl_clamp: float = 10.0  # log-ratios to the reference are clamped to +- this
+
+    def __post_init__(self) -> None:
+        require(0 < self.clip_low < 1, "objective.clip_low", self.clip_low, "in (0, 1)")
+        require(self.clip_high > 0, "objective.clip_high", self.clip_high, "a positive number")
+        require(self.truncation > 0, "objective.truncation", self.truncation, "a positive number")
+        require(self.kl_beta >= 0, "objective.kl_beta", self.kl_beta, "0 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class ReferenceConfig:
+    """The frozen policy of the KL term, and when it is replaced by the current one."""
+
+    reset_every: int = 0  # steps; 0: never
+    reset_optimizer: bool = True  # a reset also starts AdamW anew
+
+    def __post_init__(self) -> None:
+        require(self.reset_every >= 0, "reference.reset_every", self.reset_every, "0 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the learner saves itself."""
+
+    every: int = 100  # steps; the last step is always saved
+    keep: int = 2  # newest ones kept
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class WeightsConfig:
+    """The broadcast from learner to actors."""
+
+    host: str = "127.0.0.1"  # address of learner rank 0 that actors can reach
+    bucket_mb: int = 256
+    timeout_s: float = 60.0  # of one publish: join, broadcast, load, acknowledge
+
+    def __post_init__(self) -> None:
+        require(self.bucket_mb >= 1, "weights.bucket_mb", self.bucket_mb, "at least 1")
+        require(self.timeout_s > 0, "weights.timeout_s", self.timeout_s, "a positive number of seconds")
+
+
+@dataclass(kw_only=True, slots=True)
+class LaunchConfig:
+    """`prolong train` only: what it starts on this machine."""
+
+    actors: int = 1
+    learner_ranks: int = 1
+    pin_cores: bool = False  # learner on the first core(s), actors on the others
+    max_restarts: int = 3  # of each process
+    first_group_s: float = 300.0  # without any scored group for longer, the run stops
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """A whole run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        fits = self.sampling.max_tokens < self.model.max_context
+        require(fits, "sampling.max_tokens", self.sampling.max_tokens, f"less than model.max_context = {self.model.max_context}")

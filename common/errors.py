@@ -1,0 +1,118 @@
+"""The errors of prolong.
+
+    ProlongError
+    +- UserError                exit code 2: the caller can mend it
+    |  +- ConfigError           a key, its value, what was expected
+    |  +- DataError             a prompt file or an empty prompt set
+    |  +- ModelError            a model or tokenizer that cannot be loaded
+    |  +- AddressInUse
+    |  +- HandshakeRefused      the buffer said no: protocol, tokenizer, second learner
+    +- WireError                bytes from outside that are not a message
+    |  +- WireVersionError
+    |  +- WireSizeError
+    |  +- WireChecksumError
+    |  +- WireSchemaError
+    +- DeadlineExceeded         a wait that ended without its event
+    |  +- LearnerStarved        no batch in time
+    |  +- BufferUnreachable     no handshake or no heartbeat in time
+    +- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
+    +- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
+    +- StalenessViolation       a batch that breaks the contract reached the learner
+    +- NonFiniteUpdate          too many skipped updates in a row
+    +- VerifierFailure          too many verdicts None
+    +- WeightsError             a broadcast that failed twice, or a checksum that differs
+
+Messages say what, got, expected, what to do.
+"""
+
+
+class ProlongError(Exception):
+    """Base of everything that prolong raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(ProlongError):
+    """Something that the caller can mend; printed as one sentence, exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration key that is unknown, of the wrong type or out of range."""
+
+
+class DataError(UserError):
+    """A prompt file that cannot be used."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer that cannot be loaded."""
+
+
+class AddressInUse(UserError):
+    """The buffer's address is taken."""
+
+
+class HandshakeRefused(UserError):
+    """The buffer refused this client."""
+
+
+class WireError(ProlongError):
+    """Bytes from outside that are not a message of ours."""
+
+
+class WireVersionError(WireError):
+    """Another schema version."""
+
+
+class WireSizeError(WireError):
+    """A frame over the limit."""
+
+
+class WireChecksumError(WireError):
+    """The payload is not what was sent."""
+
+
+class WireSchemaError(WireError):
+    """The payload does not decode to the type that was expected."""
+
+
+class DeadlineExceeded(ProlongError):
+    """A wait ended without its event."""
+
+
+class LearnerStarved(DeadlineExceeded):
+    """No batch in time."""
+
+
+class BufferUnreachable(DeadlineExceeded):
+    """No handshake, or silence for longer than the lease."""
+
+
+class RunStopped(ProlongError):
+    """The buffer said Stop. `failed` tells a run that is over from one that cannot go on."""
+
+    def __init__(self, reason: str, *, failed: bool = False) -> None:
+        super().__init__(reason)
+        self.exit_code = 1 if failed else 0
+
+
+class LedgerError(ProlongError):
+    """A transition that the ledger does not allow."""
+
+
+class StalenessViolation(ProlongError):
+    """A batch that breaks the staleness contract reached the learner."""
+
+
+class NonFiniteUpdate(ProlongError):
+    """Too many updates in a row had a non-finite loss or gradient."""
+
+
+class VerifierFailure(ProlongError):
+    """Too many verdicts are None."""
+
+
+class WeightsError(ProlongError):
+    """Weights could not be sent, or did not arrive as they were."""

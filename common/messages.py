@@ -1,0 +1,269 @@
+"""Who says what to whom, through the buffer's one socket.
+
+Clients (actors, learners, observers) speak to the buffer only; only weights flow beside it.
+
+    actor    Hello -> Welcome | Refused        GroupResult -> GroupAck        TicketReturned        WeightsApplied        Heartbeat
+             <- Tickets   <- UpdateWeights   <- Stop
+    learner  Hello -> Welcome | Refused        TakeBatch -> BatchReady        StepDone   CheckpointSaved   Heartbeat
+             Publish -> PublishPlan -> PublishResult      <- SyncRequested      Finish -> Finished      <- Stop
+    observer StatusRequest -> Status
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from .types import Batch, Group, Manifest, Ticket, ValidationScore
+
+PROTOCOL_VERSION = 1
+
+
+class Role(StrEnum):
+    """What a client is."""
+
+    actor = "actor"
+    learner = "learner"
+    observer = "observer"
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    pass
+
+
+# --- client -> buffer -------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message):
+    """First message of a client, and again after a silence longer than the lease."""
+
+    role: Role
+    name: str  # unique among the living: "actor-0"
+    protocol: int
+    tokenizer: str  # fingerprint (common/tokenizer.py)
+    host: str
+    pid: int
+    capacity: int = 0  # actor: rollouts that it can work on at once
+    version: int = -1  # learner: the policy version that it starts from
+    generation: int = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
+
+
+class Heartbeat(_Message):
+    """Sent every `heartbeat_s`; numbers are cumulative since the client started (seconds, tokens, counts)."""
+
+    stats: dict[str, float] = {}
+
+
+class GroupResult(_Message):
+    """A finished group. The actor keeps it until it is acknowledged and sends it again after a reconnect."""
+
+    group: Group
+
+
+class TicketReturned(_Message):
+    """The actor gives a ticket back without a group."""
+
+    ordinal: int
+    reason: str
+
+
+class TakeBatch(_Message):
+    """The learner at `version` waits for a batch."""
+
+    generation: int
+    version: int
+
+
+class StepDone(_Message):
+    """The batch of `version - 1` was trained: the learner is at `version` now."""
+
+    generation: int
+    version: int
+
+
+class CheckpointSaved(_Message):
+    """A checkpoint of `version` is durable: batches before it need not be served again."""
+
+    generation: int
+    version: int
+
+
+class Publish(_Message):
+    """The learner wants to broadcast the weights of `version`; its rank 0 serves the TCPStore."""
+
+    generation: int
+    version: int
+    store_host: str
+    store_port: int
+    manifest: Manifest
+
+
+class WeightsApplied(_Message):
+    """An actor holds these weights (or failed to: `error`). `checksums` has one number per bucket, of what was received."""
+
+    generation: int
+    version: int
+    epoch: int
+    checksums: list[int]
+    seconds: float
+    error: str = ""
+
+
+class Cordon(_Message):
+    """The learner found these actors to have other weights than were sent: they must be sent again."""
+
+    epoch: int
+    names: list[str]
+
+
+class Finish(_Message):
+    """The learner made its last version; validation of it may still be under way."""
+
+    generation: int
+    version: int
+
+
+class StatusRequest(_Message):
+    """Anybody may ask."""
+
+
+FromClient = (
+    Hello
+    | Heartbeat
+    | GroupResult
+    | TicketReturned
+    | TakeBatch
+    | StepDone
+    | CheckpointSaved
+    | Publish
+    | WeightsApplied
+    | Cordon
+    | Finish
+    | StatusRequest
+)
+
+
+# --- buffer -> client -------------------------------------------------------------------------------------------------
+
+
+class Welcome(_Message):
+    """The client is in."""
+
+    generation: int  # the learner stores it in its checkpoints
+    heartbeat_s: float
+    lease_s: float  # silence after which a peer counts as gone
+    version: int  # of the learner, as the buffer knows it; -1 before the first
+
+
+class Refused(_Message):
+    """The client is not let in; `reason` is a sentence that says what to do."""
+
+    reason: str
+    retry: bool = False  # the client should ask again until its own deadline (the name is still taken by a peer that may be dead)
+
+
+class Alive(_Message):
+    """The answer to a Heartbeat. `known` False: say Hello again (the buffer restarted, or gave the client up)."""
+
+    known: bool
+
+
+class Tickets(_Message):
+    """Work for an actor."""
+
+    tickets: list[Ticket]
+
+
+class GroupAck(_Message):
+    """The group is the buffer's now. `accepted` is False for duplicates, dead timelines and unknown tickets."""
+
+    ordinal: int
+    accepted: bool
+    reason: str = ""
+
+
+class BatchReady(_Message):
+    """The answer to TakeBatch, when the contract allows one."""
+
+    batch: Batch
+
+
+class PublishPlan(_Message):
+    """Who takes part: rank 0 is the learner, rank i + 1 is members[i]. No members: nothing to send."""
+
+    epoch: int
+    version: int
+    members: list[str]
+
+
+class UpdateWeights(_Message):
+    """To an actor: join the group of `epoch` (if not in it yet) and receive `version`."""
+
+    generation: int
+    version: int
+    epoch: int
+    rank: int
+    world_size: int
+    store_host: str
+    store_port: int
+    manifest: Manifest
+
+
+class PublishResult(_Message):
+    """To the learner: every member has acknowledged, failed, or missed the deadline."""
+
+    epoch: int
+    version: int
+    checksums: dict[str, list[int]]  # of those that applied
+    failed: dict[str, str]  # name -> why
+
+
+class SyncRequested(_Message):
+    """To the learner: an actor waits for weights; publish the current version again."""
+
+    reason: str
+
+
+class Status(_Message):
+    """Everything that `prolong status` prints."""
+
+    run: str
+    generation: int
+    version: int
+    steps: int
+    ledger: dict[str, int]  # one count per ticket state, and "total"
+    balanced: bool
+    peers: dict[str, dict[str, float | str]]  # name -> role, state, version, leases, silence_s, stats
+    counters: dict[str, int]  # rejected frames, duplicates, lost leases, ...
+    validation: list[ValidationScore]
+
+
+class Finished(_Message):
+    """To the learner: the last validation is in; this is the end of the run."""
+
+    status: Status
+
+
+class Stop(_Message):
+    """To everybody: the run is over, or cannot go on (`failed`)."""
+
+    reason: str
+    failed: bool = False
+
+
+FromBuffer = (
+    Welcome
+    | Refused
+    | Alive
+    | Tickets
+    | GroupAck
+    | BatchReady
+    | PublishPlan
+    | UpdateWeights
+    | PublishResult
+    | SyncRequested
+    | Status
+    | Finished
+    | Stop
+)

@@ -1,0 +1,198 @@
+"""The nouns of prolong: what a prompt, a ticket, a rollout, a group and a batch are.
+
+Every value that crosses a process boundary is one of these (or a message of `messages.py` that carries them).
+Arrays travel as raw little-endian bytes, because a list of a thousand integers costs 7-50 us to code and a buffer 1-3 us;
+`int32_array` and `float32_array` view them without a copy.
+
+    prompt --issue--> ticket --generate, verify--> group of rollouts --select--> batch
+    produced by: buffer        buffer                actor                     buffer
+    consumed by: buffer        actor                 buffer                    learner
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+
+
+class TicketKind(StrEnum):
+    """What a ticket is for. Validation tickets are outside admission and are never trained on."""
+
+    train = "train"
+    validation = "validation"
+
+
+class FinishReason(StrEnum):
+    """Why a rollout ended: the model said so, it ran out of tokens, or it was given up."""
+
+    stop = "stop"
+    length = "length"
+    abort = "abort"
+
+
+class TicketState(StrEnum):
+    """Every ticket is in exactly one of these: issued -> leased -> stored -> batched -> trained, or one of the last three."""
+
+    issued = "issued"  # permitted, not yet handed to an actor
+    leased = "leased"  # an actor generates it, until its lease ends
+    stored = "stored"  # its group waits in the buffer
+    batched = "batched"  # its group was handed to the learner
+    trained = "trained"  # the learner made a policy version with it
+    filtered = "filtered"  # its group carried no signal
+    stale = "stale"  # its group was too old to train, or of a dead timeline
+    failed = "failed"  # the actor died, hung or gave up
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """One task instance.
+
+    Example: Prompt(uid="math/addition/17", domain="math", task="addition", text="347+585=?", token_ids=b"...",
+                    verifier="math", answer='{"answer": "932"}')
+    """
+
+    uid: str  # unique and stable in a run: says which line of which source it is
+    domain: str  # "math", "logic": what rewards are reported by
+    task: str  # a finer name inside the domain
+    text: str  # what was tokenized, after the chat template
+    token_ids: bytes  # [P] int32
+    verifier: str  # a name in verifiers/registry.py
+    answer: str = "{}"  # what the verifier needs: a JSON object
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the rollouts of a ticket are drawn. temperature 0 is greedy."""
+
+    n: int  # rollouts in the group
+    temperature: float
+    top_p: float
+    max_tokens: int  # new tokens a rollout may have
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """Permission to generate one group for one prompt."""
+
+    ordinal: int  # unique over the run, in order of issue
+    kind: TicketKind
+    prompt: Prompt
+    sampling: Sampling
+    seed: int  # rollout i samples with `rollout_seed(ticket.seed, i)`
+    generation: int  # fencing token of the learner's timeline
+    version: int  # policy version that the actor held when the ticket was issued
+    lease_s: float  # seconds after issue at which an unfinished ticket counts as lost
+    setting: str = ""  # validation only: the name of the sampling setting ("sampled", "greedy")
+
+
+class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Completion tokens [start, end) were sampled by policy `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verifier said. `reward` is None when the verifier itself failed: never a silent 0."""
+
+    reward: float | None
+    status: str  # "ok", "no_answer", "truncated", "timeout", "crash", "input_rejected"
+    verifier: str
+    seconds: float  # time inside the verifier
+    detail: str = ""  # one line for a person
+    metrics: dict[str, float] = {}
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """One sampled completion with what the sampler thought of it."""
+
+    token_ids: bytes  # [T] int32, without the prompt
+    behaviour_logprobs: bytes  # [T] float32, of the tempered distribution that was sampled from
+    spans: list[VersionSpan]  # cover [0, T) without gap or overlap, in order of tokens
+    finish_reason: FinishReason
+    verdict: Verdict
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) // 4
+
+    @property
+    def oldest_version(self) -> int:
+        """The version of the oldest token; every rollout has at least one span."""
+        return min(span.version for span in self.spans)
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """The scored rollouts of one ticket, in the order of their seeds (dropped ones left out)."""
+
+    ordinal: int  # of the ticket
+    kind: TicketKind
+    generation: int
+    prompt: Prompt
+    setting: str
+    rollouts: list[Rollout]
+    actor: str  # name of the actor
+    seconds: float  # from the ticket's arrival at the actor to the last verdict
+    dropped_rollouts: int = 0  # verdict None after the retry
+
+    @property
+    def oldest_version(self) -> int:
+        return min(rollout.oldest_version for rollout in self.rollouts)
+
+
+class ValidationScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One sweep of the held-out prompts under one sampling setting."""
+
+    version: int  # policy version that the sweep was started for
+    versions: list[int]  # the versions that really produced its tokens, ascending
+    setting: str
+    by_task: dict[str, float]  # "domain/task" -> mean reward
+    mean: float  # over tasks, each weighing the same
+    num_rollouts: int
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """B groups for the learner step that turns `version` into `version + 1`."""
+
+    generation: int
+    version: int
+    groups: list[Group]
+    validation: list[ValidationScore] = []  # finished since the last batch
+    metrics: dict[str, float] = {}  # of the buffer and the actors, for this step
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where one tensor lies in its bucket."""
+
+    name: str
+    dtype: str  # "float32", "bfloat16", ...
+    shape: list[int]
+    offset: int  # bytes, a multiple of 16
+
+
+class BucketSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One flat uint8 buffer of a weight broadcast."""
+
+    num_bytes: int
+    tensors: list[TensorSpec]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a weight broadcast consists of, in order."""
+
+    buckets: list[BucketSpec]
+
+
+def int32_array(buffer: bytes) -> np.ndarray:
+    """Read-only int32 view of a wire buffer."""
+    return np.frombuffer(buffer, dtype="<i4")
+
+
+def float32_array(buffer: bytes) -> np.ndarray:
+    """Read-only float32 view of a wire buffer."""
+    return np.frombuffer(buffer, dtype="<f4")
+
+
+def rollout_seed(ticket_seed: int, index: int) -> int:
+    """A seed of its own for every rollout: with one seed for all, prompts would share their noise."""
+    return int(np.random.SeedSequence([ticket_seed, index]).generate_state(1)[0]) & 0x7FFFFFFF

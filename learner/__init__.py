@@ -1,0 +1,1 @@
+"""The learner: turns batches of scored groups into policy versions."""

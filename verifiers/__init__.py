@@ -1,0 +1,1 @@
+"""Verifiers: from a completion to a verdict, in killable workers."""
