@@ -1,0 +1,88 @@
+"""What every bench shares: run a command, count its wall and CPU seconds, read what a run wrote, compare pairs."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from ..common.metrics import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """Wall and CPU seconds of a command and of everything that it started and waited for."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What `prolong train` left behind."""
+
+    spent: Spent
+    steps: list[dict[str, float]]  # metrics.jsonl
+    summary: dict
+
+    @property
+    def seconds_per_step(self) -> float:
+        return seconds_per_step([step["wall_s"] for step in self.steps])
+
+
+def seconds_per_step(walls: Sequence[float]) -> float:
+    """Mean over the steps after the first, which carries the start-up."""
+    if len(walls) < 2:
+        raise ValueError(f"{len(walls)} steps: a rate needs at least 2")
+    return (walls[-1] - walls[0]) / (len(walls) - 1)
+
+
+def run_command(command: Sequence[str], *, timeout_s: float, log: Path, env: dict[str, str] | None = None) -> Spent:
+    """Run to the end, output to `log`. Raises RuntimeError with the log's end when the exit code is not 0."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic()
+    with log.open("wb") as sink:
+        done = subprocess.run(
+            command, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout_s, env={**os.environ, **(env or {})}, check=False
+        )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{log.read_text(errors='replace')[-3000:]}")
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(wall_s=monotonic() - started, cpu_s=cpu_s)
+
+
+def train(name: str, overrides: Sequence[str], *, root: Path, timeout_s: float = 900.0, recipe: str = "demo") -> RunResult:
+    """One `prolong train` in a fresh run folder of its own."""
+    folder = root / name
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "prolong.launch.cli", "train", "--recipe", recipe]
+    command += [f"run.name={name}", f"run.root={root}", "buffer.address=tcp://127.0.0.1:0", *overrides]
+    spent = run_command(command, timeout_s=timeout_s, log=root / f"{name}.log")
+    return RunResult(
+        spent=spent,
+        steps=read_metrics(folder / "metrics.jsonl"),
+        summary=json.loads((folder / "summary.json").read_text()),
+    )
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Median over rounds of the paired ratios."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def report(result: dict, *, as_json: bool) -> None:
+    """One JSON line, or the same for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return
+    for key, value in result.items():
+        sys.stdout.write(f"{key:28s} {value if not isinstance(value, float) else format(value, '.4g')}\n")

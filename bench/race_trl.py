@@ -1,0 +1,110 @@
+"""prolong against TRL's GRPO: same two cores, same model, tasks, settings and seeds, equal rollouts trained, rounds A B A B.
+
+TRL runs in its best arrangement on two cores (two DDP ranks, one thread each) in an environment of its own, `.venv-trl`, which
+`make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which TRL's GRPO does not have, is off on both sides.
+Time to .85: the first step whose mean training reward over the last three steps is at least .85.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from ..common.compose import compose
+from ..common.config import Config
+from .measure import Spent, median_ratio, report, run_command, seconds_per_step, train
+
+SCRIPT = Path(__file__).parent / "trl_grpo.py"
+TARGET = 0.85
+
+
+def settings(cfg: Config, steps: int, seed: int) -> dict:
+    """The demo's settings in TRL's words."""
+    return {
+        "groups": cfg.buffer.batch_groups,
+        "n": cfg.sampling.n,
+        "max_tokens": cfg.sampling.max_tokens,
+        "temperature": cfg.sampling.temperature,
+        "steps": steps,
+        "seed": seed,
+        "lr": cfg.learner.lr,
+        "betas": list(cfg.learner.betas),
+        "weight_decay": cfg.learner.weight_decay,
+        "grad_clip": cfg.learner.grad_clip,
+        "clip_low": cfg.objective.clip_low,
+        "clip_high": cfg.objective.clip_high,
+        "kl_beta": cfg.objective.kl_beta,
+    }
+
+
+def first_at_target(walls: list[float], rewards: list[float]) -> float | None:
+    """Wall seconds of the first step whose reward, averaged over it and the two before, reaches TARGET."""
+    for i in range(2, len(rewards)):
+        if statistics.mean(rewards[i - 2 : i + 1]) >= TARGET:
+            return walls[i]
+    return None
+
+
+def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int, startup_s: float) -> dict:
+    """The figures of one run."""
+    reached = first_at_target(walls, rewards)
+    return {
+        "step_s": seconds_per_step(walls),
+        "to_target_s": None if reached is None else reached - startup_s,
+        "to_target_with_startup_s": reached,
+        "end_reward": statistics.mean(rewards[-3:]),
+        "cpu_ms_per_rollout": 1e3 * spent.cpu_s / rollouts,
+        "wall_s": spent.wall_s,
+    }
+
+
+def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dict:
+    out = root / f"trl-{seed}.jsonl"
+    command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    command += ["--model", cfg.model.path, "--train", cfg.data.train[0].file, "--out", str(out)]
+    command += ["--settings", json.dumps(settings(cfg, steps, seed))]
+    spent = run_command(command, timeout_s=900, log=root / f"trl-{seed}.log", env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    walls = [line["wall_s"] for line in lines]
+    startup_s = walls[0] - seconds_per_step(walls)
+    rollouts = steps * cfg.buffer.batch_groups * cfg.sampling.n
+    return side(walls, [line["reward"] for line in lines], spent, rollouts, startup_s)
+
+
+def run_prolong(cfg: Config, recipe: str, steps: int, seed: int, root: Path, overrides: list[str]) -> dict:
+    fixed = [f"run.steps={steps}", f"run.seed={seed}", "buffer.dynamic_sampling=false", "data.heldout=[]", "validation.every=0"]
+    result = train(f"race-{seed}", [*fixed, *overrides], root=root, recipe=recipe)
+    walls = [step["wall_s"] for step in result.steps]
+    startup_s = walls[0] - seconds_per_step(walls)
+    rollouts = steps * cfg.buffer.batch_groups * cfg.sampling.n
+    return side(walls, [step["reward/mean"] for step in result.steps], result.spent, rollouts, startup_s)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="prolong bench race-trl", description=__doc__)
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=3, help="rounds; each has a seed of its own")
+    parser.add_argument("--root", type=Path, default=Path("runs/bench-race"))
+    parser.add_argument("--trl-python", type=Path, default=Path(".venv-trl/bin/python"))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="section.key=value, for both sides where TRL has the setting")
+    args = parser.parse_args(argv)
+    if not args.trl_python.exists():
+        raise SystemExit(f"no TRL environment at {args.trl_python}: run `make install-trl`")
+    cfg = compose(args.recipe, args.overrides)
+    ours, theirs = [], []
+    for seed in range(args.seeds):
+        ours.append(run_prolong(cfg, args.recipe, args.steps, seed, args.root, args.overrides))
+        theirs.append(run_trl(args.trl_python, cfg, args.steps, seed, args.root))
+    result = {
+        "bench": "race-trl",
+        "steps": args.steps,
+        "speed_over_trl": median_ratio([t["step_s"] for t in theirs], [o["step_s"] for o in ours]),
+        "prolong": ours,
+        "trl": theirs,
+    }
+    report(result, as_json=args.json)
+    return 0

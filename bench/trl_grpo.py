@@ -1,0 +1,115 @@
+"""TRL's GRPO on the demo's model, tasks and settings. Runs in TRL's own environment (`.venv-trl`), one process per DDP rank.
+
+Started by race_trl.py; imports nothing of prolong. Each finished step is one JSON line {"step", "wall_s", "reward"} of `--out`,
+written by rank 0; wall_s counts from the start of the process, imports included.
+"""
+
+import time
+
+STARTED = time.time()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+
+PATTERNS = {"math": re.compile(r"\\boxed\{([^{}]*)\}"), "reasoning_gym": re.compile(r"<answer>(.*?)</answer>", re.DOTALL)}
+
+
+def gold(row: dict) -> str:
+    """The text that earns the reward: cheaper to compare than what prolong's verifiers do, to TRL's advantage."""
+    answer = row["answer"]
+    return str(answer["entry"]["answer"] if "entry" in answer else answer["answer"])
+
+
+def reward(completion_ids, verifier, target, tokenizer, **_) -> list[float]:
+    """1 when the text ended and its last answer is the target, else 0."""
+    scores = []
+    for ids, name, want in zip(completion_ids, verifier, target, strict=True):
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        found = PATTERNS[name].findall(text.split("</think>")[-1])
+        scores.append(float(ids[-1] == tokenizer.eos_token_id and bool(found) and found[-1].strip() == want))
+    return scores
+
+
+class StepLog(TrainerCallback):
+    """One JSON line per finished step, from rank 0."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w") if int(os.environ.get("RANK", "0")) == 0 else None
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if self.file and logs and "reward" in logs:
+            line = {"step": state.global_step, "wall_s": time.time() - STARTED, "reward": logs["reward"]}
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    args = parser.parse_args()
+    world, settings = int(os.environ.get("WORLD_SIZE", "1")), args.settings
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    rows = [json.loads(line) for line in Path(args.train).read_text().splitlines()]
+    columns = [{"prompt": row["prompt"], "verifier": row["verifier"], "target": gold(row)} for row in rows]
+
+    def scored(completion_ids, verifier, target, **_):
+        return reward(completion_ids, verifier, target, tokenizer)
+
+    rollouts = settings["groups"] * settings["n"]
+    config = GRPOConfig(
+        output_dir=str(args.out.parent / "trl"),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=rollouts // world,
+        num_generations=settings["n"],
+        max_completion_length=settings["max_tokens"],
+        max_steps=settings["steps"],
+        seed=settings["seed"],
+        learning_rate=settings["lr"],
+        lr_scheduler_type="constant",
+        adam_beta1=settings["betas"][0],
+        adam_beta2=settings["betas"][1],
+        weight_decay=settings["weight_decay"],
+        max_grad_norm=settings["grad_clip"],
+        epsilon=settings["clip_low"],
+        epsilon_high=settings["clip_high"],
+        beta=settings["kl_beta"],
+        loss_type="dapo",
+        scale_rewards="group",
+        temperature=settings["temperature"],
+        top_k=0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+    )
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=scored,
+        args=config,
+        train_dataset=Dataset.from_list(columns),
+        processing_class=tokenizer,
+        callbacks=[StepLog(args.out)],
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
