@@ -1,7 +1,8 @@
 """prolong against TRL's GRPO: same two cores, same model, tasks, settings and seeds, equal rollouts trained, rounds A B A B.
 
 TRL runs in its best arrangement on two cores (two DDP ranks, one thread each) in an environment of its own, `.venv-trl`, which
-`make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which TRL's GRPO does not have, is off on both sides.
+`make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which
+TRL's GRPO does not have, is off on both sides.
 Time to .85: the first step whose mean training reward over the last three steps is at least .85.
 """
 
@@ -65,7 +66,9 @@ def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dic
     command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     command += ["--model", cfg.model.path, "--train", cfg.data.train[0].file, "--out", str(out)]
     command += ["--settings", json.dumps(settings(cfg, steps, seed))]
-    spent = run_command(command, timeout_s=900, log=root / f"trl-{seed}.log", env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+    spent = run_command(
+        command, timeout_s=900, log=root / f"trl-{seed}.log", env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    )
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     walls = [line["wall_s"] for line in lines]
     startup_s = walls[0] - seconds_per_step(walls)

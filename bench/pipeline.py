@@ -1,0 +1,123 @@
+"""What asynchrony buys: the same work at eta = 0, 1, 2, rounds interleaved, learner on one core and actor on the other.
+
+Two parts. `real`: the demo's model through the whole system; steps per second at eta over eta = 0, medians of paired ratios.
+`sleeping`: an actor and a learner that sleep for known times on the real buffer (sleepers.py); the bound on the period over the
+period reached, so that 1.0 means that the pipeline itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import statistics
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from ..common.compose import compose, save
+from ..common.config import Config
+from ..common.tokenizer import Tokenizer
+from .measure import RunResult, median_ratio, report, seconds_per_step, train
+from .sleepers import Devices, SleepingLearner, sleeping_actor
+
+ETAS = (0, 1, 2)
+
+
+def real_run(eta: int, round_: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> RunResult:
+    fixed = [f"buffer.eta={eta}", f"run.steps={steps}", f"run.seed={round_}", "launch.pin_cores=true", "data.heldout=[]"]
+    return train(f"eta{eta}-round{round_}", [*fixed, "validation.every=0", *overrides], root=root, recipe=recipe)
+
+
+def shares(result: RunResult) -> dict:
+    """Where each side's time went, as shares of the time between the first and the last step."""
+    steps = result.steps[1:]
+    total = sum(step["learner/step_s"] for step in steps)
+    actor = {key: sum(step.get(f"actor/{key}", 0.0) for step in steps) for key in ("busy_s", "idle_s", "weights_s")}
+    return {
+        "learner_wait": sum(step["learner/wait_s"] for step in steps) / total,
+        "actor_busy": actor["busy_s"] / max(sum(actor.values()), 1e-9),
+        "actor_idle": actor["idle_s"] / max(sum(actor.values()), 1e-9),
+        "actor_weights": actor["weights_s"] / max(sum(actor.values()), 1e-9),
+        "staleness_max": max(step["buffer/staleness_max"] for step in steps),
+        "cpu_s": result.spent.cpu_s,
+    }
+
+
+def real_part(rounds: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> dict:
+    results = {eta: [] for eta in ETAS}
+    for round_ in range(rounds):
+        for eta in ETAS:
+            results[eta].append(real_run(eta, round_, steps, root, recipe, overrides))
+    periods = {eta: [result.seconds_per_step for result in runs] for eta, runs in results.items()}
+    return {
+        "async_over_sync": {eta: median_ratio(periods[0], periods[eta]) for eta in ETAS},
+        "step_s": {eta: statistics.median(values) for eta, values in periods.items()},
+        "shares": {
+            eta: {key: statistics.median(shares(run)[key] for run in runs) for key in shares(runs[0])}
+            for eta, runs in results.items()
+        },
+    }
+
+
+def sleeping_run(cfg: Config, devices: Devices, root: Path) -> float:
+    """Seconds per step on a real buffer process of its own."""
+    folder = root / cfg.run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    save(cfg, folder / "config.yaml")
+    tokenizer = Tokenizer.load(cfg.model.path).fingerprint
+    command = [sys.executable, "-m", "prolong.launch.cli", "buffer", "--recipe", str((folder / "config.yaml").absolute())]
+    with (folder / "buffer.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as buffer:
+        try:
+            actor = threading.Thread(target=lambda: asyncio.run(sleeping_actor(cfg, devices, tokenizer)), daemon=True)
+            actor.start()
+            walls = SleepingLearner(cfg, devices, tokenizer).run()
+            buffer.wait(30)
+        finally:
+            buffer.kill()
+    return seconds_per_step(walls)
+
+
+def sleeping_part(rounds: int, steps: int, root: Path, recipe: str) -> dict:
+    devices = Devices(capacity=16, group_s=0.4, train_s=0.3)
+    shares = {eta: [] for eta in ETAS}
+    for round_ in range(rounds):
+        for eta in ETAS:
+            name = f"sleep-eta{eta}-round{round_}"
+            fixed = [f"run.name={name}", f"run.root={root}", f"run.steps={steps}", f"buffer.eta={eta}", "data.heldout=[]"]
+            port = free_port()
+            cfg = compose(recipe, [*fixed, f"buffer.address=tcp://127.0.0.1:{port}", "buffer.dynamic_sampling=false"])
+            period = sleeping_run(cfg, devices, root)
+            shares[eta].append(devices.period_bound_s(cfg.buffer.batch_groups, eta) / period)
+    return {
+        "devices": dataclasses.asdict(devices),
+        "bound_over_period": {eta: statistics.median(v) for eta, v in shares.items()},
+    }
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="prolong bench pipeline", description=__doc__)
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--root", type=Path, default=Path("runs/bench-pipeline"))
+    parser.add_argument("--only", choices=("real", "sleeping"))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args(argv)
+    result: dict = {"bench": "pipeline", "rounds": args.rounds, "steps": args.steps}
+    if args.only != "real":
+        result["sleeping"] = sleeping_part(args.rounds, 3 * args.steps, args.root, args.recipe)
+    if args.only != "sleeping":
+        result |= real_part(args.rounds, args.steps, args.root, args.recipe, args.overrides)
+    report(result, as_json=args.json)
+    return 0

@@ -1,0 +1,168 @@
+"""Devices that sleep: an actor and a learner of known speed on the real buffer, so that what the pipeline loses is all ours.
+
+The actor works on `capacity` groups at once, each for `group_s`; the learner sleeps `train_s` a step. They speak the
+real protocol to a real buffer process; only tokens and weights are made up. Bound on the period of a step (docs/architecture.md):
+
+    max(B group_s / capacity, train_s, (group_s + train_s) / (eta + 1))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+
+from ..buffer.client import BufferClient
+from ..common.config import Config
+from ..common.errors import RunStopped
+from ..common.messages import (
+    PROTOCOL_VERSION,
+    BatchReady,
+    Finish,
+    Finished,
+    GroupResult,
+    Hello,
+    Publish,
+    PublishPlan,
+    PublishResult,
+    Role,
+    StepDone,
+    SyncRequested,
+    TakeBatch,
+    Tickets,
+    UpdateWeights,
+    WeightsApplied,
+)
+from ..common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VersionSpan
+
+DEADLINE_S = 60.0
+EMPTY = Manifest(buckets=[])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Devices:
+    """Speeds to sleep at."""
+
+    capacity: int  # groups at once
+    group_s: float
+    train_s: float
+
+    def period_bound_s(self, batch_groups: int, eta: int) -> float:
+        """No schedule within staleness eta can step faster."""
+        return max(self.group_s * batch_groups / self.capacity, self.train_s, (self.group_s + self.train_s) / (eta + 1))
+
+
+def hello(cfg: Config, role: Role, tokenizer: str, **fields) -> Hello:
+    return Hello(
+        role=role,
+        name=str(role),
+        protocol=PROTOCOL_VERSION,
+        tokenizer=tokenizer,
+        host=socket.gethostname(),
+        pid=threading.get_ident(),
+        **fields,
+    )
+
+
+def client(cfg: Config, greeting: Hello) -> BufferClient:
+    return BufferClient(cfg.buffer.address, greeting, max_bytes=cfg.buffer.max_message_mb << 20)
+
+
+def made_up_group(ticket: Ticket, version: int) -> Group:
+    """n rollouts of 32 tokens, half of them right."""
+    tokens = np.zeros(32, dtype="<i4").tobytes()
+    rollouts = [
+        Rollout(
+            token_ids=tokens,
+            behaviour_logprobs=tokens,
+            spans=[VersionSpan(version=version, start=0, end=32)],
+            finish_reason=FinishReason.stop,
+            verdict=Verdict(reward=float(i % 2), status="ok", verifier="sleeper", seconds=0.0),
+        )
+        for i in range(ticket.sampling.n)
+    ]
+    return Group(
+        ordinal=ticket.ordinal, kind=ticket.kind, generation=ticket.generation, prompt=ticket.prompt, setting=ticket.setting,
+        rollouts=rollouts, actor="actor", seconds=0.0,
+    )  # fmt: skip
+
+
+async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
+    """Consumes tickets and weight updates until the buffer says Stop."""
+    peer = client(cfg, hello(cfg, Role.actor, tokenizer, capacity=devices.capacity * cfg.sampling.n))
+    inbox = peer.inbox(Tickets, UpdateWeights)
+    peer.connect(DEADLINE_S)
+    version, tasks = -1, set()
+
+    async def generate(ticket: Ticket) -> None:
+        held = version
+        await asyncio.sleep(devices.group_s)
+        peer.send(GroupResult(group=made_up_group(ticket, held)))
+
+    try:
+        while True:
+            message = await inbox.take_async(DEADLINE_S)
+            if isinstance(message, UpdateWeights):
+                version = message.version
+                applied = WeightsApplied(
+                    generation=message.generation, version=version, epoch=message.epoch, checksums=[], seconds=0.0
+                )
+                peer.send(applied)
+            else:
+                for ticket in message.tickets:
+                    task = asyncio.create_task(generate(ticket))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+    except RunStopped:
+        pass
+    finally:
+        peer.close()
+
+
+class SleepingLearner:
+    """Takes batches, sleeps, publishes nothing under a new version; `walls` has the time of every step's end."""
+
+    def __init__(self, cfg: Config, devices: Devices, tokenizer: str) -> None:
+        self.cfg, self.devices = cfg, devices
+        self.peer = client(cfg, hello(cfg, Role.learner, tokenizer, version=0))
+        self.batches = self.peer.inbox(BatchReady, Finished)
+        self.weights = self.peer.inbox(PublishPlan, PublishResult, SyncRequested)
+        self.generation = self.peer.connect(DEADLINE_S).generation
+        self.version = 0
+        self.walls: list[float] = []
+
+    def publish(self) -> None:
+        self.peer.send(
+            Publish(generation=self.generation, version=self.version, store_host="127.0.0.1", store_port=1, manifest=EMPTY)
+        )
+
+    def weights_thread(self) -> None:
+        """Publishes again whenever an actor asks; ends with the run."""
+        try:
+            while True:
+                if isinstance(self.weights.take(DEADLINE_S), SyncRequested):
+                    self.publish()
+        except RunStopped:
+            return
+
+    def run(self) -> list[float]:
+        thread = threading.Thread(target=self.weights_thread, daemon=True)
+        thread.start()
+        self.publish()
+        pause = threading.Event()
+        while self.version < self.cfg.run.steps:
+            self.peer.send(TakeBatch(generation=self.generation, version=self.version))
+            self.batches.take(DEADLINE_S)
+            pause.wait(self.devices.train_s)
+            self.version += 1
+            self.peer.send(StepDone(generation=self.generation, version=self.version))
+            self.publish()
+            self.walls.append(monotonic())
+        self.peer.send(Finish(generation=self.generation, version=self.version))
+        self.batches.take(DEADLINE_S)
+        self.peer.close()
+        return self.walls
