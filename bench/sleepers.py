@@ -1,7 +1,7 @@
 """Devices that sleep: an actor and a learner of known speed on the real buffer, so that what the pipeline loses is all ours.
 
 The actor works on `capacity` groups at once, each for `group_s`; the learner sleeps `train_s` a step. They speak the
-real protocol to a real buffer process; only tokens and weights are made up. Bound on the period of a step (docs/architecture.md):
+real protocol to a real buffer process; only tokens and weights are made up. Bound on the period of a step:
 
     max(B group_s / capacity, train_s, (group_s + train_s) / (eta + 1))
 """
