@@ -1,0 +1,47 @@
+"""Buffer, learner and actor started by hand, in any order; a second actor in the middle."""
+
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from runs import SMALL, Run, assert_balanced, free_port
+
+STEPS = 3
+
+
+@pytest.fixture
+def run(tmp_path: Path, demo_model: Path):
+    overrides = [*SMALL, f"model.path={demo_model}", f"buffer.address=tcp://127.0.0.1:{free_port()}"]
+    overrides += [f"data.train=[{{file: {demo_model}/train.jsonl}}]", "data.heldout=[]"]
+    run = Run(tmp_path, "terminals", overrides)
+    yield run
+    run.kill_all()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("order", list(permutations(["buffer", "learner", "actor"])), ids="-".join)
+def test_any_start_order_reaches_the_same_end(run: Run, order: tuple[str, ...]) -> None:
+    run.overrides.append(f"run.steps={STEPS}")
+    for command in order:
+        run.start(command)
+    codes = {label: run.ended(process, 150) for label, process in run.processes.items()}
+    assert set(codes.values()) == {0}, f"{codes}\n{run.output()}"
+    assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
+    assert_balanced(run.summary(), STEPS, batch_groups=4)
+
+
+@pytest.mark.timeout(300)
+def test_a_second_actor_joins_in_the_middle_and_takes_its_share(run: Run) -> None:
+    steps = 400
+    run.overrides += [f"run.steps={steps}", "checkpoint.every=1000", "learner.token_budget=512"]
+    for command in ("buffer", "learner"):
+        run.start(command)
+    run.start("actor", "--name", "first")
+    run.wait_for_step(3)
+    run.start("actor", "--name", "second")
+
+    def second_worked() -> bool:
+        return any(record.get("actor/second/groups", 0) > 0 for record in run.metrics())
+
+    run.wait("groups of the second actor", second_worked, 120)
+    assert all(process.poll() is None for process in run.processes.values()), run.output()

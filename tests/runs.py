@@ -1,0 +1,133 @@
+"""Whole runs for tests: real processes of prolong in a folder of their own, watched through what they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+CLI = [sys.executable, "-m", "prolong.launch.cli"]
+SMALL = [  # the demo, cut down to seconds
+    "buffer.batch_groups=4",
+    "sampling.n=4",
+    "sampling.max_tokens=24",
+    "validation.every=0",
+    "validation.greedy=false",
+    "validation.n=1",
+    "buffer.dynamic_sampling=false",
+    "checkpoint.every=2",
+    "launch.pin_cores=false",
+]
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(what: str, condition: Callable[[], object], timeout_s: float) -> object:
+    """Poll until `condition` gives something true; fail with `what` at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {timeout_s} s for: {what}")
+
+
+@dataclass
+class Run:
+    """One run folder and the processes started for it."""
+
+    root: Path
+    name: str
+    overrides: list[str]
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    def start(self, command: str, *arguments: str) -> subprocess.Popen:
+        """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log."""
+        label = f"{command}-{len(self.processes)}"
+        fixed = [f"run.name={self.name}", f"run.root={self.root}"]
+        arguments = ("--recipe", "demo", *arguments, *fixed, *self.overrides)
+        with (self.root / f"{label}.log").open("wb") as log:
+            process = subprocess.Popen([*CLI, command, *arguments], stdout=log, stderr=log, start_new_session=True)
+        self.processes[label] = process
+        return process
+
+    def output(self) -> str:
+        logs = [*self.root.glob("*.log"), *self.folder.glob("logs/*.log")]
+        return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-2500:]}" for log in sorted(logs))
+
+    def metrics(self) -> list[dict]:
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+        def reached() -> bool:
+            return any(record["step"] >= step for record in self.metrics())
+
+        self.wait(f"step {step}", reached, timeout_s)
+
+    def wait(self, what: str, condition: Callable[[], object], timeout_s: float) -> object:
+        try:
+            return wait_until(what, condition, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output()}") from None
+
+    def ended(self, process: subprocess.Popen, timeout_s: float) -> int:
+        self.wait("a process to end", lambda: process.poll() is not None, timeout_s)
+        return process.returncode
+
+    def find(self, role: str) -> list[psutil.Process]:
+        """Living processes of this run whose command line names the role's main module or command."""
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            mine = str(self.root) in line
+            if mine and (f"prolong.{role}.main" in line or f"cli {role} " in line):
+                found.append(process)
+        return found
+
+    def kill_all(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+        for process in self.leftovers():
+            process.kill()
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Processes that still work in this run's folder."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "status"])
+            if str(self.root) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+
+
+def assert_balanced(summary: dict, steps: int, batch_groups: int) -> None:
+    """The conservation law of a run at rest: every ticket ended, and each step trained B groups."""
+    ledger = dict(summary["ledger"])
+    total = ledger.pop("total", None)
+    assert total is None or total == sum(ledger.values()), ledger
+    assert ledger["trained"] == steps * batch_groups, ledger
+    assert ledger["issued"] == ledger["leased"] == ledger["batched"] == 0, ledger
