@@ -1,6 +1,7 @@
 """Every knob of prolong, its default, its unit and one line about it. YAML files only override; docs/config.md lists them.
 
-Torch-free, and free of Hydra: `compose.py` builds these from YAML and overrides. A wrong value raises ConfigError with the dotted key.
+Torch-free, and free of Hydra: `compose.py` builds these from YAML and overrides.
+A wrong value raises ConfigError with the dotted key.
 """
 
 from __future__ import annotations
@@ -149,13 +150,16 @@ class BufferConfig:
     heartbeat_s: float = 0.5
     silence_s: float = 10.0  # a peer silent for longer is gone: its tickets are reissued
     max_message_mb: int = 256  # larger frames are refused
+    allow_insecure_remote: bool = False  # bind beyond loopback although frames are neither encrypted nor authenticated
 
     def __post_init__(self) -> None:
         require(self.batch_groups >= 1, "buffer.batch_groups", self.batch_groups, "at least 1")
         require(self.eta >= 0, "buffer.eta", self.eta, "0 or more")
         require(self.max_filtered >= 0, "buffer.max_filtered", self.max_filtered, "0 or more")
         require(self.lease_s > 0, "buffer.lease_s", self.lease_s, "a positive number of seconds")
-        require(0 < self.heartbeat_s < self.silence_s, "buffer.heartbeat_s", self.heartbeat_s, "above 0 and below buffer.silence_s")
+        require(
+            0 < self.heartbeat_s < self.silence_s, "buffer.heartbeat_s", self.heartbeat_s, "above 0 and below buffer.silence_s"
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -304,4 +308,6 @@ class Config:
 
     def __post_init__(self) -> None:
         fits = self.sampling.max_tokens < self.model.max_context
-        require(fits, "sampling.max_tokens", self.sampling.max_tokens, f"less than model.max_context = {self.model.max_context}")
+        require(
+            fits, "sampling.max_tokens", self.sampling.max_tokens, f"less than model.max_context = {self.model.max_context}"
+        )

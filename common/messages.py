@@ -2,7 +2,7 @@
 
 Clients (actors, learners, observers) speak to the buffer only; only weights flow beside it.
 
-    actor    Hello -> Welcome | Refused        GroupResult -> GroupAck        TicketReturned        WeightsApplied        Heartbeat
+    actor    Hello -> Welcome | Refused        GroupResult -> GroupAck      TicketReturned      WeightsApplied      Heartbeat
              <- Tickets   <- UpdateWeights   <- Stop
     learner  Hello -> Welcome | Refused        TakeBatch -> BatchReady        StepDone   CheckpointSaved   Heartbeat
              Publish -> PublishPlan -> PublishResult      <- SyncRequested      Finish -> Finished      <- Stop
@@ -35,7 +35,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 # --- client -> buffer -------------------------------------------------------------------------------------------------
 
 
-class Hello(_Message):
+class Hello(_Message, frozen=True):
     """First message of a client, and again after a silence longer than the lease."""
 
     role: Role
@@ -49,47 +49,47 @@ class Hello(_Message):
     generation: int = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """Sent every `heartbeat_s`; numbers are cumulative since the client started (seconds, tokens, counts)."""
 
     stats: dict[str, float] = {}
 
 
-class GroupResult(_Message):
+class GroupResult(_Message, frozen=True):
     """A finished group. The actor keeps it until it is acknowledged and sends it again after a reconnect."""
 
     group: Group
 
 
-class TicketReturned(_Message):
+class TicketReturned(_Message, frozen=True):
     """The actor gives a ticket back without a group."""
 
     ordinal: int
     reason: str
 
 
-class TakeBatch(_Message):
+class TakeBatch(_Message, frozen=True):
     """The learner at `version` waits for a batch."""
 
     generation: int
     version: int
 
 
-class StepDone(_Message):
+class StepDone(_Message, frozen=True):
     """The batch of `version - 1` was trained: the learner is at `version` now."""
 
     generation: int
     version: int
 
 
-class CheckpointSaved(_Message):
+class CheckpointSaved(_Message, frozen=True):
     """A checkpoint of `version` is durable: batches before it need not be served again."""
 
     generation: int
     version: int
 
 
-class Publish(_Message):
+class Publish(_Message, frozen=True):
     """The learner wants to broadcast the weights of `version`; its rank 0 serves the TCPStore."""
 
     generation: int
@@ -99,7 +99,7 @@ class Publish(_Message):
     manifest: Manifest
 
 
-class WeightsApplied(_Message):
+class WeightsApplied(_Message, frozen=True):
     """An actor holds these weights (or failed to: `error`). `checksums` has one number per bucket, of what was received."""
 
     generation: int
@@ -110,21 +110,21 @@ class WeightsApplied(_Message):
     error: str = ""
 
 
-class Cordon(_Message):
+class Cordon(_Message, frozen=True):
     """The learner found these actors to have other weights than were sent: they must be sent again."""
 
     epoch: int
     names: list[str]
 
 
-class Finish(_Message):
+class Finish(_Message, frozen=True):
     """The learner made its last version; validation of it may still be under way."""
 
     generation: int
     version: int
 
 
-class StatusRequest(_Message):
+class StatusRequest(_Message, frozen=True):
     """Anybody may ask."""
 
 
@@ -147,7 +147,7 @@ FromClient = (
 # --- buffer -> client -------------------------------------------------------------------------------------------------
 
 
-class Welcome(_Message):
+class Welcome(_Message, frozen=True):
     """The client is in."""
 
     generation: int  # the learner stores it in its checkpoints
@@ -156,26 +156,28 @@ class Welcome(_Message):
     version: int  # of the learner, as the buffer knows it; -1 before the first
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True):
     """The client is not let in; `reason` is a sentence that says what to do."""
 
     reason: str
-    retry: bool = False  # the client should ask again until its own deadline (the name is still taken by a peer that may be dead)
+    retry: bool = (
+        False  # the client should ask again until its own deadline (the name is still taken by a peer that may be dead)
+    )
 
 
-class Alive(_Message):
+class Alive(_Message, frozen=True):
     """The answer to a Heartbeat. `known` False: say Hello again (the buffer restarted, or gave the client up)."""
 
     known: bool
 
 
-class Tickets(_Message):
+class Tickets(_Message, frozen=True):
     """Work for an actor."""
 
     tickets: list[Ticket]
 
 
-class GroupAck(_Message):
+class GroupAck(_Message, frozen=True):
     """The group is the buffer's now. `accepted` is False for duplicates, dead timelines and unknown tickets."""
 
     ordinal: int
@@ -183,13 +185,13 @@ class GroupAck(_Message):
     reason: str = ""
 
 
-class BatchReady(_Message):
+class BatchReady(_Message, frozen=True):
     """The answer to TakeBatch, when the contract allows one."""
 
     batch: Batch
 
 
-class PublishPlan(_Message):
+class PublishPlan(_Message, frozen=True):
     """Who takes part: rank 0 is the learner, rank i + 1 is members[i]. No members: nothing to send."""
 
     epoch: int
@@ -197,7 +199,7 @@ class PublishPlan(_Message):
     members: list[str]
 
 
-class UpdateWeights(_Message):
+class UpdateWeights(_Message, frozen=True):
     """To an actor: join the group of `epoch` (if not in it yet) and receive `version`."""
 
     generation: int
@@ -210,7 +212,7 @@ class UpdateWeights(_Message):
     manifest: Manifest
 
 
-class PublishResult(_Message):
+class PublishResult(_Message, frozen=True):
     """To the learner: every member has acknowledged, failed, or missed the deadline."""
 
     epoch: int
@@ -219,13 +221,13 @@ class PublishResult(_Message):
     failed: dict[str, str]  # name -> why
 
 
-class SyncRequested(_Message):
+class SyncRequested(_Message, frozen=True):
     """To the learner: an actor waits for weights; publish the current version again."""
 
     reason: str
 
 
-class Status(_Message):
+class Status(_Message, frozen=True):
     """Everything that `prolong status` prints."""
 
     run: str
@@ -239,13 +241,13 @@ class Status(_Message):
     validation: list[ValidationScore]
 
 
-class Finished(_Message):
+class Finished(_Message, frozen=True):
     """To the learner: the last validation is in; this is the end of the run."""
 
     status: Status
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """To everybody: the run is over, or cannot go on (`failed`)."""
 
     reason: str

@@ -1,0 +1,167 @@
+"""Recipe and overrides to one typed Config; Hydra composes, `schema.py` checks, nothing below main sees either.
+
+A recipe is a YAML file of `launch/conf` (by name) or any YAML file (by path). It overrides the defaults of `config.py`, and may
+stand on other recipes with Hydra's `defaults:` list. Overrides are `section.key=value` in Hydra's grammar; `model=X` is short
+for `model.path=X`. Hydra is imported when it is first used, so that `prolong buffer --help` does not pay for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import Config
+from .errors import ConfigError
+from .schema import build, defaults, plain
+
+CONF_FOLDER = Path(__file__).resolve().parent.parent / "launch" / "conf"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where everything of one run lies."""
+
+    folder: Path  # runs/NAME
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def buffer(self) -> Path:
+        return self.folder / "buffer.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+
+def run_folder(cfg: Config) -> Path:
+    """The folder of this run; nothing is created."""
+    return Path(cfg.run.root) / cfg.run.name
+
+
+def run_paths(cfg: Config) -> RunPaths:
+    return RunPaths(run_folder(cfg))
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that ship with prolong."""
+    return sorted(path.stem for path in CONF_FOLDER.glob("*.yaml"))
+
+
+def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
+    """The configuration of `recipe` (a name, a path to a YAML file, or nothing: defaults alone) with `overrides` on top.
+
+    Raises: ConfigError naming the dotted key, what was got, what was expected, and the nearest key.
+    """
+    return build(Config, _compose_tree(recipe, [_as_forced(override) for override in overrides or []]))
+
+
+def save(cfg: Config, path: Path) -> None:
+    """Write every knob, in the order of `config.py`; `load` reads it back to an equal Config."""
+    text = yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")  # a reader never sees half a file
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def load(path: Path) -> Config:
+    """The Config that `save` wrote. Raises: ConfigError naming the file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+    try:
+        return build(Config, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _compose_tree(recipe: str, overrides: list[str]) -> Any:
+    """Plain dictionaries and lists, interpolations resolved, nothing checked."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder, name = _locate(recipe)
+    store = ConfigStore.instance()
+    store.store(name="_prolong_defaults", node=defaults())
+    store.store(name="_prolong_run", node={"defaults": ["_prolong_defaults", *([name] if name else []), "_self_"]})
+    search = [] if folder == CONF_FOLDER else [f"hydra.searchpath=['file://{CONF_FOLDER}']"]
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="prolong"):
+            composed = hydra_compose("_prolong_run", overrides=search + overrides)
+        return OmegaConf.to_container(composed, resolve=True)  # what is missing stays "???" and is named by `build`
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(_one_sentence(error)) from error
+
+
+def _locate(recipe: str) -> tuple[Path, str]:
+    """Folder and name of the recipe for Hydra; the name is empty when there is none."""
+    if not recipe:
+        return CONF_FOLDER, ""
+    path = Path(recipe).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_absolute():
+        if not path.is_file():
+            raise ConfigError(f"recipe = {recipe!r}: expected a YAML file that exists, or one of {', '.join(recipes())}")
+        if path.suffix != ".yaml":
+            raise ConfigError(f"recipe = {recipe!r}: expected a file name that ends with .yaml; rename it")
+        return path.resolve().parent, path.stem
+    if recipe not in recipes():
+        near = difflib.get_close_matches(recipe, recipes(), n=1)
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"expected a path to a YAML file or one of {', '.join(recipes()) or '(none)'}"
+        )
+        raise ConfigError(f"recipe = {recipe!r}: unknown; {hint}")
+    return CONF_FOLDER, recipe
+
+
+def _as_forced(override: str) -> str:
+    """Hydra's `++key=value`, so that an unknown key reaches our own check with its dotted name."""
+    if override.startswith("~"):
+        return override
+    key, equals, value = override.lstrip("+").partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: expected section.key=value")
+    return f"++{'model.path' if key == 'model' and not value.startswith('{') else key}={value}"
+
+
+def _one_sentence(error: BaseException) -> str:
+    """What Hydra, OmegaConf or YAML said, without line breaks and links to their manuals."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = "; ".join(line for line in lines if line and not line.startswith(("See https", "Config search path", "provider=")))
+    grammar = "rror parsing" in text or "Ambiguous" in text or "expecting" in text
+    hint = "; quote values that hold = , or brackets: section.key='VALUE'" if grammar else ""
+    return f"configuration: {text.replace('++', '')}{hint}"

@@ -1,0 +1,106 @@
+"""ZeroMQ sockets as prolong uses them: bounded queues, bounded frames, heartbeats on the wire, nothing lingers.
+
+The buffer binds one ROUTER; every client connects one DEALER under a routing id that stays the same over reconnects.
+Source: http://api.zeromq.org/4-3:zmq-setsockopt
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+
+import zmq
+
+from .errors import AddressInUse, ConfigError
+
+HIGH_WATER_MARK = 10_000  # frames a peer may fall behind; the sender then keeps them (client) or drops and counts them (buffer)
+HEARTBEAT_MS = 2_000  # ZMTP ping: finds half-open connections
+HEARTBEAT_TIMEOUT_MS = 20_000
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1_000
+
+
+def bind_router(context: zmq.Context, address: str, max_bytes: int, *, allow_insecure_remote: bool = False) -> zmq.Socket:
+    """A ROUTER bound to `address`; `endpoint_of` gives the real one when the port is 0.
+
+    Raises: AddressInUse; ConfigError for an address that cannot be bound, or one that other hosts could reach.
+    """
+    check_address(address, allow_insecure_remote=allow_insecure_remote)
+    socket = context.socket(zmq.ROUTER)
+    _set_common(socket, max_bytes)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone raises, so that it can be counted
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects takes its routing id over from its dead connection
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                f"buffer.address = {address}: in use by another process (a buffer that still runs?); "
+                "stop it or choose another port with buffer.address=tcp://127.0.0.1:PORT"
+            ) from error
+        raise ConfigError(
+            f"buffer.address = {address!r}: expected an address of this host that can be bound ({error})"
+        ) from error
+    return socket
+
+
+def connect_dealer(context: zmq.Context, address: str, max_bytes: int, routing_id: bytes = b"") -> zmq.Socket:
+    """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
+
+    Raises: ConfigError for something that is no address.
+    """
+    socket = context.socket(zmq.DEALER)
+    _set_common(socket, max_bytes)
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues for a connection that does not exist: the client keeps it instead
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    if routing_id:
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT ({error})") from error
+    return socket
+
+
+def endpoint_of(socket: zmq.Socket) -> str:
+    """The address that a socket is really bound to."""
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return endpoint.decode().rstrip("\0")
+
+
+def check_address(address: str, *, allow_insecure_remote: bool = False) -> None:
+    """Refuse what is no tcp address, and one beyond loopback unless it is asked for: the wire is not yet encrypted.
+
+    Raises: ConfigError.
+    """
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT with a port from 0 to 65535")
+    if not allow_insecure_remote and not is_loopback(host):
+        raise ConfigError(
+            f"buffer.address = {address!r}: expected a loopback address such as tcp://127.0.0.1:5710, because frames are "
+            "neither encrypted nor authenticated; set buffer.allow_insecure_remote=true only on a network that you trust"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; names other than localhost count as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _set_common(socket: zmq.Socket, max_bytes: int) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
