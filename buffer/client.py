@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from ..common.errors import BufferUnreachable, ProlongError, WireError, WireSizeError
+from ..common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, ProlongError, WireError, WireSizeError
 from ..common.messages import FromBuffer, GroupAck, Hello, Status, StatusRequest, Stop, Welcome
 from ..common.sockets import connect_dealer
 from ..common.wire import Decoder, encode
@@ -49,7 +49,7 @@ class BufferClient:
         self._wake_writer.setblocking(False)
         self._wake_pending = False
         self._thread: threading.Thread | None = None
-        self._session: Session | None = None
+        self._ended = False
 
     def inbox(self, *message_types: type) -> Inbox:
         """Where messages of these types will wait. Before `connect`; a type has one inbox; Stop ends them all."""
@@ -62,21 +62,27 @@ class BufferClient:
         return inbox
 
     def connect(self, timeout_s: float) -> Welcome:
-        """Shake hands. Blocks.
+        """Shake hands; once. Blocks. After an error the client is closed.
 
-        Raises: HandshakeRefused (at the deadline when the buffer said "not yet"), BufferUnreachable; ConfigError for a bad address.
+        Raises: HandshakeRefused (at the deadline when the buffer said "not yet"), BufferUnreachable, ConfigError (no address).
         """
         assert self._thread is None, "connect is called once"
         context = zmq.Context()
         routing_id = f"{self._hello.role}/{self._hello.name[:64]}/{os.getpid()}/{os.urandom(4).hex()}".encode()
-        dealer = connect_dealer(context, self._address, self._max_bytes, routing_id)
-        self._session = Session(self._hello, self._address, monotonic(), timeout_s)
-        self._session.counters = self.counters
-        self._thread = threading.Thread(
-            target=self._run, args=(context, dealer, self._session), name="buffer-client", daemon=True
-        )
+        try:
+            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id)
+        except ConfigError:
+            context.term()
+            self.close(0.0)
+            raise
+        session = Session(self._hello, self._address, monotonic(), timeout_s, self.counters)
+        self._thread = threading.Thread(target=self._run, args=(context, dealer, session), name="buffer-client", daemon=True)
         self._thread.start()
-        return self._handshake.result()
+        try:
+            return self._handshake.result()
+        except ProlongError:
+            self.close(0.0)
+            raise
 
     def send(self, message: msgspec.Struct) -> None:
         """Queue a message. Any thread; never blocks. After the end of the conversation it is dropped and counted.
@@ -85,10 +91,11 @@ class BufferClient:
         """
         frame = encode(message)
         if len(frame) > self._max_bytes:
-            name = type(message).__name__
-            raise WireSizeError(
-                f"{name} of {len(frame)} bytes: expected at most {self._max_bytes}; raise buffer.max_message_mb"
-            )
+            got = f"{type(message).__name__} of {len(frame)} bytes"
+            raise WireSizeError(f"{got}: expected at most {self._max_bytes}; raise buffer.max_message_mb")
+        if self._ended:
+            self.counters["client/dropped_messages"] += 1
+            return
         self._queue.append((message, frame))
         self._wake()
 
@@ -97,9 +104,8 @@ class BufferClient:
         self._stats = dict(stats)
 
     def update_hello(self, **changes: Any) -> None:
-        """Change what a Hello after a restart of the buffer will say. StepDone and Welcome keep a learner's version and generation."""
-        self._queue.append((changes, b""))
-        self._wake()
+        """Change what a Hello after a restart of the buffer will say; a learner's StepDone and Welcome do it by themselves."""
+        self._queue.append((changes, b""))  # in order with the messages; it can wait until the thread wakes
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued and wait until groups are acknowledged, `timeout_s` at most; then disconnect."""
@@ -108,9 +114,7 @@ class BufferClient:
             self._wake()
             self._thread.join(timeout_s + 5.0)
             if self._thread.is_alive():
-                raise BufferUnreachable(
-                    f"the I/O thread of {self._hello.name} did not end within {timeout_s + 5.0:g} s of close"
-                )
+                raise DeadlineExceeded(f"the I/O thread of {self._hello.name} did not end within {timeout_s + 5.0:g} s")
         self._wake_reader.close()
         self._wake_writer.close()
 
@@ -204,6 +208,8 @@ class BufferClient:
             self.counters["client/unrouted_messages"] += 1
 
     def _finish(self, error: ProlongError) -> None:
+        self._ended = True
+        self.counters["client/dropped_messages"] += len(self._queue)
         for inbox in self._inboxes:
             inbox.end(error)
         if not self._handshake.done():
@@ -217,8 +223,6 @@ class BufferClient:
             self._wake_writer.send(b"\0")
         except BlockingIOError:
             return  # thousands of wake bytes wait already
-        except OSError:
-            self.counters["client/dropped_messages"] += len(self._queue)  # closed
 
 
 def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) -> Status:

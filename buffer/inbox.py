@@ -1,7 +1,7 @@
 """Where a client's messages wait for the thread or coroutine that asked for their types.
 
-Filled by the client's I/O thread; emptied by any thread (`take`, `try_take`) or event loop (`take_async`). What arrived before the
-end is delivered before the end is raised: a Finished is never lost behind a Stop.
+Filled by the client's I/O thread; emptied by any thread (`take`, `try_take`) or event loop (`take_async`).
+What arrived before the end is delivered before the end is raised: a Finished is never lost behind a Stop.
 """
 
 from __future__ import annotations

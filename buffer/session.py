@@ -36,7 +36,7 @@ from ..common.messages import (
 )
 from ..common.wire import encode
 
-HELLO_AGAIN_S = 1.0  # between greetings that nobody answered
+HELLO_AGAIN_S = 2.0  # between greetings that nobody answered
 REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 SILENCES = 6  # times lease_s without a word: the buffer is unreachable
 
@@ -46,14 +46,14 @@ Frame = tuple[Hashable, bytes]  # key of what waits for an answer (None: nothing
 class Session:
     """One client's conversation; every method is called by the I/O thread only. Times are seconds of one monotonic clock."""
 
-    def __init__(self, hello: Hello, address: str, now: float, timeout_s: float) -> None:
+    def __init__(self, hello: Hello, address: str, now: float, timeout_s: float, counters: Counter[str]) -> None:
         self.hello = hello
         self.stats: dict[str, float] = {}
         self.out: deque[Frame] = deque()  # to be sent, in this order
         self.welcome: Welcome | None = None  # the last one
         self.ended: ProlongError | None = None  # nothing more will come
         self.stopped: RunStopped | None = None
-        self.counters: Counter[str] = Counter()
+        self.counters = counters
         self._address = address
         self._held: deque[Frame] = deque()  # submitted while greeting
         self._unanswered: dict[Hashable, bytes] = {}
@@ -119,8 +119,8 @@ class Session:
         return min(self._heartbeat_at, self._heard + self.welcome.lease_s + 0.001)
 
     def flushed(self) -> bool:
-        """Whether nothing waits to be sent, and every group that was sent is acknowledged."""
-        groups_left = any(isinstance(key, int) for key in self._unanswered)
+        """Whether nothing waits to be sent, and every group that was sent is acknowledged (or will never be: Stop came)."""
+        groups_left = self.stopped is None and any(isinstance(key, int) for key in self._unanswered)
         return not self.out and not self._held and not groups_left
 
     @property
