@@ -1,0 +1,89 @@
+"""One record per learner step: a line of metrics.jsonl first, TensorBoard beside it. Dashboards are readers of the file.
+
+Record: {"step": 12, "learner/step_s": 0.8, ...}; names are `group/name` with the unit; what is not finite is null.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import UserError
+from .telemetry import EventWriter
+
+Record = dict[str, Any]  # "step": int, "group/name": float | None
+
+
+class MetricsWriter:
+    """Writes `folder`/metrics.jsonl and `folder`/tensorboard/. One process at a time, the learner's rank 0."""
+
+    def __init__(self, folder: Path, *, resume_step: int = 0, tensorboard: bool = True) -> None:
+        """Keep what was recorded up to `resume_step`; later records are of a timeline that will be trained again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        _keep(path, resume_step)
+        self._file = path.open("ab")
+        self._events = EventWriter(folder / "tensorboard", first_step=resume_step + 1) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one record; another process can read it when this returns."""
+        numbers = {name: _plain(value) for name, value in values.items()}
+        record = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
+        self._file.write(msgspec.json.encode(record) + b"\n")
+        self._file.flush()
+        if self._events is not None:
+            self._events.write(step, numbers)
+
+    def close(self) -> None:
+        """Make the file durable and release it."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """All complete records, in order of writing. A last line that is still being written, or was torn by a crash, is left out.
+
+    Raises: UserError naming file and line for a broken line that is not the last.
+    """
+    lines = path.read_bytes().splitlines()
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
+        records.append(record)
+    return records
+
+
+def _plain(value: float) -> int | float:
+    """NumPy's and torch's scalars are welcome too."""
+    return value if isinstance(value, int) else float(value)
+
+
+def _keep(path: Path, last_step: int) -> None:
+    """Rewrite the file with the records of steps up to `last_step`, so that it is whole at every moment."""
+    if not path.exists():
+        return
+    kept = [record for record in read_metrics(path) if record["step"] <= last_step]
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("wb") as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
