@@ -1,0 +1,46 @@
+# make demo     set up, make the demo's model, run the main job, print the summary
+# make test     set up, run all tests
+# make install  the set-up alone: .venv, from requirements-cpu.lock
+# make check    lint, format, types, layers, tests
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install install-trl demo test check lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := models/demo
+RUN ?= demo-$(shell date +%Y%m%d-%H%M%S)
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): requirements-cpu.lock pyproject.toml .ci/install
+	@bash .ci/install $(VENV) requirements-cpu.lock .
+
+demo: $(STAMP)
+	@test -f $(DEMO)/config.json || $(BIN)/prolong bootstrap --out $(DEMO)
+	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0
+
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+check: lint test
+
+# TRL and what it needs, in an environment of its own: only `prolong bench race-trl` uses it
+install-trl: .venv-trl/.installed
+
+.venv-trl/.installed: bench/requirements-trl.lock .ci/install
+	@bash .ci/install .venv-trl bench/requirements-trl.lock
+
+clean:
+	rm -rf $(VENV) .venv-trl build dist *.egg-info

@@ -1,0 +1,163 @@
+"""The `prolong` command: one dispatcher, a parser per command, one place where errors become exit codes.
+
+Nothing heavy is imported before a command needs it: `prolong --help` and `prolong COMMAND --help` load neither torch nor Hydra.
+Exit codes: 0 done, 1 failed, 2 the caller can mend it (one sentence on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..common.errors import ProlongError, UserError
+
+BENCHES = Path(__file__).resolve().parent.parent / "bench"
+
+
+def config_parser(command: str, summary: str) -> argparse.ArgumentParser:
+    """A parser with what every command that composes a run's configuration takes."""
+    parser = argparse.ArgumentParser(prog=f"prolong {command}", description=summary)
+    parser.add_argument("--recipe", default="", help="a name in launch/conf, or a YAML file such as runs/NAME/config.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md, over the recipe")
+    return parser
+
+
+def train(argv: list[str]) -> int:
+    """run everything on this machine: buffer, learner and actors, supervised, with a live view"""
+    args = config_parser("train", train.__doc__ or "").parse_intermixed_args(argv)
+    from . import local
+
+    return local.train(args.recipe, args.overrides)
+
+
+def buffer(argv: list[str]) -> int:
+    """start the buffer: prompts, tickets, staleness contract, batches"""
+    args = config_parser("buffer", buffer.__doc__ or "").parse_intermixed_args(argv)
+    from ..common.compose import compose
+
+    cfg = compose(args.recipe, args.overrides)
+    importlib.import_module("prolong.buffer.main").main(cfg)
+    return 0
+
+
+def learner(argv: list[str]) -> int:
+    """start the learner: its ranks under torchrun"""
+    args = config_parser("learner", learner.__doc__ or "").parse_intermixed_args(argv)
+    from ..common.compose import compose
+    from . import ranks
+
+    return ranks.launch(compose(args.recipe, args.overrides))
+
+
+def actor(argv: list[str]) -> int:
+    """start one actor: a vLLM engine and its verifiers"""
+    parser = config_parser("actor", actor.__doc__ or "")
+    parser.add_argument("--name", help="unique among the living actors (default: actor-HOST-PID)")
+    args = parser.parse_intermixed_args(argv)
+    from ..common.compose import compose
+
+    cfg = compose(args.recipe, args.overrides)
+    name = args.name or f"actor-{os.uname().nodename}-{os.getpid()}"
+    importlib.import_module("prolong.actor.main").main(cfg, name)
+    return 0
+
+
+def bootstrap(argv: list[str]) -> int:
+    """make the demo's model, its training prompts and its held-out prompts"""
+    return importlib.import_module("prolong.launch.bootstrap").main(argv)
+
+
+def status(argv: list[str]) -> int:
+    """print the ledger of a live or ended run"""
+    parser = argparse.ArgumentParser(prog="prolong status", description=status.__doc__)
+    parser.add_argument("run", help="the run's name (a folder in runs/), or its folder")
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line")
+    args = parser.parse_args(argv)
+    from . import status as status_module
+
+    return status_module.show(args.run, as_json=args.json)
+
+
+def doctor(argv: list[str]) -> int:
+    """say what of this machine and installation a run could stumble over"""
+    args = config_parser("doctor", doctor.__doc__ or "").parse_intermixed_args(argv)
+    from . import doctor as doctor_module
+
+    return doctor_module.examine(args.recipe, args.overrides)
+
+
+def bench(argv: list[str]) -> int:
+    """run one of the measurements in bench/"""
+    names = {path.stem.replace("_", "-"): path.stem for path in sorted(BENCHES.glob("*.py")) if is_bench(path)}
+    if not argv or argv[0] in ("-h", "--help"):
+        say(f"usage: prolong bench NAME [--json] ...\n\n{bench.__doc__}: {', '.join(names)}")
+        say("`prolong bench NAME --help` tells more.")
+        return 0 if argv else 2
+    if argv[0] not in names:
+        raise UserError(f"bench {argv[0]!r}: expected one of {', '.join(names)}")
+    return importlib.import_module(f"prolong.bench.{names[argv[0]]}").main(argv[1:])
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "buffer": buffer,
+    "learner": learner,
+    "actor": actor,
+    "bootstrap": bootstrap,
+    "status": status,
+    "doctor": doctor,
+    "bench": bench,
+}
+
+
+def is_bench(path: Path) -> bool:
+    """Benches are the modules of bench/ that define `main(argv)`; the others are what they share."""
+    return "\ndef main(argv" in path.read_text()
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def usage() -> str:
+    lines = [f"  {name:10s} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: prolong COMMAND [--recipe NAME_OR_YAML] [section.key=value ...]",
+            "",
+            "Asynchronous, prolonged reinforcement learning of language models with verifiable rewards.",
+            "",
+            *lines,
+            "",
+            "`prolong COMMAND --help` tells more; docs/config.md lists every setting.",
+        ]
+    )
+
+
+def dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        say(usage())
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        raise UserError(f"command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
+    return COMMANDS[argv[0]](argv[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code. A ProlongError becomes its one sentence on stderr and its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return dispatch(argv)
+    except ProlongError as error:
+        sys.stderr.write(f"prolong {argv[0]}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

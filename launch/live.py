@@ -1,0 +1,253 @@
+"""What a person sees while `prolong train` runs: a live page on a terminal, one line per step elsewhere.
+
+Reads what everybody may read: the tail of metrics.jsonl (one record per learner step) and the buffer's Status.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..common.messages import Status
+from ..common.types import TicketState
+from .summary import by_domain, clock, score
+
+BARS = "▁▂▃▄▅▆▇█"
+HISTORY = 24  # steps that a sparkline shows, and that rates are averaged over
+Record = dict[str, float]
+
+
+class MetricsTail:
+    """New complete records of a growing metrics.jsonl; starts over when the file shrinks (a resume cuts it)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> tuple[list[Record], bool]:
+        """Records since the last call, and whether they replace all earlier ones."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return [], False
+        restarted = size < self._offset
+        self._offset = 0 if restarted else self._offset
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            chunk = file.read()
+        complete = chunk[: chunk.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [json.loads(line) for line in complete.splitlines() if line.strip()], restarted
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known about the run now."""
+
+    run: str
+    steps: int
+    eta: int
+    folder: Path
+    started: float = field(default_factory=monotonic)
+    records: deque[Record] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    heldout: Record = field(default_factory=dict)  # the newest record that carries validation scores
+    status: Status | None = None
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=3))
+
+    def add(self, records: Iterable[Record], *, restarted: bool = False) -> None:
+        if restarted:
+            self.records.clear()
+        for record in records:
+            self.records.append(record)
+            if any(key.startswith("validation/") for key in record):
+                self.heldout = record
+
+    @property
+    def step(self) -> int:
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    @property
+    def left_s(self) -> float | None:
+        """From the pace of the last steps; unknown before there are three."""
+        if len(self.records) < 3:
+            return None
+        first, last = self.records[0], self.records[-1]
+        pace_s = (last["wall_s"] - first["wall_s"]) / max(1.0, last["step"] - first["step"])
+        return max(0.0, pace_s) * (self.steps - self.step)
+
+    def last(self, key: str) -> float | None:
+        return self.records[-1].get(key) if self.records else None
+
+    def mean(self, key: str) -> float | None:
+        """Over the last ten steps that have it."""
+        values = [record[key] for record in list(self.records)[-10:] if key in record]
+        return sum(values) / len(values) if values else None
+
+    def domains(self) -> list[str]:
+        return sorted({key.split("/")[1] for record in self.records for key in record if _is_domain_reward(key)})
+
+    def actors(self) -> list[str]:
+        keys = {key for record in self.records for key in record}
+        return sorted({key.split("/")[1] for key in keys if key.startswith("actor/") and key.count("/") == 2})
+
+    def idle_share(self, actor: str) -> float | None:
+        """Of an actor's time over the last steps."""
+        idle, busy = self.mean(f"actor/{actor}/idle_s"), self.mean(f"actor/{actor}/busy_s")
+        return None if idle is None or busy is None else idle / max(idle + busy, 1e-9)
+
+    @property
+    def wait_share(self) -> float | None:
+        """Of the learner's time over the last steps."""
+        wait, step = self.mean("learner/wait_s"), self.mean("learner/step_s")
+        return None if wait is None or step is None else min(1.0, wait / max(step, 1e-9))
+
+
+def _is_domain_reward(key: str) -> bool:
+    return key.startswith("reward/") and key.count("/") == 1 and key != "reward/mean"
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """One character per value of 0 to 1."""
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] for value in values)
+
+
+def heldout_scores(record: Record, setting: str = "sampled") -> dict[str, float]:
+    """Domain -> pass rate of a record's validation scores (validation/SETTING/DOMAIN/TASK)."""
+    prefix = f"validation/{setting}/"
+    return by_domain(
+        {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix) and key.count("/") == 3}
+    )
+
+
+def page(progress: Progress) -> RenderableType:
+    """The live page; at home from 80 columns on."""
+    rows = Table.grid(padding=(0, 2), expand=True)
+    rows.add_column(style="bold", no_wrap=True, width=10)
+    rows.add_column(ratio=1)
+    for label, value in _rows(progress):
+        rows.add_row(label, value)
+    parts: list[RenderableType] = [_step_row(progress), rows]
+    parts += [Text(f"! {note}", style="yellow") for note in progress.notes]
+    left = "" if progress.left_s is None else f", {clock(progress.left_s)} left"
+    title = f"[bold]prolong[/] {progress.run}"
+    subtitle = f"{clock(monotonic() - progress.started)} gone{left}"
+    return Panel(Group(*parts), title=title, subtitle=subtitle, title_align="left", subtitle_align="right", box=box.ROUNDED)
+
+
+def _step_row(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(style="bold", no_wrap=True, width=10)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row("step", f"{progress.step} / {progress.steps}", ProgressBar(total=progress.steps, completed=progress.step))
+    return grid
+
+
+def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
+    if not progress.records:
+        waiting = (
+            "prompts checked; engine, learner and buffer are starting"
+            if progress.status is None
+            else "the first batch is under way"
+        )
+        rows: list[tuple[str, RenderableType]] = [("", Text(waiting, style="dim"))]
+    else:
+        rows = [
+            ("reward", _rewards(progress)),
+            ("held-out", _heldout(progress)),
+            ("staleness", _staleness(progress)),
+            ("waiting", _waiting(progress)),
+            ("speed", _speed(progress)),
+        ]
+    if progress.status is not None:
+        rows.append(("ledger", _ledger(progress.status)))
+    return rows
+
+
+def _rewards(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    for domain in progress.domains():
+        history = [record[f"reward/{domain}"] for record in progress.records if f"reward/{domain}" in record]
+        tasks = {key.split("/")[2]: value for key, value in progress.records[-1].items() if key.startswith(f"reward/{domain}/")}
+        words = Text("  ".join(f"{task} {score(value)}" for task, value in sorted(tasks.items())), style="dim")
+        grid.add_row(
+            domain, Text(score(history[-1]), style="bold cyan"), Text(sparkline(history), style="cyan", no_wrap=True), words
+        )
+    return grid
+
+
+def _heldout(progress: Progress) -> RenderableType:
+    scores = heldout_scores(progress.heldout)
+    if not scores:
+        return Text("-", style="dim")
+    text = Text("   ".join(f"{domain} {score(value)}" for domain, value in scores.items()), style="green")
+    return text.append(f"   (at step {int(progress.heldout['step'])})", style="dim")
+
+
+def _staleness(progress: Progress) -> str:
+    mean, largest = progress.mean("buffer/staleness_mean"), progress.last("buffer/staleness_max")
+    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}"
+
+
+def _waiting(progress: Progress) -> str:
+    shares = [f"learner {_percent(progress.wait_share)}"]
+    shares += [f"{actor} {_percent(progress.idle_share(actor))}" for actor in progress.actors()[:6]]
+    return "   ".join(shares) + "   of the time"
+
+
+def _speed(progress: Progress) -> str:
+    publish = progress.mean("weights/publish_s")
+    weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
+    tokens, step = _number(progress.mean("learner/tokens_per_s"), ",.0f"), _number(progress.mean("learner/step_s"), ".2f")
+    epoch = _number(progress.last("reference/epoch"), ".0f")
+    return f"{tokens} tokens/s   step {step} s   weights {weights}   reference epoch {epoch}"
+
+
+def _ledger(status: Status) -> RenderableType:
+    text = Text()
+    for state in TicketState:
+        count = status.ledger.get(state.value, 0)
+        text.append(f"{state.value} ", style="dim").append(f"{count:,}  ")
+    balanced = Text("balanced", style="green") if status.balanced else Text("NOT BALANCED", style="bold red")
+    return text.append(f"= {status.ledger.get('total', 0):,} ").append(balanced)
+
+
+def line(progress: Progress) -> str:
+    """The same in one line, for logs and pipes."""
+    rewards = " ".join(f"{domain} {score(progress.last(f'reward/{domain}'))}" for domain in progress.domains())
+    heldout = " ".join(f"{domain} {score(value)}" for domain, value in heldout_scores(progress.heldout).items())
+    idle = " ".join(f"{actor} idle {_percent(progress.idle_share(actor))}" for actor in progress.actors()[:4])
+    left = "-" if progress.left_s is None else clock(progress.left_s)
+    stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
+    publish = progress.last("weights/publish_s")
+    parts = [
+        f"step {progress.step}/{progress.steps}",
+        f"reward {rewards or score(progress.last('reward/mean'))}",
+        f"held-out {heldout or '-'}",
+        f"staleness {stale}",
+        f"learner waits {_percent(progress.wait_share)} {idle}".rstrip(),
+        f"{_number(progress.last('learner/tokens_per_s'), ',.0f')} tokens/s",
+        f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",
+        f"reference {_number(progress.last('reference/epoch'), '.0f')}",
+        f"left {left}",
+    ]
+    return "  ".join(parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,176 @@
+"""`prolong train`: buffer, learner and actors of one run on this machine.
+
+preflight  ->  runs/NAME/config.yaml  ->  supervisor { buffer, learner, actor-0, ... }  ->  before and after
+                                               live view (metrics.jsonl, buffer's Status)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from time import monotonic
+
+from rich.console import Console
+from rich.live import Live
+
+from ..common.compose import RunPaths, run_paths, save
+from ..common.config import Config
+from ..common.errors import UserError
+from .live import MetricsTail, Progress, line, page
+from .preflight import finished_steps, is_folder_name, prepare
+from .process import Process
+from .status import Observer
+from .summary import closing_lines, read_summary, scores_table
+from .supervisor import Outcome, Supervisor
+
+REFRESH_S = 0.5
+
+
+def train(recipe: str, overrides: list[str]) -> int:
+    """Run to the end; returns the exit code (0 done, 1 failed, 2 refused, 128 + n stopped by signal n).
+
+    Raises: UserError before anything was started.
+    """
+    cfg = prepare(recipe, overrides)
+    paths = run_paths(cfg)
+    with _only_one(paths):
+        save(cfg, paths.config)
+        _set_aside_summary(paths)
+        outcome = asyncio.run(_supervise(cfg, paths))
+    return _report(outcome, cfg, paths)
+
+
+@contextlib.contextmanager
+def _only_one(paths: RunPaths) -> Iterator[None]:
+    """Hold the run folder: two supervisors in one would write over each other."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    with (paths.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{paths.folder}: another `prolong train` is running in it; choose another run.name") from None
+        yield
+
+
+def _set_aside_summary(paths: RunPaths) -> None:
+    """A run that goes on with more steps keeps the summary of its first end under that step's name."""
+    steps = finished_steps(paths)
+    if steps is not None:
+        paths.summary.rename(paths.folder / f"summary-step-{steps:08d}.json")
+
+
+def processes(cfg: Config, paths: RunPaths) -> list[Process]:
+    """What a run consists of on this machine. With `launch.pin_cores` the learner has the first cores, each actor a share of
+    the others; buffer and supervisor float."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env.setdefault("OMP_NUM_THREADS", "1")
+    if is_folder_name(cfg.model.path):
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    roles = {"buffer": ["buffer"], "learner": ["learner"]}
+    roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
+    cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
+    return [
+        Process(
+            name,
+            [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
+            env=env,
+            log=paths.logs / f"{name}.log",
+            cores=cores.get(name, frozenset()),
+        )
+        for name, role in roles.items()
+    ]
+
+
+def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
+    """Name -> cores; empty when nothing is to be pinned or there are not enough cores for everybody to have one."""
+    ranks, actors = cfg.launch.learner_ranks, cfg.launch.actors
+    if not cfg.launch.pin_cores or len(cores) < ranks + actors:
+        return {}
+    rest = cores[ranks:]
+    share = len(rest) // max(1, actors)
+    pinned = {"learner": frozenset(cores[:ranks])}
+    return pinned | {f"actor-{i}": frozenset(rest[i * share : (i + 1) * share]) for i in range(actors)}
+
+
+async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
+    progress = Progress(run=cfg.run.name, steps=cfg.run.steps, eta=cfg.buffer.eta, folder=paths.folder)
+    supervisor = Supervisor(
+        processes(cfg, paths),
+        leader="learner",
+        last="buffer",
+        max_restarts=cfg.launch.max_restarts,
+        finished=paths.summary.exists,
+        note=progress.notes.append,
+    )
+    watching = asyncio.create_task(_watch(cfg, paths, progress, supervisor))
+    try:
+        return await supervisor.run()
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _watch(cfg: Config, paths: RunPaths, progress: Progress, supervisor: Supervisor) -> None:
+    """Show the run, every REFRESH_S, and end it when no group was scored in `launch.first_group_s`."""
+    console = Console()
+    tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address)
+    view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+    scored = False
+    try:
+        with view or contextlib.nullcontext():
+            while True:
+                progress.status = observer.poll() or progress.status
+                scored = scored or _any_group(progress)
+                if not scored and monotonic() - progress.started > cfg.launch.first_group_s:
+                    supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
+                records, restarted = tail.read()
+                if view is not None:
+                    progress.add(records, restarted=restarted)
+                    view.update(page(progress), refresh=True)
+                else:
+                    _print_lines(progress, records, restarted)
+                await asyncio.sleep(REFRESH_S)
+    finally:
+        observer.close()
+
+
+def _print_lines(progress: Progress, records: list[dict[str, float]], restarted: bool) -> None:
+    while progress.notes:
+        print(f"! {progress.notes.popleft()}", flush=True)
+    for record in records:
+        progress.add([record], restarted=restarted)
+        restarted = False
+        print(line(progress), flush=True)
+
+
+def _any_group(progress: Progress) -> bool:
+    """Whether some group came back, this time or before a resume."""
+    if progress.records:
+        return True
+    ledger = progress.status.ledger if progress.status is not None else {}
+    return sum(ledger.get(state, 0) for state in ("stored", "batched", "trained", "filtered")) > 0
+
+
+def _report(outcome: Outcome, cfg: Config, paths: RunPaths) -> int:
+    """Say how it ended, and how to go on."""
+    if outcome.code == 0:
+        summary = read_summary(paths.summary)
+        console = Console()
+        console.print(scores_table(summary))
+        for text in closing_lines(summary, paths.folder):
+            console.print(text, highlight=False, soft_wrap=True)
+        return 0
+    if outcome.culprit:
+        sys.stderr.write(
+            f"last lines of {outcome.culprit} (the first to fail; all of it in {paths.logs}/{outcome.culprit}.log):\n"
+        )
+        sys.stderr.write("".join(f"  | {text}\n" for text in outcome.log))
+    sys.stderr.write(f"prolong train: {outcome.reason}\n")
+    print(f"resume with: prolong train --recipe {shlex.quote(str(paths.config))}", flush=True)
+    return outcome.code

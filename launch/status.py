@@ -1,0 +1,183 @@
+"""`prolong status`: the ledger of a run, from its buffer while it lives, from its summary once it has ended."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import zmq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ..common.compose import RunPaths
+from ..common.errors import BufferUnreachable, UserError, WireError
+from ..common.messages import FromBuffer, Status, StatusRequest
+from ..common.metrics import read_metrics
+from ..common.sockets import connect_dealer
+from ..common.types import TicketState
+from ..common.wire import Decoder, encode
+from .summary import read_summary
+
+MAX_BYTES = 64 * 2**20
+PATIENCE_S = 5.0  # a request unanswered for longer is sent again
+
+
+class Observer:
+    """Asks a buffer for its Status; a client that is not in the ledger."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._context = zmq.Context()
+        self._socket = connect_dealer(self._context, address, MAX_BYTES)
+        self._decoder = Decoder[FromBuffer](FromBuffer, MAX_BYTES)
+        self._asked = float("-inf")
+
+    def poll(self) -> Status | None:
+        """The newest answer that has arrived, without waiting; asks for the next one."""
+        newest = None
+        while self._socket.poll(0, zmq.POLLIN):
+            newest = self._receive() or newest
+        if newest is not None or monotonic() - self._asked > PATIENCE_S:
+            self._ask(0)
+        return newest
+
+    def ask(self, timeout_s: float) -> Status:
+        """Raises: BufferUnreachable after `timeout_s`."""
+        deadline = monotonic() + timeout_s
+        self._ask(timeout_s)
+        while (left_s := deadline - monotonic()) > 0:
+            if self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN) and (status := self._receive()) is not None:
+                return status
+        raise BufferUnreachable(f"no answer from the buffer at {self._address} within {timeout_s:.0f} s: is it running?")
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def _ask(self, timeout_s: float) -> None:
+        if self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
+            self._socket.send(encode(StatusRequest()), zmq.NOBLOCK)
+            self._asked = monotonic()
+
+    def _receive(self) -> Status | None:
+        try:
+            message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
+        except WireError:
+            return None  # the next request asks again
+        return message if isinstance(message, Status) else None
+
+
+def find_run(name: str, root: str = "runs") -> RunPaths:
+    """The run folder meant by a name or a path. Raises: UserError naming the runs that there are."""
+    for folder in (Path(name), Path(root) / name):
+        paths = RunPaths(folder)
+        if any(path.exists() for path in (paths.config, paths.buffer, paths.summary)):
+            return paths
+    there = sorted(path.parent.name for path in Path(root).glob("*/config.yaml"))
+    raise UserError(f"run {name!r}: expected a run folder or one of {', '.join(there) or '(no runs yet)'} in {root}/")
+
+
+def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
+    """What is known of a run: `state` is "live", "ended" or "stopped"; the ledger is None when nobody can tell it."""
+    if paths.buffer.exists():
+        status = _ask_buffer(paths, timeout_s)
+        if status is not None:
+            return _from_buffer(status)
+    if paths.summary.exists():
+        summary = read_summary(paths.summary)
+        ledger = _with_total(summary["ledger"])
+        steps = summary["steps"]
+        return {
+            "state": "ended",
+            "run": paths.folder.name,
+            "version": steps,
+            "steps": steps,
+            **_ledger(ledger),
+            "summary": summary,
+        }
+    records = read_metrics(paths.metrics) if paths.metrics.exists() else []
+    step = int(records[-1]["step"]) if records else 0
+    return {"state": "stopped", "run": paths.folder.name, "version": step, "ledger": None, "balanced": None}
+
+
+def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
+    """None when the buffer does not answer, or when it is another run's that took the port."""
+    observer = Observer(json.loads(paths.buffer.read_text())["address"])
+    try:
+        status = observer.ask(timeout_s)
+    except BufferUnreachable:
+        return None
+    finally:
+        observer.close()
+    return status if status.run == paths.folder.name else None
+
+
+def _from_buffer(status: Status) -> dict[str, Any]:
+    return {
+        "state": "live",
+        "run": status.run,
+        "version": status.version,
+        "steps": status.steps,
+        "generation": status.generation,
+        "ledger": _with_total(status.ledger),
+        "balanced": status.balanced,
+        "peers": status.peers,
+        "counters": status.counters,
+        "validation": [
+            {"version": s.version, "setting": s.setting, "mean": s.mean, "by_task": s.by_task} for s in status.validation
+        ],
+    }
+
+
+def _with_total(ledger: dict[str, int]) -> dict[str, int]:
+    return {"total": sum(ledger.values()), **ledger} if "total" not in ledger else ledger
+
+
+def _ledger(ledger: dict[str, int]) -> dict[str, Any]:
+    return {"ledger": ledger, "balanced": ledger["total"] == sum(ledger.values()) - ledger["total"]}
+
+
+def show(name: str, *, as_json: bool) -> int:
+    """Print the status; 1 when the ledger does not balance."""
+    paths = find_run(name)
+    known = run_status(paths)
+    if as_json:
+        sys.stdout.write(json.dumps(known) + "\n")
+    else:
+        _print(known, paths)
+    return 1 if known["balanced"] is False else 0
+
+
+def _print(known: dict[str, Any], paths: RunPaths) -> None:
+    console = Console()
+    of = f" of {known['steps']}" if known.get("steps") else ""
+    console.print(f"[bold]{known['run']}[/]: {known['state']}, version {known['version']}{of}", highlight=False)
+    if known["ledger"] is None:
+        console.print(f"not running; resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
+        return
+    console.print(ledger_table(known["ledger"]))
+    console.print(law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
+    for peer, values in known.get("peers", {}).items():
+        words = ", ".join(f"{key} {value}" for key, value in values.items() if not isinstance(value, dict))
+        console.print(f"  {peer}: {words}", highlight=False, soft_wrap=True)
+
+
+def ledger_table(ledger: dict[str, int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tickets")
+    table.add_column("count", justify="right")
+    for state in TicketState:
+        table.add_row(state.value, f"{ledger.get(state.value, 0):,}")
+    table.add_section()
+    table.add_row("[bold]total", f"[bold]{ledger['total']:,}")
+    return table
+
+
+def law(ledger: dict[str, int], balanced: bool) -> str:
+    """The conservation law with its numbers."""
+    parts = " + ".join(f"{ledger.get(state.value, 0):,} {state.value}" for state in TicketState)
+    return f"{ledger['total']:,} tickets = {parts}: {'balanced' if balanced else 'NOT BALANCED'}"

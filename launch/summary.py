@@ -1,0 +1,80 @@
+"""The end of a run, for people: summary.json as a table of before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ..common.errors import UserError
+
+SETTINGS = {"sampled": "sampled", "greedy": "greedy"}
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json of an ended run. Raises: UserError when it is not one."""
+    try:
+        summary = json.loads(path.read_text())
+        return {"steps": 0, "wall_s": 0.0, "ledger": {}, "before": {}, "after": {}, **summary}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected the summary of an ended run ({error})") from error
+
+
+def by_domain(by_task: dict[str, float]) -> dict[str, float]:
+    """Mean over the tasks of each domain; keys of `by_task` are "domain/task"."""
+    domains: dict[str, list[float]] = {}
+    for name, score in by_task.items():
+        domains.setdefault(name.partition("/")[0], []).append(score)
+    return {domain: fmean(scores) for domain, scores in sorted(domains.items())}
+
+
+def scores_table(summary: dict[str, Any]) -> Table:
+    """One row per domain, its tasks below it, and the mean over tasks; a column pair per sampling setting."""
+    settings = [name for name in SETTINGS if name in summary["after"] or name in summary["before"]]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("held-out pass rate")
+    for setting in settings:
+        table.add_column(SETTINGS[setting], justify="right", no_wrap=True)
+    columns = [
+        (summary["before"].get(setting, {}), summary["after"].get(setting, {})) for setting in settings
+    ]  # (before, after) of each setting
+    tasks = sorted({task for pair in columns for side in pair for task in side.get("by_task", {})})
+    for domain in sorted({task.partition("/")[0] for task in tasks}):
+        pairs = [[by_domain(side.get("by_task", {})).get(domain) for side in pair] for pair in columns]
+        table.add_row(f"[bold]{domain}", *(f"[bold]{_arrow(*pair)}" for pair in pairs))
+        for task in (task for task in tasks if task.startswith(f"{domain}/")):
+            pairs = [[side.get("by_task", {}).get(task) for side in pair] for pair in columns]
+            table.add_row(f"  {task.partition('/')[2]}", *(_arrow(*pair) for pair in pairs))
+    table.add_section()
+    table.add_row("[bold]mean over tasks", *(f"[bold]{_arrow(*(side.get('mean') for side in pair))}" for pair in columns))
+    return table
+
+
+def closing_lines(summary: dict[str, Any], folder: Path) -> list[str]:
+    """What else the end of a run says."""
+    trained = summary["ledger"].get("trained", 0)
+    return [
+        f"{summary['steps']} steps in {clock(summary['wall_s'])}, {trained} groups trained, "
+        f"staleness at most {summary.get('staleness_max', 0)}, {summary.get('reference_resets', 0)} reference resets",
+        f"run folder: {folder} (`prolong status {folder}` prints the ledger; tensorboard --logdir {folder}/tensorboard)",
+    ]
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def score(value: float | None) -> str:
+    """.41, or a dash for nothing."""
+    return "-" if value is None else f"{value:.2f}".removeprefix("0")
+
+
+def _arrow(before: float | None, after: float | None) -> str:
+    return f"{score(before)} -> {score(after)}"

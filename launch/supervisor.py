@@ -1,0 +1,185 @@
+"""Keeps the processes of one run alive until their leader is done, and ends them all when it is, fails, or is interrupted.
+
+    events: a pidfd (a process ended)   a signal (stop)   a timer (start again)   fail() (the run cannot go on)
+
+*Blocks on* the event loop alone. *Stops when* the leader ends well, a process ends with a mistake of the user (exit code 2)
+or more often than allowed, or a signal arrives; then everything is ended within STOP_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from .process import Process
+
+USER_ERROR = 2
+HEALTHY_S = 600.0  # a process that ran for this long starts counting its restarts anew
+EPISODE_S = 60.0  # failures closer than this have one cause: the first of them
+LEAVE_S = 10.0  # after the leader's end, the others have this long to leave on their own
+TERMINATE_S = 6.0  # after SIGTERM, before the buffer is asked too
+LAST_S = 2.0  # after the buffer was asked, before SIGKILL
+STOP_S = TERMINATE_S + LAST_S + 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How the run ended: exit code, one sentence, and the log's end of the process that failed first."""
+
+    code: int
+    reason: str = ""
+    culprit: str = ""
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A process that ended when it should not have."""
+
+    at: float
+    name: str
+    code: int
+    log: list[str]
+
+
+def first_cause(failures: Sequence[Failure]) -> Failure:
+    """The first failure of the latest episode: when one process dies the others follow, and their logs say little."""
+    cause = failures[-1]
+    for failure in reversed(failures):
+        if cause.at - failure.at > EPISODE_S:
+            break
+        cause = failure
+    return cause
+
+
+class Supervisor:
+    """`leader`'s end is the run's end; `last` is asked to leave after all others, because they hand things back to it."""
+
+    def __init__(
+        self,
+        processes: Sequence[Process],
+        *,
+        leader: str,
+        last: str,
+        max_restarts: int,
+        finished: Callable[[], bool],
+        note: Callable[[str], None],
+    ) -> None:
+        self._processes = {process.name: process for process in processes}
+        self._leader, self._last = leader, last
+        self._max_restarts = max_restarts
+        self._finished = finished  # what the leader must have left behind for its end to be a good one
+        self._note = note
+        self._failures: list[Failure] = []
+        self._restarts = dict.fromkeys(self._processes, 0)
+        self._started: dict[str, float] = {}
+        self._running: dict[str, asyncio.Event] = {}  # name -> set when it has ended
+        self._timers: list[asyncio.TimerHandle] = []
+        self._interrupts = 0
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> Outcome:
+        """Start everything, supervise, end everything."""
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[Outcome] = self._loop.create_future()
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for signum in signals:
+            self._loop.add_signal_handler(signum, self._interrupted, signum)
+        try:
+            for name in self._processes:
+                self._start(name)
+            outcome = await self._end
+            if outcome.code == 0:
+                await self._wait_for(list(self._running), LEAVE_S)
+            return outcome
+        finally:
+            await self._stop_all()
+            for signum in signals:
+                self._loop.remove_signal_handler(signum)
+
+    def fail(self, reason: str, code: int = 1) -> None:
+        """End the run; the log shown is that of the process that failed first, if one did."""
+        cause = first_cause(self._failures) if self._failures else None
+        if cause is None:
+            self._finish(Outcome(code=code, reason=reason))
+        else:
+            self._finish(Outcome(code=code, reason=reason, culprit=cause.name, log=cause.log))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if not self._end.done():
+            self._end.set_result(outcome)
+
+    def _start(self, name: str) -> None:
+        if self._end.done():
+            return
+        descriptor = self._processes[name].start()
+        self._started[name] = monotonic()
+        self._running[name] = asyncio.Event()
+        self._loop.add_reader(descriptor, self._ended, name, descriptor)
+
+    def _ended(self, name: str, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        code = self._processes[name].reap()
+        self._running.pop(name).set()
+        if self._end.done():
+            return
+        if code == 0 and name != self._leader:
+            return  # it was told that the run is over; the leader says whether that is so
+        if code == 0 and self._finished():
+            self._finish(Outcome(code=0))
+            return
+        self._failures.append(Failure(at=monotonic(), name=name, code=code, log=self._processes[name].tail()))
+        self._mend(name, code)
+
+    def _mend(self, name: str, code: int) -> None:
+        """Start it again after a back-off, unless that is hopeless."""
+        if code == USER_ERROR:
+            self.fail(f"{name} refused to go on", code=USER_ERROR)
+            return
+        if monotonic() - self._started[name] > HEALTHY_S:
+            self._restarts[name] = 0
+        if self._restarts[name] >= self._max_restarts:
+            self.fail(f"{name} ended with code {code} after {self._restarts[name]} restarts (launch.max_restarts)")
+            return
+        self._restarts[name] += 1
+        delay_s = min(0.25 * 2 ** self._restarts[name], 10.0)
+        count = f"restart {self._restarts[name]} of {self._max_restarts}"
+        self._note(f"{name} ended with code {code}: {count} in {delay_s:.1f} s (log: {self._processes[name].log})")
+        self._timers.append(self._loop.call_later(delay_s, self._start, name))
+
+    def _interrupted(self, signum: int) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1:
+            self._hurry.set()
+        self._finish(Outcome(code=128 + signum, reason=f"stopped by {signal.Signals(signum).name}"))
+
+    async def _stop_all(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        others = [name for name in self._running if name != self._last]
+        await self._terminate(others, TERMINATE_S)
+        await self._terminate(list(self._running), LAST_S)
+        for name in self._running:
+            self._processes[name].kill_group()
+        await self._wait_for(list(self._running), 1.0)
+
+    async def _terminate(self, names: list[str], timeout_s: float) -> None:
+        for name in names:
+            self._processes[name].terminate()
+        await self._wait_for(names, timeout_s)
+
+    async def _wait_for(self, names: list[str], timeout_s: float) -> None:
+        """Until all of them have ended, the deadline, or a second interrupt."""
+        ends = [self._loop.create_task(self._running[name].wait()) for name in names if name in self._running]
+        if not ends:
+            return
+        hurry = self._loop.create_task(self._hurry.wait())
+        all_ended = asyncio.gather(*ends)
+        await asyncio.wait([all_ended, hurry], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        all_ended.cancel()
