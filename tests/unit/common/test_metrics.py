@@ -1,0 +1,118 @@
+"""Metrics: a torn line hurts nobody, a resume forgets the dead timeline, TensorBoard reads what we write."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prolong.common.errors import UserError
+from prolong.common.metrics import MetricsWriter, read_metrics
+from prolong.common.telemetry import EventWriter, Spans
+
+
+def write_steps(folder: Path, *steps: int, **options) -> None:
+    with MetricsWriter(folder, tensorboard=False, **options) as writer:
+        for step in steps:
+            writer.write(step, {"learner/loss": step / 2})
+
+
+def test_a_record_is_readable_as_soon_as_write_returns(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"learner/loss": 0.5, "learner/tokens": 12})
+        assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "learner/loss": 0.5, "learner/tokens": 12}]
+
+
+def test_numpy_scalars_and_non_finite_numbers_make_strict_json(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"a/b": np.float32(0.25), "a/nan": math.nan, "a/inf": -math.inf})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "a/b": 0.25, "a/nan": None, "a/inf": None}
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "learner/lo', b"{", b"\x00\x00"])
+def test_a_torn_last_line_is_left_out(tmp_path, torn):
+    write_steps(tmp_path, 1, 2)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_resume_keeps_the_records_of_its_history_only(tmp_path):
+    write_steps(tmp_path, 1, 2, 3, 4, 5)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 6, "lear')
+    write_steps(tmp_path, 4, 5, resume_step=3)
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_fresh_run_starts_an_empty_file(tmp_path):
+    write_steps(tmp_path, 1, 2)
+    write_steps(tmp_path, 1)
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def tensorboard_events(folder: Path) -> list:
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto import event_pb2
+
+    (file,) = folder.iterdir()
+    return [event_pb2.Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load()]
+
+
+def test_tensorboards_own_reader_finds_every_scalar(tmp_path):
+    writer = EventWriter(tmp_path, first_step=3)
+    for step in range(3, 8):
+        writer.write(step, {"reward/mean": step / 10, "learner/loss": -float(step)})
+    writer.close()
+    version, start, *points = tensorboard_events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (3, 1)
+    assert [(p.step, [(v.tag, round(v.simple_value, 6)) for v in p.summary.value]) for p in points] == [
+        (step, [("reward/mean", step / 10), ("learner/loss", -float(step))]) for step in range(3, 8)
+    ]
+
+
+def test_the_tensorboard_writer_imports_neither_tensorflow_nor_torch(tmp_path):
+    code = (
+        "import sys, pathlib; from prolong.common.metrics import MetricsWriter\n"
+        "with MetricsWriter(pathlib.Path(sys.argv[1])) as writer: writer.write(1, {'a/b': 1.0})\n"
+        "found = {'tensorflow', 'torch', 'tensorboard.compat.tensorflow_stub'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_spans_add_up_over_threads_and_are_taken_once():
+    span = Spans()
+
+    def work() -> None:
+        for _ in range(100):
+            with span("learner/step"):
+                pass
+            span.add("learner/wait", 0.5)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = span.take()
+    assert taken["learner/wait_s"] == pytest.approx(200.0)
+    assert 0 < taken["learner/step_s"] < 1
+    assert span.take() == {}
+
+
+def test_a_span_counts_when_its_body_raises():
+    span = Spans()
+    with pytest.raises(KeyError), span("learner/step"):
+        raise KeyError("x")
+    assert "learner/step_s" in span.take()
