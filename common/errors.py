@@ -17,6 +17,7 @@
     |  +- BufferUnreachable     no handshake or no heartbeat in time
     +- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
     +- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
+    +- JournalError             the buffer's disk is full, locked or unreadable
     +- StalenessViolation       a batch that breaks the contract reached the learner
     +- NonFiniteUpdate          too many skipped updates in a row
     +- VerifierFailure          too many verdicts None
@@ -100,6 +101,10 @@ class RunStopped(ProlongError):
 
 class LedgerError(ProlongError):
     """A transition that the ledger does not allow."""
+
+
+class JournalError(ProlongError):
+    """The buffer's disk is full, locked or unreadable."""
 
 
 class StalenessViolation(ProlongError):

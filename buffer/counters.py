@@ -1,0 +1,24 @@
+"""Counts of everything that was dropped, refused or retried: over the run, and since the last batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Counters:
+    """Named counts, `group/name`."""
+
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
+        self._step: Counter[str] = Counter()
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a count."""
+        self.total[name] += amount
+        self._step[name] += amount
+
+    def next_step(self) -> dict[str, float]:
+        """What was counted since the last call, 0 for names that were counted before that."""
+        step = {name: float(self._step[name]) for name in self.total}
+        self._step.clear()
+        return step

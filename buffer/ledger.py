@@ -1,0 +1,120 @@
+"""The ledger: every training ticket is in exactly one state, and the counts of all states add up to the tickets ever issued.
+
+    issued -> leased -> stored -> batched -> trained
+                 |         |         |          |
+                 +---------+---------+----------+--> filtered | stale | failed   (TRANSITIONS says which)
+
+Entries exist for issued, leased and stored tickets only; afterwards a ticket is a count, so memory is bounded by admission.
+That is also all that recognising duplicates needs: an ordinal without an entry is settled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..common.errors import LedgerError
+from ..common.types import Group, Ticket, TicketState
+
+TRANSITIONS: dict[TicketState, frozenset[TicketState]] = {
+    TicketState.issued: frozenset({TicketState.leased, TicketState.stale, TicketState.failed}),
+    TicketState.leased: frozenset({TicketState.stored, TicketState.filtered, TicketState.stale, TicketState.failed}),
+    TicketState.stored: frozenset({TicketState.batched, TicketState.stale, TicketState.failed}),
+    TicketState.batched: frozenset({TicketState.trained, TicketState.stale}),
+    TicketState.trained: frozenset({TicketState.batched, TicketState.stale}),  # a learner that restarts redoes or disowns steps
+    TicketState.filtered: frozenset(),
+    TicketState.stale: frozenset(),
+    TicketState.failed: frozenset(),
+}
+_WITH_ENTRY = (TicketState.issued, TicketState.leased, TicketState.stored)
+
+
+@dataclass(slots=True)
+class Entry:
+    """A ticket that has not been batched or dropped yet."""
+
+    ticket: Ticket
+    attempt: int  # 0 for the first ticket of a prompt, +1 with every reissue
+    state: TicketState = TicketState.issued
+    group: Group | None = None  # from stored on
+
+
+class Ledger:
+    """Counts per state, and the entries of tickets that can still become a batch."""
+
+    def __init__(self) -> None:
+        self.counts: dict[TicketState, int] = dict.fromkeys(TicketState, 0)
+        self.total = 0
+        self._entries: dict[int, Entry] = {}
+
+    @property
+    def untrained(self) -> int:
+        """Tickets that hold a place: issued, leased, stored and batched."""
+        return sum(self.counts[state] for state in (*_WITH_ENTRY, TicketState.batched))
+
+    def issue(self, ticket: Ticket, attempt: int = 0) -> Entry:
+        """Enter a ticket. Raises LedgerError when its ordinal is taken."""
+        if ticket.ordinal in self._entries:
+            raise LedgerError(f"ticket {ticket.ordinal} was issued twice")
+        entry = Entry(ticket=ticket, attempt=attempt)
+        self._entries[ticket.ordinal] = entry
+        self.total += 1
+        self.counts[TicketState.issued] += 1
+        return entry
+
+    def find(self, ordinal: int) -> Entry | None:
+        """The entry of an issued, leased or stored ticket; None when it is settled or was never issued."""
+        return self._entries.get(ordinal)
+
+    def entries(self) -> list[Entry]:
+        """All entries, in order of issue."""
+        return list(self._entries.values())
+
+    def move(self, ordinal: int, to: TicketState) -> Entry:
+        """Put one ticket into another state. Raises LedgerError when it is settled or the step is not one of TRANSITIONS."""
+        entry = self._entries.get(ordinal)
+        if entry is None:
+            raise LedgerError(f"ticket {ordinal} cannot become {to}: it is settled, or was never issued")
+        self.shift(entry.state, to)
+        entry.state = to
+        if to not in _WITH_ENTRY:
+            del self._entries[ordinal]
+        return entry
+
+    def shift(self, of: TicketState, to: TicketState, num_tickets: int = 1) -> None:
+        """Move counts without looking at entries: for batched and trained tickets, which have none. Raises LedgerError."""
+        if to not in TRANSITIONS[of]:
+            raise LedgerError(f"a ticket cannot go from {of} to {to}; it may become {sorted(TRANSITIONS[of])}")
+        if num_tickets < 0 or self.counts[of] < num_tickets:
+            raise LedgerError(f"{num_tickets} tickets cannot go from {of} to {to}: there are {self.counts[of]}")
+        self.counts[of] -= num_tickets
+        self.counts[to] += num_tickets
+
+    def adopt(self, num_tickets: int) -> None:
+        """Count tickets as trained that this ledger never saw: a learner came with steps of which the journal knows nothing."""
+        self.total += num_tickets
+        self.counts[TicketState.trained] += num_tickets
+
+    def restore(self, counts: dict[TicketState, int]) -> None:
+        """Become a ledger with these counts and no entries."""
+        self._entries.clear()
+        self.counts = dict.fromkeys(TicketState, 0) | counts
+        self.total = sum(counts.values())
+
+    @property
+    def balanced(self) -> bool:
+        """The conservation law: issued = sum of the states, and an entry for exactly those that need one."""
+        live = sum(self.counts[state] for state in _WITH_ENTRY)
+        return self.total == sum(self.counts.values()) and len(self._entries) == live and min(self.counts.values()) >= 0
+
+    def check(self, num_trained: int) -> None:
+        """Raise LedgerError unless the ledger balances and exactly `num_trained` tickets are trained."""
+        if not self.balanced:
+            raise LedgerError(f"ledger out of balance: {self.total} issued, {self.as_dict()}, {len(self._entries)} entries")
+        if self.counts[TicketState.trained] != num_trained:
+            raise LedgerError(
+                f"{self.counts[TicketState.trained]} tickets are trained, but the learner's version says {num_trained}"
+            )
+
+    def as_dict(self) -> dict[str, int]:
+        """One count per state, and "total"."""
+        return {state.value: count for state, count in self.counts.items()} | {"total": self.total}

@@ -1,0 +1,186 @@
+"""Validation sweeps: held-out prompts as tickets of their own, outside admission and ledger, never trained on.
+
+before   at version 0 of a fresh run, ahead of every training ticket (it alone blocks training)
+between  every N versions, setting "sampled" only
+after    when the learner has made its last version
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from ..common.config import ValidationConfig
+from ..common.types import Group, Prompt, Sampling, Ticket, TicketKind, ValidationScore
+from .counters import Counters
+from .store import MAX_ATTEMPTS, ticket_seed
+
+SAMPLED, GREEDY = "sampled", "greedy"
+
+
+@dataclass(slots=True)
+class Sweep:
+    """One sweep under way, in one sampling setting."""
+
+    version: int
+    setting: str
+    sampling: Sampling
+    queue: deque[tuple[Prompt, int]]  # to be issued, with their attempt
+    blocks: bool  # training waits for it
+    leased: dict[int, tuple[Prompt, int]] = field(default_factory=dict)  # ordinal -> prompt, attempt
+    rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by "domain/task"
+    versions: set[int] = field(default_factory=set)
+
+    @property
+    def done(self) -> bool:
+        return not self.queue and not self.leased
+
+
+class Validation:
+    """Sweeps in order of their start, and the scores of those that ended."""
+
+    def __init__(self, cfg: ValidationConfig, heldout: list[Prompt], seed: int, lease_s: float, counters: Counters) -> None:
+        self._cfg, self._heldout, self._seed, self._lease_s = cfg, heldout, seed, lease_s
+        self._counters = counters
+        self._sweeps: list[Sweep] = []
+        self.scores: list[ValidationScore] = []  # of the run, in order of ending
+        self._reported = 0  # scores that went out with a batch
+
+    @property
+    def blocks_training(self) -> bool:
+        """Whether the sweep before the first step is under way."""
+        return any(sweep.blocks for sweep in self._sweeps)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no sweep is under way."""
+        return not self._sweeps
+
+    def start_whole(self, version: int, *, blocks: bool) -> None:
+        """Start the sweeps before and after: every prompt, sampled and (if asked) greedily; those already scored are left out."""
+        for setting in (SAMPLED, GREEDY) if self._cfg.greedy else (SAMPLED,):
+            self._start(version, setting, self._heldout, blocks=blocks)
+
+    def maybe_start_between(self, version: int) -> None:
+        """Start a sampled sweep when `version` is due; skipped and counted while another one is under way."""
+        if self._cfg.every == 0 or version == 0 or version % self._cfg.every != 0 or not self._heldout:
+            return
+        if self._sweeps:
+            self._counters.count("validation/skipped_sweeps")
+            return
+        self._start(version, SAMPLED, self._few_per_task(), blocks=False)
+
+    def _few_per_task(self) -> list[Prompt]:
+        """The first `validation.prompts` of every task, or all."""
+        taken: dict[str, int] = defaultdict(int)
+        few: list[Prompt] = []
+        for prompt in self._heldout:
+            task = _task(prompt)
+            if self._cfg.prompts == 0 or taken[task] < self._cfg.prompts:
+                taken[task] += 1
+                few.append(prompt)
+        return few
+
+    def _start(self, version: int, setting: str, prompts: list[Prompt], *, blocks: bool) -> None:
+        known = any((score.version, score.setting) == (version, setting) for score in self.scores)
+        running = any((sweep.version, sweep.setting) == (version, setting) for sweep in self._sweeps)
+        if known or running or not prompts:
+            return
+        greedy = setting == GREEDY
+        sampling = Sampling(
+            n=1 if greedy else self._cfg.n,
+            temperature=0.0 if greedy else self._cfg.temperature,
+            top_p=1.0 if greedy else self._cfg.top_p,
+            max_tokens=self._cfg.max_tokens,
+        )
+        queue = deque((prompt, 0) for prompt in prompts)
+        self._sweeps.append(Sweep(version=version, setting=setting, sampling=sampling, queue=queue, blocks=blocks))
+
+    def wanted(self, actor_version: int) -> Sampling | None:
+        """How the next validation ticket for an actor of this version would be sampled; None when there is none for it."""
+        sweep = self._next_sweep(actor_version)
+        return None if sweep is None else sweep.sampling
+
+    def _next_sweep(self, actor_version: int) -> Sweep | None:
+        return next((sweep for sweep in self._sweeps if sweep.queue and sweep.version <= actor_version), None)
+
+    def issue(self, ordinal: int, generation: int, actor_version: int) -> Ticket:
+        """Issue the ticket that `wanted` announced."""
+        sweep = self._next_sweep(actor_version)
+        assert sweep is not None, "issue() without wanted()"
+        prompt, attempt = sweep.queue.popleft()
+        sweep.leased[ordinal] = (prompt, attempt)
+        return Ticket(
+            ordinal=ordinal,
+            kind=TicketKind.validation,
+            prompt=prompt,
+            sampling=sweep.sampling,
+            seed=ticket_seed(self._seed, ordinal),
+            generation=generation,
+            version=actor_version,
+            lease_s=self._lease_s,
+            setting=sweep.setting,
+        )
+
+    def result(self, group: Group) -> bool:
+        """Take the group of a leased validation ticket. False when it was unusable and its prompt will be asked again."""
+        rewards = [rollout.verdict.reward for rollout in group.rollouts if rollout.verdict.reward is not None]
+        if not rewards:
+            self.lose(group.ordinal)
+            return False
+        sweep = self._holder(group.ordinal)
+        prompt, _ = sweep.leased.pop(group.ordinal)
+        sweep.rewards[_task(prompt)] += rewards
+        sweep.versions |= {span.version for rollout in group.rollouts for span in rollout.spans}
+        self._maybe_end(sweep)
+        return True
+
+    def lose(self, ordinal: int) -> None:
+        """A leased ticket came to nothing; its prompt is asked again, a bounded number of times."""
+        sweep = self._holder(ordinal)
+        prompt, attempt = sweep.leased.pop(ordinal)
+        if attempt + 1 < MAX_ATTEMPTS:
+            sweep.queue.append((prompt, attempt + 1))
+        else:
+            self._counters.count("validation/prompts_given_up")
+        self._maybe_end(sweep)
+
+    def _holder(self, ordinal: int) -> Sweep:
+        return next(sweep for sweep in self._sweeps if ordinal in sweep.leased)
+
+    def _maybe_end(self, sweep: Sweep) -> None:
+        if not sweep.done:
+            return
+        self._sweeps.remove(sweep)
+        by_task = {task: sum(rewards) / len(rewards) for task, rewards in sorted(sweep.rewards.items())}
+        self.scores.append(
+            ValidationScore(
+                version=sweep.version,
+                versions=sorted(sweep.versions),
+                setting=sweep.setting,
+                by_task=by_task,
+                mean=sum(by_task.values()) / len(by_task) if by_task else 0.0,
+                num_rollouts=sum(map(len, sweep.rewards.values())),
+            )
+        )
+
+    def take_unreported(self) -> list[ValidationScore]:
+        """Scores that ended since the last call."""
+        unreported = self.scores[self._reported :]
+        self._reported = len(self.scores)
+        return unreported
+
+    def rewind(self, version: int) -> None:
+        """A dead timeline ends: drop its sweeps, and the scores of versions after `version`."""
+        self._sweeps.clear()
+        self.scores = [score for score in self.scores if score.version <= version]
+        self._reported = len(self.scores)
+
+    def restore(self, scores: list[ValidationScore]) -> None:
+        """Scores of a buffer that died; all of them were in its last record."""
+        self.scores = list(scores)
+        self._reported = len(scores)
+
+
+def _task(prompt: Prompt) -> str:
+    return f"{prompt.domain}/{prompt.task}"

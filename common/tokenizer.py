@@ -1,0 +1,195 @@
+"""The tokenizer of the run, without torch or transformers: render a prompt, text <-> token ids, and a fingerprint to compare.
+
+Reads what transformers writes: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
+Chat templates run in jinja2's sandbox with the filters and globals that transformers gives them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+import numpy as np
+import tokenizers
+
+from .errors import DataError, ModelError
+
+FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class Tokenizer:
+    """One tokenizer. `load` makes it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ModelError when `folder` holds no tokenizer.json, or one that cannot be read."""
+        source = _read_json(folder / "tokenizer.json", required=True)
+        config = _read_json(folder / "tokenizer_config.json")
+        self._tokenizer = _build(folder / "tokenizer.json")
+        self._special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
+        self._template_text = _chat_template(folder, config)
+        self._template = _compile(self._template_text, folder) if self._template_text else None
+        self.eos_ids = self._eos_ids(_read_json(folder / "generation_config.json"))
+        self.fingerprint = _fingerprint(source, self._special, self._template_text)
+
+    @classmethod
+    def load(cls, path: str) -> Tokenizer:
+        """The tokenizer of a model folder, or of a hub name (only its tokenizer files are fetched). Raises ModelError."""
+        folder = Path(path)
+        return cls(folder if folder.is_dir() else _fetch(path))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+        """The text that the model is to continue: a string as it is, messages through the chat template.
+
+        Raises DataError when there is no template, or it does not like the messages.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        if self._template is None:
+            raise DataError("the prompt is a list of messages, but the tokenizer has no chat template; give a string")
+        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
+            raise DataError(f"prompt = {prompt!r}: expected messages with a role and a content")
+        try:
+            return self._template.render(
+                messages=prompt, tools=None, documents=None, add_generation_prompt=True, **self._special
+            )
+        except (jinja2.TemplateError, TypeError, KeyError) as error:
+            raise DataError(f"the chat template refused the prompt: {error}") from error
+
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Token ids, [T] int32. `special` adds what the tokenizer puts around a bare text (a BOS, for some)."""
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=special).ids, dtype="<i4")
+
+    def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
+        """Text of token ids; special tokens are spelt out unless skipped."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def _eos_ids(self, generation: dict[str, Any]) -> tuple[int, ...]:
+        """Ids that end a completion: of tokenizer_config.json and generation_config.json, ascending."""
+        ids: set[int] = set()
+        eos = self._special.get("eos_token")
+        if eos is not None:
+            token_id = self._tokenizer.token_to_id(eos)
+            ids |= set() if token_id is None else {token_id}
+        listed = generation.get("eos_token_id")
+        ids |= {listed} if isinstance(listed, int) else set(listed or ())
+        return tuple(sorted(ids))
+
+
+def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise ModelError(
+                f"{path.parent} holds no {path.name}; model.path must be a folder or hub name with a fast tokenizer"
+            )
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _build(path: Path) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        raise ModelError(f"{path} is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _fetch(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"model.path = {name!r} is no folder, and cannot be fetched from the hub: {error}") from error
+
+
+def _special_tokens(config: dict[str, Any], legacy: dict[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token ... as text, for chat templates."""
+    special: dict[str, str] = {}
+    for name in _SPECIAL_NAMES:
+        token = config.get(name, legacy.get(name))
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            special[name] = content
+    return special
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str:
+    """The template's text; empty when there is none. A file wins over the configuration, "default" over other names."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template") or ""
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default", "")
+    return template
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's part for trainers; here it renders as its content."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's interface
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _compile(template: str, folder: Path) -> jinja2.Template:
+    """The template in transformers' environment. Raises ModelError for a syntax error."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"the chat template of {folder} has an error in line {error.lineno}: {error}") from error
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """jinja2's own tojson escapes HTML; templates expect plain JSON."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _fingerprint(source: dict[str, Any], special: dict[str, str], template: str) -> str:
+    """16 hex digits of the SHA-256 of everything that decides what ids a prompt becomes."""
+    decisive = {key: value for key, value in source.items() if key not in ("version", "truncation", "padding")}
+    text = json.dumps([decisive, special, template], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
