@@ -1,0 +1,169 @@
+"""How long one learner step takes, against a supervised step on the very same micro-batches.
+
+    python -m prolong.bench.learner_step [--rounds 7] [--attention documents|sdpa]
+
+The model has the demo's shape (Qwen3, hidden 128, 3 layers, 0.6 M parameters), the batch the demo's size (16 groups of 16).
+Rounds are interleaved: RL without KL, supervised, RL with KL; the ratio is the median over rounds of supervised time / RL
+time. One JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..common.config import Config, LearnerConfig, ModelConfig, ObjectiveConfig
+from ..common.types import Batch, FinishReason, Group, Prompt, Rollout, TicketKind, Verdict, VersionSpan
+from ..learner.packing import pack
+from ..learner.policy import Policy, build_policy
+from ..learner.ranks import Ranks
+from ..learner.reference import Reference
+from ..learner.samples import samples_of
+from ..learner.step import Trainer
+
+VOCAB = 67
+
+
+def make_model(folder: Path) -> str:
+    """A random model of the demo's shape, saved in `folder`."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
+    """Random groups: prompts of 8-12 tokens, completions of 8-48 tokens, mean about 28."""
+    rng = np.random.default_rng(seed)
+    members = []
+    for ordinal in range(groups):
+        prompt = rng.integers(2, VOCAB, rng.integers(8, 13)).astype("<i4").tobytes()
+        rollouts = []
+        for _ in range(n):
+            length = int(np.clip(rng.normal(28, 8), 8, 48))
+            reward = float(rng.integers(0, 2))
+            rollouts.append(
+                Rollout(
+                    token_ids=rng.integers(2, VOCAB, length).astype("<i4").tobytes(),
+                    behaviour_logprobs=rng.normal(-4.2, 0.1, length).astype("<f4").tobytes(),
+                    spans=[VersionSpan(version=0, start=0, end=length)],
+                    finish_reason=FinishReason.stop,
+                    verdict=Verdict(reward=reward, status="ok", verifier="none", seconds=0.0),
+                )
+            )
+        source = Prompt(uid=str(ordinal), domain="d", task="t", text="", token_ids=prompt, verifier="none")
+        members.append(
+            Group(
+                ordinal=ordinal,
+                kind=TicketKind.train,
+                generation=1,
+                prompt=source,
+                setting="",
+                rollouts=rollouts,
+                actor="a",
+                seconds=0.0,
+            )
+        )
+    return Batch(generation=1, version=0, groups=members)
+
+
+def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
+    """A trainer on the CPU; with beta > 0 it has a reference."""
+    cfg = Config(
+        model=ModelConfig(path=path, attention=attention),
+        learner=LearnerConfig(token_budget=budget, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.0, logprob_chunk=8192),
+        objective=ObjectiveConfig(kl_beta=beta),
+    )
+    cpu = torch.device("cpu")
+
+    def load(trainable: bool) -> Policy:
+        return build_policy(cfg.model, device=cpu, temperature=1.0, chunk=8192, shard=False, trainable=trainable)
+
+    reference = Reference(load(False)) if beta else None
+    return Trainer(cfg, load(True), reference, Ranks(), cpu)
+
+
+def sft_step(trainer: Trainer, batch: Batch) -> None:
+    """Cross-entropy on the completions of `batch`: packing, forward, backward, clip and AdamW, and one host synchronisation."""
+    samples = samples_of(batch, trainer.cfg)[0]
+    micros = pack(samples, token_budget=trainer.cfg.learner.token_budget, layout=trainer.policy.layout)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for micro in micros:
+        loss = -(micro.weight * trainer.policy.logprobs(micro)[0]).sum()
+        loss.backward()
+        losses.append(loss.detach())
+    torch.nn.utils.clip_grad_norm_(trainer.policy.parameters(), 1.0)
+    trainer.optimizer.step()
+    torch.stack(losses).sum().item()
+
+
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """(wall, CPU) seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--attention", default="documents")
+    parser.add_argument("--budget", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    batch = make_batch(16, 16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_model(Path(folder))
+        plain = build(path, args.attention, args.budget, 0.0)
+        full = build(path, args.attention, args.budget, 1e-3)
+    calls = {"rl": lambda: plain.train(batch), "sft": lambda: sft_step(plain, batch), "rl_kl": lambda: full.train(batch)}
+    for call in calls.values():
+        call()
+    rounds = [{name: timed(call) for name, call in calls.items()} for _ in range(args.rounds)]
+    metrics = full.train(batch)
+    median = {name: statistics.median(r[name][0] for r in rounds) for name in calls}
+    tokens = metrics["learner/tokens"]
+    line = {
+        "bench": "learner_step",
+        "attention": args.attention,
+        "token_budget": args.budget,
+        "threads": args.threads,
+        "rollouts": sum(len(group.rollouts) for group in batch.groups),
+        "completion_tokens": tokens,
+        "rl_ms": round(1e3 * median["rl"], 1),
+        "sft_ms": round(1e3 * median["sft"], 1),
+        "rl_with_kl_ms": round(1e3 * median["rl_kl"], 1),
+        "reference_ms": round(1e3 * metrics["learner/reference_s"], 1),
+        "rl_over_sft_speed": round(statistics.median(r["sft"][0] / r["rl"][0] for r in rounds), 3),
+        "rl_cpu_s": round(statistics.median(r["rl"][1] for r in rounds), 3),
+        "rl_tokens_per_s": round(tokens / median["rl"], 1),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

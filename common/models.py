@@ -1,0 +1,68 @@
+"""Loading a policy: one place that calls transformers' `from_pretrained`, and one kind of error.
+
+Only safetensors are read and no code of a model repository is ever run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .config import Device, ModelConfig
+from .errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(device: Device, local_rank: int = 0) -> torch.device:
+    """The device of this process. Raises ModelError if a GPU is asked for and there is none."""
+    if device is Device.cpu or (device is Device.auto and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ModelError("model.device = cuda: torch sees no GPU here; use model.device=cpu, or install the `gpu` extra")
+    return torch.device("cuda", local_rank)
+
+
+def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """A causal LM on the CPU, in evaluation mode, with every parameter read from the checkpoint.
+
+    `model.path` is a local folder or a hub name. Raises ModelError with a sentence: nothing there, not a causal LM, a
+    damaged or incomplete checkpoint, an attention implementation that this model or machine does not have.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        result: Any = AutoModelForCausalLM.from_pretrained(
+            model.path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError, SafetensorError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"model.path = {model.path!r}: cannot be loaded as a causal LM ({type(error).__name__}: {first_line}); "
+            "expected a folder or hub name with config.json and safetensors weights"
+        ) from error
+    loaded, report = result
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        raise ModelError(
+            f"model.path = {model.path!r}: its weights do not fill a {type(loaded).__name__} (missing {missing[:3]}, "
+            f"other shapes {sorted(map(str, report['mismatched_keys']))[:3]}); expected a complete checkpoint"
+        )
+    return loaded.eval()
+
+
+def context_limit(path: str) -> int | None:
+    """Longest context the model's own configuration allows, in tokens; None if it does not say. Raises ModelError."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model.path = {path!r}: no readable config.json there ({type(error).__name__})") from error
+    return getattr(config, "max_position_embeddings", None)

@@ -1,0 +1,71 @@
+"""Attention over documents that share their prompt, without padding and without a mask.
+
+The tokens of a micro-batch lie in one flat row: for every prompt its tokens once, then the completions of its rollouts.
+Everything but attention works on single tokens and so sees each prompt once instead of n times. Attention gathers each
+rollout's own document (prompt, completion) from the row, runs causal scaled-dot-product attention on it, and scatters the
+results back:
+
+    row       p p p a a a b b            positions  0 1 2 3 4 5 3 4
+    documents [p p p a a a]              take: indices into the row, one row per document, padded at the end
+              [p p p b b .]              put:  for each token of the row, where its result lies among the documents
+
+A document can see nothing but itself by construction; padding lies after a document's last token, where causal attention
+hides it. Registered with transformers' AttentionInterface under "documents", so that any model which takes its attention
+from there can use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+DOCUMENTS = "documents"
+
+
+@dataclass(slots=True)
+class DocumentPlan:
+    """Where the documents of a flat row of S tokens lie."""
+
+    blocks: list[Tensor]  # each [N, L] int64: documents of similar length; pads repeat the document's last token
+    put: Tensor  # [S] int64: index among the blocks' N * L results, block after block
+
+
+def documents_attention(
+    module: nn.Module,
+    query: Tensor,  # [1, heads, S, D]
+    key: Tensor,  # [1, kv_heads, S, D]
+    value: Tensor,  # [1, kv_heads, S, D]
+    attention_mask: Tensor | None,
+    *,
+    plan: DocumentPlan,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer. Returns ([1, S, heads, D], None)."""
+    assert attention_mask is None, "documents attention needs no mask, and was given one"
+    assert query.shape[0] == 1, "documents lie in one flat row"
+    longest = max(block.shape[1] for block in plan.blocks)
+    if sliding_window is not None and longest > sliding_window:
+        raise NotImplementedError(
+            f"a document of {longest} tokens exceeds the sliding window of {sliding_window}: use model.attention=sdpa"
+        )
+    flat = [part.squeeze(0).transpose(0, 1).flatten(1) for part in (query, key, value)]  # [S, heads * D]
+    dim = query.shape[-1]
+    results = []
+    for block in plan.blocks:
+        documents = [part.index_select(0, block.view(-1)).view(*block.shape, -1, dim).transpose(1, 2) for part in flat]
+        result = F.scaled_dot_product_attention(
+            *documents, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
+        )  # [N, heads, L, D]
+        results.append(result.transpose(1, 2).reshape(block.numel(), -1))
+    return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], -1, dim), None
+
+
+AttentionInterface.register(DOCUMENTS, documents_attention)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+from prolong.common.logprobs import head_logprobs, predictors, token_logprobs
+
+
+def naive_logprob(logits: torch.Tensor, token: int, temperature: float) -> float:
+    exponentials = [float(torch.exp(x / temperature)) for x in logits]
+    return float(np.log(exponentials[token] / sum(exponentials)))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.2])
+def test_token_logprobs_are_those_of_the_tempered_softmax(temperature: float) -> None:
+    logits = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([0, 1, 2, 3, 4, 0, 1])
+    got, entropy = token_logprobs(logits, tokens, temperature)
+    for i in range(7):
+        assert got[i].item() == pytest.approx(naive_logprob(logits[i], int(tokens[i]), temperature), rel=1e-12)
+        table = [naive_logprob(logits[i], v, temperature) for v in range(5)]
+        assert entropy[i].item() == pytest.approx(-sum(np.exp(x) * x for x in table), rel=1e-12)
+
+
+def test_predictors_pair_each_token_with_the_state_before_it() -> None:
+    assert predictors(np.array([4, 5, 6]), np.array([9, 10, 11])).tolist() == [6, 9, 10]
+    assert predictors(np.array([0]), np.array([1])).tolist() == [0]
+
+
+def test_chunked_head_has_the_values_and_gradients_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 11, (23,), generator=generator)
+    results = []
+    for chunk in (100, 23, 5, 1):
+        hidden = torch.randn(23, 8, dtype=torch.float64, generator=generator.manual_seed(2)).requires_grad_()
+        weight = torch.randn(11, 8, dtype=torch.float64, generator=generator).requires_grad_()
+        logprobs, entropy = head_logprobs(hidden, weight, None, tokens, temperature=1.3, chunk=chunk)
+        (logprobs * torch.arange(23)).sum().backward()
+        assert not entropy.requires_grad
+        results.append((logprobs.detach(), entropy, hidden.grad, weight.grad))
+    for other in results[1:]:
+        for left, right in zip(results[0], other, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_states_give_float32_logits() -> None:
+    hidden = torch.randn(4, 8, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(6, 8, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(4))
+    tokens = torch.tensor([0, 1, 2, 3])
+    got, _ = head_logprobs(hidden, weight, None, tokens, temperature=1.0, chunk=8)
+    exact, _ = token_logprobs(hidden.double() @ weight.double().T, tokens, 1.0)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-5)
