@@ -26,6 +26,13 @@ def config_parser(command: str, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
+def log_to_stderr() -> None:
+    """What a component says while it runs; `prolong train` sends it to runs/NAME/logs/."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
 def train(argv: list[str]) -> int:
     """run everything on this machine: buffer, learner and actors, supervised, with a live view"""
     args = config_parser("train", train.__doc__ or "").parse_intermixed_args(argv)
@@ -39,6 +46,7 @@ def buffer(argv: list[str]) -> int:
     args = config_parser("buffer", buffer.__doc__ or "").parse_intermixed_args(argv)
     from ..common.compose import compose
 
+    log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     importlib.import_module("prolong.buffer.main").main(cfg)
     return 0
@@ -50,6 +58,7 @@ def learner(argv: list[str]) -> int:
     from ..common.compose import compose
     from . import ranks
 
+    log_to_stderr()
     return ranks.launch(compose(args.recipe, args.overrides))
 
 
@@ -60,6 +69,7 @@ def actor(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     from ..common.compose import compose
 
+    log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     name = args.name or f"actor-{os.uname().nodename}-{os.getpid()}"
     importlib.import_module("prolong.actor.main").main(cfg, name)

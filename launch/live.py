@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 
 from rich import box
@@ -24,7 +26,8 @@ from ..common.types import TicketState
 from .summary import by_domain, clock, score
 
 BARS = "▁▂▃▄▅▆▇█"
-HISTORY = 24  # steps that a sparkline shows, and that rates are averaged over
+RECENT = 10  # steps that rates and shares are averaged over
+CURVE = 12  # characters of a reward curve, over the whole run
 Record = dict[str, float]
 
 
@@ -48,7 +51,8 @@ class MetricsTail:
             chunk = file.read()
         complete = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines() if line.strip()], restarted
+        records = [json.loads(line) for line in complete.splitlines() if line.strip()]
+        return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
 
 
 @dataclass(slots=True)
@@ -60,18 +64,23 @@ class Progress:
     eta: int
     folder: Path
     started: float = field(default_factory=monotonic)
-    records: deque[Record] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    heldout: Record = field(default_factory=dict)  # the newest record that carries validation scores
+    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT))
+    rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
+    heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, domain -> pass rate), oldest first
     status: Status | None = None
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=3))
 
     def add(self, records: Iterable[Record], *, restarted: bool = False) -> None:
         if restarted:
             self.records.clear()
+            self.rewards.clear()
+            self.heldout.clear()
         for record in records:
             self.records.append(record)
-            if any(key.startswith("validation/") for key in record):
-                self.heldout = record
+            for domain in sorted(_domains(record)):
+                self.rewards.setdefault(domain, []).append(record[f"reward/{domain}"])
+            if scores := heldout_scores(record):
+                self.heldout.append((int(record["step"]), scores))
 
     @property
     def step(self) -> int:
@@ -90,21 +99,16 @@ class Progress:
         return self.records[-1].get(key) if self.records else None
 
     def mean(self, key: str) -> float | None:
-        """Over the last ten steps that have it."""
-        values = [record[key] for record in list(self.records)[-10:] if key in record]
-        return sum(values) / len(values) if values else None
+        """Over the last steps that have it."""
+        values = [record[key] for record in self.records if key in record]
+        return fmean(values) if values else None
 
-    def domains(self) -> list[str]:
-        return sorted({key.split("/")[1] for record in self.records for key in record if _is_domain_reward(key)})
-
-    def actors(self) -> list[str]:
-        keys = {key for record in self.records for key in record}
-        return sorted({key.split("/")[1] for key in keys if key.startswith("actor/") and key.count("/") == 2})
-
-    def idle_share(self, actor: str) -> float | None:
-        """Of an actor's time over the last steps."""
-        idle, busy = self.mean(f"actor/{actor}/idle_s"), self.mean(f"actor/{actor}/busy_s")
-        return None if idle is None or busy is None else idle / max(idle + busy, 1e-9)
+    @property
+    def idle_share(self) -> float | None:
+        """Of the actors' time over the last steps."""
+        spent = [self.mean(f"actor/{key}") for key in ("idle_s", "busy_s", "weights_s")]
+        total = sum(value or 0.0 for value in spent)
+        return spent[0] / total if spent[0] is not None and total > 0 else None
 
     @property
     def wait_share(self) -> float | None:
@@ -113,13 +117,16 @@ class Progress:
         return None if wait is None or step is None else min(1.0, wait / max(step, 1e-9))
 
 
-def _is_domain_reward(key: str) -> bool:
-    return key.startswith("reward/") and key.count("/") == 1 and key != "reward/mean"
+def _domains(record: Record) -> set[str]:
+    return {key.split("/")[1] for key in record if key.startswith("reward/") and key.count("/") == 1} - {"mean"}
 
 
-def sparkline(values: Iterable[float]) -> str:
-    """One character per value of 0 to 1."""
-    return "".join(BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] for value in values)
+def sparkline(values: Sequence[float], width: int = CURVE) -> str:
+    """Values of 0 to 1 in at most `width` characters; each shows the mean of its stretch of values."""
+    width = min(width, len(values))
+    cuts = [i * len(values) // width for i in range(width + 1)] if width else []
+    means = [fmean(values[start:end]) for start, end in pairwise(cuts)]
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(mean * len(BARS))))] for mean in means)
 
 
 def heldout_scores(record: Record, setting: str = "sampled") -> dict[str, float]:
@@ -177,8 +184,7 @@ def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
 
 def _rewards(progress: Progress) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    for domain in progress.domains():
-        history = [record[f"reward/{domain}"] for record in progress.records if f"reward/{domain}" in record]
+    for domain, history in sorted(progress.rewards.items()):
         tasks = {key.split("/")[2]: value for key, value in progress.records[-1].items() if key.startswith(f"reward/{domain}/")}
         words = Text("  ".join(f"{task} {score(value)}" for task, value in sorted(tasks.items())), style="dim")
         grid.add_row(
@@ -188,11 +194,14 @@ def _rewards(progress: Progress) -> RenderableType:
 
 
 def _heldout(progress: Progress) -> RenderableType:
-    scores = heldout_scores(progress.heldout)
-    if not scores:
+    if not progress.heldout:
         return Text("-", style="dim")
-    text = Text("   ".join(f"{domain} {score(value)}" for domain, value in scores.items()), style="green")
-    return text.append(f"   (at step {int(progress.heldout['step'])})", style="dim")
+    (first_step, first), (step, last) = progress.heldout[0], progress.heldout[-1]
+    text = Text()
+    for domain, value in last.items():
+        before = f"{score(first.get(domain))} -> " if step > first_step else ""
+        text.append(f"{domain} {before}").append(f"{score(value)}   ", style="bold green")
+    return text.append(f"(step {first_step} -> {step})" if step > first_step else f"(step {step})", style="dim")
 
 
 def _staleness(progress: Progress) -> str:
@@ -201,9 +210,8 @@ def _staleness(progress: Progress) -> str:
 
 
 def _waiting(progress: Progress) -> str:
-    shares = [f"learner {_percent(progress.wait_share)}"]
-    shares += [f"{actor} {_percent(progress.idle_share(actor))}" for actor in progress.actors()[:6]]
-    return "   ".join(shares) + "   of the time"
+    actors = _number(progress.last("actor/num_actors"), ".0f")
+    return f"learner waits {_percent(progress.wait_share)}   actors ({actors}) idle {_percent(progress.idle_share)}"
 
 
 def _speed(progress: Progress) -> str:
@@ -217,6 +225,8 @@ def _speed(progress: Progress) -> str:
 def _ledger(status: Status) -> RenderableType:
     text = Text()
     for state in TicketState:
+        if state is TicketState.filtered:
+            text.append("\n")
         count = status.ledger.get(state.value, 0)
         text.append(f"{state.value} ", style="dim").append(f"{count:,}  ")
     balanced = Text("balanced", style="green") if status.balanced else Text("NOT BALANCED", style="bold red")
@@ -225,9 +235,9 @@ def _ledger(status: Status) -> RenderableType:
 
 def line(progress: Progress) -> str:
     """The same in one line, for logs and pipes."""
-    rewards = " ".join(f"{domain} {score(progress.last(f'reward/{domain}'))}" for domain in progress.domains())
-    heldout = " ".join(f"{domain} {score(value)}" for domain, value in heldout_scores(progress.heldout).items())
-    idle = " ".join(f"{actor} idle {_percent(progress.idle_share(actor))}" for actor in progress.actors()[:4])
+    rewards = " ".join(f"{domain} {score(history[-1])}" for domain, history in sorted(progress.rewards.items()))
+    scores = progress.heldout[-1][1] if progress.heldout else {}
+    heldout = " ".join(f"{domain} {score(value)}" for domain, value in scores.items())
     left = "-" if progress.left_s is None else clock(progress.left_s)
     stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
     publish = progress.last("weights/publish_s")
@@ -236,7 +246,7 @@ def line(progress: Progress) -> str:
         f"reward {rewards or score(progress.last('reward/mean'))}",
         f"held-out {heldout or '-'}",
         f"staleness {stale}",
-        f"learner waits {_percent(progress.wait_share)} {idle}".rstrip(),
+        f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
         f"{_number(progress.last('learner/tokens_per_s'), ',.0f')} tokens/s",
         f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",
         f"reference {_number(progress.last('reference/epoch'), '.0f')}",

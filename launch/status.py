@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import msgspec
 import zmq
 from rich import box
 from rich.console import Console
@@ -127,9 +128,7 @@ def _from_buffer(status: Status) -> dict[str, Any]:
         "balanced": status.balanced,
         "peers": status.peers,
         "counters": status.counters,
-        "validation": [
-            {"version": s.version, "setting": s.setting, "mean": s.mean, "by_task": s.by_task} for s in status.validation
-        ],
+        "validation": [msgspec.structs.asdict(score) for score in status.validation],
     }
 
 

@@ -78,6 +78,7 @@ class Supervisor:
         self._restarts = dict.fromkeys(self._processes, 0)
         self._started: dict[str, float] = {}
         self._running: dict[str, asyncio.Event] = {}  # name -> set when it has ended
+        self._left: set[str] = set()  # ended with code 0
         self._timers: list[asyncio.TimerHandle] = []
         self._interrupts = 0
         self._hurry = asyncio.Event()
@@ -129,7 +130,8 @@ class Supervisor:
         if self._end.done():
             return
         if code == 0 and name != self._leader:
-            return  # it was told that the run is over; the leader says whether that is so
+            self._left.add(name)  # it was told that the run is over; the leader says whether that is so
+            return
         if code == 0 and self._finished():
             self._finish(Outcome(code=0))
             return
@@ -140,6 +142,9 @@ class Supervisor:
         """Start it again after a back-off, unless that is hopeless."""
         if code == USER_ERROR:
             self.fail(f"{name} refused to go on", code=USER_ERROR)
+            return
+        if self._last in self._left:
+            self.fail(f"{self._last} was stopped before the run was over")
             return
         if monotonic() - self._started[name] > HEALTHY_S:
             self._restarts[name] = 0
