@@ -18,10 +18,11 @@ from typing import Any
 
 import msgspec
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from ..common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, ProlongError, WireError, WireSizeError
 from ..common.messages import FromBuffer, GroupAck, Hello, Status, StatusRequest, Stop, Welcome
-from ..common.sockets import connect_dealer
+from ..common.sockets import close_watched, connect_dealer
 from ..common.wire import Decoder, encode
 from .inbox import Inbox as Inbox
 from .session import Session
@@ -70,7 +71,7 @@ class BufferClient:
         context = zmq.Context()
         routing_id = f"{self._hello.role}/{self._hello.name[:64]}/{os.getpid()}/{os.urandom(4).hex()}".encode()
         try:
-            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id)
+            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id, watch=True)
         except ConfigError:
             context.term()
             self.close(0.0)
@@ -129,13 +130,16 @@ class BufferClient:
     def _run(self, context: zmq.Context, dealer: zmq.Socket, session: Session) -> None:
         """Consumes the queue and the socket; blocks on both in one poll; unblocked by a frame, a wake byte or a due heartbeat.
         Stops when the session ended, or when `close` was called and everything is flushed or its time is over."""
+        monitor, poller = dealer.get_monitor_socket(), zmq.Poller()
+        for source in (dealer, monitor, self._wake_reader):
+            poller.register(source, zmq.POLLIN)
         try:
             while session.ended is None and not self._may_close(session):
                 self._drain_queue(session)
                 session.stats = self._stats
                 session.tick(monotonic())
                 self._send_frames(dealer, session)
-                self._wait(dealer, session)
+                self._wait(poller, dealer, monitor, session)
                 self._receive_frames(dealer, session)
             self._finish(session.ended or BufferUnreachable(f"the connection of {self._hello.name} was closed"))
         except Exception as error:
@@ -143,7 +147,7 @@ class BufferClient:
             raise
         finally:
             linger_s = max(0.0, self._close_at - monotonic()) if self._close_at is not None and session.is_up else 0.0
-            dealer.close(linger=int(1000 * linger_s))
+            close_watched(dealer, linger_s)
             context.term()
 
     def _may_close(self, session: Session) -> bool:
@@ -167,17 +171,21 @@ class BufferClient:
                 return  # not connected, or the peer is far behind: it stays queued, and poll says when to go on
             session.out.popleft()
 
-    def _wait(self, dealer: zmq.Socket, session: Session) -> None:
+    def _wait(self, poller: zmq.Poller, dealer: zmq.Socket, monitor: zmq.Socket, session: Session) -> None:
         until = session.next_tick()
         if self._close_at is not None:
             until = min(until, self._close_at)
-        poller = zmq.Poller()
-        poller.register(dealer, zmq.POLLIN | (zmq.POLLOUT if session.out else 0))
-        poller.register(self._wake_reader, zmq.POLLIN)
-        for ready, _ in poller.poll(max(0, int(1000 * (until - monotonic())) + 1)):
-            if ready == self._wake_reader.fileno():
-                self._wake_reader.recv(4096)
-                self._wake_pending = False  # before the queue is drained: a message queued from now on wakes again
+        poller.modify(dealer, zmq.POLLIN | (zmq.POLLOUT if session.out else 0))
+        ready = dict(poller.poll(max(0, int(1000 * (until - monotonic())) + 1)))
+        if self._wake_reader.fileno() in ready:
+            self._wake_reader.recv(4096)
+            self._wake_pending = False  # before the queue is drained: a message queued from now on wakes again
+        if monitor in ready:
+            event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            if event == zmq.EVENT_DISCONNECTED:
+                session.disconnected()
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                session.connected(monotonic())
 
     def _receive_frames(self, dealer: zmq.Socket, session: Session) -> None:
         for _ in range(BURST):

@@ -1,10 +1,12 @@
 """A client's side of the protocol, without socket, clock or thread: handshake, heartbeats, silence, what must be sent again.
 
-    greeting --Welcome--> up --silence > lease_s, or Alive(known=False)--> greeting --6 x silence, or Refused--> ended
-                          up --Stop--> up, and every inbox ends
+    greeting --Welcome--> up         up --new connection, silence > lease_s, or Alive(known=False)--> greeting
+    greeting --6 x silence, or Refused--> ended         up --Stop--> up, and every inbox ends
 
 While greeting only Hello goes out; everything else is held. After each Welcome what has no answer yet is sent again, first:
 groups until their GroupAck, TakeBatch until BatchReady, Publish until PublishPlan, Finish until Finished.
+Hello leaves once per connection: a second one of a fresh learner would begin a second generation. But every new connection gets
+one, because what was under way in the broken one is lost.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ from ..common.messages import (
     StepDone,
     Stop,
     TakeBatch,
+    WeightsApplied,
     Welcome,
 )
 from ..common.wire import encode
 
-HELLO_AGAIN_S = 2.0  # between greetings that nobody answered
 REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 SILENCES = 6  # times lease_s without a word: the buffer is unreachable
 
@@ -61,17 +63,29 @@ class Session:
         self._deadline = now + timeout_s  # of greeting
         self._patience_s = timeout_s
         self._refusal = ""
-        self._hello_at = now
+        self._connected = False
+        self._hello_at: float | None = None  # when Hello is due, if it is
         self._heard = now
         self._heartbeat_at = 0.0
+
+    def connected(self, now: float) -> None:
+        """A connection to a buffer stands: the first one, or a new one after a break."""
+        self._connected = True
+        self._hello_at = now
+        if not self._greeting:
+            self._greet(now)
+
+    def disconnected(self) -> None:
+        """The connection broke; ZeroMQ tries for another."""
+        self._connected = False
 
     def submit(self, message: Any, frame: bytes) -> None:
         """Queue a message of the application."""
         key = _question(message)
         if key is not None:
             self._unanswered[key] = frame
-        if isinstance(message, StepDone):  # a Hello after this must not take the buffer back to an older version
-            self.hello = msgspec.structs.replace(self.hello, version=message.version, generation=message.generation)
+        if isinstance(message, StepDone) or (isinstance(message, WeightsApplied) and not message.error):
+            self.hello = msgspec.structs.replace(self.hello, version=message.version)  # the next Hello tells the truth
         (self._held if self._greeting else self.out).append((key, frame))
 
     def receive(self, message: Any, now: float) -> Any:
@@ -108,14 +122,14 @@ class Session:
                 self._heartbeat_at = now + self.welcome.heartbeat_s
         if self._greeting and now >= self._deadline:
             self.ended = self.stopped or self._unreachable()
-        elif self._greeting and now >= self._hello_at:
-            self.out = deque([(None, encode(self.hello))])  # instead of one that could not be sent yet
-            self._hello_at = now + HELLO_AGAIN_S
+        elif self._greeting and self._connected and self._hello_at is not None and now >= self._hello_at:
+            self.out = deque([(None, encode(self.hello))])
+            self._hello_at = None
 
     def next_tick(self) -> float:
         """When `tick` has something to do, if nothing arrives before."""
         if self._greeting or self.welcome is None:
-            return min(self._hello_at, self._deadline)
+            return self._deadline if self._hello_at is None or not self._connected else min(self._hello_at, self._deadline)
         return min(self._heartbeat_at, self._heard + self.welcome.lease_s + 0.001)
 
     def flushed(self) -> bool:

@@ -106,10 +106,10 @@ def _join(section: str, name: str) -> str:
 
 
 def _unknown(key: str, value: Any, siblings: list[str]) -> ConfigError:
-    """The nearest key is looked for beside it first, then among the last parts of all keys."""
+    """The nearest key: of the same last part, else beside it, else with a similar last part."""
     by_leaf = {known.rpartition(".")[2]: known for known in reversed(dotted_keys())}
-    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
-    if not near:
-        near = [by_leaf[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.8)]
+    leaf = key.rpartition(".")[2]
+    near = [by_leaf[leaf]] if leaf in by_leaf else difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
+    near = near or [by_leaf[close] for close in difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.8)]
     expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings)}"
     return ConfigError(f"{key} = {value!r}: unknown key; {expected}")

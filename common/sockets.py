@@ -45,9 +45,12 @@ def bind_router(context: zmq.Context, address: str, max_bytes: int, *, allow_ins
     return socket
 
 
-def connect_dealer(context: zmq.Context, address: str, max_bytes: int, routing_id: bytes = b"") -> zmq.Socket:
+def connect_dealer(
+    context: zmq.Context, address: str, max_bytes: int, routing_id: bytes = b"", *, watch: bool = False
+) -> zmq.Socket:
     """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
 
+    With `watch`, its `get_monitor_socket()` tells of every connection that stands and every one that broke; close both.
     Raises: ConfigError for something that is no address.
     """
     socket = context.socket(zmq.DEALER)
@@ -57,12 +60,24 @@ def connect_dealer(context: zmq.Context, address: str, max_bytes: int, routing_i
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
     if routing_id:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    if watch:  # before connecting, or the first event would be missed
+        socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
+        if watch:
+            close_watched(socket, linger_s=0.0)
         socket.close(linger=0)
         raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT ({error})") from error
     return socket
+
+
+def close_watched(dealer: zmq.Socket, linger_s: float) -> None:
+    """Close a watched DEALER; what is still queued may leave within `linger_s` while its context terminates."""
+    monitor = dealer.get_monitor_socket()
+    dealer.disable_monitor()
+    monitor.close(linger=0)
+    dealer.close(linger=int(1000 * linger_s))
 
 
 def endpoint_of(socket: zmq.Socket) -> str:
