@@ -1,7 +1,7 @@
 """Tickets out, groups in: the side of the buffer that faces the actors.
 
-`issue` is credit, the backward edge from buffer to actors. Validation tickets go first; then training tickets, one at a time to the
-actor with the largest share of its capacity free, so that actors of any size fill evenly and one that joins late takes its share.
+`issue` is credit, the backward edge from buffer to actors. Validation tickets go first; then training tickets, one at a
+time to the actor with the largest share of its capacity free: actors of any size fill evenly, a late one gets its share.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The journal: batches are logged before they are handed out, so that a restarted learner is served the very same ones.
 
-`BatchLog` is the seam to the disk; `Journal` is the real one (LMDB, one durable commit a call), `MemoryJournal` serves simulations.
+`BatchLog` is the seam to the disk; `Journal` is the real one (LMDB, durable), `MemoryJournal` serves simulations.
 Keys: b"batch" + version (8 bytes, big-endian), b"state" + version, b"newest". Values: MessagePack of the structs.
 """
 
@@ -140,7 +140,8 @@ class Journal:
         except lmdb.MapFullError as error:
             size = sum(map(len, put.values()))
             raise JournalError(
-                f"the journal {self._folder} is full: {size} bytes do not fit into {self._max_gb} GB; save checkpoints more often"
+                f"the journal {self._folder} is full: {size} bytes do not fit into {self._max_gb:g} GB; "
+                "save checkpoints more often: they free the batches before them"
             ) from error
         except lmdb.Error as error:
             raise JournalError(f"cannot write to the journal {self._folder}: {error}; is the disk full?") from error
@@ -154,7 +155,8 @@ class Journal:
                 return msgspec.msgpack.decode(value, type=kind)
             except msgspec.DecodeError as error:
                 raise JournalError(
-                    f"the journal {self._folder} holds a {kind.__name__} that this version cannot read: {error}; start a fresh run"
+                    f"the journal {self._folder} holds a {kind.__name__} that this version cannot read: {error}; "
+                    "start a run of another name"
                 ) from error
 
     def _keys(self, kind: bytes) -> list[bytes]:

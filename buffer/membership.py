@@ -2,7 +2,7 @@
 
     Publish -> plan: members, epoch      UpdateWeights -> each member      WeightsApplied -> ... -> PublishResult
 
-An epoch is one process group: the learner and a fixed list of actors. Another list, or a member that failed, makes another epoch.
+An epoch is one process group: the learner and a fixed list of actors. Another list, or a member that failed, makes another one.
 An actor that failed or was late is cordoned: no tickets, until it acknowledged weights again.
 """
 
@@ -44,7 +44,7 @@ class Membership:
     """The weights plane as the buffer sees it. Bytes never pass here."""
 
     def __init__(self, *, timeout_s: float, patience_s: float) -> None:
-        """`timeout_s`: of one publish. `patience_s`: how long an actor may lack weights before the learner is asked for them."""
+        """`timeout_s`: of one publish. `patience_s`: how long the learner is left in peace before it is asked for one."""
         self.epoch = 0
         self._timeout_s, self._patience_s = timeout_s, patience_s
         self._holdings: dict[str, Holding] = {}

@@ -118,8 +118,8 @@ def refusal(hello: Hello, peers: Peers, tokenizer: str) -> Refused | None:
         return Refused(reason=f"the name {hello.name} is taken by a living {namesake.role}; choose another", retry=True)
     if hello.role is Role.learner and learner is not None and not (learner.name == hello.name and learner.is_process(hello)):
         return Refused(
-            reason=f"learner {learner.name} (pid {learner.hello.pid} on {learner.hello.host}) is alive, and there can be only one; "
-            "stop it first",
+            reason=f"learner {learner.name} (pid {learner.hello.pid} on {learner.hello.host}) is alive; "
+            "there can be only one: stop it first",
             retry=True,
         )
     return None

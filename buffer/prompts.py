@@ -41,9 +41,7 @@ def load_prompts(source: SourceConfig, tokenizer: Tokenizer, max_context: int, m
                 f"(model.max_context = {max_context}, of which {max_tokens} are for the completion)"
             )
         if prompt.uid in line_of:
-            raise DataError(
-                f"{path}, line {line}: uid {prompt.uid!r} is taken by line {line_of[prompt.uid]}; uids must be unique"
-            )
+            raise DataError(f"{path}, line {line}: uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
         line_of[prompt.uid] = line
         prompts.append(prompt)
     if not prompts:

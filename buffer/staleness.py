@@ -1,4 +1,4 @@
-"""The staleness contract (docs/architecture.md): who may be issued a ticket, by when it must be trained, what the learner may take.
+"""The staleness contract: who may be issued a ticket, by when its group must be trained, what the learner may take.
 
 `head` is the version of the next batch to be formed. A ticket whose oldest token may be of version v has the deadline v + eta:
 the last head that may take it. The contract of `wait` is one inequality, kept at every moment:
@@ -6,8 +6,8 @@ the last head that may take it. The contract of `wait` is one inequality, kept a
     for every k in 0..eta:   untrained tickets with deadline <= head + k   <=   (k + 1) * B                             (F)
 
 Admission keeps it when tickets are issued, selection keeps it when head moves on, and everything else only takes tickets away.
-So a batch that meets every deadline always exists once the right groups have arrived (it is the scheduling of unit
-jobs with deadlines on a machine that does B jobs a slot: (F) is the exact feasibility test, earliest deadline first attains it).
+So a batch that meets every deadline always exists once the right groups have arrived. (It is the scheduling of unit jobs with
+deadlines on a machine that does B jobs a slot: (F) is the exact test of feasibility, and earliest deadline first attains it.)
 `evict` and `mask` issue without (F) and drop groups that missed their deadline instead.
 """
 
@@ -23,7 +23,7 @@ from ..common.errors import LedgerError
 def required(pending: Sequence[int], batch: int) -> list[int]:
     """How many tickets of the k + 1 earliest deadline classes the next batch must hold, at least, so that (F) holds after it.
 
-    `pending[k]`: untrained tickets with deadline head + k, stored or not. Ascending; an entry above `batch` means that (F) is broken.
+    `pending[k]`: untrained tickets with deadline head + k, stored or not. The answer ascends; above `batch`, (F) is broken.
     """
     late = (total - k * batch for k, total in enumerate(accumulate(pending)))
     return list(accumulate((max(count, 0) for count in late), max))
@@ -68,7 +68,7 @@ class StalenessContract:
     def admits(self, version: int, learner_version: int, untrained: int) -> bool:
         """Whether a ticket may be issued to an actor that holds `version`.
 
-        At most (eta + 1) B tickets are untrained, no more than the steps that are left can take, and the ticket must be trainable.
+        At most (eta + 1) B tickets are untrained, no more than the steps left can take, and this one must be trainable.
         """
         room = untrained < (self.eta + 1) * self.batch and learner_version * self.batch + untrained < self.steps * self.batch
         if not room or version > self.head or version + self.eta < self.head:

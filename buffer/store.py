@@ -76,7 +76,7 @@ class Store:
         return self.contract.admits(version, self.version, self.ledger.untrained)
 
     def issue(self, ordinal: int, version: int) -> Ticket:
-        """Issue and lease a ticket to an actor that holds `version`: a prompt that failed before first, else the mixture's next."""
+        """Issue and lease a ticket to an actor that holds `version`: prompts that failed go first, then the mixture's next."""
         prompt, attempt = self.retries.popleft() if self.retries else (self.mixture.next(), 0)
         ticket = Ticket(
             ordinal=ordinal,
@@ -138,7 +138,7 @@ class Store:
             self.counters.count("buffer/prompts_given_up")
 
     def distrust(self, actor: str, version: int) -> None:
-        """Stored groups of an actor with tokens of `version` or later count as failed: its weights were not what they should be."""
+        """Stored groups of an actor with tokens of `version` or later fail: its weights were not what they should be."""
         for entry in self.ledger.entries():
             group = entry.group
             if group is not None and group.actor == actor and newest_version(group) >= version:

@@ -1,7 +1,7 @@
-"""What happens to the store when a learner arrives: it continues the recorded history, or a new generation begins.
+"""What a learner's arrival does to the store: it continues the recorded history, or a generation begins.
 
 A learner that restarts from checkpoint s **continues** when it is of the store's generation and every batch s..head-1 is in the
-journal: those steps are redone with the very same batches. Otherwise the generation is fenced off: whatever belongs to it is stale.
+journal: those steps are redone with the very same batches. Otherwise the generation is fenced off: all of it is stale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rewind(store: Store, version: int) -> None:
 
 
 def fork(store: Store, version: int, generation: int) -> None:
-    """A generation begins at `version`; everything else that was issued becomes stale. Prompts go on from the checkpoint's state."""
+    """A generation begins at `version`; all else that was issued is stale. Prompts go on from the checkpoint's state."""
     state = store.journal.load_state(version)
     for entry in store.ledger.entries():
         store.ledger.move(entry.ticket.ordinal, TicketState.stale)

@@ -57,7 +57,7 @@ class Validation:
         return not self._sweeps
 
     def start_whole(self, version: int, *, blocks: bool) -> None:
-        """Start the sweeps before and after: every prompt, sampled and (if asked) greedily; those already scored are left out."""
+        """Start a sweep before or after: every prompt, sampled and (if asked) greedily; what is scored already is left out."""
         for setting in (SAMPLED, GREEDY) if self._cfg.greedy else (SAMPLED,):
             self._start(version, setting, self._heldout, blocks=blocks)
 

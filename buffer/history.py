@@ -1,0 +1,124 @@
+"""The run as it is recorded: which step the learner is at, which batches were handed out, what a dead process must find again.
+
+Every batch is logged before anybody sees it, so that a learner that restarts is served the very same ones.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..common.config import Config
+from ..common.messages import Hello
+from ..common.types import Batch
+from . import timeline
+from .dispatch import Dispatch
+from .journal import BatchLog, BufferState
+from .membership import Membership
+from .peers import Peers
+from .store import Store
+from .validation import Validation
+
+
+class History:
+    """The side of the buffer that faces the learner."""
+
+    def __init__(
+        self, cfg: Config, journal: BatchLog, store: Store, validation: Validation, membership: Membership, dispatch: Dispatch
+    ) -> None:
+        self._journal, self._store, self._validation = journal, store, validation
+        self._membership, self._dispatch = membership, dispatch
+        self._steps, self._keep = cfg.run.steps, cfg.checkpoint.keep
+        self._checkpoints: list[int] = []  # versions that the learner retains, ascending
+        self._waiting: int | None = None  # version of the batch that the learner waits for
+
+    def arrive(self, hello: Hello) -> None:
+        """A learner comes: it continues this history, or begins a generation. Raises DataError, JournalError."""
+        version = max(hello.version, 0)
+        if self._store.generation == 0:
+            self._restore()
+        if timeline.continues(self._store, version, hello.generation):
+            timeline.rewind(self._store, version)
+        else:
+            timeline.fork(self._store, version, hello.generation)
+            self._dispatch.leases.clear()
+            self._validation.rewind(version if hello.generation > 0 else -1)
+            self._checkpoints = [saved for saved in self._checkpoints if saved <= version]
+        self._waiting = None
+        if version == 0 and self._store.head == 0:
+            self._validation.start_whole(0, blocks=True)
+        self.save()
+
+    def _restore(self) -> None:
+        """Become what a dead buffer recorded, if there was one."""
+        state = self._journal.load_state()
+        if state is None:
+            return
+        timeline.restore(self._store, state)
+        self._validation.restore(state.validation)
+        self._membership.epoch = state.epoch
+        self._dispatch.next_ordinal = state.next_ordinal + timeline.RESTART_GAP
+        self._checkpoints = list(state.checkpoints)
+
+    def leave(self) -> None:
+        """The learner is gone: nobody waits for a batch."""
+        self._waiting = None
+
+    def take(self, version: int) -> bool:
+        """The learner waits for the batch of `version`; asking says that it made `version`, should that message have been lost.
+
+        False when this history has no such step.
+        """
+        self.advance(version)
+        if version != self._store.version:
+            return False
+        self._waiting = version
+        return True
+
+    def try_serve(self, peers: Peers) -> Batch | None:
+        """The batch that the learner waits for, if the contract allows: a recorded one again, or one that is formed now."""
+        if self._waiting is None:
+            return None
+        if self._waiting < self._store.head:
+            batch = self._journal.batch(self._waiting)
+            assert batch is not None, f"the batch of version {self._waiting} was forgotten"
+        else:
+            batch = self._form(peers)
+        if batch is not None:
+            self._waiting = None
+        return batch
+
+    def _form(self, peers: Peers) -> Batch | None:
+        """The next batch, logged before anybody sees it."""
+        batch = self._store.try_take()
+        if batch is None:
+            return None
+        metrics = batch.metrics | peers.actor_metrics() | self._store.counters.next_step()
+        batch = msgspec.structs.replace(batch, metrics=metrics, validation=self._validation.take_unreported())
+        self._journal.log_batch(batch, self._record())
+        return batch
+
+    def advance(self, version: int) -> None:
+        """The learner says that it made `version`: news only if that is the step of the batch that it has."""
+        if version == self._store.version + 1 and version <= self._store.head:
+            self._store.step_done()
+            if version < self._steps:
+                self._validation.maybe_start_between(version)
+
+    def checkpoint(self, version: int) -> None:
+        """A checkpoint is durable: batches before the oldest that the learner retains need not be served again."""
+        self._checkpoints = sorted({*self._checkpoints, version})[-self._keep :]
+        self._journal.save_state(version, self._record())
+        self._journal.forget_before(self._checkpoints[0])
+
+    def save(self) -> None:
+        """Make the present state durable."""
+        self._journal.save_newest(self._record())
+
+    def _record(self) -> BufferState:
+        return timeline.record(
+            self._store,
+            epoch=self._membership.epoch,
+            next_ordinal=self._dispatch.next_ordinal,
+            validation=list(self._validation.scores),
+            checkpoints=list(self._checkpoints),
+        )
