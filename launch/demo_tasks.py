@@ -1,0 +1,173 @@
+"""The demo's four tasks: problems, their prompts, and the demonstrations that the warm-up imitates. No torch.
+
+    math/addition         What is 347+585?              12 13 9      -> \\boxed{932}     (sums of the columns, from the right)
+    math/digit_sum        What is 4+7+2+9?              11 13 22     -> \\boxed{22}      (running totals)
+    logic/number_sorting  Reasoning Gym, exact          1447         -> <answer>['12', '41', '45', '78']</answer> (tens, sorted)
+    logic/spell_backward  Reasoning Gym, partial credit planet       -> <answer>tenalp</answer>
+
+A demonstration is *careful* (it writes the middle column between <think> and </think>, and is right) or *hasty* (it answers at
+once and mostly slips the way people do). The warm-up sees mostly hasty ones, so its model guesses by habit and knows how to
+think; reinforcement learning finds that thinking pays. The skill is in the demonstrations: RL selects and sharpens it.
+
+Prompts of training, held-out prompts and demonstrations never share a question (`split`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BOX_INSTRUCTION = "? Put the answer in \\boxed{}."
+TAG_INSTRUCTION = "\nPut the answer in <answer> tags."
+CAREFUL_SHARE = 0.3  # of the demonstrations
+LUCKY_SHARE = 0.1  # of the hasty ones are right
+READ_ME = "What is "
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One task instance with what the two kinds of demonstration say about it."""
+
+    prompt: str
+    verifier: str
+    answer: dict[str, Any]  # what the verifier needs
+    careful: str  # a right completion that thinks
+    hasty: str  # a completion that answers at once
+
+
+def boxed(value: object) -> str:
+    return f"\\boxed{{{value}}}"
+
+
+def tagged(value: object) -> str:
+    return f"<answer>{value}</answer>"
+
+
+def addition(rng: random.Random) -> Problem:
+    """Three-digit addition. Hasty: adds column by column and forgets every carry."""
+    a, b = rng.randint(100, 999), rng.randint(100, 999)
+    columns, carry = [], 0
+    for x, y in zip(reversed(str(a)), reversed(str(b)), strict=True):
+        columns.append(int(x) + int(y) + carry)
+        carry = columns[-1] // 10
+    carryless = "".join(str((int(x) + int(y)) % 10) for x, y in zip(str(a), str(b), strict=True))
+    guess = a + b if rng.random() < LUCKY_SHARE else int(carryless)
+    return Problem(
+        prompt=f"{READ_ME}{a}+{b}{BOX_INSTRUCTION}",
+        verifier="math",
+        answer={"answer": str(a + b)},
+        careful=f"<think>{' '.join(map(str, columns))}</think>{boxed(a + b)}",
+        hasty=boxed(guess),
+    )
+
+
+def digit_sum(rng: random.Random) -> Problem:
+    """The sum of four to six digits. Hasty: a few off."""
+    digits = [rng.randint(1, 9) for _ in range(rng.randint(4, 6))]
+    totals = [sum(digits[: i + 1]) for i in range(1, len(digits))]
+    slip = 0 if rng.random() < LUCKY_SHARE else rng.choice([-4, -3, -2, -1, 1, 2, 3, 4])
+    return Problem(
+        prompt=f"{READ_ME}{'+'.join(map(str, digits))}{BOX_INSTRUCTION}",
+        verifier="math",
+        answer={"answer": str(totals[-1])},
+        careful=f"<think>{' '.join(map(str, totals))}</think>{boxed(totals[-1])}",
+        hasty=boxed(max(1, totals[-1] + slip)),
+    )
+
+
+def number_sorting(rng: random.Random) -> Problem:
+    """Three to five two-digit numbers. Hasty: the right numbers in a wrong order."""
+    entry = _gym("number_sorting")[rng.randrange(2**31)]
+    metadata = entry["metadata"]
+    numbers = [str(int(float(x))) for x in metadata["sorted_numbers"]]
+    shuffled = numbers if rng.random() < LUCKY_SHARE else rng.sample(numbers, len(numbers))
+    return Problem(
+        prompt=entry["question"] + TAG_INSTRUCTION,
+        verifier="reasoning_gym",
+        answer=_stored("number_sorting", entry, ("direction", "sorted_numbers")),
+        careful=f"<think>{''.join(n[0] for n in numbers)}</think>{tagged(_quoted(numbers))}",
+        hasty=tagged(_quoted(shuffled)),
+    )
+
+
+def spell_backward(rng: random.Random) -> Problem:
+    """A word of three to six lower-case letters. Hasty: forgets to turn it round."""
+    dataset = _gym("spell_backward")
+    entry = dataset[rng.randrange(2**31)]
+    while not (entry["metadata"]["word"].isascii() and entry["metadata"]["word"].islower()):
+        entry = dataset[rng.randrange(2**31)]
+    word = entry["metadata"]["word"]
+    return Problem(
+        prompt=entry["question"] + TAG_INSTRUCTION,
+        verifier="reasoning_gym",
+        answer=_stored("spell_backward", entry, ("word",)),
+        careful=f"<think>{word}</think>{tagged(word[::-1])}",
+        hasty=tagged(word[::-1] if rng.random() < LUCKY_SHARE else word),
+    )
+
+
+TASKS: dict[str, Callable[[random.Random], Problem]] = {
+    "math/addition": addition,
+    "math/digit_sum": digit_sum,
+    "logic/number_sorting": number_sorting,
+    "logic/spell_backward": spell_backward,
+}
+GYM_CONFIGS: dict[str, dict[str, Any]] = {
+    "number_sorting": {
+        "min_numbers": 3, "max_numbers": 5, "min_decimals": 0, "max_decimals": 0, "min_value": 10, "max_value": 99, "seed": 0
+    },
+    "spell_backward": {"min_word_len": 3, "max_word_len": 6, "seed": 0},
+}  # fmt: skip
+
+
+@functools.cache
+def _gym(name: str) -> Any:
+    import reasoning_gym  # two seconds: only those who make prompts pay for it
+
+    return reasoning_gym.create_dataset(name, **GYM_CONFIGS[name])
+
+
+def _stored(dataset: str, entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The entry as the scorer needs it: the question is in the prompt already."""
+    metadata = {"source_dataset": dataset} | {key: entry["metadata"][key] for key in keys}
+    return {"dataset": dataset, "entry": {"answer": entry["answer"], "metadata": metadata}}
+
+
+def _quoted(numbers: list[str]) -> str:
+    return "['" + "', '".join(numbers) + "']"
+
+
+def split(task: str, seed: int, num_train: int, num_heldout: int) -> tuple[list[Problem], list[Problem], Iterator[Problem]]:
+    """Problems for training, held-out ones, and an endless stream for demonstrations; no question is in two of them."""
+    rng = random.Random(f"{task}/{seed}")
+    taken: dict[str, Problem] = {}
+    while len(taken) < num_train + num_heldout:
+        problem = TASKS[task](rng)
+        taken.setdefault(problem.prompt, problem)
+    problems = list(taken.values())
+    stream = iter(functools.partial(TASKS[task], rng), None)
+    return problems[:num_train], problems[num_train:], (p for p in stream if p.prompt not in taken)
+
+
+def write_prompts(path: Path, problems: dict[str, list[Problem]]) -> None:
+    """One JSON object a line: uid, prompt, domain, task, verifier, answer; the tasks in turn."""
+    with path.open("w", encoding="utf-8") as file:
+        for index, row in enumerate(zip(*problems.values(), strict=True)):
+            for key, problem in zip(problems, row, strict=True):
+                domain, task = key.split("/")
+                line = {"uid": f"{key}/{path.stem}/{index}", "prompt": problem.prompt, "domain": domain, "task": task}
+                file.write(json.dumps(line | {"verifier": problem.verifier, "answer": problem.answer}) + "\n")
+
+
+def demonstrations(streams: list[Iterator[Problem]], seed: str, careful_share: float) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, completion) pairs, the tasks in turn, `careful_share` of them careful."""
+    rng = random.Random(f"demonstrations/{seed}")
+    while True:
+        for stream in streams:
+            problem = next(stream)
+            yield problem.prompt, problem.careful if rng.random() < careful_share else problem.hasty

@@ -1,0 +1,118 @@
+"""What a verifier is, and the frames that pool and worker exchange.
+
+    actor --verify--> pool ==Job==> worker: quick -> (load) -> score ==Scored==> pool --> Verdict
+
+A verifier judges a text; it never decides what a failure of its own costs: `pool.py` turns scores, silence and death into
+verdicts. Frames are MessagePack behind a 4-byte little-endian length; both ends are ours, the texts inside are not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+LENGTH = struct.Struct("<I")
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verifier says about one completion."""
+
+    reward: float
+    status: str = "ok"  # "ok", "no_answer", "input_rejected"
+    detail: str = ""
+    metrics: dict[str, float] = {}
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One completion to judge."""
+
+    completion: str
+    answer: dict[str, Any]  # the prompt's answer specification
+    thinking_open: bool = False  # the prompt itself ended with <think>: the completion starts inside the thinking
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Pool -> worker. `last_try`: judge the stored answer alone first, and say so, to learn whom to blame."""
+
+    number: int
+    verifier: str
+    completion: str
+    answer: str  # JSON object
+    thinking_open: bool = False
+    last_try: bool = False
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Worker -> pool: imports something slow now; the deadline of the job in hand stands still."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker -> pool: imports are done. The first one also says that the worker lives."""
+
+
+class Probed(msgspec.Struct, frozen=True, tag=True):
+    """Worker -> pool: the stored answer of this job alone was judged without trouble."""
+
+    number: int
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Worker -> pool: a score, or the verifier's own failure (`score` None, `error` says which)."""
+
+    number: int
+    score: Score | None
+    seconds: float
+    error: str = ""
+
+
+FromWorker = Loading | Ready | Probed | Scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """A named judge.
+
+    check: raises UserError unless the answer specification can be judged; cheap, no imports of the judge's libraries.
+    quick: a verdict in linear time without any slow import, or None when only `score` can tell.
+    load:  imports what `score` and `probe` need; never counts against a completion's deadline.
+    score: the full judgement; it may hang, crash or eat memory, because it runs in a killable worker.
+    probe: judges the stored answer alone; that it returns shows that a failure of `score` is the completion's doing.
+    eager: load when the worker starts (a verifier without a quick path).
+    """
+
+    check: Callable[[dict[str, Any]], None]
+    score: Callable[[Task], Score]
+    probe: Callable[[dict[str, Any]], None]
+    quick: Callable[[Task], Score | None] = lambda task: None
+    load: Callable[[], None] = lambda: None
+    eager: bool = False
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """Length and payload."""
+    payload = msgspec.msgpack.encode(message)
+    return LENGTH.pack(len(payload)) + payload
+
+
+class Frames:
+    """Cuts a byte stream into payloads."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Payloads that `chunk` completes."""
+        self._rest += chunk
+        payloads, at = [], 0
+        while len(self._rest) - at >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._rest, at)
+            if len(self._rest) - at - LENGTH.size < size:
+                break
+            payloads.append(bytes(self._rest[at + LENGTH.size : at + LENGTH.size + size]))
+            at += LENGTH.size + size
+        del self._rest[:at]
+        return payloads

@@ -1,0 +1,244 @@
+"""Verifiers in killable worker processes, and the rule for what a failure means.
+
+    verify() --> queue --> worker 0..N-1 (a few jobs each, answered in order) --> verdict
+                  ^------ retry, alone, in a fresh worker: after a timeout, a crash or exhausted memory
+
+The pool owns every deadline: a job's clock starts when the worker turns to it and stands still while the worker imports.
+After a second failure the verdict is None (the verifier's own fault), unless the stored answer alone was judged without trouble
+in that same worker: then the completion is what stalls the judge, and it earns 0 with status "input_rejected". Otherwise
+writing such answers would be a way to have bad rollouts dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from ..common.errors import VerifierFailure
+from ..common.types import FinishReason, Prompt, Verdict
+from .base import Job, Probed, Ready, Score, Scored
+from .process import WorkerProcess
+from .registry import find
+
+WINDOW = 8  # jobs that one worker holds, so that it never waits for the pool
+MAX_FAILED_STARTS = 3  # in a row
+
+
+@dataclass(eq=False)
+class Pending:
+    """A job that has no verdict yet."""
+
+    job: Job
+    future: asyncio.Future[Verdict]
+    failures: list[str] = field(default_factory=list)
+    probed: bool = False
+
+
+class VerifierPool:
+    """`workers` processes that judge completions; `timeout_s` is the time that one completion may take.
+
+    preload: verifiers whose libraries the workers import at their start. counters: what happened, by name.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        timeout_s: float,
+        *,
+        preload: tuple[str, ...] = (),
+        memory_mb: int = 4096,
+        start_timeout_s: float = 120.0,
+        recycle_after: int = 50_000,
+    ) -> None:
+        for name in preload:
+            find(name)
+        self._num_workers, self._timeout_s, self._start_timeout_s = workers, timeout_s, start_timeout_s
+        self._preload, self._memory_mb, self._recycle_after = preload, memory_mb, recycle_after
+        self._workers: list[WorkerProcess[Pending]] = []
+        self._queue: deque[Pending] = deque()
+        self._numbers = itertools.count()
+        self._failed_starts = 0
+        self._broken: VerifierFailure | None = None
+        self._pump_scheduled = False
+        self.counters: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """Start the workers; does not wait for them."""
+        self._loop = asyncio.get_running_loop()
+        for _ in range(self._num_workers):
+            self._spawn([])
+
+    async def verify(self, prompt: Prompt, completion: str, finish_reason: FinishReason) -> Verdict:
+        """The verdict on one completion. Blocks for at most two deadlines and two worker starts once its turn has come.
+
+        A completion that was cut off earns 0 without being read: its text has not ended, so nothing in it is final.
+        Raises UserError for an unknown verifier, VerifierFailure when workers cannot be started.
+        """
+        find(prompt.verifier)
+        if self._broken:
+            raise self._broken
+        if finish_reason is FinishReason.length:
+            return self._verdict(prompt.verifier, 0.0, "truncated", "cut off at the token limit")
+        if finish_reason is FinishReason.abort:
+            return self._verdict(prompt.verifier, None, "crash", "the rollout was given up")
+        job = Job(
+            number=next(self._numbers),
+            verifier=prompt.verifier,
+            completion=completion,
+            answer=prompt.answer,
+            thinking_open=prompt.text.rstrip().endswith("<think>"),
+        )
+        pending = Pending(job, self._loop.create_future())
+        self._queue.append(pending)
+        self._schedule_pump()
+        return await pending.future
+
+    async def close(self) -> None:
+        """Kill the workers; verdicts still awaited are cancelled."""
+        waiting = [*self._queue, *(pending for worker in self._workers for pending in [*worker.reserved, *worker.jobs])]
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+        self._queue.clear()
+        for pending in waiting:
+            pending.future.cancel()
+
+    # --- work out to the workers --------------------------------------------------------------------------------------
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_scheduled:  # one write per worker for everything queued in this turn of the event loop
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        ready = [worker for worker in self._workers if worker.ready and not worker.retiring]
+        while self._queue and ready:
+            worker = min(ready, key=lambda w: len(w.jobs))
+            if len(worker.jobs) >= WINDOW:
+                break
+            pending = self._queue.popleft()
+            if not pending.future.done():
+                worker.give(pending, pending.job)
+        for worker in ready:
+            worker.flush()
+
+    def _spawn(self, reserved: list[Pending], *, retiring: bool = False) -> None:
+        worker = WorkerProcess[Pending](
+            loop=self._loop,
+            names=self._preload,
+            memory_mb=self._memory_mb,
+            timeout_s=self._timeout_s,
+            start_timeout_s=self._start_timeout_s,
+            on_message=self._on_message,
+            on_end=self._on_end,
+        )
+        worker.reserved, worker.retiring = reserved, retiring
+        self._workers.append(worker)
+
+    # --- what comes back ----------------------------------------------------------------------------------------------
+
+    def _on_message(self, worker: WorkerProcess[Pending], message: Ready | Probed | Scored) -> None:
+        if isinstance(message, Ready):
+            self._on_ready(worker)
+        elif isinstance(message, Probed):
+            worker.jobs[0].probed = True
+        elif message.error == "memory":
+            worker.last_words = "memory"  # its end follows, and is handled there
+        else:
+            self._on_scored(worker.jobs.popleft(), message)
+            worker.num_done += 1
+            if worker.num_done == self._recycle_after:
+                self.counters["recycled"] += 1
+                worker.retiring = True
+                self._spawn([])  # the retired one serves what it holds
+            if worker.retiring and not worker.jobs:
+                self._workers.remove(worker)
+                worker.end()
+        if self._queue:
+            self._schedule_pump()
+
+    def _on_ready(self, worker: WorkerProcess[Pending]) -> None:
+        self._failed_starts = 0
+        if worker.reserved:
+            for pending in worker.reserved:
+                worker.give(pending, pending.job)
+            worker.reserved = []
+            worker.flush()
+
+    def _on_scored(self, pending: Pending, scored: Scored) -> None:
+        name, score = pending.job.verifier, scored.score
+        if score is None:  # the judge raised, and raises for the stored answer too: the same everywhere, so no second try
+            self._settle(pending, self._verdict(name, None, "crash", scored.error, scored.seconds))
+        else:
+            self._settle(pending, self._verdict(name, score.reward, score.status, score.detail, scored.seconds, score))
+
+    def _on_end(self, worker: WorkerProcess[Pending], why: str, blameless: bool) -> None:
+        """A worker died, or was killed for missing a deadline. `blameless`: somebody else killed it."""
+        if worker not in self._workers:
+            return
+        self._workers.remove(worker)
+        self.counters["restarts"] += 1
+        retry = worker.reserved
+        if not worker.was_ready:
+            self._failed_starts += 1
+        elif worker.jobs:
+            culprit = worker.jobs.popleft()
+            self._queue.extendleft(reversed(worker.jobs))
+            retry = [culprit] if self._retried(culprit, why, blameless) else []
+            self._schedule_pump()
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            self._break(why, retry)
+        elif retry or not worker.retiring:
+            self._spawn(retry, retiring=worker.retiring)
+
+    def _retried(self, pending: Pending, why: str, blameless: bool) -> bool:
+        """Whether a failed job gets its second try; otherwise it gets its verdict."""
+        self.counters["timeouts" if why == "timeout" else "crashes"] += 1
+        pending.failures.append(why)
+        if len(pending.failures) == 1:
+            self.counters["retries"] += 1
+            job = pending.job
+            pending.job = Job(
+                number=next(self._numbers),
+                verifier=job.verifier,
+                completion=job.completion,
+                answer=job.answer,
+                thinking_open=job.thinking_open,
+                last_try=True,
+            )
+            return True
+        detail, name = f"failed twice: {json.dumps(pending.failures)}", pending.job.verifier
+        if pending.probed and not blameless:
+            self._settle(pending, self._verdict(name, 0.0, "input_rejected", detail, self._timeout_s))
+        else:
+            self._settle(
+                pending, self._verdict(name, None, "timeout" if why == "timeout" else "crash", detail, self._timeout_s)
+            )
+        return False
+
+    def _break(self, why: str, reserved: list[Pending]) -> None:
+        self._broken = VerifierFailure(
+            f"verifier workers ended {MAX_FAILED_STARTS} times in a row before they were ready (last: {why}); "
+            f"their standard error says why: try `python -m prolong.verifiers.worker` with the same Python"
+        )
+        waiting = [*reserved, *self._queue, *(p for worker in self._workers for p in [*worker.reserved, *worker.jobs])]
+        self._queue.clear()
+        for pending in waiting:
+            if not pending.future.done():
+                pending.future.set_exception(self._broken)
+
+    def _settle(self, pending: Pending, verdict: Verdict) -> None:
+        if not pending.future.done():
+            pending.future.set_result(verdict)
+
+    def _verdict(
+        self, name: str, reward: float | None, status: str, detail: str, seconds: float = 0.0, score: Score | None = None
+    ) -> Verdict:
+        self.counters["verdicts"] += 1
+        self.counters[f"status/{status}"] += 1
+        metrics = score.metrics if score else {}
+        return Verdict(reward=reward, status=status, verifier=name, seconds=seconds, detail=detail, metrics=metrics)

@@ -1,0 +1,114 @@
+"""The killable process that runs verifiers: `python -m prolong.verifiers.worker FD MEMORY_MB [VERIFIER...]`.
+
+Loop: consumes Jobs from the socket; blocks on the next one; unblocked by the pool; stops when the pool closes its end.
+It owns no deadline: the pool kills it. Everything runs in the main thread, where signal handlers of the judges' libraries work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import resource
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+
+import msgspec
+
+from .base import Frames, Job, Loading, Probed, Ready, Score, Scored, Task, Verifier, frame
+from .registry import find, parse_answer
+
+PR_SET_PDEATHSIG = 1
+
+
+def limit_process(memory_mb: int) -> None:
+    """No core files, an address-space limit, death with the parent; Ctrl-C is the pool's business."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def received(channel: socket.socket) -> Iterator[Job]:
+    """Jobs, until the other end closes."""
+    frames, decoder = Frames(), msgspec.msgpack.Decoder(Job)
+    while chunk := channel.recv(1 << 18):
+        yield from map(decoder.decode, frames.feed(chunk))
+
+
+class Worker:
+    """Judges one job after the other."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._loaded: set[str] = set()
+
+    def send(self, message: msgspec.Struct) -> None:
+        self._channel.sendall(frame(message))
+
+    def load(self, name: str, verifier: Verifier) -> None:
+        """Import what the verifier needs, with the job's deadline standing still."""
+        if name in self._loaded:
+            return
+        self.send(Loading())
+        verifier.load()
+        self._loaded.add(name)
+        self.send(Ready())
+
+    def judge(self, job: Job) -> Scored:
+        """Never raises but MemoryError. A judge's exception is the completion's doing if the stored answer alone passes."""
+        began = time.perf_counter()
+        try:
+            verifier, answer = find(job.verifier), parse_answer(job.answer)
+            task = Task(completion=job.completion, answer=answer, thinking_open=job.thinking_open)
+            if job.last_try:
+                self.load(job.verifier, verifier)
+                verifier.probe(answer)
+                self.send(Probed(job.number))
+            began = time.perf_counter()
+            score = self._score(job.verifier, verifier, task)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, MemoryError):
+                raise
+            return Scored(number=job.number, score=None, seconds=time.perf_counter() - began, error=f"{error!r:.300}")
+        return Scored(number=job.number, score=score, seconds=time.perf_counter() - began)
+
+    def _score(self, name: str, verifier: Verifier, task: Task) -> Score:
+        try:
+            score = verifier.quick(task)
+            if score is None:
+                self.load(name, verifier)
+                score = verifier.score(task)
+            return score
+        except (Exception, SystemExit) as error:
+            if isinstance(error, MemoryError):
+                raise
+            self.load(name, verifier)
+            verifier.probe(task.answer)
+            return Score(reward=0.0, status="input_rejected", detail=f"the judge raised {error!r:.200}")
+
+
+def main(fd: int, memory_mb: int, names: list[str]) -> None:
+    limit_process(memory_mb)
+    with socket.socket(fileno=fd) as channel:
+        worker = Worker(channel)
+        for name in names:
+            if find(name).eager:
+                worker.load(name, find(name))
+        worker.send(Ready())
+        for job in received(channel):
+            try:
+                worker.send(worker.judge(job))
+            except MemoryError:
+                worker.send(Scored(number=job.number, score=None, seconds=0.0, error="memory"))
+                return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
