@@ -79,7 +79,7 @@ def sleeping_run(cfg: Config, devices: Devices, root: Path) -> float:
     return seconds_per_step(walls)
 
 
-def sleeping_part(rounds: int, steps: int, root: Path, recipe: str) -> dict:
+def sleeping_part(rounds: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> dict:
     devices = Devices(capacity=16, group_s=0.4, train_s=0.3)
     shares = {eta: [] for eta in ETAS}
     for round_ in range(rounds):
@@ -87,7 +87,9 @@ def sleeping_part(rounds: int, steps: int, root: Path, recipe: str) -> dict:
             name = f"sleep-eta{eta}-round{round_}"
             fixed = [f"run.name={name}", f"run.root={root}", f"run.steps={steps}", f"buffer.eta={eta}", "data.heldout=[]"]
             port = free_port()
-            cfg = compose(recipe, [*fixed, f"buffer.address=tcp://127.0.0.1:{port}", "buffer.dynamic_sampling=false"])
+            cfg = compose(
+                recipe, [*fixed, *overrides, f"buffer.address=tcp://127.0.0.1:{port}", "buffer.dynamic_sampling=false"]
+            )
             period = sleeping_run(cfg, devices, root)
             shares[eta].append(devices.period_bound_s(cfg.buffer.batch_groups, eta) / period)
     return {
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     result: dict = {"bench": "pipeline", "rounds": args.rounds, "steps": args.steps}
     if args.only != "real":
-        result["sleeping"] = sleeping_part(args.rounds, 3 * args.steps, args.root, args.recipe)
+        result["sleeping"] = sleeping_part(args.rounds, 3 * args.steps, args.root, args.recipe, args.overrides)
     if args.only != "sleeping":
         result |= real_part(args.rounds, args.steps, args.root, args.recipe, args.overrides)
     report(result, as_json=args.json)

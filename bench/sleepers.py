@@ -18,7 +18,7 @@ import numpy as np
 
 from ..buffer.client import BufferClient
 from ..common.config import Config
-from ..common.errors import RunStopped
+from ..common.errors import BufferUnreachable, RunStopped
 from ..common.messages import (
     PROTOCOL_VERSION,
     BatchReady,
@@ -146,7 +146,7 @@ class SleepingLearner:
             while True:
                 if isinstance(self.weights.take(DEADLINE_S), SyncRequested):
                     self.publish()
-        except RunStopped:
+        except (RunStopped, BufferUnreachable):  # the run is over, or run() closed the connection
             return
 
     def run(self) -> list[float]:
