@@ -56,10 +56,10 @@ def learner(argv: list[str]) -> int:
     """start the learner: its ranks under torchrun"""
     args = config_parser("learner", learner.__doc__ or "").parse_intermixed_args(argv)
     from ..common.compose import compose
-    from . import ranks
+    from . import torchrun
 
     log_to_stderr()
-    return ranks.launch(compose(args.recipe, args.overrides))
+    return torchrun.launch(compose(args.recipe, args.overrides))
 
 
 def actor(argv: list[str]) -> int:

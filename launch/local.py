@@ -22,6 +22,7 @@ from ..common.compose import RunPaths, run_paths, save
 from ..common.config import Config
 from ..common.errors import UserError
 from .live import MetricsTail, Progress, line, page
+from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, is_folder_name, prepare
 from .process import Process
 from .status import Observer
@@ -65,20 +66,16 @@ def _set_aside_summary(paths: RunPaths) -> None:
 
 
 def processes(cfg: Config, paths: RunPaths) -> list[Process]:
-    """What a run consists of on this machine. With `launch.pin_cores` the learner has the first cores, each actor a share of
-    the others; buffer and supervisor float."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    env.setdefault("OMP_NUM_THREADS", "1")
-    if is_folder_name(cfg.model.path):
-        env.setdefault("HF_HUB_OFFLINE", "1")
+    """What a run consists of on this machine, each with its command, its environment and its place."""
     roles = {"buffer": ["buffer"], "learner": ["learner"]}
     roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
     cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
+    gpus = assign_gpus(cfg, visible_gpus(os.environ))
     return [
         Process(
             name,
             [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
-            env=env,
+            env=environment(cfg, gpus.get(name)),
             log=paths.logs / f"{name}.log",
             cores=cores.get(name, frozenset()),
         )
@@ -86,15 +83,14 @@ def processes(cfg: Config, paths: RunPaths) -> list[Process]:
     ]
 
 
-def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
-    """Name -> cores; empty when nothing is to be pinned or there are not enough cores for everybody to have one."""
-    ranks, actors = cfg.launch.learner_ranks, cfg.launch.actors
-    if not cfg.launch.pin_cores or len(cores) < ranks + actors:
-        return {}
-    rest = cores[ranks:]
-    share = len(rest) // max(1, actors)
-    pinned = {"learner": frozenset(cores[:ranks])}
-    return pinned | {f"actor-{i}": frozenset(rest[i * share : (i + 1) * share]) for i in range(actors)}
+def environment(cfg: Config, gpus: str | None) -> dict[str, str]:
+    """The caller's own, with what it left unsaid: one thread per process, and no look-ups when the model is a folder."""
+    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
+    if is_folder_name(cfg.model.path):
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    if gpus is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpus
+    return env
 
 
 async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:

@@ -76,9 +76,9 @@ def find_run(name: str, root: str = "runs") -> RunPaths:
     """The run folder meant by a name or a path. Raises: UserError naming the runs that there are."""
     for folder in (Path(name), Path(root) / name):
         paths = RunPaths(folder)
-        if any(path.exists() for path in (paths.config, paths.buffer, paths.summary)):
+        if any(path.exists() for path in (paths.config, paths.journal, paths.metrics, paths.summary)):
             return paths
-    there = sorted(path.parent.name for path in Path(root).glob("*/config.yaml"))
+    there = sorted(path.parent.name for path in Path(root).glob("*/journal"))
     raise UserError(f"run {name!r}: expected a run folder or one of {', '.join(there) or '(no runs yet)'} in {root}/")
 
 
@@ -156,7 +156,8 @@ def _print(known: dict[str, Any], paths: RunPaths) -> None:
     of = f" of {known['steps']}" if known.get("steps") else ""
     console.print(f"[bold]{known['run']}[/]: {known['state']}, version {known['version']}{of}", highlight=False)
     if known["ledger"] is None:
-        console.print(f"not running; resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
+        if paths.config.exists():
+            console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
         return
     console.print(ledger_table(known["ledger"]))
     console.print(law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """`prolong learner`: torchrun around the learner's ranks.
 
-    prolong learner  --launch()-->  torchrun's agent (this process)  --one per rank-->  python -m prolong.launch.ranks CONFIG
+    prolong learner  --launch()-->  torchrun's agent (this process)  --one per rank-->  python -m prolong.launch.torchrun CONFIG
 
 The agent is torchrun's own, called as a function instead of as a command, because the command turns every exit code of a rank
 into 1: a caller must be able to tell a mistake of the user (2) from a crash. There are no elastic restarts: whoever supervises
@@ -28,7 +28,7 @@ def launch(cfg: Config) -> int:
     path = run_folder(cfg) / "config.yaml"
     save(cfg, path)
     ranks = str(cfg.launch.learner_ranks)
-    args = parse_args(["--standalone", "--nproc-per-node", ranks, "-m", "prolong.launch.ranks", str(path)])
+    args = parse_args(["--standalone", "--nproc-per-node", ranks, "-m", "prolong.launch.torchrun", str(path)])
     try:
         run(args)
     except ChildFailedError as error:

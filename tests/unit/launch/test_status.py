@@ -1,0 +1,59 @@
+"""What `prolong status` says of an ended run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from prolong.common.compose import RunPaths
+from prolong.common.errors import BufferUnreachable, UserError
+from prolong.launch.status import Observer, find_run, law, run_status, show
+
+STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Path:
+    (tmp_path / "summary.json").write_text(json.dumps({"steps": 5, "ledger": STATES, "before": {}, "after": {}, "wall_s": 1.0}))
+    return tmp_path
+
+
+def test_an_ended_run_shows_the_ledger_of_its_summary(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(str(ended), as_json=True) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert (known["state"], known["version"], known["balanced"]) == ("ended", 5, True)
+    assert known["ledger"] == {"total": 16, **STATES}
+
+
+def test_the_conservation_law_is_printed_with_its_numbers(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(str(ended), as_json=False) == 0
+    assert law({"total": 16, **STATES}, True) in capsys.readouterr().out
+    assert law({"total": 16, **STATES}, True).startswith("16 tickets = 0 issued + 0 leased + 2 stored + ")
+
+
+def test_a_ledger_that_does_not_add_up_is_exit_code_1(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (ended / "summary.json").write_text(json.dumps({"steps": 5, "ledger": {"total": 17, **STATES}}))
+    assert show(str(ended), as_json=False) == 1
+    assert "NOT BALANCED" in capsys.readouterr().out
+
+
+def test_a_run_without_buffer_and_summary_is_stopped_at_its_last_step(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert run_status(RunPaths(tmp_path)) == {
+        "state": "stopped", "run": tmp_path.name, "version": 2, "ledger": None, "balanced": None
+    }  # fmt: skip
+
+
+def test_a_dead_buffers_address_is_not_waited_for_longer_than_asked(tmp_path: Path) -> None:
+    (tmp_path / "buffer.json").write_text(json.dumps({"address": "tcp://127.0.0.1:9", "pid": 1}))
+    assert run_status(RunPaths(tmp_path), timeout_s=0.2)["state"] == "stopped"
+    observer = Observer("tcp://127.0.0.1:9")
+    with pytest.raises(BufferUnreachable, match=r"no answer from the buffer at tcp://127.0.0.1:9"):
+        observer.ask(0.1)
+    assert observer.poll() is None
+    observer.close()
+
+
+def test_an_unknown_run_lists_those_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "there" / "journal").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run 'nope': expected a run folder or one of there in"):
+        find_run("nope", str(tmp_path))

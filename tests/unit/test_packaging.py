@@ -1,0 +1,80 @@
+"""The wheel holds everything, and the declared packages are the folders that there are."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOT_PACKAGES = {"tests", "docs", "build", "dist", "runs", "models", "data"}
+
+
+def package_folders() -> set[str]:
+    """Top-level folders with Python modules in them."""
+    visible = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return {path.name for path in visible if path.name not in NOT_PACKAGES and any(path.glob("*.py"))}
+
+
+def test_pyproject_lists_exactly_the_folders_of_the_tree() -> None:
+    tools = PROJECT["tool"]["setuptools"]
+    assert set(tools["packages"]) == {f"prolong.{name}" for name in package_folders()}
+    assert tools["package-dir"] == {f"prolong.{name}": name for name in package_folders()}
+    assert set(PROJECT["tool"]["importlinter"]["root_packages"]) == set(tools["packages"])
+    assert set(PROJECT["tool"]["pyright"]["include"]) == package_folders()
+
+
+def test_packages_are_flat_and_documented() -> None:
+    for name in package_folders():
+        nested = [path for path in (ROOT / name).rglob("*.py") if path.parent != ROOT / name]
+        assert nested == [], "a sub-package would be missing from the wheel"
+        lines = (ROOT / name / "__init__.py").read_text().strip().splitlines()
+        assert len(lines) == 1, f"{name}/__init__.py: a one-line docstring and no re-exports"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the tree stays clean, with the installed setuptools, so that no network is needed."""
+    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in package_folders():
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        str(out),
+        ".",
+    ]
+    subprocess.run(command, cwd=copy, check=True, timeout=120)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_contains_every_module_and_data_file(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"prolong/{path.relative_to(ROOT)}" for name in package_folders() for path in (ROOT / name).glob("*.py")}
+    conf = ROOT / "launch" / "conf"
+    expected |= {f"prolong/{path.relative_to(ROOT)}" for path in conf.rglob("*") if path.is_file()}
+    assert expected - names == set()
+    assert not [name for name in names if name.startswith(("actor/", "common/", "tests/", "prolong/__init__"))]
+
+
+def test_the_lock_pins_every_dependency(tmp_path: Path) -> None:
+    locked = dict(line.split("==") for line in (ROOT / "requirements-cpu.lock").read_text().split())
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["cpu"]]
+    wanted += PROJECT["project"]["optional-dependencies"]["dev"]
+    names = {requirement.split("=")[0].split(">")[0].strip().lower() for requirement in wanted}
+    assert names - set(locked) == set(), json.dumps(sorted(names - set(locked)))
+    assert locked["torch"].endswith("+cpu")
+    assert not {"torchvision", "torchaudio", "torchcodec", "triton", "opencv-python-headless"} & set(locked)
