@@ -35,6 +35,7 @@ class BufferClient:
 
     def __init__(self, address: str, hello: Hello, *, max_bytes: int) -> None:
         self.counters: Counter[str] = Counter()  # rejected frames, unrouted messages, greetings, ...
+        self.welcome: Welcome | None = None  # the last one: a buffer that lost its memory begins another generation
         self._address = address
         self._hello = hello
         self._max_bytes = max_bytes
@@ -164,18 +165,18 @@ class BufferClient:
                 session.submit(message, frame)
 
     def _send_frames(self, dealer: zmq.Socket, session: Session) -> None:
-        while session.out:
+        while session.out and session.is_connected:
             try:
                 dealer.send(session.out[0][1], zmq.NOBLOCK)
             except zmq.Again:
-                return  # not connected, or the peer is far behind: it stays queued, and poll says when to go on
+                return  # the buffer is far behind: it stays queued, and poll says when to go on
             session.out.popleft()
 
     def _wait(self, poller: zmq.Poller, dealer: zmq.Socket, monitor: zmq.Socket, session: Session) -> None:
         until = session.next_tick()
         if self._close_at is not None:
             until = min(until, self._close_at)
-        poller.modify(dealer, zmq.POLLIN | (zmq.POLLOUT if session.out else 0))
+        poller.modify(dealer, zmq.POLLIN | (zmq.POLLOUT if session.out and session.is_connected else 0))
         ready = dict(poller.poll(max(0, int(1000 * (until - monotonic())) + 1)))
         if self._wake_reader.fileno() in ready:
             self._wake_reader.recv(4096)
@@ -202,6 +203,8 @@ class BufferClient:
 
     def _deliver(self, message: Any, session: Session) -> None:
         wanted = session.receive(message, monotonic())
+        if isinstance(message, Welcome):
+            self.welcome = message
         if isinstance(message, Welcome) and not self._handshake.done():
             self._handshake.set_result(message)
         if isinstance(message, Stop):
@@ -240,8 +243,7 @@ def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) 
         dealer = connect_dealer(context, address, max_bytes)
         try:
             decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
-            if dealer.poll(int(1000 * timeout_s), zmq.POLLOUT):
-                dealer.send(encode(StatusRequest()), zmq.NOBLOCK)
+            dealer.send(encode(StatusRequest()), zmq.NOBLOCK)
             while dealer.poll(max(0, int(1000 * (deadline - monotonic())))):
                 message = decoder.decode(dealer.recv())
                 if isinstance(message, Status):

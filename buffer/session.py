@@ -63,21 +63,21 @@ class Session:
         self._deadline = now + timeout_s  # of greeting
         self._patience_s = timeout_s
         self._refusal = ""
-        self._connected = False
+        self.is_connected = False
         self._hello_at: float | None = None  # when Hello is due, if it is
         self._heard = now
         self._heartbeat_at = 0.0
 
     def connected(self, now: float) -> None:
         """A connection to a buffer stands: the first one, or a new one after a break."""
-        self._connected = True
+        self.is_connected = True
         self._hello_at = now
         if not self._greeting:
             self._greet(now)
 
     def disconnected(self) -> None:
         """The connection broke; ZeroMQ tries for another."""
-        self._connected = False
+        self.is_connected = False
 
     def submit(self, message: Any, frame: bytes) -> None:
         """Queue a message of the application."""
@@ -122,14 +122,14 @@ class Session:
                 self._heartbeat_at = now + self.welcome.heartbeat_s
         if self._greeting and now >= self._deadline:
             self.ended = self.stopped or self._unreachable()
-        elif self._greeting and self._connected and self._hello_at is not None and now >= self._hello_at:
+        elif self._greeting and self.is_connected and self._hello_at is not None and now >= self._hello_at:
             self.out = deque([(None, encode(self.hello))])
             self._hello_at = None
 
     def next_tick(self) -> float:
         """When `tick` has something to do, if nothing arrives before."""
         if self._greeting or self.welcome is None:
-            return self._deadline if self._hello_at is None or not self._connected else min(self._hello_at, self._deadline)
+            return self._deadline if self._hello_at is None or not self.is_connected else min(self._hello_at, self._deadline)
         return min(self._heartbeat_at, self._heard + self.welcome.lease_s + 0.001)
 
     def flushed(self) -> bool:
@@ -139,7 +139,8 @@ class Session:
 
     @property
     def is_up(self) -> bool:
-        return not self._greeting and self.ended is None
+        """Whether a flush can still succeed; a buffer that said Stop and left does not come back."""
+        return not self._greeting and self.ended is None and (self.is_connected or self.stopped is None)
 
     def _enter(self, welcome: Welcome, now: float) -> None:
         if self.welcome is not None:

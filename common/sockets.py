@@ -50,12 +50,13 @@ def connect_dealer(
 ) -> zmq.Socket:
     """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
 
+    ZMQ_IMMEDIATE stays off: with it, a connection that breaks takes along what had arrived and was not yet read (a last Stop).
+
     With `watch`, its `get_monitor_socket()` tells of every connection that stands and every one that broke; close both.
     Raises: ConfigError for something that is no address.
     """
     socket = context.socket(zmq.DEALER)
     _set_common(socket, max_bytes)
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues for a connection that does not exist: the client keeps it instead
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
     if routing_id:

@@ -80,9 +80,20 @@ def test_a_send_to_a_peer_that_is_gone_raises_so_that_it_can_be_counted(context)
     assert raised.value.errno == zmq.EHOSTUNREACH
 
 
-def test_nothing_queues_for_a_buffer_that_does_not_exist(context):
-    with connect_dealer(context, "tcp://127.0.0.1:9", 1 << 20) as dealer, pytest.raises(zmq.Again):
-        dealer.send(b"x", zmq.NOBLOCK)
+def test_the_last_words_of_a_buffer_that_leaves_are_heard(context):
+    router, dealer = pair(context)
+    with dealer, zmq.Context() as other:
+        router.close()
+        router = bind_router(other, LOOPBACK, 1 << 20)
+        with connect_dealer(context, endpoint_of(router), 1 << 20, b"late") as late:
+            late.send(b"hello")
+            assert router.poll(2000)
+            router.recv_multipart()
+            router.send_multipart((b"late", b"stop"))
+            router.close(linger=1000)
+            other.term()
+            assert late.poll(2000)
+            assert late.recv() == b"stop"
 
 
 def test_a_reconnecting_peer_takes_its_routing_id_over(context):

@@ -1,0 +1,297 @@
+"""The real buffer process on a real socket: a whole run by scripted peers, refusals, garbage, signals."""
+
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from time import monotonic
+
+import msgpack
+import msgspec
+import pytest
+import zmq
+from buffer_process import BufferProcess, answer, apply, free_port, hello, make_client, make_config, publish, write_tokenizer
+from prolong.buffer.client import BufferClient, request_status
+from prolong.buffer.main import main
+from prolong.common.errors import AddressInUse, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
+from prolong.common.messages import (
+    BatchReady,
+    Finish,
+    Finished,
+    GroupResult,
+    Heartbeat,
+    PublishPlan,
+    PublishResult,
+    Role,
+    StepDone,
+    SyncRequested,
+    TakeBatch,
+    Tickets,
+    UpdateWeights,
+)
+from prolong.common.sockets import connect_dealer
+from prolong.common.wire import encode
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    return make_config(tmp_path)
+
+
+@pytest.fixture
+def buffer(cfg):
+    with BufferProcess(cfg) as process:
+        yield process
+
+
+class ScriptedActor(threading.Thread):
+    """Answers every ticket at once, until the run stops."""
+
+    def __init__(self, client: BufferClient) -> None:
+        super().__init__(daemon=True)
+        self.client, self.inbox = client, client.inbox(Tickets, UpdateWeights)
+        self.groups = 0
+        self.ended: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                message = self.inbox.take(20.0)
+                if isinstance(message, UpdateWeights):
+                    apply(self.client, message)
+                    continue
+                for ticket in message.tickets:
+                    self.client.send(GroupResult(group=answer(ticket, "actor")))
+                    self.groups += 1
+        except (RunStopped, DeadlineExceeded) as error:
+            self.ended = error
+
+
+class ScriptedLearner:
+    """Publishes empty weights and trains nothing."""
+
+    def __init__(self, client: BufferClient) -> None:
+        self.client = client
+        self.batches = client.inbox(BatchReady, Finished)
+        self.weights = client.inbox(PublishPlan, PublishResult)
+        self.syncs = client.inbox(SyncRequested)
+        self.welcome = client.connect(10.0)
+
+    def publish(self, version: int) -> PublishResult:
+        return publish(self.client, self.weights, self.welcome.generation, version)
+
+    def step(self, version: int, timeout_s: float = 10.0):
+        """Take the batch of `version`, make version + 1."""
+        self.client.send(TakeBatch(generation=self.welcome.generation, version=version))
+        batch = self.batches.take(timeout_s).batch
+        self.client.send(StepDone(generation=self.welcome.generation, version=version + 1))
+        return batch
+
+
+def start_actor(cfg, address: str, name: str = "actor-0") -> ScriptedActor:
+    actor = ScriptedActor(make_client(cfg, address, Role.actor, name))
+    actor.client.connect(10.0)
+    actor.start()
+    return actor
+
+
+def start_learner(cfg, address: str, **changes) -> ScriptedLearner:
+    return ScriptedLearner(make_client(cfg, address, Role.learner, "learner", **changes))
+
+
+def test_scripted_peers_make_a_whole_run_and_everybody_hears_the_end(cfg, buffer):
+    actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
+    for version in range(cfg.run.steps):
+        learner.publish(version)
+        batch = learner.step(version)
+        assert (batch.version, len(batch.groups)) == (version, cfg.buffer.batch_groups)
+    learner.client.send(Finish(generation=learner.welcome.generation, version=cfg.run.steps))
+    finished = learner.batches.take(10.0)
+    ledger = finished.status.ledger
+    assert finished.status.balanced
+    assert ledger["trained"] == cfg.run.steps * cfg.buffer.batch_groups
+    actor.join(10.0)
+    assert isinstance(actor.ended, RunStopped)
+    assert actor.ended.exit_code == 0
+    learner.client.close()
+    actor.client.close()
+    assert buffer.process.wait(10.0) == 0
+    assert not buffer.paths.buffer.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_tells_every_peer_and_ends_with_exit_code_0(cfg, buffer, number):
+    actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
+    started = monotonic()
+    os.kill(buffer.process.pid, number)
+    with pytest.raises(RunStopped, match="told to stop"):
+        learner.batches.take(5.0)
+    actor.join(5.0)
+    assert isinstance(actor.ended, RunStopped)
+    assert buffer.process.wait(5.0) == 0
+    assert monotonic() - started < 3.0
+    assert not buffer.paths.buffer.exists()
+    actor.client.close()
+    learner.client.close()
+
+
+def test_a_taken_port_ends_the_second_buffer_with_one_sentence(tmp_path, buffer):
+    second = make_config(tmp_path / "second", address=buffer.address)
+    with pytest.raises(AddressInUse, match=r"in use by another process .* buffer.address="):
+        main(second)
+
+
+def test_a_wrong_tokenizer_or_protocol_is_refused_naming_both(tmp_path, cfg, buffer):
+    other = msgspec.structs.replace(hello(cfg, Role.actor, "actor-1"), tokenizer="f00d")
+    ours = hello(cfg, Role.actor, "actor-1").tokenizer
+    with pytest.raises(HandshakeRefused, match=f"f00d.*{ours}"):
+        BufferClient(buffer.address, other, max_bytes=1 << 20).connect(5.0)
+    with pytest.raises(HandshakeRefused, match="protocol 99"):
+        make_client(cfg, buffer.address, Role.actor, "actor-1", protocol=99).connect(5.0)
+    different = make_config(tmp_path / "different")
+    write_tokenizer(tmp_path / "different" / "model", "other words entirely")
+    with pytest.raises(HandshakeRefused):
+        make_client(different, buffer.address, Role.actor, "actor-1").connect(5.0)
+
+
+def test_a_second_learner_waits_until_the_first_is_gone(cfg, buffer):
+    first = start_learner(cfg, buffer.address)
+    with pytest.raises(HandshakeRefused, match=r"still refused learner-2 after 0.6 s: learner learner .* is alive"):
+        make_client(cfg, buffer.address, Role.learner, "learner-2", pid=1).connect(0.6)
+    second = make_client(cfg, buffer.address, Role.learner, "learner-2", pid=1)
+    waiting = threading.Thread(target=second.connect, args=(10.0,))
+    waiting.start()
+    first.client.close()
+    waiting.join(10.0)
+    assert not waiting.is_alive()
+    assert request_status(buffer.address, 5.0).peers.keys() == {"learner-2"}
+    second.close()
+
+
+def test_status_is_answered_without_a_handshake(cfg, buffer):
+    status = request_status(buffer.address, 5.0)
+    assert (status.run, status.balanced, status.ledger["total"]) == (cfg.run.name, True, 0)
+
+
+def damaged_frames(seed: int, count: int):
+    """Random bytes, truncated and bit-flipped frames, sound frames of wrong shape, sound messages of unknown peers."""
+    rng = random.Random(seed)
+    sound = [
+        encode(Heartbeat(stats={"a": 1.0})),
+        encode(TakeBatch(generation=1, version=0)),
+        encode(StepDone(generation=0, version=3)),
+    ]
+    for _ in range(count):
+        frame = bytearray(rng.choice(sound))
+        kind = rng.randrange(5)
+        if kind == 0:
+            frame = bytearray(rng.randbytes(rng.randrange(200)))
+        elif kind == 1:
+            del frame[rng.randrange(len(frame)) :]
+        elif kind == 2:
+            frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+        elif kind == 3:
+            payload = msgpack.packb({"type": rng.choice(["Hello", "GroupResult", "Nope"]), "x": rng.random()})
+            frame = bytearray(frame[:4] + struct.pack("<I", zlib.crc32(payload)) + payload)
+        yield bytes(frame)
+
+
+def test_thousands_of_malformed_frames_are_counted_and_the_service_goes_on(cfg, buffer):
+    with zmq.Context() as context:
+        dealer = connect_dealer(context, buffer.address, 1 << 20)
+        assert dealer.poll(5000, zmq.POLLOUT)
+        for frame in damaged_frames(seed=1, count=3000):
+            dealer.send(frame)
+        dealer.send_multipart([b"one", b"two", b"three"])
+        dealer.send_multipart([b"", b""])
+        deadline = monotonic() + 10
+        while request_status(buffer.address, 5.0).counters.get("buffer/rejected_frames", 0) < 2000:
+            assert monotonic() < deadline
+        dealer.close(linger=0)
+    actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
+    learner.publish(0)
+    assert len(learner.step(0).groups) == cfg.buffer.batch_groups
+    actor.client.close()
+    learner.client.close()
+
+
+def test_garbage_at_the_tcp_port_hurts_nobody(cfg, buffer):
+    rng = random.Random(2)
+    host, port = buffer.address.removeprefix("tcp://").split(":")
+    for _ in range(50):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            try:
+                connection.sendall(rng.choice([b"GET / HTTP/1.1\r\n\r\n", rng.randbytes(5000), b"\xff\0\0\0\0\0\0\0\x01\x7f"]))
+                connection.sendall(rng.randbytes(100))
+            except OSError:
+                continue  # ZeroMQ hung up already
+    learner = start_learner(cfg, buffer.address)
+    assert learner.welcome.generation == 1
+    learner.client.close()
+
+
+def test_groups_that_contradict_themselves_are_counted_and_dropped(cfg, buffer):
+    client = make_client(cfg, buffer.address, Role.actor, "actor-0")
+    inbox = client.inbox(Tickets, UpdateWeights)
+    client.connect(5.0)
+    learner = start_learner(cfg, buffer.address)
+    learner.weights.try_take()
+    publisher = threading.Thread(target=learner.publish, args=(0,))
+    publisher.start()
+    apply(client, inbox.take(5.0))
+    publisher.join(5.0)
+    ticket = inbox.take(5.0).tickets[0]
+    group = answer(ticket, "actor-0")
+    broken = msgspec.structs.replace(group.rollouts[0], behaviour_logprobs=b"\0\0\xc0\x7f" * 4)
+    client.send(GroupResult(group=msgspec.structs.replace(group, rollouts=[broken, group.rollouts[1]])))
+    deadline = monotonic() + 5
+    while request_status(buffer.address, 5.0).counters.get("buffer/rejected_frames", 0) < 1:
+        assert monotonic() < deadline
+    client.close(0.1)
+    learner.client.close()
+
+
+def test_bad_prompts_are_refused_before_anything_is_served(tmp_path, cfg):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n')
+    with pytest.raises(DataError, match=r"prompts.jsonl, line 1"):
+        main(cfg)
+
+
+def test_the_buffer_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; import prolong.buffer.main\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'hydra', 'tensorflow'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_run_goes_on_after_the_buffer_was_killed_and_started_again(tmp_path):
+    cfg = make_config(tmp_path, address=f"tcp://127.0.0.1:{free_port()}")
+    with BufferProcess(cfg) as first:
+        actor, learner = start_actor(cfg, first.address), start_learner(cfg, first.address)
+        learner.publish(0)
+        batch = learner.step(0)
+        learner.publish(1)
+        first.kill()
+        learner.client.send(TakeBatch(generation=learner.welcome.generation, version=1))
+    with BufferProcess(cfg) as second:
+        assert batch.version == 0
+        deadline = monotonic() + 10
+        learner.syncs.take(10.0)
+        learner.publish(1)
+        assert learner.batches.take(10.0).batch.version == 1
+        assert monotonic() < deadline
+        assert request_status(second.address, 5.0).balanced
+        actor.client.close()
+        learner.client.close()
+
+
+def test_the_note_names_address_and_process(buffer):
+    note = json.loads(buffer.paths.buffer.read_text())
+    assert note == {"address": buffer.address, "pid": buffer.process.pid}
