@@ -158,7 +158,9 @@ class BufferCore:
         if refused is not None:
             self.count("buffer/refused")
             return [(identity, refused)]
-        namesake = self.peers.named(hello.name)
+        speaker, namesake = self.peers.find(identity), self.peers.named(hello.name)
+        if speaker is not None and speaker is not namesake:
+            self._drop(speaker)
         # an actor that says it holds no weights is another one, though a container gave it the same process id
         same = namesake is not None and namesake.is_process(hello) and (hello.role is not m.Role.actor or hello.version >= 0)
         if namesake is not None and not same:
@@ -219,13 +221,16 @@ class BufferCore:
 
     def _cordon(self, names: list[str]) -> None:
         """These actors hold other weights than were sent: what they made with them is not to be trusted."""
-        for name in self.membership.cordon(names):
+        for name, version in self.membership.cordon(names).items():
             self.count("buffer/cordoned")
             self.dispatch.abandon(name)
+            self.store.distrust(name, version)
 
     def _ask_for_weights(self, now: float) -> list[Outgoing]:
         learner = self.peers.learner
-        reason = "" if learner is None else self.membership.should_ask(self.store.generation, now)
+        # somebody waits for what only the newest weights can bring
+        version = self.store.version if self.history.waits or self._finishing else -1
+        reason = "" if learner is None else self.membership.should_ask(self.store.generation, version, now)
         return [(learner.identity, m.SyncRequested(reason=reason))] if learner is not None and reason else []
 
     # --- the end ------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+ALWAYS_REPORTED = ("buffer/filtered", "buffer/bypassed", "buffer/evicted", "buffer/lost_leases", "buffer/duplicates")
 
 class Counters:
     """Named counts, `group/name`."""
 
     def __init__(self) -> None:
-        self.total: Counter[str] = Counter()
+        self.total: Counter[str] = Counter(dict.fromkeys(ALWAYS_REPORTED, 0))
         self._step: Counter[str] = Counter()
 
     def count(self, name: str, amount: int = 1) -> None:
@@ -18,7 +19,7 @@ class Counters:
         self._step[name] += amount
 
     def next_step(self) -> dict[str, float]:
-        """What was counted since the last call, 0 for names that were counted before that."""
+        """What was counted since the last call, 0 for names that were only counted before that."""
         step = {name: float(self._step[name]) for name in self.total}
         self._step.clear()
         return step

@@ -74,6 +74,11 @@ class History:
         self._waiting = version
         return True
 
+    @property
+    def waits(self) -> bool:
+        """Whether the learner waits for a batch."""
+        return self._waiting is not None
+
     def try_serve(self, peers: Peers) -> Batch | None:
         """The batch that the learner waits for, if the contract allows: a recorded one again, or one that is formed now."""
         if self._waiting is None:

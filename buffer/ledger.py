@@ -49,7 +49,7 @@ class Ledger:
     @property
     def untrained(self) -> int:
         """Tickets that hold a place: issued, leased, stored and batched."""
-        return sum(self.counts[state] for state in (*_WITH_ENTRY, TicketState.batched))
+        return len(self._entries) + self.counts[TicketState.batched]
 
     def issue(self, ticket: Ticket, attempt: int = 0) -> Entry:
         """Enter a ticket. Raises LedgerError when its ordinal is taken."""
@@ -103,8 +103,9 @@ class Ledger:
     @property
     def balanced(self) -> bool:
         """The conservation law: issued = sum of the states, and an entry for exactly those that need one."""
-        live = sum(self.counts[state] for state in _WITH_ENTRY)
-        return self.total == sum(self.counts.values()) and len(self._entries) == live and min(self.counts.values()) >= 0
+        counts = self.counts
+        live = counts[TicketState.issued] + counts[TicketState.leased] + counts[TicketState.stored]
+        return self.total == sum(counts.values()) and len(self._entries) == live and min(counts.values()) >= 0
 
     def check(self, num_trained: int) -> None:
         """Raise LedgerError unless the ledger balances and exactly `num_trained` tickets are trained."""

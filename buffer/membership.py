@@ -173,24 +173,31 @@ class Membership:
             if name in publishing.absent or publishing.applied:
                 holding.absent_from = stamp
 
-    def cordon(self, names: list[str]) -> list[str]:
-        """The learner found these to hold other weights than it sent: they hold nothing now. Returns those that live."""
-        living = [name for name in names if name in self._holdings]
+    def cordon(self, names: list[str]) -> dict[str, int]:
+        """The learner found these to hold other weights than it sent: they hold nothing now.
+
+        Returns those that live, with the version that they were thought to hold.
+        """
+        living = {name: self._holdings[name].version for name in names if name in self._holdings}
         for name in living:
             self._holdings[name] = Holding(cordoned=True)
             self._break_epoch_of(name)
         return living
 
-    def lacking(self, generation: int) -> list[str]:
-        """Living actors that cannot generate for this generation."""
-        return [name for name in self._holdings if self.version_of(name, generation) is None]
+    def lacking(self, generation: int, version: int) -> list[str]:
+        """Living actors that hold nothing of this generation, or less than `version` (-1: anything will do)."""
+        held = {name: self.version_of(name, generation) for name in self._holdings}
+        return [name for name, holds in held.items() if holds is None or holds < version]
 
-    def should_ask(self, generation: int, now: float) -> str:
-        """Why the learner must be asked to publish now; empty when it need not. Asks at most once per patience."""
-        lacking = self.lacking(generation)
+    def should_ask(self, generation: int, version: int, now: float) -> str:
+        """Why the learner must be asked to publish now; empty when it need not. Asks at most once per patience.
+
+        `version`: what actors must hold, at least; -1 when anything of the generation will do.
+        """
+        lacking = self.lacking(generation, version)
         if not lacking or self._publishing is not None or now < self._ask_at_s:
             return ""
         self._ask_at_s = now + max(self._patience_s, self._timeout_s / 4)
         for name in lacking:
             self._holdings[name].absent_from = None
-        return f"{', '.join(lacking)}: no weights of generation {generation}"
+        return f"{', '.join(lacking)} lack weights of generation {generation}"

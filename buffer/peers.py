@@ -44,6 +44,7 @@ class Peers:
     def __init__(self) -> None:
         self._by_name: dict[str, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
+        self.learner: Peer | None = None  # the living learner
 
     def find(self, identity: bytes) -> Peer | None:
         """Who speaks from this socket, if it said Hello."""
@@ -61,11 +62,6 @@ class Peers:
         """The living actors, in order of joining."""
         return [peer for peer in self._by_name.values() if peer.role is Role.actor]
 
-    @property
-    def learner(self) -> Peer | None:
-        """The living learner."""
-        return next((peer for peer in self._by_name.values() if peer.role is Role.learner), None)
-
     def join(self, identity: bytes, hello: Hello, now: float) -> Peer:
         """Enter a client; one of the same name must have left before, or be the same process on another socket."""
         previous = self._by_name.get(hello.name)
@@ -73,10 +69,10 @@ class Peers:
         if previous is not None:
             peer.joined_s, peer.stats, peer.baseline = previous.joined_s, previous.stats, previous.baseline
             del self._by_identity[previous.identity]
-        speaker = self._by_identity.get(identity)
-        if speaker is not None:
-            self.leave(speaker)
+        assert identity not in self._by_identity, "a socket that speaks for another client must have left first"
         self._by_name[hello.name] = peer
+        if peer.role is Role.learner:
+            self.learner = peer
         self._by_identity[identity] = peer
         return peer
 
@@ -84,6 +80,8 @@ class Peers:
         """Forget a client."""
         del self._by_name[peer.name]
         del self._by_identity[peer.identity]
+        if peer is self.learner:
+            self.learner = None
 
     def actor_metrics(self) -> dict[str, float]:
         """What the actors' numbers grew by since the last call, summed over them: "actor/NAME"."""
