@@ -157,16 +157,21 @@ def dispatch(argv: list[str]) -> int:
     return COMMANDS[argv[0]](argv[1:])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code. A ProlongError becomes its one sentence on stderr and its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+def exit_code_of(command: str, work: Callable[[], int]) -> int:
+    """What `work` returns; a ProlongError becomes its one sentence on stderr and its exit code."""
     try:
-        return dispatch(argv)
+        return work()
     except ProlongError as error:
-        sys.stderr.write(f"prolong {argv[0]}: {error}\n")
+        sys.stderr.write(f"prolong {command}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_code_of(argv[0] if argv else "", lambda: dispatch(argv))
 
 
 if __name__ == "__main__":

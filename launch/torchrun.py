@@ -9,13 +9,12 @@ starts the whole learner again, which resumes from its newest checkpoint.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 from ..common.compose import load, run_folder, save
 from ..common.config import Config
-from ..common.errors import ProlongError
+from .cli import exit_code_of, log_to_stderr
 from .process import die_with_parent
 
 
@@ -39,17 +38,18 @@ def launch(cfg: Config) -> int:
     return 0
 
 
+def train(config: str) -> int:
+    from ..learner.main import main as learner_main
+
+    learner_main(load(Path(config)))
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """One rank. It dies with its agent, so that nothing is left running when the agent is killed."""
     die_with_parent()
-    try:
-        importlib.import_module("prolong.learner.main").main(load(Path(argv[0])))
-    except ProlongError as error:
-        sys.stderr.write(f"prolong learner: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    log_to_stderr()
+    return exit_code_of("learner", lambda: train(argv[0]))
 
 
 if __name__ == "__main__":
