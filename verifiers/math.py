@@ -20,6 +20,7 @@ from .answer import after_thinking, last_boxed, last_number, last_tagged
 from .base import Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
+HARMLESS = "\\boxed{\\frac{355}{113}}"
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _TIMES_TEN = re.compile(r"([-+]?[\d.]+)(?:\\times|\\cdot|\*|\u00d7)10\^\{?([-+]?\d{1,3})\}?")
 _FRACTION = re.compile(r"([-+]?)\\[dtc]?frac\{([-+]?\d+)\}\{([-+]?\d+)\}|([-+]?\d+)/(\d+)")
@@ -27,6 +28,26 @@ _SHORT_FRACTION = re.compile(r"\\([dt]?)frac(\d)(\d)")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|qquad|\s)|[\s$]|~")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
+_UNIT = re.compile(r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*|[\d}]\s+)([a-zA-Z]+)\s*\}?$")
+UNITS = {  # spellings -> unit; two different ones never agree, whatever the number
+    **dict.fromkeys(["mm", "millimeter", "millimetre"], "mm"),
+    **dict.fromkeys(["cm", "centimeter", "centimetre"], "cm"),
+    **dict.fromkeys(["m", "meter", "metre"], "m"),
+    **dict.fromkeys(["km", "kilometer", "kilometre"], "km"),
+    **dict.fromkeys(["in", "inch", "inche"], "in"),
+    **dict.fromkeys(["ft", "foot", "feet"], "ft"),
+    **dict.fromkeys(["mi", "mile"], "mi"),
+    **dict.fromkeys(["mg", "milligram"], "mg"),
+    **dict.fromkeys(["g", "gram"], "g"),
+    **dict.fromkeys(["kg", "kilogram"], "kg"),
+    **dict.fromkeys(["ms", "millisecond"], "ms"),
+    **dict.fromkeys(["s", "sec", "second"], "s"),
+    **dict.fromkeys(["min", "minute"], "min"),
+    **dict.fromkeys(["h", "hr", "hour"], "h"),
+    **dict.fromkeys(["day"], "day"),
+    **dict.fromkeys(["cent"], "cent"),
+    **dict.fromkeys(["dollar"], "dollar"),
+}
 _ROOT_AFTER_NUMBER = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+))")
 
 
@@ -58,6 +79,13 @@ def number(text: str) -> Fraction | None:
         return None
 
 
+def unit(latex: str) -> str | None:
+    """The known unit that an answer ends with, if any."""
+    match = _UNIT.search(latex.strip().rstrip("."))
+    word = match.group(1) if match else ""
+    return UNITS.get(word) or UNITS.get(word.lower().removesuffix("s"))
+
+
 def split_percent(text: str) -> tuple[str, bool]:
     """A cleaned answer without its percent sign, and whether it had one."""
     bare = text.replace("\\%", "%").removesuffix("percent")
@@ -66,6 +94,8 @@ def split_percent(text: str) -> tuple[str, bool]:
 
 def compare_quickly(gold: str, given: str) -> bool | None:
     """Equal, different, or None when it takes algebra to tell."""
+    if (wanted := unit(gold)) and (got := unit(given)) and wanted != got:
+        return False
     gold, given = clean(gold), clean(given)
     if gold == given:
         return True
@@ -125,9 +155,8 @@ def score(task: Task) -> Score:
 
 
 def probe(answer: dict[str, Any]) -> None:
-    """The stored answer against itself."""
-    gold = gold_of(answer)
-    score(Task(completion=f"\\boxed{{{gold}}}", answer=answer))
+    """The stored answer against a harmless other one: against itself it would be equal unread."""
+    score(Task(completion=HARMLESS, answer=answer))
 
 
 def check(answer: dict[str, Any]) -> None:

@@ -1,0 +1,253 @@
+"""The worker pool with real worker processes: deadlines, deaths, memory, and who is to blame."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psutil
+import pytest
+from prolong.common.errors import UserError, VerifierFailure
+from prolong.common.types import FinishReason, Prompt, Verdict
+from prolong.verifiers import process
+from prolong.verifiers.pool import VerifierPool
+
+STALLS_SYMPY = "\\boxed{9^{9^{9^{9}}}}"
+SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}
+
+
+def prompt(verifier: str, text: str = "?", **answer: Any) -> Prompt:
+    return Prompt(uid="u", domain="d", task="t", text=text, token_ids=b"", verifier=verifier, answer=json.dumps(answer))
+
+
+@asynccontextmanager
+async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any):
+    pool = VerifierPool(workers, timeout_s, **options)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def stop(pool: VerifierPool, prompt: Prompt, completion: str) -> Awaitable[Verdict]:
+    return pool.verify(prompt, completion, FinishReason.stop)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def ready(pool: VerifierPool) -> None:
+    await until(lambda: bool(pool._workers) and all(worker.ready for worker in pool._workers))
+
+
+def test_verdicts_come_back_to_those_who_asked():
+    async def scenario() -> None:
+        async with running(2, preload=("reasoning_gym",)) as pool:
+            asked = [stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i - i % 3}}}") for i in range(300)]
+            asked += [stop(pool, prompt("reasoning_gym", **SPELL), "<answer>tenalp</answer>") for _ in range(20)]
+            verdicts = await asyncio.gather(*asked)
+            assert [v.reward for v in verdicts] == [float(i % 3 == 0) for i in range(300)] + [1.0] * 20
+            assert pool.counters["verdicts"] == 320
+
+    run(scenario)
+
+
+def test_easy_verdicts_are_cheap():
+    async def scenario() -> None:
+        async with running() as pool:
+            await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
+            began = time.perf_counter()
+            await asyncio.gather(*(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(2000)))
+            assert time.perf_counter() - began < 4  # 10,000 a second were measured on one core; a busy machine is slower
+
+    run(scenario)
+
+
+def test_truncated_and_aborted_rollouts_need_no_worker():
+    async def scenario() -> None:
+        async with running() as pool:
+            cut = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.length)
+            assert (cut.reward, cut.status) == (0.0, "truncated")
+            aborted = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.abort)
+            assert aborted.reward is None
+
+    run(scenario)
+
+
+def test_a_prompt_that_opens_the_thinking_makes_its_boxes_worthless():
+    async def scenario() -> None:
+        async with running() as pool:
+            opened = prompt("math", "2+3=?\n<think>\n", answer="5")
+            assert (await stop(pool, opened, "\\boxed{5}")).status == "no_answer"
+            assert (await stop(pool, opened, "hm</think>\\boxed{5}")).reward == 1.0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_killed_in_the_middle_of_a_job_costs_the_rollout_nothing(signal_number: int):
+    async def scenario() -> None:
+        async with running() as pool:
+            await ready(pool)
+            worker = pool._workers[0]
+            os.kill(worker.pid, signal.SIGSTOP)  # the jobs are in its hands, and it will not finish them
+            asked = [asyncio.ensure_future(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}")) for i in range(20)]
+            await until(lambda: len(worker.jobs) > 0)
+            os.kill(worker.pid, signal_number)
+            os.kill(worker.pid, signal.SIGCONT)
+            verdicts = await asyncio.gather(*asked)
+            assert [v.reward for v in verdicts] == [1.0] * 20
+            assert pool.counters["verdicts"] == 20
+            assert (pool.counters["restarts"], pool.counters["retries"]) == (1, 1)
+
+    run(scenario)
+
+
+def test_a_job_whose_worker_somebody_kills_twice_has_no_reward():
+    async def scenario() -> None:
+        async with running() as pool:
+            await ready(pool)
+            asked = asyncio.ensure_future(stop(pool, prompt("math", answer="2\\sqrt{3}"), STALLS_SYMPY))
+            await until(lambda: len(pool._workers[0].jobs) == 1)
+            os.kill(pool._workers[0].pid, signal.SIGKILL)
+            await until(
+                lambda: pool.counters["retries"] == 1 and bool(pool._workers[0].jobs) and pool._workers[0].jobs[0].probed
+            )
+            os.kill(pool._workers[0].pid, signal.SIGKILL)
+            verdict = await asked
+            assert (verdict.reward, verdict.status) == (None, "crash")
+
+    run(scenario)
+
+
+def test_a_hung_worker_is_replaced_and_the_rollout_keeps_its_reward():
+    async def scenario() -> None:
+        async with running(timeout_s=2.0) as pool:
+            await ready(pool)
+            os.kill(pool._workers[0].pid, signal.SIGSTOP)
+            verdict = await stop(pool, prompt("math", answer="5"), "\\boxed{5}")
+            assert verdict.reward == 1.0
+            assert pool.counters["timeouts"] == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("hostile", ["9^{9^{9^{9}}}", "((9!)!)!", "\\int_0^1 x^{x^{x^{x^{x}}}} dx + 9^{9^{9^{9}}}"])
+def test_an_answer_that_stalls_the_judge_earns_zero_and_is_counted_apart(hostile: str):
+    async def scenario() -> None:
+        async with running(timeout_s=1.5) as pool:
+            asked = [stop(pool, prompt("math", answer="2\\sqrt{3}"), f"\\boxed{{{hostile}}}")]
+            asked += [stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(12)]
+            verdict, *innocent = await asyncio.gather(*asked)
+            assert (verdict.reward, verdict.status) == (0.0, "input_rejected")
+            assert [v.reward for v in innocent] == [1.0] * 12  # those behind it in the same worker
+            assert pool.counters["status/input_rejected"] == 1
+
+    run(scenario)
+
+
+def test_a_stored_answer_that_stalls_the_judge_gives_no_reward():
+    async def scenario() -> None:
+        async with running(timeout_s=1.5) as pool:
+            verdict = await stop(pool, prompt("math", answer="9^{9^{9^{9}}}"), "\\boxed{2\\sqrt{3}}")
+            assert (verdict.reward, verdict.status) == (None, "timeout")
+
+    run(scenario)
+
+
+def test_a_worker_without_memory_for_its_judge_gives_no_reward():
+    async def scenario() -> None:
+        async with running(memory_mb=120) as pool:
+            assert (await stop(pool, prompt("math", answer="7"), "\\boxed{7}")).reward == 1.0
+            verdict = await stop(pool, prompt("math", answer="2\\sqrt{3}"), "\\boxed{\\sqrt{12}}")
+            assert verdict.reward is None
+            assert (await stop(pool, prompt("math", answer="7"), "\\boxed{7}")).reward == 1.0
+
+    run(scenario)
+
+
+def test_the_first_import_does_not_count_against_the_deadline():
+    async def scenario() -> None:
+        async with running(timeout_s=0.4) as pool:  # reasoning_gym takes longer to import
+            verdict = await stop(pool, prompt("reasoning_gym", **SPELL), "<answer>tenalp</answer>")
+            assert verdict.reward == 1.0
+            assert pool.counters["timeouts"] == 0
+
+    run(scenario)
+
+
+def test_workers_are_recycled_without_losing_a_verdict():
+    async def scenario() -> None:
+        async with running(2, recycle_after=100) as pool:
+            for _ in range(4):
+                verdicts = await asyncio.gather(*(stop(pool, prompt("math", answer="5"), "\\boxed{5}") for _ in range(300)))
+                assert [v.reward for v in verdicts] == [1.0] * 300
+            await until(lambda: len(pool._workers) == 2 and all(worker.ready for worker in pool._workers))
+            assert pool.counters["recycled"] >= 2
+            assert pool.counters["restarts"] == 0
+
+    run(scenario)
+
+
+def test_a_cancelled_wait_does_not_disturb_the_others():
+    async def scenario() -> None:
+        async with running() as pool:
+            given_up = asyncio.ensure_future(stop(pool, prompt("math", answer="1"), "\\boxed{1}"))
+            kept = asyncio.ensure_future(stop(pool, prompt("math", answer="2"), "\\boxed{2}"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            assert (await kept).reward == 1.0
+
+    run(scenario)
+
+
+def test_closing_leaves_no_process_and_cancels_what_waits():
+    async def scenario() -> None:
+        async with running(2) as pool:
+            await ready(pool)
+            pids = [worker.pid for worker in pool._workers]
+            waiting = asyncio.ensure_future(stop(pool, prompt("math", answer="2\\sqrt{3}"), STALLS_SYMPY))
+            await until(lambda: any(worker.jobs for worker in pool._workers))
+            await pool.close()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert not any(psutil.pid_exists(pid) for pid in pids)
+
+    run(scenario)
+
+
+def test_workers_that_cannot_start_are_an_error_not_a_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
+
+    async def scenario() -> None:
+        async with running() as pool:
+            with pytest.raises(VerifierFailure, match="before they were ready"):
+                await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
+            with pytest.raises(VerifierFailure):
+                await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
+
+    run(scenario)
+
+
+def test_an_unknown_verifier_is_refused():
+    async def scenario() -> None:
+        async with running() as pool:
+            with pytest.raises(UserError, match="unknown verifier"):
+                await stop(pool, prompt("nobody"), "x")
+        with pytest.raises(UserError, match="unknown verifier"):
+            VerifierPool(1, 1.0, preload=("nobody",))
+
+    run(scenario)

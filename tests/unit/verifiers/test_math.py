@@ -1,0 +1,108 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prolong.common.errors import DataError
+from prolong.verifiers import math
+from prolong.verifiers.base import Score, Task
+
+LINES = (Path(__file__).parent / "golden_math.tsv").read_text(encoding="utf-8").splitlines()
+GOLDEN = [tuple(line.split("\t")) for line in LINES if not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> None:
+    math.load()
+
+
+def judged(gold: str | int | float, completion: str) -> Score:
+    task = Task(completion=completion, answer={"answer": gold})
+    return math.quick(task) or math.score(task)
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(("gold", "given", "right"), GOLDEN)
+def test_golden_pairs(gold: str, given: str, right: str):
+    assert judged(gold, f"<think>perhaps \\boxed{{7777}}</think>It is \\boxed{{{given}}}.").reward == float(right)
+
+
+def test_the_golden_set_is_large():
+    assert len(GOLDEN) >= 100
+
+
+@pytest.mark.parametrize(
+    ("completion", "status"),
+    [
+        ("<think>\\boxed{932}</think>", "no_answer"),
+        ("<think>\\boxed{932}", "no_answer"),
+        ("\\boxed{932", "no_answer"),
+        ("932", "no_answer"),
+        ("\\boxed{}", "no_answer"),
+        ("", "no_answer"),
+        ("\\boxed{932}<think>\\boxed{1}</think>\\boxed{1}", "ok"),
+        ("\\boxed{932} or \\boxed{933}", "ok"),
+        ("\\boxed{" + "9" * 200_000 + "}", "input_rejected"),
+        ("\\boxed{" + "{" * 50_000 + "}" * 50_000 + "}", "input_rejected"),
+    ],
+)
+def test_forged_boxes_earn_nothing_without_algebra(completion: str, status: str):
+    score = math.quick(Task(completion=completion, answer={"answer": "932"}))
+    assert score is not None
+    assert (score.reward, score.status) == (0.0, status)
+
+
+def test_a_gold_in_its_own_box_and_a_numeric_gold_are_understood():
+    assert judged("\\boxed{12}", "\\boxed{12}").reward == 1.0
+    assert judged(12, "\\boxed{12}").reward == 1.0
+    assert judged(0.5, "\\boxed{\\frac{1}{2}}").reward == 1.0
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "9" * 401, "1/0", "\\frac{1}{0}", "nan", "inf", "0x10", "1_000", "٣"])
+def test_what_is_not_a_plain_number_has_no_exact_value(text: str):
+    if text != "٣":
+        assert math.number(text) is None
+    else:
+        assert math.number(text) == 3  # digits of other scripts are digits
+
+
+def test_numbers_are_decided_without_sympy():
+    code = (
+        "import sys; from prolong.verifiers import math; from prolong.verifiers.base import Task;"
+        "assert math.quick(Task(completion='\\\\boxed{5}', answer={'answer': '6'})).reward == 0;"
+        "assert 'sympy' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("answer", [{}, {"answer": None}, {"answer": ""}, {"answer": " "}, {"answer": [1]}, {"answer": True}])
+def test_an_unusable_gold_is_refused(answer: dict):
+    with pytest.raises(DataError, match="verifier math"):
+        math.check(answer)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("the sum is 42", 1.0),
+        ("<think>41</think>42", 1.0),
+        ("<answer>42</answer> of 50", 1.0),
+        ("\\boxed{42} of 50", 1.0),
+        ("42 or 43", 0.0),
+        ("<think>42</think>", 0.0),
+        ("forty-two", 0.0),
+    ],
+)
+def test_number_reads_box_tag_or_last_number(completion: str, reward: float):
+    assert math.score_number(Task(completion=completion, answer={"answer": "42"})).reward == reward
+
+
+def test_number_has_no_tolerance_unless_asked():
+    near = Task(completion="3.14", answer={"answer": "3.14159"})
+    assert math.score_number(near).reward == 0.0
+    assert math.score_number(Task(completion="3.14", answer={"answer": "3.14159", "tolerance": 0.01})).reward == 1.0
+
+
+def test_number_refuses_a_gold_that_is_no_number():
+    with pytest.raises(DataError, match="verifier number"):
+        math.check_number({"answer": "x+1"})

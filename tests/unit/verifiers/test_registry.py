@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+from prolong.common.errors import DataError, UserError
+from prolong.common.types import Prompt
+from prolong.verifiers.registry import VERIFIERS, check_prompt, find
+
+
+def prompt(verifier: str, answer: str) -> Prompt:
+    return Prompt(uid="file:7", domain="math", task="t", text="?", token_ids=b"", verifier=verifier, answer=answer)
+
+
+def test_an_unknown_verifier_names_the_prompt_and_the_nearest_name():
+    with pytest.raises(UserError, match=r"prompt file:7: unknown verifier 'maths'.*'math'"):
+        check_prompt(prompt("maths", "{}"))
+
+
+@pytest.mark.parametrize("answer", ["", "[1]", "{", "932", '{"answer": null}', "{}"])
+def test_an_answer_that_cannot_be_judged_names_the_prompt(answer: str):
+    with pytest.raises(DataError, match="prompt file:7"):
+        check_prompt(prompt("math", answer))
+
+
+def test_good_prompts_pass():
+    check_prompt(prompt("math", '{"answer": "932"}'))
+    check_prompt(prompt("number", '{"answer": 5}'))
+    check_prompt(prompt("reasoning_gym", '{"dataset": "spell_backward", "entry": {"answer": "x", "metadata": {}}}'))
+
+
+def test_the_registry_imports_no_judge():
+    code = (
+        "import sys, prolong.verifiers.registry;"
+        "slow = {'sympy', 'math_verify', 'reasoning_gym', 'torch'} & set(sys.modules); assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_name_is_found():
+    assert {find(name) for name in VERIFIERS} == set(VERIFIERS.values())

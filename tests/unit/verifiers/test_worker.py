@@ -1,0 +1,78 @@
+"""The worker's judgement of failures, with judges that fail on purpose."""
+
+import json
+import socket
+from typing import Any
+
+import msgspec
+import pytest
+from prolong.verifiers import registry
+from prolong.verifiers.base import Frames, FromWorker, Job, Loading, Probed, Ready, Score, Scored, Task, Verifier, frame
+from prolong.verifiers.worker import Worker
+
+
+def faulty(task: Task) -> Score:
+    raise {"value": ValueError, "exit": SystemExit, "memory": MemoryError, "deep": RecursionError}[task.completion](
+        "on purpose"
+    )
+
+
+def probe(answer: dict[str, Any]) -> None:
+    if answer.get("gold") == "broken":
+        raise ValueError("the stored answer cannot be judged")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.VERIFIERS, "faulty", Verifier(check=lambda answer: None, score=faulty, probe=probe))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Worker(theirs), ours
+
+
+def job(completion: str, gold: str = "fine", **changes: Any) -> Job:
+    return Job(number=3, verifier="faulty", completion=completion, answer=json.dumps({"gold": gold}), **changes)
+
+
+def sent(ours: socket.socket) -> list[Any]:
+    ours.setblocking(False)
+    return [msgspec.msgpack.decode(payload, type=FromWorker) for payload in Frames().feed(ours.recv(1 << 16))]
+
+
+@pytest.mark.parametrize("error", ["value", "exit", "deep"])
+def test_a_judge_that_raises_on_this_completion_alone_rejects_it(worker: tuple[Worker, socket.socket], error: str):
+    scored = worker[0].judge(job(error))
+    assert scored.score is not None
+    assert (scored.score.reward, scored.score.status) == (0.0, "input_rejected")
+
+
+def test_a_judge_that_raises_on_the_stored_answer_too_gives_no_score(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(job("value", gold="broken"))
+    assert scored.score is None
+    assert "stored answer" in scored.error
+
+
+def test_exhausted_memory_ends_the_worker(worker: tuple[Worker, socket.socket]):
+    with pytest.raises(MemoryError):
+        worker[0].judge(job("memory"))
+
+
+def test_the_last_try_says_that_the_stored_answer_passed_before_it_judges(worker: tuple[Worker, socket.socket]):
+    with pytest.raises(MemoryError):
+        worker[0].judge(job("memory", last_try=True))
+    assert sent(worker[1]) == [Loading(), Ready(), Probed(3)]
+
+
+def test_an_unknown_verifier_is_an_error_not_a_death(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(Job(number=1, verifier="nobody", completion="x", answer="{}"))
+    assert scored.score is None
+    assert "unknown verifier" in scored.error
+
+
+def test_frames_are_cut_at_any_boundary():
+    messages = [Probed(1), Scored(number=2, score=Score(reward=0.5), seconds=0.1), Ready()]
+    stream = b"".join(map(frame, messages))
+    for step in (1, 3, 7, len(stream)):
+        frames = Frames()
+        payloads = [p for at in range(0, len(stream), step) for p in frames.feed(stream[at : at + step])]
+        assert [msgspec.msgpack.decode(p, type=FromWorker) for p in payloads] == messages
