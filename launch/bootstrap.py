@@ -26,6 +26,7 @@ from . import demo_tasks, demo_tokenizer
 
 SHIPPED = Path(__file__).parent / "conf" / "demo"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+PROMPT_FILES = ("train.jsonl", "heldout.jsonl")
 NUM_TRAIN, NUM_HELDOUT = 2000, 64  # prompts per task
 SKILL_STEPS, HABIT_STEPS, BATCH = 2600, 400, 64
 SKILL_LR, HABIT_LR = 3e-3, 1e-3
@@ -75,6 +76,16 @@ def _unpack(out: Path) -> None:
         shutil.copyfile(SHIPPED / name, out / name)
     with zipfile.ZipFile(SHIPPED / "prompts.zip") as archive:
         archive.extractall(out)
+
+
+def ship(folder: Path) -> None:
+    """Make what `--train` wrote the shipped demo; for those who keep this repository."""
+    SHIPPED.mkdir(exist_ok=True)
+    for name in MODEL_FILES:
+        shutil.copyfile(folder / name, SHIPPED / name)
+    with zipfile.ZipFile(SHIPPED / "prompts.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in PROMPT_FILES:
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def _make(out: Path, seed: int) -> None:
