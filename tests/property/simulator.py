@@ -164,6 +164,7 @@ class Judge:
         self.made_by_actors: dict[int, Group] = {}
         self.handed_out: dict[tuple[int, int], bytes] = {}  # (generation, version) -> the batch
         self.used: set[int] = set()  # ordinals in any batch
+        self.num_served_again = 0
         self.counts_tickets = True
         self.last_word: m.Status | None = None
 
@@ -192,6 +193,7 @@ class Judge:
         """B groups as the actors made them, young enough, none used before; the very same when served again."""
         key, encoded = (batch.generation, batch.version), msgspec.msgpack.encode(batch)
         if key in self.handed_out:
+            self.num_served_again += 1
             if self.handed_out[key] != encoded:
                 raise Violation(f"the batch of {key} was served again, but differs")
             return

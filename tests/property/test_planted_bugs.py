@@ -1,0 +1,138 @@
+"""The test of the test: each of these faults, planted into the real core, must be noticed by the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from prolong.buffer.dispatch import Dispatch
+from prolong.buffer.journal import MemoryJournal
+from prolong.buffer.leases import Lease, Leases
+from prolong.buffer.staleness import StalenessContract
+from prolong.buffer.store import Store
+from prolong.common.errors import LedgerError, StalenessViolation
+from prolong.common.types import Batch, TicketState
+
+from .simulator import Plan, Violation, World
+
+ENOUGH = 400  # schedules
+
+
+def deadline_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    def issue(self: StalenessContract, ordinal: int, version: int) -> None:
+        issue_well(self, ordinal, version + 1)
+
+    def store(self: StalenessContract, ordinal: int, version: int) -> None:
+        store_well(self, ordinal, version + 1)
+
+    issue_well, store_well = StalenessContract.issue, StalenessContract.store
+    patch.setattr(StalenessContract, "issue", issue)
+    patch.setattr(StalenessContract, "store", store)
+    patch.setattr(Store, "_staleness", lambda self, group, version: 0)  # its own last check sleeps
+
+
+def no_deduplication(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leases, "end", lambda self, ordinal: self.find(ordinal))
+
+
+def filtered_place_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StalenessContract, "drop", lambda self, ordinal: None)
+
+
+def filtered_group_still_counted(patch: pytest.MonkeyPatch) -> None:
+    from prolong.buffer.ledger import Ledger
+
+    move_well = Ledger.move
+
+    def move(self: Ledger, ordinal: int, to: TicketState) -> object:
+        entry = move_well(self, ordinal, to)
+        if to is TicketState.filtered:
+            self.total -= 1
+        return entry
+
+    patch.setattr(Ledger, "move", move)
+
+
+def selection_in_order_of_completion(patch: pytest.MonkeyPatch) -> None:
+    def choose(self: StalenessContract) -> list[int] | None:
+        arrived = [ordinal for group in self._stored.values() for ordinal in group]
+        return sorted(arrived[-self.batch :]) if len(arrived) >= self.batch else None
+
+    patch.setattr(StalenessContract, "choose", choose)
+
+
+def lagging_actors_admitted_like_others(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StalenessContract, "_feasible_with", lambda self, deadline: True)
+
+
+def admission_beyond_the_last_step(patch: pytest.MonkeyPatch) -> None:
+    init_well = StalenessContract.__init__
+
+    def init(self: StalenessContract, **settings: object) -> None:
+        init_well(self, **(settings | {"steps": 1_000}))  # pyright: ignore[reportArgumentType]
+
+    patch.setattr(StalenessContract, "__init__", init)
+
+
+def lost_leases_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    def expired(self: Leases, now: float) -> list[Lease]:
+        return []
+
+    patch.setattr(Leases, "expired", expired)
+
+
+def dead_generation_accepted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leases, "clear", lambda self: None)
+    unwanted_well = Dispatch._unwanted
+
+    def unwanted(self: Dispatch, actor: object, message: object) -> str:
+        reason = unwanted_well(self, actor, message)  # pyright: ignore[reportArgumentType]
+        return "" if "is over" in reason else reason
+
+    patch.setattr(Dispatch, "_unwanted", unwanted)
+
+
+def batch_served_again_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    batch_well = MemoryJournal.batch
+
+    def batch(self: MemoryJournal, version: int) -> Batch | None:
+        recorded = batch_well(self, version)
+        return recorded and msgspec.structs.replace(recorded, groups=recorded.groups[::-1])
+
+    patch.setattr(MemoryJournal, "batch", batch)
+
+
+def prompts_never_reissued_to_their_place(patch: pytest.MonkeyPatch) -> None:
+    lose_well = Store.lose
+
+    def lose(self: Store, ordinal: int) -> None:
+        lose_well(self, ordinal)
+        self.ledger.counts[TicketState.failed] -= 1
+        self.ledger.counts[TicketState.batched] += 1  # the place stays taken
+
+    patch.setattr(Store, "lose", lose)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        deadline_off_by_one,
+        no_deduplication,
+        filtered_place_not_given_back,
+        filtered_group_still_counted,
+        selection_in_order_of_completion,
+        lagging_actors_admitted_like_others,
+        admission_beyond_the_last_step,
+        lost_leases_unnoticed,
+        dead_generation_accepted,
+        batch_served_again_in_another_order,
+        prompts_never_reissued_to_their_place,
+    ],
+)
+def test_a_planted_bug_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises((Violation, LedgerError, StalenessViolation, KeyError, AssertionError)):
+        for seed in range(ENOUGH):
+            World(Plan.draw(seed)).run()
