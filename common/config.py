@@ -92,7 +92,7 @@ class ModelConfig:
     path: str = "???"  # a folder, or a hub name, of a causal LM that transformers and vLLM both load
     dtype: str = "float32"  # float32 | bfloat16: parameters on both sides
     max_context: int = 1024  # tokens, prompt and completion together
-    attention: str = "sdpa"  # transformers' attn_implementation: sdpa | flash_attention_2 | flex_attention
+    attention: str = "documents"  # of the learner: documents | sdpa | flash_attention_2 | flex_attention
     device: Device = Device.auto
 
     def __post_init__(self) -> None:

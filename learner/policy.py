@@ -62,11 +62,12 @@ class Policy(nn.Module):
         assert (micro.plan is not None) == (self.layout == DOCUMENTS), f"micro-batch of another layout than {self.layout}"
         return self(micro.input_ids, micro.position_ids, micro.plan, micro.source, micro.target)
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(checkpoint name, whole float32 tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
+    def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """(checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
         for name, parameter in self.causal.named_parameters():
             value = parameter.detach()
-            yield name, value.full_tensor() if isinstance(value, DTensor) else value
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            yield name, whole if dtype is None else whole.to(dtype)
 
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:

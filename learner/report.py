@@ -1,0 +1,84 @@
+"""What the learner tells people: one record per step, and the summary at the end of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..common.messages import Status
+from ..common.types import Batch, ValidationScore
+from .advantages import rewards_of
+from .checkpoint import LearnerState
+
+SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")  # what the learner's time is split into
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Rewards by domain and task, completion lengths, the validation scores and numbers that the batch carries."""
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for group in batch.groups:
+        values = rewards_of(group).tolist()
+        for name in ("mean", group.prompt.domain, f"{group.prompt.domain}/{group.prompt.task}"):
+            rewards[f"reward/{name}"] += values
+    lengths = [rollout.num_tokens for group in batch.groups for rollout in group.rollouts]
+    metrics = {name: fmean(values) for name, values in rewards.items()}
+    metrics |= {
+        "rollout/tokens_mean": fmean(lengths),
+        "rollout/tokens_max": float(max(lengths)),
+        "rollout/count": float(len(lengths)),
+    }
+    for score in batch.validation:
+        metrics[f"validation/{score.setting}/mean"] = score.mean
+        metrics |= {f"validation/{score.setting}/{task}": value for task, value in score.by_task.items()}
+    return metrics | batch.metrics
+
+
+def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
+    """summary.json: held-out scores before and after, the ledger, and where the time went on each side."""
+    own = ("busy_s", "idle_s", "weights_s")
+    actors = {
+        name: {key: value for key, value in peer.items() if key.removeprefix("actor/") in own}
+        for name, peer in status.peers.items()
+        if peer.get("role") == "actor"
+    }
+    return {
+        "before": _scores(status.validation, first=True),
+        "after": _scores(status.validation, first=False),
+        "steps": state.version,
+        "wall_s": round(state.wall_s, 3),
+        "staleness_max": state.staleness_max,
+        "ledger": status.ledger,
+        "reference_resets": state.reference_epoch,
+        "skipped_updates": state.skipped,
+        "generation": state.generation,
+        "counters": status.counters,
+        "time_split": {
+            "learner": {name: round(state.spent.get(name, 0.0), 3) for name in SPENT},
+            "actors": {
+                name: {key.removeprefix("actor/"): value for key, value in split.items()} for name, split in actors.items()
+            },
+        },
+    }
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Whole or not at all: its existence says that the run has ended."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(summary, indent=2) + "\n")
+    scratch.replace(path)
+
+
+def _scores(scores: list[ValidationScore], *, first: bool) -> dict[str, Any]:
+    """By setting, the scores of the first or of the last version that has any."""
+    if not scores:
+        return {}
+    version = (min if first else max)(score.version for score in scores)
+    return {
+        score.setting: {"by_task": score.by_task, "mean": score.mean, "version": score.version, "rollouts": score.num_rollouts}
+        for score in scores
+        if score.version == version
+    }

@@ -1,0 +1,195 @@
+"""The learner as a real process under torchrun, the real buffer, and a scripted actor that joins the weights group for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from buffer_process import BufferProcess
+from prolong.common.compose import run_paths, save
+from prolong.common.config import Config, SourceConfig
+from prolong.common.metrics import read_metrics
+from safetensors.torch import load_file
+from scripted_actor import ScriptedActor
+from tiny_model import make_tiny_model
+from transformers import AutoModelForCausalLM
+
+ENTRY = """
+import sys
+from pathlib import Path
+from prolong.common.compose import load
+from prolong.common.errors import ProlongError
+from prolong.learner.main import main
+try:
+    main(load(Path(sys.argv[1])))
+except ProlongError as error:
+    sys.stderr.write(f"{type(error).__name__}: {error}\\n")
+    raise SystemExit(error.exit_code)
+"""
+
+
+def make_config(folder: Path, *, steps: int = 4, eta: int = 1) -> Config:
+    cfg = Config()
+    cfg.run.name, cfg.run.root, cfg.run.steps = "tested", str(folder / "runs"), steps
+    cfg.model.path, cfg.model.max_context = str(make_tiny_model(folder / "model", tied=True)), 64
+    prompts = folder / "prompts.jsonl"
+    line = {"prompt": "1+2=", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "3"}}
+    prompts.write_text("".join(json.dumps(line) + "\n" for _ in range(50)))
+    cfg.data.train = [SourceConfig(file=str(prompts))]
+    cfg.sampling.n, cfg.sampling.max_tokens, cfg.sampling.temperature = 4, 12, 1.2
+    cfg.buffer.address, cfg.buffer.batch_groups, cfg.buffer.eta = "tcp://127.0.0.1:0", 2, eta
+    cfg.buffer.heartbeat_s, cfg.buffer.silence_s = 0.1, 2.0
+    cfg.learner.lr, cfg.learner.starve_s = 1e-3, 60.0
+    cfg.objective.kl_beta = 0.01
+    cfg.reference.reset_every = 3
+    cfg.checkpoint.every = 2
+    cfg.weights.timeout_s = 10.0
+    return cfg
+
+
+@contextmanager
+def learner(cfg: Config, address: str, ranks: int = 1) -> Iterator[subprocess.Popen[str]]:
+    cfg.buffer.address = address
+    path = run_paths(cfg).folder / "learner.yaml"
+    save(cfg, path)
+    script = path.with_name("entry.py")
+    script.write_text(ENTRY)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        str(script),
+        str(path),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=20)
+
+
+def end_of(process: subprocess.Popen[str]) -> str:
+    """Wait for the end, which must be good; what was written to stderr."""
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def weights_of(cfg: Config, version: int) -> dict[str, torch.Tensor]:
+    return load_file(run_paths(cfg).checkpoints / f"step-{version:08d}" / "model.safetensors")
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    return make_config(tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_reaches_its_end_and_actors_hold_what_the_last_checkpoint_holds(cfg: Config, ranks: int) -> None:
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address, ranks) as process:
+        actor = ScriptedActor(cfg, buffer.address)
+        actor.start()
+        end_of(process)
+        actor.join(20)
+    records = read_metrics(run_paths(cfg).metrics)
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert actor.versions[0] == 0
+    assert actor.versions == sorted(actor.versions)
+    if actor.versions[-1] == 4:
+        assert all(torch.equal(actor.received[name], tensor) for name, tensor in weights_of(cfg, 4).items())
+    assert [record["reference/epoch"] for record in records] == [0, 0, 1, 1]
+    assert records[0]["reference/kl"] == records[3]["reference/kl"] == 0.0
+    assert max(record["buffer/staleness_max"] for record in records) <= 1
+    fresh = [record for record in records if record["buffer/staleness_max"] == 0]
+    assert fresh
+    for record in fresh:  # the actor's weights are the learner's: on-policy, whatever the temperature
+        assert record["policy/weight_mean"] == pytest.approx(1.0, abs=1e-4)
+    summary = json.loads(run_paths(cfg).summary.read_text())
+    assert summary["steps"] == 4
+    assert summary["reference_resets"] == 1
+    assert summary["ledger"]["trained"] == 8
+    assert summary["time_split"]["learner"]["compute_s"] > 0
+    assert sorted(path.name for path in run_paths(cfg).checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
+
+
+def test_the_last_checkpoint_loads_in_transformers_with_its_tokenizer(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
+        ScriptedActor(cfg, buffer.address).start()
+        end_of(process)
+    folder = run_paths(cfg).checkpoints / "step-00000004"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    stored = weights_of(cfg, 4)
+    assert "lm_head.weight" not in stored  # tied
+    assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
+    assert (folder / "tokenizer.json").read_bytes() == (Path(cfg.model.path) / "tokenizer.json").read_bytes()
+
+
+def test_sigterm_saves_and_ends_well_and_the_run_goes_on_from_there(cfg: Config) -> None:
+    cfg.run.steps, cfg.checkpoint.every = 1000, 500
+    with BufferProcess(cfg) as buffer:
+        actor = ScriptedActor(cfg, buffer.address)
+        actor.start()
+        with learner(cfg, buffer.address) as process:
+            wait_for_steps(cfg, 2)
+            (rank,) = children_of(process.pid)
+            os.kill(rank, signal.SIGTERM)
+            end_of(process)
+        (checkpoint,) = run_paths(cfg).checkpoints.iterdir()
+        stopped_at = int(checkpoint.name.removeprefix("step-"))
+        assert stopped_at >= 2
+        cfg.run.steps = stopped_at + 2
+        with learner(cfg, buffer.address) as process:
+            wait_for_steps(cfg, stopped_at + 2)
+    assert [record["step"] for record in read_metrics(run_paths(cfg).metrics)] == list(range(1, stopped_at + 3))
+
+
+def test_another_checksum_is_cordoned_sent_again_and_the_learner_goes_on(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
+        actor = ScriptedActor(cfg, buffer.address, corrupt_checksum_of=0)
+        actor.start()
+        errors = end_of(process)
+        actor.join(20)
+    assert actor.versions[:2] == [0, 0]
+    summary = json.loads(run_paths(cfg).summary.read_text())
+    assert summary["counters"]["buffer/cordoned"] == 1
+    assert "received other bytes than were sent" in errors
+
+
+def test_a_learner_without_actors_stops_with_a_sentence(cfg: Config) -> None:
+    cfg.learner.starve_s = 2.0
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "LearnerStarved: no batch of version 0 within learner.starve_s = 2 s" in errors
+
+
+def test_a_context_beyond_the_models_is_refused(cfg: Config) -> None:
+    cfg.model.max_context = 4096
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
+        _, errors = process.communicate(timeout=60)
+    assert "ModelError: model.max_context = 4096" in errors
+
+
+def wait_for_steps(cfg: Config, steps: int) -> None:
+    from runs import wait_until
+
+    path = run_paths(cfg).metrics
+    wait_until(f"{steps} steps", lambda: path.exists() and len(read_metrics(path)) >= steps, 60)
+
+
+def children_of(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children()]
