@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-trl demo test check lint clean
+.PHONY: help install install-trl demo test check lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,3 +44,7 @@ install-trl: .venv-trl/.installed
 
 clean:
 	rm -rf $(VENV) .venv-trl build dist *.egg-info
+
+# docs/config.md from common/config.py
+docs: $(STAMP)
+	@$(BIN)/python docs/make_config.py

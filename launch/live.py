@@ -99,8 +99,8 @@ class Progress:
         return self.records[-1].get(key) if self.records else None
 
     def mean(self, key: str) -> float | None:
-        """Over the last steps that have it."""
-        values = [record[key] for record in self.records if key in record]
+        """Over the last steps that have it; the first step of all carries the start-up, and counts only while it is alone."""
+        values = [record[key] for record in self.records if key in record and (record["step"] > 1 or len(self.records) == 1)]
         return fmean(values) if values else None
 
     @property
@@ -215,7 +215,7 @@ def _waiting(progress: Progress) -> str:
 
 
 def _speed(progress: Progress) -> str:
-    publish = progress.mean("weights/publish_s")
+    publish = progress.last("weights/publish_s")
     weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
     tokens, step = _number(progress.mean("learner/tokens_per_s"), ",.0f"), _number(progress.mean("learner/step_s"), ".2f")
     epoch = _number(progress.last("reference/epoch"), ".0f")

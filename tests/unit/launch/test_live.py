@@ -66,6 +66,11 @@ def test_time_left_follows_the_pace_of_the_last_steps(progress: Progress) -> Non
     assert progress.left_s == pytest.approx(6 * 2.0)
 
 
+def test_the_first_step_does_not_count_for_shares_because_it_carries_the_start_up(progress: Progress) -> None:
+    progress.records[0]["learner/wait_s"] = progress.records[0]["learner/step_s"] = 60.0
+    assert progress.wait_share == pytest.approx(0.25)
+
+
 def test_shares_are_of_the_time_of_each_side(progress: Progress) -> None:
     assert progress.wait_share == pytest.approx(0.25)
     assert progress.idle_share == pytest.approx(0.05)

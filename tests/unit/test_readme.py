@@ -1,0 +1,88 @@
+"""What README and docs promise exists: targets, commands, settings, files."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from prolong.common.schema import dotted_keys
+from prolong.launch.cli import BENCHES, COMMANDS, is_bench
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {page.name: page.read_text() for page in PAGES}
+CODE = {name: "\n".join(re.findall(r"^    .*$|`[^`]+`", text, re.MULTILINE)) for name, text in TEXT.items()}
+
+
+def every(pattern: str) -> set[tuple[str, str]]:
+    """(page, first group) of every match in code: indented blocks and backquotes."""
+    return {(page, match) for page, code in CODE.items() for match in re.findall(pattern, code)}
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = every(r"\bmake ([a-z-]+)")
+    assert ("README.md", "demo") in used
+    assert {(page, name) for page, name in used if name not in targets} == set()
+
+
+def test_commands_exist() -> None:
+    used = every(r"\bprolong ([a-z-]+)")
+    assert ("README.md", "train") in used
+    assert {(page, name) for page, name in used if name not in COMMANDS} == set()
+
+
+def test_benches_exist() -> None:
+    benches = {path.stem.replace("_", "-") for path in BENCHES.glob("*.py") if is_bench(path)}
+    used = every(r"prolong bench ([a-z-]+)")
+    assert used
+    assert {(page, name) for page, name in used if name not in benches} == set()
+
+
+def test_settings_exist() -> None:
+    known = {*dotted_keys(), "model"}
+    sections = "|".join(sorted({key.partition(".")[0] for key in known}))
+    used = every(rf"(?<![\w/.-])((?:{sections})\.[a-z_]+)(?![\w(/.])")
+    files = {".py", ".json", ".md", ".yaml", ".jsonl", ".lock"}
+    wrong = {(page, key) for page, key in used if key not in known and not any(key.endswith(end) for end in files)}
+    modules = {f"{path.parent.name}.{path.stem}" for path in ROOT.glob("*/*.py")}
+    assert {(page, key) for page, key in wrong if key not in modules} == set()
+
+
+def test_files_and_folders_exist() -> None:
+    used = every(r"(?<![\w/.])((?:actor|bench|buffer|common|docs|launch|learner|tests|verifiers)/[\w./-]*\w)")
+    metrics = re.compile(r"(actor|buffer|learner)/\w+$")
+    missing = {(page, path) for page, path in used if not (ROOT / path).exists() and not metrics.match(path)}
+    assert missing == set()
+
+
+def test_links_lead_somewhere() -> None:
+    links = {(page, link) for page, text in TEXT.items() for link in re.findall(r"\]\((?!http)([^)]+)\)", text)}
+    base = {page.name: page.parent for page in PAGES}
+    assert {(page, link) for page, link in links if not (base[page] / link).exists()} == set()
+
+
+def test_docs_name_no_machine_of_ours() -> None:
+    for name, text in TEXT.items():
+        assert not re.search(r"/work/|/root/|/opt/|\.internal|localhost:\d", text), name
+
+
+@pytest.fixture(scope="module")
+def make_config():
+    spec = importlib.util.spec_from_file_location("make_config", ROOT / "docs" / "make_config.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_settings_is_generated_from_the_source(make_config) -> None:
+    assert make_config.page() == TEXT["config.md"], "run `make docs`"
+
+
+def test_the_page_of_settings_lists_every_setting() -> None:
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", TEXT["config.md"], re.MULTILINE | re.DOTALL))
+    missing = [key for key in dotted_keys() if f"| `{key.partition('.')[2]}` |" not in sections[key.partition(".")[0]]]
+    assert missing == []
+    assert len(dotted_keys()) < 120
