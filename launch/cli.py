@@ -48,7 +48,9 @@ def buffer(argv: list[str]) -> int:
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
-    importlib.import_module("prolong.buffer.main").main(cfg)
+    from ..buffer import main as process
+
+    process.main(cfg)
     return 0
 
 
@@ -72,13 +74,17 @@ def actor(argv: list[str]) -> int:
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     name = args.name or f"actor-{os.uname().nodename}-{os.getpid()}"
-    importlib.import_module("prolong.actor.main").main(cfg, name)
+    from ..actor import main as process
+
+    process.main(cfg, name)
     return 0
 
 
 def bootstrap(argv: list[str]) -> int:
     """make the demo's model, its training prompts and its held-out prompts"""
-    return importlib.import_module("prolong.launch.bootstrap").main(argv)
+    from . import bootstrap as process
+
+    return process.main(argv)
 
 
 def status(argv: list[str]) -> int:
@@ -87,17 +93,17 @@ def status(argv: list[str]) -> int:
     parser.add_argument("run", help="the run's name (a folder in runs/), or its folder")
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     args = parser.parse_args(argv)
-    from . import status as status_module
+    from . import status as page
 
-    return status_module.show(args.run, as_json=args.json)
+    return page.show(args.run, as_json=args.json)
 
 
 def doctor(argv: list[str]) -> int:
     """say what of this machine and installation a run could stumble over"""
     args = config_parser("doctor", doctor.__doc__ or "").parse_intermixed_args(argv)
-    from . import doctor as doctor_module
+    from . import doctor as page
 
-    return doctor_module.examine(args.recipe, args.overrides)
+    return page.examine(args.recipe, args.overrides)
 
 
 def bench(argv: list[str]) -> int:

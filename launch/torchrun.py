@@ -39,9 +39,9 @@ def launch(cfg: Config) -> int:
 
 
 def train(config: str) -> int:
-    from ..learner.main import main as learner_main
+    from ..learner import main as process
 
-    learner_main(load(Path(config)))
+    process.main(load(Path(config)))
     return 0
 
 

@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from prolong.common.compose import CONF_FOLDER, compose, recipes
 from prolong.common.config import Advantage, Aggregation, Config
+from prolong.learner.policy import Policy, build_policy
+from prolong.learner.ranks import Ranks
+from prolong.learner.reference import Reference
+from prolong.learner.step import Trainer
+from tiny_model import make_tiny_model
 
 
 def test_every_recipe_composes_or_says_what_must_be_given() -> None:
@@ -46,3 +52,24 @@ def test_no_recipe_asks_for_a_nonstandard_network_address() -> None:
 @pytest.mark.parametrize("path", sorted(CONF_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_says_what_it_is_for(path: Path) -> None:
     assert path.read_text().startswith("# ")
+
+
+def test_prorl_builds_the_learner_from_a_tiny_stand_in(tmp_path: Path) -> None:
+    """The recipe as it is, but for the model, its place and its precision."""
+    model = make_tiny_model(tmp_path, tied=True)
+    cfg = compose("prorl_1_5b", [f"model={model}", "model.device=cpu", "model.dtype=float32"])
+
+    def build(*, trainable: bool) -> Policy:
+        return build_policy(
+            cfg.model,
+            device=torch.device("cpu"),
+            temperature=cfg.sampling.temperature,
+            chunk=cfg.learner.logprob_chunk,
+            shard=False,
+            reshard=cfg.learner.fsdp_reshard,
+            trainable=trainable,
+        )
+
+    trainer = Trainer(cfg, build(trainable=True), Reference(build(trainable=False)), Ranks(), torch.device("cpu"))
+    (group, *_) = trainer.optimizer.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-6, (0.9, 0.999), 0.01)
