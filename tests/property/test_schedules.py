@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-
 from prolong.common.config import Preference, Straggler
 
 from .simulator import Plan, World
