@@ -31,7 +31,7 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> tup
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     table = F.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
-    chosen = table.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    chosen = -F.nll_loss(table.flatten(0, -2), token_ids.flatten(), reduction="none").view(token_ids.shape)
     with torch.no_grad():
         entropy = -torch.xlogy(probs := table.exp(), probs).sum(-1)
     return chosen, entropy

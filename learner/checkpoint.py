@@ -130,9 +130,9 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
 def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
     """Only when the number of ranks is what it was: nothing else would be a continuation."""
     if len(stored["rng/cpu"]) == ranks.size:
-        torch.set_rng_state(stored["rng/cpu"][ranks.rank])
+        torch.set_rng_state(stored["rng/cpu"][ranks.rank].clone())
         if torch.cuda.is_available() and "rng/cuda" in stored:
-            torch.cuda.set_rng_state(stored["rng/cuda"][ranks.rank])
+            torch.cuda.set_rng_state(stored["rng/cuda"][ranks.rank].clone())
 
 
 def _moments(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,89 @@
+"""Two real gloo ranks with FSDP2 against one plain rank, on recorded batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from batches import assert_same_gradient, make_trainer, random_batch, small_config
+from prolong.common.config import Config
+from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
+from prolong.learner.ranks import Ranks
+from runs import free_port
+from safetensors.torch import load_file
+from tiny_model import make_tiny_model
+
+
+def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
+    """tests/rank_script.py on every rank, as torchrun would start it."""
+    port = free_port()
+    processes = []
+    for rank in range(ranks):
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        }
+        command = [sys.executable, "-m", "rank_script", str(model), str(folder), mode]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
+
+
+def config(model: Path) -> Config:
+    cfg = small_config(model)
+    cfg.objective.kl_beta = 0.1
+    return cfg
+
+
+def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Path, tmp_path: Path) -> None:
+    run_ranks(model, tmp_path, "train")
+    trainer = make_trainer(config(model), dtype=torch.float32)
+    metrics = trainer.train(random_batch(0))
+    gradients = load_file(tmp_path / "gradients.safetensors")
+    own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
+    assert own.keys() == gradients.keys() - {"loss"}
+    assert_same_gradient(list(own.values()), [gradients[name] for name in own])
+    assert metrics["learner/loss"] == pytest.approx(gradients["loss"].item(), rel=1e-5)
+    for version in (1, 2):
+        trainer.train(random_batch(version))
+    stored = load_file(tmp_path / "step-00000003" / "model.safetensors")
+    for name, tensor in trainer.policy.full_parameters():
+        torch.testing.assert_close(stored[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: Path, tmp_path: Path) -> None:
+    run_ranks(model, tmp_path, "train")
+    run_ranks(model, tmp_path, "resume")
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("step-00000005", "resumed/step-00000005"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    cfg = config(model)
+    cfg.model.path = str(tmp_path / "step-00000003")
+    trainer = make_trainer(cfg, dtype=torch.float32)
+    load_checkpoint(tmp_path / "step-00000003", read_state(tmp_path / "step-00000003"), trainer, Ranks())
+    for version in (3, 4):
+        trainer.train(random_batch(version))
+    for name, tensor in trainer.policy.full_parameters():
+        torch.testing.assert_close(whole[name], tensor, rtol=1e-4, atol=1e-5)
+    save_checkpoint(
+        tmp_path / "one", LearnerState(version=5), trainer, Ranks(), dtype="float32", source=None, keep=1
+    )  # and writes one itself

@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from batches import random_batch
+from prolong.common.messages import Status
+from prolong.common.types import Batch, ValidationScore
+from prolong.learner.checkpoint import LearnerState
+from prolong.learner.report import batch_metrics, summarize, write_summary
+
+
+def score(version: int, setting: str, mean: float) -> ValidationScore:
+    return ValidationScore(
+        version=version, versions=[version], setting=setting, by_task={"math/sum": mean}, mean=mean, num_rollouts=8
+    )
+
+
+def test_rewards_are_means_by_domain_and_task() -> None:
+    batch = random_batch(0, groups=2, n=2)
+    other = msgspec.structs.replace(batch.groups[1].prompt, domain="logic", task="order")
+    groups = [batch.groups[0], msgspec.structs.replace(batch.groups[1], prompt=other)]
+    batch = Batch(
+        generation=1, version=0, groups=groups, validation=[score(0, "sampled", 0.5)], metrics={"buffer/filtered": 3.0}
+    )
+    metrics = batch_metrics(batch)
+    rewards = [[r.verdict.reward or 0.0 for r in group.rollouts] for group in groups]
+    assert metrics["reward/math"] == metrics["reward/math/sum"] == pytest.approx(sum(rewards[0]) / 2)
+    assert metrics["reward/logic/order"] == pytest.approx(sum(rewards[1]) / 2)
+    assert metrics["reward/mean"] == pytest.approx(sum(map(sum, rewards)) / 4)
+    assert metrics["validation/sampled/math/sum"] == 0.5
+    assert metrics["buffer/filtered"] == 3.0
+
+
+def test_the_summary_tells_before_from_after_and_splits_each_sides_time(tmp_path: Path) -> None:
+    scores = [score(0, "sampled", 0.4), score(0, "greedy", 0.2), score(20, "sampled", 0.7)]
+    scores += [score(40, "sampled", 0.9), score(40, "greedy", 0.95)]
+    status = Status(
+        run="r",
+        generation=1,
+        version=40,
+        steps=40,
+        ledger={"trained": 640},
+        balanced=True,
+        peers={
+            "actor-0": {"role": "actor", "state": "ready", "busy_s": 9.0, "idle_s": 1.0, "weights_s": 0.5, "tokens": 7.0},
+            "learner": {"role": "learner", "state": "connected"},
+        },
+        counters={"buffer/duplicates": 2},
+        validation=scores,
+    )
+    state = LearnerState(version=40, staleness_max=2, reference_epoch=1, wall_s=60.0, spent={"wait_s": 10.0, "compute_s": 45.0})
+    write_summary(tmp_path / "summary.json", summarize(state, status))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["before"]["sampled"]["mean"] == 0.4
+    assert summary["before"]["greedy"]["by_task"] == {"math/sum": 0.2}
+    assert (summary["after"]["sampled"]["mean"], summary["after"]["greedy"]["mean"]) == (0.9, 0.95)
+    assert summary["ledger"] == {"trained": 640}
+    assert (summary["steps"], summary["staleness_max"], summary["reference_resets"]) == (40, 2, 1)
+    assert summary["time_split"]["learner"]["compute_s"] == 45.0
+    assert summary["time_split"]["actors"] == {"actor-0": {"busy_s": 9.0, "idle_s": 1.0, "weights_s": 0.5}}
+
+
+def test_a_run_without_validation_has_a_summary_too() -> None:
+    status = Status(run="r", generation=1, version=1, steps=1, ledger={}, balanced=True, peers={}, counters={}, validation=[])
+    summary = summarize(LearnerState(version=1), status)
+    assert summary["before"] == summary["after"] == {}
