@@ -28,8 +28,8 @@ SHIPPED = Path(__file__).parent / "conf" / "demo"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PROMPT_FILES = ("train.jsonl", "heldout.jsonl")
 NUM_TRAIN, NUM_HELDOUT = 2000, 64  # prompts per task
-SKILL_STEPS, HABIT_STEPS, BATCH = 2600, 400, 64
-SKILL_LR, HABIT_LR = 3e-3, 1e-3
+SKILL_STEPS, HABIT_STEPS, BATCH = 2600, 300, 64
+SKILL_LR, HABIT_LR = 3e-3, 5e-4
 ARCHITECTURE = {
     "model_type": "qwen3",
     "hidden_size": 128,
