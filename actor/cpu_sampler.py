@@ -1,9 +1,9 @@
 """Noise for vLLM's CPU sampler that depends on (rollout's seed, position) alone.
 
 Stock vLLM keeps a torch.Generator per seeded request and draws from each of them, one call a request, in every step: 8 % of a
-tiny model's step. Worse, when a prompt is prefilled in pieces it rewinds that generator, which a CPU generator cannot do: the engine
-dies ("CPU Generator does not use offset"; 0.32.0). A hash of seed and position needs no state, so nothing is drawn in a loop,
-nothing is rewound, and a rollout that is preempted or continued elsewhere meets the noise that it would have met.
+tiny model's step. Worse, when a prompt is prefilled in pieces it rewinds that generator, which a CPU generator cannot do: the
+engine dies ("CPU Generator does not use offset"; 0.32.0). A hash of seed and position needs no state: nothing is drawn in a
+loop, nothing is rewound, and a rollout that is preempted or continued elsewhere meets the noise that it would have met.
 """
 
 from __future__ import annotations

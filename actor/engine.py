@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +25,7 @@ from ..common.errors import ModelError, ProlongError, WeightsError
 from ..common.messages import UpdateWeights
 from ..common.types import FinishReason, Ticket, int32_array, rollout_seed
 from .completion import Completion, decode_spans
+from .orphan import mark_actor
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -41,6 +44,7 @@ class Engine:
         self._versions: dict[int, int] = {}  # segment (resumes so far) -> policy version
         self._segment = 0
         self._applying = asyncio.Lock()
+        self.paused_s = 0.0  # spent between pause and resume, so far
 
     @classmethod
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Engine:
@@ -49,12 +53,16 @@ class Engine:
         Raises ModelError if vLLM cannot load the model.
         """
         _set_environment(model)
-        from vllm.v1.engine.async_llm import AsyncLLM
+        mark_actor()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what vLLM's dependencies deprecate is not ours to mend
+            from vllm.exceptions import VLLMError
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
             llm = AsyncLLM.from_engine_args(_engine_args(model, actor, seed))
             await llm.collective_rpc("prolong_prepare")
-        except (ValueError, OSError, RuntimeError) as error:
+        except (VLLMError, ValueError, OSError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"model.path = {model.path!r}: vLLM could not load it: {reason}") from error
         return cls(llm, clear_kv=actor.clear_kv, stop_ids=stop_ids)
@@ -70,12 +78,15 @@ class Engine:
         Rollout i samples with seed `rollout_seed(ticket.seed, i)`. Raises ProlongError if vLLM refuses the request or died.
         """
         assert self.version >= 0, "an engine without weights must not generate"
+        from vllm.exceptions import VLLMError
+
         prompt = {"prompt_token_ids": int32_array(ticket.prompt.token_ids).tolist()}
         try:
-            async for output in self._llm.generate(prompt, self._sampling_params(ticket), str(ticket.ordinal)):  # type: ignore[arg-type]
+            params = self._sampling_params(ticket)
+            async for output in self._llm.generate(prompt, params, str(ticket.ordinal)):  # type: ignore[arg-type]
                 for finished in output.outputs:
                     yield finished.index, self._completion(finished)
-        except (ValueError, RuntimeError) as error:
+        except VLLMError as error:
             raise ProlongError(f"ticket {ticket.ordinal}: vLLM failed: {error or type(error).__name__}") from error
 
     def _sampling_params(self, ticket: Ticket) -> Any:
@@ -113,9 +124,11 @@ class Engine:
         Raises WeightsError when it did not arrive: the engine then goes on with the weights it had. An error while loading
         leaves the engine paused and unusable: ProlongError.
         """
+        from vllm.exceptions import VLLMError
+
         async with self._applying:
             checksums = await self._receive(update, timeout_s)
-            core = self._llm.engine_core
+            core, paused = self._llm.engine_core, perf_counter()
             try:
                 await core.pause_scheduler_async(mode="keep", clear_cache=self._clear_kv)
                 await self._llm.collective_rpc("prolong_load", timeout=timeout_s)
@@ -123,8 +136,9 @@ class Engine:
                 self._segment += 1
                 self._versions[self._segment] = update.version  # before the resume: outputs of it may come at once
                 await core.resume_scheduler_async()
-            except (ValueError, RuntimeError) as error:
+            except (VLLMError, RuntimeError) as error:  # RuntimeError: a worker's, as the engine process relays it
                 raise ProlongError(f"version {update.version} arrived but vLLM could not load it: {error}") from error
+            self.paused_s += perf_counter() - paused
             return checksums
 
     async def _receive(self, update: UpdateWeights, timeout_s: float) -> list[int]:
@@ -145,8 +159,8 @@ class Engine:
 
     async def close(self) -> None:
         """End the engine process. Requests in flight are lost."""
-        llm = self.__dict__.pop("_llm")  # its finalizer must run while the interpreter is whole
-        llm.shutdown(timeout=1.0)
+        self._llm.shutdown(timeout=1.0)
+        self._llm.shutdown = lambda timeout=None: None  # its finalizer shuts down again, when the interpreter is half gone
 
 
 def _set_environment(model: ModelConfig) -> None:

@@ -28,6 +28,7 @@ from ..common.messages import UpdateWeights
 from ..common.types import BucketSpec
 from ..common.weights import WeightsGroup, checksum, unpack
 from .cpu_sampler import install
+from .orphan import end_with_actor
 
 BACKEND = "prolong"
 
@@ -183,3 +184,4 @@ class WorkerExtension:
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, WeightReceiver)
+end_with_actor()  # vLLM imports this module in its engine process, and forgets that process when ours is killed

@@ -1,0 +1,79 @@
+"""Where an actor's time went, and what it made: cumulative numbers for its heartbeats."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from time import perf_counter
+
+import psutil
+
+from ..common.errors import VerifierFailure
+from ..common.types import Verdict
+
+_WINDOW = 1000  # verdicts that the None-rate is taken over
+_MIN_VERDICTS = 50  # fewer say nothing about a rate
+
+
+class ActorStats:
+    """busy_s: a rollout is in flight and generation not paused; weights_s: paused for new weights; idle_s: the rest."""
+
+    def __init__(self, max_none_rate: float) -> None:
+        self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
+        self._seconds = {"busy_s": 0.0, "idle_s": 0.0, "weights_s": 0.0, "verify_s": 0.0, "verify_exposed_s": 0.0}
+        self._in_flight = 0
+        self._since = perf_counter()
+        self._max_none_rate = max_none_rate
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)  # True: the verdict was None
+        self._process = psutil.Process()
+
+    def started(self, num_rollouts: int) -> None:
+        self._mark()
+        self._in_flight += num_rollouts
+
+    def ended(self, num_rollouts: int) -> None:
+        """Rollouts stopped being generated: finished, or given up."""
+        self._mark()
+        self._in_flight -= num_rollouts
+        assert self._in_flight >= 0, "more rollouts ended than started"
+
+    def paused(self, seconds: float) -> None:
+        """Generation stood still for new weights, just now."""
+        self._mark()
+        self._seconds["busy_s" if self._in_flight else "idle_s"] -= seconds
+        self._seconds["weights_s"] += seconds
+
+    def judged(self, verdict: Verdict) -> None:
+        """Raises VerifierFailure when too many of the last verdicts are None."""
+        self._seconds["verify_s"] += verdict.seconds
+        self._recent.append(verdict.reward is None)
+        self.counts["none_verdicts"] += verdict.reward is None
+        rate = sum(self._recent) / len(self._recent)
+        if len(self._recent) >= _MIN_VERDICTS and rate > self._max_none_rate:
+            raise VerifierFailure(
+                f"{rate:.0%} of the last {len(self._recent)} verdicts are None (now {verdict.verifier}: {verdict.status}, "
+                f"{verdict.detail!r}): expected at most {self._max_none_rate:.0%} (actor.max_none_rate)"
+            )
+
+    def exposed(self, seconds: float) -> None:
+        """A group waited this long for verdicts after its last rollout had ended."""
+        self._seconds["verify_exposed_s"] += seconds
+
+    def snapshot(self) -> dict[str, float]:
+        """Everything so far; CPU seconds are of this process and its living descendants."""
+        self._mark()
+        return {**self._seconds, **self.counts, "in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
+
+    def _mark(self) -> None:
+        now = perf_counter()
+        self._seconds["busy_s" if self._in_flight else "idle_s"] += now - self._since
+        self._since = now
+
+    def _cpu_s(self) -> float:
+        total = 0.0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total += times.user + times.system
+        return total

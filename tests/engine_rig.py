@@ -1,0 +1,155 @@
+"""A real vLLM engine with the learner's end of the weights plane, and a transformers model to hold it against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from prolong.actor.completion import Completion
+from prolong.actor.engine import Engine
+from prolong.common.config import ActorConfig, ModelConfig
+from prolong.common.messages import UpdateWeights
+from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
+from prolong.common.weights import WeightsGroup, WeightsStore, checksum, pack, plan_buckets
+from tiny_model import make_tiny_model, randomize
+from transformers import AutoModelForCausalLM
+
+TIMEOUT_S = 20.0
+BUCKET_BYTES = 100_000  # several buckets also for a tiny model
+EOS = 1
+PROMPT = [3, 4, 12, 5, 16]  # "12+3="
+
+
+@dataclass
+class Rig:
+    """An engine, the transformers model whose weights it is sent, and a sender in a thread."""
+
+    engine: Engine
+    model: torch.nn.Module
+    runner: asyncio.Runner
+    store: WeightsStore
+    epoch: int = 0
+    versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)  # what every version's weights were
+    _group: WeightsGroup | None = None
+    _sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _ordinal: int = 0
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(asyncio.wait_for(coroutine, 3 * TIMEOUT_S))
+
+    @property
+    def version(self) -> int:
+        return self.engine.version
+
+    def ticket(
+        self, *, n: int = 16, temperature: float = 1.0, max_tokens: int = 64, seed: int = 0, top_p: float = 1.0
+    ) -> Ticket:
+        self._ordinal += 1
+        return Ticket(
+            ordinal=self._ordinal,
+            kind=TicketKind.train,
+            prompt=Prompt(
+                uid="p", domain="math", task="t", text="12+3=", token_ids=np.array(PROMPT, "<i4").tobytes(), verifier="math"
+            ),
+            sampling=Sampling(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+            seed=seed,
+            generation=1,
+            version=self.version,
+            lease_s=60.0,
+        )
+
+    async def collect(self, ticket: Ticket) -> list[Completion]:
+        """The ticket's completions in the order of their seeds."""
+        completions = {index: completion async for index, completion in self.engine.generate(ticket)}
+        assert sorted(completions) == list(range(ticket.sampling.n))
+        return [completions[index] for index in sorted(completions)]
+
+    def generate(self, **sampling: Any) -> list[Completion]:
+        return self.run(self.collect(self.ticket(**sampling)))
+
+    def offer(self, version: int, *, new_epoch: bool = False) -> tuple[UpdateWeights, Future[list[int]]]:
+        """Draw the weights of `version` and start to send them; returns what the buffer would tell the actor."""
+        randomize(self.model, version)
+        weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        self.versions[version] = weights
+        manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in weights.items()], BUCKET_BYTES)
+        if new_epoch or self._group is None:
+            self.leave()
+        update = self.update(version, manifest)
+        return update, self._sender.submit(self._send, update, weights)
+
+    def update(self, version: int, manifest: Any) -> UpdateWeights:
+        return UpdateWeights(
+            generation=1,
+            version=version,
+            epoch=self.epoch,
+            rank=1,
+            world_size=2,
+            store_host=self.store.host,
+            store_port=self.store.port,
+            manifest=manifest,
+        )
+
+    def leave(self) -> None:
+        """The next offer goes to a new epoch."""
+        if self._group is not None:
+            self._group.close()
+        self._group, self.epoch = None, self.epoch + 1
+
+    def _send(self, update: UpdateWeights, weights: dict[str, torch.Tensor]) -> list[int]:
+        if self._group is None:
+            where = {"generation": 1, "epoch": update.epoch, "rank": 0, "world_size": 2}
+            cpu = torch.device("cpu")
+            self._group = WeightsGroup.join(self.store.host, self.store.port, **where, device=cpu, timeout_s=TIMEOUT_S)
+        sums = []
+        for bucket in update.manifest.buckets:
+            flat = pack(bucket, weights)
+            self._group.broadcast(flat)
+            sums.append(checksum(flat))
+        return sums
+
+    async def push(self, version: int, *, new_epoch: bool = False) -> None:
+        """Send the weights of `version` and have them applied; what arrived is what was sent."""
+        update, sent = self.offer(version, new_epoch=new_epoch)
+        assert await self.engine.apply_weights(update, TIMEOUT_S) == await asyncio.wrap_future(sent)
+
+    def recompute(self, completion: Completion, temperature: float, version: int) -> np.ndarray:
+        """[T] float32 log-probabilities of the completion under the weights of `version`, by transformers."""
+        self.model.load_state_dict(self.versions[version], strict=False)
+        ids = torch.tensor([PROMPT + int32_array(completion.token_ids).tolist()])
+        with torch.no_grad():
+            logits = self.model(ids).logits[0, len(PROMPT) - 1 : -1]
+        logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
+        return logprobs.gather(1, ids[0, len(PROMPT) :, None])[:, 0].numpy()
+
+    def close(self) -> None:
+        self.leave()
+        self._sender.shutdown()
+        self.runner.run(self.engine.close())
+        self.runner.close()
+        self.store.close()
+
+
+def differences(rig: Rig, completions: list[Completion], temperature: float, version: int) -> np.ndarray:
+    """All tokens' |recomputed - behaviour| log-probability."""
+    return np.concatenate(
+        [np.abs(rig.recompute(c, temperature, version) - float32_array(c.behaviour_logprobs)) for c in completions]
+    )
+
+
+def build_rig(folder: Path, *, tied: bool) -> Rig:
+    torch.set_num_threads(1)
+    make_tiny_model(folder, tied=tied)
+    runner = asyncio.Runner()
+    model = ModelConfig(path=str(folder), max_context=256)
+    engine = runner.run(Engine.start(model, ActorConfig(kv_cache_gib=0.25), 0, [EOS]))
+    transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rig = Rig(engine, transformers_model, runner, WeightsStore("127.0.0.1", timeout_s=TIMEOUT_S))
+    rig.run(rig.push(0))
+    return rig
