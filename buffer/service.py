@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
 from ..common.errors import WireError, WireSizeError
 from ..common.messages import BatchReady, FromClient, GroupResult
 from ..common.wire import Decoder, check_group, encode
-from .core import BufferCore, Outgoing
+from .core import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,24 @@ BURST = 256  # frames handled between two ticks at most
 LINGER_S = 1.0  # for the last words
 
 
+class Core(Protocol):
+    """What decides; `BufferCore` is the real one. Pure: no socket, no clock, no thread."""
+
+    def handle(self, peer: bytes, message: FromClient, now: float) -> list[Outgoing]: ...
+
+    def tick(self, now: float) -> list[Outgoing]: ...
+
+    def finished(self) -> bool: ...
+
+    def stop(self, reason: str, *, failed: bool) -> list[Outgoing]: ...
+
+    def count(self, name: str, amount: int = 1) -> None: ...
+
+
 class BufferService:
     """Serves one core on one bound ROUTER until the run is over or `stop` is set."""
 
-    def __init__(self, core: BufferCore, router: zmq.Socket, max_bytes: int) -> None:
+    def __init__(self, core: Core, router: zmq.Socket, max_bytes: int) -> None:
         self.stop = threading.Event()
         self._core = core
         self._router = router
