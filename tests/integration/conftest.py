@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from engine_rig import Rig, build_rig
 
-
 UNCLOSED = r"ignore:Exception ignored in. <function Context\.__del__:pytest.PytestUnraisableExceptionWarning"
 
 
