@@ -1,0 +1,194 @@
+"""A buffer core with a learner and actors who do what the test says, and values to talk about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prolong.buffer.core import BufferCore
+from prolong.buffer.journal import BatchLog, MemoryJournal
+from prolong.buffer.prompts import PromptMixture
+from prolong.common import messages as m
+from prolong.common.config import (
+    BufferConfig,
+    Config,
+    ModelConfig,
+    Preference,
+    RunConfig,
+    SamplingConfig,
+    Straggler,
+    ValidationConfig,
+    WeightsConfig,
+)
+from prolong.common.types import (
+    Batch,
+    FinishReason,
+    Group,
+    Manifest,
+    Prompt,
+    Rollout,
+    Ticket,
+    TicketKind,
+    Verdict,
+    VersionSpan,
+)
+
+LEARNER = b"learner"
+
+
+def prompt(index: int = 0, *, domain: str = "math", task: str = "sum") -> Prompt:
+    return Prompt(uid=f"{task}/{index}", domain=domain, task=task, text="1+1=", token_ids=b"\0" * 16, verifier="math")
+
+
+def rollout(*versions: int, reward: float | None = 1.0, tokens: int = 4) -> Rollout:
+    """A rollout whose tokens are of these versions; the last version has what is left."""
+    starts = list(range(len(versions)))
+    ends = [*starts[1:], tokens]
+    return Rollout(
+        token_ids=b"\0" * 4 * tokens,
+        behaviour_logprobs=b"\0" * 4 * tokens,
+        spans=[VersionSpan(version=v, start=start, end=end) for v, start, end in zip(versions, starts, ends, strict=True)],
+        finish_reason=FinishReason.stop,
+        verdict=Verdict(reward=reward, status="ok", verifier="math", seconds=0.0),
+    )
+
+
+def group(ticket: Ticket, *rollouts: Rollout, actor: str = "actor-0") -> Group:
+    return Group(
+        ordinal=ticket.ordinal,
+        kind=ticket.kind,
+        generation=ticket.generation,
+        prompt=ticket.prompt,
+        setting=ticket.setting,
+        rollouts=list(rollouts),
+        actor=actor,
+        seconds=1.0,
+    )
+
+
+def config(
+    *,
+    batch: int = 2,
+    eta: int = 1,
+    steps: int = 10,
+    straggler: Straggler = Straggler.wait,
+    preference: Preference = Preference.earliest_deadline,
+    max_filtered: float = 4.0,
+    validation: ValidationConfig | None = None,
+    lease_s: float = 60.0,
+) -> Config:
+    return Config(
+        run=RunConfig(name="scene", steps=steps),
+        model=ModelConfig(path="none"),
+        sampling=SamplingConfig(n=2, max_tokens=64),
+        buffer=BufferConfig(
+            batch_groups=batch,
+            eta=eta,
+            straggler=straggler,
+            preference=preference,
+            max_filtered=max_filtered,
+            lease_s=lease_s,
+            heartbeat_s=1.0,
+            silence_s=10.0,
+        ),
+        validation=validation or ValidationConfig(),
+        weights=WeightsConfig(timeout_s=20.0),
+    )
+
+
+class Scene:
+    """`say` delivers one message and ticks; what the core answers is kept by recipient, and returned."""
+
+    def __init__(self, cfg: Config, *, heldout: int = 0, journal: BatchLog | None = None) -> None:
+        self.cfg, self.now = cfg, 0.0
+        self.journal = journal or MemoryJournal()
+        self.heldout = [prompt(i, task="held") for i in range(heldout)]
+        self.generation = 0
+        self.held: dict[str, int] = {}  # actor -> version
+        self.restart()
+
+    def restart(self) -> None:
+        """A fresh buffer process with the same journal."""
+        mixture = PromptMixture([([prompt(i) for i in range(50)], 1.0)], self.cfg.run.seed)
+        self.core = BufferCore(self.cfg, mixture, self.heldout, "tok", self.journal)
+        self.held.clear()
+
+    def say(self, who: bytes | str, message: Any, *, after_s: float = 0.0) -> list[Any]:
+        """Deliver and tick; returns what went to the speaker."""
+        identity = who.encode() if isinstance(who, str) else who
+        return self.say_all(identity, message, after_s=after_s).get(identity, [])
+
+    def say_all(self, identity: bytes, message: Any, *, after_s: float = 0.0) -> dict[bytes, list[Any]]:
+        """Deliver and tick; returns what went to everybody."""
+        self.now += after_s
+        out = self.core.handle(identity, message, self.now) + self.core.tick(self.now)
+        heard: dict[bytes, list[Any]] = {}
+        for recipient, answer in out:
+            heard.setdefault(recipient, []).append(answer)
+        return heard
+
+    def wait(self, seconds: float) -> dict[bytes, list[Any]]:
+        """Time passes."""
+        self.now += seconds
+        heard: dict[bytes, list[Any]] = {}
+        for recipient, answer in self.core.tick(self.now):
+            heard.setdefault(recipient, []).append(answer)
+        return heard
+
+    def hello(self, role: m.Role, name: str, **more: Any) -> m.Hello:
+        return m.Hello(**({"role": role, "name": name, "protocol": 1, "tokenizer": "tok", "host": "h", "pid": 1} | more))
+
+    def learner(self, version: int = 0, generation: int = -1, pid: int = 1) -> list[Any]:
+        heard = self.say(LEARNER, self.hello(m.Role.learner, "learner", version=version, generation=generation, pid=pid))
+        self.generation = next((x.generation for x in heard if isinstance(x, m.Welcome)), self.generation)
+        return heard
+
+    def actor(self, name: str = "actor-0", *, capacity: int = 100, pid: int = 1) -> list[Any]:
+        return self.say(name, self.hello(m.Role.actor, name, capacity=capacity, pid=pid))
+
+    def publish(self, version: int) -> m.PublishPlan:
+        message = m.Publish(
+            generation=self.generation, version=version, store_host="h", store_port=1, manifest=Manifest(buckets=[])
+        )
+        return only(self.say(LEARNER, message), m.PublishPlan)
+
+    def apply(self, name: str, version: int, *, epoch: int | None = None, error: str = "") -> list[Any]:
+        epoch = self.core.membership.epoch if epoch is None else epoch
+        return self.say(
+            name,
+            m.WeightsApplied(generation=self.generation, version=version, epoch=epoch, checksums=[7], seconds=0.1, error=error),
+        )
+
+    def weights(self, version: int) -> list[Ticket]:
+        """Publish, and every member applies; returns the tickets that the actors got then."""
+        return [ticket for name in self.publish(version).members for ticket in tickets(self.apply(name, version))]
+
+    def result(self, ticket: Ticket, *versions: int, name: str = "actor-0", spread: bool = True) -> m.GroupAck:
+        """The actor finishes a ticket, with tokens of these versions (of the ticket's by default)."""
+        lived = versions or (ticket.version,)
+        rollouts = [rollout(*lived), rollout(*lived, reward=0.0 if spread else 1.0)][: ticket.sampling.n]
+        return only(self.say(name, m.GroupResult(group=group(ticket, *rollouts, actor=name))), m.GroupAck)
+
+    def take(self, version: int) -> Batch | None:
+        ready = self.say(LEARNER, m.TakeBatch(generation=self.generation, version=version))
+        return next((x.batch for x in ready if isinstance(x, m.BatchReady)), None)
+
+    def done(self, version: int) -> None:
+        self.say(LEARNER, m.StepDone(generation=self.generation, version=version))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Ticket states that are not empty."""
+        return {state: count for state, count in self.core.store.ledger.as_dict().items() if count}
+
+
+def only(messages: list[Any], kind: type) -> Any:
+    """The one message of this kind."""
+    found = [message for message in messages if isinstance(message, kind)]
+    assert len(found) == 1, messages
+    return found[0]
+
+
+def tickets(messages: list[Any], kind: TicketKind | None = None) -> list[Ticket]:
+    """All tickets among these messages."""
+    given = [ticket for message in messages if isinstance(message, m.Tickets) for ticket in message.tickets]
+    return [ticket for ticket in given if kind is None or ticket.kind is kind]
