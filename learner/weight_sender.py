@@ -177,7 +177,10 @@ class WeightSender:
         failed: dict[str, str] = {}
         if plan.members:
             self._broadcast(plan, request)
-            failed = self._failures(plan, request, self._await_result(plan))
+            result = self._await_result(plan)
+            if self._closing.is_set():
+                return
+            failed = self._failures(plan, request, result)
             self._numbers["weights/publish_s"] = monotonic() - request.sent
         self._settle(request, plan, failed)
 

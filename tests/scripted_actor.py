@@ -7,11 +7,14 @@ other weights than it sent shows up as a ratio that is not 1.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import torch
 from prolong.buffer.client import BufferClient
+from prolong.common.compose import load
 from prolong.common.config import Config
 from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped, WeightsError
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
@@ -22,16 +25,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 
 class ScriptedActor(threading.Thread):
-    """Runs until the run stops. `versions`: acknowledged ones, in order."""
+    """Runs until the run stops. `versions`: acknowledged ones, in order. `die_at`: end the process inside that broadcast."""
 
-    def __init__(self, cfg: Config, address: str, name: str = "actor-0", *, corrupt_checksum_of: int = -1) -> None:
+    def __init__(
+        self, cfg: Config, address: str, name: str = "actor-0", *, corrupt_checksum_of: int = -1, die_at: int = -1
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self.cfg, self.address = cfg, address
         self.versions: list[int] = []
         self.received: dict[str, torch.Tensor] = {}
         self.error: BaseException | None = None
         self.leave = threading.Event()
-        self._corrupt = corrupt_checksum_of
+        self._corrupt, self._die_at = corrupt_checksum_of, die_at
         self._group: WeightsGroup | None = None
         self._key: tuple[int, int] | None = None
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model.path)).eval()
@@ -84,6 +89,8 @@ class ScriptedActor(threading.Thread):
                 )
                 self._key = update.generation, update.epoch
             assert self._group is not None
+            if update.version == self._die_at:
+                os._exit(1)  # in the group, before its first byte
             for bucket in update.manifest.buckets:
                 flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
                 self._group.broadcast(flat)
@@ -128,3 +135,9 @@ class ScriptedActor(threading.Thread):
             finish_reason=FinishReason.stop,
             verdict=Verdict(reward=float(index % 2), status="ok", verifier="number", seconds=0.0),
         )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    actor = ScriptedActor(load(Path(sys.argv[1])), sys.argv[2], sys.argv[3], die_at=int(sys.argv[4]))
+    actor.run()

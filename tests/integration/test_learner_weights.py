@@ -1,0 +1,140 @@
+"""WeightSender against the real buffer and actors that join real gloo groups; one of them dies inside a broadcast."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from buffer_process import BufferProcess, make_client
+from prolong.buffer.client import BufferClient
+from prolong.common.compose import run_paths, save
+from prolong.common.config import Config, SourceConfig
+from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
+from prolong.learner.weight_sender import WeightSender
+from runs import wait_until
+from scripted_actor import ScriptedActor
+from tiny_model import make_tiny_model
+
+SHAPES = {f"layer.{i}.weight": (128, 128) for i in range(36)}  # 2.4 MB, as many tensors as the demo's model
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    cfg = Config()
+    cfg.run.name, cfg.run.root = "tested", str(tmp_path / "runs")
+    cfg.model.path, cfg.model.max_context = str(make_tiny_model(tmp_path / "model", tied=True)), 64
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1+2=", "domain": "math", "task": "sum", "verifier": "number", "answer": {"answer": "3"}}\n')
+    cfg.data.train = [SourceConfig(file=str(prompts))]
+    cfg.sampling.n, cfg.sampling.max_tokens = 2, 4
+    cfg.buffer.address, cfg.buffer.batch_groups = "tcp://127.0.0.1:0", 1
+    cfg.buffer.heartbeat_s, cfg.buffer.silence_s = 0.1, 1.0
+    cfg.weights.timeout_s = 8.0
+    return cfg
+
+
+@contextmanager
+def sender_of(cfg: Config, address: str) -> Iterator[tuple[WeightSender, BufferClient]]:
+    client = make_client(cfg, address, Role.learner, "learner")
+    inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
+    client.connect(20.0)
+    specs = [(name, torch.float32, shape) for name, shape in SHAPES.items()]
+    sender = WeightSender(client, inbox, cfg.weights, specs, torch.device("cpu"))
+    try:
+        yield sender, client
+    finally:
+        sender.close()
+        client.close()
+
+
+def weights(version: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(version)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def holds(actor: ScriptedActor, version: int) -> bool:
+    """Whether the actor acknowledged these weights, and has every byte of them."""
+    if not actor.versions or actor.versions[-1] != version:
+        return False
+    return all(torch.equal(actor.received[name], tensor) for name, tensor in weights(version).items())
+
+
+def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+        actors = [ScriptedActor(cfg, buffer.address, f"actor-{i}") for i in range(2)]
+        for actor in actors:
+            actor.start()
+        critical = []
+        for version in range(6):
+            sender.publish(version, weights(version).items())
+            critical.append(sender.metrics()["weights/critical_s"])
+            wait_until(f"version {version} everywhere", lambda v=version: all(holds(a, v) for a in actors), 20)
+            assert sender.wait_idle(10)
+        assert sorted(critical)[len(critical) // 2] <= 0.005
+        assert sender.metrics()["weights/failed"] == 0
+        for actor in actors:
+            actor.leave.set()
+            actor.join(10)
+
+
+def test_published_tensors_may_change_at_once(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+        actor = ScriptedActor(cfg, buffer.address)
+        actor.start()
+        tensors = weights(0)
+        sender.publish(0, tensors.items())
+        for tensor in tensors.values():
+            tensor.zero_()
+        wait_until("version 0", lambda: holds(actor, 0), 20)
+        actor.leave.set()
+        actor.join(10)
+
+
+def test_a_newer_snapshot_replaces_one_that_waits(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+        actor = ScriptedActor(cfg, buffer.address)
+        actor.start()
+        for version in range(30):
+            sender.publish(version, weights(version).items())
+        wait_until("the last version", lambda: holds(actor, 29), 20)
+        assert actor.versions == sorted(actor.versions)
+        actor.leave.set()
+        actor.join(10)
+
+
+def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Config) -> None:
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+        survivor = ScriptedActor(cfg, buffer.address, "survivor")
+        survivor.start()
+        path = run_paths(cfg).folder / "actor.yaml"
+        save(cfg, path)
+        command = [sys.executable, "-m", "scripted_actor", str(path), buffer.address, "mortal", "2"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        with subprocess.Popen(command, env=env) as mortal:
+            sender.publish(0, weights(0).items())
+            wait_until("the mortal has weights", lambda: both_ready(buffer.address), 60)
+            sender.publish(1, weights(1).items())
+            wait_until("version 1", lambda: holds(survivor, 1), 20)
+            assert sender.wait_idle(10)
+            sender.publish(2, weights(2).items())
+            assert mortal.wait(20) == 1
+        wait_until("version 2 at the survivor", lambda: holds(survivor, 2), 30)
+        assert sender.wait_idle(20)
+        assert sender.metrics()["weights/failed"] >= 1
+        sender.publish(3, weights(3).items())
+        wait_until("version 3 at the survivor", lambda: holds(survivor, 3), 20)
+        survivor.leave.set()
+        survivor.join(10)
+
+
+def both_ready(address: str) -> bool:
+    from prolong.buffer.client import request_status
+
+    peers = request_status(address, 5.0).peers.values()
+    return sum(peer.get("state") == "ready" for peer in peers) == 2
