@@ -151,7 +151,8 @@ def score(task: Task) -> Score:
 
     gold, given = _parsed(gold_of(task.answer)), _parsed(extract(task) or "")
     options: dict[str, Any] = {"float_rounding": 12, "allow_set_relation_comp": True, "timeout_seconds": None}
-    return Score(reward=float(verify(gold, given, **options)), metrics={"quick": 0.0})
+    metrics = {"quick": 0.0, "gold_unparsed": float(not gold)}  # then only an equal text is right
+    return Score(reward=float(verify(gold, given, **options)), metrics=metrics)
 
 
 def probe(answer: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class VerifierPool:
         self._numbers = itertools.count()
         self._failed_starts = 0
         self._broken: VerifierFailure | None = None
-        self._pump_scheduled = False
+        self._pump_scheduled = self._closed = False
         self.counters: Counter[str] = Counter()
 
     async def start(self) -> None:
@@ -80,6 +80,8 @@ class VerifierPool:
         find(prompt.verifier)
         if self._broken:
             raise self._broken
+        if self._closed:
+            raise VerifierFailure("a verdict was asked of a verifier pool that is closed")
         if finish_reason is FinishReason.length:
             return self._verdict(prompt.verifier, 0.0, "truncated", "cut off at the token limit")
         if finish_reason is FinishReason.abort:
@@ -98,6 +100,7 @@ class VerifierPool:
 
     async def close(self) -> None:
         """Kill the workers; verdicts still awaited are cancelled."""
+        self._closed = True
         waiting = [*self._queue, *(pending for worker in self._workers for pending in [*worker.reserved, *worker.jobs])]
         for worker in self._workers:
             worker.end()

@@ -225,6 +225,8 @@ def test_closing_leaves_no_process_and_cancels_what_waits():
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert not any(psutil.pid_exists(pid) for pid in pids)
+            with pytest.raises(VerifierFailure, match="closed"):
+                await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
 
     run(scenario)
 

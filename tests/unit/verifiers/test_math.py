@@ -106,3 +106,10 @@ def test_number_has_no_tolerance_unless_asked():
 def test_number_refuses_a_gold_that_is_no_number():
     with pytest.raises(DataError, match="verifier number"):
         math.check_number({"answer": "x+1"})
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_gold_that_no_algebra_can_read_is_still_matched_by_its_text():
+    gold = "\\text{the } \\S 5 \\#"
+    assert judged(gold, f"\\boxed{{{gold}}}").reward == 1.0
+    assert judged(gold, "\\boxed{east}").reward == 0.0

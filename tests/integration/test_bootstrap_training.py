@@ -1,0 +1,19 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+from prolong.launch import bootstrap
+
+
+def test_training_from_nothing_is_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bootstrap, "SKILL_STEPS", 2)
+    monkeypatch.setattr(bootstrap, "HABIT_STEPS", 2)
+    monkeypatch.setattr(bootstrap, "NUM_TRAIN", 20)
+    digests = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        bootstrap.bootstrap(tmp_path / name, train=True, seed=seed)
+        files = [tmp_path / name / file for file in (*bootstrap.MODEL_FILES, "train.jsonl", "heldout.jsonl")]
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert digests[0] == digests[1]
+    assert digests[0]["model.safetensors"] != digests[2]["model.safetensors"]
+    assert digests[0]["heldout.jsonl"] != digests[2]["heldout.jsonl"]
