@@ -11,7 +11,6 @@ import zmq
 
 from ..common.compose import run_paths
 from ..common.config import Config
-from ..common.errors import ProlongError
 from ..common.sockets import bind_router, endpoint_of
 from ..common.tokenizer import Tokenizer
 from .core import BufferCore
@@ -55,9 +54,6 @@ def _serve(service: BufferService, note: Path, address: str) -> None:
         log.info("buffer at %s", address)
         try:
             service.run()
-        except ProlongError as error:
-            service.tell_everybody(str(error), failed=True)
-            raise
         finally:
             note.unlink(missing_ok=True)
 

@@ -50,15 +50,23 @@ class BufferService:
         self._router = router
         self._max_bytes = max_bytes
         self._decoder: Decoder[Any] = Decoder(FromClient, max_bytes)
-
         self._num_rejected = 0
 
     def run(self) -> None:
         """Serve.
 
         Consumes: frames of clients. Blocks on: the socket. Unblocked by: a frame, or time for the next tick.
-        Stops when: the core has finished, or `stop` is set (then everybody is told).
+        Stops when: the core has finished, or `stop` is set, or something failed; everybody is told of the last two.
         """
+        try:
+            self._loop()
+        except Exception as error:
+            self.tell_everybody(f"the buffer failed: {error}", failed=True)
+            raise
+        if not self._core.finished():
+            self.tell_everybody("the buffer was told to stop")
+
+    def _loop(self) -> None:
         next_tick = monotonic()
         while not self._core.finished() and not self.stop.is_set():
             if self._router.poll(max(0, int(1000 * (next_tick - monotonic())) + 1)):
@@ -66,8 +74,6 @@ class BufferService:
             now = monotonic()
             self._send(self._core.tick(now))
             next_tick = now + TICK_S
-        if not self._core.finished():
-            self.tell_everybody("the buffer was told to stop")
 
     def tell_everybody(self, reason: str, *, failed: bool = False) -> None:
         """Send Stop. Best effort: who is gone, or far behind, does not hear it."""
