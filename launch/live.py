@@ -64,6 +64,7 @@ class Progress:
     eta: int
     folder: Path
     started: float = field(default_factory=monotonic)
+    first_step: int = 0  # the last step of the run before it was resumed
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT))
     rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
     heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, domain -> pass rate), oldest first
@@ -116,6 +117,12 @@ class Progress:
         wait, step = self.mean("learner/wait_s"), self.mean("learner/step_s")
         return None if wait is None or step is None else min(1.0, wait / max(step, 1e-9))
 
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens trained per second of wall time, waiting included."""
+        tokens, step = self.mean("learner/tokens"), self.mean("learner/step_s")
+        return None if tokens is None or step is None else tokens / max(step, 1e-9)
+
 
 def _domains(record: Record) -> set[str]:
     return {key.split("/")[1] for key in record if key.startswith("reward/") and key.count("/") == 1} - {"mean"}
@@ -162,15 +169,11 @@ def _step_row(progress: Progress) -> RenderableType:
 
 
 def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
-    if not progress.records:
-        waiting = (
-            "prompts checked; engine, learner and buffer are starting"
-            if progress.status is None
-            else "the first batch is under way"
-        )
-        rows: list[tuple[str, RenderableType]] = [("", Text(waiting, style="dim"))]
-    else:
-        rows = [
+    rows: list[tuple[str, RenderableType]] = []
+    if progress.step == progress.first_step:
+        rows.append(("starting", Text(_starting(progress.status), style="dim")))
+    if progress.records:
+        rows += [
             ("reward", _rewards(progress)),
             ("held-out", _heldout(progress)),
             ("staleness", _staleness(progress)),
@@ -180,6 +183,14 @@ def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
     if progress.status is not None:
         rows.append(("ledger", _ledger(progress.status)))
     return rows
+
+
+def _starting(status: Status | None) -> str:
+    """Who is there already; an engine takes the longest."""
+    if status is None:
+        return "prompts are fine; buffer, learner and actors start"
+    there = [f"{name} {peer.get('state', '')}" for name, peer in sorted(status.peers.items())]
+    return "buffer serves" + "".join(f", {text}" for text in there)
 
 
 def _rewards(progress: Progress) -> RenderableType:
@@ -206,7 +217,8 @@ def _heldout(progress: Progress) -> RenderableType:
 
 def _staleness(progress: Progress) -> str:
     mean, largest = progress.mean("buffer/staleness_mean"), progress.last("buffer/staleness_max")
-    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}"
+    epoch = _number(progress.last("reference/epoch"), ".0f")
+    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}   reference epoch {epoch}"
 
 
 def _waiting(progress: Progress) -> str:
@@ -217,9 +229,8 @@ def _waiting(progress: Progress) -> str:
 def _speed(progress: Progress) -> str:
     publish = progress.last("weights/publish_s")
     weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
-    tokens, step = _number(progress.mean("learner/tokens_per_s"), ",.0f"), _number(progress.mean("learner/step_s"), ".2f")
-    epoch = _number(progress.last("reference/epoch"), ".0f")
-    return f"{tokens} tokens/s   step {step} s   weights {weights}   reference epoch {epoch}"
+    step = _number(progress.mean("learner/step_s"), ".2f")
+    return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s trained   step {step} s   weights {weights}"
 
 
 def _ledger(status: Status) -> RenderableType:
@@ -247,7 +258,7 @@ def line(progress: Progress) -> str:
         f"held-out {heldout or '-'}",
         f"staleness {stale}",
         f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
-        f"{_number(progress.last('learner/tokens_per_s'), ',.0f')} tokens/s",
+        f"{_number(progress.tokens_per_s, ',.0f')} tokens/s",
         f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",
         f"reference {_number(progress.last('reference/epoch'), '.0f')}",
         f"left {left}",

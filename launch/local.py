@@ -117,13 +117,13 @@ async def _watch(cfg: Config, paths: RunPaths, progress: Progress, supervisor: S
     console = Console()
     tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-    scored = False
+    progress.add(tail.read()[0])  # of the run that is resumed
+    progress.first_step = progress.step
     try:
         with view or contextlib.nullcontext():
             while True:
                 progress.status = observer.poll() or progress.status
-                scored = scored or _any_group(progress)
-                if not scored and monotonic() - progress.started > cfg.launch.first_group_s:
+                if monotonic() - progress.started > cfg.launch.first_group_s and not _any_group(progress):
                     supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
                 records, restarted = tail.read()
                 if view is not None:
@@ -146,11 +146,10 @@ def _print_lines(progress: Progress, records: list[dict[str, float]], restarted:
 
 
 def _any_group(progress: Progress) -> bool:
-    """Whether some group came back, this time or before a resume."""
-    if progress.records:
-        return True
+    """Whether some group came back since the start."""
     ledger = progress.status.ledger if progress.status is not None else {}
-    return sum(ledger.get(state, 0) for state in ("stored", "batched", "trained", "filtered")) > 0
+    waiting = sum(ledger.get(state, 0) for state in ("stored", "batched", "filtered"))
+    return progress.step > progress.first_step or waiting > 0
 
 
 def _report(outcome: Outcome, cfg: Config, paths: RunPaths) -> int:

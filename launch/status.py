@@ -161,9 +161,8 @@ def _print(known: dict[str, Any], paths: RunPaths) -> None:
         return
     console.print(ledger_table(known["ledger"]))
     console.print(law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
-    for peer, values in known.get("peers", {}).items():
-        words = ", ".join(f"{key} {value}" for key, value in values.items() if not isinstance(value, dict))
-        console.print(f"  {peer}: {words}", highlight=False, soft_wrap=True)
+    if known.get("peers"):
+        console.print(peers_table(known["peers"]))
 
 
 def ledger_table(ledger: dict[str, int]) -> Table:
@@ -175,6 +174,23 @@ def ledger_table(ledger: dict[str, int]) -> Table:
     table.add_section()
     table.add_row("[bold]total", f"[bold]{ledger['total']:,}")
     return table
+
+
+def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
+    """Who is connected, and how an actor spent its time so far."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("peer", "state", "version", "leases", "silent", "busy", "idle", "weights"):
+        table.add_column(column, justify="left" if column in ("peer", "state") else "right")
+    for name, peer in peers.items():
+        counts = [_figure(peer, key, ".0f") for key in ("version", "leases")]
+        seconds = [_figure(peer, key, ".1f", " s") for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
+        table.add_row(name, str(peer.get("state", "")), *counts, *seconds)
+    return table
+
+
+def _figure(peer: dict[str, float | str], key: str, form: str, unit: str = "") -> str:
+    value = peer.get(key)
+    return f"{value:{form}}{unit}" if isinstance(value, int | float) else ""
 
 
 def law(ledger: dict[str, int], balanced: bool) -> str:

@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
 
 from .process import Process
@@ -154,7 +155,7 @@ class Supervisor:
         self._restarts[name] += 1
         delay_s = min(0.25 * 2 ** self._restarts[name], 10.0)
         count = f"restart {self._restarts[name]} of {self._max_restarts}"
-        self._note(f"{name} ended with code {code}: {count} in {delay_s:.1f} s (log: {self._processes[name].log})")
+        self._note(f"{name} ended with code {code} at {datetime.now():%H:%M:%S}: {count} in {delay_s:.1f} s")
         self._timers.append(self._loop.call_later(delay_s, self._start, name))
 
     def _interrupted(self, signum: int) -> None:

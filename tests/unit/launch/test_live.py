@@ -25,7 +25,7 @@ def record(step: int) -> dict[str, float]:
         "buffer/staleness_max": 2.0,
         "learner/wait_s": 0.25,
         "learner/step_s": 1.0,
-        "learner/tokens_per_s": 7000.0,
+        "learner/tokens": 7000.0,
         "weights/publish_s": 0.05,
         "reference/epoch": 1.0,
         "actor/busy_s": 0.9,
@@ -96,7 +96,14 @@ def test_an_unbalanced_ledger_is_shouted(progress: Progress) -> None:
 def test_a_page_without_any_step_says_what_it_waits_for() -> None:
     text = shown(Progress(run="r", steps=10, eta=2, folder=Path("runs/r")), 80)
     assert "0 / 10" in text
-    assert "starting" in text
+    assert "buffer, learner and actors start" in text
+
+
+def test_a_resumed_run_says_that_it_starts_until_its_first_new_step(progress: Progress) -> None:
+    progress.first_step = progress.step
+    assert "buffer serves" in shown(progress, 80)
+    progress.add([record(5)])
+    assert "buffer serves" not in shown(progress, 80)
 
 
 def test_a_line_tells_the_step_in_one_row(progress: Progress) -> None:

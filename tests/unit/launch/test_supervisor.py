@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,14 +67,15 @@ def test_the_leaders_good_end_is_the_runs_end_and_nothing_is_left(case: Case) ->
 def test_a_leader_that_leaves_no_summary_is_started_again(case: Case) -> None:
     outcome = case.run(buffer="sleep 9", learner="test -f $FOLDER/once && touch $DONE; touch $FOLDER/once", actor="exit 0")
     assert outcome.code == 0
-    assert case.notes == [f"learner ended with code 0: restart 1 of 1 in 0.5 s (log: {case.folder}/learner.log)"]
+    assert len(case.notes) == 1
+    assert re.fullmatch(r"learner ended with code 0 at \d\d:\d\d:\d\d: restart 1 of 1 in 0.5 s", case.notes[0])
 
 
 def test_a_killed_process_is_restarted_and_the_run_ends_well(case: Case) -> None:
     actor = "test -f $FOLDER/once || { touch $FOLDER/once; kill -9 $$; }; touch $FOLDER/again; sleep 9"
     outcome = case.run(buffer="sleep 9", learner="until test -f $FOLDER/again; do sleep 0.05; done; touch $DONE", actor=actor)
     assert outcome.code == 0
-    assert case.notes[0].startswith("actor ended with code 137: restart 1 of 1")
+    assert case.notes[0].startswith("actor ended with code 137 at ")
 
 
 def test_giving_up_shows_the_log_of_the_process_that_failed_first(case: Case) -> None:
