@@ -15,7 +15,9 @@ from prolong.buffer.store import Store
 from prolong.common.errors import LedgerError
 from prolong.common.types import Batch, TicketState
 
-from .simulator import Plan, Violation, World
+from .judge import Violation
+from .plan import Plan
+from .simulator import World
 
 ENOUGH = 400  # schedules
 

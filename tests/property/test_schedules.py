@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from prolong.common.config import Preference, Straggler
 
-from .simulator import Plan, World
+from .plan import Plan
+from .simulator import World
 
 PER_TEST = 500
 CHUNKS = 21  # 10,500 schedules
