@@ -7,61 +7,10 @@ A wrong value raises ConfigError with the dotted key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from .choices import Advantage, Aggregation, Correction, Device, KLEstimator, Preference, Straggler
 from .errors import ConfigError
-
-
-class Straggler(Enum):
-    """What happens to a group that would be older than eta at its step."""
-
-    wait = "wait"  # the learner waits for it; nothing is thrown away
-    evict = "evict"  # it is dropped and counted
-    mask = "mask"  # its tokens older than eta leave the loss and are counted
-
-
-class Preference(Enum):
-    """Which of the feasible stored groups the learner takes first."""
-
-    earliest_deadline = "earliest_deadline"
-    freshest = "freshest"
-
-
-class Correction(Enum):
-    """How the behaviour policy enters the objective (recipe: decoupled PPO, or two policies only)."""
-
-    decoupled = "decoupled"  # weight exp(proximal - behaviour), truncated, times PPO on exp(policy - proximal)
-    bypass = "bypass"  # PPO on exp(policy - behaviour), no weight
-
-
-class Advantage(Enum):
-    """How rewards of a group become advantages."""
-
-    group_std = "group_std"  # (R - mean) / (std + 1e-6)
-    group_mean = "group_mean"  # R - mean
-
-
-class Aggregation(Enum):
-    """What the loss is a mean over."""
-
-    token_mean = "token_mean"  # tokens of the mini-batch, over all ranks
-    sequence_mean = "sequence_mean"  # rollouts, of the mean over their tokens
-
-
-class KLEstimator(Enum):
-    """Estimator and weight of KL(policy, reference) in the loss; only pairs whose gradient is right exist."""
-
-    k2 = "k2"  # stop_grad(w) * k2: reverse KL's gradient, exactly
-    k3 = "k3"  # live w * k3: reverse KL's gradient, lower variance
-
-
-class Device(Enum):
-    """Where tensors live."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def require(condition: bool, key: str, got: Any, expected: str) -> None:
@@ -157,9 +106,9 @@ class BufferConfig:
         require(self.eta >= 0, "buffer.eta", self.eta, "0 or more")
         require(self.max_filtered >= 0, "buffer.max_filtered", self.max_filtered, "0 or more")
         require(self.lease_s > 0, "buffer.lease_s", self.lease_s, "a positive number of seconds")
-        require(
-            0 < self.heartbeat_s < self.silence_s, "buffer.heartbeat_s", self.heartbeat_s, "above 0 and below buffer.silence_s"
-        )
+        beats = 0 < self.heartbeat_s < self.silence_s
+        require(beats, "buffer.heartbeat_s", self.heartbeat_s, f"above 0 and below buffer.silence_s = {self.silence_s:g}")
+        require(1 <= self.max_message_mb <= 4096, "buffer.max_message_mb", self.max_message_mb, "from 1 to 4096")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -308,6 +257,10 @@ class Config:
 
     def __post_init__(self) -> None:
         fits = self.sampling.max_tokens < self.model.max_context
-        require(
-            fits, "sampling.max_tokens", self.sampling.max_tokens, f"less than model.max_context = {self.model.max_context}"
-        )
+        limit = f"less than model.max_context = {self.model.max_context}"
+        require(fits, "sampling.max_tokens", self.sampling.max_tokens, limit)
+        # a token costs 8 bytes (id, log-probability), its prompt as much again in text and ids
+        num_bytes = self.buffer.batch_groups * (8 * self.sampling.n * self.sampling.max_tokens + 8 * self.model.max_context)
+        mb = num_bytes // 2**20 + 1
+        batch = f"at least {mb}: a batch of {self.buffer.batch_groups} groups of {self.sampling.n} rollouts may take {mb} MiB"
+        require(self.buffer.max_message_mb >= mb, "buffer.max_message_mb", self.buffer.max_message_mb, batch)

@@ -20,6 +20,11 @@ def test_defaults_stand_for_themselves():
         (lambda: BufferConfig(eta=-1), r"buffer.eta = -1: expected 0 or more"),
         (lambda: BufferConfig(heartbeat_s=20.0), r"buffer.heartbeat_s = 20.0: expected above 0 and below buffer.silence_s"),
         (lambda: BufferConfig(batch_groups=0), r"buffer.batch_groups = 0: expected at least 1"),
+        (lambda: BufferConfig(max_message_mb=5000), r"buffer.max_message_mb = 5000: expected from 1 to 4096"),
+        (
+            lambda: Config(buffer=BufferConfig(max_message_mb=1)),
+            r"max_message_mb = 1: expected at least 2: a batch of 16 groups of 16",
+        ),
         (lambda: SamplingConfig(n=1), r"sampling.n = 1: expected at least 2"),
         (lambda: SamplingConfig(top_p=1.5), r"sampling.top_p = 1.5: expected in \(0, 1\]"),
         (lambda: RunConfig(name="a/b"), r"run.name = 'a/b': expected a folder name"),
