@@ -167,7 +167,8 @@ class BufferCore:
             self._drop(namesake)
         if hello.role is m.Role.learner:
             self.history.arrive(hello)
-            self.membership.learner_joined(now)
+            if not same:
+                self.membership.learner_joined(now)
             self._finishing = False
         elif hello.role is m.Role.actor and not same:
             self.membership.join(hello.name)

@@ -24,6 +24,16 @@ class Holding:
 
 
 @dataclass(slots=True)
+class _Group:
+    """What a process group stands on: any difference makes another epoch."""
+
+    generation: int
+    store_host: str
+    store_port: int
+    members: list[str]
+
+
+@dataclass(slots=True)
 class _Publishing:
     """The broadcast under way."""
 
@@ -48,7 +58,7 @@ class Membership:
         self.epoch = 0
         self._timeout_s, self._patience_s = timeout_s, patience_s
         self._holdings: dict[str, Holding] = {}
-        self._group: list[str] | None = None  # members of the current epoch; None when it cannot be used again
+        self._group: _Group | None = None  # of the current epoch; None when it cannot be used again
         self._publishing: _Publishing | None = None
         self._ask_at_s = 0.0  # not before this is the learner asked to publish again
 
@@ -67,11 +77,11 @@ class Membership:
             publishing.absent.add(name)
 
     def _break_epoch_of(self, name: str) -> None:
-        if self._group is not None and name in self._group:
+        if self._group is not None and name in self._group.members:
             self._group = None
 
     def learner_joined(self, now: float) -> None:
-        """A learner arrived: its store is another one, so the epoch cannot go on. It publishes first; nobody needs to ask."""
+        """Another learner process: the epoch cannot go on. It publishes first; nobody needs to ask."""
         self._group = None
         self._publishing = None
         self._ask_at_s = now + self._patience_s
@@ -94,9 +104,10 @@ class Membership:
         if not members:
             self._publishing = None
             return PublishPlan(epoch=self.epoch, version=message.version, members=[]), {}
-        if members != self._group or self._publishing is not None:
+        group = _Group(message.generation, message.store_host, message.store_port, members)
+        if group != self._group or self._publishing is not None:
             self.epoch += 1
-            self._group = members
+            self._group = group
         self._publishing = _Publishing(message=message, epoch=self.epoch, members=members, deadline_s=now + self._timeout_s)
         return PublishPlan(epoch=self.epoch, version=message.version, members=members), {
             name: UpdateWeights(

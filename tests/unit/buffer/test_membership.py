@@ -6,8 +6,8 @@ from prolong.common.messages import Publish, WeightsApplied
 from prolong.common.types import Manifest
 
 
-def publish(version: int, generation: int = 1) -> Publish:
-    return Publish(generation=generation, version=version, store_host="host", store_port=5, manifest=Manifest(buckets=[]))
+def publish(version: int, generation: int = 1, port: int = 5) -> Publish:
+    return Publish(generation=generation, version=version, store_host="host", store_port=port, manifest=Manifest(buckets=[]))
 
 
 def applied(version: int, epoch: int, *, generation: int = 1, error: str = "") -> WeightsApplied:
@@ -67,6 +67,15 @@ def test_another_list_of_members_is_another_epoch(two: Membership) -> None:
     two.try_finish(1.0)
     plan, _ = two.publish(publish(1), 2.0)
     assert (plan.epoch, plan.members) == (3, ["a", "b", "c"])
+
+
+def test_another_store_or_generation_is_another_epoch(two: Membership) -> None:
+    everybody(two, 0)
+    assert two.publish(publish(1, port=6), 1.0)[0].epoch == 2
+    two.applied("a", applied(1, 2))
+    two.applied("b", applied(1, 2))
+    two.try_finish(1.0)
+    assert two.publish(publish(2, generation=2, port=6), 2.0)[0].epoch == 3
 
 
 def test_an_actor_that_restarts_breaks_its_epoch_though_the_names_are_the_same(two: Membership) -> None:
