@@ -1,0 +1,123 @@
+"""Well-formed messages in any order, with any numbers, from welcomed peers of every role: the core neither raises nor loses count."""
+
+import math
+import random
+
+import msgspec
+import pytest
+from buffer_process import NOTHING, answer, hello, make_config
+from prolong.buffer.core import BufferCore
+from prolong.buffer.journal import MemoryJournal
+from prolong.buffer.prompts import load_heldout, load_mixture
+from prolong.common.config import Config
+from prolong.common.messages import (
+    CheckpointSaved,
+    Cordon,
+    Finish,
+    GroupResult,
+    Heartbeat,
+    Hello,
+    Publish,
+    Role,
+    StatusRequest,
+    StepDone,
+    TakeBatch,
+    TicketReturned,
+    Tickets,
+    WeightsApplied,
+)
+from prolong.common.tokenizer import Tokenizer
+from prolong.common.types import Ticket, VersionSpan
+
+ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
+NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**62, -(2**62)]
+SEEDS_PER_TEST = 12
+MESSAGES = 200
+
+
+class Stranger:
+    """Says anything that the types allow; half of the time with numbers that fit."""
+
+    def __init__(self, seed: int, cfg: Config, core: BufferCore) -> None:
+        self.rng = random.Random(seed)
+        self.cfg, self.core = cfg, core
+        self.greeting = hello(cfg, Role.observer, "nobody")
+        self.tickets: list[Ticket] = []
+
+    def number(self, *fitting: int) -> int:
+        return self.rng.choice(NUMBERS) if self.rng.random() < 0.3 else self.rng.choice(fitting)
+
+    def generation(self) -> int:
+        return self.number(self.core.store.generation)
+
+    def version(self) -> int:
+        return self.number(self.core.store.version, self.core.store.version + 1)
+
+    def say(self, name: str):
+        step = {"generation": self.generation(), "version": self.version()}
+        if self.rng.random() < 0.25:
+            return self.greet(name)
+        return self.rng.choice(
+            [
+                lambda: Heartbeat(stats={"x": self.rng.choice([math.nan, math.inf, 1e308, 0.0])}),
+                lambda: self.group() if self.tickets else StatusRequest(),
+                lambda: self.group() if self.tickets else StatusRequest(),
+                lambda: TicketReturned(ordinal=self.number(*(t.ordinal for t in self.tickets), 0), reason="x"),
+                lambda: TakeBatch(**step),
+                lambda: StepDone(**step),
+                lambda: CheckpointSaved(**step),
+                lambda: Publish(**step, store_host="h", store_port=1, manifest=NOTHING),
+                lambda: WeightsApplied(
+                    **step,
+                    epoch=self.number(self.core.membership.epoch),
+                    checksums=[],
+                    seconds=0.0,
+                    error=self.rng.choice("  x"),
+                ),
+                lambda: Cordon(epoch=self.number(self.core.membership.epoch), names=["anna", "zoe"]),
+                lambda: Finish(**step) if self.rng.random() < 0.1 else StatusRequest(),
+            ]
+        )()
+
+    def greet(self, name: str) -> Hello:
+        return msgspec.structs.replace(
+            self.greeting,
+            role=ROLES[name],
+            name=name,
+            pid=self.rng.choice([1, 1, 2]),
+            capacity=self.number(8, 1),
+            version=self.version(),
+            generation=self.generation(),
+        )
+
+    def group(self) -> GroupResult:
+        group = answer(self.rng.choice(self.tickets), "anna", num_tokens=self.rng.choice([1, 4]))
+        rollouts = group.rollouts[: self.rng.choice([0, 1, 2, 2, 2])]
+        if self.rng.random() < 0.3:
+            rollouts = [
+                msgspec.structs.replace(r, spans=[VersionSpan(version=self.number(0), start=0, end=r.num_tokens)])
+                for r in rollouts
+            ]
+        return GroupResult(group=msgspec.structs.replace(group, rollouts=rollouts))
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
+    cfg = make_config(tmp_path)
+    tokenizer = Tokenizer.load(cfg.model.path)
+    trained = 0
+    for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
+        mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+        core = BufferCore(cfg, mixture, heldout, tokenizer.fingerprint, MemoryJournal())
+        stranger, now = Stranger(seed, cfg, core), 0.0
+        for _ in range(MESSAGES):
+            now += stranger.rng.choice([0.0, 0.01, 0.2, 1.5])
+            name = stranger.rng.choice(list(ROLES))
+            out = core.handle(name.encode(), stranger.say(name), now) + core.tick(now)
+            stranger.tickets += [ticket for _, m in out if isinstance(m, Tickets) for ticket in m.tickets]
+            assert core.store.ledger.balanced()
+            if core.finished():
+                break
+        trained += core.store.ledger.counts["trained"]
+        assert msgspec.msgpack.encode(core.status(now))
+    assert trained > 0  # some of the noise was a run
