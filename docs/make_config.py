@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "common" / "config.py"
+CHOICES = ROOT / "common" / "choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
 HEAD = """# Settings
@@ -51,8 +52,9 @@ def page() -> str:
         parts.append(_section(str(_name(section)), classes[ast.unparse(section.annotation)], lines))
     parts.append(_section("data.train[] and data.heldout[]", classes["SourceConfig"], lines))
     parts.append("### Choices\n")
-    enums = [node for node in classes.values() if any(ast.unparse(base) == "Enum" for base in node.bases)]
-    parts += [f"- {_choices(node, lines)}" for node in enums]
+    choices = CHOICES.read_text()
+    enums = [node for node in ast.parse(choices).body if isinstance(node, ast.ClassDef)]
+    parts += [f"- {_choices(node, choices.splitlines())}" for node in enums]
     return "\n".join(parts) + "\n"
 
 
