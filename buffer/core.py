@@ -101,7 +101,8 @@ class BufferCore:
             case m.StepDone():
                 self.history.advance(message.version)
             case m.CheckpointSaved():
-                self.history.checkpoint(message.version)
+                if not self.history.checkpoint(message.version):
+                    self.count("buffer/misplaced_messages")
             case m.Publish():
                 return self._publish(peer, message, now)
             case m.Finish():

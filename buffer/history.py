@@ -109,11 +109,17 @@ class History:
             if version < self._steps:
                 self._validation.maybe_start_between(version)
 
-    def checkpoint(self, version: int) -> None:
-        """A checkpoint is durable: batches before the oldest that the learner retains need not be served again."""
+    def checkpoint(self, version: int) -> bool:
+        """A checkpoint is durable: batches before the oldest that the learner retains need not be served again.
+
+        False for a version that was not made yet: batches that are still to be trained would be forgotten.
+        """
+        if not 0 <= version <= self._store.version:
+            return False
         self._checkpoints = sorted({*self._checkpoints, version})[-self._keep :]
         self._journal.save_state(version, self._record())
         self._journal.forget_before(self._checkpoints[0])
+        return True
 
     def save(self) -> None:
         """Make the present state durable."""
