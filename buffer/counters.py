@@ -6,6 +6,7 @@ from collections import Counter
 
 ALWAYS_REPORTED = ("buffer/filtered", "buffer/bypassed", "buffer/evicted", "buffer/lost_leases", "buffer/duplicates")
 
+
 class Counters:
     """Named counts, `group/name`."""
 

@@ -83,7 +83,9 @@ class Ledger:
     def shift(self, of: TicketState, to: TicketState, num_tickets: int = 1) -> None:
         """Move counts without looking at entries: for batched and trained tickets, which have none. Raises LedgerError."""
         if to not in TRANSITIONS[of]:
-            raise LedgerError(f"a ticket cannot go from {of} to {to}; it may become {[state.value for state in sorted(TRANSITIONS[of])]}")
+            raise LedgerError(
+                f"a ticket cannot go from {of} to {to}; it may become {[state.value for state in sorted(TRANSITIONS[of])]}"
+            )
         if num_tickets < 0 or self.counts[of] < num_tickets:
             raise LedgerError(f"{num_tickets} tickets cannot go from {of} to {to}: there are {self.counts[of]}")
         self.counts[of] -= num_tickets
