@@ -43,7 +43,7 @@ def train(recipe: str, overrides: list[str]) -> int:
         save(cfg, paths.config)
         _set_aside_summary(paths)
         outcome = asyncio.run(_supervise(cfg, paths))
-    return _report(outcome, cfg, paths)
+    return _report(outcome, paths)
 
 
 @contextlib.contextmanager
@@ -104,12 +104,12 @@ async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
         note=progress.notes.append,
     )
     watching = asyncio.create_task(_watch(cfg, paths, progress, supervisor))
+    watching.add_done_callback(lambda task: task.cancelled() or supervisor.fail(f"the live view failed: {task.exception()!r}"))
     try:
         return await supervisor.run()
     finally:
         watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        await asyncio.wait([watching])
 
 
 async def _watch(cfg: Config, paths: RunPaths, progress: Progress, supervisor: Supervisor) -> None:
@@ -152,7 +152,7 @@ def _any_group(progress: Progress) -> bool:
     return progress.step > progress.first_step or waiting > 0
 
 
-def _report(outcome: Outcome, cfg: Config, paths: RunPaths) -> int:
+def _report(outcome: Outcome, paths: RunPaths) -> int:
     """Say how it ended, and how to go on."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)
