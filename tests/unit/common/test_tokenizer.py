@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,13 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokenizer(tmp_path_factory.mktemp("chat"), template=CHAT)
 
 
-def theirs(folder: Path):
+@pytest.fixture(scope="module", autouse=True)
+def transformers_imported() -> None:
+    """It takes seconds, once."""
+    import transformers  # noqa: F401
+
+
+def theirs(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
