@@ -27,7 +27,7 @@ from ..common.errors import ProlongError, WeightsError
 from ..common.messages import UpdateWeights
 from ..common.types import BucketSpec
 from ..common.weights import WeightsGroup, checksum, unpack
-from .cpu_sampler import install
+from .cpu_kernels import install
 from .orphan import end_with_actor
 
 BACKEND = "prolong"
