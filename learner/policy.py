@@ -21,6 +21,7 @@ from ..common.errors import ModelError
 from ..common.logprobs import head_logprobs
 from ..common.models import DTYPES, load_model
 from .attention import DOCUMENTS, DocumentPlan
+from .kernels import install_kernels
 from .packing import MicroBatch
 
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -109,6 +110,8 @@ def build_policy(
 ) -> Policy:
     """Load the model of `model.path` on this rank, and shard it if asked to. Raises ModelError."""
     causal = load_model(model, dtype=torch.float32, attention=model.attention)
+    if device.type == "cpu":
+        install_kernels(causal)
     policy = Policy(causal, temperature=temperature, chunk=chunk).requires_grad_(trainable).to(device)
     if shard:
         compute = DTYPES[model.dtype]
