@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from ..common.errors import ProlongError, WeightsError
+from ..common.errors import ProlongError
 from ..common.messages import UpdateWeights
 from ..common.types import BucketSpec
 from ..common.weights import WeightsGroup, checksum, unpack
@@ -58,13 +58,15 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
         self._staged: list[torch.Tensor] = []  # one flat uint8 buffer a bucket; never reused: the loader keeps views
         self._checksums: list[int] = []
         self._error = ""
+        self._refused = ""  # why the newest update was not begun
 
     # --- receive, beside generation ---
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
-        """Start to receive `update`. Raises WeightsError while another receive is under way."""
+        """Start to receive `update`. While an abandoned receive still waits for its own deadline, `ended` tells so instead."""
         if self._thread is not None and self._thread.is_alive():
-            raise WeightsError(f"version {update.version} offered while another broadcast is being received")
+            self._refused = f"version {update.version} offered while another broadcast is being received"
+            return
         self._update, self._staged, self._checksums, self._error = update, [], [], ""
         if self.parallel_config.rank == 0:
             self._thread = threading.Thread(target=self._receive, args=(update, timeout_s), name="weights", daemon=True)
@@ -72,6 +74,9 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
 
     def ended(self, wait_s: float) -> tuple[bool, list[int], str]:
         """(over, checksums of what was received, error), after waiting for at most `wait_s`."""
+        if self._refused:
+            refused, self._refused = self._refused, ""
+            return True, [], refused
         if self._thread is not None:
             self._thread.join(wait_s)
             if self._thread.is_alive():
