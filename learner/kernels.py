@@ -52,7 +52,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _rotated(grad, *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, sin, -1.0), None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
@@ -64,10 +65,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 def install_kernels(causal: PreTrainedModel) -> list[str]:
-    """Replace what can be replaced in `causal` (rotary embeddings: in its modelling code, for the whole process). Returns the names."""
-    replaced = [
-        name for name, module in causal.named_modules() if type(module).__name__.endswith("RMSNorm") and _lean_norm(module)
-    ]
+    """Replace what can be replaced in `causal` (rotation: in its modelling code, for the whole process). Returns the names."""
+    norms = ((name, module) for name, module in causal.named_modules() if type(module).__name__.endswith("RMSNorm"))
+    replaced = [name for name, module in norms if _lean_norm(module)]
     home = sys.modules[type(causal).__module__]
     original: Rotate | None = getattr(home, "apply_rotary_pos_emb", None)
     if original is not None and not hasattr(original, "lean"):
