@@ -45,7 +45,10 @@ def test_a_run_that_can_start_gets_a_real_port(settings: dict[str, str]) -> None
     assert port > 0
 
 
-def test_a_missing_model_folder_is_named_with_its_cure(settings: dict[str, str]) -> None:
+def test_a_missing_model_folder_is_named_with_its_cure(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"model.path = './models/demo'.*prolong bootstrap"):
         attempt(settings, model__path="./models/demo")
 
