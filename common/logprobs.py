@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+KEEP_LOGITS = 1 << 22  # so few logits are kept for the backward pass instead of being made again
+
 
 def predictors(prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
     """Indices of the hidden states that predict the completion's tokens.
@@ -40,17 +42,18 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> tup
 def head_logprobs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, *, temperature: float, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs` of a linear head, never holding more than [chunk, V] logits.
+    """`token_logprobs` of a linear head, never holding more than [chunk, V] logits, or KEEP_LOGITS in all.
 
     hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]. With more than one chunk the logits are made
     again in the backward pass. Returns ([M], [M]) of at least float32.
     """
     if hidden.shape[0] <= chunk:
         return _head_chunk(hidden, weight, bias, token_ids, temperature)
+    recompute = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] > KEEP_LOGITS
     parts = []
     for start in range(0, hidden.shape[0], chunk):
         piece = hidden[start : start + chunk], weight, bias, token_ids[start : start + chunk], temperature
-        if torch.is_grad_enabled():
+        if recompute:
             parts.append(checkpoint(_head_chunk, *piece, use_reentrant=False, preserve_rng_state=False))
         else:
             parts.append(_head_chunk(*piece))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from prolong.common import logprobs
 from prolong.common.logprobs import head_logprobs, predictors, token_logprobs
 
 
@@ -25,17 +26,19 @@ def test_predictors_pair_each_token_with_the_state_before_it() -> None:
     assert predictors(np.array([0]), np.array([1])).tolist() == [0]
 
 
-def test_chunked_head_has_the_values_and_gradients_of_the_whole() -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 22])
+def test_chunked_head_has_the_values_and_gradients_of_the_whole(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "KEEP_LOGITS", kept)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 11, (23,), generator=generator)
     results = []
     for chunk in (100, 23, 5, 1):
         hidden = torch.randn(23, 8, dtype=torch.float64, generator=generator.manual_seed(2)).requires_grad_()
         weight = torch.randn(11, 8, dtype=torch.float64, generator=generator).requires_grad_()
-        logprobs, entropy = head_logprobs(hidden, weight, None, tokens, temperature=1.3, chunk=chunk)
-        (logprobs * torch.arange(23)).sum().backward()
+        values, entropy = head_logprobs(hidden, weight, None, tokens, temperature=1.3, chunk=chunk)
+        (values * torch.arange(23)).sum().backward()
         assert not entropy.requires_grad
-        results.append((logprobs.detach(), entropy, hidden.grad, weight.grad))
+        results.append((values.detach(), entropy, hidden.grad, weight.grad))
     for other in results[1:]:
         for left, right in zip(results[0], other, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
