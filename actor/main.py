@@ -25,7 +25,6 @@ from .rollout import RolloutWorker
 from .stats import ActorStats
 
 CONNECT_S = 120.0  # patience for a buffer that starts later than we do
-REFUSAL_S = 0.5  # a refusal that comes within this is told before the engine starts
 QUIET_S = 60.0  # without a message for longer we merely look again: the inbox itself notices a dead buffer
 
 log = logging.getLogger(__name__)
@@ -47,13 +46,10 @@ async def _run(cfg: Config, name: str) -> None:
     pool = VerifierPool(cfg.actor.verifier_workers, cfg.actor.verifier_timeout_s)
     engine: Engine | None = None
     try:
-        connecting = asyncio.create_task(asyncio.to_thread(client.connect, CONNECT_S))
-        await asyncio.wait({connecting}, timeout=REFUSAL_S)
-        if connecting.done():
-            connecting.result()
         await pool.start()
         engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
-        welcome = await connecting
+        # only now: who says Hello is asked into the next broadcast, and that has a deadline
+        welcome = await asyncio.to_thread(client.connect, CONNECT_S)
         stats = ActorStats(cfg.actor.max_none_rate)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
         await Actor(client, inbox, engine, worker, stats, cfg.weights.timeout_s).run(welcome.heartbeat_s)

@@ -81,6 +81,11 @@ class Run:
     def summary(self) -> dict:
         return json.loads((self.folder / "summary.json").read_text())
 
+    def status(self) -> dict:
+        """`prolong status --json` of the live run."""
+        command = [*CLI, "status", str(self.folder), "--json"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
+
     def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
         def reached() -> bool:
             return any(record["step"] >= step for record in self.metrics())
@@ -98,12 +103,13 @@ class Run:
         return process.returncode
 
     def find(self, role: str) -> list[psutil.Process]:
-        """Living processes of this run whose command line names the role's main module or command."""
+        """Living processes of this run in that role: the ranks of a learner, not their torchrun agent."""
         found = []
         for process in psutil.process_iter(["pid", "cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
             mine = str(self.root) in line
-            if mine and (f"prolong.{role}.main" in line or f"cli {role} " in line):
+            rank = role == "learner" and "prolong.launch.torchrun" in line  # its agent dies with it
+            if mine and (rank or (role != "learner" and f"cli {role} " in line)):
                 found.append(process)
         return found
 

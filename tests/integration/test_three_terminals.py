@@ -41,7 +41,8 @@ def test_a_second_actor_joins_in_the_middle_and_takes_its_share(run: Run) -> Non
     run.start("actor", "--name", "second")
 
     def second_worked() -> bool:
-        return any(record.get("actor/second/groups", 0) > 0 for record in run.metrics())
+        second = run.status()["peers"].get("second", {})
+        return second.get("generated_rollouts", 0) > 0
 
     run.wait("groups of the second actor", second_worked, 120)
     assert all(process.poll() is None for process in run.processes.values()), run.output()
