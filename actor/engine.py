@@ -44,11 +44,14 @@ class Engine:
         self._versions: dict[int, int] = {}  # segment (resumes so far) -> policy version
         self._segment = 0
         self._applying = asyncio.Lock()
+        self._superseded = False
         self.paused_s = 0.0  # spent between pause and resume, so far
 
     @classmethod
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Engine:
         """Build the engine with dummy weights: it generates only after `apply_weights`. Blocks the event loop for seconds.
+
+        On a CPU the engine process is forked: start it before any thread.
 
         Raises ModelError if vLLM cannot load the model.
         """
@@ -59,12 +62,16 @@ class Engine:
             from vllm.exceptions import VLLMError
             from vllm.v1.engine.async_llm import AsyncLLM
 
-        try:
-            llm = AsyncLLM.from_engine_args(_engine_args(model, actor, seed))
-            await llm.collective_rpc("prolong_prepare")
-        except (VLLMError, ValueError, OSError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"model.path = {model.path!r}: vLLM could not load it: {reason}") from error
+            try:
+                config = _engine_args(model, actor, seed).create_engine_config()
+                if not _on_gpu(model):
+                    # vLLM asks for "spawn" on a CPU, which imports everything once more: seconds. We have no threads yet
+                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+                await llm.collective_rpc("prolong_prepare")
+            except (VLLMError, ValueError, OSError, RuntimeError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ModelError(f"model.path = {model.path!r}: vLLM could not load it: {reason}") from error
         return cls(llm, clear_kv=actor.clear_kv, stop_ids=stop_ids)
 
     @property
@@ -127,6 +134,7 @@ class Engine:
         from vllm.exceptions import VLLMError
 
         async with self._applying:
+            self._superseded = False
             checksums = await self._receive(update, timeout_s)
             core, paused = self._llm.engine_core, perf_counter()
             try:
@@ -141,6 +149,10 @@ class Engine:
             self.paused_s += perf_counter() - paused
             return checksums
 
+    def supersede(self) -> None:
+        """A newer update is at hand: stop waiting for the one that is being received (one that is being loaded goes on)."""
+        self._superseded = True
+
     async def _receive(self, update: UpdateWeights, timeout_s: float) -> list[int]:
         frame = msgspec.msgpack.encode(update)
         try:
@@ -151,6 +163,8 @@ class Engine:
                     over, checksums, error = workers[0]
                     if over:
                         break
+                    if self._superseded:
+                        raise WeightsError(f"version {update.version} was superseded before it arrived")
         except TimeoutError as late:
             raise WeightsError(f"version {update.version} did not arrive within {2 * timeout_s + 1.0:g} s") from late
         if error:

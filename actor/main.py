@@ -41,14 +41,13 @@ def main(cfg: Config, name: str) -> None:
 
 async def _run(cfg: Config, name: str) -> None:
     tokenizer = Tokenizer.load(cfg.model.path)
+    engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
+    # no Hello before this: whoever is in takes part in every broadcast, and one that is not ready would hold up the others
     client = BufferClient(cfg.buffer.address, _hello(cfg, name, tokenizer), max_bytes=cfg.buffer.max_message_mb << 20)
     inbox = client.inbox(Tickets, UpdateWeights)
     pool = VerifierPool(cfg.actor.verifier_workers, cfg.actor.verifier_timeout_s)
-    engine: Engine | None = None
     try:
         await pool.start()
-        engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
-        # only now: who says Hello is asked into the next broadcast, and that has a deadline
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
         stats = ActorStats(cfg.actor.max_none_rate)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
@@ -56,8 +55,7 @@ async def _run(cfg: Config, name: str) -> None:
     finally:
         client.close(cfg.actor.grace_s / 2)
         await pool.close()
-        if engine is not None:
-            await engine.close()
+        await engine.close()
 
 
 class Actor:
@@ -86,6 +84,7 @@ class Actor:
                     message = await self._next_message()
                     if isinstance(message, UpdateWeights):
                         self._update = message
+                        self._engine.supersede()
                         if self._applying is None:
                             self._applying = tasks.create_task(self._apply())
                     else:

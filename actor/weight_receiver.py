@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from ..common.errors import ProlongError
+from ..common.errors import ProlongError, WeightsError
 from ..common.messages import UpdateWeights
 from ..common.types import BucketSpec
 from ..common.weights import WeightsGroup, checksum, unpack
@@ -43,6 +43,53 @@ class Load(WeightTransferUpdateInfo):
     """Load what was staged."""
 
 
+class _Reception:
+    """One attempt to receive an update, in a thread of its own. Whoever loses interest drops it: it ends at its deadline."""
+
+    def __init__(self, update: UpdateWeights, group: WeightsGroup | None, device: torch.device, timeout_s: float) -> None:
+        self.update, self.group = update, group
+        self.staged: list[torch.Tensor] = []  # one flat uint8 buffer a bucket; never reused: the loader keeps views
+        self.checksums: list[int] = []
+        self.error = ""
+        self._device, self._timeout_s = device, timeout_s
+        self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
+        self._thread.start()
+
+    def ended(self, wait_s: float) -> bool:
+        """Whether it is over, after waiting for at most `wait_s`."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)
+            group = self.group = self.group or self._join()
+            for bucket in self.update.manifest.buckets:
+                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self._device)
+                group.broadcast(flat)
+                self.checksums.append(checksum(flat))
+                self.staged.append(flat)
+        except (ProlongError, RuntimeError) as error:  # RuntimeError: torch, out of memory included
+            self.error = str(error) or type(error).__name__
+            if self.group is not None:
+                self.group.close()
+                self.group = None
+
+    def _join(self) -> WeightsGroup:
+        update = self.update
+        return WeightsGroup.join(
+            update.store_host,
+            update.store_port,
+            generation=update.generation,
+            epoch=update.epoch,
+            rank=update.rank,
+            world_size=update.world_size,
+            device=self._device,
+            timeout_s=self._timeout_s,
+        )
+
+
 class WeightReceiver(WeightTransferEngine[NoInit, Load]):
     """One worker's receiver. With tensor parallelism the first worker receives, and hands the buckets on when they load."""
 
@@ -51,74 +98,36 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._group: WeightsGroup | None = None
-        self._epoch = (-1, -1)  # (generation, epoch) of the group
-        self._thread: threading.Thread | None = None
         self._update: UpdateWeights | None = None
-        self._staged: list[torch.Tensor] = []  # one flat uint8 buffer a bucket; never reused: the loader keeps views
-        self._checksums: list[int] = []
-        self._error = ""
-        self._refused = ""  # why the newest update was not begun
+        self._reception: _Reception | None = None  # the last one begun; it holds the group of its epoch
 
     # --- receive, beside generation ---
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
-        """Start to receive `update`. While an abandoned receive still waits for its own deadline, `ended` tells so instead."""
-        if self._thread is not None and self._thread.is_alive():
-            self._refused = f"version {update.version} offered while another broadcast is being received"
+        """Start to receive `update`; an older reception that goes on is dropped. Raises WeightsError if both share an epoch."""
+        self._update, last = update, self._reception
+        if self.parallel_config.rank != 0:
             return
-        self._update, self._staged, self._checksums, self._error = update, [], [], ""
-        if self.parallel_config.rank == 0:
-            self._thread = threading.Thread(target=self._receive, args=(update, timeout_s), name="weights", daemon=True)
-            self._thread.start()
+        group = None
+        if last is not None:
+            same = (last.update.generation, last.update.epoch) == (update.generation, update.epoch)
+            over = last.ended(0.0)
+            if same and not over:
+                raise WeightsError(f"version {update.version} offered in epoch {update.epoch}, whose broadcast goes on")
+            if same:
+                group = last.group
+            elif over and last.group is not None:
+                last.group.close()
+        self._reception = _Reception(update, group, self.device, timeout_s)
 
     def ended(self, wait_s: float) -> tuple[bool, list[int], str]:
         """(over, checksums of what was received, error), after waiting for at most `wait_s`."""
-        if self._refused:
-            refused, self._refused = self._refused, ""
-            return True, [], refused
-        if self._thread is not None:
-            self._thread.join(wait_s)
-            if self._thread.is_alive():
-                return False, [], ""
-            self._thread = None
-        return True, self._checksums, self._error
-
-    def _receive(self, update: UpdateWeights, timeout_s: float) -> None:
-        try:
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
-            group = self._member_of(update, timeout_s)
-            for bucket in update.manifest.buckets:
-                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-                group.broadcast(flat)
-                self._checksums.append(checksum(flat))
-                self._staged.append(flat)
-        except (ProlongError, RuntimeError) as error:  # RuntimeError: torch, out of memory included
-            self._error = str(error) or type(error).__name__
-            self._leave()
-
-    def _member_of(self, update: UpdateWeights, timeout_s: float) -> WeightsGroup:
-        epoch = (update.generation, update.epoch)
-        if self._group is None or self._epoch != epoch:
-            self._leave()
-            self._group = WeightsGroup.join(
-                update.store_host,
-                update.store_port,
-                generation=update.generation,
-                epoch=update.epoch,
-                rank=update.rank,
-                world_size=update.world_size,
-                device=self.device,
-                timeout_s=timeout_s,
-            )
-            self._epoch = epoch
-        return self._group
-
-    def _leave(self) -> None:
-        if self._group is not None:
-            self._group.close()
-            self._group = None
+        reception = self._reception
+        if reception is None:
+            return True, [], ""
+        if not reception.ended(wait_s):
+            return False, [], ""
+        return True, reception.checksums, reception.error
 
     # --- load, with generation paused (vLLM's life cycle of an update) ---
 
@@ -138,15 +147,16 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
         for i, bucket in enumerate(self._update.manifest.buckets):
             flat = self._bucket(i, bucket)
             self.model.load_weights(unpack(bucket, flat))  # type: ignore[operator]
-        self._staged = []
+        if self._reception is not None:
+            self._reception.staged = []
 
     def _bucket(self, index: int, bucket: BucketSpec) -> torch.Tensor:
         """The staged bucket; on the other workers of a tensor-parallel engine, the first one's."""
-        if self.parallel_config.tensor_parallel_size == 1:
-            return self._staged[index]
-        mine = self.parallel_config.rank == 0
-        flat = self._staged[index] if mine else torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-        return get_tp_group().broadcast(flat, src=0)
+        if self._reception is not None:
+            flat = self._reception.staged[index]
+        else:
+            flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+        return flat if self.parallel_config.tensor_parallel_size == 1 else get_tp_group().broadcast(flat, src=0)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -154,7 +164,9 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
             _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        self._leave()
+        if self._reception is not None and self._reception.ended(0.0) and self._reception.group is not None:
+            self._reception.group.close()
+        self._reception = None
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:

@@ -155,6 +155,7 @@ class WeightsGroup:
                 address = probe.getsockname()[0]  # of the interface that leads to the store
             client = dist.TCPStore(store_host, store_port, is_master=False, wait_for_workers=False, timeout=timeout)
             store = dist.PrefixStore(f"weights/{generation}/{epoch}", client)
+            _meet(store, rank, world_size, timeout)
             if device.type == "cuda":
                 group = _nccl_group(store, rank, world_size, timeout)
             else:
@@ -184,6 +185,25 @@ class WeightsGroup:
         if self._group.name() == "nccl":
             self._group.abort()
         del self._group, self._store
+
+
+def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
+    """Return once every rank is here, and rank 0 still is.
+
+    gloo has no deadline while it connects to a peer that came, gave up and went: a late rank would hang for ever.
+    """
+    if rank:
+        store.set(f"here/{rank}", "1")
+        store.wait(["go"], timeout)
+        if store.get("go") != b"1":
+            raise RuntimeError("rank 0 gave up waiting for the others")
+        return
+    try:
+        store.wait([f"here/{other}" for other in range(1, world_size)], timeout)
+    except RuntimeError:
+        store.set("go", "0")
+        raise
+    store.set("go", "1")
 
 
 def _gloo_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta, address: str) -> dist.ProcessGroup:

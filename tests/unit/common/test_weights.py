@@ -163,6 +163,15 @@ def test_a_member_that_never_comes_is_an_error_within_the_deadline(store: Weight
     assert time.monotonic() - start < 0.9
 
 
+def test_who_comes_after_rank_0_gave_up_is_told_at_once(store: WeightsStore):
+    with pytest.raises(WeightsError, match="rank 0 of 2 did not meet the others"):
+        join(store, 0, 2, timeout_s=0.2)
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match="rank 0 gave up"):
+        join(store, 1, 2, timeout_s=30)
+    assert time.monotonic() - start < 0.5
+
+
 def test_a_store_that_is_gone_is_an_error_at_once(store: WeightsStore):
     store.close()
     with pytest.raises(WeightsError, match="did not meet the others"):
