@@ -146,6 +146,27 @@ def test_a_sender_that_never_comes_is_an_error_within_the_deadline(tied_rig: Rig
     tied_rig.run(tied_rig.push(tied_rig.version + 1, new_epoch=True))
 
 
+def test_a_newer_update_does_not_wait_for_one_whose_sender_hangs(tied_rig: Rig):
+    rig = tied_rig
+    rig.leave()
+    tensors = rig.versions[rig.version]
+    manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()], 100_000)
+    version = rig.version + 1
+
+    async def scenario() -> None:
+        hanging = asyncio.create_task(rig.engine.apply_weights(rig.update(version, manifest), TIMEOUT_S))
+        await asyncio.sleep(0.1)
+        rig.engine.supersede()
+        with pytest.raises(WeightsError, match=f"version {version} was superseded"):
+            await hanging
+        await rig.push(version + 1, new_epoch=True)
+
+    start = time.monotonic()
+    rig.run(scenario())
+    assert time.monotonic() - start < 5.0
+    assert rig.version == version + 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the NCCL branch of the weights plane")
 def test_nccl_updates_agree_with_a_recompute(rig: Rig):
