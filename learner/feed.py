@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
-from ..buffer.client import BufferClient
-from ..buffer.inbox import Inbox
+from ..buffer.client import BufferClient, Inbox
 from ..common.config import Config
 from ..common.errors import BufferUnreachable, DeadlineExceeded, LearnerStarved, ProlongError
 from ..common.messages import BatchReady, TakeBatch

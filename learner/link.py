@@ -9,8 +9,7 @@ from time import monotonic
 
 import torch
 
-from ..buffer.client import BufferClient
-from ..buffer.inbox import Inbox
+from ..buffer.client import BufferClient, Inbox
 from ..common.config import Config
 from ..common.errors import BufferUnreachable, DeadlineExceeded, LearnerStarved
 from ..common.messages import (

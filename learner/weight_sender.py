@@ -19,8 +19,7 @@ from time import monotonic, perf_counter
 import torch
 from torch import Tensor
 
-from ..buffer.client import BufferClient
-from ..buffer.inbox import Inbox
+from ..buffer.client import BufferClient, Inbox
 from ..common.config import WeightsConfig
 from ..common.errors import BufferUnreachable, DeadlineExceeded, ProlongError, WeightsError
 from ..common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested

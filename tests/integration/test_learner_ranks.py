@@ -55,31 +55,37 @@ def config(model: Path) -> Config:
     return cfg
 
 
-def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Path, tmp_path: Path) -> None:
-    run_ranks(model, tmp_path, "train")
+@pytest.fixture(scope="module")
+def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks left behind after five steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_ranks(model, folder, "train")
+    return folder
+
+
+def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Path, trained: Path) -> None:
     trainer = make_trainer(config(model), dtype=torch.float32)
     metrics = trainer.train(random_batch(0))
-    gradients = load_file(tmp_path / "gradients.safetensors")
+    gradients = load_file(trained / "gradients.safetensors")
     own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
     assert own.keys() == gradients.keys() - {"loss"}
     assert_same_gradient(list(own.values()), [gradients[name] for name in own])
     assert metrics["learner/loss"] == pytest.approx(gradients["loss"].item(), rel=1e-5)
     for version in (1, 2):
         trainer.train(random_batch(version))
-    stored = load_file(tmp_path / "step-00000003" / "model.safetensors")
+    stored = load_file(trained / "step-00000003" / "model.safetensors")
     for name, tensor in trainer.policy.full_parameters():
         torch.testing.assert_close(stored[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: Path, tmp_path: Path) -> None:
-    run_ranks(model, tmp_path, "train")
-    run_ranks(model, tmp_path, "resume")
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("step-00000005", "resumed/step-00000005"))
+def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: Path, trained: Path, tmp_path: Path) -> None:
+    run_ranks(model, trained, "resume")
+    whole, resumed = (load_file(trained / name / "model.safetensors") for name in ("step-00000005", "resumed/step-00000005"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     cfg = config(model)
-    cfg.model.path = str(tmp_path / "step-00000003")
+    cfg.model.path = str(trained / "step-00000003")
     trainer = make_trainer(cfg, dtype=torch.float32)
-    load_checkpoint(tmp_path / "step-00000003", read_state(tmp_path / "step-00000003"), trainer, Ranks())
+    load_checkpoint(trained / "step-00000003", read_state(trained / "step-00000003"), trainer, Ranks())
     for version in (3, 4):
         trainer.train(random_batch(version))
     for name, tensor in trainer.policy.full_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from buffer_process import BufferProcess
 from prolong.common.compose import run_paths, save
 from prolong.common.config import Config, SourceConfig
 from prolong.common.metrics import read_metrics
+from runs import free_port, wait_until
 from safetensors.torch import load_file
 from scripted_actor import ScriptedActor
 from tiny_model import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+EXACT = ("model.safetensors", "trainer.safetensors", "reference.safetensors")
 ENTRY = """
 import sys
 from pathlib import Path
@@ -76,7 +80,8 @@ def learner(cfg: Config, address: str, ranks: int = 1) -> Iterator[subprocess.Po
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.kill()
         process.communicate(timeout=20)
 
 
@@ -122,18 +127,7 @@ def test_a_run_reaches_its_end_and_actors_hold_what_the_last_checkpoint_holds(cf
     assert summary["ledger"]["trained"] == 8
     assert summary["time_split"]["learner"]["compute_s"] > 0
     assert sorted(path.name for path in run_paths(cfg).checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
-
-
-def test_the_last_checkpoint_loads_in_transformers_with_its_tokenizer(cfg: Config) -> None:
-    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
-        ScriptedActor(cfg, buffer.address).start()
-        end_of(process)
-    folder = run_paths(cfg).checkpoints / "step-00000004"
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    stored = weights_of(cfg, 4)
-    assert "lm_head.weight" not in stored  # tied
-    assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
-    assert (folder / "tokenizer.json").read_bytes() == (Path(cfg.model.path) / "tokenizer.json").read_bytes()
+    check_export(cfg, run_paths(cfg).checkpoints / "step-00000004")
 
 
 def test_sigterm_saves_and_ends_well_and_the_run_goes_on_from_there(cfg: Config) -> None:
@@ -182,14 +176,70 @@ def test_a_context_beyond_the_models_is_refused(cfg: Config) -> None:
     assert "ModelError: model.max_context = 4096" in errors
 
 
-def wait_for_steps(cfg: Config, steps: int) -> None:
-    from runs import wait_until
+def test_a_killed_learner_redoes_its_steps_to_the_bit(cfg: Config) -> None:
+    """Redo log: checkpoint 2 and the recorded batches give checkpoint 4 again, byte for byte, as if it had never been lost."""
+    cfg.run.steps = 1000
+    folder = run_paths(cfg).checkpoints
+    with BufferProcess(cfg) as buffer:
+        actor = ScriptedActor(cfg, buffer.address)
+        actor.start()
+        with learner(cfg, buffer.address) as process:
+            wait_for_steps(cfg, 4)
+            wait_until("a checkpoint", lambda: (folder / "step-00000004").exists(), 30)
+            os.kill(children_of(process.pid)[0], signal.SIGKILL)
+            process.wait(60)
+        lost = {name: (folder / "step-00000004" / name).read_bytes() for name in EXACT}
+        for path in folder.iterdir():
+            if path.name != "step-00000002":
+                shutil.rmtree(path)
+        with learner(cfg, buffer.address) as process:
+            wait_until("the checkpoint again", lambda: (folder / "step-00000004").exists(), 60)
+            found = {name: (folder / "step-00000004" / name).read_bytes() for name in EXACT}
+        assert found == lost
+        actor.leave.set()
+        actor.join(10)
 
+
+def test_a_buffer_that_lost_its_memory_begins_a_generation_and_the_learner_goes_on_from_its_version(cfg: Config) -> None:
+    cfg.run.steps = 1000
+    cfg.buffer.address = f"tcp://127.0.0.1:{free_port()}"
+    with BufferProcess(cfg) as buffer:
+        first = ScriptedActor(cfg, buffer.address)
+        first.start()
+        with learner(cfg, buffer.address) as process:
+            wait_for_steps(cfg, 2)
+            buffer.kill()
+            first.leave.set()
+            first.join(20)
+            shutil.rmtree(run_paths(cfg).journal)
+            with BufferProcess(cfg) as another:
+                second = ScriptedActor(cfg, another.address)
+                second.start()
+                steps = len(read_metrics(run_paths(cfg).metrics))
+                wait_for_steps(cfg, steps + 2)
+                os.kill(children_of(process.pid)[0], signal.SIGTERM)
+                end_of(process)
+                second.leave.set()
+                second.join(10)
+    steps = [record["step"] for record in read_metrics(run_paths(cfg).metrics)]
+    assert steps == list(range(1, len(steps) + 1))
+    newest = max(run_paths(cfg).checkpoints.iterdir())
+    assert json.loads((newest / "state.json").read_text())["generation"] > 1
+
+
+def check_export(cfg: Config, checkpoint: Path) -> None:
+    """transformers loads it, with the tokenizer that the run began with."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    stored = load_file(checkpoint / "model.safetensors")
+    assert "lm_head.weight" not in stored  # tied
+    assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
+    assert (checkpoint / "tokenizer.json").read_bytes() == (Path(cfg.model.path) / "tokenizer.json").read_bytes()
+
+
+def wait_for_steps(cfg: Config, steps: int) -> None:
     path = run_paths(cfg).metrics
     wait_until(f"{steps} steps", lambda: path.exists() and len(read_metrics(path)) >= steps, 60)
 
 
 def children_of(pid: int) -> list[int]:
-    import psutil
-
     return [child.pid for child in psutil.Process(pid).children()]
