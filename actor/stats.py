@@ -12,6 +12,7 @@ from ..common.types import Verdict
 
 _WINDOW = 1000  # verdicts that the None-rate is taken over
 _MIN_VERDICTS = 50  # fewer say nothing about a rate
+_TREE_S = 5.0  # how long the list of descendants is believed: making it reads all of /proc
 
 
 class ActorStats:
@@ -24,7 +25,8 @@ class ActorStats:
         self._since = perf_counter()
         self._max_none_rate = max_none_rate
         self._recent: deque[bool] = deque(maxlen=_WINDOW)  # True: the verdict was None
-        self._process = psutil.Process()
+        self._tree: list[psutil.Process] = []
+        self._tree_at = float("-inf")
 
     def started(self, num_rollouts: int) -> None:
         self._mark()
@@ -69,8 +71,11 @@ class ActorStats:
         self._since = now
 
     def _cpu_s(self) -> float:
+        if self._since - self._tree_at > _TREE_S:
+            me = psutil.Process()
+            self._tree, self._tree_at = [me, *me.children(recursive=True)], self._since
         total = 0.0
-        for process in [self._process, *self._process.children(recursive=True)]:
+        for process in self._tree:
             try:
                 times = process.cpu_times()
             except psutil.NoSuchProcess:
