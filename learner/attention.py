@@ -31,8 +31,11 @@ DOCUMENTS = "documents"
 class DocumentPlan:
     """Where the documents of a flat row of S tokens lie."""
 
-    blocks: list[Tensor]  # each [N, L] int64: documents of similar length; pads repeat the document's last token
-    put: Tensor  # [S] int64: index among the blocks' N * L results, block after block
+    take: (
+        Tensor  # [sum of N * L] int64: the blocks' indices into the row, block after block; pads repeat a document's last token
+    )
+    shapes: list[tuple[int, int]]  # (N, L) of each block: N documents of similar length
+    put: Tensor  # [S] int64: for each token of the row, where its result lies in `take`'s order
 
 
 def documents_attention(
@@ -51,20 +54,19 @@ def documents_attention(
     """What transformers calls in every layer. Returns ([1, S, heads, D], None)."""
     assert attention_mask is None, "documents attention needs no mask, and was given one"
     assert query.shape[0] == 1, "documents lie in one flat row"
-    longest = max(block.shape[1] for block in plan.blocks)
+    longest = max(length for _, length in plan.shapes)
     if sliding_window is not None and longest > sliding_window:
-        raise NotImplementedError(
-            f"a document of {longest} tokens exceeds the sliding window of {sliding_window}: use model.attention=sdpa"
-        )
-    flat = [part.squeeze(0).transpose(0, 1).flatten(1) for part in (query, key, value)]  # [S, heads * D]
+        raise NotImplementedError(f"a document of {longest} tokens is longer than the sliding window: use model.attention=sdpa")
     dim = query.shape[-1]
+    sizes = [count * length for count, length in plan.shapes]
+    flat = (part.squeeze(0).transpose(0, 1).flatten(1).index_select(0, plan.take) for part in (query, key, value))
     results = []
-    for block in plan.blocks:
-        documents = [part.index_select(0, block.view(-1)).view(*block.shape, -1, dim).transpose(1, 2) for part in flat]
+    for (count, length), *block in zip(plan.shapes, *(part.split(sizes) for part in flat), strict=True):
+        documents = (part.view(count, length, -1, dim).transpose(1, 2) for part in block)  # [N, heads, L, D]
         result = F.scaled_dot_product_attention(
             *documents, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
-        )  # [N, heads, L, D]
-        results.append(result.transpose(1, 2).reshape(block.numel(), -1))
+        )
+        results.append(result.transpose(1, 2).reshape(count * length, -1))
     return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], -1, dim), None
 
 

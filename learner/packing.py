@@ -60,7 +60,7 @@ class MicroBatch:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        plan = self.plan and DocumentPlan([block.to(device) for block in self.plan.blocks], self.plan.put.to(device))
+        plan = self.plan and DocumentPlan(self.plan.take.to(device), self.plan.shapes, self.plan.put.to(device))
         moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, plan=plan, **moved)
 
@@ -172,7 +172,7 @@ def _document_batch(families: list[list[Sample]], dtype: torch.dtype) -> MicroBa
 def plan_documents(documents: list[np.ndarray], num_tokens: int) -> DocumentPlan:
     """Blocks of documents of similar length; a token that several share takes its result from any of them."""
     put = np.empty(num_tokens, dtype=np.int64)
-    blocks: list[Tensor] = []
+    blocks: list[np.ndarray] = []
     offset = 0
     ordered = sorted(documents, key=len)
     while ordered:
@@ -183,9 +183,10 @@ def plan_documents(documents: list[np.ndarray], num_tokens: int) -> DocumentPlan
             take[i, : len(document)] = document
             take[i, len(document) :] = document[-1]
             put[document] = offset + i * take.shape[1] + np.arange(len(document))
-        blocks.append(torch.from_numpy(take))
+        blocks.append(take)
         offset += take.size
-    return DocumentPlan(blocks, torch.from_numpy(put))
+    flat = np.concatenate([block.ravel() for block in blocks])
+    return DocumentPlan(torch.from_numpy(flat), [block.shape for block in blocks], torch.from_numpy(put))
 
 
 def _row_shape(samples: list[Sample], token_budget: int, layout: str) -> tuple[int, int]:

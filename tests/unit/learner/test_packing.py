@@ -77,9 +77,10 @@ def test_documents_hold_prompt_and_completion_in_order(budget: int) -> None:
     for micro in pack(samples, token_budget=budget, layout="documents", dtype=torch.float64):
         assert micro.plan is not None
         row, positions = micro.input_ids[0], micro.position_ids[0]
-        flat = torch.cat([block.flatten() for block in micro.plan.blocks])
-        assert torch.equal(flat[micro.plan.put], torch.arange(len(row)))
-        for document in (d for block in micro.plan.blocks for d in block):
+        take, shapes = micro.plan.take, micro.plan.shapes
+        assert torch.equal(take[micro.plan.put], torch.arange(len(row)))
+        blocks = [block.view(shape) for block, shape in zip(take.split([n * size for n, size in shapes]), shapes, strict=True)]
+        for document in (d for block in blocks for d in block):
             length = int(positions[document].max()) + 1
             assert positions[document[:length]].tolist() == list(range(length))
             assert len(set(document[length - 1 :].tolist())) == 1
