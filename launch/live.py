@@ -6,6 +6,7 @@ Reads what everybody may read: the tail of metrics.jsonl (one record per learner
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,21 +33,23 @@ Record = dict[str, float]
 
 
 class MetricsTail:
-    """New complete records of a growing metrics.jsonl; starts over when the file shrinks (a resume cuts it)."""
+    """New complete records of a growing metrics.jsonl; starts over when another file takes its place (a resume cuts it)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._inode = 0
 
     def read(self) -> tuple[list[Record], bool]:
         """Records since the last call, and whether they replace all earlier ones."""
         try:
-            size = self._path.stat().st_size
+            file = self._path.open("rb")
         except FileNotFoundError:
             return [], False
-        restarted = size < self._offset
-        self._offset = 0 if restarted else self._offset
-        with self._path.open("rb") as file:
+        with file:
+            inode = os.fstat(file.fileno()).st_ino  # not the size: the redone steps may have outgrown it already
+            restarted = self._inode not in (0, inode)
+            self._offset, self._inode = 0 if restarted else self._offset, inode
             file.seek(self._offset)
             chunk = file.read()
         complete = chunk[: chunk.rfind(b"\n") + 1]

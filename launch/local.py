@@ -13,14 +13,13 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from time import monotonic
 
 from rich.console import Console
 from rich.live import Live
 
 from ..common.compose import RunPaths, run_paths, save
 from ..common.config import Config
-from ..common.errors import UserError
+from ..common.errors import BufferUnreachable, UserError
 from .live import MetricsTail, Progress, line, page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, is_folder_name, prepare
@@ -30,6 +29,7 @@ from .summary import closing_lines, read_summary, scores_table
 from .supervisor import Outcome, Supervisor
 
 REFRESH_S = 0.5
+ASK_S = 5.0  # patience for the buffer's answer
 
 
 def train(recipe: str, overrides: list[str]) -> int:
@@ -103,17 +103,40 @@ async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
         finished=paths.summary.exists,
         note=progress.notes.append,
     )
-    watching = asyncio.create_task(_watch(cfg, paths, progress, supervisor))
-    watching.add_done_callback(lambda task: task.cancelled() or supervisor.fail(f"the live view failed: {task.exception()!r}"))
+    watching = asyncio.create_task(_watch(cfg, paths, progress))
+    watching.add_done_callback(_tell_blindness)
+    guarding = asyncio.create_task(_guard_first_group(cfg, supervisor))
     try:
         return await supervisor.run()
     finally:
         watching.cancel()
-        await asyncio.wait([watching])
+        guarding.cancel()
+        await asyncio.wait([watching, guarding])
 
 
-async def _watch(cfg: Config, paths: RunPaths, progress: Progress, supervisor: Supervisor) -> None:
-    """Show the run, every REFRESH_S, and end it when no group was scored in `launch.first_group_s`."""
+def _tell_blindness(watching: asyncio.Task[None]) -> None:
+    """A run is worth more than its picture: it goes on without."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        sys.stderr.write(f"the live view failed ({error!r}); the run goes on without it, see `prolong status`\n")
+
+
+async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
+    """End the run when no group was scored within `launch.first_group_s`."""
+    await asyncio.sleep(cfg.launch.first_group_s)
+    observer = Observer(cfg.buffer.address)
+    try:
+        status = await asyncio.to_thread(observer.ask, ASK_S)
+        scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
+    except BufferUnreachable:
+        scored = 0
+    finally:
+        observer.close()
+    if scored == 0:
+        supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
+
+
+async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
+    """Show the run, every REFRESH_S."""
     console = Console()
     tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
@@ -123,8 +146,6 @@ async def _watch(cfg: Config, paths: RunPaths, progress: Progress, supervisor: S
         with view or contextlib.nullcontext():
             while True:
                 progress.status = observer.poll() or progress.status
-                if monotonic() - progress.started > cfg.launch.first_group_s and not _any_group(progress):
-                    supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
                 records, restarted = tail.read()
                 if view is not None:
                     progress.add(records, restarted=restarted)
@@ -143,13 +164,6 @@ def _print_lines(progress: Progress, records: list[dict[str, float]], restarted:
         progress.add([record], restarted=restarted)
         restarted = False
         print(line(progress), flush=True)
-
-
-def _any_group(progress: Progress) -> bool:
-    """Whether some group came back since the start."""
-    ledger = progress.status.ledger if progress.status is not None else {}
-    waiting = sum(ledger.get(state, 0) for state in ("stored", "batched", "filtered"))
-    return progress.step > progress.first_step or waiting > 0
 
 
 def _report(outcome: Outcome, paths: RunPaths) -> int:
