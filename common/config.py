@@ -159,6 +159,7 @@ class LearnerConfig:
     weight_decay: float = 0.01
     grad_clip: float = 1.0  # global norm
     logprob_chunk: int = 1024  # completion positions per chunk of the head
+    recompute: bool = False  # layers keep no activations for the backward pass: far less memory, a third more time
     max_skipped: int = 3  # non-finite updates in a row before the run stops
     starve_s: float = 1800.0  # without a batch for longer, the learner stops
     fsdp_reshard: bool = True  # multi-rank: reshard parameters after forward

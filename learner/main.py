@@ -88,6 +88,7 @@ class Learner:
             shard=self.ranks.size > 1 or model.dtype != "float32",
             reshard=self.cfg.learner.fsdp_reshard,
             trainable=trainable,
+            recompute=self.cfg.learner.recompute,
         )
 
     def run(self) -> None:

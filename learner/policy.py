@@ -98,6 +98,18 @@ def layout_of(attention: str) -> str:
     return "flat" if "flash" in attention else "rows"
 
 
+def recompute_layers(causal: PreTrainedModel) -> None:
+    """Make activations again in the backward pass. Needs training mode, hence no dropout."""
+    module: Any
+    for module in causal.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    causal.train()
+
+
 def build_policy(
     model: ModelConfig,
     *,
@@ -107,9 +119,12 @@ def build_policy(
     shard: bool,
     reshard: bool = True,
     trainable: bool = True,
+    recompute: bool = False,
 ) -> Policy:
     """Load the model of `model.path` on this rank, and shard it if asked to. Raises ModelError."""
     causal = load_model(model, dtype=torch.float32, attention=model.attention)
+    if recompute and trainable:
+        recompute_layers(causal)
     if device.type == "cpu":
         install_kernels(causal)
     policy = Policy(causal, temperature=temperature, chunk=chunk).requires_grad_(trainable).to(device)

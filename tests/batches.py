@@ -58,6 +58,7 @@ def make_policy(cfg: Config, *, trainable: bool = True, shard: bool = False, dty
         chunk=cfg.learner.logprob_chunk,
         shard=shard,
         trainable=trainable,
+        recompute=cfg.learner.recompute,
     )
     return policy.to(dtype)
 

@@ -1,5 +1,6 @@
 """No leak, for every attention backend of this machine; and the numbers of transformers itself."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,22 @@ def test_gradients_are_the_same_in_every_layout_and_for_every_budget(folder: Pat
         gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
     for other in gradients[1:]:
         assert_same_gradient(gradients[0], other)
+
+
+def test_recomputed_activations_give_the_same_gradient_with_dropout_taken_out(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, tied=False)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"attention_dropout": 0.5}))
+    (samples,) = samples_of(random_batch(0), small_config(folder))
+    gradients = []
+    for recompute in (False, True):
+        cfg = small_config(folder)
+        cfg.learner.recompute = recompute
+        policy = make_policy(cfg)
+        for micro in pack(samples, token_budget=64, layout=policy.layout, dtype=torch.float64):
+            (micro.weight * micro.advantage * policy.logprobs(micro)[0]).sum().backward()
+        gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
+    assert_same_gradient(*gradients)
 
 
 def test_full_parameters_have_the_names_of_the_checkpoint_and_tied_weights_once(folder: Path) -> None:
