@@ -1,6 +1,6 @@
 """How long one learner step takes, against a supervised step on the very same micro-batches.
 
-    python -m prolong.bench.learner_step [--rounds 7] [--attention documents|sdpa]
+    prolong bench learner-step [--rounds 7] [--attention documents|sdpa]
 
 The model has the demo's shape (Qwen3, hidden 128, 3 layers, 0.6 M parameters), the batch the demo's size (16 groups of 16).
 Rounds are interleaved: RL without KL, supervised, RL with KL; the ratio is the median over rounds of supervised time / RL
@@ -10,7 +10,6 @@ time. One JSON line.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from ..learner.ranks import Ranks
 from ..learner.reference import Reference
 from ..learner.samples import samples_of
 from ..learner.step import Trainer
+from .measure import report
 
 VOCAB = 67
 
@@ -126,14 +126,15 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="prolong bench learner-step", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--attention", default="documents")
     parser.add_argument("--budget", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     batch = make_batch(16, 16)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,8 +163,5 @@ def main() -> None:
         "rl_cpu_s": round(statistics.median(r["rl"][1] for r in rounds), 3),
         "rl_tokens_per_s": round(tokens / median["rl"], 1),
     }
-    print(json.dumps(line))
-
-
-if __name__ == "__main__":
-    main()
+    report(line, as_json=args.json)
+    return 0
