@@ -1,4 +1,4 @@
-"""What we replace in vLLM's CPU worker, and why. Numbers: docs/decisions/002-actor-engine.md.
+"""What we replace in vLLM's CPU worker, and why. Numbers: docs/decisions/003-actor-engine.md.
 
 **Sampler.** Noise that depends on (rollout's seed, position) alone. Stock vLLM keeps a torch.Generator per seeded request and
 draws from each, one call a request, in every step: 8 % of a tiny model's step. Worse, when a prompt is prefilled in pieces it

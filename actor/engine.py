@@ -4,7 +4,7 @@
     apply_weights(update) -> checksums; requests in flight survive and go on under the new weights
 
 vLLM lives in this file, `scheduler.py` and `weight_receiver.py` (both run in its engine process) and nowhere else.
-Settings and what they are worth: docs/decisions/002-actor-engine.md.
+Settings and what they are worth: docs/decisions/003-actor-engine.md.
 """
 
 from __future__ import annotations

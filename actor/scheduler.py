@@ -2,7 +2,7 @@
 
 Stock vLLM encodes, sends, decodes and books every token of every request on its way from the engine process to ours. A rollout
 is of use only when it ended, so `update_from_output` holds tokens and log-probabilities back until then: on one core this is
-worth a third of the actor's speed (docs/decisions/002-actor-engine.md).
+worth a third of the actor's speed (docs/decisions/003-actor-engine.md).
 
 It also notes which tokens were sampled between which two pauses: weights change only inside a pause, so the number of resumes
 so far (`segment`) names the weights of every token. `engine.py` turns segments into policy versions. The note travels as the

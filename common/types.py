@@ -194,5 +194,8 @@ def float32_array(buffer: bytes) -> np.ndarray:
 
 
 def rollout_seed(ticket_seed: int, index: int) -> int:
-    """A seed of its own for every rollout: with one seed for all, prompts would share their noise."""
-    return int(np.random.SeedSequence([ticket_seed, index]).generate_state(1)[0]) & 0x7FFFFFFF
+    """A seed of its own for every rollout: with one seed for all, prompts would share their noise.
+
+    Consecutive within a ticket, because vLLM gives child i of a request the request's seed + i; far apart between tickets.
+    """
+    return (int(np.random.SeedSequence([ticket_seed]).generate_state(1)[0]) & 0x7FFFFFFF) + index
