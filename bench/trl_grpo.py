@@ -19,22 +19,31 @@ from datasets import Dataset  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 PATTERNS = {"math": re.compile(r"\\boxed\{([^{}]*)\}"), "reasoning_gym": re.compile(r"<answer>(.*?)</answer>", re.DOTALL)}
 
 
 def gold(row: dict) -> str:
-    """The text that earns the reward: cheaper to compare than what prolong's verifiers do, to TRL's advantage."""
+    """The stored answer. Comparing with it costs less than what prolong's verifiers do, to TRL's advantage."""
     answer = row["answer"]
     return str(answer["entry"]["answer"] if "entry" in answer else answer["answer"])
 
 
-def reward(completion_ids, verifier, target, tokenizer, **_) -> list[float]:
-    """1 when the text ended and its last answer is the target, else 0."""
+def score(found: str, want: str, task: str) -> float:
+    """The reward of the demo's verifiers: numbers compared as numbers, partial credit for letters in place."""
+    if task == "number_sorting":
+        return float([float(n) for n in NUMBER.findall(found)] == [float(n) for n in NUMBER.findall(want)])
+    if task == "spell_backward":
+        return sum(a == b for a, b in zip(found, want, strict=False)) / len(want)
+    return float(found.strip() == want)
+
+
+def reward(completion_ids, verifier, target, task, tokenizer) -> list[float]:
+    """`score` of the last answer of every completion that ended, else 0."""
     scores = []
-    for ids, name, want in zip(completion_ids, verifier, target, strict=True):
-        text = tokenizer.decode(ids, skip_special_tokens=False)
-        found = PATTERNS[name].findall(text.split("</think>")[-1])
-        scores.append(float(ids[-1] == tokenizer.eos_token_id and bool(found) and found[-1].strip() == want))
+    for ids, name, want, kind in zip(completion_ids, verifier, target, task, strict=True):
+        found = PATTERNS[name].findall(tokenizer.decode(ids, skip_special_tokens=False).split("</think>")[-1])
+        scores.append(score(found[-1], want, kind) if found and ids[-1] == tokenizer.eos_token_id else 0.0)
     return scores
 
 
@@ -62,10 +71,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     rows = [json.loads(line) for line in Path(args.train).read_text().splitlines()]
-    columns = [{"prompt": row["prompt"], "verifier": row["verifier"], "target": gold(row)} for row in rows]
+    keys = ("prompt", "verifier", "task")
+    columns = [{**{key: row[key] for key in keys}, "target": gold(row)} for row in rows]
 
-    def scored(completion_ids, verifier, target, **_):
-        return reward(completion_ids, verifier, target, tokenizer)
+    def scored(completion_ids, verifier, target, task, **_):
+        return reward(completion_ids, verifier, target, task, tokenizer)
 
     rollouts = settings["groups"] * settings["n"]
     config = GRPOConfig(
