@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 from ..common.metrics import read_metrics
 
@@ -23,6 +23,7 @@ class Spent:
 
     wall_s: float
     cpu_s: float
+    started_at: float  # seconds since the epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,7 @@ class RunResult:
     spent: Spent
     steps: list[dict[str, float]]  # metrics.jsonl
     summary: dict
+    learner_after_s: float  # from the command's start to the moment that `wall_s` of the steps counts from
 
     @property
     def seconds_per_step(self) -> float:
@@ -48,7 +50,7 @@ def seconds_per_step(walls: Sequence[float]) -> float:
 def run_command(command: Sequence[str], *, timeout_s: float, log: Path, env: dict[str, str] | None = None) -> Spent:
     """Run to the end, output to `log`. Raises RuntimeError with the log's end when the exit code is not 0."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic()
+    before, started, started_at = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic(), time()
     with log.open("wb") as sink:
         done = subprocess.run(
             command, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout_s, env={**os.environ, **(env or {})}, check=False
@@ -57,7 +59,7 @@ def run_command(command: Sequence[str], *, timeout_s: float, log: Path, env: dic
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{log.read_text(errors='replace')[-3000:]}")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Spent(wall_s=monotonic() - started, cpu_s=cpu_s)
+    return Spent(wall_s=monotonic() - started, cpu_s=cpu_s, started_at=started_at)
 
 
 def train(name: str, overrides: Sequence[str], *, root: Path, timeout_s: float = 900.0, recipe: str = "demo") -> RunResult:
@@ -67,11 +69,11 @@ def train(name: str, overrides: Sequence[str], *, root: Path, timeout_s: float =
     command = [sys.executable, "-m", "prolong.launch.cli", "train", "--recipe", recipe]
     command += [f"run.name={name}", f"run.root={root}", "buffer.address=tcp://127.0.0.1:0", *overrides]
     spent = run_command(command, timeout_s=timeout_s, log=root / f"{name}.log")
-    return RunResult(
-        spent=spent,
-        steps=read_metrics(folder / "metrics.jsonl"),
-        summary=json.loads((folder / "summary.json").read_text()),
-    )
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    learner_after_s = path.stat().st_mtime - summary["wall_s"] - spent.started_at
+    steps = read_metrics(folder / "metrics.jsonl")
+    return RunResult(spent=spent, steps=steps, summary=summary, learner_after_s=learner_after_s)
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:

@@ -48,12 +48,13 @@ def first_at_target(walls: list[float], rewards: list[float]) -> float | None:
     return None
 
 
-def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int, startup_s: float) -> dict:
-    """The figures of one run."""
+def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int) -> dict:
+    """The figures of one run; `walls`: the end of each step in seconds since the command's start."""
     reached = first_at_target(walls, rewards)
+    first_step_at = walls[0] - seconds_per_step(walls)
     return {
         "step_s": seconds_per_step(walls),
-        "to_target_s": None if reached is None else reached - startup_s,
+        "to_target_s": None if reached is None else reached - first_step_at,
         "to_target_with_startup_s": reached,
         "end_reward": statistics.mean(rewards[-3:]),
         "cpu_ms_per_rollout": 1e3 * spent.cpu_s / rollouts,
@@ -70,19 +71,17 @@ def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dic
         command, timeout_s=900, log=root / f"trl-{seed}.log", env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     )
     lines = [json.loads(line) for line in out.read_text().splitlines()]
-    walls = [line["wall_s"] for line in lines]
-    startup_s = walls[0] - seconds_per_step(walls)
+    walls = [line["at"] - spent.started_at for line in lines]
     rollouts = steps * cfg.buffer.batch_groups * cfg.sampling.n
-    return side(walls, [line["reward"] for line in lines], spent, rollouts, startup_s)
+    return side(walls, [line["reward"] for line in lines], spent, rollouts)
 
 
 def run_prolong(cfg: Config, recipe: str, steps: int, seed: int, root: Path, overrides: list[str]) -> dict:
     fixed = [f"run.steps={steps}", f"run.seed={seed}", "buffer.dynamic_sampling=false", "data.heldout=[]", "validation.every=0"]
     result = train(f"race-{seed}", [*fixed, *overrides], root=root, recipe=recipe)
-    walls = [step["wall_s"] for step in result.steps]
-    startup_s = walls[0] - seconds_per_step(walls)
+    walls = [result.learner_after_s + step["wall_s"] for step in result.steps]
     rollouts = steps * cfg.buffer.batch_groups * cfg.sampling.n
-    return side(walls, [step["reward/mean"] for step in result.steps], result.spent, rollouts, startup_s)
+    return side(walls, [step["reward/mean"] for step in result.steps], result.spent, rollouts)
 
 
 def main(argv: list[str]) -> int:

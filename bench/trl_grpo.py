@@ -1,23 +1,20 @@
 """TRL's GRPO on the demo's model, tasks and settings. Runs in TRL's own environment (`.venv-trl`), one process per DDP rank.
 
-Started by race_trl.py; imports nothing of prolong. Each finished step is one JSON line {"step", "wall_s", "reward"} of `--out`,
-written by rank 0; wall_s counts from the start of the process, imports included.
+Started by race_trl.py; imports nothing of prolong. Each finished step is one JSON line {"step", "at", "reward"} of `--out`,
+written by rank 0; `at` is in seconds since the epoch.
 """
 
+import argparse
+import json
+import os
+import re
 import time
+from pathlib import Path
 
-STARTED = time.time()
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 PATTERNS = {"math": re.compile(r"\\boxed\{([^{}]*)\}"), "reasoning_gym": re.compile(r"<answer>(.*?)</answer>", re.DOTALL)}
@@ -55,7 +52,7 @@ class StepLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         if self.file and logs and "reward" in logs:
-            line = {"step": state.global_step, "wall_s": time.time() - STARTED, "reward": logs["reward"]}
+            line = {"step": state.global_step, "at": time.time(), "reward": logs["reward"]}
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
 
