@@ -51,7 +51,7 @@ class Engine:
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Engine:
         """Build the engine with dummy weights: it generates only after `apply_weights`. Blocks the event loop for seconds.
 
-        On a CPU the engine process is forked: start it before any thread.
+        On a CPU the engine process is forked if this process has no other thread yet: seconds less.
 
         Raises ModelError if vLLM cannot load the model.
         """
@@ -65,8 +65,7 @@ class Engine:
             try:
                 config = _engine_args(model, actor, seed).create_engine_config()
                 if not _on_gpu(model):
-                    # vLLM asks for "spawn" on a CPU, which imports everything once more: seconds. We have no threads yet
-                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = _start_method()
                 llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
                 await llm.collective_rpc("prolong_prepare")
             except (VLLMError, ValueError, OSError, RuntimeError) as error:
@@ -175,6 +174,12 @@ class Engine:
         """End the engine process. Requests in flight are lost."""
         self._llm.shutdown(timeout=1.0)
         self._llm.shutdown = lambda timeout=None: None  # its finalizer shuts down again, when the interpreter is half gone
+
+
+def _start_method() -> str:
+    """vLLM asks for "spawn" on a CPU, which imports everything once more. A child forked beside threads may wait for ever for
+    their locks; most threads (torch's, ZeroMQ's) are none of Python's, so ask the kernel."""
+    return "fork" if len(os.listdir("/proc/self/task")) == 1 else "spawn"
 
 
 def _set_environment(model: ModelConfig) -> None:
