@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -179,6 +180,7 @@ def test_a_context_beyond_the_models_is_refused(cfg: Config) -> None:
 def test_a_killed_learner_redoes_its_steps_to_the_bit(cfg: Config) -> None:
     """Redo log: checkpoint 2 and the recorded batches give checkpoint 4 again, byte for byte, as if it had never been lost."""
     cfg.run.steps = 1000
+    cfg.checkpoint.keep = 1000  # however far the learner gets before it dies, checkpoint 2 and the batches after it stay
     folder = run_paths(cfg).checkpoints
     with BufferProcess(cfg) as buffer:
         actor = ScriptedActor(cfg, buffer.address)
@@ -188,13 +190,13 @@ def test_a_killed_learner_redoes_its_steps_to_the_bit(cfg: Config) -> None:
             wait_until("a checkpoint", lambda: (folder / "step-00000004").exists(), 30)
             os.kill(children_of(process.pid)[0], signal.SIGKILL)
             process.wait(60)
-        lost = {name: (folder / "step-00000004" / name).read_bytes() for name in EXACT}
+        lost = digests(folder / "step-00000004")
         for path in folder.iterdir():
             if path.name != "step-00000002":
                 shutil.rmtree(path)
         with learner(cfg, buffer.address) as process:
             wait_until("the checkpoint again", lambda: (folder / "step-00000004").exists(), 60)
-            found = {name: (folder / "step-00000004" / name).read_bytes() for name in EXACT}
+            found = digests(folder / "step-00000004")
         assert found == lost
         actor.leave.set()
         actor.join(10)
@@ -234,6 +236,10 @@ def check_export(cfg: Config, checkpoint: Path) -> None:
     assert "lm_head.weight" not in stored  # tied
     assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
     assert (checkpoint / "tokenizer.json").read_bytes() == (Path(cfg.model.path) / "tokenizer.json").read_bytes()
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in EXACT}
 
 
 def wait_for_steps(cfg: Config, steps: int) -> None:
