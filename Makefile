@@ -2,10 +2,11 @@
 # make test     set up, run all tests
 # make install  the set-up alone: .venv, from requirements-cpu.lock
 # make check    lint, format, types, layers, tests
+# make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-trl demo test check lint docs clean
+.PHONY: help install install-trl demo test check lint parity docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,8 +47,15 @@ install-trl: .venv-trl/.installed
 .venv-trl/.installed: bench/requirements-trl.lock .ci/install
 	@bash .ci/install .venv-trl bench/requirements-trl.lock
 
+# 1.7 GB: TRL, verl, what importing their losses needs, and prolong; nothing else uses it
+parity: .venv-parity/.installed
+	@OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest tests/parity
+
+.venv-parity/.installed: tests/parity/requirements.lock pyproject.toml .ci/install
+	@bash .ci/install .venv-parity tests/parity/requirements.lock .
+
 clean:
-	rm -rf $(VENV) .venv-trl build dist *.egg-info
+	rm -rf $(VENV) .venv-trl .venv-parity build dist *.egg-info
 
 # docs/config.md from common/config.py
 docs: $(STAMP)

@@ -16,7 +16,17 @@ from time import perf_counter
 from ..buffer.client import BufferClient, Inbox
 from ..common.config import Config
 from ..common.errors import DeadlineExceeded, WeightsError
-from ..common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, TicketReturned, Tickets, UpdateWeights, WeightsApplied
+from ..common.messages import (
+    PROTOCOL_VERSION,
+    GroupAck,
+    GroupResult,
+    Hello,
+    Role,
+    TicketReturned,
+    Tickets,
+    UpdateWeights,
+    WeightsApplied,
+)
 from ..common.tokenizer import Tokenizer
 from ..common.types import Ticket
 from ..verifiers.pool import VerifierPool
@@ -44,7 +54,7 @@ async def _run(cfg: Config, name: str) -> None:
     engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
     # no Hello before this: whoever is in takes part in every broadcast, and one that is not ready would hold up the others
     client = BufferClient(cfg.buffer.address, _hello(cfg, name, tokenizer), max_bytes=cfg.buffer.max_message_mb << 20)
-    inbox = client.inbox(Tickets, UpdateWeights)
+    inbox = client.inbox(Tickets, UpdateWeights, GroupAck)
     pool = VerifierPool(cfg.actor.verifier_workers, cfg.actor.verifier_timeout_s)
     try:
         await pool.start()
@@ -67,13 +77,14 @@ class Actor:
         self._client, self._inbox, self._engine, self._worker, self._stats = client, inbox, engine, worker, stats
         self._weights_timeout_s = weights_s
         self._generation = -1  # of the weights that the engine holds
-        self._working: dict[int, asyncio.Task[None]] = {}  # by ordinal
+        self._working: dict[tuple[int, int], asyncio.Task[None]] = {}  # by generation and ordinal
+        self._unacknowledged: set[tuple[int, int]] = set()  # tickets whose group was sent; the client sends it again if it must
         self._update: UpdateWeights | None = None  # the newest that is not being applied yet
         self._applying: asyncio.Task[None] | None = None
 
     async def run(self, heartbeat_s: float) -> None:
-        """Consumes: Tickets, UpdateWeights. Blocks on: the inbox. Unblocked by: a message, Stop, a dead buffer, SIGTERM, or a
-        task that failed. Stops when: any of the last four; tickets in flight are handed back."""
+        """Consumes: Tickets, UpdateWeights, GroupAck. Blocks on: the inbox. Unblocked by: a message, Stop, a dead buffer,
+        SIGTERM, or a task that failed. Stops when: any of the last four; tickets in flight are handed back."""
         leaving = asyncio.current_task()
         assert leaving is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.cancel)
@@ -87,20 +98,26 @@ class Actor:
                         self._engine.supersede()
                         if self._applying is None:
                             self._applying = tasks.create_task(self._apply())
+                    elif isinstance(message, GroupAck):
+                        self._unacknowledged = {key for key in self._unacknowledged if key[1] != message.ordinal}
                     else:
-                        for ticket in message.tickets:
-                            self._working[ticket.ordinal] = tasks.create_task(self._work(ticket))
+                        for ticket in filter(self._is_new, message.tickets):
+                            self._working[_key(ticket)] = tasks.create_task(self._work(ticket))
         except asyncio.CancelledError:
             leaving.uncancel()
             log.info("SIGTERM: handed back what was in flight")
 
-    async def _next_message(self) -> Tickets | UpdateWeights:
+    async def _next_message(self) -> Tickets | UpdateWeights | GroupAck:
         while True:
             try:
                 return await self._inbox.take_async(QUIET_S)
             except DeadlineExceeded as silence:
                 if type(silence) is not DeadlineExceeded:  # BufferUnreachable
                     raise
+
+    def _is_new(self, ticket: Ticket) -> bool:
+        """After a broken connection the buffer sends again whatever it counts as ours."""
+        return _key(ticket) not in self._working and _key(ticket) not in self._unacknowledged
 
     async def _work(self, ticket: Ticket) -> None:
         try:
@@ -109,6 +126,7 @@ class Actor:
                 return
             group = await self._worker.work(ticket)
             if group.rollouts:
+                self._unacknowledged.add(_key(ticket))
                 self._client.send(GroupResult(group=group))
             else:
                 self._give_back(ticket, f"none of its {group.dropped_rollouts} rollouts got a verdict")
@@ -116,7 +134,7 @@ class Actor:
             self._give_back(ticket, "the actor leaves")
             raise
         finally:
-            self._working.pop(ticket.ordinal, None)
+            self._working.pop(_key(ticket), None)
 
     def _give_back(self, ticket: Ticket, reason: str) -> None:
         self._stats.counts["returned_tickets"] += 1
@@ -145,6 +163,10 @@ class Actor:
         while True:
             self._client.set_stats(self._stats.snapshot())
             await asyncio.sleep(every_s)
+
+
+def _key(ticket: Ticket) -> tuple[int, int]:
+    return ticket.generation, ticket.ordinal
 
 
 def _hello(cfg: Config, name: str, tokenizer: Tokenizer) -> Hello:

@@ -68,6 +68,7 @@ class RolloutWorker:
             generation=ticket.generation,
             prompt=ticket.prompt,
             setting=ticket.setting,
+            sampling=ticket.sampling,
             rollouts=kept,
             actor=self._name,
             seconds=seconds,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..common.config import Config, LearnerConfig, ModelConfig, ObjectiveConfig
-from ..common.types import Batch, FinishReason, Group, Prompt, Rollout, TicketKind, Verdict, VersionSpan
+from ..common.types import Batch, FinishReason, Group, Prompt, Rollout, Sampling, TicketKind, Verdict, VersionSpan
 from ..learner.packing import pack
 from ..learner.policy import Policy, build_policy
 from ..learner.ranks import Ranks
@@ -80,6 +80,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
                 generation=1,
                 prompt=source,
                 setting="",
+                sampling=Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=48),
                 rollouts=rollouts,
                 actor="a",
                 seconds=0.0,
@@ -98,7 +99,7 @@ def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
     cpu = torch.device("cpu")
 
     def load(trainable: bool) -> Policy:
-        return build_policy(cfg.model, device=cpu, temperature=1.0, chunk=8192, shard=False, trainable=trainable)
+        return build_policy(cfg.model, device=cpu, chunk=8192, shard=False, trainable=trainable)
 
     reference = Reference(load(False)) if beta else None
     return Trainer(cfg, load(True), reference, Ranks(), cpu)

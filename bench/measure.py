@@ -47,8 +47,11 @@ def seconds_per_step(walls: Sequence[float]) -> float:
     return (walls[-1] - walls[0]) / (len(walls) - 1)
 
 
-def run_command(command: Sequence[str], *, timeout_s: float, log: Path, env: dict[str, str] | None = None) -> Spent:
-    """Run to the end, output to `log`. Raises RuntimeError with the log's end when the exit code is not 0."""
+def run_command(
+    command: Sequence[str], *, timeout_s: float, log: Path, env: dict[str, str] | None = None, cores: set[int] | None = None
+) -> Spent:
+    """Run to the end, on `cores` if given, output to `log`. Raises RuntimeError, with the log's end, unless it exits with 0."""
+    command = [*(["taskset", "-c", ",".join(map(str, sorted(cores)))] if cores else []), *command]
     log.parent.mkdir(parents=True, exist_ok=True)
     before, started, started_at = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic(), time()
     with log.open("wb") as sink:
@@ -62,13 +65,21 @@ def run_command(command: Sequence[str], *, timeout_s: float, log: Path, env: dic
     return Spent(wall_s=monotonic() - started, cpu_s=cpu_s, started_at=started_at)
 
 
-def train(name: str, overrides: Sequence[str], *, root: Path, timeout_s: float = 900.0, recipe: str = "demo") -> RunResult:
+def train(
+    name: str,
+    overrides: Sequence[str],
+    *,
+    root: Path,
+    timeout_s: float = 900.0,
+    recipe: str = "demo",
+    cores: set[int] | None = None,
+) -> RunResult:
     """One `prolong train` in a fresh run folder of its own."""
     folder = root / name
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "prolong.launch.cli", "train", "--recipe", recipe]
     command += [f"run.name={name}", f"run.root={root}", "buffer.address=tcp://127.0.0.1:0", *overrides]
-    spent = run_command(command, timeout_s=timeout_s, log=root / f"{name}.log")
+    spent = run_command(command, timeout_s=timeout_s, log=root / f"{name}.log", cores=cores)
     path = folder / "summary.json"
     summary = json.loads(path.read_text())
     learner_after_s = path.stat().st_mtime - summary["wall_s"] - spent.started_at

@@ -87,7 +87,7 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
     ]
     return Group(
         ordinal=ticket.ordinal, kind=ticket.kind, generation=ticket.generation, prompt=ticket.prompt, setting=ticket.setting,
-        rollouts=rollouts, actor="actor", seconds=0.0,
+        sampling=ticket.sampling, rollouts=rollouts, actor="actor", seconds=0.0,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from ..common.messages import (
     Welcome,
 )
 from ..common.sockets import bind_router, endpoint_of
-from ..common.types import FinishReason, Group, Prompt, Rollout, TicketKind, Verdict, VersionSpan
+from ..common.types import FinishReason, Group, Prompt, Rollout, Sampling, TicketKind, Verdict, VersionSpan
 from ..common.wire import encode
 from .measure import report
 
@@ -90,6 +90,7 @@ def make_group(ordinal: int, num_tokens: int) -> Group:
         generation=1,
         prompt=prompt,
         setting="",
+        sampling=Sampling(n=ROLLOUTS, temperature=1.0, top_p=1.0, max_tokens=num_tokens),
         rollouts=rollouts,
         actor="a",
         seconds=1.0,

@@ -21,7 +21,18 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from ..common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, ProlongError, WireError, WireSizeError
-from ..common.messages import FromBuffer, GroupAck, Hello, Status, StatusRequest, Stop, Welcome
+from ..common.messages import (
+    FromBuffer,
+    GroupAck,
+    Hello,
+    Refused,
+    RequestReset,
+    ResetNoted,
+    Status,
+    StatusRequest,
+    Stop,
+    Welcome,
+)
 from ..common.sockets import close_watched, connect_dealer
 from ..common.wire import Decoder, encode
 from .inbox import Inbox as Inbox
@@ -238,16 +249,29 @@ class BufferClient:
 
 def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) -> Status:
     """Ask a live buffer for everything it knows; no handshake. Blocks. Raises: BufferUnreachable."""
+    answer = _ask(address, StatusRequest(), (Status,), timeout_s, max_bytes)
+    assert isinstance(answer, Status)
+    return answer
+
+
+def request_reset(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) -> ResetNoted | Refused:
+    """Ask a live buffer to have the reference reset; no handshake. Blocks. Raises: BufferUnreachable (noted or not)."""
+    return _ask(address, RequestReset(), (ResetNoted, Refused), timeout_s, max_bytes)
+
+
+def _ask(address: str, question: msgspec.Struct, answers: tuple[type, ...], timeout_s: float, max_bytes: int) -> Any:
+    """The first message of one of these types that a buffer answers."""
     deadline = monotonic() + timeout_s
     with zmq.Context() as context:
         dealer = connect_dealer(context, address, max_bytes)
         try:
             decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
-            dealer.send(encode(StatusRequest()), zmq.NOBLOCK)
+            dealer.send(encode(question), zmq.NOBLOCK)
             while dealer.poll(max(0, int(1000 * (deadline - monotonic())))):
                 message = decoder.decode(dealer.recv())
-                if isinstance(message, Status):
+                if isinstance(message, answers):
                     return message
         finally:
             dealer.close(linger=0)
-    raise BufferUnreachable(f"no status from a buffer at {address} within {timeout_s:g} s; is it running?")
+    name = type(question).__name__
+    raise BufferUnreachable(f"no answer to a {name} from a buffer at {address} within {timeout_s:g} s; is it running?")

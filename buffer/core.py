@@ -14,6 +14,7 @@ from typing import Any
 
 from ..common import messages as m
 from ..common.config import Config
+from ..common.stages import total_steps
 from ..common.types import Prompt
 from .counters import Counters
 from .dispatch import Dispatch
@@ -53,6 +54,8 @@ class BufferCore:
         """One message of one client. Raises LedgerError when the ledger does not balance afterwards, JournalError."""
         if isinstance(message, m.StatusRequest):
             return [(peer, self.status(now))]
+        if isinstance(message, m.RequestReset):
+            return [(peer, self._request_reset())]
         if isinstance(message, m.Hello):
             out = self._on_hello(peer, message, now)
         else:
@@ -99,7 +102,7 @@ class BufferCore:
             case m.TakeBatch():
                 return self._take(message.version)
             case m.StepDone():
-                self.history.advance(message.version)
+                self.history.advance(message.version, message.stage)
             case m.CheckpointSaved():
                 if not self.history.checkpoint(message.version):
                     self.count("buffer/misplaced_messages")
@@ -142,7 +145,7 @@ class BufferCore:
             run=self._cfg.run.name,
             generation=generation,
             version=self.store.version,
-            steps=self._cfg.run.steps,
+            steps=total_steps(self._cfg),
             ledger=self.store.ledger.as_dict(),
             balanced=self.store.ledger.balanced,
             peers={p.name: describe(p, now, generation, self.membership, self.dispatch) for p in self.peers.all()},
@@ -155,7 +158,7 @@ class BufferCore:
     def _on_hello(self, identity: bytes, hello: m.Hello, now: float) -> list[Outgoing]:
         for peer in self.peers.silent(now, self._cfg.buffer.silence_s):
             self._drop(peer)
-        refused = refusal(hello, self.peers, self._tokenizer)
+        refused = refusal(hello, self.peers, self._tokenizer, len(self.store.stages))
         if refused is not None:
             self.count("buffer/refused")
             return [(identity, refused)]
@@ -170,7 +173,7 @@ class BufferCore:
             self.history.arrive(hello)
             if not same:
                 self.membership.learner_joined(now)
-            self._finishing = False
+            self._finishing, self._leave_at_s = False, None  # the last word may have been lost with its connection
         elif hello.role is m.Role.actor and not same:
             self.membership.join(hello.name)
         self.peers.join(identity, hello, now)
@@ -180,7 +183,9 @@ class BufferCore:
             lease_s=self._cfg.buffer.silence_s,
             version=self.store.version if self.store.generation > 0 else -1,
         )
-        return [(identity, welcome)]
+        tickets = self.dispatch.held_by(hello.name) if same and hello.role is m.Role.actor else []
+        # a broken connection may have swallowed them; an actor knows which it has
+        return [(identity, welcome), *[(identity, m.Tickets(tickets=tickets))] * bool(tickets)]
 
     def _drop(self, peer: Peer) -> None:
         """A client is gone: its tickets are lost."""
@@ -203,6 +208,12 @@ class BufferCore:
         learner = self.peers.learner
         batch = None if learner is None else self.history.try_serve(self.peers)
         return [] if learner is None or batch is None else [(learner.identity, m.BatchReady(batch=batch))]
+
+    def _request_reset(self) -> m.ResetNoted | m.Refused:
+        version = None if self._finishing else self.history.request_reset()
+        if version is None:
+            return m.Refused(reason="the run has ended, or its last batch is formed: nothing would be reset")
+        return m.ResetNoted(version=version)
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -238,10 +249,11 @@ class BufferCore:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _last_version(self, version: int) -> None:
+        if self._finishing:
+            return
+        self._finishing = self.history.finish(version)
         if not self._finishing:
-            self._finishing = True
-            self.history.advance(version)
-            self.validation.start_whole(version, blocks=False)
+            self.count("buffer/misplaced_messages")
 
     def _finish(self, now: float) -> list[Outgoing]:
         """Once the last sweep is in: the last word to everybody, then leave when they have left."""

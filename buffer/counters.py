@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-ALWAYS_REPORTED = ("buffer/filtered", "buffer/bypassed", "buffer/evicted", "buffer/lost_leases", "buffer/duplicates")
+ALWAYS_REPORTED = (
+    "buffer/filtered",
+    "buffer/bypassed",
+    "buffer/evicted",
+    "buffer/failed_groups",
+    "buffer/lost_leases",
+    "buffer/duplicates",
+    "validation/skipped_sweeps",
+)
 
 
 class Counters:

@@ -73,6 +73,10 @@ class Dispatch:
         self.next_ordinal += 1
         return ticket
 
+    def held_by(self, actor: str) -> list[Ticket]:
+        """What an actor works on, or will when it hears of it."""
+        return [lease.ticket for lease in self.leases.held_by(actor)]
+
     # --- in -----------------------------------------------------------------------------------------------------------
 
     def result(self, actor: Peer, message: GroupResult) -> GroupAck:
@@ -85,8 +89,8 @@ class Dispatch:
         if group.kind is TicketKind.train:
             outcome, reason = self._store.result(group, lease.ticket)
         else:
-            usable = self._validation.result(group)
-            outcome, reason = (Outcome.stored, "") if usable else (Outcome.failed, "no rollout has a reward")
+            reason = self._validation.result(group)
+            outcome = Outcome.failed if reason else Outcome.stored
         return GroupAck(ordinal=group.ordinal, accepted=True, reason=f"{outcome}: {reason}" if reason else "")
 
     def _unwanted(self, actor: Peer, message: GroupResult) -> str:
@@ -99,9 +103,12 @@ class Dispatch:
             self._counters.count("buffer/duplicates")
             return "its ticket is settled, or its lease was lost"
         ticket = lease.ticket
-        if lease.actor != actor.name or (group.prompt.uid, group.kind) != (ticket.prompt.uid, ticket.kind):
+        if lease.actor != actor.name or (group.prompt, group.kind) != (ticket.prompt, ticket.kind):
             self._counters.count("buffer/mismatched_groups")
             return f"ticket {group.ordinal} was given to {lease.actor} for prompt {ticket.prompt.uid}"
+        if group.sampling != ticket.sampling:
+            self._counters.count("buffer/mismatched_groups")
+            return f"ticket {group.ordinal} asked for {ticket.sampling}, the group says {group.sampling}"
         return ""
 
     def returned(self, actor: Peer, ordinal: int) -> None:
@@ -118,6 +125,12 @@ class Dispatch:
         for lease in self.leases.expired(now):
             self._counters.count("buffer/lost_leases")
             self._lose(lease)
+
+    def withdraw(self) -> None:
+        """The run is at its end: training tickets are nobody's any more, and their groups will be refused."""
+        for lease in self.leases.all():
+            if lease.ticket.kind is TicketKind.train:
+                self.leases.end(lease.ticket.ordinal)
 
     def abandon(self, actor: str) -> None:
         """An actor is gone, or not to be trusted: whatever it works on is lost."""

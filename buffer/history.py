@@ -9,6 +9,7 @@ import msgspec
 
 from ..common.config import Config
 from ..common.messages import Hello
+from ..common.stages import total_steps
 from ..common.types import Batch
 from . import timeline
 from .dispatch import Dispatch
@@ -27,21 +28,25 @@ class History:
     ) -> None:
         self._journal, self._store, self._validation = journal, store, validation
         self._membership, self._dispatch = membership, dispatch
-        self._steps, self._keep = cfg.run.steps, cfg.checkpoint.keep
+        self._steps, self._keep = total_steps(cfg), cfg.checkpoint.keep
         self._checkpoints: list[int] = []  # versions that the learner retains, ascending
         self._waiting: int | None = None  # version of the batch that the learner waits for
 
     def arrive(self, hello: Hello) -> None:
-        """A learner comes: it continues this history, or begins a generation. Raises DataError, JournalError."""
+        """A learner comes: it continues this history, or begins a generation. Raises DataError, JournalError.
+
+        Its stage is one that the configuration has.
+        """
         version = max(hello.version, 0)
         if self._store.generation == 0:
             self._restore()
         if timeline.continues(self._store, version, hello.generation):
             timeline.rewind(self._store, version)
+            self._store.enter_later(hello.stage)
         else:
-            timeline.fork(self._store, version, hello.generation)
+            reported = timeline.fork(self._store, version, hello.generation, hello.stage)
             self._dispatch.leases.clear()
-            self._validation.rewind(version if hello.generation > 0 else -1)
+            self._validation.rewind(version if hello.generation > 0 else -1, reported)
             self._checkpoints = [saved for saved in self._checkpoints if saved <= version]
         self._waiting = None
         if version == 0 and self._store.head == 0:
@@ -54,7 +59,7 @@ class History:
         if state is None:
             return
         timeline.restore(self._store, state)
-        self._validation.restore(state.validation)
+        self._validation.restore(state.validation, state.reported)
         self._membership.epoch = state.epoch
         self._dispatch.next_ordinal = state.next_ordinal + timeline.RESTART_GAP
         self._checkpoints = list(state.checkpoints)
@@ -98,16 +103,56 @@ class History:
         if batch is None:
             return None
         metrics = batch.metrics | peers.actor_metrics() | self._store.counters.next_step()
-        batch = msgspec.structs.replace(batch, metrics=metrics, validation=self._validation.take_unreported())
+        batch = msgspec.structs.replace(
+            batch,
+            metrics=metrics,
+            validation=self._validation.take_unreported(),
+            reset_requested=self._store.reset_requested,
+        )
+        self._store.reset_requested = False
         self._journal.log_batch(batch, self._record())
         return batch
 
-    def advance(self, version: int) -> None:
-        """The learner says that it made `version`: news only if that is the step of the batch that it has."""
+    def request_reset(self) -> int | None:
+        """Somebody asks for a reset of the reference: the version of the batch that will say so; None when none is left.
+
+        Durable before it is answered. Before a learner came, what a dead buffer recorded is still in the journal alone.
+        """
+        state = self._journal.load_state() if self._store.generation == 0 else None
+        head = self._store.head if state is None else state.head
+        if head >= self._steps:
+            return None
+        if not self._store.reset_requested:
+            self._store.reset_requested = True
+            if state is not None:
+                self._journal.save_newest(msgspec.structs.replace(state, reset_requested=True))
+            elif self._store.generation > 0:
+                self.save()
+        return head
+
+    def advance(self, version: int, stage: int = 0) -> None:
+        """The learner says that it made `version`, and is in `stage` now: news only if that is the step of the batch it has."""
         if version == self._store.version + 1 and version <= self._store.head:
             self._store.step_done()
             if version < self._steps:
                 self._validation.maybe_start_between(version)
+        if version == self._store.version:
+            self._store.enter_later(stage)
+
+    def finish(self, version: int) -> bool:
+        """The learner made its last version, maybe before `total_steps`: what is under way is dropped, the last sweep starts.
+
+        False for a version that was not made.
+        """
+        self.advance(version)
+        if version != self._store.version:
+            return False
+        self._waiting = None
+        self._dispatch.withdraw()
+        timeline.retire(self._store)
+        self._validation.start_whole(version, blocks=False)
+        self.save()
+        return True
 
     def checkpoint(self, version: int) -> bool:
         """A checkpoint is durable: batches before the oldest that the learner retains need not be served again.
@@ -128,8 +173,8 @@ class History:
     def _record(self) -> BufferState:
         return timeline.record(
             self._store,
+            self._validation,
             epoch=self._membership.epoch,
             next_ordinal=self._dispatch.next_ordinal,
-            validation=list(self._validation.scores),
             checkpoints=list(self._checkpoints),
         )

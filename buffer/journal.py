@@ -38,7 +38,10 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     cursor: MixtureCursor
     unfinished: list[str] = []  # uids of prompts whose tickets were under way or stored, or wait to be reissued
     validation: list[ValidationScore] = []
+    reported: int = 0  # scores of `validation` that went out with a batch
     checkpoints: list[int] = []  # versions of the retained checkpoints, ascending
+    stage: int = 0
+    reset_requested: bool = False  # the next batch to be formed asks for a reset of the reference
 
 
 class BatchLog(Protocol):

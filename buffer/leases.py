@@ -51,6 +51,10 @@ class Leases:
         """Rollouts that the actor has in flight."""
         return self._rollouts.get(actor, 0)
 
+    def all(self) -> list[Lease]:
+        """Every lease, in order of grant."""
+        return list(self._by_ordinal.values())
+
     def held_by(self, actor: str) -> list[Lease]:
         """The actor's leases, in order of grant."""
         return [self._by_ordinal[ordinal] for ordinal in self._by_actor.get(actor, ())]

@@ -97,7 +97,7 @@ class Peers:
         return [peer for peer in self._by_name.values() if now - peer.seen_s > limit_s]
 
 
-def refusal(hello: Hello, peers: Peers, tokenizer: str) -> Refused | None:
+def refusal(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:
     """Why a client is not let in, or None."""
     if hello.protocol != PROTOCOL_VERSION:
         return Refused(
@@ -110,6 +110,11 @@ def refusal(hello: Hello, peers: Peers, tokenizer: str) -> Refused | None:
         return Refused(
             reason=f"{hello.name} on {hello.host} has tokenizer {hello.tokenizer}, the buffer has {tokenizer}; "
             "start both with the same model.path"
+        )
+    if hello.role is Role.learner and not 0 <= hello.stage < num_stages:
+        return Refused(
+            reason=f"{hello.name} on {hello.host} is in stage {hello.stage}, the buffer's run has {num_stages} "
+            "(counted from 0); start both with the same stages"
         )
     namesake, learner = peers.named(hello.name), peers.learner
     if namesake is not None and namesake.role is not hello.role:

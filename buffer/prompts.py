@@ -14,6 +14,7 @@ import numpy as np
 
 from ..common.config import Config, SourceConfig
 from ..common.errors import DataError
+from ..common.stages import staged_configs
 from ..common.tokenizer import Tokenizer
 from ..common.types import Prompt
 from .journal import MixtureCursor
@@ -33,6 +34,8 @@ def load_prompts(source: SourceConfig, tokenizer: Tokenizer, max_context: int, m
     prompts: list[Prompt] = []
     line_of: dict[str, int] = {}
     for line, record in _records(path):
+        if source.only and not f"{record.get('domain')}/{record.get('task')}".startswith(source.only):
+            continue
         prompt = _prompt(f"{path}, line {line}", f"{path.parent.name}/{path.stem}/{line}", record, tokenizer)
         length, limit = len(prompt.token_ids) // 4, max_context - max_tokens
         if length > limit:
@@ -45,7 +48,7 @@ def load_prompts(source: SourceConfig, tokenizer: Tokenizer, max_context: int, m
         line_of[prompt.uid] = line
         prompts.append(prompt)
     if not prompts:
-        raise DataError(f"prompt file {path} is empty")
+        raise DataError(f"prompt file {path} has no prompt" + (f" of {source.only}" if source.only else ""))
     return prompts
 
 
@@ -122,7 +125,7 @@ class PromptMixture:
     """Endless prompts from weighted sources, the same for the same seed, resumable from a cursor.
 
     Smooth weighted round-robin over the sources; in each source a seeded permutation per epoch, so that every prompt is drawn
-    once before any is drawn twice.
+    once before any is drawn twice. Weights may change on the way; where each source stands does not.
     """
 
     def __init__(self, sources: Sequence[tuple[Sequence[Prompt], float]], seed: int) -> None:
@@ -141,13 +144,28 @@ class PromptMixture:
 
     def next(self) -> Prompt:
         """Draw a prompt."""
-        for i, weight in enumerate(self._weights):
-            self._credits[i] += weight
-        source = max(range(len(self._credits)), key=self._credits.__getitem__)
+        drawn = [i for i, weight in enumerate(self._weights) if weight > 0]
+        for i in drawn:
+            self._credits[i] += self._weights[i]
+        source = max(drawn, key=self._credits.__getitem__)
         self._credits[source] -= sum(self._weights)
         epoch, index = divmod(self._drawn[source], len(self._prompts[source]))
         self._drawn[source] += 1
         return self._prompts[source][self._order(source, epoch)[index]]
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        """Draw with these weights from now on, one per source; a source of weight 0 is not drawn. The same ones change nothing.
+
+        The round-robin starts anew: what was owed under other weights would be paid at the cost of the new ones. To resume,
+        weigh first and `restore` after. Raises DataError for another number of weights, or none above 0.
+        """
+        if len(weights) != len(self._weights) or min(weights) < 0 or max(weights) <= 0:
+            raise DataError(
+                f"weights {list(weights)} for {len(self._weights)} training sources: expected one each, some above 0"
+            )
+        if list(weights) != self._weights:
+            self._weights = list(weights)
+            self._credits = [0.0] * len(weights)
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
         known = self._orders.get(source)
@@ -176,14 +194,17 @@ class PromptMixture:
 
 
 def load_mixture(cfg: Config, tokenizer: Tokenizer) -> PromptMixture:
-    """The training mixture of a run. Raises DataError."""
+    """The training mixture of a run: every source of every stage, with room for the longest completion. Raises DataError."""
     if not cfg.data.train:
         raise DataError("there are no training prompts; list prompt files in data.train")
-    sources = [
-        (load_prompts(source, tokenizer, cfg.model.max_context, cfg.sampling.max_tokens), source.weight)
-        for source in cfg.data.train
-    ]
-    return PromptMixture(sources, cfg.run.seed)
+    max_tokens = longest_completion(cfg)
+    prompts = [load_prompts(source, tokenizer, cfg.model.max_context, max_tokens) for source in cfg.data.train]
+    return PromptMixture(list(zip(prompts, cfg.data.mixture, strict=True)), cfg.run.seed)
+
+
+def longest_completion(cfg: Config) -> int:
+    """`sampling.max_tokens` of the stage that has most: what every training prompt must leave room for."""
+    return max(staged.sampling.max_tokens for staged in staged_configs(cfg))
 
 
 def load_heldout(cfg: Config, tokenizer: Tokenizer) -> list[Prompt]:

@@ -1,6 +1,6 @@
 """The buffer's socket loop: frames in, core, frames out. Owns socket, codec and clock; every decision is the core's.
 
-client --frame--> decode, check --message--> core.handle --(peer, message)--> encode --frame--> client
+client --frame--> decode --message--> core.handle --(peer, message)--> encode --frame--> client
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import zmq
 
 from ..common.errors import WireError, WireSizeError
-from ..common.messages import BatchReady, FromClient, GroupResult
-from ..common.wire import Decoder, check_group, encode
+from ..common.messages import BatchReady, FromClient
+from ..common.wire import Decoder, encode
 from .core import Outgoing
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,6 @@ class BufferService:
         peer = frames[0]
         try:
             message = self._decoder.decode(frames[1] if len(frames) == 2 else b"")
-            if isinstance(message, GroupResult):
-                check_group(message.group)
         except WireError as error:
             self._reject(peer, error)
             return

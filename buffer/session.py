@@ -84,8 +84,10 @@ class Session:
         key = _question(message)
         if key is not None:
             self._unanswered[key] = frame
-        if isinstance(message, StepDone) or (isinstance(message, WeightsApplied) and not message.error):
-            self.hello = msgspec.structs.replace(self.hello, version=message.version)  # the next Hello tells the truth
+        if isinstance(message, StepDone):  # the next Hello tells the truth
+            self.hello = msgspec.structs.replace(self.hello, version=message.version, stage=message.stage)
+        elif isinstance(message, WeightsApplied) and not message.error:
+            self.hello = msgspec.structs.replace(self.hello, version=message.version)
         (self._held if self._greeting else self.out).append((key, frame))
 
     def receive(self, message: Any, now: float) -> Any:

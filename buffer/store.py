@@ -8,15 +8,18 @@ timeline.py moves the whole store when a learner restarts.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from ..common.config import Config, Straggler
 from ..common.errors import StalenessViolation
+from ..common.stages import staged_configs, total_steps
 from ..common.types import Batch, Group, Prompt, Sampling, Ticket, TicketKind, TicketState
 from .counters import Counters
 from .filters import Judgement, SignalFilter
+from .flaws import Flaw, flaw_of
 from .journal import BatchLog
 from .ledger import Ledger
 from .prompts import PromptMixture
@@ -37,6 +40,21 @@ class Outcome(StrEnum):
     failed = "failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How tickets are issued in one stage of the run."""
+
+    sampling: Sampling
+    weights: list[float]  # of the mixture's sources
+
+    @classmethod
+    def of(cls, cfg: Config) -> Stage:
+        """The stage of a staged configuration."""
+        drawn = cfg.sampling
+        sampling = Sampling(n=drawn.n, temperature=drawn.temperature, top_p=drawn.top_p, max_tokens=drawn.max_tokens)
+        return cls(sampling, cfg.data.mixture)
+
+
 class Store:
     """The training tickets of the current generation."""
 
@@ -50,7 +68,7 @@ class Store:
         self.contract = StalenessContract(
             eta=cfg.buffer.eta,
             batch=self.batch_groups,
-            steps=cfg.run.steps,
+            steps=total_steps(cfg),
             straggler=cfg.buffer.straggler,
             preference=cfg.buffer.preference,
         )
@@ -58,18 +76,28 @@ class Store:
         self.filter = SignalFilter(enabled=cfg.buffer.dynamic_sampling, limit=limit)
         self.survival = Survival()
         self._seed, self._lease_s = cfg.run.seed, cfg.buffer.lease_s
-        self.sampling = Sampling(
-            n=cfg.sampling.n,
-            temperature=cfg.sampling.temperature,
-            top_p=cfg.sampling.top_p,
-            max_tokens=cfg.sampling.max_tokens,
-        )
         self._masks = cfg.buffer.straggler is Straggler.mask
+        self.reset_requested = False  # the next batch to be formed asks for a reset of the reference
+        self.stages = [Stage.of(staged) for staged in staged_configs(cfg)]
+        self.enter(0)
 
     @property
     def head(self) -> int:
         """The version of the next batch to be formed; recorded batches lie below it."""
         return self.contract.head
+
+    def enter(self, stage: int) -> None:
+        """Tickets are issued as this stage says from now on; what is under way keeps what it was issued with."""
+        self.stage = stage
+        self.sampling = self.stages[stage].sampling
+        self.mixture.weigh(self.stages[stage].weights)
+
+    def enter_later(self, stage: int) -> None:
+        """The learner names its stage: news only if it is a later one (a learner that redoes steps names earlier ones)."""
+        if not 0 <= stage < len(self.stages):
+            self.counters.count("buffer/unknown_stages")
+        elif stage > self.stage:
+            self.enter(stage)
 
     def admits(self, version: int) -> bool:
         """Whether a ticket may go to an actor that holds `version` of this generation."""
@@ -96,10 +124,11 @@ class Store:
     def result(self, group: Group, ticket: Ticket) -> tuple[Outcome, str]:
         """Take the group of a leased ticket; (what became of it, why)."""
         flaw = self._flaw(group, ticket)
-        if flaw:
+        if flaw is not None:
             self.counters.count("buffer/failed_groups")
+            self.counters.count(f"buffer/flawed_{flaw.kind}")
             self.lose(group.ordinal)
-            return Outcome.failed, flaw
+            return Outcome.failed, flaw.why
         version = newest_version(group) if self._masks else group.oldest_version
         if not self.contract.in_time(version):
             self.contract.drop(group.ordinal)
@@ -117,16 +146,19 @@ class Store:
         self.contract.store(group.ordinal, version)
         return Outcome.stored, ""
 
-    def _flaw(self, group: Group, ticket: Ticket) -> str:
-        """Why a group cannot be trained, whatever its age; empty when it can."""
+    def _flaw(self, group: Group, ticket: Ticket) -> Flaw | None:
+        """Why a group cannot be trained, whatever its age; None when it can."""
         if len(group.rollouts) < 2:
-            return f"{len(group.rollouts)} rollouts are left, a group needs 2"
+            return Flaw("few", f"{len(group.rollouts)} rollouts are left, a group needs 2")
         if any(rollout.verdict.reward is None for rollout in group.rollouts):
-            return "a rollout has no reward"
+            return Flaw("unrewarded", "a rollout has no reward")
+        if flaw := flaw_of(group):
+            return flaw
         if group.oldest_version < ticket.version or newest_version(group) > self.head:
             # a wrong label would break the bound silently (AReaL #1569)
-            return f"versions {group.oldest_version}..{newest_version(group)} are not in {ticket.version}..{self.head}"
-        return ""
+            held = f"{ticket.version}..{self.head}"
+            return Flaw("versions", f"versions {group.oldest_version}..{newest_version(group)} are not in {held}")
+        return None
 
     def lose(self, ordinal: int) -> None:
         """A ticket came to nothing: its prompt is issued again, as a fresh ticket, before any other prompt."""

@@ -6,9 +6,11 @@ journal: those steps are redone with the very same batches. Otherwise the genera
 
 from __future__ import annotations
 
-from ..common.types import TicketState, ValidationScore
+from ..common.errors import DataError
+from ..common.types import TicketState
 from .journal import BufferState
 from .store import Store
+from .validation import Validation
 
 RESTART_GAP = 1_000_000  # ordinals skipped by a restarted buffer: tickets issued after its last record may still be under way
 LOST = (TicketState.issued, TicketState.leased, TicketState.stored)
@@ -32,24 +34,43 @@ def rewind(store: Store, version: int) -> None:
     store.version = version
 
 
-def fork(store: Store, version: int, generation: int) -> None:
-    """A generation begins at `version`; all else that was issued is stale. Prompts go on from the checkpoint's state."""
+def fork(store: Store, version: int, generation: int, stage: int) -> int:
+    """A generation begins at `version` and in `stage`; all else that was issued is stale.
+
+    Prompts go on from the checkpoint's state. Returns how many validation scores its learner had been given.
+    """
     state = store.journal.load_state(version)
-    for entry in store.ledger.entries():
-        store.ledger.move(entry.ticket.ordinal, TicketState.stale)
-    store.ledger.shift(TicketState.batched, TicketState.stale, store.ledger.counts[TicketState.batched])
+    _drop_untrained(store)
     surplus = store.ledger.counts[TicketState.trained] - version * store.batch_groups
     if surplus >= 0:
         store.ledger.shift(TicketState.trained, TicketState.stale, surplus)
     else:
         store.ledger.adopt(-surplus)
     store.retries.clear()
-    if state is not None and state.generation == generation:
+    if state is not None and state.generation != generation:
+        state = None  # of a timeline that is dead already
+    if state is not None:
         _restore_prompts(store, state)
+    store.enter(stage)
     store.journal.forget_from(version)
     store.contract.clear(version)
     store.generation = max(store.generation, generation, 0) + 1
     store.version = version
+    return 0 if state is None else state.reported
+
+
+def retire(store: Store) -> None:
+    """The learner made its last version: what is not trained by now never is."""
+    _drop_untrained(store)
+    if store.head > store.version:  # handed out, and not used
+        store.journal.forget_from(store.version)
+    store.contract.clear(store.version)
+
+
+def _drop_untrained(store: Store) -> None:
+    for entry in store.ledger.entries():
+        store.ledger.move(entry.ticket.ordinal, TicketState.stale)
+    store.ledger.shift(TicketState.batched, TicketState.stale, store.ledger.counts[TicketState.batched])
 
 
 def restore(store: Store, state: BufferState) -> None:
@@ -62,18 +83,23 @@ def restore(store: Store, state: BufferState) -> None:
     store.generation, store.version = state.generation, state.version
     store.contract.clear(state.head)
     store.retries.clear()
+    store.reset_requested = store.reset_requested or state.reset_requested
     _restore_prompts(store, state)
 
 
 def _restore_prompts(store: Store, state: BufferState) -> None:
+    if state.stage >= len(store.stages):
+        raise DataError(
+            f"the run was recorded in stage {state.stage}, the configuration has {len(store.stages)} (counted from 0); "
+            "restore stages, or start a run of another name"
+        )
+    store.enter(state.stage)
     store.mixture.restore(state.cursor)
     found = (store.mixture.find(uid) for uid in state.unfinished)
     store.retries.extend((prompt, 0) for prompt in found if prompt is not None)
 
 
-def record(
-    store: Store, *, epoch: int, next_ordinal: int, validation: list[ValidationScore], checkpoints: list[int]
-) -> BufferState:
+def record(store: Store, validation: Validation, *, epoch: int, next_ordinal: int, checkpoints: list[int]) -> BufferState:
     """What `restore` needs, as of now."""
     under_way = [entry.ticket.prompt.uid for entry in store.ledger.entries()]
     return BufferState(
@@ -85,6 +111,9 @@ def record(
         next_ordinal=next_ordinal,
         cursor=store.mixture.cursor,
         unfinished=under_way + [prompt.uid for prompt, _ in store.retries],
-        validation=validation,
+        validation=list(validation.scores),
+        reported=validation.reported,
         checkpoints=checkpoints,
+        stage=store.stage,
+        reset_requested=store.reset_requested,
     )

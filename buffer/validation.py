@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..common.config import ValidationConfig
 from ..common.types import Group, Prompt, Sampling, Ticket, TicketKind, ValidationScore
 from .counters import Counters
+from .flaws import flaw_of
 from .store import MAX_ATTEMPTS, ticket_seed
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -26,6 +27,7 @@ class Sweep:
     setting: str
     sampling: Sampling
     queue: deque[tuple[Prompt, int]]  # to be issued, with their attempt
+    uids: set[str]  # of all its prompts
     blocks: bool  # training waits for it
     leased: dict[int, tuple[Prompt, int]] = field(default_factory=dict)  # ordinal -> prompt, attempt
     rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by "domain/task"
@@ -44,7 +46,7 @@ class Validation:
         self._counters = counters
         self._sweeps: list[Sweep] = []
         self.scores: list[ValidationScore] = []  # of the run, in order of ending
-        self._reported = 0  # scores that went out with a batch
+        self.reported = 0  # scores that went out with a batch: the first so many
 
     @property
     def blocks_training(self) -> bool:
@@ -57,7 +59,10 @@ class Validation:
         return not self._sweeps
 
     def start_whole(self, version: int, *, blocks: bool) -> None:
-        """Start a sweep before or after: every prompt, sampled and (if asked) greedily; what is scored already is left out."""
+        """Start a sweep before or after: every prompt, sampled and (if asked) greedily; what is scored already is left out.
+
+        A sweep between that is under way for this version becomes the whole one.
+        """
         for setting in (SAMPLED, GREEDY) if self._cfg.greedy else (SAMPLED,):
             self._start(version, setting, self._heldout, blocks=blocks)
 
@@ -82,9 +87,13 @@ class Validation:
         return few
 
     def _start(self, version: int, setting: str, prompts: list[Prompt], *, blocks: bool) -> None:
-        known = any((score.version, score.setting) == (version, setting) for score in self.scores)
-        running = any((sweep.version, sweep.setting) == (version, setting) for sweep in self._sweeps)
-        if known or running or not prompts:
+        if not prompts or self._is_scored(version, setting, prompts):
+            return
+        running = next((sweep for sweep in self._sweeps if (sweep.version, sweep.setting) == (version, setting)), None)
+        if running is not None:
+            missing = [prompt for prompt in prompts if prompt.uid not in running.uids]
+            running.queue.extend((prompt, 0) for prompt in missing)
+            running.uids |= {prompt.uid for prompt in missing}
             return
         greedy = setting == GREEDY
         sampling = Sampling(
@@ -94,7 +103,14 @@ class Validation:
             max_tokens=self._cfg.max_tokens,
         )
         queue = deque((prompt, 0) for prompt in prompts)
-        self._sweeps.append(Sweep(version=version, setting=setting, sampling=sampling, queue=queue, blocks=blocks))
+        uids = {prompt.uid for prompt in prompts}
+        self._sweeps.append(Sweep(version=version, setting=setting, sampling=sampling, queue=queue, uids=uids, blocks=blocks))
+
+    def _is_scored(self, version: int, setting: str, prompts: list[Prompt]) -> bool:
+        """Whether a sweep of these prompts has ended; one between, of a few prompts, does not stand for the whole."""
+        few = len(self._few_per_task())
+        most = few * self._cfg.n if setting == SAMPLED and len(prompts) > few else 0  # rollouts of a sweep that does not count
+        return any((s.version, s.setting) == (version, setting) and s.num_rollouts > most for s in self.scores)
 
     def wanted(self, actor_version: int) -> Sampling | None:
         """How the next validation ticket for an actor of this version would be sampled; None when there is none for it."""
@@ -122,18 +138,22 @@ class Validation:
             setting=sweep.setting,
         )
 
-    def result(self, group: Group) -> bool:
-        """Take the group of a leased validation ticket. False when it was unusable and its prompt will be asked again."""
+    def result(self, group: Group) -> str:
+        """Take the group of a leased validation ticket. Why it was unusable, and its prompt will be asked again; else empty."""
+        if flaw := flaw_of(group):
+            self._counters.count(f"buffer/flawed_{flaw.kind}")
+            self.lose(group.ordinal)
+            return flaw.why
         rewards = [rollout.verdict.reward for rollout in group.rollouts if rollout.verdict.reward is not None]
         if not rewards:
             self.lose(group.ordinal)
-            return False
+            return "no rollout has a reward"
         sweep = self._holder(group.ordinal)
         prompt, _ = sweep.leased.pop(group.ordinal)
         sweep.rewards[_task(prompt)] += rewards
         sweep.versions |= {span.version for rollout in group.rollouts for span in rollout.spans}
         self._maybe_end(sweep)
-        return True
+        return ""
 
     def lose(self, ordinal: int) -> None:
         """A leased ticket came to nothing; its prompt is asked again, a bounded number of times."""
@@ -152,6 +172,10 @@ class Validation:
         if not sweep.done:
             return
         self._sweeps.remove(sweep)
+        if not sweep.rewards:  # a score of 0 that nobody measured would look like a collapse
+            self._counters.count("validation/empty_sweeps")
+            return
+        self._forget(sweep.version, sweep.setting)
         by_task = {task: sum(rewards) / len(rewards) for task, rewards in sorted(sweep.rewards.items())}
         self.scores.append(
             ValidationScore(
@@ -159,27 +183,37 @@ class Validation:
                 versions=sorted(sweep.versions),
                 setting=sweep.setting,
                 by_task=by_task,
-                mean=sum(by_task.values()) / len(by_task) if by_task else 0.0,
+                mean=sum(by_task.values()) / len(by_task),
                 num_rollouts=sum(map(len, sweep.rewards.values())),
             )
         )
 
     def take_unreported(self) -> list[ValidationScore]:
         """Scores that ended since the last call."""
-        unreported = self.scores[self._reported :]
-        self._reported = len(self.scores)
+        unreported = self.scores[self.reported :]
+        self.reported = len(self.scores)
         return unreported
 
-    def rewind(self, version: int) -> None:
-        """A dead timeline ends: drop its sweeps, and the scores of versions after `version`."""
+    def _forget(self, version: int, setting: str) -> None:
+        """Drop the score of a sweep of a few prompts: the whole one takes its place."""
+        for index, score in enumerate(self.scores):
+            if (score.version, score.setting) == (version, setting):
+                del self.scores[index]
+                self.reported -= index < self.reported
+                return
+
+    def rewind(self, version: int, reported: int) -> None:
+        """A dead timeline ends: drop its sweeps, and the scores of versions after `version`.
+
+        `reported`: how many the learner of the new one was given; they ended before any of those that are dropped.
+        """
         self._sweeps.clear()
         self.scores = [score for score in self.scores if score.version <= version]
-        self._reported = len(self.scores)
+        self.reported = min(reported, len(self.scores))
 
-    def restore(self, scores: list[ValidationScore]) -> None:
-        """Scores of a buffer that died; all of them were in its last record."""
-        self.scores = list(scores)
-        self._reported = len(scores)
+    def restore(self, scores: list[ValidationScore], reported: int) -> None:
+        """Scores that a buffer that died had recorded, and how many of them had gone out with a batch."""
+        self.scores, self.reported = list(scores), reported
 
 
 def _task(prompt: Prompt) -> str:

@@ -2,7 +2,8 @@
 
 A recipe is a YAML file of `launch/conf` (by name) or any YAML file (by path). It overrides the defaults of `config.py`, and may
 stand on other recipes with Hydra's `defaults:` list. Overrides are `section.key=value` in Hydra's grammar; `model=X` is short
-for `model.path=X`. Hydra is imported when it is first used, so that `prolong buffer --help` does not pay for it.
+for `model.path=X`, and `preset=X` lays the settings of a paper (launch/conf/preset) over the recipe. Hydra is imported when it
+is first used, so that `prolong buffer --help` does not pay for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 from .config import Config
 from .errors import ConfigError
 from .schema import build, defaults, plain
+from .stages import staged_configs
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "launch" / "conf"
 
@@ -80,7 +82,16 @@ def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
 
     Raises: ConfigError naming the dotted key, what was got, what was expected, and the nearest key.
     """
-    return build(Config, _compose_tree(recipe, [_as_forced(override) for override in overrides or []]))
+    chosen = [override.removeprefix("preset=") for override in overrides or [] if override.startswith("preset=")]
+    others = [override for override in overrides or [] if not override.startswith("preset=")]
+    cfg = build(Config, _compose_tree(recipe, chosen, [_as_forced(override) for override in others]))
+    staged_configs(cfg)
+    return cfg
+
+
+def presets() -> list[str]:
+    """Names of the presets: fragments of recipes that set objective, rewards and sampling as a paper did."""
+    return sorted(path.stem for path in (CONF_FOLDER / "preset").glob("*.yaml"))
 
 
 def save(cfg: Config, path: Path) -> None:
@@ -104,8 +115,11 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _compose_tree(recipe: str, overrides: list[str]) -> Any:
-    """Plain dictionaries and lists, interpolations resolved, nothing checked."""
+def _compose_tree(recipe: str, preset: list[str], overrides: list[str]) -> Any:
+    """Plain dictionaries and lists, interpolations resolved, nothing checked but that the presets exist."""
+    for name in preset:
+        if name not in presets():
+            raise ConfigError(f"preset = {name!r}: expected one of {', '.join(presets())}")
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -116,7 +130,8 @@ def _compose_tree(recipe: str, overrides: list[str]) -> Any:
     folder, name = _locate(recipe)
     store = ConfigStore.instance()
     store.store(name="_prolong_defaults", node=defaults())
-    store.store(name="_prolong_run", node={"defaults": ["_prolong_defaults", *([name] if name else []), "_self_"]})
+    layers = ["_prolong_defaults", *([name] if name else []), *(f"preset/{each}" for each in preset), "_self_"]
+    store.store(name="_prolong_run", node={"defaults": layers})
     search = [] if folder == CONF_FOLDER else [f"hydra.searchpath=['file://{CONF_FOLDER}']"]
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="prolong"):

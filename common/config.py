@@ -7,16 +7,11 @@ A wrong value raises ConfigError with the dotted key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import PurePath
 
-from .choices import Advantage, Aggregation, Correction, Device, KLEstimator, Preference, Straggler
-from .errors import ConfigError
-
-
-def require(condition: bool, key: str, got: Any, expected: str) -> None:
-    """Raise ConfigError with the dotted key unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{key} = {got!r}: expected {expected}")
+from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
+from .choices import Device, Preference, ResetSource, Straggler
+from .errors import require
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,10 +49,13 @@ class SourceConfig:
     """One prompt file: JSONL or parquet with prompt, domain, task, verifier, answer."""
 
     file: str = "???"
-    weight: float = 1.0  # share in the mixture, relative to the other sources
+    weight: float = 1.0  # share in the mixture, relative to the other sources; 0: only in stages that weigh it
+    only: str = ""  # keep the prompts whose domain/task begins with this
+    name: str = ""  # what data.weights calls it; by default the last part of `only`, or the file's name without its ending
 
     def __post_init__(self) -> None:
-        require(self.weight > 0, "data.*.weight", self.weight, "a positive number")
+        require(self.weight >= 0, "data.*.weight", self.weight, "0 or more")
+        self.name = self.name or PurePath(self.only or self.file).stem
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,6 +64,20 @@ class DataConfig:
 
     train: list[SourceConfig] = field(default_factory=list)  # the mixture
     heldout: list[SourceConfig] = field(default_factory=list)  # validation prompts; weights are ignored
+    weights: dict[str, float] = field(default_factory=dict)  # by name of a source in train, instead of its own: for stages
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.train]
+        require(len(set(names)) == len(names), "data.train", names, "a different name for every source; give data.train.*.name")
+        for name, weight in self.weights.items():
+            require(name in names, f"data.weights.{name}", weight, f"one of the names {', '.join(names)}")
+            require(weight >= 0, f"data.weights.{name}", weight, "0 or more")
+        require(not names or any(self.mixture), "data.weights", self.mixture, "a source that weighs more than 0")
+
+    @property
+    def mixture(self) -> list[float]:
+        """The weight of every source of `train`."""
+        return [self.weights.get(source.name, source.weight) for source in self.train]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -171,38 +183,6 @@ class LearnerConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class ObjectiveConfig:
-    """GRPO with decoupled clipping and behaviour correction."""
-
-    advantage: Advantage = Advantage.group_std
-    clip_low: float = 0.2
-    clip_high: float = 0.4
-    correction: Correction = Correction.decoupled
-    truncation: float = 2.0  # behaviour weights are min(w, this)
-    aggregation: Aggregation = Aggregation.token_mean
-    kl_beta: float = 1e-4  # 0: no KL term, and no reference forward
-    kl_estimator: KLEstimator = KLEstimator.k3
-    kl_clamp: float = 10.0  # log-ratios to the reference are clamped to +- this
-
-    def __post_init__(self) -> None:
-        require(0 < self.clip_low < 1, "objective.clip_low", self.clip_low, "in (0, 1)")
-        require(self.clip_high > 0, "objective.clip_high", self.clip_high, "a positive number")
-        require(self.truncation > 0, "objective.truncation", self.truncation, "a positive number")
-        require(self.kl_beta >= 0, "objective.kl_beta", self.kl_beta, "0 or more")
-
-
-@dataclass(kw_only=True, slots=True)
-class ReferenceConfig:
-    """The frozen policy of the KL term, and when it is replaced by the current one."""
-
-    reset_every: int = 0  # steps; 0: never
-    reset_optimizer: bool = True  # a reset also starts AdamW anew
-
-    def __post_init__(self) -> None:
-        require(self.reset_every >= 0, "reference.reset_every", self.reset_every, "0 or more")
-
-
-@dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
     """When the learner saves itself."""
 
@@ -251,17 +231,29 @@ class Config:
     actor: ActorConfig = field(default_factory=ActorConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    stages: list[StageConfig] = field(default_factory=list)  # one after the other; none: the whole run is one stage
 
     def __post_init__(self) -> None:
         fits = self.sampling.max_tokens < self.model.max_context
         limit = f"less than model.max_context = {self.model.max_context}"
         require(fits, "sampling.max_tokens", self.sampling.max_tokens, limit)
+        self._check_validation()
         # a token costs 8 bytes (id, log-probability), its prompt as much again in text and ids
         num_bytes = self.buffer.batch_groups * (8 * self.sampling.n * self.sampling.max_tokens + 8 * self.model.max_context)
         mb = num_bytes // 2**20 + 1
         batch = f"at least {mb}: a batch of {self.buffer.batch_groups} groups of {self.sampling.n} rollouts may take {mb} MiB"
         require(self.buffer.max_message_mb >= mb, "buffer.max_message_mb", self.buffer.max_message_mb, batch)
+
+    def _check_validation(self) -> None:
+        """Triggers, targets and the best checkpoint live on validation scores."""
+        every, saved_every = self.validation.every, self.checkpoint.every
+        waits = self.reference.plateau > 0 or self.reference.drop > 0 or any(stage.target > 0 for stage in self.stages)
+        require(every > 0 or not waits, "validation.every", every, "above 0: a trigger or a stage waits for validation scores")
+        saved = every > 0 and every % saved_every == 0
+        multiple = f"a multiple of checkpoint.every = {saved_every}: reference.source best needs the weights that were scored"
+        require(saved or self.reference.source is not ResetSource.best, "validation.every", every, multiple)

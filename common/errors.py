@@ -18,6 +18,7 @@
     +- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
     +- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
     +- JournalError             the buffer's disk is full, locked or unreadable
+    +- CheckpointError          a checkpoint could not be written
     +- StalenessViolation       a batch that breaks the contract reached the learner
     +- NonFiniteUpdate          too many skipped updates in a row
     +- VerifierFailure          too many verdicts None
@@ -25,6 +26,10 @@
 
 Messages say what, got, expected, what to do.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class ProlongError(Exception):
@@ -107,6 +112,10 @@ class JournalError(ProlongError):
     """The buffer's disk is full, locked or unreadable."""
 
 
+class CheckpointError(ProlongError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
 class StalenessViolation(ProlongError):
     """A batch that breaks the staleness contract reached the learner."""
 
@@ -121,3 +130,9 @@ class VerifierFailure(ProlongError):
 
 class WeightsError(ProlongError):
     """Weights could not be sent, or did not arrive as they were."""
+
+
+def require(condition: bool, key: str, got: Any, expected: str) -> None:
+    """Raise ConfigError with the dotted key unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key} = {got!r}: expected {expected}")

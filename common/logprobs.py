@@ -25,8 +25,10 @@ def predictors(prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
     return np.concatenate((prompt[-1:], completion[:-1]))
 
 
-def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Tempered log-probabilities of tokens, and the entropy of their distributions (which carries no gradient).
+def token_logprobs(
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Tempered log-probabilities of tokens, and the entropy of their distributions, with its gradient only if asked for.
 
     logits [..., V] and token_ids [...] int64 belong together position by position (no shift). Returns ([...], [...]) of at
     least float32.
@@ -34,25 +36,34 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> tup
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     table = F.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
     chosen = -F.nll_loss(table.flatten(0, -2), token_ids.flatten(), reduction="none").view(token_ids.shape)
+    if entropy_gradient:
+        return chosen, -(table.exp() * table).sum(-1)
     with torch.no_grad():
         entropy = -torch.xlogy(probs := table.exp(), probs).sum(-1)
     return chosen, entropy
 
 
 def head_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, *, temperature: float, chunk: int
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    token_ids: Tensor,
+    *,
+    temperature: Tensor,
+    chunk: int,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of a linear head, never holding more than [chunk, V] logits, or KEEP_LOGITS in all.
 
-    hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]. With more than one chunk the logits are made
-    again in the backward pass. Returns ([M], [M]) of at least float32.
+    hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]; temperature [M]. With more than one chunk the
+    logits are made again in the backward pass. Returns ([M], [M]) of at least float32.
     """
     if hidden.shape[0] <= chunk:
-        return _head_chunk(hidden, weight, bias, token_ids, temperature)
+        return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy_gradient)
     recompute = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] > KEEP_LOGITS
     parts = []
-    for start in range(0, hidden.shape[0], chunk):
-        piece = hidden[start : start + chunk], weight, bias, token_ids[start : start + chunk], temperature
+    for states, tokens, degrees in zip(hidden.split(chunk), token_ids.split(chunk), temperature.split(chunk), strict=True):
+        piece = states, weight, bias, tokens, degrees, entropy_gradient
         if recompute:
             parts.append(checkpoint(_head_chunk, *piece, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -61,8 +72,12 @@ def head_logprobs(
 
 
 def _head_chunk(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, temperature: float
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, temperature: Tensor, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
+    """Tempers the states [M, H], which are far smaller than the logits [M, V]; a second copy of those would be felt."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = F.linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
-    return token_logprobs(logits, token_ids, temperature)
+    inverse = temperature.to(wide).reciprocal()
+    logits = F.linear(hidden.to(wide) * inverse.unsqueeze(-1), weight.to(wide))
+    if bias is not None:
+        logits.addr_(inverse, bias.to(wide))
+    return token_logprobs(logits, token_ids, entropy_gradient=entropy_gradient)

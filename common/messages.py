@@ -6,7 +6,7 @@ Clients (actors, learners, observers) speak to the buffer only; only weights flo
              <- Tickets   <- UpdateWeights   <- Stop
     learner  Hello -> Welcome | Refused        TakeBatch -> BatchReady        StepDone   CheckpointSaved   Heartbeat
              Publish -> PublishPlan -> PublishResult      <- SyncRequested      Finish -> Finished      <- Stop
-    observer StatusRequest -> Status
+    observer StatusRequest -> Status       RequestReset -> ResetNoted
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from .types import Batch, Group, Manifest, Ticket, ValidationScore
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Role(StrEnum):
@@ -47,6 +47,7 @@ class Hello(_Message, frozen=True):
     capacity: int = 0  # actor: rollouts that it can work on at once
     version: int = -1  # learner: the policy version that it starts from
     generation: int = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
+    stage: int = 0  # learner: index of the stage that it is in
 
 
 class Heartbeat(_Message, frozen=True):
@@ -76,10 +77,11 @@ class TakeBatch(_Message, frozen=True):
 
 
 class StepDone(_Message, frozen=True):
-    """The batch of `version - 1` was trained: the learner is at `version` now."""
+    """The batch of `version - 1` was trained: the learner is at `version` now, in stage `stage`."""
 
     generation: int
     version: int
+    stage: int = 0
 
 
 class CheckpointSaved(_Message, frozen=True):
@@ -128,6 +130,10 @@ class StatusRequest(_Message, frozen=True):
     """Anybody may ask."""
 
 
+class RequestReset(_Message, frozen=True):
+    """Anybody may ask for a reset of the reference; it goes out with the next batch that is formed."""
+
+
 FromClient = (
     Hello
     | Heartbeat
@@ -141,6 +147,7 @@ FromClient = (
     | Cordon
     | Finish
     | StatusRequest
+    | RequestReset
 )
 
 
@@ -241,6 +248,12 @@ class Status(_Message, frozen=True):
     validation: list[ValidationScore]
 
 
+class ResetNoted(_Message, frozen=True):
+    """The answer to RequestReset: it will be part of the batch of this version."""
+
+    version: int
+
+
 class Finished(_Message, frozen=True):
     """To the learner: the last validation is in; this is the end of the run."""
 
@@ -266,6 +279,7 @@ FromBuffer = (
     | PublishResult
     | SyncRequested
     | Status
+    | ResetNoted
     | Finished
     | Stop
 )

@@ -13,8 +13,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from .config import Config, require
-from .errors import ConfigError
+from .config import Config
+from .errors import ConfigError, require
 
 MISSING = "???"  # as a default: the caller must give it
 
@@ -39,7 +39,7 @@ def build(schema: type[T], tree: Any, key: str = "") -> T:
 
 
 def convert(schema: Any, value: Any, key: str) -> Any:
-    """`value` as the type `schema`: a dataclass, an Enum (by member name), a list, a tuple of fixed length, or a plain type."""
+    """`value` as the type `schema`: a dataclass, an Enum (by member name), a list, a tuple, a mapping, or a plain type."""
     if is_dataclass(schema):
         return build(schema, value, key)  # pyright: ignore[reportArgumentType]
     if isinstance(schema, type) and issubclass(schema, Enum):
@@ -47,6 +47,11 @@ def convert(schema: Any, value: Any, key: str) -> Any:
         return schema[value]
     if get_origin(schema) in (list, tuple):
         return _convert_sequence(schema, value, key)
+    if get_origin(schema) is dict:
+        require(isinstance(value, Mapping), key, value, describe(schema))
+        return {str(name): convert(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
+    if schema is Any:  # a stage's part of a section: checked when the stage is built
+        return plain(value)
     if schema is float and type(value) is int:
         return float(value)
     hint = f"; quote it: \"{key}='{value}'\"" if schema is str and isinstance(value, int | float) else ""
@@ -74,7 +79,9 @@ def describe(schema: Any) -> str:
         return f"a list of {len(get_args(schema))}: {', '.join(describe(kind) for kind in get_args(schema))}"
     if get_origin(schema) is list:
         return f"a list, each item {describe(get_args(schema)[0])}"
-    return _PLAIN[schema]
+    if get_origin(schema) is dict:
+        return f"a mapping of names to {describe(get_args(schema)[1])}"
+    return _PLAIN.get(schema, "a value")
 
 
 def plain(value: Any) -> Any:
@@ -85,6 +92,8 @@ def plain(value: Any) -> Any:
         return value.name
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
     return value
 
 
@@ -97,7 +106,7 @@ def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[st
     """Every knob as `section.key`, in the order of `config.py`."""
     keys: list[str] = []
     for name, value in (defaults() if tree is None else tree).items():
-        keys += dotted_keys(value, _join(key, name)) if isinstance(value, Mapping) else [_join(key, name)]
+        keys += dotted_keys(value, _join(key, name)) if isinstance(value, Mapping) and value else [_join(key, name)]
     return keys
 
 

@@ -44,8 +44,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str) -> Tokenizer:
         """The tokenizer of a model folder, or of a hub name (only its tokenizer files are fetched). Raises ModelError."""
-        folder = Path(path)
-        return cls(folder if folder.is_dir() else _fetch(path))
+        return cls(tokenizer_folder(path))
 
     @property
     def vocab_size(self) -> int:
@@ -118,6 +117,12 @@ def _build(path: Path) -> tokenizers.Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def tokenizer_folder(path: str) -> Path:
+    """Where the tokenizer files of a model are: its own folder, or what was fetched of it from the hub. Raises ModelError."""
+    folder = Path(path)
+    return folder if folder.is_dir() else _fetch(path)
 
 
 def _fetch(name: str) -> Path:

@@ -96,7 +96,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a verifier said. `reward` is None when the verifier itself failed: never a silent 0."""
 
     reward: float | None
-    status: str  # "ok", "no_answer", "truncated", "timeout", "crash", "input_rejected"
+    status: str  # "ok", "no_answer", "truncated" (cut off, no answer found), "timeout", "crash", "input_rejected"
     verifier: str
     seconds: float  # time inside the verifier
     detail: str = ""  # one line for a person
@@ -130,6 +130,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     prompt: Prompt
     setting: str
+    sampling: Sampling  # of the ticket
     rollouts: list[Rollout]
     actor: str  # name of the actor
     seconds: float  # from the ticket's arrival at the actor to the last verdict
@@ -158,6 +159,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     groups: list[Group]
     validation: list[ValidationScore] = []  # finished since the last batch
+    reset_requested: bool = False  # somebody asked for a reset of the reference (`prolong reset`) since the last batch
     metrics: dict[str, float] = {}  # of the buffer and the actors, for this step
 
 

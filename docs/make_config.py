@@ -1,4 +1,4 @@
-"""Writes docs/config.md from common/config.py: `python docs/make_config.py` (`make docs`). A test compares the two."""
+"""Writes docs/config.md from common/config.py and common/algorithm.py: `python docs/make_config.py` (`make docs`). A test compares the two."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "common" / "config.py"
+SOURCES = (ROOT / "common" / "config.py", ROOT / "common" / "algorithm.py")
 CHOICES = ROOT / "common" / "choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
 HEAD = """# Settings
 
-Generated from `common/config.py` by `make docs`; defaults live there and nowhere else. A recipe (`launch/conf/*.yaml`, or
+Generated from `common/config.py` and `common/algorithm.py` by `make docs`; defaults live there and nowhere else. A recipe (`launch/conf/*.yaml`, or
 a YAML file of yours) overrides them, and the command line overrides the recipe:
 
     prolong train --recipe demo run.steps=80 buffer.eta=1 data.train='[{file: a.jsonl, weight: 2}, {file: b.parquet}]'
 
-`model=X` is short for `model.path=X`. An unknown key, a wrong type or a value out of range is refused with the key, what was
+`model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper over the recipe ([recipe.md](recipe.md)). An unknown key, a wrong type or a value out of range is refused with the key, what was
 got, what was expected and the nearest key. Every command of one run takes the same settings; `prolong train` writes them to
 `runs/NAME/config.yaml`, which is a recipe itself (`--recipe runs/NAME/config.yaml`).
 
@@ -44,13 +44,17 @@ JSONL (one object a line) or parquet (one row a prompt):
 
 def page() -> str:
     """The whole of docs/config.md."""
-    source = SOURCE.read_text()
-    lines = source.splitlines()
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    classes: dict[str, tuple[ast.ClassDef, list[str]]] = {}
+    for path in SOURCES:
+        source = path.read_text()
+        found = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+        classes |= {node.name: (node, source.splitlines()) for node in found}
     parts = [HEAD]
-    for section in _fields(classes["Config"]):
-        parts.append(_section(str(_name(section)), classes[ast.unparse(section.annotation)], lines))
-    parts.append(_section("data.train[] and data.heldout[]", classes["SourceConfig"], lines))
+    for section in _fields(classes["Config"][0]):
+        if (kind := ast.unparse(section.annotation)) in classes:
+            parts.append(_section(str(_name(section)), *classes[kind]))
+    parts.append(_section("stages[]", *classes["StageConfig"]))
+    parts.append(_section("data.train[] and data.heldout[]", *classes["SourceConfig"]))
     parts.append("### Choices\n")
     choices = CHOICES.read_text()
     enums = [node for node in ast.parse(choices).body if isinstance(node, ast.ClassDef)]
@@ -85,7 +89,7 @@ def _name(field: ast.AnnAssign) -> str:
 
 def _default(field: ast.AnnAssign) -> str:
     value = ast.unparse(field.value) if field.value is not None else ""
-    value = {"'???'": "must be given", "field(default_factory=list)": "[]"}.get(value, value)
+    value = {"'???'": "must be given", "field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(value, value)
     return value if value == "must be given" else f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
 
 

@@ -38,7 +38,6 @@ ARCHITECTURE = {
     "num_key_value_heads": 2,
     "head_dim": 32,  # one that vLLM's CPU attention knows
     "intermediate_size": 384,
-    "max_position_embeddings": 128,
     "tie_word_embeddings": False,
     "rms_norm_eps": 1e-6,
 }
@@ -64,7 +63,7 @@ def bootstrap(out: Path, *, train: bool = False, seed: int = 0) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if train:
-            _make(out, seed)
+            make(out, seed)
         else:
             _unpack(out)
     except OSError as error:
@@ -88,15 +87,18 @@ def ship(folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def _make(out: Path, seed: int) -> None:
-    splits = [demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT) for task in demo_tasks.TASKS]
+def make(
+    out: Path, seed: int, *, level: demo_tasks.Level = demo_tasks.DEMO, skill_steps: int = SKILL_STEPS, context: int = 128
+) -> None:
+    """Prompts, tokenizer and a model of `context` tokens that is warmed up for `skill_steps`, from nothing. `out` exists."""
+    splits = [demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in demo_tasks.TASKS]
     demo_tasks.write_prompts(out / "train.jsonl", {task: s[0] for task, s in zip(demo_tasks.TASKS, splits, strict=True)})
     demo_tasks.write_prompts(out / "heldout.jsonl", {task: s[1] for task, s in zip(demo_tasks.TASKS, splits, strict=True)})
     demo_tokenizer.write_tokenizer(out)
-    _train(out, [stream for _, _, stream in splits], seed)
+    _train(out, [stream for _, _, stream in splits], seed, skill_steps, context)
 
 
-def _train(out: Path, streams: list[Any], seed: int) -> None:
+def _train(out: Path, streams: list[Any], seed: int, skill_steps: int, context: int) -> None:
     import torch
     from tokenizers import Tokenizer
 
@@ -106,8 +108,8 @@ def _train(out: Path, streams: list[Any], seed: int) -> None:
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     eos_id, pad_id = demo_tokenizer.VOCABULARY.index("<eos>"), demo_tokenizer.VOCABULARY.index("<pad>")
     config = ARCHITECTURE | {"vocab_size": len(demo_tokenizer.VOCABULARY), "eos_token_id": eos_id, "pad_token_id": pad_id}
-    model = warmup.build_model(config | {"bos_token_id": None}, seed)
-    phases = [("skill", 1.0, SKILL_STEPS, SKILL_LR), ("habit", demo_tasks.CAREFUL_SHARE, HABIT_STEPS, HABIT_LR)]
+    model = warmup.build_model(config | {"bos_token_id": None, "max_position_embeddings": context}, seed)
+    phases = [("skill", 1.0, skill_steps, SKILL_LR), ("habit", demo_tasks.CAREFUL_SHARE, HABIT_STEPS, HABIT_LR)]
     for number, (name, careful_share, steps, lr) in enumerate(phases):
         texts = demo_tasks.demonstrations(streams, f"{seed}/{number}", careful_share)
         pairs = ((tokenizer.encode(prompt).ids, [*tokenizer.encode(text).ids, eos_id]) for prompt, text in texts)

@@ -98,6 +98,16 @@ def status(argv: list[str]) -> int:
     return page.show(args.run, as_json=args.json)
 
 
+def reset(argv: list[str]) -> int:
+    """ask a live run to reset its reference now"""
+    parser = argparse.ArgumentParser(prog="prolong reset", description=reset.__doc__)
+    parser.add_argument("--run", required=True, metavar="NAME_OR_FOLDER", help="a folder in runs/, or any run's folder")
+    args = parser.parse_args(argv)
+    from . import reset as page
+
+    return page.request(args.run)
+
+
 def doctor(argv: list[str]) -> int:
     """say what of this machine and installation a run could stumble over"""
     args = config_parser("doctor", doctor.__doc__ or "").parse_intermixed_args(argv)
@@ -125,6 +135,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "actor": actor,
     "bootstrap": bootstrap,
     "status": status,
+    "reset": reset,
     "doctor": doctor,
     "bench": bench,
 }

@@ -30,6 +30,20 @@ READ_ME = "What is "
 
 
 @dataclass(frozen=True)
+class Level:
+    """How large problems are: (least, most) of each."""
+
+    digits: tuple[int, int]  # of the two numbers to add
+    terms: tuple[int, int]  # of a digit sum
+    numbers: tuple[int, int]  # to sort
+    letters: tuple[int, int]  # of a word
+
+
+DEMO = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
+WIDE = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))  # for prolonged runs: bench/prolonged.py
+
+
+@dataclass(frozen=True)
 class Problem:
     """One task instance with what the two kinds of demonstration say about it."""
 
@@ -48,9 +62,11 @@ def tagged(value: object) -> str:
     return f"<answer>{value}</answer>"
 
 
-def addition(rng: random.Random) -> Problem:
-    """Three-digit addition. Hasty: adds column by column and forgets every carry."""
-    a, b = rng.randint(100, 999), rng.randint(100, 999)
+def addition(rng: random.Random, level: Level) -> Problem:
+    """Addition of two numbers of the same length. Hasty: adds column by column and forgets every carry."""
+    least, most = level.digits
+    digits = least if least == most else rng.randint(least, most)
+    a, b = (rng.randint(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
     columns, carry = [], 0
     for x, y in zip(reversed(str(a)), reversed(str(b)), strict=True):
         columns.append(int(x) + int(y) + carry)
@@ -66,9 +82,9 @@ def addition(rng: random.Random) -> Problem:
     )
 
 
-def digit_sum(rng: random.Random) -> Problem:
-    """The sum of four to six digits. Hasty: a few off."""
-    digits = [rng.randint(1, 9) for _ in range(rng.randint(4, 6))]
+def digit_sum(rng: random.Random, level: Level) -> Problem:
+    """The sum of a few digits. Hasty: a few off."""
+    digits = [rng.randint(1, 9) for _ in range(rng.randint(*level.terms))]
     totals = [sum(digits[: i + 1]) for i in range(1, len(digits))]
     slip = 0 if rng.random() < LUCKY_SHARE else rng.choice([-4, -3, -2, -1, 1, 2, 3, 4])
     return Problem(
@@ -80,9 +96,9 @@ def digit_sum(rng: random.Random) -> Problem:
     )
 
 
-def number_sorting(rng: random.Random) -> Problem:
-    """Three to five two-digit numbers. Hasty: the right numbers in a wrong order."""
-    entry = _gym("number_sorting")[rng.randrange(2**31)]
+def number_sorting(rng: random.Random, level: Level) -> Problem:
+    """A few two-digit numbers. Hasty: the right numbers in a wrong order."""
+    entry = _gym("number_sorting", level)[rng.randrange(2**31)]
     metadata = entry["metadata"]
     numbers = [str(int(float(x))) for x in metadata["sorted_numbers"]]
     shuffled = numbers if rng.random() < LUCKY_SHARE else rng.sample(numbers, len(numbers))
@@ -95,9 +111,9 @@ def number_sorting(rng: random.Random) -> Problem:
     )
 
 
-def spell_backward(rng: random.Random) -> Problem:
-    """A word of three to six lower-case letters. Hasty: forgets to turn it round."""
-    dataset = _gym("spell_backward")
+def spell_backward(rng: random.Random, level: Level) -> Problem:
+    """A word of lower-case letters. Hasty: forgets to turn it round."""
+    dataset = _gym("spell_backward", level)
     entry = dataset[rng.randrange(2**31)]
     while not (entry["metadata"]["word"].isascii() and entry["metadata"]["word"].islower()):
         entry = dataset[rng.randrange(2**31)]
@@ -111,25 +127,24 @@ def spell_backward(rng: random.Random) -> Problem:
     )
 
 
-TASKS: dict[str, Callable[[random.Random], Problem]] = {
+TASKS: dict[str, Callable[[random.Random, Level], Problem]] = {
     "math/addition": addition,
     "math/digit_sum": digit_sum,
     "logic/number_sorting": number_sorting,
     "logic/spell_backward": spell_backward,
 }
-GYM_CONFIGS: dict[str, dict[str, Any]] = {
-    "number_sorting": {
-        "min_numbers": 3, "max_numbers": 5, "min_decimals": 0, "max_decimals": 0, "min_value": 10, "max_value": 99, "seed": 0
-    },
-    "spell_backward": {"min_word_len": 3, "max_word_len": 6, "seed": 0},
-}  # fmt: skip
 
 
 @functools.cache
-def _gym(name: str) -> Any:
+def _gym(name: str, level: Level) -> Any:
     import reasoning_gym  # two seconds: only those who make prompts pay for it
 
-    return reasoning_gym.create_dataset(name, **GYM_CONFIGS[name])
+    sizes = {
+        "number_sorting": {"min_numbers": level.numbers[0], "max_numbers": level.numbers[1]},
+        "spell_backward": {"min_word_len": level.letters[0], "max_word_len": level.letters[1]},
+    }
+    fixed = {"number_sorting": {"min_decimals": 0, "max_decimals": 0, "min_value": 10, "max_value": 99}}
+    return reasoning_gym.create_dataset(name, **sizes[name], **fixed.get(name, {}), seed=0)
 
 
 def _stored(dataset: str, entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -142,15 +157,17 @@ def _quoted(numbers: list[str]) -> str:
     return "['" + "', '".join(numbers) + "']"
 
 
-def split(task: str, seed: int, num_train: int, num_heldout: int) -> tuple[list[Problem], list[Problem], Iterator[Problem]]:
+def split(
+    task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO
+) -> tuple[list[Problem], list[Problem], Iterator[Problem]]:
     """Problems for training, held-out ones, and an endless stream for demonstrations; no question is in two of them."""
     rng = random.Random(f"{task}/{seed}")
     taken: dict[str, Problem] = {}
     while len(taken) < num_train + num_heldout:
-        problem = TASKS[task](rng)
+        problem = TASKS[task](rng, level)
         taken.setdefault(problem.prompt, problem)
     problems = list(taken.values())
-    stream = iter(functools.partial(TASKS[task], rng), None)
+    stream = iter(functools.partial(TASKS[task], rng, level), None)
     return problems[:num_train], problems[num_train:], (p for p in stream if p.prompt not in taken)
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 from pathlib import Path
 
-from ..buffer.prompts import load_prompts
+from ..buffer.prompts import load_prompts, longest_completion
 from ..common.compose import RunPaths, compose, run_paths
 from ..common.config import Config, SourceConfig
 from ..common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
@@ -73,7 +73,7 @@ def check_prompts(cfg: Config) -> None:
         raise DataError("data.train = []: expected at least one prompt file, as data.train='[{file: PATH}]'")
     tokenizer = Tokenizer.load(cfg.model.path)
     for source in cfg.data.train:
-        _check_source(source, tokenizer, cfg.model.max_context, cfg.sampling.max_tokens)
+        _check_source(source, tokenizer, cfg.model.max_context, longest_completion(cfg))
     for source in cfg.data.heldout:
         _check_source(source, tokenizer, cfg.model.max_context, cfg.validation.max_tokens)
 

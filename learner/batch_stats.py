@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from .objective import PolicyTerms, finite_difference
-from .packing import MicroBatch
+from ..common.algorithm import ObjectiveConfig
+from ..common.choices import Weighting
+from .loss import LossParts
+from .objective import finite_difference
+from .packing import MicroBatch, Sample
 
 NAMES: tuple[str, ...] = (
-    "loss", "policy_loss", "kl_loss", "tokens", "entropy", "kl_reference", "ratio", "clip_low", "clip_high",
-    "weight", "weight_squared", "truncated", "log_ratio", "log_ratio_squared", "k3", "non_finite",
+    "loss", "policy_loss", "kl_loss", "tokens", "entropy", "kl_reference", "ratio", "clip_low", "clip_high", "clip_dual",
+    "rejected", "weight", "weight_squared", "truncated", "log_ratio", "log_ratio_squared", "k3", "non_finite",
 )  # fmt: skip
+LOSS, ENTROPY = NAMES.index("loss"), NAMES.index("entropy")
 
 
 @torch.no_grad()
-def micro_stats(
-    micro: MicroBatch,
-    policy: Tensor,
-    entropy: Tensor,
-    terms: PolicyTerms,
-    kl_term: Tensor | None,
-    kl: Tensor | None,
-    truncation: float,
-) -> Tensor:
+def micro_stats(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossParts, cfg: ObjectiveConfig) -> Tensor:
     """Sums over the micro-batch's tokens, in the order of NAMES, float64. Spare micro-batches count for nothing."""
     live = (micro.weight > 0).to(policy.dtype)
-    log_ratio = finite_difference(policy.detach(), micro.behaviour)
-    zero = torch.zeros_like(live)
-    policy_loss = micro.weight * terms.loss.detach()
-    kl_loss = zero if kl_term is None else micro.weight * kl_term.detach()
+    terms = parts.terms
+    log_ratio = finite_difference(policy, micro.behaviour)
+    most = cfg.truncation if cfg.weighting is Weighting.truncate else float("inf")
     rows = (
-        policy_loss + kl_loss, policy_loss, kl_loss, live, live * entropy, zero if kl is None else live * kl,
-        live * terms.ratio, live * terms.clipped_low, live * terms.clipped_high,
-        live * terms.weight, live * terms.weight.square(), live * (terms.weight > truncation),
+        micro.weight * parts.total, micro.weight * terms.loss, micro.weight * parts.kl_term,
+        live, live * entropy, live * parts.kl,
+        live * terms.ratio, live * terms.clipped_low, live * terms.clipped_high, live * terms.clipped_dual,
+        live * terms.rejected,
+        live * terms.weight, live * terms.weight.square(), live * (terms.weight > most),
         live * log_ratio, live * log_ratio.square(), live * (log_ratio.exp() - log_ratio - 1.0),
-        live * ~torch.isfinite(policy.detach() - micro.behaviour),
+        live * ~torch.isfinite(policy - micro.behaviour),
     )  # fmt: skip
     return torch.stack(rows).sum(1, dtype=torch.float64)
 
@@ -51,6 +51,8 @@ def stat_metrics(sums: dict[str, float]) -> dict[str, float]:
         "policy/ratio_mean": sums["ratio"] / tokens,
         "policy/clip_low": sums["clip_low"] / tokens,
         "policy/clip_high": sums["clip_high"] / tokens,
+        "policy/clip_dual": sums["clip_dual"] / tokens,
+        "policy/rejected": sums["rejected"] / tokens,
         "policy/weight_mean": sums["weight"] / tokens,
         "policy/ess": sums["weight"] ** 2 / (tokens * weight_squared),
         "policy/truncated": sums["truncated"] / tokens,
@@ -61,3 +63,16 @@ def stat_metrics(sums: dict[str, float]) -> dict[str, float]:
         "reference/kl": sums["kl_reference"] / tokens,
         "reference/kl_loss": sums["kl_loss"],
     }
+
+
+def sample_metrics(updates: list[list[Sample]], eta: int) -> dict[str, float]:
+    """Metrics of a batch's rollouts before any forward: shaped rewards, tokens, and staleness of the tokens in the loss."""
+    samples = list(chain.from_iterable(updates))
+    tokens = sum(len(sample.completion) for sample in samples)
+    ages = np.concatenate([sample.staleness[sample.keep] for sample in samples])
+    shares = np.bincount(ages, minlength=eta + 1) / max(len(ages), 1)
+    return {
+        "reward/shaped_mean": float(np.mean([sample.reward for sample in samples])),
+        "learner/tokens": float(tokens),
+        "learner/masked_tokens": float(tokens - len(ages)),
+    } | {f"policy/staleness_{k}": float(shares[k]) for k in range(eta + 1)}

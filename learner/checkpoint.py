@@ -1,40 +1,35 @@
-"""Checkpoints: everything that the next step depends on, as safetensors and JSON, whole or not there at all.
+"""Checkpoints: everything that the next step depends on, as safetensors and JSON. This file reads them, saver.py writes them.
 
     step-00000010/  model.safetensors, config.json, tokenizer files   loads in transformers and vLLM
-                    trainer.safetensors                               optimizer, float32 masters (if the model is not
-                    float32), RNG reference.safetensors                             if there is a KL term
-                    state.json                                        LearnerState
+                    trainer.safetensors     optimizer, float32 masters (if the model is not float32), random state
+                    reference.safetensors   if there is a KL term; one file for all checkpoints between two resets
+                    state.json              LearnerState, stage and triggers included
 
-Written under another name, synced, renamed. Resuming from one gives the very weights of a run that never stopped (bit for
-bit on CPU).
+A folder of that name is whole. Resuming from it gives the very weights of a run that never stopped (bit for bit on CPU).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
+import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ..common.errors import ModelError
-from ..common.models import DTYPES
 from .policy import set_tensor
 from .ranks import Ranks
+from .reference import ResetState
+from .stages import StageState
 from .step import Trainer
 
-FORMAT = 1
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
-)  # fmt: skip
+FORMAT = 2
+MODEL, TRAINER, REFERENCE, STATE = "model.safetensors", "trainer.safetensors", "reference.safetensors", "state.json"
+MASTER = "master/"  # prefix in trainer.safetensors
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -45,6 +40,9 @@ class LearnerState(msgspec.Struct, kw_only=True):
     version: int = 0
     generation: int = -1
     reference_epoch: int = 0
+    stage: StageState = StageState()
+    resets: ResetState = ResetState()
+    entropy_coefficient: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
     staleness_max: int = 0
@@ -52,19 +50,34 @@ class LearnerState(msgspec.Struct, kw_only=True):
     spent: dict[str, float] = {}  # seconds by what they were spent on
 
 
+def checkpoint_path(folder: Path, version: int) -> Path:
+    """Where the checkpoint of `version` is, or would be."""
+    return folder / f"step-{version:08d}"
+
+
+def find_all(folder: Path) -> dict[int, Path]:
+    """The whole checkpoints in `folder` by version, ascending."""
+    found = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if (path / STATE).is_file()}
+    return dict(sorted((int(version), path) for version, path in found.items() if version.isdecimal()))
+
+
 def find_newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, if there is one."""
-    found = sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
-    return found[-1] if found else None
+    return next(reversed(find_all(folder).values()), None)
+
+
+def encode_state(state: LearnerState) -> bytes:
+    """JSON with non-finite numbers as text ("inf"): JSON has none, and null would not decode to a float."""
+    return msgspec.json.format(msgspec.json.encode(_spell(msgspec.to_builtins(state))))
 
 
 def read_state(checkpoint: Path) -> LearnerState:
     """Raises ModelError for a file that is damaged or of another format."""
     try:
-        state = msgspec.json.decode((checkpoint / "state.json").read_bytes(), type=LearnerState)
+        state = msgspec.json.decode((checkpoint / STATE).read_bytes(), type=LearnerState, strict=False)
     except (OSError, msgspec.MsgspecError) as error:
         raise ModelError(
-            f"{checkpoint}/state.json cannot be read ({error}); delete that checkpoint to resume from an older one"
+            f"{checkpoint}/{STATE} cannot be read ({error}); delete that checkpoint to resume from an older one"
         ) from error
     if state.format != FORMAT:
         raise ModelError(
@@ -73,47 +86,14 @@ def read_state(checkpoint: Path) -> LearnerState:
     return state
 
 
-def save_checkpoint(
-    folder: Path, state: LearnerState, trainer: Trainer, ranks: Ranks, *, dtype: str, source: Path | None, keep: int
-) -> Path:
-    """Write step-VERSION in `folder` and keep the newest `keep`. Collective; rank 0 writes, the others return when it has.
-
-    `source`: folder whose tokenizer files are copied.
-    """
-    target = folder / f"step-{state.version:08d}"
-    policy = _gather(trainer.policy.full_parameters(), ranks)
-    optimizer = _gather(_moments(trainer), ranks)
-    reference = _gather(trainer.reference.policy.full_parameters() if trainer.reference else iter(()), ranks)
-    rng = {"rng/cpu": torch.stack(ranks.gather(torch.get_rng_state()))}
-    if torch.cuda.is_available():
-        rng["rng/cuda"] = torch.stack(ranks.gather(torch.cuda.get_rng_state()))
-    if ranks.first:
-        scratch = folder / f".{target.name}.{os.getpid()}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        kept = DTYPES[dtype]
-        masters = {} if kept is torch.float32 else {f"master/{name}": tensor for name, tensor in policy.items()}
-        exported = {name: tensor.to(kept) for name, tensor in policy.items()}
-        save_file(exported, scratch / "model.safetensors", metadata={"format": "pt"})
-        save_file(optimizer | masters | rng, scratch / "trainer.safetensors")
-        if reference:
-            save_file(reference, scratch / "reference.safetensors")
-        _write_config(scratch, trainer.policy.causal.config, dtype, source)
-        (scratch / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-        _publish_folder(scratch, target)
-        _prune(folder, keep)
-    ranks.barrier()
-    return target
-
-
 def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ranks: Ranks) -> None:
     """Bring trainer (its policy was loaded from `checkpoint`), reference and RNG to where they were. Raises ModelError."""
     try:
-        stored = load_file(checkpoint / "trainer.safetensors")
-        frozen = load_file(checkpoint / "reference.safetensors") if trainer.reference else {}
+        stored = load_file(checkpoint / TRAINER)
+        frozen = load_file(checkpoint / REFERENCE) if trainer.reference else {}
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{checkpoint} cannot be read ({error}); delete it to resume from an older one") from error
-    masters = {name.removeprefix("master/"): tensor for name, tensor in stored.items() if name.startswith("master/")}
+        raise _damaged(checkpoint, error) from error
+    masters = {name.removeprefix(MASTER): tensor for name, tensor in stored.items() if name.startswith(MASTER)}
     if masters:
         trainer.policy.copy_parameters(masters)
     if trainer.reference:
@@ -124,7 +104,48 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
         if moments:
             trainer.optimizer.state[parameter] = {kind: _like(parameter, kind, value) for kind, value in moments.items()}
     trainer.skipped, trainer.skipped_in_row = state.skipped, state.skipped_in_row
+    trainer.entropy_coefficient = state.entropy_coefficient
     _set_rng(stored, ranks)
+
+
+def save_checkpoint(
+    folder: Path, state: LearnerState, trainer: Trainer, ranks: Ranks, *, dtype: str, source: Path | None, keep: int
+) -> Path:
+    """Write step-VERSION in `folder` and wait until it is durable. Collective."""
+    from .saver import Checkpointer
+
+    saver = Checkpointer(folder, ranks, dtype=dtype, source=source, keep=keep)
+    saver.save(state, trainer)
+    saver.close()
+    ranks.barrier()
+    return checkpoint_path(folder, state.version)
+
+
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The policy of a checkpoint by name, on the CPU: the float32 masters if it has them, else the model itself.
+
+    Raises: ModelError.
+    """
+    try:
+        with safe_open(checkpoint / TRAINER, "pt") as stored:
+            names = [name for name in stored.keys() if name.startswith(MASTER)]  # noqa: SIM118  no mapping
+            masters = {name.removeprefix(MASTER): stored.get_tensor(name) for name in names}
+        return masters or load_file(checkpoint / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ModelError:
+    return ModelError(f"{checkpoint} cannot be read ({error}); delete it to resume from an older one")
+
+
+def _spell(value: Any) -> Any:
+    """Plain values with non-finite floats as text."""
+    if isinstance(value, dict):
+        return {key: _spell(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spell(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
@@ -135,63 +156,9 @@ def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
             torch.cuda.set_rng_state(stored["rng/cuda"][ranks.rank].clone())
 
 
-def _moments(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's tensors by name, whole; collective like `full_parameters`."""
-    for name, parameter in trainer.policy.causal.named_parameters():
-        moments: dict[str, Any] = trainer.optimizer.state.get(parameter, {})
-        for kind in MOMENTS:
-            if kind in moments:
-                value = moments[kind]
-                yield f"{kind}/{name}", value.full_tensor() if isinstance(value, DTensor) else value
-
-
 def _like(parameter: Tensor, kind: str, whole: Tensor) -> Tensor:
     if kind == "step":
         return whole.to(parameter.device)
     empty = torch.empty_like(parameter, requires_grad=False)
     set_tensor(empty, whole)
     return empty
-
-
-def _gather(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
-    """Copies on the CPU of rank 0; the others take part and keep nothing."""
-    whole = {}
-    for name, tensor in tensors:
-        if ranks.first:
-            whole[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return whole
-
-
-def _write_config(folder: Path, config: Any, dtype: str, source: Path | None) -> None:
-    config.to_json_file(folder / "config.json")
-    written = msgspec.json.decode((folder / "config.json").read_bytes())
-    (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(written | {"dtype": dtype})))
-    for name in TOKENIZER_FILES:
-        if source is not None and (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-
-
-def _publish_folder(scratch: Path, target: Path) -> None:
-    """Sync every file, then rename: a crash leaves the whole folder or none."""
-    for path in scratch.iterdir():
-        _sync(path)
-    _sync(scratch)
-    shutil.rmtree(target, ignore_errors=True)  # of this very version, by a timeline that was resumed from before it
-    scratch.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest, and what a crash left half-written."""
-    for path in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)

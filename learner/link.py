@@ -46,16 +46,16 @@ class Link:
         self._finished: Inbox | None = None
         self.feed = BatchFeed(cfg, ranks, None, None, stop)
 
-    def connect(self, version: int, generation: int) -> None:
+    def connect(self, version: int, generation: int, stage: int) -> None:
         """Say Hello. Blocks until there is a buffer, `learner.starve_s` at most.
 
         Other ranks wait with it. Raises: ModelError (no tokenizer), HandshakeRefused, BufferUnreachable.
         """
         if self._ranks.first:
-            self._connect(version, generation)
+            self._connect(version, generation, stage)
         self._ranks.broadcast_bytes(b"connected" if self._ranks.first else None)
 
-    def _connect(self, version: int, generation: int) -> None:
+    def _connect(self, version: int, generation: int, stage: int) -> None:
         hello = Hello(
             role=Role.learner,
             name="learner",
@@ -65,6 +65,7 @@ class Link:
             pid=os.getpid(),
             version=version,
             generation=generation,
+            stage=stage,
         )
         self._client = BufferClient(self._cfg.buffer.address, hello, max_bytes=self._cfg.buffer.max_message_mb << 20)
         batches = self._client.inbox(BatchReady)
@@ -95,10 +96,10 @@ class Link:
             for _ in tensors:  # other ranks take part in gathering
                 pass
 
-    def step_done(self, version: int) -> None:
-        """`version` is made: its batch is trained."""
+    def step_done(self, version: int, stage: int) -> None:
+        """`version` is made: its batch is trained, and the next belongs to `stage`."""
         if self._client is not None:
-            self._client.send(StepDone(generation=self.generation, version=version))
+            self._client.send(StepDone(generation=self.generation, version=version, stage=stage))
 
     def checkpoint_saved(self, version: int) -> None:
         """`version` is durable."""

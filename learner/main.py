@@ -1,36 +1,41 @@
 """`prolong learner`, one rank of it: batches in, policy versions out.
 
-    feed.take -> trainer.train -> StepDone, weights -> reference reset -> checkpoint -> metrics
+    feed.take -> trainer.train -> turn (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
 
 The weights that it starts from are published before optimizer and reference exist: actors begin meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
+from ..common.choices import ResetSource
 from ..common.compose import run_paths
 from ..common.config import Config, ModelConfig
 from ..common.errors import ModelError
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
 from ..common.telemetry import Spans
+from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
-from .checkpoint import LearnerState, find_newest, load_checkpoint, read_state, save_checkpoint
+from .checkpoint import LearnerState, checkpoint_path, find_newest, load_checkpoint, load_weights, read_state
 from .link import Link
 from .policy import Policy, build_policy
 from .ranks import Ranks, join_ranks, leave_ranks
+from .recorded import RecordedLink
 from .reference import Reference
 from .report import SPENT, batch_metrics, summarize, write_summary
+from .saver import Checkpointer
+from .schedule import Schedule, evidence_of
 from .step import Trainer
 
 log = logging.getLogger(__name__)
@@ -48,7 +53,9 @@ def main(cfg: Config) -> None:
     with stop_on_signals() as stop:
         link = Link(cfg, ranks, stop)
         try:
-            Learner(cfg, ranks, link, device).run()
+            learner = Learner(cfg, ranks, link, device)
+            with contextlib.closing(learner.saver):
+                learner.run()
         finally:
             link.close()
             leave_ranks()
@@ -57,13 +64,14 @@ def main(cfg: Config) -> None:
 class Learner:
     """One rank of the learner. Building it connects, loads and publishes."""
 
-    def __init__(self, cfg: Config, ranks: Ranks, link: Link, device: torch.device) -> None:
+    def __init__(self, cfg: Config, ranks: Ranks, link: Link | RecordedLink, device: torch.device) -> None:
         self.cfg, self.ranks, self.link, self.device = cfg, ranks, link, device
         self.paths = run_paths(cfg)
         checkpoint = find_newest(self.paths.checkpoints)
         self.state = LearnerState() if checkpoint is None else read_state(checkpoint)
         self.saved = self.state.version if checkpoint else -1
-        link.connect(self.state.version, self.state.generation)
+        self.schedule = Schedule(cfg, self.state.stage, self.state.resets)
+        link.connect(self.state.version, self.state.generation, self.state.stage.index)
         model = cfg.model if checkpoint is None else replace(cfg.model, path=str(checkpoint))
         check_context(model)
         policy = self._load(model)
@@ -72,9 +80,17 @@ class Learner:
         reference = None
         if cfg.objective.kl_beta > 0:
             reference = Reference(self._load(model, trainable=False))
-        self.trainer = Trainer(cfg, policy, reference, ranks, device)
+        self.trainer = Trainer(self.schedule.cfg, policy, reference, ranks, device)
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.state, self.trainer, ranks)
+        self.saver = Checkpointer(
+            self.paths.checkpoints,
+            ranks,
+            dtype=cfg.model.dtype,
+            source=tokenizer_folder(cfg.model.path) if checkpoint is None else checkpoint,
+            keep=cfg.checkpoint.keep,
+            resumed=checkpoint,
+        )
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=self.state.version) if ranks.first else None
         log.info("learner at version %d of %d, generation %d", self.state.version, cfg.run.steps, link.generation)
@@ -83,7 +99,6 @@ class Learner:
         return build_policy(
             model,
             device=self.device,
-            temperature=self.cfg.sampling.temperature,
             chunk=self.cfg.learner.logprob_chunk,
             shard=self.ranks.size > 1 or model.dtype != "float32",
             reshard=self.cfg.learner.fsdp_reshard,
@@ -99,59 +114,82 @@ class Learner:
         version saved.
         """
         since = perf_counter()
-        while self.state.version < self.cfg.run.steps:
+        while not self.schedule.ended(self.state.version):
             with self.spans("learner/wait"):
                 batch = self.link.feed.take(self.state.version)
             if batch is None:
                 break
             metrics = self.trainer.train(batch)
             self.state.version += 1
+            turn = self._turn(batch, metrics)
             with self.spans("learner/publish"):
-                self.link.step_done(self.state.version)
+                self.link.step_done(self.state.version, self.schedule.stage.index)
                 self.link.publish(self.state.version, self.trainer.policy)
-            self._maybe_reset()
+            step_s, since = perf_counter() - since, perf_counter()
+            self._record(batch, metrics | turn, step_s)
             if self.state.version % self.cfg.checkpoint.every == 0:
                 self._save()
-            step_s, since = perf_counter() - since, perf_counter()
-            self._record(batch, metrics, step_s)
+            self._tell_durable()
         if self.state.version != self.saved:
             self._save()
+        self.saver.wait()
+        self._tell_durable()
         if self.link.feed.ended is not None:
             raise self.link.feed.ended
-        if self.state.version >= self.cfg.run.steps:
+        if self.schedule.ended(self.state.version):
             self._finish(since)
 
-    def _maybe_reset(self) -> None:
-        """reference <- policy, every `reference.reset_every` steps; without a KL term there is nothing to reset."""
-        reset = self.cfg.reference
-        if self.trainer.reference is None or reset.reset_every == 0 or self.state.version % reset.reset_every:
-            return
-        self.trainer.reference.reset(self.trainer.policy)
-        if reset.reset_optimizer:
+    def _turn(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
+        """Reset and change the stage where the step calls for it; what to record of it."""
+        version, stage = self.state.version, self.schedule.stage.index
+        since = version - self.schedule.resets.last
+        turn = self.schedule.turn(evidence_of(batch, metrics, version))
+        if turn.stage:
+            self.trainer.configure(self.schedule.cfg)
+            log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
+        if turn.reset:
+            self._reset(turn.reset)
+        recorded = {
+            "stage/index": float(stage),
+            "reference/steps": float(since),
+            "reference/asked": float(batch.reset_requested),
+        }
+        return recorded | ({f"reference/reset_{turn.reset}": 1.0} if turn.reset else {})
+
+    def _reset(self, reason: str) -> None:
+        """reference <- policy, and AdamW anew, as far as `reference` says; with source `best` the policy goes back first."""
+        how = self.schedule.cfg.reference
+        if how.source is ResetSource.best:
+            self.trainer.policy.copy_parameters(self._best_weights())
+        if how.reset_reference and self.trainer.reference is not None:
+            self.trainer.reference.reset(self.trainer.policy)
+        if how.reset_optimizer:
             self.trainer.reset_optimizer()
-        log.info("reference reset at version %d: epoch %d", self.state.version, self.trainer.reference.epoch)
+        log.info("reset %d at version %d (%s)", self.schedule.resets.count, self.state.version, reason)
+
+    def _best_weights(self) -> dict[str, Tensor]:
+        """Of the version with the best validation score; before any sweep ended, of the one that the run began with."""
+        version = max(self.schedule.resets.record_version, 0)
+        if version == 0:
+            return dict(self._load(self.cfg.model, trainable=False).full_parameters())
+        self.saver.wait()  # it may be the one that is being written
+        return load_weights(checkpoint_path(self.paths.checkpoints, version))
 
     def _save(self) -> None:
         with self.spans("learner/checkpoint"):
             self.state.generation = self.link.generation
-            self.state.reference_epoch = self.trainer.reference.epoch if self.trainer.reference else 0
-            self.state.skipped, self.state.skipped_in_row = self.trainer.skipped, self.trainer.skipped_in_row
-            source = Path(self.cfg.model.path)
-            save_checkpoint(
-                self.paths.checkpoints,
-                self.state,
-                self.trainer,
-                self.ranks,
-                dtype=self.cfg.model.dtype,
-                source=source if source.is_dir() else find_newest(self.paths.checkpoints),
-                keep=self.cfg.checkpoint.keep,
-            )
+            self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
+            self.saver.save(self.state, self.trainer, protect=self.schedule.protected())
             self.saved = self.state.version
-            self.link.checkpoint_saved(self.state.version)
+
+    def _tell_durable(self) -> None:
+        """Only what is on the disk lets the buffer forget the batches before it."""
+        for version in self.saver.durable():
+            self.link.checkpoint_saved(version)
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
         """One line of metrics; what is cumulative goes into the state."""
-        record = batch_metrics(batch) | metrics | self.spans.take() | self.link.metrics()
+        record = batch_metrics(batch) | metrics | self.spans.take() | self.link.metrics() | self.saver.metrics()
         self.state.wall_s += step_s
         self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
         for name in SPENT:
@@ -184,7 +222,7 @@ def check_context(model: ModelConfig) -> None:
         raise ModelError(f"model.max_context = {model.max_context}: {model.path} takes at most {limit} tokens; lower it")
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
     """SIGTERM and SIGINT set the event instead of killing this process; the handlers that were there come back afterwards."""
     stop = threading.Event()

@@ -36,8 +36,15 @@ class Sample:
     completion: np.ndarray  # [T] int32
     behaviour: np.ndarray  # [T] float32, tempered log-probabilities of the sampler
     keep: np.ndarray  # [T] bool
-    advantage: float
+    staleness: np.ndarray  # [T] int32, versions between the token's sampler and the policy at the batch's start
+    temperature: float
+    reward: float  # shaped
+    advantage: float = 0.0
     weight: float = 0.0  # of each token in the loss: 1 / a global denominator
+
+    def __post_init__(self) -> None:
+        if not len(self.prompt) or not len(self.completion):
+            raise ValueError(f"group {self.group}: an empty prompt or completion cannot be trained")
 
 
 @dataclass(slots=True)
@@ -52,6 +59,10 @@ class MicroBatch:
     behaviour: Tensor  # [M]
     advantage: Tensor  # [M]
     weight: Tensor  # [M]
+    temperature: Tensor  # [M]
+    staleness: Tensor  # [M], of the same type as the others
+    rollout: Tensor  # [M] int64, which of the micro-batch's rollouts; each is whole in it
+    num_rollouts: int
     groups: list[int]  # ordinals
     proximal: Tensor | None = None  # [M], when it is not the current policy
     reference: Tensor | None = None  # [M], when there is a KL term
@@ -101,12 +112,8 @@ def pack(
 ) -> list[MicroBatch]:
     """This rank's micro-batches of one update; every rank gets the same number (spare ones repeat tokens with weight 0).
 
-    The result is a function of the arguments alone, so that ranks agree without talking. Raises ValueError on an empty
-    prompt or completion.
+    The result is a function of the arguments alone, so that ranks agree without talking.
     """
-    for sample in samples:
-        if not len(sample.prompt) or not len(sample.completion):
-            raise ValueError(f"group {sample.group}: an empty prompt or completion cannot be trained")
     if layout == "documents":
         families = _families(samples, max(token_budget // world_size, 1) if world_size > 1 else token_budget)
         plans = [best_fit(share, family_tokens, token_budget) for share in balance(families, family_tokens, world_size)]
@@ -231,6 +238,9 @@ def _micro_batch(
     def chosen(values: np.ndarray, kind: torch.dtype) -> Tensor:
         return torch.from_numpy(values[keep]).to(kind)
 
+    def spread(values: list[float]) -> Tensor:
+        return chosen(np.repeat(np.array(values, dtype=np.float64), counts), dtype)
+
     return MicroBatch(
         input_ids=torch.from_numpy(input_ids.astype(np.int64)),
         position_ids=torch.from_numpy(position_ids.astype(np.int64)),
@@ -238,7 +248,11 @@ def _micro_batch(
         source=chosen(np.concatenate(sources), torch.int64),
         target=chosen(np.concatenate([sample.completion for sample in samples]), torch.int64),
         behaviour=chosen(np.concatenate([sample.behaviour for sample in samples]), dtype),
-        advantage=chosen(np.repeat([sample.advantage for sample in samples], counts), dtype),
-        weight=chosen(np.repeat([sample.weight for sample in samples], counts), dtype),
+        advantage=spread([sample.advantage for sample in samples]),
+        weight=spread([sample.weight for sample in samples]),
+        temperature=spread([sample.temperature for sample in samples]),
+        staleness=chosen(np.concatenate([sample.staleness for sample in samples]), dtype),
+        rollout=chosen(np.repeat(np.arange(len(samples)), counts), torch.int64),
+        num_rollouts=len(samples),
         groups=list(dict.fromkeys(sample.group for sample in samples)),
     )

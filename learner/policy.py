@@ -8,6 +8,7 @@ transformers load.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,11 +31,10 @@ HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_h
 class Policy(nn.Module):
     """A causal LM and its layout of micro-batches."""
 
-    def __init__(self, causal: PreTrainedModel, *, temperature: float, chunk: int) -> None:
-        """`temperature` of all log-probabilities; `chunk`: completion positions that the head sees at once."""
+    def __init__(self, causal: PreTrainedModel, *, chunk: int) -> None:
+        """`chunk`: completion positions that the head sees at once."""
         super().__init__()
         self.causal = causal
-        self.temperature = temperature
         self.chunk = chunk
         self.layout = layout_of(str(causal.config._attn_implementation))
         for name in HEAD_EXTRAS:
@@ -42,9 +42,16 @@ class Policy(nn.Module):
                 raise ModelError(f"{type(causal).__name__} has {name}: only plain linear heads are computed here")
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, plan: DocumentPlan | None, source: Tensor, target: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        plan: DocumentPlan | None,
+        source: Tensor,
+        target: Tensor,
+        temperature: Tensor,
+        entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Tempered log-probabilities [M] of `target`, and entropies [M] (detached), both at least float32.
+        """Tempered log-probabilities [M] of `target`, and entropies [M], both at least float32.
 
         The one call of the backbone: packed rows are told apart by restarting position_ids only if attention_mask is None and
         use_cache is False; anything else would leak between documents silently.
@@ -56,12 +63,21 @@ class Policy(nn.Module):
         ).last_hidden_state
         head: Any = self.causal.get_output_embeddings()
         states = hidden.flatten(0, 1).index_select(0, source)
-        return head_logprobs(states, head.weight, head.bias, target, temperature=self.temperature, chunk=self.chunk)
+        return head_logprobs(
+            states,
+            head.weight,
+            head.bias,
+            target,
+            temperature=temperature,
+            chunk=self.chunk,
+            entropy_gradient=entropy_gradient,
+        )
 
-    def logprobs(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    def logprobs(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """`forward` of a micro-batch."""
         assert (micro.plan is not None) == (self.layout == DOCUMENTS), f"micro-batch of another layout than {self.layout}"
-        return self(micro.input_ids, micro.position_ids, micro.plan, micro.source, micro.target)
+        places = micro.input_ids, micro.position_ids, micro.plan, micro.source
+        return self(*places, micro.target, micro.temperature, entropy_gradient)
 
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """(checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
@@ -113,7 +129,6 @@ def build_policy(
     model: ModelConfig,
     *,
     device: torch.device,
-    temperature: float,
     chunk: int,
     shard: bool,
     reshard: bool = True,
@@ -126,7 +141,7 @@ def build_policy(
         recompute_layers(causal)
     if device.type == "cpu":
         install_kernels(causal)
-    policy = Policy(causal, temperature=temperature, chunk=chunk).requires_grad_(trainable).to(device)
+    policy = Policy(causal, chunk=chunk).requires_grad_(trainable).to(device)
     if shard:
         compute = DTYPES[model.dtype]
         precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
@@ -134,5 +149,7 @@ def build_policy(
         for module in causal.modules():
             if type(module).__name__ in layers:
                 fully_shard(module, mp_policy=precision, reshard_after_forward=reshard)
-        fully_shard(policy, mp_policy=precision, reshard_after_forward=reshard)
+        # not the inputs of the whole: a temperature of 1.2 would become bfloat16's 1.203
+        whole = replace(precision, cast_forward_inputs=False)
+        fully_shard(policy, mp_policy=whole, reshard_after_forward=reshard)
     return policy

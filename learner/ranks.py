@@ -62,6 +62,12 @@ class Ranks:
         dist.all_gather(parts, values, group=self.control)
         return parts
 
+    def gather_ragged(self, values: Tensor) -> list[Tensor]:
+        """The CPU tensors of all ranks, on every rank; they may differ in the size of their last dimension."""
+        sizes = [int(size) for size in self.gather(torch.tensor(values.shape[-1]))]
+        padded = torch.nn.functional.pad(values, (0, max(sizes) - values.shape[-1]))
+        return [part[..., :size] for part, size in zip(self.gather(padded), sizes, strict=True)]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

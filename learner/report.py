@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ..common.messages import Status
-from ..common.types import Batch, ValidationScore
+from ..common.types import Batch, FinishReason, ValidationScore
 from .advantages import rewards_of
 from .checkpoint import LearnerState
 
@@ -24,15 +24,17 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         values = rewards_of(group).tolist()
         for name in ("mean", group.prompt.domain, f"{group.prompt.domain}/{group.prompt.task}"):
             rewards[f"reward/{name}"] += values
-    lengths = [rollout.num_tokens for group in batch.groups for rollout in group.rollouts]
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    lengths = [rollout.num_tokens for rollout in rollouts]
     metrics = {name: fmean(values) for name, values in rewards.items()}
     metrics |= {
         "rollout/tokens_mean": fmean(lengths),
         "rollout/tokens_max": float(max(lengths)),
         "rollout/count": float(len(lengths)),
+        "rollout/truncated": fmean(rollout.finish_reason is FinishReason.length for rollout in rollouts),
     }
     for score in batch.validation:
-        metrics[f"validation/{score.setting}/mean"] = score.mean
+        metrics |= {f"validation/{score.setting}/mean": score.mean, f"validation/{score.setting}/version": float(score.version)}
         metrics |= {f"validation/{score.setting}/{task}": value for task, value in score.by_task.items()}
     return metrics | batch.metrics
 

@@ -1,7 +1,7 @@
 """One learner step: a batch in, a changed policy and its metrics out.
 
 batch -> samples (advantages, weights) -> micro-batches -> proximal and reference log-probabilities (no gradient)
-      -> for every mini-batch: forward, objective, backward -> one host synchronisation -> clip, AdamW
+      -> for every mini-batch: forward, loss, backward -> one host synchronisation -> clip, AdamW
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ..common.choices import Loss
 from ..common.config import Config
 from ..common.errors import NonFiniteUpdate
 from ..common.types import Batch
-from .batch_stats import NAMES, micro_stats, stat_metrics
-from .kl import kl_penalty
-from .objective import policy_loss
+from .batch_stats import ENTROPY, LOSS, NAMES, micro_stats, sample_metrics, stat_metrics
+from .entropy import next_coefficient
+from .loss import Bounds, micro_loss, mini_batch_bounds, needs_proximal
 from .packing import MicroBatch, Sample, pack
 from .policy import Policy
 from .ranks import Ranks
@@ -27,7 +28,10 @@ from .samples import samples_of
 
 
 class Trainer:
-    """Owns the optimizer. `skipped` counts updates left out for non-finite numbers, `skipped_in_row` those since a good one."""
+    """Owns the optimizer and the coefficient of the entropy bonus, which are state between steps.
+
+    `skipped` counts updates left out for non-finite numbers, `skipped_in_row` those since a good one.
+    """
 
     def __init__(self, cfg: Config, policy: Policy, reference: Reference | None, ranks: Ranks, device: torch.device) -> None:
         self.cfg = cfg
@@ -37,7 +41,16 @@ class Trainer:
         self.device = device
         self.skipped = 0
         self.skipped_in_row = 0
+        self.entropy_coefficient = 0.0
         self.reset_optimizer()
+
+    def configure(self, cfg: Config) -> None:
+        """A stage begins: from the next step on everything is as `cfg` says. The optimizer's moments stay."""
+        self.cfg = cfg
+        for group in self.optimizer.param_groups:
+            group["lr"] = cfg.learner.lr
+        bonus = cfg.objective.entropy_target > 0
+        self.entropy_coefficient = min(self.entropy_coefficient, cfg.objective.entropy_max) if bonus else 0.0
 
     def reset_optimizer(self) -> None:
         """Start AdamW anew."""
@@ -52,22 +65,22 @@ class Trainer:
         updates = samples_of(batch, self.cfg)
         packed = [self._pack(samples) for samples in updates]
         reference_s = self._fill_reference(packed)
-        if len(packed) > 1:
+        if needs_proximal(self.cfg.objective, len(packed)):
             for micro in (micro for update in packed for micro in update):
                 micro.proximal = self._frozen_logprobs(micro)
         metrics = [self._update(micros, samples) for micros, samples in zip(packed, updates, strict=True)]
         step_s = time.perf_counter() - started
         mean = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        tokens = sum(len(sample.completion) for samples in updates for sample in samples)
-        kept = sum(int(sample.keep.sum()) for samples in updates for sample in samples)
-        return mean | {
+        counted = mean | sample_metrics(updates, self.cfg.buffer.eta)
+        bonus = self.entropy_coefficient
+        self.entropy_coefficient = next_coefficient(bonus, mean["learner/entropy"], self.cfg.objective)
+        return counted | {
             "learner/compute_s": step_s,
             "learner/reference_s": reference_s,
-            "learner/tokens": float(tokens),
-            "learner/tokens_per_s": tokens / step_s,
-            "learner/masked_tokens": float(tokens - kept),
+            "learner/tokens_per_s": counted["learner/tokens"] / step_s,
             "learner/micro_batches": float(sum(map(len, packed))),
             "learner/lr": self.cfg.learner.lr,
+            "learner/entropy_coefficient": bonus,
             "learner/skipped": float(self.skipped),
         }
 
@@ -96,62 +109,56 @@ class Trainer:
 
     def _update(self, micros: list[MicroBatch], samples: list[Sample]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        stats = torch.stack([self._backward(micro) for micro in micros])
+        objective = self.cfg.objective
+        bounds = mini_batch_bounds(micros, self.ranks, objective) if objective.loss is Loss.m2po else None
+        stats = torch.stack([self._backward(micro, bounds) for micro in micros])
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        health = stats[:, LOSS] + stats[:, ENTROPY]  # a policy that is not finite has no such loss: its log-ratios count as 0
         sums = self.ranks.sum_(stats.sum(0))
-        losses = stats[:, 0]
-        read = torch.cat((sums, norm.to(sums).reshape(1), losses)).tolist()  # the one host synchronisation of an update
-        values, grad_norm, micro_losses = dict(zip(NAMES, read, strict=False)), read[len(NAMES)], read[len(NAMES) + 1 :]
+        read = torch.cat((sums, norm.to(sums).reshape(1), health)).tolist()  # the one host synchronisation of an update
+        values, grad_norm, healths = dict(zip(NAMES, read, strict=False)), read[len(NAMES)], read[len(NAMES) + 1 :]
         if math.isfinite(grad_norm) and math.isfinite(values["loss"]):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
             self.optimizer.step()
             self.skipped_in_row = 0
         else:
-            self._skip(micros, micro_losses, samples, values["loss"], grad_norm)
-        return stat_metrics(values) | {"learner/grad_norm": grad_norm}
+            self._skip(micros, healths, samples, values["loss"], grad_norm)
+        metrics = stat_metrics(values) | {"learner/grad_norm": grad_norm}
+        return metrics if bounds is None else metrics | {"policy/m2po_bound": bounds[1]}
 
-    def _backward(self, micro: MicroBatch) -> Tensor:
+    def _backward(self, micro: MicroBatch, bounds: Bounds | None) -> Tensor:
         """Forward and backward of one micro-batch; its statistics. Ranks average gradients, hence the factor."""
-        objective = self.cfg.objective
-        policy, entropy = self.policy.logprobs(micro)
-        proximal = policy.detach() if micro.proximal is None else micro.proximal
-        terms = policy_loss(
-            policy,
-            proximal,
-            micro.behaviour,
-            micro.advantage,
-            clip_low=objective.clip_low,
-            clip_high=objective.clip_high,
-            correction=objective.correction,
-            truncation=objective.truncation,
-        )
-        loss, kl_term, kl = terms.loss, None, None
-        if micro.reference is not None:
-            kl_term, kl = kl_penalty(
-                policy,
-                micro.reference,
-                micro.behaviour,
-                estimator=objective.kl_estimator,
-                clamp=objective.kl_clamp,
-                truncation=objective.truncation,
-            )
-            loss = loss + objective.kl_beta * kl_term
-            kl_term = objective.kl_beta * kl_term
-        ((micro.weight * loss).sum() * self.ranks.size).backward()
-        return micro_stats(micro, policy, entropy, terms, kl_term, kl, objective.truncation)
+        objective, bonus = self.cfg.objective, self.entropy_coefficient
+        policy, entropy = self.policy.logprobs(micro, entropy_gradient=bonus > 0)
+        parts = micro_loss(micro, policy, entropy, objective, bounds=bounds, bonus=bonus)
+        ((micro.weight * parts.total).sum() * self.ranks.size).backward()
+        return micro_stats(micro, policy, entropy, parts, objective)
 
     def _skip(
-        self, micros: list[MicroBatch], losses: list[float], samples: list[Sample], loss: float, grad_norm: float
+        self, micros: list[MicroBatch], healths: list[float], samples: list[Sample], loss: float, grad_norm: float
     ) -> None:
         self.skipped += 1
         self.skipped_in_row += 1
         if self.skipped_in_row < self.cfg.learner.max_skipped:
             return
-        blamed = [g for micro, value in zip(micros, losses, strict=True) if not math.isfinite(value) for g in micro.groups]
-        groups = list(dict.fromkeys(blamed or [sample.group for sample in samples]))
+        groups = self._blame(micros, healths, samples)
         raise NonFiniteUpdate(
             f"{self.skipped_in_row} updates in a row had a non-finite loss ({loss}) or gradient norm ({grad_norm}); the last "
             f"one came from groups {groups[:16]}; lower learner.lr, or look at those groups' log-probabilities and rewards"
         )
+
+    def _blame(self, micros: list[MicroBatch], healths: list[float], samples: list[Sample]) -> list[int]:
+        """Ordinals of the groups to look at: with a non-finite reward, else of unhealthy micro-batches, else all.
+
+        Collective: all ranks skip the same updates.
+        """
+        groups = list(dict.fromkeys(sample.group for sample in samples))
+        flags = torch.tensor([0.0] * len(groups))
+        for micro, health in zip(micros, healths, strict=True):
+            if not math.isfinite(health):
+                flags[[groups.index(group) for group in micro.groups]] = 1.0
+        lost = {group for group, flag in zip(groups, self.ranks.sum_(flags).tolist(), strict=True) if flag}
+        unrewarded = {sample.group for sample in samples if not math.isfinite(sample.reward)}
+        return [group for group in groups if group in (unrewarded or lost or groups)]

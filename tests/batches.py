@@ -4,14 +4,83 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
+from prolong.common.algorithm import ObjectiveConfig
+from prolong.common.choices import (
+    Advantage,
+    Aggregation,
+    Correction,
+    KLEstimator,
+    KLPlacement,
+    KLWeight,
+    Loss,
+    Rejection,
+    Weighting,
+)
 from prolong.common.config import Config
-from prolong.common.types import Batch, FinishReason, Group, Prompt, Rollout, TicketKind, Verdict, VersionSpan
+from prolong.common.types import (
+    Batch,
+    FinishReason,
+    Group,
+    Prompt,
+    Rollout,
+    Sampling,
+    TicketKind,
+    Verdict,
+    VersionSpan,
+    int32_array,
+)
 from prolong.learner.policy import Policy, build_policy
 from prolong.learner.ranks import Ranks
 from prolong.learner.reference import Reference
 from prolong.learner.step import Trainer
+from torch import Tensor
+
+SAMPLING = Sampling(n=4, temperature=1.2, top_p=1.0, max_tokens=20)
+ETA = 2  # of mixed batches
+
+VARIANTS = {  # objectives that look at whole rollouts, prompts or mini-batches; numbers for mixed batches near the policy
+    "gspo": {
+        "loss": Loss.gspo,
+        "rejection": Rejection.geometric,
+        "reject_low": 0.9,
+        "reject_high": 1.1,
+        "aggregation": Aggregation.sequence_mean,
+    },
+    "m2po": {
+        "loss": Loss.m2po,
+        "correction": Correction.bypass,
+        "second_moment": 0.075,
+        "aggregation": Aggregation.prompt_mean,
+    },
+    "icepop": {
+        "dual_clip": 3.0,
+        "weighting": Weighting.mask,
+        "rejection": Rejection.product,
+        "reject_low": 0.3,
+        "reject_high": 3.0,
+        "mask_low": 0.7,
+        "mask_high": 1.6,
+        "opsm_delta": 0.1,
+        "advantage": Advantage.global_norm,
+    },
+    "cispo": {
+        "loss": Loss.cispo,
+        "correction": Correction.approximate,
+        "rejection": Rejection.geometric,
+        "reject_low": 0.98,
+        "reject_high": 1.02,
+        "advantage": Advantage.leave_one_out,
+        "aggregation": Aggregation.sequence_sum,
+        "length_constant": 20.0,
+        "kl_placement": KLPlacement.reward,
+        "kl_estimator": KLEstimator.k1,
+        "kl_weight": KLWeight.detached,
+        "entropy_target": 5.0,
+    },
+}
 
 
 def random_rollout(rng: np.random.Generator, length: int, vocab: int, version: int, reward: float) -> Rollout:
@@ -41,6 +110,7 @@ def random_batch(
                 generation=generation,
                 prompt=Prompt(uid=str(i), domain="math", task="sum", text="", token_ids=prompt, verifier="number"),
                 setting="",
+                sampling=SAMPLING,
                 rollouts=rollouts,
                 actor="actor-0",
                 seconds=0.1,
@@ -49,12 +119,84 @@ def random_batch(
     return Batch(generation=generation, version=version, groups=members)
 
 
+def mixed_batch(version: int = ETA, *, groups: int = 4, n: int = 4) -> Batch:
+    """A random batch whose groups differ in temperature, whose tokens differ in version, and some of which were cut off."""
+    rng = np.random.default_rng(version)
+    members = []
+    for i, group in enumerate(random_batch(version, groups=groups, n=n).groups):
+        rollouts = []
+        for j, rollout in enumerate(group.rollouts):
+            middle, size = int(rng.integers(0, rollout.num_tokens)), rollout.num_tokens
+            spans = [VersionSpan(version=version - ETA + j % 2, start=0, end=middle)] if middle else []
+            spans.append(VersionSpan(version=version, start=middle, end=size))
+            ended = FinishReason.length if j == 0 else FinishReason.stop
+            rollouts.append(msgspec.structs.replace(rollout, spans=spans, finish_reason=ended))
+        sampling = msgspec.structs.replace(SAMPLING, n=n, temperature=(1.2, 0.8, 1.0)[i % 3])
+        members.append(msgspec.structs.replace(group, rollouts=rollouts, sampling=sampling))
+    return Batch(generation=1, version=version, groups=members)
+
+
+def solo_logprobs(causal: torch.nn.Module, group: Group, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Tempered log-probabilities and entropies [T] of one rollout alone in a plain forward of transformers."""
+    prompt, completion = int32_array(group.prompt.token_ids), int32_array(rollout.token_ids)
+    tokens = torch.tensor([*prompt, *completion]).long()
+    logits = causal(input_ids=tokens[None], use_cache=False).logits[0] / group.sampling.temperature
+    table = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return table.gather(1, tokens[len(prompt) :, None])[:, 0], -(table.exp() * table).sum(-1)
+
+
+@torch.no_grad()
+def near_policy(batch: Batch, policy: Policy, *, spread: float = 0.3) -> Batch:
+    """The batch as if a sampler had drawn it whose log-probabilities differ from the policy's by about `spread`."""
+    rng = np.random.default_rng(batch.version)
+    attention = policy.causal.config._attn_implementation
+    policy.causal.set_attn_implementation("sdpa")
+    groups = []
+    for group in batch.groups:
+        rollouts = []
+        for rollout in group.rollouts:
+            own = solo_logprobs(policy.causal, group, rollout)[0].numpy()
+            sampled = (own + spread * rng.normal(size=own.shape)).astype("<f4").tobytes()
+            rollouts.append(msgspec.structs.replace(rollout, behaviour_logprobs=sampled))
+        groups.append(msgspec.structs.replace(group, rollouts=rollouts))
+    policy.causal.set_attn_implementation(attention)
+    return msgspec.structs.replace(batch, groups=groups)
+
+
+def poison(policy: Policy, batch: Batch, group: int) -> Batch:
+    """Make the policy (whose embeddings are not tied) worthless on a token, and give a group's prompt that token."""
+    token = 1  # random batches do not have it
+    tensors = {name: tensor.clone() for name, tensor in policy.full_parameters()}
+    tensors["model.embed_tokens.weight"][token] = float("nan")
+    policy.copy_parameters(tensors)
+    groups = list(batch.groups)
+    prompt = msgspec.structs.replace(groups[group].prompt, token_ids=np.array([token], dtype="<i4").tobytes())
+    groups[group] = msgspec.structs.replace(groups[group], prompt=prompt)
+    return msgspec.structs.replace(batch, groups=groups)
+
+
+def variant_config(model: Path, name: str) -> Config:
+    """The configuration of the tiny model with one of VARIANTS."""
+    cfg = small_config(model)
+    cfg.buffer.eta = ETA
+    cfg.objective = ObjectiveConfig(**{"kl_beta": 0.1, **VARIANTS[name]})
+    return cfg
+
+
+def unsettle(trainer: Trainer) -> None:
+    """Move the reference away from the policy, and switch an entropy bonus on, so that every term has a gradient."""
+    assert trainer.reference is not None
+    with torch.no_grad():
+        for parameter in trainer.reference.policy.parameters():
+            parameter.mul_(1.05)
+    trainer.entropy_coefficient = 0.01 if trainer.cfg.objective.entropy_target else 0.0
+
+
 def make_policy(cfg: Config, *, trainable: bool = True, shard: bool = False, dtype: torch.dtype = torch.float64) -> Policy:
     """The policy of `cfg` on the CPU."""
     policy = build_policy(
         cfg.model,
         device=torch.device("cpu"),
-        temperature=cfg.sampling.temperature,
         chunk=cfg.learner.logprob_chunk,
         shard=shard,
         trainable=trainable,

@@ -166,6 +166,7 @@ def answer(ticket: Ticket, actor: str, num_tokens: int = 4) -> Group:
         generation=ticket.generation,
         prompt=ticket.prompt,
         setting=ticket.setting,
+        sampling=ticket.sampling,
         rollouts=rollouts,
         actor=actor,
         seconds=0.1,

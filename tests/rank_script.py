@@ -6,25 +6,85 @@ import sys
 from pathlib import Path
 
 import torch
-from batches import make_policy, random_batch, small_config
+from batches import (
+    VARIANTS,
+    make_policy,
+    mixed_batch,
+    near_policy,
+    poison,
+    random_batch,
+    small_config,
+    unsettle,
+    variant_config,
+)
+from prolong.common.config import Config
+from prolong.common.errors import NonFiniteUpdate
 from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
-from prolong.learner.ranks import join_ranks, leave_ranks
+from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.reference import Reference
 from prolong.learner.step import Trainer
 from safetensors.torch import save_file
 
 
 def main(model: Path, folder: Path, mode: str) -> None:
-    """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume`: from 3, the last again, into folder/resumed."""
+    """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume`: from 3, the last again, into folder/resumed.
+
+    `variants`: one step of each of VARIANTS. `blame`: one that is skipped, and its error into folder/error-RANK.txt.
+    """
     torch.set_num_threads(1)
     ranks = join_ranks(starve_s=30.0, cuda=False)
+    if mode == "variants":
+        for name in VARIANTS:
+            step_of_variant(model, folder, name, ranks)
+    elif mode == "blame":
+        blame(model, folder, ranks)
+    else:
+        train(model, folder, mode, ranks)
+    leave_ranks()
+
+
+def make_sharded(cfg: Config, ranks: Ranks) -> Trainer:
+    """A trainer over all ranks with a reference."""
+    policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
+    return Trainer(cfg, policy, Reference(frozen), ranks, torch.device("cpu"))
+
+
+def save_gradients(trainer: Trainer, metrics: dict[str, float], path: Path) -> None:
+    """All gradients whole, and the metrics as tensors of their own."""
+    gradients = {name: p.grad.full_tensor() for name, p in trainer.policy.causal.named_parameters()}
+    numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
+    if trainer.ranks.first:
+        save_file(gradients | numbers, path)
+
+
+def step_of_variant(model: Path, folder: Path, name: str, ranks: Ranks) -> None:
+    """One step on a mixed batch near the policy."""
+    cfg = variant_config(model, name)
+    trainer = make_sharded(cfg, ranks)
+    unsettle(trainer)
+    batch = near_policy(mixed_batch(), make_policy(cfg))
+    save_gradients(trainer, trainer.train(batch), folder / f"{name}.safetensors")
+
+
+def blame(model: Path, folder: Path, ranks: Ranks) -> None:
+    """A step on a batch of which one group's prompt gives this policy no finite number; it lies on one rank only."""
+    cfg = small_config(model)
+    cfg.learner.max_skipped, cfg.learner.token_budget = 1, 1
+    trainer = make_sharded(cfg, ranks)
+    try:
+        trainer.train(poison(trainer.policy, random_batch(1), 2))
+    except NonFiniteUpdate as error:
+        (folder / f"error-{ranks.rank}.txt").write_text(str(error))
+
+
+def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
+    """`train` and `resume`."""
     cfg = small_config(model)
     cfg.objective.kl_beta = 0.1
     start = folder / "step-00000003"
     if mode == "resume":
         cfg.model.path = str(start)
-    policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
-    trainer = Trainer(cfg, policy, Reference(frozen), ranks, torch.device("cpu"))
+    trainer = make_sharded(cfg, ranks)
     first = 0
     if mode == "resume":
         state = read_state(start)
@@ -33,13 +93,10 @@ def main(model: Path, folder: Path, mode: str) -> None:
     for version in range(first, 5):
         metrics = trainer.train(random_batch(version))
         if version == 0:
-            gradients = {name: p.grad.full_tensor() for name, p in policy.causal.named_parameters()}
-            if ranks.first:
-                save_file(gradients | {"loss": torch.tensor(metrics["learner/loss"])}, folder / "gradients.safetensors")
+            save_gradients(trainer, metrics, folder / "gradients.safetensors")
         if version in (2, 4):
             state = LearnerState(version=version + 1, generation=1)
             save_checkpoint(folder, state, trainer, ranks, dtype="float32", source=None, keep=5)
-    leave_ranks()
 
 
 if __name__ == "__main__":

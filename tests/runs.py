@@ -53,6 +53,7 @@ class Run:
     root: Path
     name: str
     overrides: list[str]
+    recipe: str = "demo"
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -63,7 +64,7 @@ class Run:
         """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log."""
         label = f"{command}-{len(self.processes)}"
         fixed = [f"run.name={self.name}", f"run.root={self.root}"]
-        arguments = ("--recipe", "demo", *arguments, *fixed, *self.overrides)
+        arguments = ("--recipe", self.recipe, *arguments, *fixed, *self.overrides)
         with (self.root / f"{label}.log").open("wb") as log:
             process = subprocess.Popen([*CLI, command, *arguments], stdout=log, stderr=log, start_new_session=True)
         self.processes[label] = process

@@ -114,6 +114,7 @@ class ScriptedActor(threading.Thread):
             generation=ticket.generation,
             prompt=ticket.prompt,
             setting=ticket.setting,
+            sampling=ticket.sampling,
             rollouts=rollouts,
             actor=self.name,
             seconds=0.01,

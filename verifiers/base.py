@@ -33,6 +33,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     completion: str
     answer: dict[str, Any]  # the prompt's answer specification
     thinking_open: bool = False  # the prompt itself ended with <think>: the completion starts inside the thinking
+    cut_off: bool = False  # the completion ran out of tokens: what it says last is not what it ends with
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -43,6 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     completion: str
     answer: str  # JSON object
     thinking_open: bool = False
+    cut_off: bool = False
     last_try: bool = False
 
 

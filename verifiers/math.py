@@ -175,9 +175,12 @@ def check_number(answer: dict[str, Any]) -> None:
 
 
 def score_number(task: Task) -> Score:
-    """The boxed or tagged answer, else the last number behind the thinking, equals the stored number (within `tolerance`)."""
+    """The boxed or tagged answer, else the last number behind the thinking, equals the stored number (within `tolerance`).
+
+    A text that was cut off has no last number: it may be half of one, and the token limit chose where it stands.
+    """
     text = after_thinking(task)
-    given = last_boxed(text) or last_tagged(text) or last_number(text)
+    given = last_boxed(text) or last_tagged(text) or (None if task.cut_off else last_number(text))
     if given is None:
         return Score(reward=0.0, status="no_answer", detail="no number behind the thinking")
     value, gold = number(clean(given)), number(clean(gold_of(task.answer)))

@@ -74,7 +74,7 @@ class VerifierPool:
     async def verify(self, prompt: Prompt, completion: str, finish_reason: FinishReason) -> Verdict:
         """The verdict on one completion. Blocks for at most two deadlines and two worker starts once its turn has come.
 
-        A completion that was cut off earns 0 without being read: its text has not ended, so nothing in it is final.
+        A completion that was cut off is judged like others; if no answer is found in it, its status is "truncated".
         Raises UserError for an unknown verifier, VerifierFailure when workers cannot be started.
         """
         find(prompt.verifier)
@@ -82,8 +82,6 @@ class VerifierPool:
             raise self._broken
         if self._closed:
             raise VerifierFailure("a verdict was asked of a verifier pool that is closed")
-        if finish_reason is FinishReason.length:
-            return self._verdict(prompt.verifier, 0.0, "truncated", "cut off at the token limit")
         if finish_reason is FinishReason.abort:
             return self._verdict(prompt.verifier, None, "crash", "the rollout was given up")
         job = Job(
@@ -92,6 +90,7 @@ class VerifierPool:
             completion=completion,
             answer=prompt.answer,
             thinking_open=prompt.text.rstrip().endswith("<think>"),
+            cut_off=finish_reason is FinishReason.length,
         )
         pending = Pending(job, self._loop.create_future())
         self._queue.append(pending)
@@ -176,6 +175,9 @@ class VerifierPool:
         name, score = pending.job.verifier, scored.score
         if score is None:  # the judge raised, and raises for the stored answer too: the same everywhere, so no second try
             self._settle(pending, self._verdict(name, None, "crash", scored.error, scored.seconds))
+        elif score.status == "no_answer" and pending.job.cut_off:
+            detail = f"cut off at the token limit: {score.detail}"
+            self._settle(pending, self._verdict(name, score.reward, "truncated", detail, scored.seconds, score))
         else:
             self._settle(pending, self._verdict(name, score.reward, score.status, score.detail, scored.seconds, score))
 
@@ -211,6 +213,7 @@ class VerifierPool:
                 completion=job.completion,
                 answer=job.answer,
                 thinking_open=job.thinking_open,
+                cut_off=job.cut_off,
                 last_try=True,
             )
             return True

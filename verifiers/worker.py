@@ -66,7 +66,7 @@ class Worker:
         began = time.perf_counter()
         try:
             verifier, answer = find(job.verifier), parse_answer(job.answer)
-            task = Task(completion=job.completion, answer=answer, thinking_open=job.thinking_open)
+            task = Task(completion=job.completion, answer=answer, thinking_open=job.thinking_open, cut_off=job.cut_off)
             if job.last_try:
                 self.load(job.verifier, verifier)
                 verifier.probe(answer)

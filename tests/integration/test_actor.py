@@ -149,6 +149,7 @@ def test_an_actor_delivers_scored_groups_and_leaves_cleanly_on_sigterm(stage: St
     assert len(batch.groups) == BATCH
     for group in batch.groups:
         assert (group.actor, len(group.rollouts), group.dropped_rollouts) == ("a", N, 0)
+        assert (group.sampling.n, group.sampling.max_tokens) == (N, 24)
         assert len({rollout.token_ids for rollout in group.rollouts}) > 1
         assert all([span.version for span in rollout.spans] == [0] for rollout in group.rollouts)
         assert all(rollout.verdict.verifier == "math" and rollout.verdict.reward is not None for rollout in group.rollouts)

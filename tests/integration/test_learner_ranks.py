@@ -9,13 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import assert_same_gradient, make_trainer, random_batch, small_config
+from batches import (
+    VARIANTS,
+    assert_same_gradient,
+    make_policy,
+    make_trainer,
+    mixed_batch,
+    near_policy,
+    random_batch,
+    small_config,
+    unsettle,
+    variant_config,
+)
 from prolong.common.config import Config
 from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
 from prolong.learner.ranks import Ranks
-from runs import free_port
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model
+
+from runs import free_port
 
 
 def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
@@ -68,14 +80,44 @@ def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Pat
     metrics = trainer.train(random_batch(0))
     gradients = load_file(trained / "gradients.safetensors")
     own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
-    assert own.keys() == gradients.keys() - {"loss"}
+    assert own.keys() == gradients.keys() - metrics.keys()
     assert_same_gradient(list(own.values()), [gradients[name] for name in own])
-    assert metrics["learner/loss"] == pytest.approx(gradients["loss"].item(), rel=1e-5)
+    assert metrics["learner/loss"] == pytest.approx(gradients["learner/loss"].item(), rel=1e-5)
     for version in (1, 2):
         trainer.train(random_batch(version))
     stored = load_file(trained / "step-00000003" / "model.safetensors")
     for name, tensor in trainer.policy.full_parameters():
         torch.testing.assert_close(stored[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def variants(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gradients and metrics of two ranks, for each of VARIANTS."""
+    folder = tmp_path_factory.mktemp("variants")
+    run_ranks(model, folder, "variants")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_two_ranks_have_the_gradient_of_one_where_the_loss_looks_at_whole_rollouts_or_batches(
+    model: Path, variants: Path, name: str
+) -> None:
+    trainer = make_trainer(variant_config(model, name), dtype=torch.float32)
+    unsettle(trainer)
+    metrics = trainer.train(near_policy(mixed_batch(), make_policy(variant_config(model, name))))
+    stored = load_file(variants / f"{name}.safetensors")
+    own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
+    assert_same_gradient(list(own.values()), [stored[name] for name in own])
+    for key in metrics:
+        if not key.endswith(("_s", "micro_batches")):
+            assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), key
+
+
+def test_every_rank_names_the_groups_of_a_skipped_update_wherever_they_lie(tmp_path: Path) -> None:
+    run_ranks(make_tiny_model(tmp_path / "untied", tied=False), tmp_path, "blame")
+    errors = {(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)}
+    assert len(errors) == 1
+    assert "groups [5]; lower learner.lr" in errors.pop()
 
 
 def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: Path, trained: Path, tmp_path: Path) -> None:

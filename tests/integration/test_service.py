@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from pathlib import Path
 from time import monotonic
 
 import msgpack
@@ -24,6 +25,7 @@ from prolong.common.messages import (
     BatchReady,
     Finish,
     Finished,
+    GroupAck,
     GroupResult,
     Heartbeat,
     PublishPlan,
@@ -37,6 +39,7 @@ from prolong.common.messages import (
 )
 from prolong.common.sockets import connect_dealer
 from prolong.common.wire import encode
+from runs import assert_balanced
 
 
 @pytest.fixture
@@ -236,9 +239,9 @@ def test_garbage_at_the_tcp_port_hurts_nobody(cfg, buffer):
     learner.client.close()
 
 
-def test_groups_that_contradict_themselves_are_counted_and_dropped(cfg, buffer):
+def test_a_flawed_group_is_counted_and_its_prompt_issued_again_at_once(cfg, buffer):
     client = make_client(cfg, buffer.address, Role.actor, "actor-0")
-    inbox = client.inbox(Tickets, UpdateWeights)
+    inbox, acks = client.inbox(Tickets, UpdateWeights), client.inbox(GroupAck)
     client.connect(5.0)
     learner = start_learner(cfg, buffer.address)
     learner.weights.try_take()
@@ -250,10 +253,61 @@ def test_groups_that_contradict_themselves_are_counted_and_dropped(cfg, buffer):
     group = answer(ticket, "actor-0")
     broken = msgspec.structs.replace(group.rollouts[0], behaviour_logprobs=b"\0\0\xc0\x7f" * 4)
     client.send(GroupResult(group=msgspec.structs.replace(group, rollouts=[broken, group.rollouts[1]])))
-    deadline = monotonic() + 5
-    while request_status(buffer.address, 5.0).counters.get("buffer/rejected_frames", 0) < 1:
-        assert monotonic() < deadline
+    ack = acks.take(5.0)
+    assert (ack.ordinal, ack.accepted) == (ticket.ordinal, True)
+    assert ack.reason == "failed: rollout 0: a log-probability that is not finite"
+    assert inbox.take(5.0).tickets[0].prompt == ticket.prompt
+    assert request_status(buffer.address, 5.0).counters["buffer/flawed_nonfinite"] == 1
     client.close(0.1)
+    learner.client.close()
+
+
+def reset(run: Path) -> tuple[int, str, str]:
+    """`prolong reset --run FOLDER`: exit code, standard output, standard error."""
+    command = [sys.executable, "-m", "prolong.launch.cli", "reset", "--run", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_prolong_reset_reaches_the_learner_with_the_next_batch_and_only_that(cfg, buffer):
+    actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
+    learner.publish(0)
+    assert not learner.step(0).reset_requested
+    learner.publish(1)
+    assert reset(buffer.paths.folder) == (0, "noted: the learner resets when it is given the batch of version 1\n", "")
+    assert learner.step(1).reset_requested
+    for version in (2, 3):
+        learner.publish(version)
+        assert not learner.step(version).reset_requested
+    code, _, error = reset(buffer.paths.folder)
+    assert code == 2
+    assert "its last batch is formed" in error
+    learner.client.send(Finish(generation=learner.welcome.generation, version=cfg.run.steps))
+    learner.batches.take(10.0)
+    actor.join(10.0)
+    learner.client.close()
+    actor.client.close()
+    assert buffer.process.wait(10.0) == 0
+    code, _, error = reset(buffer.paths.folder)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "has no living buffer" in error
+    buffer.paths.summary.write_text("{}")
+    code, _, error = reset(buffer.paths.folder)
+    assert code == 2
+    assert "run tested has ended" in error
+
+
+def test_a_run_that_ends_early_leaves_a_ledger_at_rest(cfg, buffer):
+    actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
+    learner.publish(0)
+    learner.step(0)
+    learner.client.send(Finish(generation=learner.welcome.generation, version=1))
+    ledger = learner.batches.take(10.0).status.ledger
+    assert_balanced({"ledger": ledger}, 1, cfg.buffer.batch_groups)
+    assert ledger["stored"] == 0
+    actor.join(10.0)
+    assert actor.ended.exit_code == 0
+    actor.client.close()
     learner.client.close()
 
 

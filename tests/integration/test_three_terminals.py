@@ -4,6 +4,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from prolong.buffer.journal import Journal
 from runs import SMALL, Run, assert_balanced, free_port
 
 STEPS = 3
@@ -46,3 +47,24 @@ def test_a_second_actor_joins_in_the_middle_and_takes_its_share(run: Run) -> Non
 
     run.wait("groups of the second actor", second_worked, 120)
     assert all(process.poll() is None for process in run.processes.values()), run.output()
+
+
+@pytest.mark.timeout(240)
+def test_a_run_of_two_stages_changes_its_groups_and_ends_with_the_last_stage(run: Run) -> None:
+    stages = "[{name: narrow, steps: 2}, {name: wide, steps: 3, reset: true, sampling: {n: 6}}]"
+    run.overrides += ["run.steps=50", "checkpoint.every=1", "checkpoint.keep=10", f"stages={stages}"]
+    for command in ("buffer", "learner", "actor"):
+        run.start(command)
+    codes = {label: run.ended(process, 150) for label, process in run.processes.items()}
+    assert set(codes.values()) == {0}, f"{codes}\n{run.output()}"
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4, 5]
+    assert_balanced(run.summary(), 5, batch_groups=4)
+    counters = run.summary()["counters"]
+    assert not counters.get("buffer/mismatched_groups")
+    assert not counters.get("buffer/failed_groups")
+    journal = Journal(run.folder / "journal")
+    batches = [journal.batch(version) for version in journal.versions()]
+    journal.close()
+    groups = [group for batch in batches if batch is not None for group in batch.groups]
+    assert {group.sampling.n for group in groups} == {4, 6}
+    assert all(len(group.rollouts) + group.dropped_rollouts == group.sampling.n for group in groups)

@@ -76,11 +76,30 @@ def test_easy_verdicts_are_cheap():
     run(scenario)
 
 
-def test_truncated_and_aborted_rollouts_need_no_worker():
+def test_a_rollout_that_was_cut_off_is_judged_by_the_answer_that_it_gave_before():
     async def scenario() -> None:
         async with running() as pool:
-            cut = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.length)
-            assert (cut.reward, cut.status) == (0.0, "truncated")
+
+            async def cut(name: str, text: str) -> tuple[float | None, str]:
+                verdict = await pool.verify(prompt(name, answer="5"), text, FinishReason.length)
+                return verdict.reward, verdict.status
+
+            for name in ("math", "number"):
+                assert await cut(name, "\\boxed{5} and so") == (1.0, "ok")
+                assert await cut(name, "\\boxed{6} and so") == (0.0, "ok")
+                assert await cut(name, "so it is \\boxed{5") == (0.0, "truncated")
+                assert await cut(name, "<think>so it is \\boxed{5}") == (0.0, "truncated")
+            assert await cut("number", "it is 5") == (0.0, "truncated"), "it may have become 57"
+            assert (await stop(pool, prompt("number", answer="5"), "it is 5")).reward == 1.0
+            spelled = await pool.verify(prompt("reasoning_gym", **SPELL), "<answer>tenalp</answer> for", FinishReason.length)
+            assert (spelled.reward, spelled.status) == (1.0, "ok")
+
+    run(scenario)
+
+
+def test_a_rollout_that_was_given_up_needs_no_worker():
+    async def scenario() -> None:
+        async with running() as pool:
             aborted = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.abort)
             assert aborted.reward is None
 

@@ -1,4 +1,4 @@
-"""Actors and a learner that are slow, lag, die, send twice and come back."""
+"""Actors that are slow, lag, die, lose their connection, send twice and come back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prolong.common import messages as m
-from prolong.common.types import Batch, FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VersionSpan
+from prolong.common.types import FinishReason, Group, Rollout, Ticket, Verdict, VersionSpan
 
 from .judge import Violation
 from .plan import TOKENS
 
 if TYPE_CHECKING:
     from .simulator import World
-
-MANIFEST = Manifest(buckets=[])
 
 
 class Client:
@@ -26,6 +24,7 @@ class Client:
     def __init__(self, world: World, identity: bytes, name: str, pid: int) -> None:
         self.world, self.identity, self.name, self.pid = world, identity, name, pid
         self.alive, self.sent_s, self.heard_s = True, 0.0, 0.0
+        self.connection = 0  # what is under way when it breaks is lost, in both directions
         world.clients[identity] = self
         self.greet()
         world.at(world.rng.random(), self.beat)
@@ -37,6 +36,9 @@ class Client:
         self.world.to_buffer(self, message)
 
     def beat(self) -> None:
+        if self.alive and self.world.chance(self.world.plan.broken):
+            self.connection += 1
+            self.greet()
         if self.alive:
             self.say(m.Heartbeat())
             self.world.at(4.0, self.beat)
@@ -57,7 +59,9 @@ class Client:
         raise NotImplementedError
 
     def hello(self, **more: Any) -> m.Hello:
-        return m.Hello(role=self.role, name=self.name, protocol=1, tokenizer="tok", host="h", pid=self.pid, **more)
+        return m.Hello(
+            role=self.role, name=self.name, protocol=m.PROTOCOL_VERSION, tokenizer="tok", host="h", pid=self.pid, **more
+        )
 
 
 @dataclass
@@ -87,7 +91,8 @@ class Actor(Client):
         match message:
             case m.Tickets():
                 for ticket in message.tickets:
-                    self.start(ticket)
+                    if ticket.ordinal not in self.work and ticket.ordinal not in self.unacknowledged:
+                        self.start(ticket)
             case m.GroupAck():
                 self.unacknowledged.pop(message.ordinal, None)
             case m.UpdateWeights():
@@ -151,18 +156,19 @@ class Actor(Client):
 
 
 def make_group(work: Work, actor: str, world: World) -> Group:
-    """Rollout 0 lived through every version of the work, rollout 1 ended under an earlier one."""
+    """Rollout 0 lived through every version of the work, the others ended under an earlier one."""
     signal = not world.chance(world.plan.zero_spread)
     shorter = work.versions[: world.rng.randint(1, len(work.versions))]
-    rollouts = [make_rollout(tuple(work.versions), 1.0), make_rollout(tuple(shorter), 0.0 if signal else 1.0)]
     ticket = work.ticket
+    others = [make_rollout(tuple(shorter), 0.0 if signal else 1.0)] * (ticket.sampling.n - 1)
     return Group(
         ordinal=ticket.ordinal,
         kind=ticket.kind,
         generation=ticket.generation,
         prompt=ticket.prompt,
         setting=ticket.setting,
-        rollouts=rollouts[: ticket.sampling.n],
+        sampling=ticket.sampling,
+        rollouts=[make_rollout(tuple(work.versions), 1.0), *others],
         actor=actor,
         seconds=1.0,
     )
@@ -187,102 +193,3 @@ def make_rollout(versions: tuple[int, ...], reward: float) -> Rollout:
             verdict=verdict,
         )
     return known
-
-
-class Learner(Client):
-    role = m.Role.learner
-
-    def __init__(self, world: World, identity: bytes, version: int, generation: int) -> None:
-        self.version, self.generation = version, generation
-        self.saved: list[tuple[int, int]] = []  # (version, generation) of checkpoints, oldest first
-        self.publishing = self.finishing = False
-        self.again = self.busy = False
-        self.asked = -1  # version of the batch that it waits for
-        super().__init__(world, identity, "learner", int(identity.split(b"-")[1]))
-
-    def greet(self) -> None:
-        self.say(self.hello(version=self.version, generation=self.generation))
-
-    def obey(self, message: Any) -> None:
-        match message:
-            case m.Welcome():
-                self.enter(message.generation)
-            case m.BatchReady():
-                self.train(message.batch)
-            case m.PublishPlan():
-                self.publishing = bool(message.members)
-                if self.again and not self.publishing:
-                    self.publish()
-            case m.PublishResult():
-                self.publishing = False
-                if self.again or message.failed:
-                    self.publish()
-            case m.SyncRequested():
-                self.publish()
-            case m.Finished():
-                self.world.over = True
-
-    def enter(self, generation: int) -> None:
-        if self.generation != generation:
-            self.world.forks += self.generation > 0 or generation > 1
-        self.generation = generation
-        self.publishing = False
-        self.publish()
-        if self.finishing:
-            self.say(m.Finish(generation=generation, version=self.version))
-        elif self.version == self.world.plan.steps:
-            self.finish()
-        elif not self.busy:
-            self.take()
-
-    def publish(self) -> None:
-        self.again = self.publishing
-        if not self.publishing:
-            self.publishing = True
-            self.say(
-                m.Publish(generation=self.generation, version=self.version, store_host="h", store_port=1, manifest=MANIFEST)
-            )
-
-    def take(self) -> None:
-        self.asked = self.version
-        self.say(m.TakeBatch(generation=self.generation, version=self.version))
-
-    def train(self, batch: Batch) -> None:
-        if batch.generation != self.generation or batch.version != self.asked:
-            return  # asked for before a reconnect, answered twice
-        self.asked, self.busy = -1, True
-        world, plan = self.world, self.world.plan
-        if world.chance(plan.learner_crash):
-            world.at(world.soon(plan.train_s), self.die)
-            return
-        if world.chance(plan.buffer_crash):
-            world.at(world.soon(plan.train_s), world.crash_buffer)
-        world.at(world.soon(plan.train_s), self.stepped)
-
-    def stepped(self) -> None:
-        if not self.alive:
-            return
-        self.version, self.busy = self.version + 1, False
-        self.say(m.StepDone(generation=self.generation, version=self.version))
-        self.publish()
-        if self.version % self.world.plan.checkpoint == 0 or self.version == self.world.plan.steps:
-            self.saved = [*self.saved, (self.version, self.generation)][-self.world.plan.keep :]
-            self.say(m.CheckpointSaved(generation=self.generation, version=self.version))
-        if self.version == self.world.plan.steps:
-            self.finish()
-        else:
-            self.take()
-
-    def finish(self) -> None:
-        self.finishing = True
-        self.say(m.Finish(generation=self.generation, version=self.version))
-
-    def die(self) -> None:
-        self.alive = False
-        self.world.at(self.world.soon(2.0), self.return_anew)
-
-    def return_anew(self) -> None:
-        saved = [] if self.world.chance(self.world.plan.forget) else self.saved
-        version, generation = saved[-1] if saved else (0, -1)
-        self.world.learner = Learner(self.world, b"learner-%d" % (self.pid + 1), version, generation)
-        self.world.learner.saved = list(saved)

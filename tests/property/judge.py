@@ -8,7 +8,7 @@ import msgspec
 from prolong.buffer.core import BufferCore
 from prolong.common import messages as m
 from prolong.common.config import Straggler
-from prolong.common.types import Batch, Group, TicketKind, TicketState
+from prolong.common.types import Batch, Group, Ticket, TicketKind, TicketState
 
 from .plan import Plan
 
@@ -27,20 +27,25 @@ class Judge:
         self.made_by_actors: dict[int, Group] = {}
         self.handed_out: dict[tuple[int, int], bytes] = {}  # (generation, version) -> the batch
         self.used: set[int] = set()  # ordinals in any batch
-        self.num_served_again = 0
+        self.num_served_again = self.num_sent_again = 0
+        self.sent: dict[int, tuple[Ticket, str]] = {}  # every ticket, and to whom
         self.counts_tickets = True
+        self.generation = 0  # of the last learner that was let in
+        self.stages = (0, 0)  # lowest and highest that the buffer may be in
+        self.seen_uids: set[str] = set()  # of prompts that were issued
+        self.reset_due: tuple[int, int] | None = None  # (generation, version) of the batch that will ask for it
+        self.num_resets = self.num_mixed = self.num_resets_across_crashes = 0
+        self.crashed_with_reset_due = False
         self.last_word: m.Status | None = None
 
     def made(self, group: Group) -> None:
         self.made_by_actors[group.ordinal] = group
 
-    def saw(self, message: Any, core: BufferCore) -> None:
+    def saw(self, message: Any, core: BufferCore, to: str) -> None:
         match message:
             case m.Tickets():
-                fresh = {ticket.ordinal for ticket in message.tickets if ticket.kind is TicketKind.train}
-                if fresh & self.issued:
-                    raise Violation(f"issued twice: {fresh & self.issued}")
-                self.issued |= fresh
+                for ticket in message.tickets:
+                    self.ticket(ticket, to)
             case m.GroupAck() if message.accepted and not message.reason and message.ordinal in self.issued:
                 self.stored.add(message.ordinal)
             case m.BatchReady():
@@ -52,6 +57,68 @@ class Judge:
                 return
         self.deadlines(core)
 
+    def learner_said(self, identity: bytes, message: Any, out: list[Any], core: BufferCore) -> None:
+        """Keep track of the stage that the buffer must be in."""
+        match message:
+            case m.Hello(role=m.Role.learner) if out and isinstance(out[0][1], m.Welcome):
+                forked, self.generation = out[0][1].generation != self.generation, out[0][1].generation
+                low, high = (0, 0) if forked else self.stages
+                self.stages = max(low, message.stage), max(high, message.stage)
+            case m.StepDone() if core.peers.learner is not None and core.peers.learner.identity == identity:
+                if (message.generation, message.version) == (self.generation, core.store.version):
+                    self.stages = max(self.stages[0], message.stage), max(self.stages[1], message.stage)
+
+    def buffer_crashed(self) -> None:
+        self.counts_tickets = False  # those after the last record are forgotten
+        self.stages = 0, self.stages[1]  # the last change may be forgotten, until the learner names it again
+        self.crashed_with_reset_due = self.reset_due is not None
+
+    def ticket(self, ticket: Ticket, to: str) -> None:
+        """Issued once; the same actor may be sent it again, as it was."""
+        if ticket.ordinal in self.sent:
+            if self.sent[ticket.ordinal] != (ticket, to):
+                raise Violation(f"issued twice: {ticket} to {to}")
+            self.num_sent_again += 1
+            return
+        self.sent[ticket.ordinal] = (ticket, to)
+        if ticket.kind is TicketKind.train:
+            self.issued.add(ticket.ordinal)
+        self.staged(ticket)
+
+    def staged(self, ticket: Ticket) -> None:
+        """A ticket is as the stage says, which is the learner's."""
+        if ticket.kind is TicketKind.validation:
+            if ticket.sampling.n not in (1, 2) or ticket.sampling.temperature not in (0.0, 0.6):
+                raise Violation(f"a validation ticket asks for {ticket.sampling}")
+            return
+        stage = round(ticket.sampling.temperature - 1.0)
+        phase = self.plan.stages[stage]
+        if not self.stages[0] <= stage <= self.stages[1] or ticket.sampling.n != phase.n:
+            raise Violation(f"a ticket of stage {stage} asks for {ticket.sampling}, the learner is in {self.stages}")
+        uid = ticket.prompt.uid
+        if uid not in self.seen_uids and phase.weights[uid.partition("/")[0]] == 0:
+            raise Violation(f"stage {stage} leaves out the source of {uid}")
+        self.seen_uids.add(uid)
+
+    def reset_answered(self, answer: Any, core: BufferCore, *, last_words: bool) -> None:
+        if isinstance(answer, m.ResetNoted):
+            self.reset_due = self.reset_due or (self.generation, answer.version)
+        elif not last_words and core.store.generation > 0 and core.store.head < self.plan.steps:
+            raise Violation(f"a reset was refused: {answer}")
+
+    def reset(self, batch: Batch) -> None:
+        """A batch asks for a reset exactly when somebody did since the last one."""
+        if batch.reset_requested != (self.reset_due is not None):
+            raise Violation(f"batch {batch.version} asks for a reset: {batch.reset_requested}, due: {self.reset_due}")
+        if self.reset_due is None:
+            return
+        generation, version = self.reset_due
+        if generation == batch.generation and version != batch.version:
+            raise Violation(f"a reset was promised for batch {version} and went out with {batch.version}")
+        self.num_resets += 1
+        self.num_resets_across_crashes += self.crashed_with_reset_due
+        self.reset_due, self.crashed_with_reset_due = None, False
+
     def batch(self, batch: Batch) -> None:
         """B groups as the actors made them, young enough, none used before; the very same when served again."""
         key, encoded = (batch.generation, batch.version), msgspec.msgpack.encode(batch)
@@ -61,6 +128,8 @@ class Judge:
                 raise Violation(f"the batch of {key} was served again, but differs")
             return
         self.handed_out[key] = encoded
+        self.reset(batch)
+        self.num_mixed += len({group.sampling.n for group in batch.groups}) > 1
         ordinals = [group.ordinal for group in batch.groups]
         if len(ordinals) != self.plan.batch or ordinals != sorted(set(ordinals)) or self.used & set(ordinals):
             raise Violation(f"batch {key} has groups {ordinals}; used before: {self.used & set(ordinals)}")
@@ -99,14 +168,14 @@ class Judge:
         assert self.last_word is not None
         counts = self.last_word.ledger
         live = sum(counts[state] for state in ("issued", "leased", "stored", "batched"))
-        if live or counts["trained"] != self.plan.steps * self.plan.batch:
+        if live or counts["trained"] != self.plan.last * self.plan.batch:
             raise Violation(f"the run ended with {counts}")
-        if untroubled and self.plan.straggler is Straggler.wait:
+        if untroubled and self.plan.straggler is Straggler.wait and self.plan.last == self.plan.steps:
             if counts["stale"]:
                 raise Violation(f"`wait` dropped {counts['stale']} groups")
             if self.stored - self.used:
                 raise Violation(f"`wait` lost the groups {self.stored - self.used}")
         scored = {(score.version, score.setting) for score in self.last_word.validation}
-        due = {(version, setting) for version in (0, self.plan.steps) for setting in ("sampled", "greedy")}
-        if self.plan.heldout and not due <= scored:
+        due = {(version, setting) for version in (0, self.plan.last) for setting in ("sampled", "greedy")}
+        if self.plan.heldout and not due <= scored and not self.last_word.counters.get("validation/empty_sweeps"):
             raise Violation(f"the run ended before its validation: {due - scored}")

@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from prolong.common.algorithm import StageConfig
 from prolong.common.config import (
     BufferConfig,
     CheckpointConfig,
     Config,
+    DataConfig,
     ModelConfig,
     Preference,
     RunConfig,
     SamplingConfig,
+    SourceConfig,
     Straggler,
     ValidationConfig,
     WeightsConfig,
 )
 
 TOKENS = 4  # of every rollout
+SOURCES = ("odd", "even", "rare")  # of prompts
 
 
 @dataclass(kw_only=True)
@@ -45,6 +49,7 @@ class Plan:
     crash: float  # chance per ticket that the actor dies with it
     returned: float  # chance per ticket that it is handed back
     duplicate: float  # chance per group that it is sent twice
+    broken: float  # chance per heartbeat that the connection breaks
     bad_weights: float  # chance per update that it fails, or is never answered
     learner_crash: float  # chance per step
     forget: float  # chance that a learner that restarts has lost its checkpoints
@@ -53,6 +58,9 @@ class Plan:
     every: int  # versions between validation sweeps
     checkpoint: int
     keep: int
+    stages: list[Phase]  # one or more
+    last: int  # version at which the learner ends the run: `steps`, or earlier without warning
+    resets: float  # chance per batch that somebody asks for a reset while the learner trains it
 
     @classmethod
     def draw(cls, seed: int) -> Plan:
@@ -83,17 +91,26 @@ class Plan:
             bad_weights=rng.choice((0.0, 0.1)) if troubled else 0.0,
             learner_crash=rng.choice((0.1, 0.25)) if restarts else 0.0,
             forget=rng.choice((0.0, 0.5)),
-            buffer_crash=0.15 if restarts and rng.random() < 0.3 else 0.0,
+            buffer_crash=0.25 if restarts and rng.random() < 0.3 else 0.0,
             heldout=rng.choice((0, 0, 1, 2)),
             every=rng.choice((0, 1, 2)),
             checkpoint=rng.choice((1, 2, 3)),
             keep=rng.choice((1, 2)),
-        )
+            stages=draw_stages(seed),
+            last=0,
+            resets=rng.choice((0.0, 0.5)),
+            broken=rng.choice((0.0, 0.1)) if troubled else 0.0,
+        ).ending(rng)
+
+    def ending(self, rng: random.Random) -> Plan:
+        self.last = rng.randint(1, self.steps) if rng.random() < 0.3 else self.steps
+        return self
 
     def config(self) -> Config:
         return Config(
             run=RunConfig(steps=self.steps, seed=self.seed),
             model=ModelConfig(path="none"),
+            data=DataConfig(train=[SourceConfig(file=f"{name}.jsonl", weight=float(name != "rare")) for name in SOURCES]),
             sampling=SamplingConfig(n=2, max_tokens=TOKENS),
             buffer=BufferConfig(
                 batch_groups=self.batch,
@@ -106,7 +123,31 @@ class Plan:
                 heartbeat_s=2.0,
                 silence_s=10.0,
             ),
-            validation=ValidationConfig(every=self.every, n=2, max_tokens=TOKENS),
+            validation=ValidationConfig(every=self.every, n=2, temperature=0.6, max_tokens=TOKENS),
             checkpoint=CheckpointConfig(every=self.checkpoint, keep=self.keep),
             weights=WeightsConfig(timeout_s=20.0),
+            stages=[phase.config(index) for index, phase in enumerate(self.stages)],
         )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Phase:
+    """One stage."""
+
+    steps: int  # after which the next begins; the last one goes on
+    n: int
+    weights: dict[str, float]
+
+    def config(self, index: int) -> StageConfig:
+        sampling = {"n": self.n, "temperature": 1.0 + index}  # tells the stages apart
+        return StageConfig(name=f"s{index}", on_trigger=True, sampling=sampling, data={"weights": self.weights})
+
+
+def draw_stages(seed: int) -> list[Phase]:
+    rng = random.Random(f"stages {seed}")
+
+    def phase() -> Phase:
+        weights = {name: rng.choice((0.0, 1.0, 2.5)) for name in SOURCES} | {rng.choice(SOURCES): 1.0}
+        return Phase(steps=rng.randint(1, 2), n=rng.choice((2, 2, 3, 4)), weights=weights)
+
+    return [phase() for _ in range(rng.choice((1, 2, 3)))]

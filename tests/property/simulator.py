@@ -13,11 +13,13 @@ from typing import Any
 from prolong.buffer.core import BufferCore
 from prolong.buffer.journal import MemoryJournal
 from prolong.buffer.prompts import PromptMixture
+from prolong.common import messages as m
 from prolong.common.types import Prompt
 
-from .clients import Actor, Client, Learner
+from .clients import Actor, Client
 from .judge import Judge, Violation
-from .plan import Plan
+from .learner import Learner
+from .plan import SOURCES, Plan
 
 HORIZON_S = 20_000.0  # virtual; a schedule that is not over by then is stuck
 MAX_EVENTS = 20_000
@@ -30,7 +32,7 @@ def prompts(name: str, count: int) -> list[Prompt]:
     ]
 
 
-TRAIN, HELDOUT = prompts("train", 7), prompts("heldout", 2)
+TRAIN, HELDOUT = [prompts(name, 5) for name in SOURCES], prompts("heldout", 2)
 
 
 class World:
@@ -46,12 +48,16 @@ class World:
         self.over = False
         self.judge = Judge(plan)
         self.core = self._new_core()
-        self.learner = Learner(self, b"learner-0", version=0, generation=-1)
+        self.learner = Learner(self, b"learner-0")
         self.actors = [Actor(self, f"actor-{i}", pid=0) for i in range(plan.actors)]
 
     def _new_core(self) -> BufferCore:
         return self._core_class(
-            self.cfg, PromptMixture([(TRAIN, 1.0)], self.plan.seed), HELDOUT[: self.plan.heldout], "tok", self.journal
+            self.cfg,
+            PromptMixture(list(zip(TRAIN, self.cfg.data.mixture, strict=True)), self.plan.seed),
+            HELDOUT[: self.plan.heldout],
+            "tok",
+            self.journal,
         )
 
     def at(self, delay_s: float, action: Callable[..., None], *args: Any) -> None:
@@ -67,25 +73,40 @@ class World:
     def to_buffer(self, client: Client, message: Any) -> None:
         if client.alive:
             client.sent_s = max(client.sent_s, self.now + self.soon(self.plan.latency_s))  # a socket keeps the order
-            self.at(client.sent_s - self.now, self._deliver, client.identity, message)
+            self.at(client.sent_s - self.now, self._deliver, client, client.connection, message)
 
-    def _deliver(self, identity: bytes, message: Any) -> None:
-        self._route(self.core.handle(identity, message, self.now))
+    def _deliver(self, client: Client, connection: int, message: Any) -> None:
+        if connection != client.connection:
+            return  # lost with it
+        identity = client.identity
+        out = self.core.handle(identity, message, self.now)
+        self.judge.learner_said(identity, message, out, self.core)
+        self._route(out)
         self._route(self.core.tick(self.now))
         self.judge.balanced(self.core)
 
     def _route(self, outgoing: list[tuple[bytes, Any]]) -> None:
         for identity, message in outgoing:
-            self.judge.saw(message, self.core)
             client = self.clients.get(identity)
+            self.judge.saw(message, self.core, "" if client is None else client.name)
             if client is not None and client.alive:
                 client.heard_s = max(client.heard_s, self.now + self.soon(self.plan.latency_s))
-                self.at(client.heard_s - self.now, client.hear, message)
+                self.at(client.heard_s - self.now, self._hear, client, client.connection, message)
+
+    def _hear(self, client: Client, connection: int, message: Any) -> None:
+        if connection == client.connection:
+            client.hear(message)
 
     def crash_buffer(self) -> None:
+        if self.chance(self.plan.resets):
+            self.request_reset()
         self.buffer_crashes += 1
         self.core = self._new_core()
-        self.judge.counts_tickets = False  # those after the last record are forgotten
+        self.judge.buffer_crashed()
+
+    def request_reset(self) -> None:
+        ((_, answer),) = self.core.handle(b"cli", m.RequestReset(), self.now)
+        self.judge.reset_answered(answer, self.core, last_words=self.learner.finishing)
 
     def run(self) -> None:
         while not self.over:

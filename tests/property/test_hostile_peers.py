@@ -4,11 +4,13 @@ import math
 import random
 
 import msgspec
+import numpy as np
 import pytest
 from buffer_process import NOTHING, answer, hello, make_config
 from prolong.buffer.core import BufferCore
 from prolong.buffer.journal import MemoryJournal
 from prolong.buffer.prompts import load_heldout, load_mixture
+from prolong.common.algorithm import StageConfig
 from prolong.common.config import Config
 from prolong.common.messages import (
     BatchReady,
@@ -19,6 +21,7 @@ from prolong.common.messages import (
     Heartbeat,
     Hello,
     Publish,
+    RequestReset,
     Role,
     StatusRequest,
     StepDone,
@@ -30,7 +33,7 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import Ticket, VersionSpan
+from prolong.common.types import Batch, Rollout, Ticket, VersionSpan, float32_array
 
 ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**62, -(2**62)]
@@ -90,7 +93,7 @@ class Stranger:
         epoch = self.number(self.core.membership.epoch)
         if self.rng.random() < 0.1:
             pid, version, generation = self.rng.choice([1, 1, 2]), self.version(), self.generation()
-            return self.greet(name, pid=pid, version=version, generation=generation)
+            return self.greet(name, pid=pid, version=version, generation=generation, stage=self.number(0, 1))
         return self.rng.choice(
             [
                 lambda: Heartbeat(stats={"x": self.rng.choice([math.nan, math.inf, 1e308, 0.0])}),
@@ -98,7 +101,8 @@ class Stranger:
                 lambda: self.group() if self.tickets else StatusRequest(),
                 lambda: TicketReturned(ordinal=self.number(*(t.ordinal for t in self.tickets), 0), reason="x"),
                 lambda: TakeBatch(**step),
-                lambda: StepDone(**step),
+                lambda: StepDone(**step, stage=self.number(0, 0, 1)),
+                lambda: RequestReset(),
                 lambda: CheckpointSaved(**step),
                 lambda: Publish(**step, store_host="h", store_port=1, manifest=NOTHING),
                 lambda: WeightsApplied(
@@ -116,6 +120,19 @@ class Stranger:
     def greet(self, name: str, **changes) -> Hello:
         return msgspec.structs.replace(self.greeting, role=ROLES[name], name=name, capacity=self.number(8, 1), **changes)
 
+    def damaged(self, rollout: Rollout) -> Rollout:
+        number = self.rng.choice([math.nan, math.inf, -math.inf, 5.0])
+        verdict = msgspec.structs.replace(rollout.verdict, reward=self.rng.choice([number, None]))
+        changes = [
+            {"verdict": verdict},
+            {"behaviour_logprobs": np.full(rollout.num_tokens, number, "<f4").tobytes()},
+            {"behaviour_logprobs": b""},
+            {"token_ids": b"", "behaviour_logprobs": b"", "spans": []},
+            {"token_ids": b"123"},
+            {"spans": []},
+        ]
+        return msgspec.structs.replace(rollout, **self.rng.choice(changes))
+
     def group(self) -> GroupResult:
         group = answer(self.rng.choice(self.tickets), "anna", num_tokens=self.rng.choice([1, 4]))
         rollouts = group.rollouts[: self.rng.choice([0, 1, 2, 2, 2])]
@@ -124,12 +141,26 @@ class Stranger:
                 msgspec.structs.replace(r, spans=[VersionSpan(version=self.number(0), start=0, end=r.num_tokens)])
                 for r in rollouts
             ]
+        if self.rng.random() < 0.2:
+            rollouts = [self.damaged(rollout) for rollout in rollouts]
         return GroupResult(group=msgspec.structs.replace(group, rollouts=rollouts))
+
+
+def is_sound(batch: Batch) -> bool:
+    """Whether nothing in it would make a loss that is no number."""
+    rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
+    logprobs = [float32_array(rollout.behaviour_logprobs) for rollout in rollouts]
+    rewards = [rollout.verdict.reward for rollout in rollouts]
+    sound = [
+        len(p) == r.num_tokens > 0 and (p <= 0).all() and np.isfinite(p).all() for p, r in zip(logprobs, rollouts, strict=True)
+    ]
+    return all(sound) and all(reward is not None and math.isfinite(reward) for reward in rewards)
 
 
 @pytest.mark.parametrize("block", range(5))
 def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
     cfg = make_config(tmp_path)
+    cfg.stages = [StageConfig(name="first", steps=2), StageConfig(name="second", sampling={"n": 3})]
     tokenizer = Tokenizer.load(cfg.model.path)
     num_batches = 0
     for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
@@ -142,7 +173,9 @@ def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
             out = core.handle(name.encode(), message, now) + core.tick(now)
             for peer, heard in out:
                 stranger.hear(peer.decode(), heard)
-            num_batches += sum(isinstance(heard, BatchReady) for _, heard in out)
+            batches = [heard.batch for _, heard in out if isinstance(heard, BatchReady)]
+            num_batches += len(batches)
+            assert all(map(is_sound, batches))
             assert core.store.ledger.balanced
             if core.finished():
                 break

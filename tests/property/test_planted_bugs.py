@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from prolong.buffer import timeline
 from prolong.buffer.dispatch import Dispatch
-from prolong.buffer.journal import MemoryJournal
+from prolong.buffer.journal import BufferState, MemoryJournal
 from prolong.buffer.leases import Lease, Leases
+from prolong.buffer.prompts import PromptMixture
 from prolong.buffer.staleness import StalenessContract
 from prolong.buffer.store import Store
 from prolong.common.errors import LedgerError
@@ -121,20 +123,66 @@ def prompts_never_reissued_to_their_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "lose", lose)
 
 
+def reset_request_not_recorded(patch: pytest.MonkeyPatch) -> None:
+    record_well = timeline.record
+
+    def record(store: Store, *args: Any, **kwargs: Any) -> BufferState:
+        return msgspec.structs.replace(record_well(store, *args, **kwargs), reset_requested=False)
+
+    patch.setattr(timeline, "record", record)
+
+
+def reset_request_recorded_as_open_when_it_went_out(patch: pytest.MonkeyPatch) -> None:
+    log_well = MemoryJournal.log_batch
+
+    def log_batch(self: MemoryJournal, batch: Batch, state: BufferState) -> None:
+        log_well(self, batch, msgspec.structs.replace(state, reset_requested=batch.reset_requested))
+
+    patch.setattr(MemoryJournal, "log_batch", log_batch)
+
+
+def work_under_way_forgotten_at_an_early_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(timeline, "retire", lambda store: None)
+
+
+def leases_kept_at_an_early_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatch, "withdraw", lambda self: None)
+
+
+def stage_that_goes_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "enter_later", lambda self, stage: self.enter(stage) if stage < len(self.stages) else None)
+
+
+def change_of_stage_missed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "enter_later", lambda self, stage: None)
+
+
+def sources_of_weight_0_drawn(patch: pytest.MonkeyPatch) -> None:
+    weigh_well = PromptMixture.weigh
+    patch.setattr(PromptMixture, "weigh", lambda self, weights: weigh_well(self, [weight or 0.5 for weight in weights]))
+
+
 @pytest.mark.parametrize(
     ("plant", "symptom"),
     [
         (deadline_off_by_one, "admission allows|is in batch .* eta|due in the next"),
-        (no_deduplication, "from stored to stored"),
+        (no_deduplication, "from stored to stored|cannot become stored"),
         (filtered_place_not_given_back, "stuck"),
         (filtered_group_still_counted, "out of balance"),
         (selection_in_order_of_completion, "past their deadline|due in the next"),
         (lagging_actors_admitted_like_others, "due in the next"),
-        (admission_beyond_the_last_step, "the run ended with"),
+        (admission_beyond_the_last_step, "`wait` dropped|due in the next"),
         (lost_leases_unnoticed, "stuck"),
-        (dead_generation_accepted, r"^\d+$"),  # a ticket that the contract does not know
+        (dead_generation_accepted, r"^\d+$|cannot become"),  # a ticket that the contract does not know
         (batch_served_again_in_another_order, "served again, but differs"),
         (prompts_never_reissued_to_their_place, "stuck"),
+        (reset_request_not_recorded, "asks for a reset: False, due"),
+        (reset_request_recorded_as_open_when_it_went_out, "asks for a reset: True, due: None"),
+        (work_under_way_forgotten_at_an_early_end, "the run ended with|cannot become|learner's version"),
+        (leases_kept_at_an_early_end, r"^\d+$|cannot become"),  # a ticket that the contract does not know
+        (stage_that_goes_back, "the learner is in"),
+        (change_of_stage_missed, "the learner is in"),
+        (sources_of_weight_0_drawn, "leaves out the source of"),
     ],
 )
 def test_a_planted_bug_is_caught(

@@ -43,6 +43,14 @@ def test_the_schedules_reach_what_they_are_meant_to_reach() -> None:
         happened["buffer restarted"] += world.buffer_crashes > 0
         happened["served again"] += world.judge.num_served_again > 0
         happened["eta 0"] += world.plan.eta == 0
+        happened["stage changed"] += world.core.store.stage > 0
+        happened["stages met in a batch"] += world.judge.num_mixed > 0
+        happened["ended early with work under way"] += (
+            world.plan.last < world.plan.steps and world.core.store.ledger.as_dict()["stale"] > 0
+        )
+        happened["tickets sent again"] += world.judge.num_sent_again > 0
+        happened["reset"] += world.judge.num_resets > 0
+        happened["reset after the buffer restarted"] += world.judge.num_resets_across_crashes > 0
     assert len(policies) == len(Straggler) * len(Preference)
     for what in (
         "buffer/filtered",
@@ -59,6 +67,12 @@ def test_the_schedules_reach_what_they_are_meant_to_reach() -> None:
         "buffer restarted",
         "served again",
         "eta 0",
+        "stage changed",
+        "stages met in a batch",
+        "ended early with work under way",
+        "tickets sent again",
+        "reset",
+        "reset after the buffer restarted",
     ):
         assert happened[what] >= 3, f"{what} happened in {happened[what]} of 400 schedules: the test shows nothing about it"
 

@@ -83,6 +83,7 @@ def test_the_page_of_settings_is_generated_from_the_source(make_config) -> None:
 
 def test_the_page_of_settings_lists_every_setting() -> None:
     sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", TEXT["config.md"], re.MULTILINE | re.DOTALL))
-    missing = [key for key in dotted_keys() if f"| `{key.partition('.')[2]}` |" not in sections[key.partition(".")[0]]]
+    keys = [key for key in dotted_keys() if key != "stages"]  # a list, with a table of its own
+    missing = [key for key in keys if f"| `{key.partition('.')[2]}` |" not in sections[key.partition(".")[0]]]
     assert missing == []
     assert len(dotted_keys()) < 120

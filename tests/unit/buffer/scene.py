@@ -8,13 +8,16 @@ from prolong.buffer.core import BufferCore
 from prolong.buffer.journal import BatchLog, MemoryJournal
 from prolong.buffer.prompts import PromptMixture
 from prolong.common import messages as m
+from prolong.common.algorithm import StageConfig
 from prolong.common.config import (
     BufferConfig,
     Config,
+    DataConfig,
     ModelConfig,
     Preference,
     RunConfig,
     SamplingConfig,
+    SourceConfig,
     Straggler,
     ValidationConfig,
     WeightsConfig,
@@ -26,6 +29,7 @@ from prolong.common.types import (
     Manifest,
     Prompt,
     Rollout,
+    Sampling,
     Ticket,
     TicketKind,
     Verdict,
@@ -33,6 +37,7 @@ from prolong.common.types import (
 )
 
 LEARNER = b"learner"
+SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=1024)
 
 
 def prompt(index: int = 0, *, domain: str = "math", task: str = "sum") -> Prompt:
@@ -59,6 +64,7 @@ def group(ticket: Ticket, *rollouts: Rollout, actor: str = "actor-0") -> Group:
         generation=ticket.generation,
         prompt=ticket.prompt,
         setting=ticket.setting,
+        sampling=ticket.sampling,
         rollouts=list(rollouts),
         actor=actor,
         seconds=1.0,
@@ -75,10 +81,12 @@ def config(
     max_filtered: float = 4.0,
     validation: ValidationConfig | None = None,
     lease_s: float = 60.0,
+    stages: list[StageConfig] | None = None,
 ) -> Config:
     return Config(
         run=RunConfig(name="scene", steps=steps),
         model=ModelConfig(path="none"),
+        data=DataConfig(train=[SourceConfig(file="sums.jsonl"), SourceConfig(file="sorts.jsonl", weight=0.0)]),
         sampling=SamplingConfig(n=2, max_tokens=64),
         buffer=BufferConfig(
             batch_groups=batch,
@@ -92,6 +100,7 @@ def config(
         ),
         validation=validation or ValidationConfig(),
         weights=WeightsConfig(timeout_s=20.0),
+        stages=stages or [],
     )
 
 
@@ -108,7 +117,8 @@ class Scene:
 
     def restart(self) -> None:
         """A fresh buffer process with the same journal."""
-        mixture = PromptMixture([([prompt(i) for i in range(50)], 1.0)], self.cfg.run.seed)
+        sums, sorts = [prompt(i) for i in range(50)], [prompt(i, task="sort") for i in range(50)]
+        mixture = PromptMixture([(sums, 1.0), (sorts, 0.0)], self.cfg.run.seed)
         self.core = BufferCore(self.cfg, mixture, self.heldout, "tok", self.journal)
         self.held.clear()
 
@@ -135,10 +145,13 @@ class Scene:
         return heard
 
     def hello(self, role: m.Role, name: str, **more: Any) -> m.Hello:
-        return m.Hello(**({"role": role, "name": name, "protocol": 1, "tokenizer": "tok", "host": "h", "pid": 1} | more))
+        return m.Hello(
+            **({"role": role, "name": name, "protocol": m.PROTOCOL_VERSION, "tokenizer": "tok", "host": "h", "pid": 1} | more)
+        )
 
-    def learner(self, version: int = 0, generation: int = -1, pid: int = 1) -> list[Any]:
-        heard = self.say(LEARNER, self.hello(m.Role.learner, "learner", version=version, generation=generation, pid=pid))
+    def learner(self, version: int = 0, generation: int = -1, pid: int = 1, stage: int = 0) -> list[Any]:
+        about = {"version": version, "generation": generation, "pid": pid, "stage": stage}
+        heard = self.say(LEARNER, self.hello(m.Role.learner, "learner", **about))
         self.generation = next((x.generation for x in heard if isinstance(x, m.Welcome)), self.generation)
         return heard
 
@@ -165,15 +178,15 @@ class Scene:
     def result(self, ticket: Ticket, *versions: int, name: str = "actor-0", spread: bool = True) -> m.GroupAck:
         """The actor finishes a ticket, with tokens of these versions (of the ticket's by default)."""
         lived = versions or (ticket.version,)
-        rollouts = [rollout(*lived), rollout(*lived, reward=0.0 if spread else 1.0)][: ticket.sampling.n]
+        rollouts = [rollout(*lived), *[rollout(*lived, reward=0.0 if spread else 1.0)] * (ticket.sampling.n - 1)]
         return only(self.say(name, m.GroupResult(group=group(ticket, *rollouts, actor=name))), m.GroupAck)
 
     def take(self, version: int) -> Batch | None:
         ready = self.say(LEARNER, m.TakeBatch(generation=self.generation, version=version))
         return next((x.batch for x in ready if isinstance(x, m.BatchReady)), None)
 
-    def done(self, version: int) -> None:
-        self.say(LEARNER, m.StepDone(generation=self.generation, version=version))
+    def done(self, version: int, stage: int = 0) -> None:
+        self.say(LEARNER, m.StepDone(generation=self.generation, version=version, stage=stage))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -35,17 +35,19 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.sockets import bind_router, endpoint_of
-from prolong.common.types import Group, Prompt, TicketKind
+from prolong.common.types import Group, Prompt, Sampling, TicketKind
 from prolong.common.wire import Decoder, encode
 
 LIMIT = 1 << 20
+SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
 PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
 
 
 def group_result(ordinal: int) -> GroupResult:
     group = Group(
-        ordinal=ordinal, kind=TicketKind.train, generation=1, prompt=PROMPT, setting="", rollouts=[], actor="a", seconds=1.0
-    )
+        ordinal=ordinal, kind=TicketKind.train, generation=1, prompt=PROMPT, setting="", sampling=SAMPLING, rollouts=[],
+        actor="a", seconds=1.0,
+    )  # fmt: skip
     return GroupResult(group=group)
 
 
@@ -271,7 +273,7 @@ def test_nobody_at_the_address_is_said_so():
     client = client_of("tcp://127.0.0.1:9")
     with pytest.raises(BufferUnreachable, match=r"tcp://127.0.0.1:9 within 0.2 s; is `prolong buffer` running"):
         client.connect(0.2)
-    with pytest.raises(BufferUnreachable, match="no status"):
+    with pytest.raises(BufferUnreachable, match=r"no answer to a StatusRequest from a buffer at tcp://127.0.0.1:9"):
         request_status("tcp://127.0.0.1:9", 0.1)
     with pytest.raises(ConfigError, match=r"expected tcp://HOST:PORT"):
         client_of("nonsense").connect(0.2)

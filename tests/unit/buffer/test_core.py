@@ -417,3 +417,28 @@ def test_actor_numbers_reach_the_batch_as_what_grew() -> None:
     assert second is not None
     assert (first.metrics["actor/busy_s"], second.metrics["actor/busy_s"]) == (3.0, 2.0)
     assert first.metrics["buffer/ledger_batched"] == 1.0
+
+
+def test_an_actor_whose_connection_broke_is_sent_again_what_it_may_not_have_heard_of() -> None:
+    scene, work = started(eta=0, batch=2)
+    heard = scene.say("socket-2", scene.hello(m.Role.actor, "actor-0", capacity=100, version=0))
+    assert tickets(heard) == work
+    scene.say("socket-2", m.GroupResult(group=group(work[0], rollout(0), rollout(0, reward=0.0))))
+    heard = scene.say("socket-3", scene.hello(m.Role.actor, "actor-0", capacity=100, version=0))
+    assert tickets(heard) == work[1:]
+    assert scene.counts == {"leased": 1, "stored": 1, "total": 2}
+    heard = scene.say("socket-4", scene.hello(m.Role.actor, "actor-0", capacity=100, version=0, pid=2))
+    assert tickets(heard) == [], "another process has never heard of them, and holds no weights"
+
+
+def test_a_last_word_that_was_lost_with_its_connection_is_said_again() -> None:
+    scene, (ticket,) = started(batch=1, eta=0, steps=1)
+    scene.result(ticket)
+    scene.take(0)
+    scene.done(1)
+    for socket in (LEARNER, b"socket-2"):
+        if socket != LEARNER:
+            scene.say(socket, scene.hello(m.Role.learner, "learner", version=1, generation=1), after_s=1.0)
+        assert only(scene.say(socket, m.Finish(generation=1, version=1)), m.Finished).status.balanced
+    scene.wait(6.0)
+    assert scene.core.finished()

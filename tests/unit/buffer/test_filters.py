@@ -4,7 +4,7 @@ import pytest
 from prolong.buffer.filters import Judgement, SignalFilter, has_signal
 from prolong.common.types import Group, TicketKind
 
-from .scene import prompt, rollout
+from .scene import SAMPLING, prompt, rollout
 
 
 def rewarded(*rewards: float) -> Group:
@@ -14,6 +14,7 @@ def rewarded(*rewards: float) -> Group:
         generation=1,
         prompt=prompt(),
         setting="",
+        sampling=SAMPLING,
         rollouts=[rollout(0, reward=reward) for reward in rewards],
         actor="a",
         seconds=1.0,

@@ -11,7 +11,7 @@ from prolong.buffer.journal import BatchLog, BufferState, Journal, MemoryJournal
 from prolong.common.errors import JournalError
 from prolong.common.types import Batch, Group, TicketKind
 
-from .scene import prompt, rollout
+from .scene import SAMPLING, prompt, rollout
 
 
 def batch(version: int, *, tokens: int = 4) -> Batch:
@@ -21,6 +21,7 @@ def batch(version: int, *, tokens: int = 4) -> Batch:
         generation=1,
         prompt=prompt(version),
         setting="",
+        sampling=SAMPLING,
         rollouts=[rollout(version, tokens=tokens), rollout(version, reward=0.0, tokens=tokens)],
         actor="a",
         seconds=1.0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prolong.buffer.prompts import PromptMixture, load_heldout, load_mixture, load_prompts
+from prolong.common.algorithm import StageConfig
 from prolong.common.config import Config, DataConfig, ModelConfig, SamplingConfig, SourceConfig, ValidationConfig
 from prolong.common.errors import DataError
 from prolong.common.tokenizer import Tokenizer
@@ -89,7 +90,7 @@ def test_a_bad_line_is_named(tmp_path: Path, tokenizer: Tokenizer, line: Any, co
 
 
 def test_empty_and_missing_files_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="has no prompt"):
         load(write(tmp_path / "empty.jsonl", "", ""), tokenizer)
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "none.jsonl", tokenizer)
@@ -156,6 +157,54 @@ def test_a_cursor_resumes_the_mixture_exactly() -> None:
         mixture().restore(cursor)
 
 
+def test_weights_change_on_the_way_sources_go_on_where_they_stand_and_one_of_weight_0_is_not_drawn() -> None:
+    source = mixture(weights=(1.0, 2.0, 0.0), size=6)
+    first = draw(source, 5)
+    assert not any(uid.startswith("t2") for uid in first)
+    source.weigh((1.0, 0.0, 3.0))
+    second = draw(source, 10)
+    shares = Counter(uid.partition("/")[0] for uid in second)
+    assert shares.keys() == {"t0", "t2"}
+    assert abs(shares["t2"] - 7.5) < 1.0, "what was owed under the old weights is not paid under the new"
+    of_t0 = [uid for uid in first + second if uid.startswith("t0")]
+    assert len(set(of_t0)) == len(of_t0), "its first epoch goes on"
+    source.weigh((0.0, 1.0, 0.0))
+    assert not set(draw(source, 2)) & set(first), "so does that of a source that was left out for a while"
+
+
+def test_the_mixture_resumes_exactly_across_a_change_of_weights() -> None:
+    source = mixture(weights=(1.0, 2.5, 0.0))
+    draw(source, 7)
+    source.weigh((2.0, 0.0, 0.7))
+    draw(source, 4)
+    cursor = source.cursor
+    source.weigh((2.0, 0.0, 0.7))  # the same again changes nothing
+    expected = draw(source, 30)
+    resumed = mixture(weights=(1.0, 2.5, 0.0))
+    resumed.weigh((2.0, 0.0, 0.7))
+    resumed.restore(cursor)
+    assert draw(resumed, 30) == expected
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.0, 0.0), (2.0, -1.0)])
+def test_weights_that_fit_no_mixture_are_refused(weights: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="expected one each, some above 0"):
+        mixture().weigh(weights)
+
+
+def test_prompts_must_leave_room_for_the_longest_completion_of_any_stage(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write(tmp_path / "long.jsonl", GOOD | {"prompt": "1" * 20})
+    cfg = Config(
+        model=ModelConfig(path="x", max_context=32),
+        sampling=SamplingConfig(max_tokens=8),
+        data=DataConfig(train=[SourceConfig(file=str(path))]),
+    )
+    assert load_mixture(cfg, tokenizer).next().text == "1" * 20
+    cfg.stages = [StageConfig(name="short", steps=1), StageConfig(name="long", sampling={"max_tokens": 16})]
+    with pytest.raises(DataError, match="21 tokens, at most 16 fit"):
+        load_mixture(cfg, tokenizer)
+
+
 def test_prompts_are_found_by_uid_and_uids_are_unique_over_all_sources() -> None:
     source = mixture()
     found = source.find("t1/3")
@@ -166,3 +215,18 @@ def test_prompts_are_found_by_uid_and_uids_are_unique_over_all_sources() -> None
         PromptMixture([([prompt(1)], 1.0), ([prompt(1)], 1.0)], 0)
     with pytest.raises(DataError, match="no training prompts"):
         PromptMixture([], 0)
+
+
+def test_a_source_may_keep_some_tasks_of_a_file_only(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    line = {"prompt": "one plus two", "verifier": "number", "answer": 3}
+    tasks = [("math", "addition"), ("logic", "sorting"), ("math", "digit_sum"), ("math", "addition")]
+    path.write_text("".join(json.dumps(line | {"domain": domain, "task": task}) + "\n" for domain, task in tasks))
+
+    def uids(only: str) -> list[str]:
+        return [prompt.uid for prompt in load_prompts(SourceConfig(file=str(path), only=only), tokenizer, 64, 16)]
+
+    assert [uid.rpartition("/")[2] for uid in uids("math")] == ["1", "3", "4"]
+    assert [uid.rpartition("/")[2] for uid in uids("math/addition")] == ["1", "4"]
+    with pytest.raises(DataError, match="has no prompt of code"):
+        uids("code")

@@ -29,11 +29,12 @@ from prolong.common.messages import (
     WeightsApplied,
     Welcome,
 )
-from prolong.common.types import Batch, Group, Manifest, Prompt, TicketKind
+from prolong.common.types import Batch, Group, Manifest, Prompt, Sampling, TicketKind
 from prolong.common.wire import Decoder, encode
 
 HELLO = Hello(role=Role.learner, name="learner", protocol=1, tokenizer="t", host="h", pid=1, version=0)
 WELCOME = Welcome(generation=3, heartbeat_s=0.5, lease_s=10.0, version=0)
+SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
 PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
 TAKE = TakeBatch(generation=3, version=0)
 PUBLISH = Publish(generation=3, version=0, store_host="h", store_port=1, manifest=Manifest(buckets=[]))
@@ -43,8 +44,9 @@ STATUS = Status(run="r", generation=3, version=9, steps=9, ledger={}, balanced=T
 
 def group_result(ordinal: int) -> GroupResult:
     group = Group(
-        ordinal=ordinal, kind=TicketKind.train, generation=3, prompt=PROMPT, setting="", rollouts=[], actor="a", seconds=1.0
-    )
+        ordinal=ordinal, kind=TicketKind.train, generation=3, prompt=PROMPT, setting="", sampling=SAMPLING, rollouts=[],
+        actor="a", seconds=1.0,
+    )  # fmt: skip
     return GroupResult(group=group)
 
 
@@ -170,12 +172,12 @@ def test_a_second_answer_to_take_batch_is_counted_and_dropped():
     assert talk.session.counters["client/unasked_batches"] == 1
 
 
-def test_a_later_hello_tells_the_version_and_generation_that_the_client_reached():
+def test_a_later_hello_tells_the_version_generation_and_stage_that_the_client_reached():
     talk = Talk().up()
-    talk.submit(StepDone(generation=3, version=1), StepDone(generation=3, version=2))
+    talk.submit(StepDone(generation=3, version=1), StepDone(generation=3, version=2, stage=1))
     talk.said()
     talk.hears(Alive(known=False))
-    assert talk.said() == [msgspec.structs.replace(HELLO, version=2, generation=3)]
+    assert talk.said() == [msgspec.structs.replace(HELLO, version=2, generation=3, stage=1)]
 
 
 def test_an_actors_later_hello_tells_the_weights_that_it_holds():

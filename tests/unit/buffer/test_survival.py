@@ -4,7 +4,7 @@ from prolong.buffer.counters import ALWAYS_REPORTED, Counters
 from prolong.buffer.survival import Survival
 from prolong.common.types import Group, TicketKind
 
-from .scene import prompt, rollout
+from .scene import SAMPLING, prompt, rollout
 
 
 def sized(tokens: int) -> Group:
@@ -14,6 +14,7 @@ def sized(tokens: int) -> Group:
         generation=1,
         prompt=prompt(),
         setting="",
+        sampling=SAMPLING,
         rollouts=[rollout(0, tokens=tokens)] * 2,
         actor="a",
         seconds=1.0,

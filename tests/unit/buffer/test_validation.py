@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from prolong.buffer.counters import Counters
 from prolong.buffer.store import MAX_ATTEMPTS
@@ -29,7 +31,7 @@ class Sweeps(Validation):
             self.ordinal += 1
         return given
 
-    def answer(self, ticket: Ticket, *rewards: float | None, version: int | None = None) -> bool:
+    def answer(self, ticket: Ticket, *rewards: float | None, version: int | None = None) -> str:
         made = ticket.version if version is None else version
         return self.result(group(ticket, *(rollout(made, reward=reward) for reward in rewards)))
 
@@ -98,14 +100,15 @@ def test_a_lost_ticket_is_asked_again_and_given_up_after_some_attempts() -> None
         sweeps.lose(ticket.ordinal)
     assert sweeps.idle, "one prompt that kills every actor must not hold up the run for ever"
     assert sweeps.counters.total["validation/prompts_given_up"] == 1
-    assert sweeps.scores[0].num_rollouts == 0
+    assert sweeps.scores == [], "a score of 0 that nobody measured would look like a collapse"
+    assert sweeps.counters.total["validation/empty_sweeps"] == 1
 
 
 def test_a_group_without_any_reward_is_asked_again() -> None:
     sweeps = Sweeps([HELDOUT[0]], greedy=False)
     sweeps.start_whole(0, blocks=False)
     (ticket,) = sweeps.tickets(0)
-    assert sweeps.answer(ticket, None, None) is False
+    assert sweeps.answer(ticket, None, None) == "no rollout has a reward"
     (again,) = sweeps.tickets(0)
     assert again.prompt == ticket.prompt
 
@@ -128,9 +131,64 @@ def test_scores_are_reported_once_and_those_of_a_dead_timeline_are_dropped() -> 
     assert [score.version for score in sweeps.take_unreported()] == [1, 2]
     assert sweeps.take_unreported() == []
     sweeps.maybe_start_between(3)
-    sweeps.rewind(1)
+    sweeps.rewind(1, reported=1)
     assert sweeps.idle
     assert [score.version for score in sweeps.scores] == [1]
+    assert sweeps.take_unreported() == []
+
+
+def test_a_score_that_the_learner_of_the_new_timeline_was_not_given_is_reported_to_it() -> None:
+    sweeps = Sweeps([HELDOUT[0]], greedy=False, every=1)
+    sweeps.maybe_start_between(1)
+    for ticket in sweeps.tickets(1):
+        sweeps.answer(ticket, 1.0)
+    sweeps.take_unreported()
+    sweeps.rewind(1, reported=0)
+    assert [score.version for score in sweeps.take_unreported()] == [1]
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_does_not_reach_a_score(reward: float) -> None:
+    sweeps = Sweeps([HELDOUT[0]], greedy=False)
+    sweeps.start_whole(0, blocks=False)
+    (ticket,) = sweeps.tickets(0)
+    assert f"rollout 1: reward {reward}" in sweeps.answer(ticket, 1.0, reward)
+    assert sweeps.counters.total["buffer/flawed_nonfinite"] == 1
+    (again,) = sweeps.tickets(0)
+    sweeps.answer(again, 1.0, 0.5)
+    assert [score.mean for score in sweeps.scores] == [0.75]
+
+
+def finish_between(sweeps: Sweeps, *, all_of_it: bool) -> list[Ticket]:
+    """A run ends at a version that also had a sweep of few prompts; the tickets of the sweep after."""
+    sweeps.maybe_start_between(2)
+    few = sweeps.tickets(2)
+    assert len(few) == 2
+    for ticket in few if all_of_it else few[:1]:
+        sweeps.answer(ticket, 0.0, 0.0)
+    sweeps.take_unreported()
+    sweeps.start_whole(2, blocks=False)
+    after = sweeps.tickets(2)
+    for ticket in after if all_of_it else [few[1], *after]:
+        sweeps.answer(ticket, 1.0, 1.0)
+    assert sweeps.idle
+    return after
+
+
+def test_a_sweep_between_under_way_at_the_end_becomes_the_whole_one() -> None:
+    sweeps = Sweeps(HELDOUT, every=2, prompts=1, greedy=False)
+    assert [ticket.prompt for ticket in finish_between(sweeps, all_of_it=False)] == [HELDOUT[1]]
+    (score,) = sweeps.scores
+    assert (score.by_task, score.num_rollouts) == ({"math/sort": 1.0, "math/sum": 0.5}, 6)
+
+
+def test_a_sweep_between_that_ended_at_the_last_version_gives_way_to_the_whole_one() -> None:
+    sweeps = Sweeps(HELDOUT, every=2, prompts=1, greedy=False)
+    assert len(finish_between(sweeps, all_of_it=True)) == len(HELDOUT)
+    assert [(score.mean, score.num_rollouts) for score in sweeps.scores] == [(1.0, 6)]
+    assert sweeps.take_unreported() == sweeps.scores
+    sweeps.start_whole(2, blocks=False)
+    assert sweeps.idle
 
 
 def test_without_heldout_prompts_there_is_nothing_to_wait_for() -> None:

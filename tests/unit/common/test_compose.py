@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from prolong.common import compose as compose_module
+from prolong.common.choices import KLEstimator, Straggler
 from prolong.common.compose import compose, load, run_paths, save
-from prolong.common.config import Config, KLEstimator, Straggler
+from prolong.common.config import Config
 from prolong.common.errors import ConfigError
 from prolong.common.schema import defaults, dotted_keys
 
@@ -178,7 +179,7 @@ def test_the_run_folder_follows_root_and_name(recipe):
 def test_there_are_fewer_than_120_knobs_and_each_is_a_dotted_key():
     keys = dotted_keys()
     assert len(keys) == len(set(keys)) < 120
-    assert all(key.count(".") == 1 for key in keys)
+    assert all(key.count(".") == 1 for key in keys if key != "stages")  # a list of sections
     assert {key.partition(".")[0] for key in keys} == set(defaults())
 
 

@@ -29,7 +29,7 @@ def test_defaults_stand_for_themselves():
         (lambda: SamplingConfig(top_p=1.5), r"sampling.top_p = 1.5: expected in \(0, 1\]"),
         (lambda: RunConfig(name="a/b"), r"run.name = 'a/b': expected a folder name"),
         (lambda: ReferenceConfig(reset_every=-5), r"reference.reset_every = -5"),
-        (lambda: SourceConfig(file="x", weight=0.0), r"data.\*.weight = 0.0: expected a positive number"),
+        (lambda: SourceConfig(file="x", weight=-1.0), r"data.\*.weight = -1.0: expected 0 or more"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_dotted_key(make, said):

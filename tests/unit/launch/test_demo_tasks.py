@@ -20,9 +20,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def problems(task: str, count: int, seed: int = 0) -> list[demo_tasks.Problem]:
+def problems(task: str, count: int, seed: int = 0, level: demo_tasks.Level = demo_tasks.DEMO) -> list[demo_tasks.Problem]:
     rng = random.Random(seed)
-    return [demo_tasks.TASKS[task](rng) for _ in range(count)]
+    return [demo_tasks.TASKS[task](rng, level) for _ in range(count)]
 
 
 def reward(problem: demo_tasks.Problem, completion: str) -> float:
@@ -48,6 +48,15 @@ def test_every_text_survives_the_tokenizer_and_is_short(task: str, tokenizer: To
             assert tokenizer.decode(encoded.ids) == text
         assert len(tokenizer.encode(problem.prompt).ids) <= 20
         assert len(tokenizer.encode(problem.careful).ids) <= 30
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_wide_problems_are_right_and_fit_the_context_of_their_bench(task: str, tokenizer: Tokenizer):
+    for problem in problems(task, 100, level=demo_tasks.WIDE):
+        assert reward(problem, problem.careful) == 1.0
+        lengths = [len(tokenizer.encode(text).ids) for text in (problem.prompt, problem.careful)]
+        assert lengths[1] < 80
+        assert sum(lengths) < 192
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from prolong.common.compose import CONF_FOLDER, compose, recipes
-from prolong.common.config import Advantage, Aggregation, Config
+from prolong.common.choices import Advantage, Aggregation
+from prolong.common.config import Config
 from prolong.learner.policy import Policy, build_policy
 from prolong.learner.ranks import Ranks
 from prolong.learner.reference import Reference
@@ -14,7 +15,7 @@ from tiny_model import make_tiny_model
 
 
 def test_every_recipe_composes_or_says_what_must_be_given() -> None:
-    assert recipes() == ["default", "demo", "prorl_1_5b"]
+    assert recipes() == ["default", "demo", "demo_stages", "prorl_1_5b"]
     for recipe in recipes():
         compose(recipe, ["model=somewhere"] if recipe == "default" else [])
 
@@ -39,7 +40,7 @@ def test_prorl_holds_the_papers_settings() -> None:
     assert (cfg.objective.advantage, cfg.objective.aggregation) == (Advantage.group_std, Aggregation.token_mean)
     assert cfg.buffer.dynamic_sampling
     assert (cfg.validation.temperature, cfg.validation.top_p, cfg.validation.n) == (0.6, 0.95, 16)
-    assert cfg.reference.reset_every > 0
+    assert (cfg.reference.plateau, cfg.reference.drop) == (3, 0.05)
     assert cfg.reference.reset_optimizer
 
 
@@ -63,7 +64,6 @@ def test_prorl_builds_the_learner_from_a_tiny_stand_in(tmp_path: Path) -> None:
         return build_policy(
             cfg.model,
             device=torch.device("cpu"),
-            temperature=cfg.sampling.temperature,
             chunk=cfg.learner.logprob_chunk,
             shard=False,
             reshard=cfg.learner.fsdp_reshard,

@@ -7,9 +7,21 @@ import torch
 from batches import make_policy, make_trainer, random_batch, small_config
 from prolong.common.config import Config
 from prolong.common.errors import ModelError
-from prolong.learner.checkpoint import LearnerState, find_newest, load_checkpoint, read_state, save_checkpoint
+from prolong.learner.checkpoint import (
+    FORMAT,
+    LearnerState,
+    checkpoint_path,
+    encode_state,
+    find_all,
+    find_newest,
+    load_checkpoint,
+    load_weights,
+    read_state,
+)
 from prolong.learner.ranks import Ranks
-from prolong.learner.reference import Reference
+from prolong.learner.reference import Reference, ResetState
+from prolong.learner.saver import Checkpointer
+from prolong.learner.stages import StageState
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model
@@ -31,11 +43,12 @@ def digest(trainer: Trainer) -> str:
     return sha.hexdigest()
 
 
-def save(cfg: Config, trainer: Trainer, folder: Path, version: int, keep: int = 2) -> Path:
-    epoch = trainer.reference.epoch if trainer.reference else 0
-    state = LearnerState(version=version, generation=3, reference_epoch=epoch, skipped=trainer.skipped, spent={"wait_s": 1.5})
-    source = Path(cfg.model.path)
-    return save_checkpoint(folder, state, trainer, Ranks(), dtype=cfg.model.dtype, source=source, keep=keep)
+def save(cfg: Config, trainer: Trainer, folder: Path, version: int) -> Path:
+    state = LearnerState(version=version, generation=3, spent={"wait_s": 1.5})
+    saver = Checkpointer(folder, Ranks(), dtype=cfg.model.dtype, source=Path(cfg.model.path), keep=2)
+    saver.save(state, trainer)
+    saver.close()
+    return checkpoint_path(folder, version)
 
 
 def resume(cfg: Config, checkpoint: Path) -> Trainer:
@@ -99,19 +112,57 @@ def test_bfloat16_checkpoints_keep_float32_masters(cfg: Config, tmp_path: Path) 
 
 def test_state_and_counters_come_back(cfg: Config, tmp_path: Path) -> None:
     trainer = make_trainer(cfg, dtype=torch.float32)
-    trainer.skipped = 5
-    state = read_state(save(cfg, trainer, tmp_path, 12))
-    assert (state.version, state.generation, state.skipped, state.spent) == (12, 3, 5, {"wait_s": 1.5})
+    trainer.skipped, trainer.entropy_coefficient = 5, 0.003
+    assert trainer.reference is not None
+    trainer.reference.epoch = 2
+    checkpoint = save(cfg, trainer, tmp_path, 12)
+    state = read_state(checkpoint)
+    assert (state.version, state.generation, state.spent, state.reference_epoch) == (12, 3, {"wait_s": 1.5}, 2)
+    resumed = resume(cfg, checkpoint)
+    assert (resumed.skipped, resumed.entropy_coefficient) == (5, 0.003)
+    assert resumed.reference is not None
+    assert resumed.reference.epoch == 2
 
 
-def test_only_the_newest_are_kept_and_half_written_ones_are_removed(cfg: Config, tmp_path: Path) -> None:
+def test_the_state_survives_its_file_with_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    state = LearnerState(
+        version=7,
+        stage=StageState(index=2, started=5),
+        resets=ResetState(count=3, last=5, best=None, record=float("-inf"), record_version=4),
+        wall_s=float("inf"),
+        entropy_coefficient=0.1 + 0.2,
+        spent={"wait_s": float("inf"), "compute_s": 1e-300},
+    )
+    (tmp_path / "state.json").write_bytes(encode_state(state))
+    json.loads((tmp_path / "state.json").read_text(), parse_constant=pytest.fail)  # standard JSON
+    assert read_state(tmp_path) == state
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_bytes(encode_state(LearnerState(format=1)))
+    with pytest.raises(ModelError, match=f"format 1: expected {FORMAT}"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_weights_of_a_checkpoint_are_those_that_were_trained(cfg: Config, tmp_path: Path, dtype: str) -> None:
     trainer = make_trainer(cfg, dtype=torch.float32)
-    (tmp_path / ".step-00000001.123").mkdir()
-    for version in (1, 2, 10):
-        save(cfg, trainer, tmp_path, version)
-    assert sorted(path.name for path in tmp_path.iterdir() if "step" in path.name) == ["step-00000002", "step-00000010"]
-    assert find_newest(tmp_path) == tmp_path / "step-00000010"
+    trainer.train(random_batch(0))
+    cfg.model.dtype = dtype
+    stored = load_weights(save(cfg, trainer, tmp_path, 1))
+    own = dict(trainer.policy.full_parameters())
+    assert stored.keys() == own.keys()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in own.items())
+    trainer.train(random_batch(1))
+    trainer.policy.copy_parameters(stored)
+
+
+def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
+    for name in ("step-00000002", "step-00000010", ".step-00000011.7", "step-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").touch()
     (tmp_path / "step-00000011").mkdir()  # without state.json it is not a checkpoint
+    assert list(find_all(tmp_path)) == [2, 10]
     assert find_newest(tmp_path) == tmp_path / "step-00000010"
     assert find_newest(tmp_path / "nowhere") is None
 
@@ -131,3 +182,6 @@ def test_a_damaged_file_is_refused_and_the_sentence_says_what_to_do(cfg: Config,
     (checkpoint / name).write_bytes(b"\x00\x01")
     with pytest.raises(ModelError, match="delete"):
         resume(cfg, checkpoint)
+    if name == "trainer.safetensors":
+        with pytest.raises(ModelError, match="delete"):
+            load_weights(checkpoint)

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from prolong.learner.packing import MicroBatch, Sample, balance, best_fit, pack
+
+Row = tuple[float, ...]
 
 
 def make_samples(seed: int, groups: int = 5, n: int = 6) -> list[Sample]:
@@ -15,24 +19,36 @@ def make_samples(seed: int, groups: int = 5, n: int = 6) -> list[Sample]:
             keep = rng.random(length) > 0.2
             behaviour = -rng.random(length).astype(np.float32)
             samples.append(
-                Sample(group, prompt, completion, behaviour, keep, float(rng.normal()), weight=float(rng.random()) + 0.1)
+                Sample(
+                    group=group,
+                    prompt=prompt,
+                    completion=completion,
+                    behaviour=behaviour,
+                    keep=keep,
+                    staleness=rng.integers(0, 4, length).astype(np.int32),
+                    temperature=0.5 + 0.1 * group,
+                    reward=0.0,
+                    advantage=float(rng.normal()),
+                    weight=float(rng.random()) + 0.1,
+                )
             )
     return samples
 
 
-def trained_tokens(micros: list[MicroBatch]) -> list[tuple[int, float, float, float]]:
-    """(target, behaviour, advantage, weight) of every token with a loss, sorted."""
-    rows = [
-        row for m in micros for row in zip(*(x.tolist() for x in (m.target, m.behaviour, m.advantage, m.weight)), strict=True)
-    ]
-    return sorted(row for row in rows if row[3] > 0)
+def trained_tokens(micros: list[MicroBatch]) -> list[Row]:
+    """(target, behaviour, advantage, temperature, staleness, weight) of every token with a loss, sorted."""
+    rows = []
+    for m in micros:
+        columns = m.target, m.behaviour, m.advantage, m.temperature, m.staleness, m.weight
+        rows += list(zip(*(column.tolist() for column in columns), strict=True))
+    return sorted(row for row in rows if row[-1] > 0)
 
 
-def expected_tokens(samples: list[Sample]) -> list[tuple[int, float, float, float]]:
+def expected_tokens(samples: list[Sample]) -> list[Row]:
     return sorted(
-        (int(token), float(b), s.advantage, s.weight)
+        (int(token), float(b), s.advantage, s.temperature, float(age), s.weight)
         for s in samples
-        for token, b, keep in zip(s.completion, s.behaviour, s.keep, strict=True)
+        for token, b, age, keep in zip(s.completion, s.behaviour, s.staleness, s.keep, strict=True)
         if keep
     )
 
@@ -48,6 +64,25 @@ def test_every_kept_token_is_packed_exactly_once_with_its_numbers(layout: str, b
     ]
     assert trained_tokens([m for rank in ranks for m in rank]) == expected_tokens(samples)
     assert len({len(rank) for rank in ranks}) == 1
+
+
+@pytest.mark.parametrize("layout", ["documents", "rows", "flat"])
+@pytest.mark.parametrize("budget", [1, 100, 10_000])
+def test_every_rollout_is_whole_in_one_micro_batch_and_has_an_index_of_its_own(layout: str, budget: int) -> None:
+    """Advantages are all different here, so they tell the rollouts apart."""
+    samples = make_samples(8)
+    found: dict[float, tuple[int, int, int]] = {}
+    for at, micro in enumerate(pack(samples, token_budget=budget, layout=layout, dtype=torch.float64)):
+        assert micro.rollout.dtype == torch.int64
+        for mark in set(micro.advantage.tolist()):
+            mine = micro.rollout[micro.advantage == mark]
+            assert mark not in found
+            assert len(set(mine.tolist())) == 1
+            assert 0 <= int(mine[0]) < micro.num_rollouts
+            found[mark] = at, int(mine[0]), len(mine)
+    kept = [sample for sample in samples if sample.keep.any()]
+    assert {mark: size for mark, (_, _, size) in found.items()} == {s.advantage: int(s.keep.sum()) for s in kept}
+    assert len({place[:2] for place in found.values()}) == len(kept)
 
 
 @pytest.mark.parametrize("layout", ["documents", "rows", "flat"])
@@ -118,11 +153,11 @@ def test_spare_micro_batches_weigh_nothing() -> None:
     assert sorted(float(rank[0].weight.sum() > 0) for rank in ranks) == [0.0, 1.0]
 
 
-def test_an_empty_prompt_is_refused_by_name_of_its_group() -> None:
+@pytest.mark.parametrize("part", ["prompt", "completion"])
+def test_an_empty_prompt_or_completion_is_refused_by_name_of_its_group(part: str) -> None:
     (sample, *_) = make_samples(7)
-    sample.prompt = sample.prompt[:0]
-    with pytest.raises(ValueError, match="group 0"):
-        pack([sample], token_budget=10, layout="documents")
+    with pytest.raises(ValueError, match="group 0: an empty"):
+        replace(sample, **{part: getattr(sample, part)[:0]})
 
 
 def test_best_fit_fills_the_fullest_bin_with_room() -> None:

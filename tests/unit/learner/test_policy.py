@@ -52,7 +52,7 @@ def test_packed_logprobs_are_those_of_transformers_on_each_rollout_alone(folder:
     for sample, got in zip(samples, packed, strict=True):
         tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
         with torch.no_grad():
-            logits = policy.causal(input_ids=tokens[None]).logits[0] / policy.temperature
+            logits = policy.causal(input_ids=tokens[None]).logits[0] / sample.temperature
         table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
         assert got == pytest.approx(table.tolist(), abs=2e-6)
 
@@ -130,4 +130,4 @@ def test_a_head_that_the_learner_does_not_compute_is_refused(folder: Path) -> No
     policy, _ = policy_and_samples(folder, "documents")
     policy.causal.config.final_logit_softcapping = 30.0
     with pytest.raises(ModelError, match="final_logit_softcapping"):
-        Policy(policy.causal, temperature=1.0, chunk=1)
+        Policy(policy.causal, chunk=1)

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from batches import make_policy, random_batch, small_config
+from batches import make_policy, mixed_batch, random_batch, small_config
+from prolong.common.logprobs import head_logprobs
+from prolong.learner import policy as policy_module
 from prolong.learner.packing import pack
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.reference import Reference
@@ -53,3 +57,25 @@ def test_bfloat16_computes_in_bfloat16_keeps_float32_masters_and_gives_float32_l
     assert {tensor.dtype for _, tensor in policy.full_parameters(torch.bfloat16)} == {torch.bfloat16}
     moved = (after["model.norm.weight"] - before["model.norm.weight"]).abs().max()
     assert 0 < moved <= 1.1e-3 * 1.01  # one step of AdamW at lr 1e-3 (and decay), far below bfloat16's resolution at 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch's own, about itself
+def test_temperatures_are_not_rounded_to_bfloat16_on_their_way_to_the_head(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 would cast the inputs of the model as a whole too; bfloat16 has no 1.2."""
+    cfg = small_config(make_tiny_model(tmp_path / "model", tied=False))
+    cfg.model.dtype = "bfloat16"
+    policy = make_policy(cfg, shard=True, dtype=torch.float32)
+    arrived: list[tuple[torch.dtype, torch.Tensor]] = []
+
+    def recording(hidden: torch.Tensor, *args: Any, temperature: torch.Tensor, **named: Any) -> Any:
+        arrived.append((hidden.dtype, temperature))
+        return head_logprobs(hidden, *args, temperature=temperature, **named)
+
+    monkeypatch.setattr(policy_module, "head_logprobs", recording)
+    (micro,) = pack(samples_of(mixed_batch(), cfg)[0], token_budget=10_000, layout="documents")
+    policy.logprobs(micro)
+    ((dtype, temperature),) = arrived
+    assert dtype == torch.bfloat16
+    assert set(temperature.tolist()) == {np.float32(1.2), np.float32(0.8), 1.0}

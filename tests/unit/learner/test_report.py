@@ -3,7 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from batches import random_batch
+from batches import mixed_batch, random_batch
 from prolong.common.messages import Status
 from prolong.common.types import Batch, ValidationScore
 from prolong.learner.checkpoint import LearnerState
@@ -30,6 +30,8 @@ def test_rewards_are_means_by_domain_and_task() -> None:
     assert metrics["reward/mean"] == pytest.approx(sum(map(sum, rewards)) / 4)
     assert metrics["validation/sampled/math/sum"] == 0.5
     assert metrics["buffer/filtered"] == 3.0
+    assert metrics["rollout/truncated"] == 0.0
+    assert batch_metrics(mixed_batch(groups=2, n=4))["rollout/truncated"] == 0.25
 
 
 def test_the_summary_tells_before_from_after_and_splits_each_sides_time(tmp_path: Path) -> None:

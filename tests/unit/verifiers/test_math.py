@@ -97,6 +97,21 @@ def test_number_reads_box_tag_or_last_number(completion: str, reward: float):
     assert math.score_number(Task(completion=completion, answer={"answer": "42"})).reward == reward
 
 
+@pytest.mark.parametrize(
+    ("completion", "reward", "status"),
+    [
+        ("the sum is 42", 0.0, "no_answer"),
+        ("<answer>42</answer> and 41", 1.0, "ok"),
+        ("\\boxed{42} and 41", 1.0, "ok"),
+        ("\\boxed{42", 0.0, "no_answer"),
+        ("<answer>42", 0.0, "no_answer"),
+    ],
+)
+def test_number_takes_no_bare_number_from_a_text_that_was_cut_off(completion: str, reward: float, status: str):
+    score = math.score_number(Task(completion=completion, answer={"answer": "42"}, cut_off=True))
+    assert (score.reward, score.status) == (reward, status)
+
+
 def test_number_has_no_tolerance_unless_asked():
     near = Task(completion="3.14", answer={"answer": "3.14159"})
     assert math.score_number(near).reward == 0.0

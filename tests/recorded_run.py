@@ -1,0 +1,78 @@
+"""A staged run of a tiny model on recorded random batches: its configuration, and its history as a journal on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from batches import random_batch, small_config
+from prolong.buffer.journal import BufferState, Journal, MixtureCursor
+from prolong.common.algorithm import StageConfig
+from prolong.common.config import Config
+from prolong.common.types import Batch, FinishReason, Group, Rollout, ValidationScore, VersionSpan
+
+SWEEP = 4  # versions between validation sweeps, and between checkpoints: any version with a score may be the best one
+
+
+def staged_config(model: Path, root: Path, *, steps: int) -> Config:
+    """Resets every seven steps, at a stage's begin and by hand, AdamW anew or not; one stage goes back to the best."""
+    cfg = small_config(model)
+    cfg.run.root, cfg.run.steps, cfg.model.max_context = str(root), steps, 64
+    cfg.checkpoint.every, cfg.checkpoint.keep = SWEEP, 2
+    cfg.validation.every = SWEEP
+    cfg.learner.minibatches, cfg.learner.grad_clip = 3, 1.0
+    cfg.sampling.n, cfg.sampling.max_tokens, cfg.buffer.eta = 4, 20, 2
+    cfg.objective.entropy_target, cfg.objective.entropy_rate = 4.0, 1e-3
+    cfg.rewards.cosine_on, cfg.rewards.cosine_off = 3, 5
+    cfg.reference.reset_every = 7
+    cfg.stages = [
+        StageConfig(name="short", steps=steps // 4, rewards={"truncated": 0.0}),
+        StageConfig(name="back", steps=steps // 2, reset=True, reference={"source": "best", "reset_every": 9}),
+        StageConfig(name="long", reset=True, learner={"lr": 3e-4}, reference={"reset_optimizer": False}),
+    ]
+    return cfg
+
+
+def recorded_batch(version: int) -> Batch:
+    """Drawn from a seed that is the version: groups up to two versions old, truncated rollouts, some sweeps' scores."""
+    batch = random_batch(version)
+    changes = {"groups": [_aged(group, max(0, version - i % 3)) for i, group in enumerate(batch.groups)]}
+    swept = version - 2
+    if swept >= 0 and swept % SWEEP == 0:
+        mean = float(np.random.default_rng(swept).random())
+        score = ValidationScore(
+            version=swept, versions=[swept], setting="sampled", by_task={"math/sum": mean}, mean=mean, num_rollouts=8
+        )
+        changes["validation"] = [score]
+    return msgspec.structs.replace(batch, reset_requested=version == 10, **changes)
+
+
+def _aged(group: Group, version: int) -> Group:
+    """Sampled by `version`; its longest rollout ran out of tokens."""
+    longest = max(rollout.num_tokens for rollout in group.rollouts)
+
+    def aged(rollout: Rollout) -> Rollout:
+        end = FinishReason.length if rollout.num_tokens == longest else FinishReason.stop
+        span = VersionSpan(version=version, start=0, end=rollout.num_tokens)
+        return msgspec.structs.replace(rollout, spans=[span], finish_reason=end)
+
+    return msgspec.structs.replace(group, rollouts=[aged(rollout) for rollout in group.rollouts])
+
+
+def record_history(folder: Path, batches: list[Batch]) -> None:
+    """Log the batches as the buffer does."""
+    journal = Journal(folder, max_gb=1.0)
+    for batch in batches:
+        cursor = MixtureCursor(credits=[], drawn=[])
+        state = BufferState(
+            generation=batch.generation,
+            version=batch.version,
+            head=batch.version + 1,
+            epoch=0,
+            ledger={},
+            next_ordinal=0,
+            cursor=cursor,
+        )
+        journal.log_batch(batch, state)
+    journal.close()

@@ -1,0 +1,136 @@
+"""What the trainer does around the loss: stages, the entropy controller, and how many forwards a step takes."""
+
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
+from prolong.common.algorithm import ObjectiveConfig
+from prolong.common.choices import Aggregation, Correction, Loss, Rejection
+from prolong.common.config import Config
+from prolong.learner.loss import needs_proximal
+from prolong.learner.packing import MicroBatch
+from prolong.learner.step import Trainer
+from tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
+
+
+def forwards(trainer: Trainer) -> Counter[tuple[bool, bool]]:
+    """Counts the policy's forwards from now on, by (with a gradient, whose entropy has one too)."""
+    counts: Counter[tuple[bool, bool]] = Counter()
+    original = trainer.policy.logprobs
+
+    def counting(micro: MicroBatch, *, entropy_gradient: bool = False) -> Any:
+        counts[torch.is_grad_enabled(), entropy_gradient] += 1
+        return original(micro, entropy_gradient=entropy_gradient)
+
+    trainer.policy.logprobs = counting  # pyright: ignore[reportAttributeAccessIssue]
+    return counts
+
+
+def test_a_forward_for_the_proximal_policy_is_taken_only_where_something_reads_it() -> None:
+    decoupled, bypass, approximate = (ObjectiveConfig(correction=c) for c in Correction)
+    assert decoupled.correction is Correction.decoupled
+    assert approximate.correction is Correction.approximate
+    for objective in (decoupled, bypass, approximate):
+        assert not needs_proximal(objective, 1)
+    assert needs_proximal(decoupled, 2)
+    assert not needs_proximal(bypass, 2)
+    assert not needs_proximal(approximate, 2)
+    rejecting = {"rejection": Rejection.geometric}
+    assert needs_proximal(ObjectiveConfig(correction=Correction.bypass, **rejecting), 2)
+    assert not needs_proximal(ObjectiveConfig(correction=Correction.bypass, **rejecting), 1)
+    assert not needs_proximal(ObjectiveConfig(correction=Correction.approximate, **rejecting), 2)
+    assert needs_proximal(ObjectiveConfig(loss=Loss.m2po, correction=Correction.bypass), 1)
+
+
+@pytest.mark.parametrize(("minibatches", "extra"), [(1, 0), (2, 1)])
+def test_the_default_objective_takes_one_forward_more_only_with_several_updates(
+    folder: Path, minibatches: int, extra: int
+) -> None:
+    cfg = small_config(folder)
+    cfg.learner.minibatches = minibatches
+    trainer = make_trainer(cfg)
+    counts = forwards(trainer)
+    metrics = trainer.train(random_batch(0, groups=4))
+    assert counts[True, False] == metrics["learner/micro_batches"]
+    assert counts[False, False] == extra * metrics["learner/micro_batches"]
+
+
+@pytest.mark.parametrize("variant", ["gspo", "icepop", "m2po"])
+def test_frozen_proximal_log_probabilities_of_a_first_update_change_nothing(folder: Path, variant: str) -> None:
+    """The proximal policy of a batch's first update is the current one, whether it had a forward of its own or not."""
+    results = []
+    for frozen in (False, True):
+        trainer = make_trainer(variant_config(folder, variant))
+        if frozen:
+            fill = trainer._fill_reference
+
+            def also(packed: list[list[MicroBatch]], fill: Any = fill, trainer: Trainer = trainer) -> float:
+                for micro in packed[0]:
+                    micro.proximal = trainer._frozen_logprobs(micro)
+                return fill(packed)
+
+            trainer._fill_reference = also
+        trainer.train(near_policy(mixed_batch(), trainer.policy))
+        results.append([p.detach().clone() for p in trainer.policy.parameters()])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_a_stage_changes_objective_and_learning_rate_and_keeps_the_moments(folder: Path) -> None:
+    trainer = make_trainer(small_config(folder))
+    trainer.train(random_batch(0))
+    moments = deepcopy(trainer.optimizer.state_dict()["state"])
+    cfg = small_config(folder)
+    cfg.learner.lr, cfg.objective.aggregation, cfg.rewards.truncated = 5e-4, Aggregation.sequence_mean, 0.5
+    trainer.configure(cfg)
+    assert trainer.cfg is cfg
+    for key, state in trainer.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(state[name], moments[key][name]) for name in state)
+    before = [p.detach().clone() for p in trainer.policy.parameters()]
+    metrics = trainer.train(random_batch(1))
+    assert metrics["learner/lr"] == 5e-4
+    moved = max(float((a - b.detach()).abs().max()) for a, b in zip(before, trainer.policy.parameters(), strict=True))
+    assert moved < 8e-4  # AdamW moves by about lr, here 5e-4 instead of 1e-3
+    trainer.reset_optimizer()
+    assert trainer.optimizer.param_groups[0]["lr"] == 5e-4
+
+
+def bonus_config(folder: Path, target: float) -> Config:
+    cfg = small_config(folder)
+    cfg.objective = ObjectiveConfig(kl_beta=0.1, entropy_target=target, entropy_rate=0.01, entropy_max=0.02)
+    return cfg
+
+
+def test_the_coefficient_of_the_entropy_bonus_follows_the_measured_entropy(folder: Path) -> None:
+    trainer = make_trainer(bonus_config(folder, 3.5))
+    counts = forwards(trainer)
+    expected = 0.0
+    for version in range(3):
+        metrics = trainer.train(random_batch(version))
+        assert metrics["learner/entropy_coefficient"] == pytest.approx(expected)
+        assert (counts[True, True] > 0) == (expected > 0)
+        counts.clear()
+        expected = min(max(expected + 0.01 * (3.5 - metrics["learner/entropy"]), 0.0), 0.02)
+        assert trainer.entropy_coefficient == pytest.approx(expected)
+    assert expected > 0
+
+
+def test_a_stage_without_a_bonus_has_none_and_one_with_a_lower_limit_keeps_it(folder: Path) -> None:
+    trainer = make_trainer(bonus_config(folder, 3.5))
+    trainer.entropy_coefficient = 0.02
+    cfg = bonus_config(folder, 3.5)
+    cfg.objective.entropy_max = 0.015
+    trainer.configure(cfg)
+    assert trainer.entropy_coefficient == 0.015
+    trainer.configure(bonus_config(folder, 0.0))
+    assert trainer.train(random_batch(0))["learner/entropy_coefficient"] == 0.0
+    assert trainer.entropy_coefficient == 0.0
