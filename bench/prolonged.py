@@ -46,7 +46,8 @@ SIZE = {"main": ["run.steps=120", "sampling.n=16"], "long": ["run.steps=500", "s
 BASE = [
     "buffer.eta=0", "buffer.batch_groups=8", "model.max_context=192", "sampling.max_tokens=80", "validation.max_tokens=80",
     "validation.every=10", "validation.prompts=24", "validation.greedy=false", "reference.reset_every=0",
-    "reference.reset_optimizer=true", "checkpoint.every=50", "launch.pin_cores=false", "learner.lr=1e-4", "rewards.truncated=1.0",
+    "reference.reset_optimizer=true", "checkpoint.every=50", "launch.pin_cores=false", "learner.lr=1e-4",
+    "rewards.truncated=1.0",
 ]  # fmt: skip
 SKILL_STEPS = 1200  # of the demo's 2,600: the skill is there in part, and training can deepen it
 

@@ -28,7 +28,8 @@ class History:
     ) -> None:
         self._journal, self._store, self._validation = journal, store, validation
         self._membership, self._dispatch = membership, dispatch
-        self._steps, self._keep = total_steps(cfg), cfg.checkpoint.keep
+        self._steps, self._keep, self._every = total_steps(cfg), cfg.checkpoint.keep, cfg.checkpoint.every
+        self._made: dict[int, BufferState] = {}  # states of versions whose checkpoints the learner writes meanwhile
         self._checkpoints: list[int] = []  # versions that the learner retains, ascending
         self._waiting: int | None = None  # version of the batch that the learner waits for
 
@@ -44,6 +45,7 @@ class History:
             timeline.rewind(self._store, version)
             self._store.enter_later(hello.stage)
         else:
+            self._made.clear()
             reported = timeline.fork(self._store, version, hello.generation, hello.stage)
             self._dispatch.leases.clear()
             self._validation.rewind(version if hello.generation > 0 else -1, reported)
@@ -136,6 +138,8 @@ class History:
             self._store.step_done()
             if version < self._steps:
                 self._validation.maybe_start_between(version)
+            if version % self._every == 0:
+                self._made[version] = self._record()
         if version == self._store.version:
             self._store.enter_later(stage)
 
@@ -162,7 +166,9 @@ class History:
         if not 0 <= version <= self._store.version:
             return False
         self._checkpoints = sorted({*self._checkpoints, version})[-self._keep :]
-        self._journal.save_state(version, self._record())
+        self._journal.save_state(version, self._made.get(version) or self._record())
+        self._made = {made: state for made, state in self._made.items() if made > version}
+        self.save()
         self._journal.forget_before(self._checkpoints[0])
         return True
 

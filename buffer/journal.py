@@ -68,7 +68,7 @@ class BatchLog(Protocol):
         ...
 
     def save_state(self, version: int, state: BufferState) -> None:
-        """Record the state that belongs to the checkpoint of `version`; it is the newest state now."""
+        """Record the state that belongs to the checkpoint of `version`; the newest one stays."""
         ...
 
     def save_newest(self, state: BufferState) -> None:
@@ -121,8 +121,7 @@ class Journal:
         self._write({}, drop=drop + [key for key in self._keys(_STATE) if _version(key, _STATE) > version])
 
     def save_state(self, version: int, state: BufferState) -> None:
-        encoded = msgspec.msgpack.encode(state)
-        self._write({_key(_STATE, version): encoded, _NEWEST: encoded})
+        self._write({_key(_STATE, version): msgspec.msgpack.encode(state)})
 
     def save_newest(self, state: BufferState) -> None:
         self._write({_NEWEST: msgspec.msgpack.encode(state)})
@@ -200,7 +199,6 @@ class MemoryJournal:
         self._states = {v: encoded for v, encoded in self._states.items() if v <= version}
 
     def save_state(self, version: int, state: BufferState) -> None:
-        self.save_newest(state)
         self._states[version] = msgspec.msgpack.encode(state)
 
     def save_newest(self, state: BufferState) -> None:

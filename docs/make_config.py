@@ -1,4 +1,4 @@
-"""Writes docs/config.md from common/config.py and common/algorithm.py: `python docs/make_config.py` (`make docs`). A test compares the two."""
+"""Writes docs/config.md from common/config.py and common/algorithm.py: `make docs`. A test compares them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ PAGE = ROOT / "docs" / "config.md"
 
 HEAD = """# Settings
 
-Generated from `common/config.py` and `common/algorithm.py` by `make docs`; defaults live there and nowhere else. A recipe (`launch/conf/*.yaml`, or
-a YAML file of yours) overrides them, and the command line overrides the recipe:
+Generated from `common/config.py` and `common/algorithm.py` by `make docs`; defaults live there and nowhere else. A recipe
+(`launch/conf/*.yaml`, or a YAML file of yours) overrides them, and the command line overrides the recipe:
 
     prolong train --recipe demo run.steps=80 buffer.eta=1 data.train='[{file: a.jsonl, weight: 2}, {file: b.parquet}]'
 
-`model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper over the recipe ([recipe.md](recipe.md)). An unknown key, a wrong type or a value out of range is refused with the key, what was
-got, what was expected and the nearest key. Every command of one run takes the same settings; `prolong train` writes them to
-`runs/NAME/config.yaml`, which is a recipe itself (`--recipe runs/NAME/config.yaml`).
+`model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper over the recipe ([recipe.md](recipe.md)). An
+unknown key, a wrong type or a value out of range is refused with the key, what was got, what was expected and the nearest key.
+Every command of one run takes the same settings; `prolong train` writes them to `runs/NAME/config.yaml`, which is a recipe itself
+(`--recipe runs/NAME/config.yaml`).
 
 ## Prompt files
 
@@ -89,7 +90,9 @@ def _name(field: ast.AnnAssign) -> str:
 
 def _default(field: ast.AnnAssign) -> str:
     value = ast.unparse(field.value) if field.value is not None else ""
-    value = {"'???'": "must be given", "field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(value, value)
+    value = {"'???'": "must be given", "field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(
+        value, value
+    )
     return value if value == "must be given" else f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
 
 

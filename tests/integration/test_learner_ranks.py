@@ -24,10 +24,9 @@ from batches import (
 from prolong.common.config import Config
 from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
 from prolong.learner.ranks import Ranks
+from runs import free_port
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model
-
-from runs import free_port
 
 
 def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:

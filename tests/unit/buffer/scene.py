@@ -11,6 +11,7 @@ from prolong.common import messages as m
 from prolong.common.algorithm import StageConfig
 from prolong.common.config import (
     BufferConfig,
+    CheckpointConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -82,6 +83,7 @@ def config(
     validation: ValidationConfig | None = None,
     lease_s: float = 60.0,
     stages: list[StageConfig] | None = None,
+    checkpoint_every: int = 100,
 ) -> Config:
     return Config(
         run=RunConfig(name="scene", steps=steps),
@@ -99,6 +101,7 @@ def config(
             silence_s=10.0,
         ),
         validation=validation or ValidationConfig(),
+        checkpoint=CheckpointConfig(every=checkpoint_every),
         weights=WeightsConfig(timeout_s=20.0),
         stages=stages or [],
     )

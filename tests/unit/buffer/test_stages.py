@@ -127,6 +127,20 @@ def test_a_fork_takes_the_stage_and_the_prompts_of_its_checkpoint() -> None:
     assert again.prompt == before
 
 
+def test_a_checkpoint_that_becomes_durable_later_has_the_state_of_its_version() -> None:
+    scene, work = started(eta=0, batch=1, checkpoint_every=1)
+    _, work = step(scene, work, 0)
+    before = work[0].prompt
+    _, work = step(scene, work, 1)
+    scene.say(LEARNER, m.CheckpointSaved(generation=1, version=1))  # the learner's thread took a step's time to write it
+    step(scene, work, 2)
+    forget_learner(scene)
+    scene.journal.forget_from(1)
+    assert only(scene.learner(version=1, generation=1, pid=2), m.Welcome).generation == 2
+    (again,) = scene.weights(1)
+    assert again.prompt == before
+
+
 def test_a_restarted_buffer_knows_its_stage_and_where_the_mixture_stood() -> None:
     scene, work = started(eta=0, batch=1)
     drawn = list(work)

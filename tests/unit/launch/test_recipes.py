@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.compose import CONF_FOLDER, compose, recipes
 from prolong.common.choices import Advantage, Aggregation
+from prolong.common.compose import CONF_FOLDER, compose, recipes
 from prolong.common.config import Config
 from prolong.learner.policy import Policy, build_policy
 from prolong.learner.ranks import Ranks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def run(cfg: ReferenceConfig, history: list[Evidence]) -> list[tuple[int, str]]:
 
 
 def steps(num_steps: int, **changes: dict[int, object]) -> list[Evidence]:
-    """Versions 1..num_steps; `kl`, `score`, `asked` by version. A score is of the version before the one that it arrives with."""
+    """Versions 1..num_steps; `kl`, `score`, `asked` by version. A score is of the version before that which it arrives with."""
     kl, score, asked = changes.get("kl", {}), changes.get("score", {}), changes.get("asked", {})
     history = []
     for version in range(1, num_steps + 1):
@@ -39,7 +41,7 @@ def steps(num_steps: int, **changes: dict[int, object]) -> list[Evidence]:
 
 
 def test_nothing_fires_by_default() -> None:
-    assert run(ReferenceConfig(), steps(50, kl={9: 5.0}, score={n: 0.5 for n in range(1, 50)})) == []
+    assert run(ReferenceConfig(), steps(50, kl={9: 5.0}, score=dict.fromkeys(range(1, 50), 0.5))) == []
 
 
 def test_every_n_steps_counts_from_the_last_reset_whatever_made_it() -> None:
@@ -78,7 +80,7 @@ def test_a_drop_below_the_best_score() -> None:
 
 def test_cooldown_silences_every_trigger_but_the_hand() -> None:
     cfg = ReferenceConfig(reset_every=2, kl_above=0.1, cooldown=5)
-    history = steps(12, kl={n: 1.0 for n in range(1, 13)}, asked={8: True})
+    history = steps(12, kl=dict.fromkeys(range(1, 13), 1.0), asked={8: True})
     assert run(cfg, history) == [(6, "every"), (8, "asked")]
 
 
@@ -112,9 +114,8 @@ def test_a_state_that_went_through_a_checkpoint_decides_the_same(cfg: ReferenceC
             state = after_reset(state, seen.version)
     assert fired == whole
     versions = [0, *(version for version, reason in whole)]
-    gaps = [
-        b - a for (a, b), (_, reason) in zip(zip(versions, versions[1:], strict=False), whole, strict=True) if reason != "asked"
-    ]
+    steps_between = zip(itertools.pairwise(versions), whole, strict=True)
+    gaps = [after - before for (before, after), (_, reason) in steps_between if reason != "asked"]
     assert all(gap > cfg.cooldown for gap in gaps)
 
 

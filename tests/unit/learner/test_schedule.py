@@ -111,5 +111,5 @@ def test_the_metrics_of_a_run_give_its_turns_again(tmp_path: Path) -> None:
 
 
 def test_a_target_without_validation_is_refused() -> None:
-    with pytest.raises(Exception, match="validation.every = 0: expected above 0"):
+    with pytest.raises(Exception, match=r"validation\.every = 0: expected above 0"):
         Config(model=ModelConfig(path="nowhere"), stages=[StageConfig(name="a", target=0.5)])
