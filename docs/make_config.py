@@ -18,10 +18,10 @@ Generated from `common/config.py` and `common/algorithm.py` by `make docs`; defa
 
     prolong train --recipe demo run.steps=80 buffer.eta=1 data.train='[{file: a.jsonl, weight: 2}, {file: b.parquet}]'
 
-`model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper over the recipe ([recipe.md](recipe.md)). An
-unknown key, a wrong type or a value out of range is refused with the key, what was got, what was expected and the nearest key.
-Every command of one run takes the same settings; `prolong train` writes them to `runs/NAME/config.yaml`, which is a recipe itself
-(`--recipe runs/NAME/config.yaml`).
+`model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper over the recipe ([recipe.md](recipe.md)).
+An unknown key, a wrong type or a value out of range is refused with the key, what was got, what was expected and the nearest
+key. Every command of one run takes the same settings; `prolong train` writes them to `runs/NAME/config.yaml`, which is a
+recipe itself (`--recipe runs/NAME/config.yaml`).
 
 ## Prompt files
 
