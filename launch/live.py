@@ -67,6 +67,7 @@ class Progress:
     eta: int
     folder: Path
     started: float = field(default_factory=monotonic)
+    stages: list[str] = field(default_factory=list)  # their names
     first_step: int = 0  # the last step of the run before it was resumed
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT))
     rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
@@ -175,6 +176,8 @@ def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
     rows: list[tuple[str, RenderableType]] = []
     if progress.step == progress.first_step:
         rows.append(("starting", Text(_starting(progress.status), style="dim")))
+    if progress.stages and progress.records:
+        rows.append(("stage", f"{_stage(progress)}: {progress.stages[int(progress.last('stage/index') or 0)]}"))
     if progress.records:
         rows += [
             ("reward", _rewards(progress)),
@@ -186,6 +189,10 @@ def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
     if progress.status is not None:
         rows.append(("ledger", _ledger(progress.status)))
     return rows
+
+
+def _stage(progress: Progress) -> str:
+    return f"{int(progress.last('stage/index') or 0) + 1}/{len(progress.stages)}"
 
 
 def _starting(status: Status | None) -> str:
@@ -256,7 +263,7 @@ def line(progress: Progress) -> str:
     stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
     publish = progress.last("weights/publish_s")
     parts = [
-        f"step {progress.step}/{progress.steps}",
+        f"step {progress.step}/{progress.steps}" + (f" stage {_stage(progress)}" if progress.stages else ""),
         f"reward {rewards or score(progress.last('reward/mean'))}",
         f"held-out {heldout or '-'}",
         f"staleness {stale}",

@@ -20,6 +20,7 @@ from rich.live import Live
 from ..common.compose import RunPaths, run_paths, save
 from ..common.config import Config
 from ..common.errors import BufferUnreachable, UserError
+from ..common.stages import total_steps
 from .live import MetricsTail, Progress, line, page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, is_folder_name, prepare
@@ -94,7 +95,8 @@ def environment(cfg: Config, gpus: str | None) -> dict[str, str]:
 
 
 async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
-    progress = Progress(run=cfg.run.name, steps=cfg.run.steps, eta=cfg.buffer.eta, folder=paths.folder)
+    stages = [stage.name for stage in cfg.stages]
+    progress = Progress(run=cfg.run.name, steps=total_steps(cfg), eta=cfg.buffer.eta, folder=paths.folder, stages=stages)
     supervisor = Supervisor(
         processes(cfg, paths),
         leader="learner",

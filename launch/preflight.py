@@ -10,6 +10,7 @@ from ..buffer.prompts import load_prompts, longest_completion
 from ..common.compose import RunPaths, compose, run_paths
 from ..common.config import Config, SourceConfig
 from ..common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from ..common.stages import total_steps
 from ..common.tokenizer import Tokenizer
 from ..verifiers.registry import check_prompt
 
@@ -33,7 +34,7 @@ def check_run_folder(cfg: Config) -> None:
     if not cfg.run.resume and paths.checkpoints.is_dir() and any(paths.checkpoints.iterdir()):
         raise UserError(f"run.resume = False: {paths.folder} already holds checkpoints; choose another run.name")
     steps = finished_steps(paths)
-    if steps is not None and steps >= cfg.run.steps:
+    if steps is not None and steps >= total_steps(cfg):
         raise UserError(
             f"{paths.folder} holds a finished run of {steps} steps: choose another run.name, or a larger run.steps to go on"
         )

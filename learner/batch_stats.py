@@ -72,7 +72,7 @@ def sample_metrics(updates: list[list[Sample]], eta: int) -> dict[str, float]:
     ages = np.concatenate([sample.staleness[sample.keep] for sample in samples])
     shares = np.bincount(ages, minlength=eta + 1) / max(len(ages), 1)
     return {
-        "reward/shaped_mean": float(np.mean([sample.reward for sample in samples])),
+        "rewards/shaped_mean": float(np.mean([sample.reward for sample in samples])),
         "learner/tokens": float(tokens),
         "learner/masked_tokens": float(tokens - len(ages)),
     } | {f"policy/staleness_{k}": float(shares[k]) for k in range(eta + 1)}

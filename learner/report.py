@@ -34,9 +34,17 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         "rollout/truncated": fmean(rollout.finish_reason is FinishReason.length for rollout in rollouts),
     }
     for score in batch.validation:
-        metrics |= {f"validation/{score.setting}/mean": score.mean, f"validation/{score.setting}/version": float(score.version)}
-        metrics |= {f"validation/{score.setting}/{task}": value for task, value in score.by_task.items()}
+        metrics |= {f"validation/{score.setting}/{name}": value for name, value in _score_metrics(score).items()}
     return metrics | batch.metrics
+
+
+def _score_metrics(score: ValidationScore) -> dict[str, float]:
+    """Mean over tasks, of each domain and of each task; the version that was swept, and the oldest that made a token of it."""
+    domains: dict[str, list[float]] = defaultdict(list)
+    for task, value in score.by_task.items():
+        domains[task.partition("/")[0]].append(value)
+    versions = {"version": float(score.version), "oldest_version": float(min(score.versions, default=score.version))}
+    return {"mean": score.mean, **versions, **{name: fmean(values) for name, values in domains.items()}, **score.by_task}
 
 
 def summarize(state: LearnerState, status: Status) -> dict[str, Any]:

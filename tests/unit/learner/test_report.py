@@ -34,6 +34,14 @@ def test_rewards_are_means_by_domain_and_task() -> None:
     assert batch_metrics(mixed_batch(groups=2, n=4))["rollout/truncated"] == 0.25
 
 
+def test_scores_are_by_domain_too_and_name_the_versions_that_made_them() -> None:
+    by_task = {"math/sum": 0.2, "math/product": 0.4, "logic/order": 0.9}
+    swept = ValidationScore(version=7, versions=[6, 8], setting="sampled", by_task=by_task, mean=0.5, num_rollouts=8)
+    metrics = batch_metrics(Batch(generation=1, version=9, groups=random_batch(0, groups=1, n=2).groups, validation=[swept]))
+    found = {key.removeprefix("validation/sampled/"): value for key, value in metrics.items() if key.startswith("validation")}
+    assert found == pytest.approx(by_task | {"math": 0.3, "logic": 0.9, "mean": 0.5, "version": 7.0, "oldest_version": 6.0})
+
+
 def test_the_summary_tells_before_from_after_and_splits_each_sides_time(tmp_path: Path) -> None:
     scores = [score(0, "sampled", 0.4), score(0, "greedy", 0.2), score(20, "sampled", 0.7)]
     scores += [score(40, "sampled", 0.9), score(40, "greedy", 0.95)]

@@ -182,4 +182,4 @@ def test_staleness_and_shaped_rewards_are_reported_over_the_tokens_and_rollouts_
     assert 0 < metrics["policy/staleness_1"] < 1
     assert metrics["policy/staleness_3"] == 0
     kept = [r.verdict.reward or 0.0 for g in batch.groups for r in g.rollouts[1:]]
-    assert metrics["reward/shaped_mean"] == pytest.approx(sum(kept) / len(rollouts))
+    assert metrics["rewards/shaped_mean"] == pytest.approx(sum(kept) / len(rollouts))
