@@ -43,9 +43,10 @@ SUITES: dict[str, dict[str, list[str]]] = {
     },
 }
 SIZE = {"main": ["run.steps=120", "sampling.n=16"], "long": ["run.steps=500", "sampling.n=8"]}
+EVERY = 10  # steps between sweeps; a score arrives a few steps after the one that its sweep began at
 BASE = [
     "buffer.eta=0", "buffer.batch_groups=8", "model.max_context=192", "sampling.max_tokens=80", "validation.max_tokens=80",
-    "validation.every=10", "validation.prompts=24", "validation.greedy=false", "reference.reset_every=0",
+    f"validation.every={EVERY}", "validation.prompts=24", "validation.greedy=false", "reference.reset_every=0",
     "reference.reset_optimizer=true", "checkpoint.every=50", "launch.pin_cores=false", "learner.lr=1e-4",
     "rewards.truncated=1.0",
 ]  # fmt: skip
@@ -69,9 +70,9 @@ def row(arm: str, seed: int, folder: Path) -> dict:
         {
             "step": record["step"],
             "reward": round(record["reward/mean"], 4),
-            "kl": record["reference/kl"],
-            "entropy": record["learner/entropy"],
-            **({"heldout": record["validation/sampled/mean"]} if "validation/sampled/mean" in record else {}),
+            "kl": round(record["reference/kl"], 5),
+            "entropy": round(record["learner/entropy"], 4),
+            **({"heldout": round(record["validation/sampled/mean"], 4)} if "validation/sampled/mean" in record else {}),
         }
         for record in records
     ]
@@ -114,7 +115,8 @@ def draw(suite: str, rows: list[dict], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5), dpi=110)
     for i, arm in enumerate(dict.fromkeys(each["arm"] for each in rows)):
         curves = [
-            {p["step"] - 1: p["heldout"] for p in each["curve"] if "heldout" in p} | {each["curve"][-1]["step"]: each["after"]}
+            {(p["step"] - 1) // EVERY * EVERY: p["heldout"] for p in each["curve"] if "heldout" in p}
+            | {each["curve"][-1]["step"]: each["after"]}
             for each in rows
             if each["arm"] == arm
         ]
