@@ -108,19 +108,6 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
     _set_rng(stored, ranks)
 
 
-def save_checkpoint(
-    folder: Path, state: LearnerState, trainer: Trainer, ranks: Ranks, *, dtype: str, source: Path | None, keep: int
-) -> Path:
-    """Write step-VERSION in `folder` and wait until it is durable. Collective."""
-    from .saver import Checkpointer
-
-    saver = Checkpointer(folder, ranks, dtype=dtype, source=source, keep=keep)
-    saver.save(state, trainer)
-    saver.close()
-    ranks.barrier()
-    return checkpoint_path(folder, state.version)
-
-
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The policy of a checkpoint by name, on the CPU: the float32 masters if it has them, else the model itself.
 

@@ -19,9 +19,10 @@ from batches import (
 )
 from prolong.common.config import Config
 from prolong.common.errors import NonFiniteUpdate
-from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
+from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.reference import Reference
+from prolong.learner.saver import Checkpointer
 from prolong.learner.step import Trainer
 from safetensors.torch import save_file
 
@@ -96,7 +97,10 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
             save_gradients(trainer, metrics, folder / "gradients.safetensors")
         if version in (2, 4):
             state = LearnerState(version=version + 1, generation=1)
-            save_checkpoint(folder, state, trainer, ranks, dtype="float32", source=None, keep=5)
+            saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=5)
+            saver.save(state, trainer)
+            saver.close()
+            ranks.barrier()
 
 
 if __name__ == "__main__":

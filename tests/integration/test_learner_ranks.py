@@ -22,8 +22,9 @@ from batches import (
     variant_config,
 )
 from prolong.common.config import Config
-from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state, save_checkpoint
+from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.ranks import Ranks
+from prolong.learner.saver import Checkpointer
 from runs import free_port
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model
@@ -131,6 +132,6 @@ def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: 
         trainer.train(random_batch(version))
     for name, tensor in trainer.policy.full_parameters():
         torch.testing.assert_close(whole[name], tensor, rtol=1e-4, atol=1e-5)
-    save_checkpoint(
-        tmp_path / "one", LearnerState(version=5), trainer, Ranks(), dtype="float32", source=None, keep=1
-    )  # and writes one itself
+    saver = Checkpointer(tmp_path / "one", Ranks(), dtype="float32", source=None, keep=1)
+    saver.save(LearnerState(version=5), trainer)  # and writes one itself
+    saver.close()
