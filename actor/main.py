@@ -53,7 +53,8 @@ async def _run(cfg: Config, name: str) -> None:
     tokenizer = Tokenizer.load(cfg.model.path)
     engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
     # no Hello before this: whoever is in takes part in every broadcast, and one that is not ready would hold up the others
-    client = BufferClient(cfg.buffer.address, _hello(cfg, name, tokenizer), max_bytes=cfg.buffer.max_message_mb << 20)
+    to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
+    client = BufferClient(to, _hello(cfg, name, tokenizer), max_bytes=limit, keys=cfg.buffer.keys)
     inbox = client.inbox(Tickets, UpdateWeights, GroupAck)
     pool = VerifierPool(cfg.actor.verifier_workers, cfg.actor.verifier_timeout_s)
     try:

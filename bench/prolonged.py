@@ -5,7 +5,7 @@ synchronously, one run per arm and seed, `--jobs` at a time on a core each. A ru
 can be stopped.
 
     main    {never, reference, optimizer, both, triggered} with a sizeable KL, {small_kl, no_kl}
-    long    the same question over many more steps, with a small KL: {never, both, triggered}
+    long    the same question over many more steps, with a small KL: {never, both}
 
 Writes DOCS/prolonged-SUITE.jsonl (one object a run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png.
 """
@@ -39,7 +39,6 @@ SUITES: dict[str, dict[str, list[str]]] = {
     "long": {
         "never": [SMALL],
         "both": [SMALL, "reference.reset_every=100"],
-        "triggered": [SMALL, *TRIGGERS],
     },
 }
 SIZE = {"main": ["run.steps=120", "sampling.n=16"], "long": ["run.steps=500", "sampling.n=8"]}

@@ -21,6 +21,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from ..common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, ProlongError, WireError, WireSizeError
+from ..common.keys import load_client_keys
 from ..common.messages import (
     FromBuffer,
     GroupAck,
@@ -33,10 +34,10 @@ from ..common.messages import (
     Stop,
     Welcome,
 )
-from ..common.sockets import close_watched, connect_dealer
+from ..common.sockets import REFUSED, close_watched, connect_dealer
 from ..common.wire import Decoder, encode
 from .inbox import Inbox as Inbox
-from .session import Session
+from .session import KEYS_HINT, Session
 
 BURST = 64  # frames received before anything else is looked at
 
@@ -44,10 +45,11 @@ BURST = 64  # frames received before anything else is looked at
 class BufferClient:
     """One peer's connection to the buffer. Call `inbox` for what you want to hear, then `connect`."""
 
-    def __init__(self, address: str, hello: Hello, *, max_bytes: int) -> None:
+    def __init__(self, address: str, hello: Hello, *, max_bytes: int, keys: str = "") -> None:
+        """`keys`: the folder `buffer.keys`; empty for a buffer on loopback."""
         self.counters: Counter[str] = Counter()  # rejected frames, unrouted messages, greetings, ...
         self.welcome: Welcome | None = None  # the last one: a buffer that lost its memory begins another generation
-        self._address = address
+        self._address, self._keys = address, keys
         self._hello = hello
         self._max_bytes = max_bytes
         self._decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
@@ -77,13 +79,15 @@ class BufferClient:
     def connect(self, timeout_s: float) -> Welcome:
         """Shake hands; once. Blocks. After an error the client is closed.
 
-        Raises: HandshakeRefused (at the deadline when the buffer said "not yet"), BufferUnreachable, ConfigError (no address).
+        Raises: HandshakeRefused (at the deadline when the buffer said "not yet"), BufferUnreachable (at once for an unknown
+        key), ConfigError (no address, no keys).
         """
         assert self._thread is None, "connect is called once"
         context = zmq.Context()
         routing_id = f"{self._hello.role}/{self._hello.name[:64]}/{os.getpid()}/{os.urandom(4).hex()}".encode()
         try:
-            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id, watch=True)
+            keys = load_client_keys(self._keys)
+            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id, keys=keys, watch=True)
         except ConfigError:
             context.term()
             self.close(0.0)
@@ -198,6 +202,8 @@ class BufferClient:
                 session.disconnected()
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 session.connected(monotonic())
+            elif event & REFUSED:
+                session.shut_out(for_good=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
     def _receive_frames(self, dealer: zmq.Socket, session: Session) -> None:
         for _ in range(BURST):
@@ -247,23 +253,23 @@ class BufferClient:
             return  # thousands of wake bytes wait already
 
 
-def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) -> Status:
+def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28, keys: str = "") -> Status:
     """Ask a live buffer for everything it knows; no handshake. Blocks. Raises: BufferUnreachable."""
-    answer = _ask(address, StatusRequest(), (Status,), timeout_s, max_bytes)
+    answer = _ask(address, StatusRequest(), (Status,), timeout_s, max_bytes, keys)
     assert isinstance(answer, Status)
     return answer
 
 
-def request_reset(address: str, timeout_s: float, *, max_bytes: int = 1 << 28) -> ResetNoted | Refused:
+def request_reset(address: str, timeout_s: float, *, max_bytes: int = 1 << 28, keys: str = "") -> ResetNoted | Refused:
     """Ask a live buffer to have the reference reset; no handshake. Blocks. Raises: BufferUnreachable (noted or not)."""
-    return _ask(address, RequestReset(), (ResetNoted, Refused), timeout_s, max_bytes)
+    return _ask(address, RequestReset(), (ResetNoted, Refused), timeout_s, max_bytes, keys)
 
 
-def _ask(address: str, question: msgspec.Struct, answers: tuple[type, ...], timeout_s: float, max_bytes: int) -> Any:
+def _ask(address: str, question: msgspec.Struct, answers: tuple[type, ...], timeout_s: float, max_bytes: int, keys: str) -> Any:
     """The first message of one of these types that a buffer answers."""
     deadline = monotonic() + timeout_s
     with zmq.Context() as context:
-        dealer = connect_dealer(context, address, max_bytes)
+        dealer = connect_dealer(context, address, max_bytes, keys=load_client_keys(keys))
         try:
             decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
             dealer.send(encode(question), zmq.NOBLOCK)
@@ -274,4 +280,5 @@ def _ask(address: str, question: msgspec.Struct, answers: tuple[type, ...], time
         finally:
             dealer.close(linger=0)
     name = type(question).__name__
-    raise BufferUnreachable(f"no answer to a {name} from a buffer at {address} within {timeout_s:g} s; is it running?")
+    hint = f" Or {KEYS_HINT}" if keys else ""
+    raise BufferUnreachable(f"no answer to a {name} from a buffer at {address} within {timeout_s:g} s; is it running?{hint}")

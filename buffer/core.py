@@ -23,7 +23,8 @@ from .journal import BatchLog
 from .membership import Membership
 from .peers import Peer, Peers, refusal
 from .prompts import PromptMixture
-from .status import describe
+from .quarantine import Quarantine
+from .status import describe, describe_quarantined
 from .store import Store
 from .validation import Validation
 
@@ -38,6 +39,7 @@ class BufferCore:
         """`tokenizer`: fingerprint that actors and learner must share. State is loaded from `journal` when a learner comes."""
         self._cfg, self._tokenizer = cfg, tokenizer
         self.counters = Counters()
+        self.quarantine = Quarantine()  # filled by the service, told of in the status
         self.peers = Peers()
         self.store = Store(cfg, mixture, journal, self.counters)
         self.validation = Validation(cfg.validation, heldout, cfg.run.seed, cfg.buffer.lease_s, self.counters)
@@ -141,6 +143,8 @@ class BufferCore:
     def status(self, now: float) -> m.Status:
         """Everything that `prolong status` prints."""
         generation = self.store.generation
+        peers = {p.name: describe(p, now, generation, self.membership, self.dispatch) for p in self.peers.all()}
+        describe_quarantined(self.quarantine.held(now), self.peers, peers)
         return m.Status(
             run=self._cfg.run.name,
             generation=generation,
@@ -148,7 +152,7 @@ class BufferCore:
             steps=total_steps(self._cfg),
             ledger=self.store.ledger.as_dict(),
             balanced=self.store.ledger.balanced,
-            peers={p.name: describe(p, now, generation, self.membership, self.dispatch) for p in self.peers.all()},
+            peers=peers,
             counters=dict(self.counters.total),
             validation=list(self.validation.scores),
         )

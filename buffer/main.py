@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import zmq
 
 from ..common.compose import run_paths
-from ..common.config import Config
+from ..common.config import BufferConfig, Config
+from ..common.keys import load_buffer_keys
 from ..common.sockets import bind_router, endpoint_of
 from ..common.tokenizer import Tokenizer
 from .core import BufferCore
+from .gate import Gate
 from .journal import Journal
 from .prompts import load_heldout, load_mixture
 from .service import LINGER_S, BufferService, stop_on_signals
@@ -28,29 +33,41 @@ def main(cfg: Config) -> None:
     """
     paths = run_paths(cfg)
     max_bytes = cfg.buffer.max_message_mb << 20
-    context = zmq.Context()
-    try:
-        # first of all: a taken port shows before prompts are read
-        router = bind_router(context, cfg.buffer.address, max_bytes, allow_insecure_remote=cfg.buffer.allow_insecure_remote)
+    # first of all: a taken port shows before prompts are read
+    with _bound(cfg.buffer, max_bytes) as (router, gate):
+        tokenizer = Tokenizer.load(cfg.model.path)
+        mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+        journal = Journal(paths.journal)
         try:
-            tokenizer = Tokenizer.load(cfg.model.path)
-            mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
-            journal = Journal(paths.journal)
-            try:
-                service = BufferService(BufferCore(cfg, mixture, heldout, tokenizer.fingerprint, journal), router, max_bytes)
-                _serve(service, paths.buffer, endpoint_of(router))
-            finally:
-                journal.close()
+            core = BufferCore(cfg, mixture, heldout, tokenizer.fingerprint, journal)
+            service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
+            _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
+        finally:
+            journal.close()
+
+
+@contextmanager
+def _bound(cfg: BufferConfig, max_bytes: int) -> Iterator[tuple[zmq.Socket, Gate | None]]:
+    """The one socket, and who watches its door; last words may leave when it closes."""
+    keys = load_buffer_keys(cfg.keys)
+    context = zmq.Context()
+    gate = None if keys is None else Gate(context, keys)
+    try:
+        router = bind_router(context, cfg.address, max_bytes, keys)
+        try:
+            yield router, gate
         finally:
             router.close(linger=int(1000 * LINGER_S))
     finally:
+        if gate is not None:
+            gate.close()
         context.term()
 
 
-def _serve(service: BufferService, note: Path, address: str) -> None:
-    """Run the service while `note` (buffer.json) says where it is."""
+def _serve(service: BufferService, note: Path, address: str, keys: str) -> None:
+    """Run the service while `note` (buffer.json) says where it is, and where its keys are if it has some."""
     with stop_on_signals(service.stop):
-        _write_note(note, address)
+        _write_note(note, {"address": address, "pid": os.getpid()} | ({"keys": str(Path(keys).resolve())} if keys else {}))
         log.info("buffer at %s", address)
         try:
             service.run()
@@ -58,7 +75,7 @@ def _serve(service: BufferService, note: Path, address: str) -> None:
             note.unlink(missing_ok=True)
 
 
-def _write_note(note: Path, address: str) -> None:
+def _write_note(note: Path, content: dict[str, Any]) -> None:
     scratch = note.with_name(f".{note.name}.{os.getpid()}")  # a reader never sees half a file
-    scratch.write_text(json.dumps({"address": address, "pid": os.getpid()}), encoding="utf-8")
+    scratch.write_text(json.dumps(content), encoding="utf-8")
     scratch.replace(note)

@@ -19,6 +19,8 @@ from ..common.errors import WireError, WireSizeError
 from ..common.messages import BatchReady, FromClient
 from ..common.wire import Decoder, encode
 from .core import Outgoing
+from .gate import Gate
+from .quarantine import Quarantine
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,17 @@ class Core(Protocol):
 class BufferService:
     """Serves one core on one bound ROUTER until the run is over or `stop` is set."""
 
-    def __init__(self, core: Core, router: zmq.Socket, max_bytes: int) -> None:
+    def __init__(
+        self, core: Core, router: zmq.Socket, max_bytes: int, *, quarantine: Quarantine | None = None, gate: Gate | None = None
+    ) -> None:
+        """`quarantine`: shared with who tells of it (the core's status). `gate`: of a router with keys."""
         self.stop = threading.Event()
         self._core = core
+        self._quarantine = quarantine or Quarantine()
+        self._gate = gate
+        self._poller = zmq.Poller()
+        for socket in (router, gate.socket) if gate is not None else (router,):
+            self._poller.register(socket, zmq.POLLIN)
         self._router = router
         self._max_bytes = max_bytes
         self._decoder: Decoder[Any] = Decoder(FromClient, max_bytes)
@@ -55,7 +65,8 @@ class BufferService:
     def run(self) -> None:
         """Serve.
 
-        Consumes: frames of clients. Blocks on: the socket. Unblocked by: a frame, or time for the next tick.
+        Consumes: frames of clients, questions who may connect. Blocks on: their sockets. Unblocked by: one of them, or the next
+        tick.
         Stops when: the core has finished, or `stop` is set, or something failed; everybody is told of the last two.
         """
         try:
@@ -69,7 +80,10 @@ class BufferService:
     def _loop(self) -> None:
         next_tick = monotonic()
         while not self._core.finished() and not self.stop.is_set():
-            if self._router.poll(max(0, int(1000 * (next_tick - monotonic())) + 1)):
+            ready = dict(self._poller.poll(max(0, int(1000 * (next_tick - monotonic())) + 1)))
+            if self._gate is not None and self._gate.socket in ready:
+                self._gate.answer(self._core.count)
+            if self._router in ready:
                 self._receive_burst()
             now = monotonic()
             self._send(self._core.tick(now))
@@ -88,17 +102,22 @@ class BufferService:
             self._handle(frames)
 
     def _handle(self, frames: list[bytes]) -> None:
-        peer = frames[0]
+        peer, now = frames[0], monotonic()
+        if self._quarantine.holds(peer, now):
+            self._core.count("buffer/rejected_frames")
+            return
         try:
             message = self._decoder.decode(frames[1] if len(frames) == 2 else b"")
         except WireError as error:
-            self._reject(peer, error)
+            self._reject(peer, error, now)
             return
-        self._send(self._core.handle(peer, message, monotonic()))
+        self._send(self._core.handle(peer, message, now))
 
-    def _reject(self, peer: bytes, error: WireError) -> None:
+    def _reject(self, peer: bytes, error: WireError, now: float) -> None:
         """Count every frame; log the 1st, 2nd, 4th, 8th ... so that a flood does not fill the disk."""
         self._core.count("buffer/rejected_frames")
+        if self._quarantine.strike(peer, now):
+            self._core.count("buffer/quarantines")
         self._num_rejected += 1
         if self._num_rejected.bit_count() == 1:
             log.warning("dropped a frame (%d so far) from %s: %s", self._num_rejected, peer[:80], error)

@@ -1,7 +1,7 @@
 """A client's side of the protocol, without socket, clock or thread: handshake, heartbeats, silence, what must be sent again.
 
     greeting --Welcome--> up         up --new connection, silence > lease_s, or Alive(known=False)--> greeting
-    greeting --6 x silence, or Refused--> ended         up --Stop--> up, and every inbox ends
+    greeting --6 x silence, Refused, or an unknown key--> ended         up --Stop--> up, and every inbox ends
 
 While greeting only Hello goes out; everything else is held. After each Welcome what has no answer yet is sent again, first:
 groups until their GroupAck, TakeBatch until BatchReady, Publish until PublishPlan, Finish until Finished.
@@ -40,6 +40,7 @@ from ..common.messages import (
 from ..common.wire import encode
 
 REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
+KEYS_HINT = "the keys may differ: is buffer.keys on both sides what one `prolong keys` made?"
 SILENCES = 6  # times lease_s without a word: the buffer is unreachable
 
 Frame = tuple[Hashable, bytes]  # key of what waits for an answer (None: nothing does), encoded message
@@ -63,6 +64,7 @@ class Session:
         self._deadline = now + timeout_s  # of greeting
         self._patience_s = timeout_s
         self._refusal = ""
+        self._shut_out = False  # the last attempt to connect ended in the handshake of keys
         self.is_connected = False
         self._hello_at: float | None = None  # when Hello is due, if it is
         self._heard = now
@@ -71,6 +73,7 @@ class Session:
     def connected(self, now: float) -> None:
         """A connection to a buffer stands: the first one, or a new one after a break."""
         self.is_connected = True
+        self._shut_out = False
         self._hello_at = now
         if not self._greeting:
             self._greet(now)
@@ -78,6 +81,14 @@ class Session:
     def disconnected(self) -> None:
         """The connection broke; ZeroMQ tries for another."""
         self.is_connected = False
+
+    def shut_out(self, *, for_good: bool) -> None:
+        """An attempt to connect ended in ZeroMQ's handshake; `for_good`: the buffer does not know our key, and said so."""
+        self._shut_out = True
+        if for_good and self.ended is None:
+            self.ended = self.stopped or BufferUnreachable(
+                f"the buffer at {self._address} lets {self.hello.name} not in: it does not know the key; {KEYS_HINT}"
+            )
 
     def submit(self, message: Any, frame: bytes) -> None:
         """Queue a message of the application."""
@@ -185,6 +196,7 @@ class Session:
         return BufferUnreachable(
             f"no answer from a buffer at {self._address} within {self._patience_s:g} s; "
             "is `prolong buffer` running, and is buffer.address the same on both sides?"
+            + (f" Something answers there, but the handshake fails: {KEYS_HINT}" if self._shut_out else "")
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..common.messages import Role
 from .dispatch import Dispatch
 from .membership import Membership
-from .peers import Peer
+from .peers import Peer, Peers
+
+MAX_QUARANTINED = 20  # the newest, named in a status
 
 
 def describe(peer: Peer, now: float, generation: int, membership: Membership, dispatch: Dispatch) -> dict[str, float | str]:
@@ -24,3 +26,16 @@ def describe(peer: Peer, now: float, generation: int, membership: Membership, di
         about |= {"leases": float(len(dispatch.leases.held_by(peer.name)))}
         about |= {"rollouts": float(dispatch.leases.rollouts(peer.name)), "capacity": float(peer.hello.capacity)}
     return about | peer.stats
+
+
+def describe_quarantined(held: dict[bytes, float], peers: Peers, described: dict[str, dict[str, float | str]]) -> None:
+    """Say in `described` who is not listened to: senders of malformed frames, by name if they have one, else by routing id."""
+    for sender, left_s in list(held.items())[-MAX_QUARANTINED:]:
+        peer = peers.find(sender)
+        name = f"sender {_printable(sender)}" if peer is None else peer.name
+        described[name] = described.get(name, {"role": ""}) | {"state": "quarantined", "quarantine_s": left_s}
+
+
+def _printable(sender: bytes) -> str:
+    text = sender[:80].decode(errors="replace")
+    return text if text.isprintable() and "\ufffd" not in text else sender[:80].hex()

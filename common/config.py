@@ -111,7 +111,7 @@ class BufferConfig:
     heartbeat_s: float = 0.5
     silence_s: float = 10.0  # a peer silent for longer is gone: its tickets are reissued
     max_message_mb: int = 256  # larger frames are refused
-    allow_insecure_remote: bool = False  # bind beyond loopback although frames are neither encrypted nor authenticated
+    keys: str = ""  # folder made by `prolong keys`; without it the address must be loopback, and frames are plain
 
     def __post_init__(self) -> None:
         require(self.batch_groups >= 1, "buffer.batch_groups", self.batch_groups, "at least 1")

@@ -12,22 +12,30 @@ import ipaddress
 import zmq
 
 from .errors import AddressInUse, ConfigError
+from .keys import BufferKeys, ClientKeys
 
 HIGH_WATER_MARK = 10_000  # frames a peer may fall behind; the sender then keeps them (client) or drops and counts them (buffer)
 HEARTBEAT_MS = 2_000  # ZMTP ping: finds half-open connections
 HEARTBEAT_TIMEOUT_MS = 20_000
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
 
 
-def bind_router(context: zmq.Context, address: str, max_bytes: int, *, allow_insecure_remote: bool = False) -> zmq.Socket:
+def bind_router(context: zmq.Context, address: str, max_bytes: int, keys: BufferKeys | None = None) -> zmq.Socket:
     """A ROUTER bound to `address`; `endpoint_of` gives the real one when the port is 0.
 
-    Raises: AddressInUse; ConfigError for an address that cannot be bound, or one that other hosts could reach.
+    With `keys`, frames are encrypted, and clients connect if a `Gate` of the same context lets them in; without a Gate, nobody.
+    Raises: AddressInUse; ConfigError for an address that cannot be bound, or one that other hosts could reach without keys.
     """
-    check_address(address, allow_insecure_remote=allow_insecure_remote)
+    check_address(address, has_keys=keys is not None)
     socket = context.socket(zmq.ROUTER)
     _set_common(socket, max_bytes)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"prolong")
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or everybody would be let in while nobody answers
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone raises, so that it can be counted
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects takes its routing id over from its dead connection
     try:
@@ -46,23 +54,35 @@ def bind_router(context: zmq.Context, address: str, max_bytes: int, *, allow_ins
 
 
 def connect_dealer(
-    context: zmq.Context, address: str, max_bytes: int, routing_id: bytes = b"", *, watch: bool = False
+    context: zmq.Context,
+    address: str,
+    max_bytes: int,
+    routing_id: bytes = b"",
+    *,
+    keys: ClientKeys | None = None,
+    watch: bool = False,
 ) -> zmq.Socket:
     """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
 
     ZMQ_IMMEDIATE stays off: with it, a connection that breaks takes along what had arrived and was not yet read (a last Stop).
 
-    With `watch`, its `get_monitor_socket()` tells of every connection that stands and every one that broke; close both.
-    Raises: ConfigError for something that is no address.
+    With `keys`, it talks to the buffer of that public key and to nobody else.
+    With `watch`, its `get_monitor_socket()` tells of connections that stand, that broke, and that were refused; close both.
+    Raises: ConfigError for something that is no address, or one of another host without keys.
     """
+    check_address(address, has_keys=keys is not None)
     socket = context.socket(zmq.DEALER)
     _set_common(socket, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
     if routing_id:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.buffer)
     if watch:  # before connecting, or the first event would be missed
-        socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -88,18 +108,18 @@ def endpoint_of(socket: zmq.Socket) -> str:
     return endpoint.decode().rstrip("\0")
 
 
-def check_address(address: str, *, allow_insecure_remote: bool = False) -> None:
-    """Refuse what is no tcp address, and one beyond loopback unless it is asked for: the wire is not yet encrypted.
+def check_address(address: str, *, has_keys: bool = False) -> None:
+    """Refuse what is no tcp address, and one beyond loopback without keys.
 
     Raises: ConfigError.
     """
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
     if not address.startswith("tcp://") or not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT with a port from 0 to 65535")
-    if not allow_insecure_remote and not is_loopback(host):
+    if not has_keys and not is_loopback(host):
         raise ConfigError(
-            f"buffer.address = {address!r}: expected a loopback address such as tcp://127.0.0.1:5710, because frames are "
-            "neither encrypted nor authenticated; set buffer.allow_insecure_remote=true only on a network that you trust"
+            f"buffer.address = {address!r}: expected a loopback address such as tcp://127.0.0.1:5710, or keys: make them with "
+            "`prolong keys keys --clients 1` on the buffer's host, copy what it says, and set buffer.keys=keys on every host"
         )
 
 

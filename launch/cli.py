@@ -108,6 +108,18 @@ def reset(argv: list[str]) -> int:
     return page.request(args.run)
 
 
+def keys(argv: list[str]) -> int:
+    """make the keys that a buffer beyond loopback needs, and say what to copy where"""
+    parser = argparse.ArgumentParser(prog="prolong keys", description=keys.__doc__)
+    parser.add_argument("folder", type=Path, help="made if need be; then buffer.keys=FOLDER on every host")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="one key pair for each: a host or a client")
+    parser.add_argument("--clients", type=int, default=0, metavar="N", help="the same for client-1 ... client-N")
+    args = parser.parse_intermixed_args(argv)
+    from . import keys as page
+
+    return page.make(args.folder, args.names, args.clients)
+
+
 def doctor(argv: list[str]) -> int:
     """say what of this machine and installation a run could stumble over"""
     args = config_parser("doctor", doctor.__doc__ or "").parse_intermixed_args(argv)
@@ -136,6 +148,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bootstrap": bootstrap,
     "status": status,
     "reset": reset,
+    "keys": keys,
     "doctor": doctor,
     "bench": bench,
 }

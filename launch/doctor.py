@@ -75,6 +75,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
         "model": preflight.check_model,
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
+        "keys": preflight.check_keys,
     }
     for what, check in checks.items():
         try:

@@ -125,7 +125,7 @@ def _tell_blindness(watching: asyncio.Task[None]) -> None:
 async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
     """End the run when no group was scored within `launch.first_group_s`."""
     await asyncio.sleep(cfg.launch.first_group_s)
-    observer = Observer(cfg.buffer.address)
+    observer = Observer(cfg.buffer.address, cfg.buffer.keys)
     try:
         status = await asyncio.to_thread(observer.ask, ASK_S)
         scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
@@ -140,7 +140,7 @@ async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
 async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
     """Show the run, every REFRESH_S."""
     console = Console()
-    tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address)
+    tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address, cfg.buffer.keys)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     progress.add(tail.read()[0])  # of the run that is resumed
     progress.first_step = progress.step

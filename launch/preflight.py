@@ -10,6 +10,8 @@ from ..buffer.prompts import load_prompts, longest_completion
 from ..common.compose import RunPaths, compose, run_paths
 from ..common.config import Config, SourceConfig
 from ..common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from ..common.keys import load_buffer_keys, load_client_keys
+from ..common.sockets import check_address
 from ..common.stages import total_steps
 from ..common.tokenizer import Tokenizer
 from ..verifiers.registry import check_prompt
@@ -25,6 +27,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     check_model(cfg)
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
+    check_keys(cfg)
     return cfg
 
 
@@ -82,6 +85,13 @@ def check_prompts(cfg: Config) -> None:
 def _check_source(source: SourceConfig, tokenizer: Tokenizer, max_context: int, max_tokens: int) -> None:
     for prompt in load_prompts(source, tokenizer, max_context, max_tokens):
         check_prompt(prompt)
+
+
+def check_keys(cfg: Config) -> None:
+    """An address beyond loopback has keys, for the buffer and for the clients of this host. Raises: ConfigError."""
+    load_buffer_keys(cfg.buffer.keys)
+    load_client_keys(cfg.buffer.keys)
+    check_address(cfg.buffer.address.replace(":*", ":0"), has_keys=bool(cfg.buffer.keys))
 
 
 def settle_address(address: str) -> str:

@@ -23,11 +23,12 @@ def request(name: str, timeout_s: float = DEADLINE_S) -> int:
         if paths.summary.exists():
             raise UserError(f"run {paths.folder.name} has ended: there is nothing to reset")
         raise BufferUnreachable(f"run {paths.folder.name} has no living buffer: start it again, then ask for the reset")
-    address = json.loads(paths.buffer.read_text())["address"]
-    run = request_status(address, timeout_s, max_bytes=MAX_BYTES).run
+    note = json.loads(paths.buffer.read_text())
+    address, keys = note["address"], note.get("keys", "")
+    run = request_status(address, timeout_s, max_bytes=MAX_BYTES, keys=keys).run
     if run != paths.folder.name:
         raise BufferUnreachable(f"the buffer at {address} is that of run {run}; the one of {paths.folder.name} is gone")
-    answer = request_reset(address, timeout_s, max_bytes=MAX_BYTES)
+    answer = request_reset(address, timeout_s, max_bytes=MAX_BYTES, keys=keys)
     if isinstance(answer, Refused):
         raise UserError(f"run {run} was not asked to reset: {answer.reason}")
     sys.stdout.write(f"noted: the learner resets when it is given the batch of version {answer.version}\n")

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from ..common.compose import RunPaths
 from ..common.errors import BufferUnreachable, UserError, WireError
+from ..common.keys import load_client_keys
 from ..common.messages import FromBuffer, Status, StatusRequest
 from ..common.metrics import read_metrics
-from ..common.sockets import connect_dealer
+from ..common.sockets import check_address, connect_dealer
 from ..common.types import TicketState
 from ..common.wire import Decoder, encode
 from .summary import read_summary
@@ -30,10 +31,13 @@ PATIENCE_S = 5.0  # a request unanswered for longer is sent again
 class Observer:
     """Asks a buffer for its Status; a client that is not in the ledger."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: str = "") -> None:
+        """`keys`: the folder `buffer.keys`. Raises: ConfigError for an address or keys that cannot be used."""
         self._address = address
+        client_keys = load_client_keys(keys)
+        check_address(address, has_keys=client_keys is not None)
         self._context = zmq.Context()
-        self._socket = connect_dealer(self._context, address, MAX_BYTES)
+        self._socket = connect_dealer(self._context, address, MAX_BYTES, keys=client_keys)
         self._decoder = Decoder[FromBuffer](FromBuffer, MAX_BYTES)
         self._asked = float("-inf")
 
@@ -107,7 +111,8 @@ def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
 
 def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
     """None when the buffer does not answer, or when it is another run's that took the port."""
-    observer = Observer(json.loads(paths.buffer.read_text())["address"])
+    note = json.loads(paths.buffer.read_text())
+    observer = Observer(note["address"], note.get("keys", ""))
     try:
         status = observer.ask(timeout_s)
     except BufferUnreachable:

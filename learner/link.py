@@ -67,7 +67,8 @@ class Link:
             generation=generation,
             stage=stage,
         )
-        self._client = BufferClient(self._cfg.buffer.address, hello, max_bytes=self._cfg.buffer.max_message_mb << 20)
+        cfg = self._cfg.buffer
+        self._client = BufferClient(cfg.address, hello, max_bytes=cfg.max_message_mb << 20, keys=cfg.keys)
         batches = self._client.inbox(BatchReady)
         self._weights = self._client.inbox(PublishPlan, PublishResult, SyncRequested)
         self._finished = self._client.inbox(Finished)

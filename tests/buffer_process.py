@@ -129,7 +129,8 @@ def hello(cfg: Config, role: Role, name: str, **changes) -> Hello:
 
 
 def make_client(cfg: Config, address: str, role: Role, name: str, **changes) -> BufferClient:
-    return BufferClient(address, hello(cfg, role, name, **changes), max_bytes=cfg.buffer.max_message_mb << 20)
+    greeting, limit = hello(cfg, role, name, **changes), cfg.buffer.max_message_mb << 20
+    return BufferClient(address, greeting, max_bytes=limit, keys=cfg.buffer.keys)
 
 
 def publish(learner: BufferClient, inbox: Inbox, generation: int, version: int) -> PublishResult:

@@ -200,6 +200,26 @@ def test_nobody_there_is_unreachable_at_the_deadline_and_not_before():
     assert "tcp://there:1 within 5 s" in str(talk.session.ended)
 
 
+def test_a_key_that_the_buffer_does_not_know_ends_it_at_once():
+    talk = Talk(timeout_s=60.0)
+    talk.session.shut_out(for_good=True)
+    assert isinstance(talk.session.ended, BufferUnreachable)
+    assert "does not know the key; the keys may differ: is buffer.keys" in str(talk.session.ended)
+
+
+def test_a_handshake_that_fails_is_mentioned_at_the_deadline_unless_a_later_one_succeeded():
+    for succeeds in (False, True):
+        talk = Talk(timeout_s=5.0)
+        talk.session.shut_out(for_good=False)
+        if succeeds:
+            talk.session.connected(talk.now)
+        talk.later(4.9)
+        assert talk.session.ended is None
+        talk.later(0.2)
+        assert isinstance(talk.session.ended, BufferUnreachable)
+        assert ("the keys may differ" in str(talk.session.ended)) is not succeeds
+
+
 def test_six_silences_make_a_buffer_unreachable():
     talk = Talk().up()
     talk.later(10.0)

@@ -5,6 +5,7 @@ import socket
 import pytest
 import zmq
 from prolong.common.errors import AddressInUse, ConfigError
+from prolong.common.keys import load_buffer_keys, make_keys
 from prolong.common.sockets import bind_router, check_address, connect_dealer, endpoint_of, is_loopback
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -38,10 +39,15 @@ def test_what_is_no_address_is_refused(address):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.168.1.4", "example.org", "[::]"])
-def test_binding_beyond_loopback_must_be_asked_for(host):
-    with pytest.raises(ConfigError, match=r"neither encrypted .* set buffer\.allow_insecure_remote=true"):
-        check_address(f"tcp://{host}:5710")
-    check_address(f"tcp://{host}:5710", allow_insecure_remote=True)
+def test_an_address_beyond_loopback_needs_keys(context, host):
+    for attempt in (
+        check_address,
+        lambda address: bind_router(context, address, 1),
+        lambda address: connect_dealer(context, address, 1),
+    ):
+        with pytest.raises(ConfigError, match=r"or keys: make them with `prolong keys keys .* set buffer\.keys=keys"):
+            attempt(f"tcp://{host}:5710")
+    check_address(f"tcp://{host}:5710", has_keys=True)
 
 
 def test_loopback_is_recognised():
@@ -49,9 +55,10 @@ def test_loopback_is_recognised():
     assert not any(map(is_loopback, ["0.0.0.0", "*", "10.0.0.1", "localhost.example.org"]))
 
 
-def test_an_address_of_another_host_cannot_be_bound(context):
+def test_an_address_of_another_host_cannot_be_bound(context, tmp_path):
+    make_keys(tmp_path, [])
     with pytest.raises(ConfigError, match="expected an address of this host"):
-        bind_router(context, "tcp://192.0.2.1:5710", 1 << 20, allow_insecure_remote=True)
+        bind_router(context, "tcp://198.51.100.1:5710", 1 << 20, load_buffer_keys(str(tmp_path)))
 
 
 def test_a_message_goes_there_and_back(context):
