@@ -27,6 +27,7 @@ from . import demo_tasks, demo_tokenizer
 SHIPPED = Path(__file__).parent / "conf" / "demo"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PROMPT_FILES = ("train.jsonl", "heldout.jsonl")
+CONTEXT = 128  # tokens that the demo's model takes
 NUM_TRAIN, NUM_HELDOUT = 2000, 64  # prompts per task
 SKILL_STEPS, HABIT_STEPS, BATCH = 2600, 300, 64
 SKILL_LR, HABIT_LR = 3e-3, 5e-4
@@ -63,7 +64,7 @@ def bootstrap(out: Path, *, train: bool = False, seed: int = 0) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if train:
-            make(out, seed)
+            make(out, seed, level=demo_tasks.DEMO, skill_steps=SKILL_STEPS, context=CONTEXT)
         else:
             _unpack(out)
     except OSError as error:
@@ -87,9 +88,7 @@ def ship(folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def make(
-    out: Path, seed: int, *, level: demo_tasks.Level = demo_tasks.DEMO, skill_steps: int = SKILL_STEPS, context: int = 128
-) -> None:
+def make(out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int) -> None:
     """Prompts, tokenizer and a model of `context` tokens that is warmed up for `skill_steps`, from nothing. `out` exists."""
     splits = [demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in demo_tasks.TASKS]
     demo_tasks.write_prompts(out / "train.jsonl", {task: s[0] for task, s in zip(demo_tasks.TASKS, splits, strict=True)})
