@@ -80,6 +80,19 @@ def row(arm: str, seed: int, folder: Path) -> dict:
     return {"arm": arm, "seed": seed, **ends, "resets": resets, "wall_s": summary["wall_s"], "curve": curve}
 
 
+def sections(curve: list[dict], count: int) -> list[float]:
+    """Mean held-out pass rate over the sweeps of each `count`-th of a run; the sweep of version 0 belongs to none."""
+    scores = [(point["step"] - 1, point["heldout"]) for point in curve if "heldout" in point and point["step"] > EVERY]
+    length = curve[-1]["step"] / count
+    parts = [[score for step, score in scores if i * length <= step < (i + 1) * length] for i in range(count)]
+    return [round(statistics.mean(part), 3) for part in parts]
+
+
+def last_tenth(curve: list[dict], key: str) -> float:
+    """Mean of a quantity over the last tenth of the steps."""
+    return round(statistics.mean(point[key] for point in curve[-len(curve) // 10 :]), 3)
+
+
 def run_all(suite: str, args: argparse.Namespace) -> list[dict]:
     """Every arm and seed that has not ended, `--jobs` at a time, each on a core of its own."""
     root, cores = args.root / suite, SimpleQueue()
@@ -149,6 +162,13 @@ def main(argv: list[str]) -> int:
     draw(args.suite, rows, args.docs / f"prolonged-{args.suite}.png")
     result: dict = {"bench": "prolonged", "suite": args.suite, "seeds": args.seeds}
     for arm in dict.fromkeys(each["arm"] for each in rows):
-        result[arm] = [round(each["after"], 3) for each in rows if each["arm"] == arm]
+        runs = [each for each in rows if each["arm"] == arm]
+        fifths = zip(*(sections(each["curve"], 5) for each in runs), strict=True)
+        result[arm] = {
+            "after": [round(each["after"], 3) for each in runs],
+            "second_half": round(statistics.mean(sections(each["curve"], 2)[1] for each in runs), 3),
+            "fifths": [list(seeds) for seeds in fifths],
+            **{key: [last_tenth(each["curve"], key) for each in runs] for key in ("kl", "entropy")},
+        }
     report(result, as_json=args.json)
     return 0

@@ -24,6 +24,7 @@ from ..common.config import Config, ModelConfig
 from ..common.errors import ModelError
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
+from ..common.stages import total_steps
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
@@ -42,9 +43,9 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: Config) -> None:
-    """Train until `run.steps`, or until SIGTERM or SIGINT; the last version is saved either way. Returns then: exit code 0.
+    """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT; the last version is saved either way.
 
-    Raises: ProlongError.
+    Returns then: exit code 0. Raises: ProlongError.
     """
     device = resolve_device(cfg.model.device)
     ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
@@ -93,7 +94,7 @@ class Learner:
         )
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=self.state.version) if ranks.first else None
-        log.info("learner at version %d of %d, generation %d", self.state.version, cfg.run.steps, link.generation)
+        log.info("learner at version %d of %d, generation %d", self.state.version, total_steps(cfg), link.generation)
 
     def _load(self, model: ModelConfig, *, trainable: bool = True) -> Policy:
         return build_policy(
@@ -172,7 +173,8 @@ class Learner:
         version = max(self.schedule.resets.record_version, 0)
         if version == 0:
             return dict(self._load(self.cfg.model, trainable=False).full_parameters())
-        self.saver.wait()  # it may be the one that is being written
+        self.saver.wait()  # it may be the one that rank 0 is writing
+        self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
         return load_weights(checkpoint_path(self.paths.checkpoints, version))
 
     def _save(self) -> None:
