@@ -57,26 +57,11 @@ class StepLog(TrainerCallback):
             self.file.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    args = parser.parse_args()
-    world, settings = int(os.environ.get("WORLD_SIZE", "1")), args.settings
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    rows = [json.loads(line) for line in Path(args.train).read_text().splitlines()]
-    keys = ("prompt", "verifier", "task")
-    columns = [{**{key: row[key] for key in keys}, "target": gold(row)} for row in rows]
-
-    def scored(completion_ids, verifier, target, task, **_):
-        return reward(completion_ids, verifier, target, task, tokenizer)
-
+def trl_config(settings: dict, folder: Path, world: int) -> "GRPOConfig":
+    """The race's settings in TRL's names; `world`: number of DDP ranks."""
     rollouts = settings["groups"] * settings["n"]
-    config = GRPOConfig(
-        output_dir=str(args.out.parent / "trl"),
+    return GRPOConfig(
+        output_dir=str(folder),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
@@ -106,11 +91,30 @@ def main() -> None:
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    args = parser.parse_args()
+    world, settings = int(os.environ.get("WORLD_SIZE", "1")), args.settings
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    rows = [json.loads(line) for line in Path(args.train).read_text().splitlines()]
+    keys = ("prompt", "verifier", "task")
+    columns = [{**{key: row[key] for key in keys}, "target": gold(row)} for row in rows]
+
+    def scored(completion_ids, verifier, target, task, **_):
+        return reward(completion_ids, verifier, target, task, tokenizer)
+
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=scored,
-        args=config,
+        args=trl_config(settings, args.out.parent / "trl", world),
         train_dataset=Dataset.from_list(columns),
         processing_class=tokenizer,
         callbacks=[StepLog(args.out)],
