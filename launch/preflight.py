@@ -16,6 +16,7 @@ from ..common.stages import total_steps
 from ..common.tokenizer import Tokenizer
 from ..verifiers.foreign import declared
 from ..verifiers.registry import check_prompt
+from ..verifiers.sandbox import Sandbox
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:
@@ -73,20 +74,24 @@ def check_model(cfg: Config) -> None:
 
 
 def check_prompts(cfg: Config) -> None:
-    """Every prompt loads, fits the context and names a verifier that can judge it."""
+    """Every prompt loads, fits the context and names a verifier that can judge it, on this machine."""
     if not cfg.data.train:
         raise DataError("data.train = []: expected at least one prompt file, as data.train='[{file: PATH}]'")
     tokenizer = Tokenizer.load(cfg.model.path)
-    for source in cfg.data.train:
-        _check_source(cfg, source, tokenizer, longest_completion(cfg))
-    for source in cfg.data.heldout:
-        _check_source(cfg, source, tokenizer, cfg.validation.max_tokens)
+    sources = [(source, longest_completion(cfg)) for source in cfg.data.train]
+    sources += [(source, cfg.validation.max_tokens) for source in cfg.data.heldout]
+    in_sandbox = [_check_source(cfg, source, tokenizer, max_tokens) for source, max_tokens in sources]
+    if any(in_sandbox) and not cfg.verifiers.allow_unsafe_code:
+        Sandbox.open().close()
 
 
-def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> None:
-    own = declared(cfg.actor.verifiers)
+def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:
+    """Whether one of its prompts needs a sandbox."""
+    own = declared(cfg.verifiers.own)
+    in_sandbox = False
     for prompt in load_prompts(source, tokenizer, cfg.model.max_context, max_tokens):
-        check_prompt(prompt, own)
+        in_sandbox |= check_prompt(prompt, own)
+    return in_sandbox
 
 
 def check_keys(cfg: Config) -> None:

@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,14 +22,14 @@ import zmq.asyncio
 
 from ..buffer.gate import Gate
 from ..buffer.quarantine import Quarantine
-from ..common.config import ActorConfig
+from ..common.config import VerifiersConfig
 from ..common.errors import ConfigError, DataError, UserError, WireError
 from ..common.keys import load_buffer_keys
 from ..common.sockets import bind_router, endpoint_of
 from ..common.types import FinishReason, Prompt
 from ..common.wire import Decoder, encode
 from ..verifiers.foreign import declared
-from ..verifiers.hosts import MAX_MESSAGE_BYTES, VERIFIER_PROTOCOL, Attach, Attached, Declined, Judge, Judged, ToHost
+from ..verifiers.hosts import MAX_MESSAGE_BYTES, VERIFIER_PROTOCOL, Attach, Attached, Declined, Judge, Judged, ToHost, make_pool
 from ..verifiers.pool import VerifierPool
 from ..verifiers.registry import VERIFIERS, check_prompt
 
@@ -41,11 +42,11 @@ log = logging.getLogger(__name__)
 class VerifierHost:
     """Serves one pool on one ROUTER."""
 
-    def __init__(self, router: zmq.asyncio.Socket, pool: VerifierPool, cfg: ActorConfig) -> None:
+    def __init__(self, router: zmq.asyncio.Socket, pool: VerifierPool, cfg: VerifiersConfig) -> None:
         self.counters: Counter[str] = Counter()
         self._router, self._pool = router, pool
-        verifiers = [*VERIFIERS, *cfg.verifiers]
-        self._attached = Attached(protocol=VERIFIER_PROTOCOL, workers=cfg.verifier_workers, verifiers=verifiers)
+        verifiers = [*VERIFIERS, *cfg.own]
+        self._attached = Attached(protocol=VERIFIER_PROTOCOL, workers=cfg.workers, verifiers=verifiers)
         self._decoder = Decoder[ToHost](ToHost, MAX_MESSAGE_BYTES)
         self._quarantine = Quarantine()
         self._jobs: Counter[bytes] = Counter()  # by client
@@ -77,7 +78,9 @@ class VerifierHost:
         try:
             verdict = await self._pool.verify(job.prompt, job.completion, job.finish_reason, job.completion_ids)
             answer = Judged(number=job.number, verdict=verdict)
-        except UserError as error:  # an unknown verifier
+        except UserError as error:
+            if self._pool.broken:
+                raise
             answer = Declined(number=job.number, reason=f"{error!s:.1000}")
         finally:
             self._jobs[peer] -= 1
@@ -92,7 +95,7 @@ class VerifierHost:
             self.counters["dropped_sends"] += 1
 
 
-def serve(cfg: ActorConfig, address: str) -> int:
+def serve(cfg: VerifiersConfig, address: str) -> int:
     """Until SIGTERM or SIGINT. Raises: AddressInUse, ConfigError, VerifierFailure."""
     try:
         asyncio.run(_serve(cfg, address))
@@ -101,14 +104,14 @@ def serve(cfg: ActorConfig, address: str) -> int:
     return 0
 
 
-async def _serve(cfg: ActorConfig, address: str) -> None:
-    context, keys = zmq.Context(), load_buffer_keys(cfg.verifier_keys)
-    pool = VerifierPool(cfg.verifier_workers, cfg.verifier_timeout_s, own=cfg.verifiers)
+async def _serve(cfg: VerifiersConfig, address: str) -> None:
+    context, keys = zmq.Context(), load_buffer_keys(cfg.keys)
+    pool = make_pool(replace(cfg, hosts=[]))
     gate = Gate(context, keys) if keys else None
     try:
         router = bind_router(zmq.asyncio.Context(shadow=context), address, MAX_MESSAGE_BYTES, keys)
     except ConfigError as error:
-        raise ConfigError(f"--address with actor.verifier_keys = {cfg.verifier_keys!r}: {error}") from error
+        raise ConfigError(f"--address with verifiers.keys = {cfg.keys!r}: {error}") from error
     assert isinstance(router, zmq.asyncio.Socket)
     await pool.start()
     try:
@@ -117,7 +120,7 @@ async def _serve(cfg: ActorConfig, address: str) -> None:
         work = [asyncio.create_task(host.run()), *([asyncio.create_task(_let_in(gate, host.counters))] if gate else [])]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, lambda: [task.cancel() for task in work])
-        print(f"prolong verifier: {cfg.verifier_workers} workers at {endpoint_of(router)}", flush=True)
+        print(f"prolong verifier: {cfg.workers} workers at {endpoint_of(router)}", flush=True)
         await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
         for task in work:
             if task.done() and not task.cancelled():
@@ -141,9 +144,9 @@ async def _let_in(gate: Gate, counters: Counter[str]) -> None:
 # --- --try ------------------------------------------------------------------------------------------------------------
 
 
-def judge_file(cfg: ActorConfig, path: str) -> int:
+def judge_file(cfg: VerifiersConfig, path: str) -> int:
     """Print a verdict as JSON for every line of `path` ("-": standard input); 1 if one has no reward. Raises: UserError."""
-    own = declared(cfg.verifiers)
+    own = declared(cfg.own)
     jobs = []
     for line, text in enumerate(_lines(path), start=1):
         try:
@@ -178,8 +181,8 @@ def _job(record: Any) -> tuple[Prompt, str]:
     return prompt, record["completion"]
 
 
-async def _judge_all(cfg: ActorConfig, jobs: list[tuple[Prompt, str]]) -> list[Any]:
-    pool = VerifierPool(cfg.verifier_workers, cfg.verifier_timeout_s, own=cfg.verifiers)
+async def _judge_all(cfg: VerifiersConfig, jobs: list[tuple[Prompt, str]]) -> list[Any]:
+    pool = make_pool(replace(cfg, hosts=[]))
     await pool.start()
     try:
         return await asyncio.gather(*(pool.verify(prompt, text, FinishReason.stop) for prompt, text in jobs))

@@ -78,7 +78,8 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Unusable(msgspec.Struct, frozen=True, tag=True):
-    """Worker -> pool, before it is ready: a verifier of the run's own cannot be imported; no worker will ever start."""
+    """Worker -> pool, its last word: a verifier cannot be imported, or needs a sandbox that this machine does not give. So it
+    would be with every worker."""
 
     reason: str
 
@@ -97,6 +98,7 @@ class Verifier:
     probe: judges the stored answer alone; that it returns shows that a failure of `score` is the completion's doing.
            None for code that is not ours: whatever goes wrong in it is its own fault, and there is no reward.
     eager: load when the worker starts (a verifier without a quick path).
+    in_sandbox: whether judging this answer specification runs what the model wrote, and so needs a sandbox.
     """
 
     check: Callable[[dict[str, Any]], None]
@@ -105,6 +107,7 @@ class Verifier:
     quick: Callable[[Task], Score | None] = lambda task: None
     load: Callable[[], None] = lambda: None
     eager: bool = False
+    in_sandbox: Callable[[dict[str, Any]], bool] = lambda answer: False
 
 
 def frame(message: msgspec.Struct) -> bytes:

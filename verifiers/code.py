@@ -221,4 +221,4 @@ def check(answer: dict[str, Any]) -> None:
 
 
 EXAMPLE = '{"function": "add", "tests": [{"args": [1, 2], "output": 3}]} or {"tests": [{"stdin": "1 2", "stdout": "3"}]}'
-CODE = Verifier(check=check, load=load, quick=quick, score=score, probe=probe, eager=True)
+CODE = Verifier(check=check, load=load, quick=quick, score=score, probe=probe, eager=True, in_sandbox=lambda answer: True)

@@ -1,6 +1,6 @@
 """A run's own verifiers: code of the user, named in the configuration of the process that judges and nowhere else.
 
-    actor.verifiers = {boxed: "rewards:boxed"} --> pool (knows the name) --> worker (imports rewards, takes its `boxed`)
+    verifiers.own = {boxed: "rewards:boxed"} --> pool (knows the name) --> worker (imports rewards, takes its `boxed`)
 
 Prompts, messages and checkpoints say "boxed"; none of them can say "rewards:boxed". The import happens in the killable worker
 alone, from the current directory or PYTHONPATH. The attribute is what an adapter made (adapters.py), or a plain function
@@ -30,16 +30,16 @@ def declared(targets: Mapping[str, str]) -> dict[str, Verifier]:
     for name, target in targets.items():
         if not NAME.fullmatch(name) or name in VERIFIERS:
             raise ConfigError(
-                f"actor.verifiers.{name}: expected letters, digits, '_', '.', '-', and none of {', '.join(VERIFIERS)}"
+                f"verifiers.own.{name}: expected letters, digits, '_', '.', '-', and none of {', '.join(VERIFIERS)}"
             )
         if not TARGET.fullmatch(target):
-            raise ConfigError(f"actor.verifiers.{name} = {target!r}: expected MODULE:ATTRIBUTE such as rewards:boxed")
+            raise ConfigError(f"verifiers.own.{name} = {target!r}: expected MODULE:ATTRIBUTE such as rewards:boxed")
     return dict.fromkeys(targets, Verifier(check=_any_object, score=_elsewhere, probe=None))
 
 
 def imported(targets: Mapping[str, str]) -> dict[str, Verifier]:
     """The verifiers themselves, loaded; runs the user's modules. Raises ConfigError for one that cannot be had."""
-    return {name: _import(f"actor.verifiers.{name} = {target!r}", target) for name, target in targets.items()}
+    return {name: _import(f"verifiers.own.{name} = {target!r}", target) for name, target in targets.items()}
 
 
 def _import(where: str, target: str) -> Verifier:

@@ -19,7 +19,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from ..common.config import ActorConfig
+from ..common.config import VerifiersConfig
 from ..common.errors import ConfigError, WireError
 from ..common.keys import ClientKeys, load_client_keys
 from ..common.sockets import REFUSED, check_address, close_watched, connect_dealer
@@ -163,7 +163,7 @@ class Host:
                 await self._socket.send(encode(Attach(protocol=VERIFIER_PROTOCOL)))
                 continue
             if event & REFUSED:
-                log.warning("%s refused this client: are actor.verifier_keys those of that host?", self.address)
+                log.warning("%s refused this client: are verifiers.keys those of that host?", self.address)
             elif self.num_workers:
                 self._count("hosts/lost")
                 log.warning("%s is gone; %d jobs of its are judged here", self.address, len(self.waiting))
@@ -184,7 +184,7 @@ class SharedPool(VerifierPool):
             try:
                 check_address(address, has_keys=self._keys is not None)
             except ConfigError as error:
-                raise ConfigError(f"actor.verifier_hosts with actor.verifier_keys = {keys!r}: {error}") from error
+                raise ConfigError(f"verifiers.hosts with verifiers.keys = {keys!r}: {error}") from error
         self._hosts: list[Host] = []
         self._numbers_out = itertools.count()
         self._num_here = 0
@@ -236,9 +236,9 @@ class SharedPool(VerifierPool):
         self.counters[name] += 1
 
 
-def make_pool(cfg: ActorConfig) -> VerifierPool:
+def make_pool(cfg: VerifiersConfig) -> VerifierPool:
     """The pool that the configuration asks for. Raises ConfigError."""
-    if not cfg.verifier_hosts:
-        return VerifierPool(cfg.verifier_workers, cfg.verifier_timeout_s, own=cfg.verifiers)
-    addresses, keys = cfg.verifier_hosts, cfg.verifier_keys
-    return SharedPool(cfg.verifier_workers, cfg.verifier_timeout_s, addresses=addresses, keys=keys, own=cfg.verifiers)
+    options = {"own": cfg.own, "allow_unsafe_code": cfg.allow_unsafe_code}
+    if not cfg.hosts:
+        return VerifierPool(cfg.workers, cfg.timeout_s, **options)
+    return SharedPool(cfg.workers, cfg.timeout_s, addresses=cfg.hosts, keys=cfg.keys, **options)

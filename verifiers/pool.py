@@ -46,7 +46,7 @@ class VerifierPool:
     """`workers` processes that judge completions; `timeout_s` is the time that one completion may take.
 
     preload: verifiers whose libraries the workers import at their start. own: verifiers of the run's own, name ->
-    MODULE:ATTRIBUTE, imported by the workers alone. counters: what happened, by name.
+    MODULE:ATTRIBUTE, imported by the workers alone. allow_unsafe_code: see sandbox.py. counters: what happened, by name.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class VerifierPool:
         *,
         preload: tuple[str, ...] = (),
         own: Mapping[str, str] = foreign.NO_TARGETS,
+        allow_unsafe_code: bool = False,
         memory_mb: int = 4096,
         start_timeout_s: float = 120.0,
         recycle_after: int = 50_000,
@@ -64,8 +65,9 @@ class VerifierPool:
         for name in preload:
             find(name, self._own)
         self._num_workers, self._timeout_s, self._start_timeout_s = workers, timeout_s, start_timeout_s
-        self._memory_mb, self._recycle_after = memory_mb, recycle_after
-        self._names = (*preload, *(f"{name}={target}" for name, target in own.items()))
+        self._recycle_after = recycle_after
+        safety = "unsafe" if allow_unsafe_code else "sandbox"
+        self._options = (str(memory_mb), safety, *preload, *(f"{name}={target}" for name, target in own.items()))
         self._workers: list[WorkerProcess[Pending]] = []
         self._queue: deque[Pending] = deque()
         self._numbers = itertools.count()
@@ -74,6 +76,11 @@ class VerifierPool:
         self._usable: asyncio.Future[None]
         self._pump_scheduled = self._closed = False
         self.counters: Counter[str] = Counter()
+
+    @property
+    def broken(self) -> bool:
+        """Whether it will never judge anything again."""
+        return self._broken is not None
 
     async def start(self) -> None:
         """Start the workers; does not wait for them."""
@@ -95,7 +102,7 @@ class VerifierPool:
 
         A completion that was cut off is judged like others; if no answer is found in it, its status is "truncated".
         `completion_ids` ([T] int32) go to verifiers of the run's own.
-        Raises UserError for an unknown verifier or one that cannot be imported, VerifierFailure when workers cannot be started.
+        Raises UserError for an unknown verifier or one that cannot work on this machine, VerifierFailure when no worker starts.
         """
         find(prompt.verifier, self._own)
         if self._broken:
@@ -154,8 +161,7 @@ class VerifierPool:
     def _spawn(self, reserved: list[Pending], *, retiring: bool = False) -> None:
         worker = WorkerProcess[Pending](
             loop=self._loop,
-            names=self._names,
-            memory_mb=self._memory_mb,
+            options=self._options,
             timeout_s=self._timeout_s,
             start_timeout_s=self._start_timeout_s,
             on_message=self._on_message,

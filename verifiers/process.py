@@ -30,8 +30,7 @@ class WorkerProcess(Generic[J]):
         self,
         *,
         loop: asyncio.AbstractEventLoop,
-        names: tuple[str, ...],  # as the command line of worker.py takes them
-        memory_mb: int,
+        options: tuple[str, ...],  # of worker.py's command line, behind the descriptor
         timeout_s: float,
         start_timeout_s: float,
         on_message: Callable[[WorkerProcess[J], Any], None],
@@ -48,16 +47,16 @@ class WorkerProcess(Generic[J]):
         self._out = bytearray()
         self._since = loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._process = self._start(names, memory_mb)
+        self._process = self._start(options)
         self._arm()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def _start(self, names: tuple[str, ...], memory_mb: int) -> subprocess.Popen[bytes]:
+    def _start(self, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "prolong.verifiers.worker", str(theirs.fileno()), str(memory_mb), *names]
+        command = [sys.executable, "-m", "prolong.verifiers.worker", str(theirs.fileno()), *options]
         with theirs:
             process = subprocess.Popen(
                 command,

@@ -37,7 +37,7 @@ def find(name: str, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Verifier:
         nearest = difflib.get_close_matches(name, [*VERIFIERS, *own], n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         known = ", ".join([*VERIFIERS, *own])
-        raise UserError(f"unknown verifier {name!r}: expected one of {known}, or a name that actor.verifiers gives{hint}")
+        raise UserError(f"unknown verifier {name!r}: expected one of {known}, or a name that verifiers.own gives{hint}")
     return VERIFIERS[name]
 
 
@@ -52,9 +52,11 @@ def parse_answer(text: str) -> dict[str, Any]:
     return answer
 
 
-def check_prompt(prompt: Prompt, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> None:
-    """Raises UserError, naming the prompt, unless its verifier exists and can judge its answer."""
+def check_prompt(prompt: Prompt, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> bool:
+    """Whether judging it needs a sandbox. Raises UserError, naming the prompt, unless its verifier can judge its answer."""
     try:
-        find(prompt.verifier, own).check(parse_answer(prompt.answer))
+        verifier, answer = find(prompt.verifier, own), parse_answer(prompt.answer)
+        verifier.check(answer)
+        return verifier.in_sandbox(answer)
     except UserError as error:
         raise type(error)(f"prompt {prompt.uid}: {error}") from error

@@ -24,7 +24,7 @@ MAX_RESPONSE_BYTES = 1 << 20
 def from_http(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> Verifier:
     """POST to `url` (such as http://judge:8000/verify). The answer object's keys are fields of the request.
 
-    Waits in the worker: the deadline of the pool (actor.verifier_timeout_s) ends it, `timeout_s` is that of each silence.
+    Waits in the worker: the deadline of the pool (verifiers.timeout_s) ends it, `timeout_s` is that of each silence.
     A refused connection or a status of 5xx is tried once more; anything else that is no reward gives no reward, never a 0.
     Raises UserError for what is no http address.
     """

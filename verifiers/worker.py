@@ -1,6 +1,7 @@
-"""The killable process that runs verifiers: `python -m prolong.verifiers.worker FD MEMORY_MB [VERIFIER...]`.
+"""The killable process that runs verifiers: `python -m prolong.verifiers.worker FD MEMORY_MB SAFETY [VERIFIER...]`.
 
-VERIFIER: a name of the registry, loaded now if it is eager, or NAME=MODULE:ATTRIBUTE, one of the run's own, imported now.
+SAFETY: "sandbox", or "unsafe": what models write may run unprotected where no sandbox works. VERIFIER: a name of the registry,
+loaded now if it is eager, or NAME=MODULE:ATTRIBUTE, one of the run's own, imported now.
 Loop: consumes Jobs from the socket; blocks on the next one; unblocked by the pool; stops when the pool closes its end.
 It owns no deadline: the pool kills it. Everything runs in the main thread, where signal handlers of the judges' libraries work.
 """
@@ -24,8 +25,13 @@ from ..common.errors import UserError
 from . import foreign
 from .base import Frames, Job, Loading, Probed, Ready, Score, Scored, Task, Unusable, Verifier, frame
 from .registry import NONE_OF_ITS_OWN, VERIFIERS, find, parse_answer
+from .sandbox import Sandbox
 
 PR_SET_PDEATHSIG = 1
+
+
+class CannotLoad(BaseException):
+    """A verifier will never work on this machine: not the job's fault, so nothing that judges a job may catch it."""
 
 
 def limit_process(memory_mb: int) -> None:
@@ -57,16 +63,19 @@ class Worker:
         self._channel.sendall(frame(message))
 
     def load(self, name: str, verifier: Verifier) -> None:
-        """Import what the verifier needs, with the job's deadline standing still."""
+        """Import what the verifier needs, with the job's deadline standing still. Raises CannotLoad."""
         if name in self._loaded:
             return
         self.send(Loading())
-        verifier.load()
+        try:
+            verifier.load()
+        except UserError as error:
+            raise CannotLoad(f"verifier {name}: {error}") from error
         self._loaded.add(name)
         self.send(Ready())
 
     def judge(self, job: Job) -> Scored:
-        """Never raises but MemoryError. A judge's exception is the completion's doing if the stored answer alone passes."""
+        """Raises MemoryError, CannotLoad. A judge's exception is the completion's doing if the stored answer passes."""
         began = time.perf_counter()
         try:
             verifier, answer = find(job.verifier, self._own), parse_answer(job.answer)
@@ -110,27 +119,31 @@ def _task(job: Job, answer: dict[str, Any]) -> Task:
     )
 
 
-def main(fd: int, memory_mb: int, names: list[str]) -> None:
+def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
     limit_process(memory_mb)
+    Sandbox.unsafe_allowed = safety == "unsafe"
     targets = dict(name.split("=", 1) for name in names if "=" in name)
     with socket.socket(fileno=fd) as channel:
         try:
-            own = foreign.imported(targets)
-        except UserError as error:
+            worker = Worker(channel, foreign.imported(targets))
+            for name in names:
+                if name in VERIFIERS and VERIFIERS[name].eager:
+                    worker.load(name, VERIFIERS[name])
+            worker.send(Ready())
+            serve(worker, channel)
+        except (UserError, CannotLoad) as error:
             Worker(channel).send(Unusable(str(error)))
+
+
+def serve(worker: Worker, channel: socket.socket) -> None:
+    """The loop. Raises CannotLoad."""
+    for job in received(channel):
+        try:
+            worker.send(worker.judge(job))
+        except MemoryError:
+            worker.send(Scored(number=job.number, score=None, seconds=0.0, error="memory"))
             return
-        worker = Worker(channel, own)
-        for name in names:
-            if name in VERIFIERS and VERIFIERS[name].eager:
-                worker.load(name, VERIFIERS[name])
-        worker.send(Ready())
-        for job in received(channel):
-            try:
-                worker.send(worker.judge(job))
-            except MemoryError:
-                worker.send(Scored(number=job.number, score=None, seconds=0.0, error="memory"))
-                return
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

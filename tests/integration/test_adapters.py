@@ -156,7 +156,7 @@ def test_a_module_that_cannot_be_imported_is_said_at_once_to_everybody(folder: P
     async def work(pool: VerifierPool) -> None:
         asked = asyncio.ensure_future(stop(pool, "mine", "x"))
         for waiting in (pool.usable(), asked, stop(pool, "math", "\\boxed{5}", answer="5")):
-            with pytest.raises(ConfigError, match=rf"actor\.verifiers\.mine = '{target}'.*{why}"):
+            with pytest.raises(ConfigError, match=rf"verifiers\.own\.mine = '{target}'.*{why}"):
                 await waiting
         assert pool.counters["restarts"] == 0
 
@@ -230,7 +230,7 @@ def test_an_environment_without_the_package_verifiers_is_said_at_the_start(folde
     (folder / "environments.py").write_text("from prolong.verifiers import adapters\n" + line)
 
     async def work(pool: VerifierPool) -> None:
-        with pytest.raises(ConfigError, match=r"actor\.verifiers\.toy.*No module named .*verifiers"):
+        with pytest.raises(ConfigError, match=r"verifiers\.own\.toy.*No module named .*verifiers"):
             await stop(pool, "toy", "x")
 
     judged({"toy": "environments:toy"}, work)
@@ -294,7 +294,7 @@ def test_one_command_judges_with_functions_of_trl_and_verl(folder: Path):
         {"verifier": "faulty", "completion": "raise"},
     ]
     (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
-    own = [f"actor.verifiers.{name}=rewards_of_a_test:{name}" for name in ("boxed", "gsm8k", "faulty")]
+    own = [f"verifiers.own.{name}=rewards_of_a_test:{name}" for name in ("boxed", "gsm8k", "faulty")]
     done = subprocess.run([*CLI, "verifier", "--try", "cases.jsonl", *own], capture_output=True, text=True, timeout=120)
     verdicts = [json.loads(line) for line in done.stdout.splitlines()]
     assert [verdict["reward"] for verdict in verdicts] == [1.0, 0.1, 1.0, None], done.stderr

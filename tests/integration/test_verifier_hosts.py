@@ -31,7 +31,7 @@ def prompt(verifier: str = "math", **answer: Any) -> Prompt:
 @contextmanager
 def serving(folder: Path, *overrides: str, address: str = "tcp://127.0.0.1:0", workers: int = 2) -> Iterator[tuple[Any, str]]:
     """A `prolong verifier` and its address."""
-    command = [*CLI, "verifier", "--address", address, f"actor.verifier_workers={workers}", *overrides]
+    command = [*CLI, "verifier", "--address", address, f"verifiers.workers={workers}", *overrides]
     with (folder / "host.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
     try:
@@ -103,7 +103,7 @@ def test_a_host_killed_under_load_costs_no_rollout_anything_and_is_used_again_wh
 
     async def scenario() -> None:
         async with shared(address, own={"slow": "delays:slow"}) as pool:
-            with serving(tmp_path, "actor.verifiers.slow=delays:slow", address=address) as (process, _):
+            with serving(tmp_path, "verifiers.own.slow=delays:slow", address=address) as (process, _):
                 await attached(pool)
                 jobs = [pool.verify(prompt("slow", s=0.02), "x", FinishReason.stop) for _ in range(100)]
                 asked = [asyncio.ensure_future(job) for job in jobs]
@@ -200,7 +200,7 @@ def test_with_keys_only_those_who_have_one_are_let_in(tmp_path: Path):
             assert [verdict.reward for verdict in verdicts] == [1.0] * 40
         return pool.counters["hosts/verdicts"]
 
-    with serving(tmp_path, f"actor.verifier_keys={keys}") as (_, address):
+    with serving(tmp_path, f"verifiers.keys={keys}") as (_, address):
         assert asyncio.run(judged_by_host(address, keys / "hosts" / "gpu-1")) > 0
         stolen = others / "hosts" / "gpu-1"
         (stolen / "server.pub").write_bytes((keys / "server.pub").read_bytes())
@@ -208,9 +208,9 @@ def test_with_keys_only_those_who_have_one_are_let_in(tmp_path: Path):
 
 
 def test_beyond_loopback_neither_side_goes_without_keys(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"actor\.verifier_hosts.*loopback"):
+    with pytest.raises(ConfigError, match=r"verifiers\.hosts.*loopback"):
         SharedPool(1, 1.0, addresses=["tcp://10.0.0.1:5720"])
     command = [*CLI, "verifier", "--address", "tcp://0.0.0.0:0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "actor.verifier_keys" in done.stderr
+    assert "verifiers.keys" in done.stderr

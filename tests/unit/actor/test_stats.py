@@ -51,7 +51,7 @@ def test_too_many_verdicts_of_none_stop_the_actor_and_say_what_the_verifier_said
     for i in range(49):
         account.judged(verdict(None if i % 2 else 1.0))  # too few to judge by
     with pytest.raises(
-        VerifierFailure, match=r"of the last 50 verdicts are None .*'signal 9'.* at most 20% \(actor.max_none_rate\)"
+        VerifierFailure, match=r"of the last 50 verdicts are None .*'signal 9'.* at most 20% \(verifiers.max_none_rate\)"
     ):
         account.judged(verdict(1.0))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prolong.common.config import ActorConfig
+from prolong.common.config import VerifiersConfig
 from prolong.common.errors import ConfigError, UserError
 from prolong.verifiers import adapters
 from prolong.verifiers.adapters import from_areal, from_function, from_reasoning_gym, from_trl, from_verl
@@ -164,7 +164,7 @@ def test_scorers_that_cannot_be_trusted_are_refused_by_name(name: str) -> None:
     "target", ["rewards", "rewards.boxed", "rewards:", ":boxed", "re wards:boxed", "../rewards:boxed", "a:b:c"]
 )
 def test_a_target_is_a_module_and_an_attribute(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"actor\.verifiers\.boxed.*expected MODULE:ATTRIBUTE"):
+    with pytest.raises(ConfigError, match=r"verifiers\.own\.boxed.*expected MODULE:ATTRIBUTE"):
         declared({"boxed": target})
 
 
@@ -178,7 +178,7 @@ def test_only_names_of_the_configuration_are_found() -> None:
     own = declared({"boxed": "rewards:boxed"})
     assert find("boxed", own) is own["boxed"]
     for name in ("rewards:boxed", "os:system", "boxed2"):
-        with pytest.raises(UserError, match=r"unknown verifier.*actor\.verifiers"):
+        with pytest.raises(UserError, match=r"unknown verifier.*verifiers\.own"):
             find(name, own)
     assert "boxed" not in VERIFIERS
 
@@ -203,11 +203,11 @@ def test_what_is_imported_is_a_verifier_or_becomes_one(tmp_path, monkeypatch: py
 
 def test_the_configuration_decides_where_workers_are(tmp_path) -> None:
     own = {"boxed": "rewards:boxed"}
-    assert type(make_pool(ActorConfig(verifiers=own))) is VerifierPool
-    assert isinstance(make_pool(ActorConfig(verifiers=own, verifier_hosts=["tcp://127.0.0.1:5720"])), SharedPool)
-    for wrong in ({"verifiers": {"math": "rewards:boxed"}}, {"verifier_hosts": ["tcp://10.0.0.1:5720"]}):
-        with pytest.raises(ConfigError, match=r"actor\.verifier"):
-            make_pool(ActorConfig(**wrong))
+    assert type(make_pool(VerifiersConfig(own=own))) is VerifierPool
+    assert isinstance(make_pool(VerifiersConfig(own=own, hosts=["tcp://127.0.0.1:5720"])), SharedPool)
+    for wrong in ({"own": {"math": "rewards:boxed"}}, {"hosts": ["tcp://10.0.0.1:5720"]}):
+        with pytest.raises(ConfigError, match=r"verifiers\.(own|hosts)"):
+            make_pool(VerifiersConfig(**wrong))
 
 
 def test_what_is_theirs_is_never_probed() -> None:

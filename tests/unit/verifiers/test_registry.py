@@ -42,7 +42,7 @@ def test_a_prompt_of_the_runs_own_verifier_passes_where_the_run_names_it():
     check_prompt(prompt("boxed", '{"ground_truth": "2"}'), own)
     with pytest.raises(DataError, match="prompt file:7"):
         check_prompt(prompt("boxed", "[1]"), own)
-    with pytest.raises(UserError, match=r"prompt file:7: unknown verifier 'boxd'.*actor\.verifiers.*did you mean 'boxed'"):
+    with pytest.raises(UserError, match=r"prompt file:7: unknown verifier 'boxd'.*verifiers\.own.*did you mean 'boxed'"):
         check_prompt(prompt("boxd", "{}"), own)
 
 
