@@ -8,6 +8,7 @@ import pytest
 from prolong.common.compose import run_paths
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch.preflight import prepare, settle_address
+from prolong.verifiers.sandbox import Sandbox
 from tiny_model import make_tiny_model
 
 PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "2"}}
@@ -79,6 +80,20 @@ def test_an_unknown_verifier_is_refused(settings: dict[str, str], tmp_path: Path
     (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"verifier": "numbr"}) + "\n")
     with pytest.raises(UserError, match="did you mean 'number'"):
         attempt(settings)
+
+
+def test_prompts_that_need_a_sandbox_are_refused_where_there_is_none(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    program = PROMPT | {"verifier": "code", "answer": {"tests": [{"stdin": "", "stdout": "1"}]}}
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in (PROMPT, program, PROMPT)))
+    monkeypatch.setattr(Sandbox.open.__func__, "__kwdefaults__", {"preload": (), "backends": ()})
+    with pytest.raises(UserError, match=r"no sandbox .*apt-get install bubblewrap.* verifiers\.allow_unsafe_code=true"):
+        attempt(settings)
+    attempt(settings, verifiers__allow_unsafe_code="true")
+    prompts.write_text(json.dumps(PROMPT) + "\n")
+    attempt(settings)
 
 
 def test_a_finished_run_is_not_overwritten_but_can_go_on(settings: dict[str, str]) -> None:
