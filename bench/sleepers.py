@@ -85,10 +85,7 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
         )
         for i in range(ticket.sampling.n)
     ]
-    return Group(
-        ordinal=ticket.ordinal, kind=ticket.kind, generation=ticket.generation, prompt=ticket.prompt, setting=ticket.setting,
-        sampling=ticket.sampling, rollouts=rollouts, actor="actor", seconds=0.0,
-    )  # fmt: skip
+    return Group.of(ticket, rollouts, actor="actor", seconds=0.0)
 
 
 async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:

@@ -151,6 +151,22 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float  # from the ticket's arrival at the actor to the last verdict
     dropped_rollouts: Number = 0  # verdict None after the retry
 
+    @classmethod
+    def of(cls, ticket: Ticket, rollouts: list[Rollout], *, actor: str, seconds: float, dropped_rollouts: int = 0) -> Group:
+        """What became of `ticket`: everything else is as it says."""
+        return cls(
+            ordinal=ticket.ordinal,
+            kind=ticket.kind,
+            generation=ticket.generation,
+            prompt=ticket.prompt,
+            setting=ticket.setting,
+            sampling=ticket.sampling,
+            rollouts=rollouts,
+            actor=actor,
+            seconds=seconds,
+            dropped_rollouts=dropped_rollouts,
+        )
+
     @property
     def oldest_version(self) -> int:
         return min(span.version for rollout in self.rollouts for span in rollout.spans)

@@ -10,8 +10,10 @@ import contextlib
 import os
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..buffer.journal import read_journal
 from ..common.compose import RunPaths, load, run_paths
@@ -20,6 +22,9 @@ from .cli import exit_code_of, log_to_stderr
 from .local import environment
 from .placement import assign_gpus, visible_gpus
 from .process import Process, die_with_parent
+
+if TYPE_CHECKING:
+    from ..learner.ranks import Ranks
 
 LEAVE_S = 60.0  # a learner that is asked to leave finishes its step and saves within this
 
@@ -58,28 +63,14 @@ def reason(process: Process, code: int) -> str:
 
 def train(cfg: Config, run: RunPaths, until: int) -> None:
     """As learner/main.py does, with the journal of `run` in the place of a buffer. Raises: ProlongError."""
-    import torch
-
-    from ..common.models import resolve_device
-    from ..learner.main import Learner, stop_on_signals
-    from ..learner.ranks import join_ranks, leave_ranks
+    from ..learner.main import main as learn
     from ..learner.recorded import RecordedLink, UpTo
 
-    device = resolve_device(cfg.model.device)
-    with stop_on_signals() as stop:
-        ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
-        device = resolve_device(cfg.model.device, ranks.local_rank)
-        torch.manual_seed(cfg.run.seed)
-        cfg.checkpoint.keep += 1  # the last one is saved wherever the run is to stop: it takes no other's place
-        journal = read_journal(run.journal) if ranks.first else None
-        link = RecordedLink(cfg, ranks, UpTo(journal, until) if journal else None, stop)
-        try:
-            learner = Learner(cfg, ranks, link, device)
-            with contextlib.closing(learner.saver):
-                learner.run()
-        finally:
-            link.close()
-            leave_ranks()
+    def make_link(cfg: Config, ranks: Ranks, stop: threading.Event) -> RecordedLink:
+        return RecordedLink(cfg, ranks, UpTo(read_journal(run.journal), until) if ranks.first else None, stop)
+
+    cfg.checkpoint.keep += 1  # the last one is saved wherever the run is to stop: it takes no other's place
+    learn(cfg, make_link)
 
 
 def main(argv: list[str]) -> int:

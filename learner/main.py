@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
 
@@ -42,8 +42,10 @@ from .step import Trainer
 log = logging.getLogger(__name__)
 
 
-def main(cfg: Config) -> None:
+def main(cfg: Config, make_link: Callable[[Config, Ranks, threading.Event], Link | RecordedLink] = Link) -> None:
     """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT; the last version is saved either way.
+
+    make_link: where batches come from; a live buffer, unless a recorded run is learnt again.
 
     Returns then: exit code 0. Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
     """
@@ -52,7 +54,7 @@ def main(cfg: Config) -> None:
         ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
-        link = Link(cfg, ranks, stop)
+        link = make_link(cfg, ranks, stop)
         try:
             learner = Learner(cfg, ranks, link, device)
             with contextlib.closing(learner.saver):

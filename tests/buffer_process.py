@@ -161,14 +161,4 @@ def answer(ticket: Ticket, actor: str, num_tokens: int = 4) -> Group:
         )
         for index in range(ticket.sampling.n)
     ]
-    return Group(
-        ordinal=ticket.ordinal,
-        kind=ticket.kind,
-        generation=ticket.generation,
-        prompt=ticket.prompt,
-        setting=ticket.setting,
-        sampling=ticket.sampling,
-        rollouts=rollouts,
-        actor=actor,
-        seconds=0.1,
-    )
+    return Group.of(ticket, rollouts, actor=actor, seconds=0.1)

@@ -13,32 +13,51 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from prolong.actor.reception import Reception, Receptions
 from prolong.buffer.client import BufferClient
 from prolong.common.compose import load
 from prolong.common.config import Config
-from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped, WeightsError
+from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import FinishReason, Group, Rollout, Ticket, Verdict, VersionSpan, int32_array, rollout_seed
-from prolong.common.weights import WeightsGroup, checksum, unpack
+from prolong.common.types import (
+    BucketSpec,
+    FinishReason,
+    Group,
+    Rollout,
+    Ticket,
+    Verdict,
+    VersionSpan,
+    int32_array,
+    rollout_seed,
+)
+from prolong.common.weights import WeightsGroup, unpack
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
-class ScriptedActor(threading.Thread):
-    """Runs until the run stops. `versions`: acknowledged ones, in order. `die_at`: end the process inside that broadcast."""
+class DyingReception(Reception):
+    """Ends the process in the group, before the first byte of `die_at`."""
 
-    def __init__(
-        self, cfg: Config, address: str, name: str = "actor-0", *, corrupt_checksum_of: int = -1, die_at: int = -1
-    ) -> None:
+    die_at = -1
+
+    def receive(self, group: WeightsGroup, bucket: BucketSpec, timeout_s: float) -> torch.Tensor:
+        if self.update.version == self.die_at:
+            os._exit(1)
+        return super().receive(group, bucket, timeout_s)
+
+
+class ScriptedActor(threading.Thread):
+    """Runs until the run stops. `versions`: acknowledged ones, in order."""
+
+    def __init__(self, cfg: Config, address: str, name: str = "actor-0", *, corrupt_checksum_of: int = -1) -> None:
         super().__init__(name=name, daemon=True)
         self.cfg, self.address = cfg, address
         self.versions: list[int] = []
         self.received: dict[str, torch.Tensor] = {}
         self.error: BaseException | None = None
         self.leave = threading.Event()
-        self._corrupt, self._die_at = corrupt_checksum_of, die_at
-        self._group: WeightsGroup | None = None
-        self._key: tuple[int, int] | None = None
+        self._corrupt = corrupt_checksum_of
+        self._receptions = Receptions(DyingReception)
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model.path)).eval()
 
     def run(self) -> None:
@@ -71,35 +90,18 @@ class ScriptedActor(threading.Thread):
             self.error = error
         finally:
             client.close()
+            self._receptions.close()
 
     def _receive(self, update: UpdateWeights) -> WeightsApplied:
-        sums: list[int] = []
-        error = ""
-        try:
-            if self._key != (update.generation, update.epoch):
-                self._group = WeightsGroup.join(
-                    update.store_host,
-                    update.store_port,
-                    generation=update.generation,
-                    epoch=update.epoch,
-                    rank=update.rank,
-                    world_size=update.world_size,
-                    device=torch.device("cpu"),
-                    timeout_s=10.0,
-                )
-                self._key = update.generation, update.epoch
-            assert self._group is not None
-            if update.version == self._die_at:
-                os._exit(1)  # in the group, before its first byte
-            for bucket in update.manifest.buckets:
-                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8)
-                self._group.broadcast(flat)
-                sums.append(checksum(flat))
+        self._receptions.begin(update, torch.device("cpu"), 10.0)
+        ended, sums, error = self._receptions.ended(60.0)
+        assert ended, "a reception outlived its deadlines"
+        if not error:
+            assert self._receptions.last is not None
+            for bucket, flat in zip(update.manifest.buckets, self._receptions.last.staged, strict=True):
                 self.received |= dict(unpack(bucket, flat))
             self.model.load_state_dict(self.received, strict=False)
             self.versions.append(update.version)
-        except WeightsError as failure:
-            error, self._key = str(failure), None
         if update.version == self._corrupt:
             sums, self._corrupt = [value + 1 for value in sums], -1
         return WeightsApplied(
@@ -108,17 +110,7 @@ class ScriptedActor(threading.Thread):
 
     def _answer(self, ticket: Ticket) -> Group:
         rollouts = [self._rollout(ticket, rollout_seed(ticket.seed, i), i) for i in range(ticket.sampling.n)]
-        return Group(
-            ordinal=ticket.ordinal,
-            kind=ticket.kind,
-            generation=ticket.generation,
-            prompt=ticket.prompt,
-            setting=ticket.setting,
-            sampling=ticket.sampling,
-            rollouts=rollouts,
-            actor=self.name,
-            seconds=0.01,
-        )
+        return Group.of(ticket, rollouts, actor=self.name, seconds=0.01)
 
     def _rollout(self, ticket: Ticket, seed: int, index: int) -> Rollout:
         rng = np.random.default_rng(seed)
@@ -140,5 +132,5 @@ class ScriptedActor(threading.Thread):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    actor = ScriptedActor(load(Path(sys.argv[1])), sys.argv[2], sys.argv[3], die_at=int(sys.argv[4]))
-    actor.run()
+    DyingReception.die_at = int(sys.argv[4])
+    ScriptedActor(load(Path(sys.argv[1])), sys.argv[2], sys.argv[3]).run()

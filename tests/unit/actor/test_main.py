@@ -41,10 +41,7 @@ class Worker:
         await self.may_end.wait()
         if self.failure is not None:
             raise self.failure
-        return Group(
-            ordinal=ticket.ordinal, kind=ticket.kind, generation=ticket.generation, prompt=ticket.prompt, setting="",
-            sampling=ticket.sampling, rollouts=[None], actor="a", seconds=0.0,  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
+        return Group.of(ticket, [None], actor="a", seconds=0.0)  # pyright: ignore[reportArgumentType]
 
 
 class Wire:
