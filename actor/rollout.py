@@ -38,10 +38,8 @@ class RolloutWorker:
                     verifying[index] = tasks.create_task(self._verify(ticket.prompt, completion))
                     in_flight -= 1
                     self._stats.ended(1)
-                generated = perf_counter()
         finally:
             self._stats.ended(in_flight)
-        self._stats.exposed(perf_counter() - generated)
         rollouts = [verifying[index].result() for index in sorted(verifying)]
         return self._group(ticket, rollouts, perf_counter() - start)
 
@@ -49,7 +47,8 @@ class RolloutWorker:
         self._stats.counts["generated_rollouts"] += 1
         self._stats.counts["generated_tokens"] += completion.num_tokens
         text = self._tokenizer.decode(answer_ids(completion, self._tokenizer.eos_ids))
-        verdict = await self._pool.verify(prompt, text, completion.finish_reason, completion.token_ids)
+        with self._stats.awaiting_verdict():
+            verdict = await self._pool.verify(prompt, text, completion.finish_reason, completion.token_ids)
         self._stats.judged(verdict)
         return Rollout(
             token_ids=completion.token_ids,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import psutil
@@ -16,12 +18,16 @@ _TREE_S = 5.0  # how long the list of descendants is believed: making it reads a
 
 
 class ActorStats:
-    """busy_s: a rollout is in flight and generation not paused; weights_s: paused for new weights; idle_s: the rest."""
+    """busy_s: a rollout is in flight and generation not paused; weights_s: paused for new weights; idle_s: the rest.
+
+    verify_s: spent by verifiers, several at once included; verifying_s: a verdict is awaited; verify_exposed_s: of these, the
+    seconds in which nothing is generated.
+    """
 
     def __init__(self, max_none_rate: float) -> None:
         self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
-        self._seconds = {"busy_s": 0.0, "idle_s": 0.0, "weights_s": 0.0, "verify_s": 0.0, "verify_exposed_s": 0.0}
-        self._in_flight = 0
+        self._seconds = dict.fromkeys(("busy_s", "idle_s", "weights_s", "verify_s", "verifying_s", "verify_exposed_s"), 0.0)
+        self._in_flight = self._awaited = 0
         self._since = perf_counter()
         self._max_none_rate = max_none_rate
         self._recent: deque[bool] = deque(maxlen=_WINDOW)  # True: the verdict was None
@@ -56,9 +62,16 @@ class ActorStats:
                 f"{verdict.detail!r}): expected at most {self._max_none_rate:.0%} (verifiers.max_none_rate)"
             )
 
-    def exposed(self, seconds: float) -> None:
-        """A group waited this long for verdicts after its last rollout had ended."""
-        self._seconds["verify_exposed_s"] += seconds
+    @contextmanager
+    def awaiting_verdict(self) -> Iterator[None]:
+        """While the verdict on one rollout is awaited."""
+        self._mark()
+        self._awaited += 1
+        try:
+            yield
+        finally:
+            self._mark()
+            self._awaited -= 1
 
     def snapshot(self) -> dict[str, float]:
         """Everything so far; CPU seconds are of this process and its living descendants."""
@@ -67,7 +80,11 @@ class ActorStats:
 
     def _mark(self) -> None:
         now = perf_counter()
-        self._seconds["busy_s" if self._in_flight else "idle_s"] += now - self._since
+        passed = now - self._since
+        self._seconds["busy_s" if self._in_flight else "idle_s"] += passed
+        if self._awaited:
+            self._seconds["verifying_s"] += passed
+            self._seconds["verify_exposed_s"] += 0.0 if self._in_flight else passed
         self._since = now
 
     def _cpu_s(self) -> float:

@@ -46,6 +46,22 @@ def test_a_rollout_keeps_the_actor_busy_until_the_last_one_ends(clock: list[floa
     assert account.snapshot()["in_flight"] == 1
 
 
+def test_verification_is_exposed_while_nothing_is_generated(clock: list[float]):
+    account = ActorStats(0.2)
+    account.started(2)
+    clock[0] += 1.0
+    account.ended(1)
+    with account.awaiting_verdict():
+        clock[0] += 2.0  # the other one is still generated
+        account.ended(1)
+        with account.awaiting_verdict():
+            clock[0] += 0.5
+        clock[0] += 0.25
+    clock[0] += 8.0
+    numbers = account.snapshot()
+    assert (numbers["verifying_s"], numbers["verify_exposed_s"]) == (2.75, 0.75)
+
+
 def test_too_many_verdicts_of_none_stop_the_actor_and_say_what_the_verifier_said():
     account = ActorStats(0.2)
     for i in range(49):
