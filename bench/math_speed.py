@@ -1,6 +1,7 @@
 """Speed of the `math` verifier: easy answers through a pool of one worker, hard ones against math-verify's own speed.
 
 easy: numbers, equal or not, decided without algebra; verdicts per second of wall time, and per second of the worker's CPU.
+remote_easy: the same through a `prolong verifier` with one worker on this machine.
 hard: the golden pairs that need algebra, judged in this process by `score` and by math-verify's parse and verify, in turn
 (A B A B), caches cleared before each round; the median over rounds of the paired ratios (above 1: ours is faster).
 """
@@ -9,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import logging
 import statistics
 import sys
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import psutil
+import zmq.asyncio
 
-from ..common.types import FinishReason, Prompt
+from ..common.types import FinishReason, Prompt, Verdict
 from ..verifiers import math
 from ..verifiers.base import Task
+from ..verifiers.hosts import Host, Judge
 from ..verifiers.pool import VerifierPool
 from .golden import Pair, given_box, read_pairs
 from .measure import median_ratio, report
@@ -33,26 +38,56 @@ def prompt(answer: str) -> Prompt:
     )
 
 
+async def judged_in_waves(ask: Callable[[Prompt, str], Awaitable[Verdict]], count: int) -> float:
+    """Seconds of `count` easy verdicts, asked in waves of 256. Raises RuntimeError for a wrong one."""
+    began = perf_counter()
+    for start in range(0, count, 256):
+        cases = [EASY[i % len(EASY)] for i in range(start, min(start + 256, count))]
+        asked = [ask(prompt(gold), f"<think>hm</think>\\boxed{{{given}}}") for gold, given, _ in cases]
+        rewards = [verdict.reward for verdict in await asyncio.gather(*asked)]
+        if rewards != [reward for _, _, reward in cases]:
+            raise RuntimeError("a wrong verdict on an easy answer")
+    return perf_counter() - began
+
+
 async def easy(count: int) -> dict[str, float]:
-    """`count` verdicts by one worker, in waves of 512. Raises RuntimeError for a wrong one."""
+    """Verdicts by one worker of this process."""
     pool = VerifierPool(1, 20.0)
     await pool.start()
     try:
-        await pool.verify(prompt("1"), "\\boxed{1}", FinishReason.stop)
+        await pool.usable()
         worker = psutil.Process(pool._workers[0].pid)
-        busy, began = sum(worker.cpu_times()[:2]), perf_counter()
-        for start in range(0, count, 512):
-            cases = [EASY[i % len(EASY)] for i in range(start, min(start + 512, count))]
-            asked = [
-                pool.verify(prompt(gold), f"<think>hm</think>\\boxed{{{given}}}", FinishReason.stop) for gold, given, _ in cases
-            ]
-            rewards = [verdict.reward for verdict in await asyncio.gather(*asked)]
-            if rewards != [reward for _, _, reward in cases]:
-                raise RuntimeError("a wrong verdict on an easy answer")
-        wall_s, cpu_s = perf_counter() - began, sum(worker.cpu_times()[:2]) - busy
+        busy = sum(worker.cpu_times()[:2])
+        wall_s = await judged_in_waves(lambda prompt, text: pool.verify(prompt, text, FinishReason.stop), count)
+        cpu_s = sum(worker.cpu_times()[:2]) - busy
     finally:
         await pool.close()
     return {"easy_per_s": count / wall_s, "easy_per_worker_cpu_s": count / cpu_s}
+
+
+async def remote(count: int) -> dict[str, float]:
+    """Verdicts by one worker of a `prolong verifier` on this machine, over its socket."""
+    command = [sys.executable, "-m", "prolong.launch.cli", "verifier", "--address", "tcp://127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    address = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().split()[-1]
+    numbers = itertools.count()
+    with zmq.asyncio.Context() as context:
+        host = Host(context, address, None, lambda name: None)
+        try:
+            async with asyncio.timeout(30):
+                await host.attached.wait()
+
+            def ask(prompt: Prompt, text: str) -> Awaitable[Verdict]:
+                job = Judge(number=next(numbers), prompt=prompt, completion=text, finish_reason=FinishReason.stop)
+                return host.judge(job, 60.0)
+
+            wall_s = await judged_in_waves(ask, count)
+        finally:
+            await host.close()
+            process.terminate()
+            await process.wait()
+    return {"remote_easy_per_s": count / wall_s}
 
 
 def hard_pairs() -> list[Pair]:
@@ -99,7 +134,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     logging.disable(logging.ERROR)
     math.load()
-    report(asyncio.run(easy(args.count)) | hard(args.rounds), as_json=args.json)
+    figures = asyncio.run(easy(args.count)) | asyncio.run(remote(args.count))
+    report(figures | hard(args.rounds), as_json=args.json)
     return 0
 
 

@@ -92,6 +92,7 @@ class Host:
     def __init__(self, context: zmq.asyncio.Context, address: str, keys: ClientKeys | None, count: Any) -> None:
         self.address, self._count = address, count
         self.num_workers, self.verifiers = 0, frozenset[str]()  # 0 workers: it is not there
+        self.attached = asyncio.Event()  # it is there
         self.waiting: dict[int, asyncio.Future[Verdict]] = {}
         socket = connect_dealer(context, address, MAX_MESSAGE_BYTES, keys=keys, watch=True)
         assert isinstance(socket, zmq.asyncio.Socket)
@@ -151,6 +152,7 @@ class Host:
             log.warning("%s speaks protocol %d, expected %d: not used", self.address, message.protocol, VERIFIER_PROTOCOL)
             return
         self.num_workers, self.verifiers = message.workers, frozenset(message.verifiers)
+        self.attached.set()
         log.info("%s judges with %d workers", self.address, self.num_workers)
 
     async def _watch(self) -> None:
@@ -168,6 +170,7 @@ class Host:
                 self._count("hosts/lost")
                 log.warning("%s is gone; %d jobs of its are judged here", self.address, len(self.waiting))
             self.num_workers, self.verifiers = 0, frozenset()
+            self.attached.clear()
             for future in self.waiting.values():
                 if not future.done():
                     future.set_exception(HostLost(f"{self.address} is gone"))
