@@ -95,10 +95,12 @@ class Verifier:
     quick: a verdict in linear time without any slow import, or None when only `score` can tell.
     load:  imports what `score` and `probe` need; never counts against a completion's deadline.
     score: the full judgement; it may hang, crash or eat memory, because it runs in a killable worker.
-    probe: judges the stored answer alone; that it returns shows that a failure of `score` is the completion's doing.
+    probe: judges the stored answer alone; that it returns shows that a failure of `score` is the completion's doing (but for a
+           VerifierFailure, which never is).
            None for code that is not ours: whatever goes wrong in it is its own fault, and there is no reward.
     eager: load when the worker starts (a verifier without a quick path).
     in_sandbox: whether judging this answer specification runs what the model wrote, and so needs a sandbox.
+    open_sandbox: opens it, once, for the first such answer, if `load` has not; raises UserError.
     """
 
     check: Callable[[dict[str, Any]], None]
@@ -108,6 +110,7 @@ class Verifier:
     load: Callable[[], None] = lambda: None
     eager: bool = False
     in_sandbox: Callable[[dict[str, Any]], bool] = lambda answer: False
+    open_sandbox: Callable[[], object] = lambda: None
 
 
 def frame(message: msgspec.Struct) -> bytes:

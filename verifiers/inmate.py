@@ -9,6 +9,8 @@ library only: this runs inside the sandbox.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import importlib.abc
 import importlib.util
@@ -55,13 +57,17 @@ def open_streams() -> None:
 
 
 def run(kind: str) -> None:
-    """Do what the payload says; exceptions of the program end the process as they would end any Python program."""
+    """Do what the payload says, and end the process; exceptions of the program end it as they would any Python program."""
     with open(PAYLOAD, "rb") as file:
         payload = file.read()
     open_streams()
     if kind == "program":
-        load(payload.decode(), "__main__")
-        return
+        try:
+            load(payload.decode(), "__main__")
+        except SystemExit as leaving:
+            if leaving.code:
+                raise
+        end()
     task = json.loads(payload)
     if kind == "function":
         module = load(task["code"], "solution")
@@ -72,6 +78,22 @@ def run(kind: str) -> None:
     sys.stdout.flush()
     with os.fdopen(RESULT, "w", encoding="utf-8") as file:
         file.write(result)
+    os._exit(0)
+
+
+def end() -> None:
+    """Everything at a program's end that may still print. The interpreter's own end would also take its modules apart: two
+    thirds of the time of a short run.
+    """
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    vars(sys.modules.pop("__main__", end)).clear()  # closes its files
+    gc.collect()
+    for stream in (sys.stdout, sys.__stdout__, sys.stderr):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
+    os._exit(0)
 
 
 def _find(module: Any, path: str) -> Any:

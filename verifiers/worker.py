@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..common.errors import UserError
+from ..common.errors import UserError, VerifierFailure
 from . import foreign
 from .base import Frames, Job, Loading, Probed, Ready, Score, Scored, Task, Unusable, Verifier, frame
 from .registry import NONE_OF_ITS_OWN, VERIFIERS, find, parse_answer
@@ -57,31 +57,40 @@ class Worker:
 
     def __init__(self, channel: socket.socket, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> None:
         self._channel, self._own = channel, own
-        self._loaded = set(own)
+        self._loaded = {(name, False) for name in own}  # True: its sandbox is open, too
 
     def send(self, message: msgspec.Struct) -> None:
         self._channel.sendall(frame(message))
 
-    def load(self, name: str, verifier: Verifier) -> None:
-        """Import what the verifier needs, with the job's deadline standing still. Raises CannotLoad."""
-        if name in self._loaded:
+    def load(self, name: str, verifier: Verifier, answer: dict[str, Any]) -> None:
+        """Import what the verifier needs, open the sandbox if this answer needs it, with the job's deadline standing still.
+
+        Raises CannotLoad.
+        """
+        in_sandbox = verifier.in_sandbox(answer)
+        if (name, in_sandbox) in self._loaded:
             return
         self.send(Loading())
         try:
             verifier.load()
+            if in_sandbox:
+                verifier.open_sandbox()
         except UserError as error:
             raise CannotLoad(f"verifier {name}: {error}") from error
-        self._loaded.add(name)
+        self._loaded |= {(name, False), (name, in_sandbox)}
         self.send(Ready())
 
     def judge(self, job: Job) -> Scored:
-        """Raises MemoryError, CannotLoad. A judge's exception is the completion's doing if the stored answer passes."""
+        """Raises MemoryError, CannotLoad.
+
+        A judge's exception is the completion's doing if the stored answer passes; a VerifierFailure never is.
+        """
         began = time.perf_counter()
         try:
             verifier, answer = find(job.verifier, self._own), parse_answer(job.answer)
             task = _task(job, answer)
             if job.last_try and verifier.probe is not None:
-                self.load(job.verifier, verifier)
+                self.load(job.verifier, verifier, answer)
                 verifier.probe(answer)
                 self.send(Probed(job.number))
             began = time.perf_counter()
@@ -96,13 +105,13 @@ class Worker:
         try:
             score = verifier.quick(task)
             if score is None:
-                self.load(name, verifier)
+                self.load(name, verifier, task.answer)
                 score = verifier.score(task)
             return score
         except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError) or verifier.probe is None:
+            if isinstance(error, MemoryError | VerifierFailure) or verifier.probe is None:
                 raise
-            self.load(name, verifier)
+            self.load(name, verifier, task.answer)
             verifier.probe(task.answer)
             return Score(reward=0.0, status="input_rejected", detail=f"the judge raised {error!r:.200}")
 
@@ -128,7 +137,7 @@ def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
             worker = Worker(channel, foreign.imported(targets))
             for name in names:
                 if name in VERIFIERS and VERIFIERS[name].eager:
-                    worker.load(name, VERIFIERS[name])
+                    worker.load(name, VERIFIERS[name], {})
             worker.send(Ready())
             serve(worker, channel)
         except (UserError, CannotLoad) as error:

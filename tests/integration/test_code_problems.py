@@ -5,6 +5,8 @@ them in a plain interpreter and comparing with ==.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,30 @@ def test_a_program_that_writes_the_right_value_itself_has_solved_it():
     assert (
         judge("import os\ndef f(n):\n    os.write(4, b'%d' % (n * 7 + 1000003))\n    os._exit(0)", SECRET_ANSWERS).reward == 1.0
     )
+
+
+ENDINGS = {
+    "an exit with 0": ("import sys\nprint(1)\nsys.exit()", b"1\n", "ok"),
+    "an exit with 3": ("print(1)\nraise SystemExit(3)", b"1\n", "error"),
+    "an exception": ("print(1)\n1 / 0", b"1\n", "error"),
+    "a function for the end": ("import atexit\natexit.register(print, 2)\nprint(1)", b"1\n2\n", "ok"),
+    "a thread that goes on": ("import threading as t\nt.Timer(.1, print, [2]).start()\nprint(1, flush=True)", b"1\n2\n", "ok"),
+    "a file that is never closed": ("out = open(1, 'w')\nout.write('1')", b"1", "ok"),
+    "an object that prints when it dies": ("class A:\n def __del__(self): print(2)\na = A()\na.a = a\nprint(1)", b"1\n2\n", "ok"),
+    "another standard output": ("import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(1)", b"1\n", "ok"),
+    "a closed standard output": ("import sys\nprint(1)\nsys.stdout.close()", b"1\n", "ok"),
+    "no standard output": ("import sys\nprint(1)\nsys.stdout = None", b"1\n", "ok"),
+    "no module of its own": ("import sys\nprint(1)\ndel sys.modules['__main__']", b"1\n", "ok"),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_program_ends_as_python_lets_it_with(name: str, box: Sandbox):
+    program, printed, status = ENDINGS[name]
+    result = box.run(program)
+    assert (result.stdout, result.status) == (printed, status), result
+    plain = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (plain.stdout, plain.returncode) == (printed, result.code)
 
 
 def test_expectations_never_enter_the_sandbox(box: Sandbox, monkeypatch: pytest.MonkeyPatch):

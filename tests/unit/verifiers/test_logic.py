@@ -1,15 +1,15 @@
+from collections.abc import Callable
+
 import pytest
 import reasoning_gym
-from prolong.common.errors import DataError, UserError
-from prolong.verifiers import logic
+from hostile_formulas import INTEGRAL, RIGHT
+from prolong.common.errors import DataError, UserError, VerifierFailure
+from prolong.verifiers import formulas, logic
 from prolong.verifiers.base import Task
+from prolong.verifiers.launcher import Limits, RunResult
 from prolong.verifiers.mended import MENDED
 
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {"word": "planet"}}}
-INTEGRAL = {
-    "dataset": "simple_integration",
-    "entry": {"answer": "X**3 + C", "metadata": {"integrand": "3*X**2", "variable": "X"}},
-}
 PRODUCT = {"dataset": "polynomial_multiplication", "entry": {"answer": "x**2 - 1", "metadata": {"variables": ["x"]}}}
 
 
@@ -37,12 +37,23 @@ def test_a_stored_entry_is_scored_as_reasoning_gym_scores_a_fresh_one():
             assert reward(f"<answer>{given}</answer>", answer) == dataset.score_answer(given, entry)
 
 
-@pytest.mark.parametrize("name", sorted(logic.UNSAFE))
-def test_datasets_that_execute_model_output_are_refused(name: str):
-    assert name in reasoning_gym.factory.DATASETS
-    with pytest.raises(UserError, match="executes what the model wrote"):
-        logic.check({"dataset": name, "entry": {"answer": "1"}})
-    logic.check_entry({"dataset": name, "entry": {"answer": "1"}})
+def test_only_datasets_that_execute_model_output_need_a_sandbox():
+    assert reasoning_gym.factory.DATASETS.keys() >= logic.UNSAFE
+    for answer in (INTEGRAL, PRODUCT):
+        logic.check(answer)
+        assert logic.REASONING_GYM.in_sandbox(answer)
+    assert not logic.REASONING_GYM.in_sandbox(SPELL)
+    assert not logic.REASONING_GYM.in_sandbox({})
+
+
+@pytest.mark.parametrize("gold", ["Integral(x, x) + C", None, "", 3.5, "y"])
+def test_a_stored_answer_that_is_no_formula_is_refused(gold: object):
+    entry = {"answer": gold, "metadata": {"variable": "x", "integrand": "x"}}
+    if gold == 3.5:
+        logic.check({"dataset": "simple_integration", "entry": entry})
+        return
+    with pytest.raises(DataError, match="is no formula"):
+        logic.check({"dataset": "simple_integration", "entry": entry})
 
 
 def test_every_scorer_that_calls_eval_is_mended_or_unsafe():
@@ -67,21 +78,83 @@ def test_the_refused_scorer_pays_for_a_copied_premise():
     assert max(paid) == 1.0
 
 
+class Box:
+    """A sandbox whose every call ends as told; `answers` says how, by the text that is judged."""
+
+    def __init__(self, answers: Callable[[str], tuple[str, bytes]]) -> None:
+        self.answers, self.unsafe, self.calls = answers, False, list[str]()
+
+    def call(self, module: str, function: str, args: list, limits: Limits) -> RunResult:
+        assert (module, function) == ("prolong.verifiers.formulas", "judge")
+        self.calls.append(args[1])
+        status, result = self.answers(args[1])
+        return RunResult(status=status, code=0, stdout=b"", stderr=b"why", result=result, seconds=0, cpu_s=0)
+
+
+@pytest.fixture
+def box(monkeypatch: pytest.MonkeyPatch) -> Box:
+    made = Box(lambda text: ("ok", b"1.0" if text == RIGHT else b"0.0"))
+    monkeypatch.setattr(logic, "shared", lambda preload: made)
+    return made
+
+
+def scored(given: str) -> tuple[float, str]:
+    result = logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
+    return result.reward, result.status
+
+
+def test_formulas_are_judged_in_the_sandbox_and_other_texts_nowhere(box: Box, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(formulas, "judge", None)
+    assert scored(RIGHT) == (1.0, "ok")
+    assert scored("X") == (0.0, "ok")
+    assert scored("__import__('os').getpid()") == (0.0, "ok")
+    assert box.calls == [RIGHT, "X"]
+
+
+def test_a_formula_that_the_sandbox_ends_is_rejected_if_the_stored_answer_passes(box: Box):
+    box.answers = lambda text: ("ok", b"1.0") if text == RIGHT else ("timeout", b"")
+    assert scored("9**9") == (0.0, "input_rejected")
+
+
+@pytest.mark.parametrize("gold", [("timeout", b""), ("error", b""), ("ok", b"0.0"), ("ok", b"")])
+def test_if_the_stored_answer_fails_as_well_there_is_no_verdict(box: Box, gold: tuple[str, bytes]):
+    box.answers = lambda text: gold if text == RIGHT else ("error", b"")
+    with pytest.raises((ValueError, VerifierFailure)):
+        scored("X")
+    with pytest.raises((ValueError, VerifierFailure)):
+        logic.probe(INTEGRAL)
+
+
 @pytest.mark.parametrize(
-    ("given", "answer", "earned"),
-    [
-        ("X**3 + C", INTEGRAL, 1.0),
-        ("X**3", INTEGRAL, 1.0),
-        ("X**3/2", INTEGRAL, 0.0),
-        ("Integral(3*X**2, X)", INTEGRAL, 0.0),
-        ("__import__('os').getpid()", INTEGRAL, 0.0),
-        ("X**3 + (lambda: 0)()", INTEGRAL, 0.0),
-        ("x**2 - 1", PRODUCT, 1.0),
-        ("x**2", PRODUCT, 0.0),
-    ],
+    "result", [b"2.0", b"1", b"true", b"0.5", b"-0.5", b'"1.0"', b"[1.0]", b"NaN", b"1.0 1.0", b"", b"\xff", b"1e999"]
 )
-def test_inside_the_sandbox_only_formulas_reach_the_scorer(given: str, answer: dict, earned: float):
-    assert logic.judge(given, answer) == earned
+def test_a_forged_result_is_no_reward(box: Box, result: bytes):
+    box.answers = lambda text: ("ok", b"1.0" if text == RIGHT else result)
+    assert scored("X") == (0.0, "input_rejected")
+
+
+def test_a_sandbox_that_fails_once_is_asked_again_and_twice_is_no_verdict(box: Box):
+    failures = iter([True, False, True, True])
+
+    def fail(text: str) -> tuple[str, bytes]:
+        if next(failures):
+            raise VerifierFailure("the launcher is gone")
+        return "ok", b"1.0"
+
+    box.answers = fail
+    assert scored(RIGHT) == (1.0, "ok")
+    with pytest.raises(VerifierFailure, match="gone"):
+        scored(RIGHT)
+
+
+def test_unsafe_verdicts_say_so(box: Box):
+    def stamps(given: str) -> dict[str, float]:
+        return logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL)).metrics
+
+    assert stamps(RIGHT) == {}
+    box.unsafe = True
+    box.answers = lambda text: ("ok", b"1.0") if text == RIGHT else ("timeout", b"")
+    assert stamps(RIGHT) == stamps("9**9") == {"unsafe_code": 1.0}
 
 
 @pytest.mark.parametrize(

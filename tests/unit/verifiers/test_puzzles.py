@@ -58,6 +58,16 @@ def test_an_entry_whose_own_answer_is_wrong_is_left_out(monkeypatch: pytest.Monk
     assert entries.num_refused == 5
 
 
+@pytest.mark.parametrize("name", sorted(logic.UNSAFE))
+def test_integrals_that_were_given_up_are_left_out(name: str):
+    level = puzzles.levels(name)[4 if name == "intermediate_integration" else 0]
+    entries = Entries(name, level, 3, seed=0)
+    for record in entries:
+        logic.check(record["answer"])
+        assert "Integral" not in record["answer"]["entry"]["answer"]
+    assert (entries.num_refused > 0) == (name == "intermediate_integration")
+
+
 @pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_puzzles_that_come_without_an_answer_get_one(name: str):
     for made in reasoning_gym.create_dataset(name, seed=11, size=2):

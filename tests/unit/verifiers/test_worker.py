@@ -6,15 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import registry
 from prolong.verifiers.base import Frames, FromWorker, Job, Loading, Probed, Ready, Score, Scored, Task, Verifier, frame
-from prolong.verifiers.worker import Worker
+from prolong.verifiers.worker import CannotLoad, Worker
 
 
 def faulty(task: Task) -> Score:
-    raise {"value": ValueError, "exit": SystemExit, "memory": MemoryError, "deep": RecursionError}[task.completion](
-        "on purpose"
-    )
+    raise {"value": ValueError, "exit": SystemExit, "memory": MemoryError, "deep": RecursionError, "box": VerifierFailure}[
+        task.completion
+    ]("on purpose")
 
 
 def probe(answer: dict[str, Any]) -> None:
@@ -50,6 +51,48 @@ def test_a_judge_that_raises_on_the_stored_answer_too_gives_no_score(worker: tup
     scored = worker[0].judge(job("value", gold="broken"))
     assert scored.score is None
     assert "stored answer" in scored.error
+
+
+def test_a_failing_sandbox_is_never_the_completions_doing(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(job("box"))
+    assert scored.score is None
+    assert "on purpose" in scored.error
+
+
+def test_a_sandbox_is_opened_for_the_first_answer_that_needs_one_with_the_clock_standing_still():
+    opened: list[str] = []
+    verifier = Verifier(
+        check=lambda answer: None,
+        score=lambda task: Score(reward=1.0),
+        probe=probe,
+        load=lambda: opened.append("imports"),
+        in_sandbox=lambda answer: answer.get("runs", False),
+        open_sandbox=lambda: opened.append("sandbox"),
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", verifier)
+        worker = Worker(theirs)
+        for answer, expected in (("{}", [Loading(), Ready()]), ('{"runs": true}', [Loading(), Ready()]), ("{}", [])):
+            assert worker.judge(Job(number=1, verifier="some", completion="x", answer=answer)).score is not None
+            worker.send(Probed(1))  # marks the end
+            assert sent(ours) == [*expected, Probed(1)]
+            ours.setblocking(True)
+        assert opened == ["imports", "imports", "sandbox"]
+
+
+def test_a_sandbox_that_cannot_be_opened_is_nobodys_verdict():
+    def refuse() -> None:
+        raise UserError("no sandbox on this machine")
+
+    verifier = Verifier(
+        check=lambda answer: None, score=faulty, probe=probe, in_sandbox=lambda answer: True, open_sandbox=refuse
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", verifier)
+        with pytest.raises(CannotLoad, match="verifier some: no sandbox on this machine"):
+            Worker(theirs).judge(Job(number=1, verifier="some", completion="value", answer="{}"))
 
 
 def test_exhausted_memory_ends_the_worker(worker: tuple[Worker, socket.socket]):

@@ -1,0 +1,246 @@
+"""Real sandboxed verdicts on code through the pool: while workers and sandboxes are killed, and where there is no sandbox."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prolong.common.errors import ConfigError
+from prolong.common.types import FinishReason, Prompt, Verdict
+from prolong.verifiers import process
+from prolong.verifiers.pool import VerifierPool
+from prolong.verifiers.sandbox import FIRST_UID, NUM_UIDS
+from runs import wait_until
+from sandboxes import BACKENDS, missing
+
+pytestmark = pytest.mark.skipif(all(map(missing, BACKENDS.values())), reason="no sandbox on this machine")
+ADD = {"function": "add", "tests": [{"args": [n, 2], "output": n + 2} for n in range(3)]}
+LINES = {"tests": [{"stdin": "3 4\n", "stdout": "7\n"}, {"stdin": "1 1\n", "stdout": "2\n"}]}
+SUM = "a, b = map(int, input().split())\nprint(a + b)"
+CPP = LINES | {"language": "cpp"}
+CPP_SUM = "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b << '\\n'; }"
+EVERY = (  # problem, program, language, reward
+    (ADD, "def add(a, b): return a + b", "python", 1.0),
+    (ADD, "def add(a, b): return 2 * a", "python", 1 / 3),
+    (ADD, "import os\ndef add(a, b): os._exit(0)", "python", 0.0),
+    (LINES, SUM, "python", 1.0),
+    (LINES, "print(7)", "python", 0.5),
+)
+# a kernel without Landlock, for those it starts: a filter that fails its first system call, then the interpreter
+WITHOUT_LANDLOCK = """#!{python}
+import ctypes, errno, os, struct, sys
+def op(code, value, yes=0, no=0): return struct.pack("<HBBI", code, yes, no, value)
+code = op(0x20, 0) + op(0x15, 444, 0, 1) + op(0x06, 0x00050000 | errno.ENOSYS) + op(0x06, 0x7FFF0000)
+instructions = ctypes.create_string_buffer(code, len(code))
+header = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(instructions)))
+libc, zero = ctypes.CDLL(None), ctypes.c_ulong(0)
+assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+assert libc.prctl(22, ctypes.c_ulong(2), header, zero, zero) == 0
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+
+
+def asked(pool: VerifierPool, problem: dict[str, Any], program: str, language: str = "python") -> Awaitable[Verdict]:
+    prompt = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="code", answer=json.dumps(problem))
+    return pool.verify(prompt, f"<think>hm</think>\n```{language}\n{program}\n```\n", FinishReason.stop)
+
+
+@asynccontextmanager
+async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any):
+    pool = VerifierPool(workers, timeout_s, **options)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 150))
+
+
+def descendants(pids: list[int]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found += psutil.Process(pid).children(recursive=True)
+    return found
+
+
+class Trouble:
+    """Kills and stops what judges, at random moments; remembers every worker and every process of a sandbox that it saw."""
+
+    def __init__(self, pool: VerifierPool, seed: int) -> None:
+        self._pool, self.random = pool, random.Random(seed)
+        self.workers, self.hit, self.inside = set[int](), set[int](), set[psutil.Process]()
+        self.done = Counter[str]()
+
+    def look(self) -> None:
+        self.workers |= {worker.pid for worker in self._pool._workers}
+        self.inside |= set(descendants([worker.pid for worker in self._pool._workers]))
+
+    def strike(self) -> None:
+        self.look()
+        busy = [worker for worker in self._pool._workers if worker.was_ready and worker.jobs and worker.pid not in self.hit]
+        if not busy:
+            return
+        worker = self.random.choice(busy)
+        what = self.random.choice(("worker", "sandbox", "inmate", "stop" if not self.done["stop"] else "worker"))
+        family = descendants([worker.pid])
+        with suppress(ProcessLookupError, psutil.NoSuchProcess, StopIteration):
+            if what in ("worker", "stop"):
+                self.hit.add(worker.pid)
+                os.kill(worker.pid, signal.SIGKILL if what == "worker" else signal.SIGSTOP)
+            elif what == "sandbox" and family:
+                family[0].kill()
+            elif what == "inmate":  # the launcher inside; killing the program that it runs would make it a wrong one
+                next(one for one in family if one.name() != "bwrap").kill()
+            self.done[what] += 1
+
+    def survivors(self) -> list[psutil.Process]:
+        alive = [one for one in self.inside if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        if os.getuid() == 0:  # also those that nobody saw: a worker's sandbox has a user of its own
+            users = {FIRST_UID + pid % NUM_UIDS for pid in self.workers}
+            for one in psutil.process_iter():
+                with suppress(psutil.NoSuchProcess):
+                    alive += [one] * (one.uids().real in users)
+        return alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kills_under_load_leave_one_verdict_per_program_and_take_no_reward_away(seed: int):
+    async def scenario() -> None:
+        async with running(2, timeout_s=6.0, preload=("code",)) as pool:
+            trouble, settled = Trouble(pool, seed), Counter[int]()
+
+            async def judge(number: int) -> Verdict:
+                problem, program, language, _ = EVERY[number % len(EVERY)]
+                verdict = await asked(pool, problem, program, language)
+                settled[number] += 1
+                return verdict
+
+            jobs = [asyncio.ensure_future(judge(number)) for number in range(300)]
+            while not all(job.done() for job in jobs):
+                await asyncio.sleep(trouble.random.uniform(0.05, 0.5))
+                if trouble.done.total() < 10:
+                    trouble.strike()
+            verdicts = [job.result() for job in jobs]
+            assert settled == dict.fromkeys(range(300), 1)
+            assert pool.counters["verdicts"] == 300
+            wrong = [
+                (number, v) for number, v in enumerate(verdicts) if v.reward not in (None, pytest.approx(EVERY[number % 5][3]))
+            ]
+            assert wrong == []
+            num_none = sum(verdict.reward is None for verdict in verdicts)
+            assert num_none == pool.counters["status/crash"] + pool.counters["status/timeout"]
+            assert num_none <= trouble.done.total() / 2, "only what was under two kills"
+            assert trouble.done.total() >= 5, trouble.done
+            assert pool.counters["restarts"] >= len(trouble.hit) > 0
+            assert pool.counters["timeouts"] >= trouble.done["stop"]
+            again = await asyncio.gather(*(asked(pool, *EVERY[0][:3]) for _ in range(8)))
+            assert [verdict.reward for verdict in again] == [1.0] * 8
+            trouble.look()
+        await asyncio.to_thread(wait_until, "the end of all", lambda: not trouble.survivors(), 15)
+
+    run(scenario)
+
+
+def test_programs_of_every_kind_are_judged_beside_each_other():
+    async def scenario() -> None:
+        async with running(2) as pool:
+            wrong = CPP_SUM.replace("a + b", "a * 2 + 1")
+            kinds = [*EVERY, (CPP, CPP_SUM, "cpp", 1.0), (CPP, wrong, "cpp", 0.5), (CPP, "int main() {", "cpp", 0.0)]
+            verdicts = await asyncio.gather(*(asked(pool, *kind[:3]) for kind in kinds))
+            assert [verdict.reward for verdict in verdicts] == pytest.approx([kind[3] for kind in kinds])
+            assert all(verdict.status == "ok" and "unsafe_code" not in verdict.metrics for verdict in verdicts)
+            assert pool.counters["retries"] == 0
+
+    run(scenario)
+
+
+def test_a_worker_that_is_stopped_past_its_deadline_costs_the_program_nothing():
+    async def scenario() -> None:
+        async with running(timeout_s=2.0, preload=("code",)) as pool:
+            await pool.usable()
+            (stopped,) = pool._workers
+            family = descendants([stopped.pid])
+            assert family, "its sandbox is open"
+            os.kill(stopped.pid, signal.SIGSTOP)
+            verdict = await asked(pool, LINES, SUM)
+            assert (verdict.reward, pool.counters["timeouts"]) == (1.0, 1)
+            await asyncio.to_thread(wait_until, "its sandbox's end", lambda: not any(p.is_running() for p in family), 10)
+
+    run(scenario)
+
+
+def test_a_program_whose_sandbox_is_killed_every_time_has_no_reward():
+    async def scenario() -> None:
+        async with running(preload=("code",)) as pool:
+            await pool.usable()
+            problem = {"tests": [{"stdin": "", "stdout": "1"}], "time_limit_s": 20}
+            job = asyncio.ensure_future(asked(pool, problem, "import time\ntime.sleep(3)\nprint(1)"))
+            killed = set[int]()
+            while not job.done() and len(killed) < 2:
+                await asyncio.sleep(0.2)
+                launchers = [one for one in descendants([pool._workers[0].pid]) if one.name() != "bwrap"]
+                if len(launchers) > 1 and launchers[0].pid not in killed:  # it has started a program
+                    killed.add(launchers[0].pid)
+                    launchers[0].kill()
+            verdict = await job
+            assert (len(killed), verdict.reward, verdict.status) == (2, None, "crash")
+            assert "launcher" in verdict.detail
+            assert (await asked(pool, LINES, SUM)).reward == 1.0
+
+    run(scenario)
+
+
+@pytest.fixture
+def no_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers see a kernel without Landlock, as old ones are: neither bubblewrap nor the jail passes the self-test."""
+    wrapper = tmp_path / "python"
+    wrapper.write_text(WITHOUT_LANDLOCK.format(python=sys.executable))
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(process.sys, "executable", str(wrapper))
+
+
+@pytest.mark.usefixtures("no_landlock")
+@pytest.mark.parametrize("preload", [(), ("code",)])
+def test_without_a_sandbox_the_pool_refuses_code_in_a_sentence(preload: tuple[str, ...]):
+    async def scenario() -> None:
+        async with running(preload=preload) as pool:
+            for _ in range(2):
+                with pytest.raises(ConfigError, match=r"verifier code: no sandbox .*no Landlock.*verifiers.allow_unsafe_code"):
+                    await asked(pool, LINES, SUM)
+            assert pool.broken
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("no_landlock")
+def test_unsafe_code_that_is_allowed_is_judged_and_marked():
+    async def scenario() -> None:
+        async with running(allow_unsafe_code=True) as pool:
+            verdicts = await asyncio.gather(*(asked(pool, *kind[:3]) for kind in EVERY))
+            assert [verdict.reward for verdict in verdicts] == pytest.approx([kind[3] for kind in EVERY])
+            assert [verdict.metrics["unsafe_code"] for verdict in verdicts] == [1.0] * len(EVERY)
+
+    run(scenario)
+
+
+def test_a_pool_that_may_run_unsafe_code_does_not_where_there_is_a_sandbox():
+    async def scenario() -> None:
+        async with running(allow_unsafe_code=True) as pool:
+            verdict = await asked(pool, LINES, SUM)
+            assert (verdict.reward, "unsafe_code" in verdict.metrics) == (1.0, False)
+
+    run(scenario)

@@ -1,0 +1,85 @@
+"""Formulas as answers: three datasets of Reasoning Gym whose scorers hand the answer to sympy's parser, which is eval().
+
+    logic.py --is_formula--> Sandbox.call ==text==> judge --> eval, without builtins --> 0.0 or 1.0
+
+Text that is executed beside the scorer could write any reward, and sympy executes strings wherever they stand: so a formula has
+numbers, known functions and the puzzle's own variables in it, no attributes, no quotes, no brackets but (); nothing else is
+evaluated. Reasoning Gym itself cannot be imported in the sandbox: it imports matplotlib, which must write files.
+"""
+
+from __future__ import annotations
+
+import re
+from tokenize import TokenError
+from typing import Any
+
+FUNCTIONS = frozenset(re.findall(r"\w+", "exp log ln sqrt sin cos tan sec csc cot asin acos atan sinh cosh tanh erf Abs"))
+CONSTANTS = frozenset({"E", "I", "pi"})
+CONSTANT_OF_INTEGRATION = "C"
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_TOKEN = re.compile(rf"{_NUMBER}|([A-Za-z_]\w*)|[-+*/(), \t\r\n]", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
+MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)  # what parsing raises
+
+
+def variables(entry: dict[str, Any]) -> set[str]:
+    """Of a stored entry; empty for one that is not as it should be."""
+    metadata = entry.get("metadata")
+    if not isinstance(metadata, dict):
+        return set()
+    named = metadata.get("variables")
+    candidates = [metadata.get("variable"), *(named if isinstance(named, list) else [])]
+    return {name for name in candidates if isinstance(name, str) and _VARIABLE.fullmatch(name)}
+
+
+def is_formula(text: str, entry: dict[str, Any]) -> bool:
+    """Whether `text` may be evaluated. An unevaluated Integral(...) is no antiderivative. Linear in its length."""
+    known = FUNCTIONS | CONSTANTS | {CONSTANT_OF_INTEGRATION} | variables(entry)
+    return not _TOKEN.sub("", text) and known.issuperset(name for name in _TOKEN.findall(text) if name)
+
+
+def judge(dataset: str, given: str, entry: dict[str, Any]) -> float:
+    """1.0 for a right formula, else 0.0. In the sandbox, or on text of our own.
+
+    Raises what sympy raises on a formula that it cannot handle, KeyError for an entry that lacks what the puzzle needs.
+    """
+    try:
+        expression = _parsed(given, entry)
+    except MALFORMED:
+        return 0.0
+    return 0.0 if expression is None else float(SCORERS[dataset](expression, entry))
+
+
+def _parsed(text: str, entry: dict[str, Any]) -> Any:
+    """A sympy expression; None for a value that is none, such as a tuple. Raises ValueError for text that is no formula."""
+    import sympy
+    from sympy.parsing.sympy_parser import auto_number
+
+    if not is_formula(text, entry):
+        raise ValueError(f"{text!r:.100} is not a formula")
+    names = {name: getattr(sympy, name) for name in FUNCTIONS | CONSTANTS}
+    names |= {name: sympy.Symbol(name) for name in {CONSTANT_OF_INTEGRATION, *variables(entry)}}
+    numbers = {"Integer": sympy.Integer, "Float": sympy.Float, "__builtins__": {}}
+    value = sympy.parse_expr(text, names, (auto_number,), numbers)
+    return value if isinstance(value, sympy.Expr) else None
+
+
+def _antiderivative(expression: Any, entry: dict[str, Any]) -> bool:
+    """As theirs, which calls every exception a wrong answer: exhausted memory, too."""
+    import sympy
+
+    metadata = entry["metadata"]
+    integrand = _parsed(metadata["integrand"], entry)
+    return sympy.simplify(sympy.diff(expression, sympy.Symbol(metadata["variable"])) - integrand) == 0
+
+
+def _expanded(expression: Any, entry: dict[str, Any]) -> bool:
+    """As theirs: equal as written, so that the product itself earns nothing."""
+    return expression == _parsed(entry["answer"], entry)
+
+
+SCORERS = {
+    "simple_integration": _antiderivative,
+    "intermediate_integration": _antiderivative,
+    "polynomial_multiplication": _expanded,
+}
