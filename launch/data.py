@@ -1,6 +1,6 @@
 """`prolong data`: look at a prompt file before a run does, make one from a public format, or generate puzzles.
 
-    check FILE                        read every line --> what it holds --> each gold answer through its own verifier
+    check FILE [verifiers.KEY=VALUE]  read every line --> what it holds --> each gold answer through its own verifier
     convert --format NAME IN OUT      verifiers/formats.py, line by line; lines that cannot be used are listed and left out
     puzzles NAME... OUT               verifiers/puzzles.py: entries of Reasoning Gym at the levels of their curricula
 
@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
+
+from ..common.config import VerifiersConfig
+from ..common.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="prolong data", description="look into prompt files, and make them")
     commands = main_parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what a prompt file holds, and try each gold answer on its verifier")
+    check = commands.add_parser(
+        "check",
+        help="say what a prompt file holds, and try each gold answer on its verifier",
+        usage="prolong data check [options] FILE [verifiers.own.NAME=MODULE:FUNCTION ...]",
+    )
+    check.add_argument("--recipe", default="", help="a name in launch/conf or a YAML file: its verifiers.own is known too")
     check.add_argument("file", type=Path)
     check.add_argument(
         "--model", default="", help="count tokens with this model's tokenizer (folder or hub name), not characters"
@@ -41,13 +50,28 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+def _verifiers(recipe: str, overrides: list[str]) -> VerifiersConfig:
+    """The run's section. Raises ConfigError."""
+    if not recipe and not overrides:
+        return VerifiersConfig()
+    from ..common.compose import compose
+
+    return compose(recipe, ["model.path=unused", *overrides]).verifiers
+
+
 def main(argv: list[str]) -> int:
     """Run `prolong data ARGV`; returns the exit code. Raises UserError."""
-    args = parser().parse_args(argv)
+    args, overrides = parser().parse_known_args(argv)
+    if any(one.startswith("-") or "=" not in one or args.command != "check" for one in overrides):
+        parser().error(f"unrecognized arguments: {' '.join(overrides)}")
     if args.command == "check":
         from .data_check import check
 
-        return check(args.file, args.model, args.workers, args.timeout_s, args.longest, golds=not args.no_golds)
+        cfg = _verifiers(args.recipe, overrides)
+        if args.workers < 1 or args.timeout_s <= 0:
+            raise UserError(f"--workers {args.workers}, --timeout-s {args.timeout_s:g}: expected 1 or more, and some time")
+        cfg = replace(cfg, workers=args.workers, timeout_s=args.timeout_s, hosts=[])
+        return check(args.file, args.model, cfg, args.longest, golds=not args.no_golds)
     from . import data_files as files
 
     if args.command == "convert":

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from ..buffer import prompts as reading
+from ..common.config import VerifiersConfig
 from ..common.errors import DataError, UserError
 from ..common.tokenizer import Tokenizer
 from ..common.types import FinishReason, Prompt
+from ..verifiers.base import Verifier
+from ..verifiers.foreign import declared
 from ..verifiers.golds import gold_completion
 from ..verifiers.pool import VerifierPool
-from ..verifiers.registry import check_prompt, parse_answer
+from ..verifiers.registry import NONE_OF_ITS_OWN, check_prompt, parse_answer
 from .data_files import list_bad, rows
 
 IN_FLIGHT = 256  # gold answers that the pool holds at a time
@@ -55,13 +58,11 @@ class Contents:
     bad: list[str] = field(default_factory=list)
 
 
-def check(path: Path, model: str, workers: int, timeout_s: float, longest: int, *, golds: bool) -> int:
+def check(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
     """Print the report; 1 if a line is bad or a gold answer fails. Raises UserError."""
-    if workers < 1 or timeout_s <= 0:
-        raise UserError(f"--workers {workers}, --timeout-s {timeout_s:g}: expected 1 or more, and some time")
-    contents = read(path, Tokenizer.load(model) if model else Characters())
+    contents = read(path, Tokenizer.load(model) if model else Characters(), declared(cfg.own))
     describe(path, contents, "tokens" if model else "characters", longest)
-    failures = asyncio.run(verify(contents, workers, timeout_s)) if golds and contents.prompts else []
+    failures = asyncio.run(verify(contents, cfg)) if golds and contents.prompts else []
     if contents.bad:
         list_bad(f"{path}: {len(contents.bad)} bad lines", contents.bad)
     if failures:
@@ -69,7 +70,7 @@ def check(path: Path, model: str, workers: int, timeout_s: float, longest: int, 
     return 1 if contents.bad or failures or not contents.prompts else 0
 
 
-def read(path: Path, tokenizer: Any) -> Contents:
+def read(path: Path, tokenizer: Any, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
     """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
     contents, line_of = Contents(), dict[str, int]()
     for line, record in rows(path):
@@ -78,7 +79,7 @@ def read(path: Path, tokenizer: Any) -> Contents:
                 raise record
             where = f"{path.parent.name}/{path.stem}/{line}"
             prompt = reading.to_prompt("", where, record, tokenizer)
-            check_prompt(prompt)
+            check_prompt(prompt, own)
             if prompt.uid in line_of:
                 raise DataError(f"uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
             gold = gold_completion(prompt.verifier, parse_answer(prompt.answer), record.get("gold"))
@@ -125,14 +126,15 @@ def doubles(contents: Contents) -> list[str]:
     return [f"{len(lines)} lines with {what}: {', '.join(lines[:5])}" for what, lines in told if lines]
 
 
-async def verify(contents: Contents, workers: int, timeout_s: float) -> list[str]:
+async def verify(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises VerifierFailure."""
     known = [i for i, gold in enumerate(contents.golds) if gold is not None]
     print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that cannot be told from the file")
     if not known:
         return []
     names = tuple(sorted({contents.prompts[i].verifier for i in known}))
-    pool = VerifierPool(min(workers, len(known)), timeout_s, preload=names)
+    workers, unsafe = min(cfg.workers, len(known)), cfg.allow_unsafe_code
+    pool = VerifierPool(workers, cfg.timeout_s, preload=names, own=cfg.own, allow_unsafe_code=unsafe)
     await pool.start()
     gate, told = asyncio.Semaphore(IN_FLIGHT), progress(len(known))
 

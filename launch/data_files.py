@@ -32,9 +32,20 @@ def _lines(path: Path) -> Iterator[tuple[int, Record | DataError]]:
 def _parsed(line: bytes) -> Record | DataError:
     try:
         record = json.loads(line)
+        if b"\\u" in line and not is_unicode(record):
+            return DataError("half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it")
     except (ValueError, RecursionError) as error:
         return DataError(f"not JSON: {error}")
     return record if isinstance(record, dict) else DataError(f"expected a JSON object, got {type(record).__name__}")
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether all texts of a JSON value can be written as UTF-8: JSON may escape what cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record | DataError]]:

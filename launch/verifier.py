@@ -23,7 +23,7 @@ import zmq.asyncio
 from ..buffer.gate import Gate
 from ..buffer.quarantine import Quarantine
 from ..common.config import VerifiersConfig
-from ..common.errors import ConfigError, DataError, UserError, WireError
+from ..common.errors import AddressInUse, ConfigError, DataError, UserError, WireError
 from ..common.keys import load_buffer_keys
 from ..common.sockets import bind_router, endpoint_of
 from ..common.types import FinishReason, Prompt
@@ -32,6 +32,7 @@ from ..verifiers.foreign import declared
 from ..verifiers.hosts import MAX_MESSAGE_BYTES, VERIFIER_PROTOCOL, Attach, Attached, Declined, Judge, Judged, ToHost, make_pool
 from ..verifiers.pool import VerifierPool
 from ..verifiers.registry import VERIFIERS, check_prompt
+from .data_files import is_unicode
 
 MAX_JOBS = 10_000  # of one client, waiting here
 GATE_MS = 200
@@ -110,13 +111,15 @@ async def _serve(cfg: VerifiersConfig, address: str) -> None:
     gate = Gate(context, keys) if keys else None
     try:
         router = bind_router(zmq.asyncio.Context(shadow=context), address, MAX_MESSAGE_BYTES, keys)
+    except AddressInUse as error:
+        raise AddressInUse(f"--address {address}: in use by another process; stop it or choose another port") from error
     except ConfigError as error:
         raise ConfigError(f"--address with verifiers.keys = {cfg.keys!r}: {error}") from error
     assert isinstance(router, zmq.asyncio.Socket)
+    host = VerifierHost(router, pool, cfg)
     await pool.start()
     try:
         await pool.usable()
-        host = VerifierHost(router, pool, cfg)
         work = [asyncio.create_task(host.run()), *([asyncio.create_task(_let_in(gate, host.counters))] if gate else [])]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, lambda: [task.cancel() for task in work])
@@ -131,6 +134,8 @@ async def _serve(cfg: VerifiersConfig, address: str) -> None:
         if gate:
             gate.close()
         context.term()
+        counted = sorted((pool.counters + host.counters).items())
+        print("prolong verifier: " + ", ".join(f"{name} {count}" for name, count in counted), flush=True)
 
 
 async def _let_in(gate: Gate, counters: Counter[str]) -> None:
@@ -174,6 +179,8 @@ def _job(record: Any) -> tuple[Prompt, str]:
         raise DataError(
             f'got {record!r:.100}; expected {{"verifier": NAME, "completion": TEXT, "answer": any JSON, "prompt": TEXT}}'
         )
+    if not is_unicode(record):
+        raise DataError("half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it")
     answer = record.get("answer", {})
     answer = json.dumps(answer if isinstance(answer, dict) else {"answer": answer})
     text = str(record.get("prompt", ""))

@@ -1,8 +1,8 @@
 """Reward functions as other libraries want them written, unmodified, as verifiers: one line each in a module of the user.
 
     # rewards.py                                                    # recipe.yaml
-    from prolong.verifiers.adapters import from_trl                 actor:
-    boxed = from_trl(reward_func)                                     verifiers: {boxed: "rewards:boxed"}
+    from prolong.verifiers.adapters import from_trl                 verifiers:
+    boxed = from_trl(reward_func)                                     own: {boxed: "rewards:boxed"}
 
 They run in a worker (foreign.py). What they raise, and what is no finite number, is a failure of theirs and gives no reward; it
 is never a 0. Functions may be `async`. Columns of a dataset are the keys of the prompt's answer object.
@@ -18,6 +18,8 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from ..common.errors import UserError
 from . import logic
@@ -129,8 +131,8 @@ def _verifier(call: Callable[[Task], Any], load: Callable[[], Any] = lambda: Non
 def as_score(result: Any) -> Score:
     """What a function returned, as a score. Raises ValueError or TypeError for anything but a finite number."""
     if isinstance(result, Score):
-        as_score(result.reward)
-        return result
+        checked = as_score({**result.metrics, "score": result.reward})
+        return msgspec.structs.replace(result, reward=checked.reward, metrics=checked.metrics)
     metrics: dict[str, float] = {}
     if isinstance(result, Mapping):
         numbers = {name: number for name, value in result.items() if (number := _finite(value)) is not None}

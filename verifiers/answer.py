@@ -11,7 +11,7 @@ from .base import Task
 
 MAX_TEXT_CHARS = 1_000_000  # of the text that counts; an answer stands at its end
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\s\S]|[{}]")
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\w)\]}])[-+])?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def after_thinking(task: Task) -> str:
@@ -43,10 +43,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_tagged(text: str, tag: str = "answer") -> str | None:
-    """Content of the last complete <tag>...</tag>, or None."""
+    """Content of the last complete <tag>...</tag>, or None; a closing tag that is named behind it changes nothing."""
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, end) if end >= 0 else -1
-    return text[start + len(tag) + 2 : end].strip() if start >= 0 else None
+    return text[start + len(tag) + 2 : text.find(f"</{tag}>", start)].strip() if start >= 0 else None
 
 
 def last_number(text: str) -> str | None:

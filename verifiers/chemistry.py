@@ -15,15 +15,19 @@ _ELEMENTS = frozenset(_NAMES.split())
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?|[()\[\]]|\d)+(?:\d?[+-]|[+-]\d)?(?:\((?:s|l|g|aq)\))?")
 _PHASE = re.compile(r"\((?:s|l|g|aq)\)\Z")
+_CHARGE = re.compile(r"([+-])(\d)\Z")  # +2 for 2+
+_CONFIGURATION = re.compile(r"(?:\[[A-Z][a-z]\])?(?:[1-7][spdf]\d{1,2})+")  # of electrons
 MAX_FORMULA_CHARS = 60
 
 
 def formula(text: str) -> str | None:
-    """A substance without typesetting and phase, or None for anything else."""
+    """A substance or an electron configuration without typesetting and phase, or None for anything else."""
     flat = re.sub(r"[_^{}]", "", squeeze(plain(unwrap(tidy(text)))))
+    if len(flat) <= MAX_FORMULA_CHARS and _CONFIGURATION.fullmatch(flat.replace(" ", "")):
+        return flat.replace(" ", "")
     if len(flat) > MAX_FORMULA_CHARS or not _FORMULA.fullmatch(flat):
         return None
-    flat = _PHASE.sub("", flat)
+    flat = _CHARGE.sub(r"\2\1", _PHASE.sub("", flat))
     symbols = _SYMBOL.findall(flat)
     return flat if symbols and all(symbol in _ELEMENTS for symbol in symbols) else None
 

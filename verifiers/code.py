@@ -106,22 +106,26 @@ def _failure(problem: Problem, test: Case, result: RunResult) -> str:
 
 
 def code_block(text: str, language: str) -> str | None:
-    """The last closed fenced block that is tagged with the language, else the last one without a tag; None if there is
-    neither.
+    """The last closed fenced block that is tagged with the language, else the last one without a tag, or None.
+
+    A fence is closed by one as long as it, so that ```` may hold ```; another opening fence begins anew.
     """
     best: dict[bool, str] = {}
-    start, tag, at = -1, "", 0
+    start, tag, at, ticks = -1, "", 0, 0
     for line in text.splitlines(keepends=True):
         at += len(line)
         word = line.strip()
         if not word.startswith("```"):
             continue
-        if start >= 0 and word == "```":
+        info = word.lstrip("`")
+        if start >= 0 and len(word) - len(info) < ticks:
+            continue
+        if start >= 0 and not info:
             if tag in TAGS[language] or not tag:
                 best[bool(tag)] = text[start : at - len(line)]
             start = -1
         else:
-            start, tag = at, word[3:].strip().lower()
+            start, tag, ticks = at, info.lower().split()[0] if info else "", len(word) - len(info)
     return best.get(True, best.get(False))
 
 

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from .normalize import clean, plain, tidy, unwrap
 from .numbers import based
 from .quantity import Quantity, exact, read, take_unit
 from .structure import Parts, assigned, by_variable, parts
+from .units import parse_unit
 
 Algebra = Callable[[str, str], bool | None]
+DEGREES, RADIANS = parse_unit("^\\circ"), parse_unit("rad")
 MAX_PARTS = 40
 MAX_DEPTH = 4
 _CHOICE = re.compile(r"\(([A-J])\)(?!\w)|([A-J])(?:[.):](?!\d)|$)")
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _RATIO = re.compile(r"\d{1,9}(?:\.\d{1,9})?(?::\d{1,9}(?:\.\d{1,9})?){1,5}")
-_ARTICLE = re.compile(r"^(?:the|a|an) ")
+_EQUATION = re.compile(r"(?=[^=]*[xyz])(?=[^=]*(?:[+^-]|\d ?[xyz]))[\w+^{} -]{2,200}=[^=<>]+\Z")
+_ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
+_PHRASE = re.compile(r"(?=.*[^\W\d_]{3}|no\b)[^\W\d_][\w\s'.,()!-]*", re.IGNORECASE | re.DOTALL)
+_HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
 _LOOSE = re.compile(r"[^\w+\-\\{}()<>=/^,!%|:*]+")
 SYNONYMS = {
     **dict.fromkeys(
@@ -74,9 +82,18 @@ def _both(gold: str, given: str) -> tuple[Quantity, Quantity]:
 
 
 def word(text: str) -> str:
-    """A phrase as it is compared: small letters, single spaces, no article and no punctuation."""
-    text = _LOOSE.sub(" ", text.replace("'", "")).strip()
-    return _ARTICLE.sub("", text.lower() if len(text) > 1 else text)
+    """A phrase as it is compared: words in small letters, single spaces, no article, no hyphens and no punctuation.
+
+    Symbols keep their case: R - r is not r - R.
+    """
+    text = _ARTICLE.sub("", _LOOSE.sub(" ", _HYPHEN.sub(" ", text.replace("'", ""))).strip())
+    return _LETTERS.sub(lambda match: match[0] if _GENES.fullmatch(match[0]) else match[0].lower(), text)
+
+
+def _spelled(text: str) -> str:
+    """A phrase as `word` has it, a symbol as it is, one spelling for what has many names."""
+    flat = word(text)
+    return SYNONYMS.get(flat.lower()) or (flat if _PHRASE.fullmatch(text) else text)
 
 
 def _same_choice(gold: str, given: str) -> bool | None:
@@ -87,6 +104,8 @@ def _same_choice(gold: str, given: str) -> bool | None:
 
 
 def _same_number(a: Quantity, b: Quantity, x: Fraction, y: Fraction) -> bool:
+    if a.percent != b.percent and (b if a.percent else a).unit:
+        return False
     if a.unit and b.unit and a.unit != b.unit:
         return x * a.unit.factor + a.unit.offset == y * b.unit.factor + b.unit.offset
     if a.percent == b.percent:
@@ -97,7 +116,7 @@ def _same_number(a: Quantity, b: Quantity, x: Fraction, y: Fraction) -> bool:
 def _same_text(a: Quantity, b: Quantity) -> bool | None:
     if a.value == b.value:
         return a.unit is None or b.unit is None or a.unit == b.unit
-    mine, theirs = (SYNONYMS.get(text, text) for text in (word(a.text), word(b.text)))
+    mine, theirs = (_spelled(text) for text in (a.text, b.text))
     if mine == theirs and mine:
         return True
     if a.words and b.words:
@@ -136,6 +155,15 @@ def _same_parts(a: Quantity, b: Quantity, algebra: Algebra, depth: int) -> bool 
         return exact(b.text.replace(" and ", "")) == a.number or (None if len(theirs.items) == 1 else False)
     if b.number is not None and mine and mine.kind in ("list", "set", "tuple", "matrix") and len(mine.items) > 1:
         return False
+    if _EQUATION.match(x) and "=" not in y:  # x + y = 4 is a line
+        return False
+    return _by_algebra(a, b, algebra)
+
+
+def _by_algebra(a: Quantity, b: Quantity, algebra: Algebra) -> bool | None:
+    if {a.unit, b.unit} == {DEGREES, RADIANS}:
+        turned = (f"({one.text})\\cdot\\frac{{\\pi}}{{180}}" if one.unit == DEGREES else one.text for one in (a, b))
+        return algebra(*turned)
     if a.unit and b.unit and a.unit.factor != b.unit.factor:
         return algebra(_scaled(a.text, a.unit.factor), _scaled(b.text, b.unit.factor))
     return algebra(a.text, b.text)
@@ -165,6 +193,10 @@ def _compare_parts(gold: Parts, given: Parts, same: Algebra) -> bool | None:
         given = sorted_parts
     elif given.kind == "tuple" and (sorted_parts := by_variable(gold)):
         gold = sorted_parts
+    elif by_variable(gold) and given.kind == "list" and not any(map(assigned, given.items)):  # in the order as written
+        gold, given = (replace(one, kind="tuple", brackets="()") for one in (gold, given))
+    if {gold.kind, given.kind} == {"tuple", "set"}:
+        return False
     if not gold.ordered and not given.ordered:
         return _same_set(gold.items, given.items, same)
     if gold.kind == given.kind and gold.brackets != given.brackets:

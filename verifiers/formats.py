@@ -56,8 +56,10 @@ def scp116k(record: Record) -> Record:
     The stored answer is `answer`, else the last \boxed{} of the solution, else a solution so short that it is an answer.
     """
     solution = next((record[key] for key in ("matched_solution", "extracted_solution", "solution") if record.get(key)), None)
-    answer = record.get("answer") or (_final(solution) if isinstance(solution, str) else None)
-    if answer is None:
+    answer = record.get("answer")
+    if answer in (None, "") and isinstance(solution, str):
+        answer = _final(solution)
+    if answer in (None, ""):
         raise DataError(f"no final answer in the solution {solution!r:.100}: expected a box, or an answer and nothing else")
     return {
         "prompt": _ask(_text(record, "problem"), BOX),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import msgspec
@@ -25,7 +26,7 @@ from ..common.keys import ClientKeys, load_client_keys
 from ..common.sockets import REFUSED, check_address, close_watched, connect_dealer
 from ..common.types import MANY, FinishReason, Number, Prompt, Text, Verdict, Word
 from ..common.wire import Decoder, encode
-from .pool import VerifierPool
+from .pool import VerifierPool, encodable
 from .registry import find
 
 VERIFIER_PROTOCOL = 1
@@ -98,7 +99,7 @@ class Host:
         assert isinstance(socket, zmq.asyncio.Socket)
         self._socket = socket
         self._decoder = Decoder[FromHost](FromHost, MAX_MESSAGE_BYTES)
-        self._tasks = [asyncio.create_task(work()) for work in (self._listen, self._watch)]
+        self._tasks = [asyncio.create_task(self._lasting(work)) for work in (self._listen, self._watch)]
 
     @property
     def load(self) -> float:
@@ -126,6 +127,26 @@ class Host:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         close_watched(self._socket, 0.0)
+
+    async def _lasting(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs `work`. If it ends by a fault of ours, this host is not used any more, and says so."""
+        try:
+            await work()
+        except Exception:
+            self._count("hosts/broken")
+            log.exception("%s is not used any more", self.address)
+            for task in self._tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
+            self._lose("fails here")
+
+    def _lose(self, why: str) -> None:
+        """No verdict comes from it until it attaches again."""
+        self.num_workers, self.verifiers = 0, frozenset()
+        self.attached.clear()
+        for future in self.waiting.values():
+            if not future.done():
+                future.set_exception(HostLost(f"{self.address} {why}"))
 
     async def _listen(self) -> None:
         """Consumes frames of the host; blocks on the socket; stops when it is cancelled."""
@@ -169,11 +190,7 @@ class Host:
             elif self.num_workers:
                 self._count("hosts/lost")
                 log.warning("%s is gone; %d jobs of its are judged here", self.address, len(self.waiting))
-            self.num_workers, self.verifiers = 0, frozenset()
-            self.attached.clear()
-            for future in self.waiting.values():
-                if not future.done():
-                    future.set_exception(HostLost(f"{self.address} is gone"))
+            self._lose("is gone")
 
 
 class SharedPool(VerifierPool):
@@ -210,7 +227,7 @@ class SharedPool(VerifierPool):
             job = Judge(
                 number=next(self._numbers_out),
                 prompt=prompt,
-                completion=completion,
+                completion=encodable(completion),
                 finish_reason=finish_reason,
                 completion_ids=completion_ids if prompt.verifier in self._own else b"",
             )

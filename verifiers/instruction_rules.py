@@ -108,9 +108,9 @@ def _nth_impossible(k: dict[str, Any]) -> str:
 
 
 def _postscript(text: str, k: dict[str, Any]) -> bool:
-    """The marker at a line's or word's beginning, with or without spaces between its letters, and something after it."""
+    """The marker at a line's or word's beginning, perhaps in bold, with or without spaces in it, and something after it."""
     marker = r"\s?".join(re.escape(character) for character in k["postscript_marker"].strip() if not character.isspace())
-    return re.search(rf"(?<!\S){marker}[:\s]*\S", text, re.IGNORECASE) is not None
+    return re.search(rf"(?<![^\s*_]){marker}[:\s*_]*[^:\s*_]", text, re.IGNORECASE) is not None
 
 
 def _bullets(text: str, k: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 from ..common.errors import DataError
@@ -24,11 +25,18 @@ from .base import Score, Task, Verifier
 from .compare import agree
 from .normalize import clean
 from .numbers import number
+from .quantity import read
+from .structure import assigned
 
 MAX_ANSWER_CHARS = 2000
 HARMLESS = "\\boxed{\\frac{355}{113}}"
 _HUGE = re.compile(r"\^\{?[-+]?\d{7,}|\d{5,}\)?!|!\)?!\)?!|!\)!|\d\)?\^\{?\(?-?(?:[3-9]|\d{2,9})\^\{?\d{1,9}\^")
 _DEGREES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\^\\circ")
+_CAPITALS = "Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega"
+_NAME = re.compile(  # of a variable, in group 1
+    rf"\\(?:text|mathrm|operatorname|begin|end)\s*\{{[^{{}}]*\}}|\\mathbb\s*\{{?[A-Z]|"
+    rf"(\\(?:{_CAPITALS}|{_CAPITALS.lower()})(?![a-zA-Z])|[a-zA-Z])|\\[a-zA-Z]+"
+)
 DIGITS = 100  # that sympy may spend on the difference of two constants
 
 
@@ -89,11 +97,22 @@ def algebra(gold: str, given: str) -> bool:
     """Comparison by value for constants, by math-verify for the rest."""
     from math_verify import verify
 
-    mine, theirs = (parsed(_DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)) for text in (gold, given))
+    if gold.count("'") != given.count("'"):  # the parser drops primes
+        return False
+    mine, theirs = (parsed(_DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)) for text in _two_cases(gold, given))
     if mine and theirs and (same := same_constant(mine[0], theirs[0])) is not None:
         return same
     options: dict[str, Any] = {"float_rounding": 12, "allow_set_relation_comp": True, "timeout_seconds": None}
     return bool(verify(mine, theirs, **options))
+
+
+def _two_cases(*texts: str) -> list[str]:
+    """With other names for capitals whose small letters occur too: the parser would take R - r for r - r."""
+    found = {match[1] for text in texts for match in _NAME.finditer(text) if match[1]}
+    unused = iter(sorted(set("abcdfghjklmnopqrstuvwxyz") - {name.lower() for name in found}))
+    capitals = sorted(name for name in found if name.lower() != name and name.lower() in found)
+    instead = dict(zip(capitals, unused, strict=False))
+    return [_NAME.sub(lambda match: f"{{{instead[match[1]]}}}" if match[1] in instead else match[0], text) for text in texts]
 
 
 def same_constant(a: Any, b: Any) -> bool | None:
@@ -143,6 +162,9 @@ def check(answer: dict[str, Any]) -> None:
 
 def check_number(answer: dict[str, Any]) -> None:
     check(answer)
+    tolerance = answer.get("tolerance", 0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < inf:
+        raise DataError(f"verifier number: got tolerance {tolerance!r}; expected a number of at least 0")
     if number(clean(gold_of(answer))) is None:
         raise DataError(
             f'verifier number: got answer {answer["answer"]!r}; expected a plain number such as "932", "-1.5" or "2/3"'
@@ -152,13 +174,18 @@ def check_number(answer: dict[str, Any]) -> None:
 def score_number(task: Task) -> Score:
     """The boxed or tagged answer, else the last number behind the thinking, equals the stored number (within `tolerance`).
 
+    A name before it and a unit behind it are left out: x = 18, \\$18 and 18 \\text{ dollars} are 18.
+
     A text that was cut off has no last number: it may be half of one, and the token limit chose where it stands.
     """
     text = after_thinking(task)
     given = last_boxed(text) or last_tagged(text) or (None if task.cut_off else last_number(text))
     if given is None:
         return Score(reward=0.0, status="no_answer", detail="no number behind the thinking")
-    value, gold = number(clean(given)), number(clean(gold_of(task.answer)))
+    if len(given) > MAX_ANSWER_CHARS:
+        return Score(reward=0.0, status="input_rejected", detail=f"an answer of {len(given)} characters")
+    named = assigned(clean(given))
+    value, gold = read(named[1] if named else given).number, number(clean(gold_of(task.answer)))
     tolerance = Fraction(Decimal(str(task.answer.get("tolerance", 0))))
     if value is None or gold is None:
         return Score(reward=0.0, status="ok", detail="not a plain number")

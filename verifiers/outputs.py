@@ -76,8 +76,7 @@ def same_text(expected: str, got: bytes, compare: str = "lines", tolerance: Tole
         return False
     if compare == "lines" and not tolerance:
         return _lines(expected) == _lines(text)
-    wanted = [[word for line in _lines(expected) for word in line.split()]] if compare == "tokens" else _words(expected)
-    given = [[word for line in _lines(text) for word in line.split()]] if compare == "tokens" else _words(text)
+    wanted, given = ([side.split()] if compare == "tokens" else _words(side) for side in (expected, text))
     return len(wanted) == len(given) and all(
         len(a) == len(b) and all(_same_word(x, y, tolerance) for x, y in zip(a, b, strict=True))
         for a, b in zip(wanted, given, strict=True)

@@ -42,6 +42,11 @@ class Pending:
     probed: bool = False
 
 
+def encodable(text: str) -> str:
+    """With a question mark in the place of every half of a surrogate pair: JSON may hold some, UTF-8 cannot."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 class VerifierPool:
     """`workers` processes that judge completions; `timeout_s` is the time that one completion may take.
 
@@ -114,13 +119,13 @@ class VerifierPool:
         job = Job(
             number=next(self._numbers),
             verifier=prompt.verifier,
-            completion=completion,
+            completion=encodable(completion),
             answer=prompt.answer,
             thinking_open=prompt.text.rstrip().endswith("<think>"),
             cut_off=finish_reason is FinishReason.length,
         )
         if prompt.verifier in self._own:
-            seen = {"prompt": prompt.text, "prompt_ids": prompt.token_ids, "completion_ids": completion_ids}
+            seen = {"prompt": encodable(prompt.text), "prompt_ids": prompt.token_ids, "completion_ids": completion_ids}
             job = msgspec.structs.replace(job, **seen)
         pending = Pending(job, self._loop.create_future())
         self._queue.append(pending)

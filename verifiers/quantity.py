@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
@@ -18,14 +19,20 @@ _UNIT_FRACTION = re.compile(
 )
 _BARE_TAIL = re.compile(r"(?<=[\d.})])(?: (?=[A-Za-z\\(^])|(?=\^\\circ|\\mu|\\Omega|[A-Za-z€£¥][A-Za-z/^\\.]))")
 _APPROXIMATE = re.compile(r"\A(?:\\approx|\\sim|about|approximately|roughly) ?")
+_OPERATION = (
+    r"and|or|to|by|squared|cubed|factorial|times|over|plus|minus|mod|choose|percent of|"
+    r"a?r?c?(?:sin|cos|tan|cot)h?|log|ln|exp|sqrt"
+)
 _REST = re.compile(
-    r"(?!(?:and|or|to|by)\b)(?:\(|[a-zA-Z]{3})[a-zA-Z '.,()-]*|(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{?\d\}?)?"
+    rf"(?!(?:{_OPERATION})\b)\(?[a-zA-Z]{{3}}[a-zA-Z '.,()-]*|(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{{?\d\}}?)?"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _ORDINAL = re.compile(r"(\d{1,9}) ?\^?\{? ?(?:st|nd|rd|th) ?\}?")
 _COMPOUND = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9}),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9})")
 _MONEY = re.compile(r"(?P<sign>-?)(?P<unit>\\\$|[€£¥]) ?(?=[\d.])")
-_GAP = re.compile(r"\d \d")
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALED = re.compile(rf"(?<![\w.,^{{}}])(\d{{1,9}}(?:,\d{{3}}){{0,3}}(?:\.\d{{1,9}})?) ?({WORD}? ?)({'|'.join(_SCALES)})s?\b")
+_GAP = re.compile(r"\d \d|\d ?, (?!000)\d")
 _WORDS = re.compile(r"[^\W\d_][\w\s'.,()-]*")
 
 
@@ -51,6 +58,7 @@ class Quantity:
 def read(latex: str, *, whole: bool = False) -> Quantity:
     """Take an answer apart; `whole`: leave the unit where it is."""
     marked = _APPROXIMATE.sub("", _UNIT_FRACTION.sub(r"\1/(\2)", unwrap(tidy(latex))))
+    marked = _SCALED.sub(_multiplied, marked)
     text, has_mark = plain(marked), WORD in marked
     if money := _MONEY.match(text):
         return _quantity(money["sign"] + text[money.end() :], parse_unit(money["unit"]), marked=True)
@@ -62,9 +70,16 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
         for head, tail in _splits(marked, text):
             if unit := parse_unit(tail):
                 return _quantity(head, unit, marked=has_mark or "^\\circ" in tail)
-            if exact(head) is not None and _REST.fullmatch(tail):
+            apart = has_mark or text[len(head) : len(head) + 1] == " "  # 2abc is a product
+            if apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail):
                 return _quantity(head, rest=tail, marked=has_mark)
     return _quantity(text, words=_is_words(marked, text), marked=has_mark)
+
+
+def _multiplied(match: re.Match[str]) -> str:
+    """5 million as 5000000."""
+    value = Decimal(match[1].replace(",", "")) * _SCALES[match[3]]
+    return f"{value.normalize():f}{' ' * (match[2] != '')}{match[2]}"
 
 
 def _compound(text: str) -> Quantity | None:
@@ -91,7 +106,7 @@ def take_unit(found: Quantity, wanted: Unit) -> Quantity:
 
 
 def exact(text: str) -> Fraction | None:
-    """The value of a plain number that may hold spaces: 3 1/4 and 10 000 mean something else than 31/4."""
+    """The value of a plain number that may hold spaces: 3 1/4 means something else than 31/4, and 1, 234 are two numbers."""
     return number(text) if _GAP.search(text) else number(squeeze(text))
 
 

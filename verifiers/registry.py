@@ -45,7 +45,7 @@ def parse_answer(text: str) -> dict[str, Any]:
     """The answer specification of a prompt. Raises DataError unless it is a JSON object."""
     try:
         answer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"answer {text!r:.200} is not JSON: {error}") from error
     if not isinstance(answer, dict):
         raise DataError(f"answer {text!r:.200}: expected a JSON object such as {json.dumps({'answer': '932'})}")

@@ -38,6 +38,7 @@ REL_TOL = Fraction(1, 100)
 HALF_KELVIN = Fraction(1, 2)  # 25 degrees Celsius are 298 K
 Value = Callable[[str], Fraction | None]
 _LETTERS = re.compile(r"\(?([A-J])\)?(?:(?:\s*(?:,|;|/|&|and)\s*|\s*)\(?([A-J])\)?){0,9}[.):]?")
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;] ?| and |, and )\(?[A-J]\)?){0,9}")
 _LABELLED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s*(?!\d)|(?:\(([A-J])\)|([A-J])[.):])\s+")
 _OPTION = re.compile(r"(?:option|choice|answer)\s*:?\s*", re.IGNORECASE)
 _RELATION = re.compile(r"=|\\approx|\\sim(?![a-z])")
@@ -50,7 +51,7 @@ def kind_of(answer: dict[str, Any]) -> str:
     if "kind" in answer:
         return answer["kind"]
     text = core(gold_of(answer))
-    if "choices" in answer or re.fullmatch(r"\(?[A-J]\)?", plain(unwrap(tidy(text)))):
+    if "choices" in answer or _CHOICES.fullmatch(plain(unwrap(tidy(text)))):
         return "choice"
     if measured(text, None).number is not None:
         return "number"
@@ -90,7 +91,7 @@ def tolerance(answer: dict[str, Any], gold: Quantity) -> Fraction:
         rel, absolute = (Fraction(Decimal(str(answer.get(key, 0)))) for key in ("rel_tol", "abs_tol"))
         return max(rel * size, absolute)
     digits = significant_digits(gold.value)
-    if gold.value.lstrip("+-").isdigit():
+    if re.sub(r"[+, -]", "", gold.value).isdigit():
         return REL_TOL * size if gold.unit else Fraction(0)
     if "frac" in gold.value or "/" in gold.value or digits < 2:
         return REL_TOL * size

@@ -15,15 +15,17 @@ Kind = Literal["list", "set", "tuple", "union", "matrix"]
 _OR = re.compile(r",? (?:and|or) ")
 _MEMBER = re.compile(r"[a-zA-Z]\s*\\in\s*")
 _BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{R\}\s*)?[|:]")
-_MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}")
+_MATRIX = re.compile(r"\\begin\s*\{([pbB]?matrix)\}")
+_CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")
 _BETWEEN = re.compile(r"([^<>=]{1,60}?)(<|\\le ?)([a-zA-Z])(<|\\le ?)([^<>=]{1,60})")
 _ONE_SIDE = re.compile(r"([a-zA-Z])(<|>|\\le ?|\\ge ?)([^<>=a-z]{1,60}|[^<>=]{0,60}\\[^<>=]{1,60})")
 _OTHER_SIDE = re.compile(r"([^<>=a-z]{1,60})(<|>|\\le ?|\\ge ?)([a-zA-Z])")
 _ABSOLUTE = re.compile(r"\|([a-zA-Z])\|(<|>|\\le ?|\\ge ?)([^<>=|]{1,60})")
-_ASSIGNED = re.compile(r"((?:[a-zA-Z]|\\[a-z]{2,8})(?:_\{?\w{1,8}\}?|\([a-z]\)|')?)\s*=\s*([^=<>]+)")
+_ASSIGNED = re.compile(
+    r"(\([a-z](?:, ?[a-z]){1,5}\)|(?:[a-zA-Z]|\\[a-z]{2,8})'{0,3}(?:_\{?\w{1,8}\}?|\([a-z]\))?)\s*=\s*([^=<>]+)"
+)
 _OPEN, _CLOSE = "([]", ")]["
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-ROUND = {"(": "(", "[": "[", "]": "(", ")": ")"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ def assigned(text: str) -> tuple[str, str] | None:
 def parts(text: str) -> Parts | None:
     """The parts of an answer, or None for one thing."""
     text = text.strip()
+    if match := _CASES.fullmatch(text):
+        text = ", ".join(row.strip(" ,;") for row in match[1].split("\\\\") if row.strip(" ,;"))
     if match := _MEMBER.match(text):
         text = text[match.end() :]
     for read in (_builder, _vector, _union, _list, _bracketed, _matrix, _inequality, _plus_minus):
@@ -95,7 +99,8 @@ def _bracketed(text: str) -> Parts | None:
     if text.startswith("\\{") and text.endswith("\\}"):
         inside = text[2:-2].strip()
         items = [item for item in split_top(inside) if item]
-        return Parts("set", tuple(items)) if items else None
+        point = _bracketed(items[0]) if len(items) == 1 else None
+        return point or (Parts("set", tuple(items)) if items else None)
     if len(text) > 4 and text[0] in _OPEN and text[-1] in _CLOSE:
         items = split_top(text[1:-1])
         if len(items) > 1 and all(items):
@@ -104,9 +109,9 @@ def _bracketed(text: str) -> Parts | None:
 
 
 def _matrix(text: str) -> Parts | None:
-    """A matrix row by row; a column of one is a tuple."""
+    """A matrix row by row; a column of one is a tuple. A determinant is a number."""
     match = _MATRIX.match(text)
-    if not match or text.count("\\begin") != 1 or not text.endswith(f"\\end{{{match[1]}}}") or match[1] == "array":
+    if not match or text.count("\\begin") != 1 or not text.endswith(f"\\end{{{match[1]}}}"):
         return None
     body = text[match.end() : text.rindex("\\end")]
     rows = [row for row in body.split("\\\\") if row.strip()]
@@ -116,8 +121,7 @@ def _matrix(text: str) -> Parts | None:
     items = tuple(cell for row in cells for cell in row)
     if match[1] in ("pmatrix", "bmatrix") and len(cells[0]) == 1 and len(cells) > 1:
         return Parts("tuple", items, "()")
-    bars = "det" if match[1] in ("vmatrix", "Vmatrix") else ""
-    return Parts("matrix", items, f"{len(rows)}x{len(cells[0])}{bars}")
+    return Parts("matrix", items, f"{len(rows)}x{len(cells[0])}")
 
 
 def _inequality(text: str) -> Parts | None:
@@ -129,9 +133,10 @@ def _inequality(text: str) -> Parts | None:
     if match := _ABSOLUTE.fullmatch(text):
         name, sign, bound = match[1], match[2].strip(), match[3]
         open_, close = ("(", ")") if sign in "<>" else ("[", "]")
+        below = f"-({bound})" if re.search(r"[+-]", bound) else f"-{bound}"
         if sign in ("<", "\\le"):
-            return Parts("tuple", (f"-{bound}", bound), open_ + close, name)
-        return Parts("union", (f"(-\\infty,-{bound}{close}", f"{open_}{bound},\\infty)"), variable=name)
+            return Parts("tuple", (below, bound), open_ + close, name)
+        return Parts("union", (f"(-\\infty,{below}{close}", f"{open_}{bound},\\infty)"), variable=name)
     if match := _ONE_SIDE.fullmatch(text):
         return _half_line(match[1], match[2].strip(), match[3])
     if match := _OTHER_SIDE.fullmatch(text):

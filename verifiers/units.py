@@ -17,6 +17,9 @@ _TOKEN = re.compile(
     r"(?P<name>\^\\circ ?[CF]?\b|\^\\circ|(?:\\mu ?|\\Omega|\\AA|\\\$|[%A-Za-z€£¥])(?:\\Omega|[A-Za-z])*)"
     r"|(?P<power>\^?\{?(?P<exponent>-?\d)\}?)|(?P<slash>/)|(?P<open>\()|(?P<close>\))|(?P<join>\\cdot|\\times|[*.\- ])"
 )
+_TEMPERATURE = re.compile(
+    r"(?:degrees? |deg\.? |\^\\circ ?)(c(?=elsius|\b)|f(?=ahrenheit|\b)|k(?=elvin|\b))[a-z]*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def _unit(factor: str | Fraction, powers: str, offset: str = "0") -> Unit:
 
 
 PREFIXES = {
-    **{"T": "1e12", "G": "1e9", "M": "1e6", "k": "1e3", "h": "1e2", "d": "1e-1", "c": "1e-2", "m": "1e-3"},
+    **{"T": "1e12", "G": "1e9", "M": "1e6", "k": "1e3", "K": "1e3", "h": "1e2", "d": "1e-1", "c": "1e-2", "m": "1e-3"},
     **{"\\mu": "1e-6", "u": "1e-6", "n": "1e-9", "p": "1e-12", "f": "1e-15"},
 }
 PREFIX_WORDS = {
@@ -140,7 +143,17 @@ WHOLE = {  # these do not
     "dB": _unit("1", "decibel"),
 }
 NAMES = {
-    **{"meter": "m", "metre": "m", "gram": "g", "second": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol"},
+    **{
+        "meter": "m",
+        "metre": "m",
+        "gram": "g",
+        "gm": "g",
+        "second": "s",
+        "ampere": "A",
+        "amp": "A",
+        "kelvin": "K",
+        "mole": "mol",
+    },
     **{"newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V", "ohm": "\\Omega"},
     **{"farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S", "becquerel": "Bq"},
     **{"liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad"},
@@ -149,6 +162,7 @@ WHOLE_NAMES = {
     **{"degree": "^\\circ", "revolution": "rev", "minute": "min", "hour": "h", "day": "d", "week": "wk", "year": "yr"},
     **{"inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz"},
     **{"tonne": "t", "atmosphere": "atm", "celsius": "^\\circC", "fahrenheit": "^\\circF", "acre": "acre", "hectare": "ha"},
+    **{"sec": "sec", "min": "min", "hr": "h", "wk": "wk", "yr": "yr"},
     **{"dollar": "\\$", "euro": "€", "gallon": "gal", "angstrom": "\\AA", "horsepower": "hp", "dyne": "dyn"},
 }
 WHOLE["AM"], WHOLE["PM"] = _unit("1", "am"), _unit("1", "pm")
@@ -210,6 +224,7 @@ def _product(factors: list[tuple[Unit, int]]) -> Unit | None:
 def parse_unit(text: str) -> Unit | None:
     """The unit that the whole text names, or None. No bracket may hold another one."""
     text = text.strip().strip(".").replace("a.m", "AM").replace("p.m", "PM")
+    text = _TEMPERATURE.sub(lambda match: "K" if match[1] in "kK" else f"^\\circ {match[1].upper()}", text)
     if not 0 < len(text) <= MAX_UNIT_CHARS:
         return None
     factors: list[tuple[Unit, int]] = []

@@ -107,7 +107,11 @@ ENDINGS = {
     "a function for the end": ("import atexit\natexit.register(print, 2)\nprint(1)", b"1\n2\n", "ok"),
     "a thread that goes on": ("import threading as t\nt.Timer(.1, print, [2]).start()\nprint(1, flush=True)", b"1\n2\n", "ok"),
     "a file that is never closed": ("out = open(1, 'w')\nout.write('1')", b"1", "ok"),
-    "an object that prints when it dies": ("class A:\n def __del__(self): print(2)\na = A()\na.a = a\nprint(1)", b"1\n2\n", "ok"),
+    "an object that prints when it dies": (
+        "class A:\n def __del__(self): print(2)\na = A()\na.a = a\nprint(1)",
+        b"1\n2\n",
+        "ok",
+    ),
     "another standard output": ("import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint(1)", b"1\n", "ok"),
     "a closed standard output": ("import sys\nprint(1)\nsys.stdout.close()", b"1\n", "ok"),
     "no standard output": ("import sys\nprint(1)\nsys.stdout = None", b"1\n", "ok"),

@@ -67,6 +67,15 @@ def test_verdicts_come_back_to_those_who_asked():
     run(scenario)
 
 
+def test_half_a_surrogate_pair_is_judged_like_any_other_character():
+    async def scenario() -> None:
+        async with running() as pool:
+            assert (await stop(pool, prompt("math", answer="1"), "\ud800 \\boxed{1}")).reward == 1.0
+            assert (await stop(pool, prompt("math", answer="1"), "\\boxed{\ud800}")).reward == 0.0
+
+    run(scenario)
+
+
 def test_easy_verdicts_are_cheap():
     async def scenario() -> None:
         async with running() as pool:

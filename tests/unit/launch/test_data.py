@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prolong.common.errors import DataError, UserError
+from prolong.common.errors import ConfigError, DataError, UserError
 from prolong.common.types import Prompt
 from prolong.launch import data, data_check, data_files
 from prolong.launch.data_check import Characters, read
@@ -55,6 +55,7 @@ def test_a_good_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[
         (GOOD | {"verifier": "maths"}, "did you mean 'math'?"),
         (GOOD | {"answer": ""}, "verifier math"),
         (GOOD | {"uid": "a"}, "line 2: uid 'a' is also that of line 1"),
+        (GOOD | {"gold": "\ud83d \\boxed{2}"}, "line 2: half of a surrogate pair"),
     ],
 )
 def test_a_bad_line_is_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Any, sentence: str):
@@ -70,6 +71,29 @@ def test_many_bad_lines_are_counted_not_listed(tmp_path: Path, capsys: pytest.Ca
     assert code == 1
     assert err.count("not JSON") == data_files.SHOWN
     assert "... and 80 more" in err
+
+
+def test_verifiers_of_the_runs_own_are_known_by_override_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = file_of(tmp_path, GOOD | {"verifier": "boxed"}, GOOD)
+    code, _, err = checked(path, capsys)
+    assert (code, "unknown verifier 'boxed'" in err) == (1, True)
+    assert checked(path, capsys, "verifiers.own.boxed=rewards:boxed")[0] == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("verifiers:\n  own: {boxed: 'rewards:boxed'}\n")
+    assert checked(path, capsys, "--recipe", str(recipe))[0] == 0
+    with pytest.raises(ConfigError, match=r"verifiers\.own\.boxed"):
+        checked(path, capsys, "verifiers.own.boxed=rewards")
+
+
+def test_other_arguments_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for wrong in (["check", "x.jsonl", "--gold"], ["check", "x.jsonl", "y.jsonl"], ["puzzles", "a", "--x=1"]):
+        with pytest.raises(SystemExit):
+            data.main(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_emoji_of_two_escapes_are_texts_like_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert checked(file_of(tmp_path, GOOD | {"prompt": "\U0001f600"}), capsys)[0] == 0
 
 
 def test_doubles_and_contradictions_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -219,3 +219,12 @@ def test_what_is_theirs_is_never_probed() -> None:
 def test_http_judges_have_http_addresses() -> None:
     with pytest.raises(UserError, match="expected an address"):
         adapters.from_http("file:///etc/passwd")
+
+
+def test_a_score_of_their_own_is_held_to_the_same_limits():
+    numbers = {f"m{i}": 1.0 for i in range(300)} | {"nan": float("nan")}
+    score = adapters.as_score(Score(reward=1.0, status="ok", metrics=numbers))
+    assert len(score.metrics) == adapters.MAX_METRICS
+    assert "nan" not in score.metrics
+    with pytest.raises(ValueError, match="finite"):
+        adapters.as_score(Score(reward=float("nan")))

@@ -28,6 +28,26 @@ def test_thinking_that_is_opened_again_does_not_count():
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        ("<answer>5</answer> stands before </answer>", "5"),
+        ("<answer>5</answer> <answer>6</answer>", "6"),
+        ("<answer>5</answer> <answer>6", "5"),
+        ("</answer> <answer>", None),
+    ],
+)
+def test_the_last_complete_tag_ends_where_it_is_closed_first(text: str, answer: str | None):
+    assert last_tagged(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("it is -5", "-5"), ("10-5", "5"), ("(3)-4", "4"), ("x=-1,234.5.", "-1,234.5"), ("- 7", "7")]
+)
+def test_a_minus_between_two_things_is_no_sign(text: str, answer: str):
+    assert last_number(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
         ("\\boxed{5}", "5"),
         ("\\boxed{1} then \\boxed{2}", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),

@@ -25,6 +25,10 @@ LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}
         ("x = 1", None),
         ("```java\na\n```", None),
         ("`x`", None),
+        ('```python title="a.py"\na\n```', "a\n"),
+        ("````python\na\n````", "a\n"),
+        ("````markdown\n```python\nb\n```\n````", None),
+        ("````python\ns = '''\n```\n'''\n````", "s = '''\n```\n'''\n"),
     ],
 )
 def test_the_last_closed_block_of_the_language_counts(text: str, found: str | None):

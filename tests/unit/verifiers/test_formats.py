@@ -135,3 +135,9 @@ def test_every_sample_can_be_judged_by_the_verifier_that_it_names():
     assert {record["verifier"] for record in records} == set(checks)
     for record in records:
         checks[record["verifier"]](record["answer"])
+
+
+def test_an_answer_of_zero_is_an_answer():
+    record = {"domain": "Physics", "problem": "Net force?", "answer": 0, "matched_solution": "\\boxed{1}"}
+    assert FORMATS["scp116k"](record)["answer"] == {"answer": 0}
+    assert FORMATS["scp116k"](record | {"answer": ""})["answer"] == {"answer": "1"}

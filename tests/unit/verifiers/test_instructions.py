@@ -275,3 +275,9 @@ def test_hostile_texts_of_100_000_characters_are_judged_in_linear_time(unit: str
     for name, kwargs, _, _ in CASES:
         instructions.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
     assert time.perf_counter() - began < 2.0  # all of them; a quadratic one takes minutes
+
+
+@pytest.mark.parametrize(("text", "followed"), [("**P.S.** More.", 1.0), ("*P.S. More.*", 1.0), ("**P.S.**", 0.0)])
+def test_a_postscript_may_be_set_in_bold(text: str, followed: float):
+    answer = {"instructions": [{"id": "detectable_content:postscript", "kwargs": {"postscript_marker": "P.S."}}]}
+    assert instructions.score(Task(completion=f"Bye\n{text}", answer=answer)).reward == followed

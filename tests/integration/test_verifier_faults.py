@@ -1,0 +1,84 @@
+"""Faults of our own in what connects a pool with other hosts: nothing hangs, nothing is silent."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+from prolong.common.types import FinishReason, Prompt
+from prolong.common.wire import encode
+from prolong.verifiers.hosts import VERIFIER_PROTOCOL, Attach, Attached, Declined, SharedPool
+from runs import CLI
+
+PROMPT = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="math", answer=json.dumps({"answer": "2"}))
+
+
+class Faulty:
+    """A decoder with a fault."""
+
+    def decode(self, frame: bytes) -> Any:
+        raise KeyError("a fault of ours")
+
+
+def test_a_fault_of_ours_in_the_listening_leaves_no_job_waiting_and_is_told(caplog: pytest.LogCaptureFixture):
+    async def scenario() -> None:
+        context = zmq.asyncio.Context()
+        router = context.socket(zmq.ROUTER)
+        pool = SharedPool(1, 1000.0, addresses=[f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"])
+        await pool.start()
+        try:
+            peer, _ = await router.recv_multipart()
+            told = Attached(protocol=VERIFIER_PROTOCOL, workers=100, verifiers=["math"])
+            await router.send_multipart((peer, encode(told)))
+            host = pool._hosts[0]
+            await asyncio.wait_for(host.attached.wait(), 30)
+            pool._num_here = 1  # so that the host has the fewest
+            asked = asyncio.ensure_future(pool.verify(PROMPT, "\\boxed{2}", FinishReason.stop))
+            await router.recv_multipart()
+            host._decoder = Faulty()  # pyright: ignore[reportAttributeAccessIssue]
+            for _ in range(2):  # it waits for the first one with the decoder that it had
+                await router.send_multipart((peer, encode(Declined(number=99, reason=""))))
+            verdict = await asyncio.wait_for(asked, 60)  # its patience is 50 minutes
+            assert verdict.reward == 1.0
+            assert (pool.counters["hosts/broken"], host.num_workers, host.attached.is_set()) == (1, 0, False)
+            assert "a fault of ours" in caplog.text
+        finally:
+            await pool.close()
+            router.close(linger=0)
+            context.term()
+
+    asyncio.run(scenario())
+
+
+def test_a_port_that_is_taken_is_named_as_it_was_given(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [*CLI, "verifier", "--address", address], cwd=tmp_path, capture_output=True, timeout=60, check=False
+        )
+    assert done.returncode == 2
+    assert f"--address {address}: in use" in done.stderr.decode()
+    assert "buffer.address" not in done.stderr.decode()
+
+
+def test_what_a_host_counted_is_told_at_its_end(tmp_path: Path):
+    command = [*CLI, "verifier", "--address", "tcp://127.0.0.1:0", "verifiers.workers=1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process, zmq.Context() as context:
+        assert process.stdout is not None
+        dealer = context.socket(zmq.DEALER)
+        dealer.connect(process.stdout.readline().decode().split()[-1])
+        dealer.setsockopt(zmq.RCVTIMEO, 30_000)
+        dealer.send(b"garbage")
+        dealer.send(b"garbage")
+        dealer.send(encode(Attach(protocol=VERIFIER_PROTOCOL)))
+        dealer.recv()
+        dealer.close(linger=0)
+        process.send_signal(signal.SIGTERM)
+        assert "rejected_frames 2" in process.communicate(timeout=30)[0].decode()
+        assert process.returncode == 0
