@@ -1,8 +1,8 @@
 """The paper's claim, small: does a run go on improving when the reference, the optimizer, or both are reset?
 
-A model with half a skill (made here, `--model`: six minutes on one core) trains on a wide mixture of the demo's tasks,
-synchronously, one run per arm and seed, `--jobs` at a time on a core each. A run that has ended is not made again: the command
-can be stopped.
+A model with half a skill (made here, `--model`: six minutes on one core) trains on a wide mixture of the demo's tasks of math
+and logic, synchronously, one run per arm and seed, `--jobs` at a time on a core each. A run that has ended is not made again:
+the command can be stopped.
 
     main    {never, reference, optimizer, both, triggered} with a sizeable KL, {small_kl, no_kl}
     long    the same question over many more steps, with a small KL: {never, both}
@@ -59,7 +59,7 @@ def make_model(folder: Path) -> None:
     from ..launch import bootstrap, demo_tasks
 
     folder.mkdir(parents=True, exist_ok=True)
-    bootstrap.make(folder, 0, level=demo_tasks.WIDE, skill_steps=SKILL_STEPS, context=256)
+    bootstrap.make(folder, 0, level=demo_tasks.WIDE, skill_steps=SKILL_STEPS, context=256, tasks=demo_tasks.MATH_AND_LOGIC)
 
 
 def row(arm: str, seed: int, folder: Path) -> dict:

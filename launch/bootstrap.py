@@ -18,6 +18,7 @@ import argparse
 import shutil
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "to
 PROMPT_FILES = ("train.jsonl", "heldout.jsonl")
 CONTEXT = 128  # tokens that the demo's model takes
 NUM_TRAIN, NUM_HELDOUT = 2000, 64  # prompts per task
-SKILL_STEPS, HABIT_STEPS, BATCH = 2600, 300, 64
+SKILL_STEPS, HABIT_STEPS, BATCH = 4000, 300, 64
 SKILL_LR, HABIT_LR = 3e-3, 5e-4
 ARCHITECTURE = {
     "model_type": "qwen3",
@@ -88,13 +89,15 @@ def ship(folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def make(out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int) -> None:
+def make(
+    out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int, tasks: Iterable[str] = demo_tasks.TASKS
+) -> None:
     """Prompts, tokenizer and a model of `context` tokens that is warmed up for `skill_steps`, from nothing. `out` exists."""
-    splits = [demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in demo_tasks.TASKS]
-    demo_tasks.write_prompts(out / "train.jsonl", {task: s[0] for task, s in zip(demo_tasks.TASKS, splits, strict=True)})
-    demo_tasks.write_prompts(out / "heldout.jsonl", {task: s[1] for task, s in zip(demo_tasks.TASKS, splits, strict=True)})
+    splits = {task: demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in tasks}
+    demo_tasks.write_prompts(out / "train.jsonl", {task: train for task, (train, _, _) in splits.items()})
+    demo_tasks.write_prompts(out / "heldout.jsonl", {task: heldout for task, (_, heldout, _) in splits.items()})
     demo_tokenizer.write_tokenizer(out)
-    _train(out, [stream for _, _, stream in splits], seed, skill_steps, context)
+    _train(out, [stream for _, _, stream in splits.values()], seed, skill_steps, context)
 
 
 def _train(out: Path, streams: list[Any], seed: int, skill_steps: int, context: int) -> None:

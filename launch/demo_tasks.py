@@ -1,13 +1,16 @@
-"""The demo's four tasks: problems, their prompts, and the demonstrations that the warm-up imitates. No torch.
+"""The demo's six tasks: problems, their prompts, and the demonstrations that the warm-up imitates. No torch.
 
     math/addition         What is 347+585?              12 13 9      -> \\boxed{932}     (sums of the columns, from the right)
     math/digit_sum        What is 4+7+2+9?              11 13 22     -> \\boxed{22}      (running totals)
     logic/number_sorting  Reasoning Gym, exact          1447         -> <answer>['12', '41', '45', '78']</answer> (tens, sorted)
     logic/spell_backward  Reasoning Gym, partial credit planet       -> <answer>tenalp</answer>
+    code/arithmetic       take x, add 3, multiply by 4  x+=3 x*=4    -> a Python function, called in the sandbox
+    instructions/bullets  IFEval, all or nothing        3 sun map    -> * sun * map * hat (one a line)
 
-A demonstration is *careful* (it writes the middle column between <think> and </think>, and is right) or *hasty* (it answers at
-once and mostly slips the way people do). The warm-up sees mostly hasty ones, so its model guesses by habit and knows how to
-think; reinforcement learning finds that thinking pays. The skill is in the demonstrations: RL selects and sharpens it.
+A demonstration is *careful* (it writes the middle column, between <think> and </think> or as a program's lines, and is right)
+or *hasty* (it answers at once and mostly slips the way people do). The warm-up sees mostly hasty ones, so its model guesses by
+habit and knows how to think; reinforcement learning finds that thinking pays. The skill is in the demonstrations: RL selects
+and sharpens it.
 
 Prompts of training, held-out prompts and demonstrations never share a question (`split`).
 """
@@ -27,6 +30,16 @@ TAG_INSTRUCTION = "\nPut the answer in <answer> tags."
 CAREFUL_SHARE = 0.3  # of the demonstrations
 LUCKY_SHARE = 0.1  # of the hasty ones are right
 READ_ME = "What is "
+CODE_REQUEST = "Write f(x) in Python: take x"
+OPERATIONS = {"+": ", add ", "-": ", subtract ", "*": ", multiply by "}
+BULLETS_REQUEST = "Name a few things. Your answer must contain exactly "  # in the words of IFEval, as what follows
+BULLETS_RULE = " bullet points. Use the markdown bullets such as:\n* This is point 1. \n* This is point 2\nInclude keywords "
+KEYWORDS_END = " in the response."
+THINGS: str = (
+    "ant ape art bag bat bed bee box bus cab cap car cat cow cup day dog ear egg eye fan fig fly fox gas gem gum ham hat "
+    "hen ice ink jam jar jet joy key kid kit lab lap leg lid log map mix mud net nut oak oil owl pan pen pet pie pig pot "
+    "rat red row rug sea sky sun tea tie toe top toy van wax web zoo"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class Level:
     terms: tuple[int, int]  # of a digit sum
     numbers: tuple[int, int]  # to sort
     letters: tuple[int, int]  # of a word
+    operations: tuple[int, int] = (3, 3)  # of a program
+    bullets: tuple[int, int] = (2, 4)
 
 
 DEMO = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
@@ -50,7 +65,7 @@ class Problem:
     prompt: str
     verifier: str
     answer: dict[str, Any]  # what the verifier needs
-    careful: str  # a right completion that thinks
+    careful: str  # a right completion that goes step by step
     hasty: str  # a completion that answers at once
 
 
@@ -127,12 +142,77 @@ def spell_backward(rng: random.Random, level: Level) -> Problem:
     )
 
 
+def arithmetic(rng: random.Random, level: Level) -> Problem:
+    """A few steps on x. Hasty: one expression without brackets, though a product comes after a sum.
+
+    One test, which the slip fails: a call in the sandbox costs 11 ms of CPU time.
+    """
+    operators: list[str] = []
+    while "*" not in "".join(operators).lstrip("*"):
+        operators = rng.choices("+-*", k=rng.randint(*level.operations))
+    steps = [(operator, rng.randint(2, 9)) for operator in operators]
+    x = rng.choice([x for x in range(2, 30) if _in_turn(x, steps) != _products_first(x, steps)])
+    slip = "x" + "".join(f"{operator}{number}" for operator, number in steps)
+    bracketed = "(" * (len(steps) - 1) + "x" + ")".join(f"{operator}{number}" for operator, number in steps)
+    return Problem(
+        prompt=CODE_REQUEST + "".join(f"{OPERATIONS[operator]}{number}" for operator, number in steps) + ".",
+        verifier="code",
+        answer={"function": "f", "tests": [{"args": [x], "output": _in_turn(x, steps)}]},
+        careful=_program("".join(f"\n x{operator}={number}" for operator, number in steps), "x"),
+        hasty=_program("", bracketed if rng.random() < LUCKY_SHARE else slip),
+    )
+
+
+def _in_turn(x: int, steps: list[tuple[str, int]]) -> int:
+    for operator, number in steps:
+        x = {"+": x + number, "-": x - number, "*": x * number}[operator]
+    return x
+
+
+def _products_first(x: int, steps: list[tuple[str, int]]) -> int:
+    """What Python makes of the steps written one behind the other."""
+    terms = [x]
+    for operator, number in steps:
+        if operator == "*":
+            terms[-1] *= number
+        else:
+            terms.append(number if operator == "+" else -number)
+    return sum(terms)
+
+
+def _program(lines: str, returned: str) -> str:
+    return f"```python\ndef f(x):{lines}\n return {returned}\n```"
+
+
+def bullets(rng: random.Random, level: Level) -> Problem:
+    """A list of so many points with two keywords. Hasty: repeats the first and forgets the second, and counts carelessly."""
+    count = rng.randint(*level.bullets)
+    words = rng.sample(THINGS.split(), count + 1)
+    keywords = words[:2]
+    slip = [words[0], words[0], *words[2:]][: count + rng.choice((-1, 0, 1))]
+    kwargs = {"detectable_format:number_bullet_lists": {"num_bullets": count}, "keywords:existence": {"keywords": keywords}}
+    return Problem(
+        prompt=f"{BULLETS_REQUEST}{count}{BULLETS_RULE}{_quoted(keywords)}{KEYWORDS_END}",
+        verifier="instructions",
+        answer={"instructions": [{"id": name, "kwargs": kwargs[name]} for name in kwargs], "reward": "all"},
+        careful=f"<think>{count} {' '.join(keywords)}</think>{_listed(words[:count])}",
+        hasty=_listed(words[:count] if rng.random() < LUCKY_SHARE else slip),
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return "* " + "\n* ".join(words)
+
+
 TASKS: dict[str, Callable[[random.Random, Level], Problem]] = {
     "math/addition": addition,
     "math/digit_sum": digit_sum,
     "logic/number_sorting": number_sorting,
     "logic/spell_backward": spell_backward,
+    "code/arithmetic": arithmetic,
+    "instructions/bullets": bullets,
 }
+MATH_AND_LOGIC = tuple(task for task in TASKS if task.startswith(("math/", "logic/")))
 
 
 @functools.cache
@@ -153,8 +233,8 @@ def _stored(dataset: str, entry: dict[str, Any], keys: tuple[str, ...]) -> dict[
     return {"dataset": dataset, "entry": {"answer": entry["answer"], "metadata": metadata}}
 
 
-def _quoted(numbers: list[str]) -> str:
-    return "['" + "', '".join(numbers) + "']"
+def _quoted(texts: list[str]) -> str:
+    return "['" + "', '".join(texts) + "']"
 
 
 def split(

@@ -9,7 +9,16 @@ import json
 import string
 from pathlib import Path
 
-from .demo_tasks import BOX_INSTRUCTION, READ_ME, TAG_INSTRUCTION
+from .demo_tasks import (
+    BOX_INSTRUCTION,
+    BULLETS_REQUEST,
+    BULLETS_RULE,
+    CODE_REQUEST,
+    KEYWORDS_END,
+    OPERATIONS,
+    READ_ME,
+    TAG_INSTRUCTION,
+)
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 SORTING_RULES = (
@@ -37,6 +46,22 @@ PHRASES = [
     "']",
     "+",
     " ",
+    CODE_REQUEST,
+    *OPERATIONS.values(),
+    ".",
+    "```python\ndef f(x):",
+    *(f"\n x{operator}=" for operator in OPERATIONS),
+    "\n return ",
+    "\n```",
+    "-",
+    "*",
+    "(",
+    ")",
+    BULLETS_REQUEST,
+    BULLETS_RULE,
+    KEYWORDS_END,
+    "* ",
+    "\n* ",
 ]
 VOCABULARY = [*SPECIAL, *PHRASES, *string.digits, *string.ascii_lowercase]
 

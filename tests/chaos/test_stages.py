@@ -30,7 +30,7 @@ SHORT = [  # three steps a stage
 
 @pytest.mark.slow
 def test_the_eight_stages_run_are_killed_in_stage_five_resume_and_end(demo_model: Path, tmp_path: Path) -> None:
-    files = [f"data.train.{index}.file={demo_model}/train.jsonl" for index in range(4)]
+    files = [f"data.train.{index}.file={demo_model}/train.jsonl" for index in range(6)]
     here = [f"model={demo_model}", f"data.heldout=[{{file: {demo_model}/heldout.jsonl}}]", *files]
     run = Run(tmp_path, "stages", [*here, *SHORT], recipe="demo_stages")
     try:
@@ -53,8 +53,8 @@ def test_the_eight_stages_run_are_killed_in_stage_five_resume_and_end(demo_model
     assert all(records[step]["reference/kl"] == 0.0 for step in resets)  # the step after each reset
     cfg = compose(str(run.folder / "config.yaml"))
     assert [(version, turn.reset) for version, turn in turns_of(cfg, records) if turn.reset] == [(v, "stage") for v in resets]
-    assert "reward/logic/spell_backward" not in records[0]
-    assert any("reward/logic/spell_backward" in record for record in records[6:])
+    assert "reward/instructions/bullets" not in records[0]
+    assert any("reward/instructions/bullets" in record for record in records[6:])
     assert max(record["rollout/count"] for record in records[:15]) == 16
     assert max(record["rollout/count"] for record in records) > 16
     assert_balanced(summary, 24, 4)

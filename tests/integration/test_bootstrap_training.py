@@ -1,8 +1,10 @@
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
-from prolong.launch import bootstrap
+from prolong.bench import prolonged
+from prolong.launch import bootstrap, demo_tasks
 
 
 def test_training_from_nothing_is_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -17,3 +19,13 @@ def test_training_from_nothing_is_deterministic(tmp_path: Path, monkeypatch: pyt
     assert digests[0] == digests[1]
     assert digests[0]["model.safetensors"] != digests[2]["model.safetensors"]
     assert digests[0]["heldout.jsonl"] != digests[2]["heldout.jsonl"]
+
+
+def test_the_model_for_prolonged_runs_is_made_for_math_and_logic_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prolonged, "SKILL_STEPS", 2)
+    monkeypatch.setattr(bootstrap, "HABIT_STEPS", 2)
+    monkeypatch.setattr(bootstrap, "NUM_TRAIN", 20)
+    prolonged.make_model(tmp_path / "wide")
+    lines = [json.loads(line) for line in (tmp_path / "wide" / "train.jsonl").read_text().splitlines()]
+    assert len(lines) == 80
+    assert {f"{line['domain']}/{line['task']}" for line in lines} == set(demo_tasks.MATH_AND_LOGIC)

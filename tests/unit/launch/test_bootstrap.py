@@ -44,7 +44,7 @@ def test_shipped_prompts_load_and_can_be_judged(demo: Path):
     prompts = load_prompts(SourceConfig(file=str(demo / "heldout.jsonl")), tokenizer, 128, 48)
     for prompt in prompts:
         check_prompt(prompt)
-    assert len(prompts) == 256
+    assert len(prompts) == len(demo_tasks.TASKS) * bootstrap.NUM_HELDOUT
     assert tokenizer.eos_ids == (1,)
 
 
