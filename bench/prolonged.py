@@ -49,7 +49,7 @@ BASE = [
     "reference.reset_optimizer=true", "checkpoint.every=50", "launch.pin_cores=false", "learner.lr=1e-4",
     "rewards.truncated=1.0",
 ]  # fmt: skip
-SKILL_STEPS = 1200  # of the demo's 2,600: the skill is there in part, and training can deepen it
+SKILL_STEPS = 1200  # of the demo's 4,000: the skill is there in part, and training can deepen it
 
 
 def make_model(folder: Path) -> None:

@@ -17,6 +17,7 @@ from ..common.compose import compose
 from ..common.config import Config
 from .measure import Spent, median_ratio, report, run_command, seconds_per_step, train
 
+RACED = ("math", "reasoning_gym")  # verifiers
 SCRIPT = Path(__file__).parent / "trl_grpo.py"
 TARGET = 0.85
 
@@ -62,6 +63,13 @@ def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int) 
     }
 
 
+def write_raced_prompts(cfg: Config, path: Path) -> None:
+    """Those of the recipe that both sides can judge: TRL's has neither a sandbox nor IFEval."""
+    lines = Path(cfg.data.train[0].file).read_text().splitlines(keepends=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["verifier"] in RACED))
+
+
 def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dict:
     out = root / f"trl-{seed}.jsonl"
     command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
@@ -96,10 +104,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not args.trl_python.exists():
         raise SystemExit(f"no TRL environment at {args.trl_python}: run `make install-trl`")
-    cfg = compose(args.recipe, args.overrides)
+    prompts = args.root / "train.jsonl"
+    write_raced_prompts(compose(args.recipe, args.overrides), prompts)
+    overrides = ["launch.pin_cores=true", *args.overrides, f"data.train=[{{file: {prompts}}}]"]
+    cfg = compose(args.recipe, overrides)
     ours, theirs = [], []
     for seed in range(args.seeds):
-        ours.append(run_prolong(cfg, args.recipe, args.steps, seed, args.root, args.overrides))
+        ours.append(run_prolong(cfg, args.recipe, args.steps, seed, args.root, overrides))
         theirs.append(run_trl(args.trl_python, cfg, args.steps, seed, args.root))
     result = {
         "bench": "race-trl",
