@@ -12,6 +12,7 @@ One Sandbox serves one thread, and must be opened by a thread that outlives it: 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import glob
 import json
@@ -208,8 +209,13 @@ class Sandbox:
 
 @functools.cache
 def shared(preload: tuple[str, ...] = ()) -> Sandbox:
-    """This process's sandbox for code, or for the scorers of the modules named. Raises UserError as `Sandbox.open` does."""
-    return Sandbox.open(preload=preload)
+    """This process's sandbox for code, or for the scorers of the modules named, closed at its end.
+
+    Raises UserError as `Sandbox.open` does.
+    """
+    sandbox = Sandbox.open(preload=preload)
+    atexit.register(sandbox.close)
+    return sandbox
 
 
 def _python_folders() -> list[str]:
