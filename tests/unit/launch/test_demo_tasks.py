@@ -1,13 +1,17 @@
+import contextlib
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prolong.launch import demo_tasks
 from prolong.launch.demo_tokenizer import VOCABULARY, write_tokenizer
+from prolong.verifiers import code
 from prolong.verifiers.base import Task
 from prolong.verifiers.registry import VERIFIERS
+from prolong.verifiers.sandbox import Sandbox
 from tokenizers import Tokenizer
 
 TASKS = sorted(demo_tasks.TASKS)
@@ -20,6 +24,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+@pytest.fixture(scope="module")
+def box() -> Iterator[None]:
+    """A sandbox that is closed again: tests that look for what a sandbox left behind would find it."""
+    with contextlib.closing(Sandbox.open()) as sandbox, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "shared", lambda: sandbox)
+        yield
+
+
 def problems(task: str, count: int, seed: int = 0, level: demo_tasks.Level = demo_tasks.DEMO) -> list[demo_tasks.Problem]:
     rng = random.Random(seed)
     return [demo_tasks.TASKS[task](rng, level) for _ in range(count)]
@@ -30,6 +42,7 @@ def reward(problem: demo_tasks.Problem, completion: str) -> float:
     return (verifier.quick(task) or verifier.score(task)).reward
 
 
+@pytest.mark.usefixtures("box")
 @pytest.mark.parametrize("task", TASKS)
 def test_careful_demonstrations_are_right_and_hasty_ones_mostly_wrong(task: str):
     sample = problems(task, 200)
