@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -224,6 +225,19 @@ def test_without_a_sandbox_the_pool_refuses_code_in_a_sentence(preload: tuple[st
             assert pool.broken
 
     run(scenario)
+
+
+@pytest.mark.usefixtures("no_landlock")
+@pytest.mark.parametrize(("setting", "code", "said"), [("false", 2, "no sandbox for untrusted code"), ("true", 0, "")])
+def test_without_a_sandbox_a_command_ends_with_2_and_the_reason(setting: str, code: int, said: str, tmp_path: Path):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps({"verifier": "code", "answer": LINES, "completion": f"```python\n{SUM}\n```"}))
+    command = [sys.executable, "-m", "prolong.launch.cli", "verifier", "--try", str(cases)]
+    command.append(f"verifiers.allow_unsafe_code={setting}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert ("unsafe_code" in done.stdout) == (code == 0)
 
 
 @pytest.mark.usefixtures("no_landlock")
