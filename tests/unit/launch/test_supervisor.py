@@ -14,6 +14,7 @@ import pytest
 from prolong.launch import supervisor as module
 from prolong.launch.process import Process
 from prolong.launch.supervisor import Failure, Outcome, Supervisor, first_cause
+from runs import wait_until
 
 
 class Case:
@@ -44,6 +45,10 @@ class Case:
     def leftovers(self) -> list[psutil.Process]:
         return [p for p in psutil.process_iter() if str(self.folder) in _environment(p).get("FOLDER", "")]
 
+    def assert_nothing_left(self) -> None:
+        """What was killed may take a moment to be gone."""
+        wait_until("the end of everything that was started", lambda: not self.leftovers(), 5)
+
 
 def _environment(process: psutil.Process) -> dict[str, str]:
     try:
@@ -61,7 +66,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 def test_the_leaders_good_end_is_the_runs_end_and_nothing_is_left(case: Case) -> None:
     outcome = case.run(buffer="sleep 0.2", learner="touch $DONE", actor="sleep 0.2")
     assert outcome == Outcome(code=0)
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_a_leader_that_leaves_no_summary_is_started_again(case: Case) -> None:
@@ -83,7 +88,7 @@ def test_giving_up_shows_the_log_of_the_process_that_failed_first(case: Case) ->
     assert outcome.code == 1
     assert outcome.culprit == "actor"
     assert outcome.log == ["the cause"]
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_a_mistake_of_the_user_is_not_retried(case: Case) -> None:
@@ -111,7 +116,7 @@ def test_a_crash_loop_waits_longer_each_time_then_ends_the_run(case: Case, monke
     assert [note.partition(": ")[2] for note in case.notes] == [
         "restart 1 of 3 in 0.1 s", "restart 2 of 3 in 0.1 s", "restart 3 of 3 in 0.2 s"
     ]  # fmt: skip
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_the_wait_before_a_restart_has_a_bound(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +145,7 @@ def test_a_process_that_cannot_be_started_again_ends_the_run(case: Case, monkeyp
     outcome = asyncio.run(supervisor.run())
     assert (outcome.code, outcome.culprit) == (1, "actor")
     assert outcome.reason.startswith("actor could not be started: ")
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_an_actor_that_was_asked_to_leave_stays_gone_while_another_works(case: Case) -> None:
@@ -192,14 +197,14 @@ def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case, monkeypatc
     outcome = interrupt(case.supervisor(buffer=DEAF, learner="sleep 30", actor=DEAF), (0.2, signal.SIGINT))
     assert outcome == Outcome(code=130, reason="stopped by SIGINT")
     assert monotonic() - started < 3
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_the_run_too(case: Case, signum: signal.Signals) -> None:
     outcome = interrupt(case.supervisor(buffer="sleep 30", learner="sleep 30"), (0.1, signum))
     assert outcome == Outcome(code=128 + signum, reason=f"stopped by {signum.name}")
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case) -> None:
@@ -207,7 +212,7 @@ def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case) -> No
     outcome = interrupt(case.supervisor(buffer=DEAF, learner=DEAF), (0.2, signal.SIGINT), (0.4, signal.SIGINT))
     assert outcome.code == 130
     assert monotonic() - started < module.TERMINATE_S / 2
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_a_stopped_process_does_not_hold_up_the_end(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +221,7 @@ def test_a_stopped_process_does_not_hold_up_the_end(case: Case, monkeypatch: pyt
     learner = "until test -f $FOLDER/stopped; do sleep 0.02; done; touch $DONE"
     outcome = case.run(buffer="sleep 0.1", learner=learner, actor="touch $FOLDER/stopped; kill -STOP $$")
     assert outcome == Outcome(code=0)
-    assert not case.leftovers()
+    case.assert_nothing_left()
 
 
 def test_the_buffer_is_asked_to_leave_after_all_others(case: Case) -> None:
