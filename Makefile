@@ -62,6 +62,6 @@ parity: .venv-parity/.installed
 clean:
 	rm -rf $(VENV) .venv-trl .venv-parity build dist *.egg-info
 
-# docs/config.md from common/config.py
+# docs/config.md from common/config/sections.py
 docs: $(STAMP)
 	@$(BIN)/python docs/make_config.py

@@ -16,8 +16,8 @@ import socket
 from collections.abc import Collection
 from time import perf_counter
 
-from ..buffer.client import BufferClient, Inbox
-from ..common.config import Config
+from ..buffer.client.client import BufferClient, Inbox
+from ..common.config.sections import Config
 from ..common.errors import DeadlineExceeded, WeightsError
 from ..common.messages import (
     PROTOCOL_VERSION,
@@ -33,9 +33,9 @@ from ..common.messages import (
 )
 from ..common.tokenizer import Tokenizer
 from ..common.types import Ticket
-from ..verifiers.hosts import make_pool
-from .engine import Engine
-from .rollout import RolloutWorker
+from ..verifiers.workers.remote import make_pool
+from .engines.vllm.engine import Engine
+from .rollouts import RolloutWorker
 from .stats import ActorStats
 
 CONNECT_S = 120.0  # patience for a buffer that starts later than we do

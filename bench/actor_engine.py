@@ -119,7 +119,8 @@ def _stock_args(folder: Path) -> Any:
         enforce_eager=True,
         disable_log_stats=True,
         kv_cache_memory_bytes=1 << 30,
-        max_num_batched_tokens=1 << 13,  # a prompt prefilled in pieces kills a seeded engine on a CPU (actor/cpu_kernels.py)
+        max_num_batched_tokens=1
+        << 13,  # a prompt prefilled in pieces kills a seeded engine on a CPU (actor/engines/vllm/cpu_kernels.py)
         distributed_executor_backend="mp" if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1" else "uni",
     )
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..actor.engine import Engine
-from ..common.config import ActorConfig, ModelConfig
+from ..actor.engines.vllm.engine import Engine
+from ..common.config.sections import ActorConfig, ModelConfig
 from ..common.messages import UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
-from ..common.weights import WeightsGroup, WeightsStore, checksum, pack, plan_buckets
+from ..common.weights.buckets import checksum, pack, plan_buckets
+from ..common.weights.collective import WeightsGroup, WeightsStore
 from .learner_step import VOCAB, make_model
 
 TIMEOUT_S = 60.0

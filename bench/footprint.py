@@ -13,7 +13,7 @@ ROLES = {  # on a command line
     "learner": "prolong.launch.torchrun ",
     "actor": "launch.cli actor ",
     "engine": "EngineCore",
-    "verifier": "prolong.verifiers.worker",
+    "verifier": "prolong.verifiers.workers.worker",
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..verifiers import math, stem
-from ..verifiers.base import Task, Verifier
+from ..verifiers.api import Task, Verifier
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "unit" / "verifiers" / "golden"
 SETS = ("math", "stem", "heldout", "second_reader")

@@ -24,16 +24,16 @@ from typing import Any
 import psutil
 import zmq
 
-from ..buffer.client import BufferClient
-from ..buffer.core import BufferCore
-from ..buffer.journal import open_journal
-from ..buffer.prompts import PromptMixture
-from ..buffer.service import BURST_BYTES, BufferService
+from ..buffer.client.client import BufferClient
+from ..buffer.core.core import BufferCore
+from ..buffer.journal.journal import open_journal
+from ..buffer.serving.service import BURST_BYTES, BufferService
+from ..buffer.tickets.prompts import PromptMixture
 from ..common import messages as m
-from ..common.config import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
-from ..common.sockets import bind_router, endpoint_of
+from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
+from ..common.transport.sockets import bind_router, endpoint_of
+from ..common.transport.wire import encode
 from ..common.types import Group, Manifest, Prompt, Ticket
-from ..common.wire import encode
 from .measure import report
 from .transport import MAX_BYTES, ROLLOUTS, TIMEOUT_S, Raw, announce, make_group, start_server, stop_server
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..common.config import Config, LearnerConfig, ModelConfig, ObjectiveConfig
+from ..common.config.sections import Config, LearnerConfig, ModelConfig, ObjectiveConfig
 from ..common.types import Batch, FinishReason, Group, Prompt, Rollout, Sampling, TicketKind, Verdict, VersionSpan
-from ..learner.packing import pack
-from ..learner.policy import Policy, build_policy
+from ..learner.algorithm.samples import samples_of
+from ..learner.batches.packing import pack
+from ..learner.model.policy import Policy, build_policy
+from ..learner.model.reference import Reference
 from ..learner.ranks import Ranks
-from ..learner.reference import Reference
-from ..learner.samples import samples_of
 from ..learner.step import Trainer
 from .measure import report
 

@@ -23,9 +23,9 @@ import zmq.asyncio
 
 from ..common.types import FinishReason, Prompt, Verdict
 from ..verifiers import math
-from ..verifiers.base import Task
-from ..verifiers.hosts import Host, Judge
-from ..verifiers.pool import VerifierPool
+from ..verifiers.api import Task
+from ..verifiers.workers.pool import VerifierPool
+from ..verifiers.workers.remote import Host, Judge
 from .golden import Pair, given_box, read_pairs
 from .measure import median_ratio, report
 

@@ -16,9 +16,10 @@ import sys
 import threading
 from pathlib import Path
 
-from ..common.compose import compose, save
-from ..common.config import Config
+from ..common.config.run_files import save
+from ..common.config.sections import Config
 from ..common.tokenizer import Tokenizer
+from ..launch.recipes import compose
 from .measure import RunResult, median_ratio, report, seconds_per_step, train
 from .sleepers import Devices, SleepingLearner, sleeping_actor
 

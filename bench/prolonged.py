@@ -56,7 +56,8 @@ def make_model(folder: Path) -> None:
     """Prompts and a model of the wide level, once."""
     if (folder / "model.safetensors").exists():
         return
-    from ..launch import bootstrap, demo_tasks
+    from ..launch.demo import bootstrap
+    from ..launch.demo import tasks as demo_tasks
 
     folder.mkdir(parents=True, exist_ok=True)
     bootstrap.make(folder, 0, level=demo_tasks.WIDE, skill_steps=SKILL_STEPS, context=256, tasks=demo_tasks.MATH_AND_LOGIC)

@@ -13,8 +13,8 @@ import json
 import statistics
 from pathlib import Path
 
-from ..common.compose import compose
-from ..common.config import Config
+from ..common.config.sections import Config
+from ..launch.recipes import compose
 from .measure import Spent, median_ratio, report, run_command, seconds_per_step, train
 
 RACED = ("math", "reasoning_gym")  # verifiers

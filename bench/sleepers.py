@@ -16,8 +16,8 @@ from time import monotonic
 
 import numpy as np
 
-from ..buffer.client import BufferClient
-from ..common.config import Config
+from ..buffer.client.client import BufferClient
+from ..common.config.sections import Config
 from ..common.errors import BufferUnreachable, RunStopped
 from ..common.messages import (
     PROTOCOL_VERSION,

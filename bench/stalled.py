@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ..common.compose import RunPaths
+from ..common.config.run_files import RunPaths
 from ..common.metrics import read_metrics
 from ..launch.status import run_status
 from .footprint import Footprints, Sample

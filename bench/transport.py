@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ..buffer.client import BufferClient
-from ..buffer.service import BufferService
+from ..buffer.client.client import BufferClient
+from ..buffer.serving.service import BufferService
 from ..common.messages import (
     Alive,
     FromClient,
@@ -32,9 +32,9 @@ from ..common.messages import (
     TicketReturned,
     Welcome,
 )
-from ..common.sockets import bind_router, endpoint_of
+from ..common.transport.sockets import bind_router, endpoint_of
+from ..common.transport.wire import encode
 from ..common.types import FinishReason, Group, Prompt, Rollout, Sampling, Ticket, TicketKind, Verdict, VersionSpan
-from ..common.wire import encode
 from .measure import report
 
 MAX_BYTES = 1 << 28

@@ -17,9 +17,9 @@ import psutil
 
 from ..common.errors import UserError
 from ..verifiers import code
-from ..verifiers.base import Task
-from ..verifiers.launcher import Limits
-from ..verifiers.sandbox import BUBBLEWRAP, JAIL, Sandbox
+from ..verifiers.api import Task
+from ..verifiers.sandbox.launcher import Limits
+from ..verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
 from .measure import report
 
 ADD = "def add(a, b):\n    return a + b\n"

@@ -18,7 +18,7 @@ from time import perf_counter
 
 import torch
 
-from ..actor.engine import Engine
+from ..actor.engines.vllm.engine import Engine
 from .engines import Sender, generate_forever, start_engine
 
 IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from ..common.errors import JournalError
 from ..common.types import TicketKind, TicketState
-from . import records as r
-from .journal import Journal
-from .ledger import NOWHERE, TRANSITIONS
+from .journal import records as r
+from .journal.journal import Journal
+from .tickets.ledger import NOWHERE, TRANSITIONS
 
 STATES = list(TicketState)
 MAX_FINDINGS = 20  # told one by one

@@ -13,16 +13,16 @@ from typing import Any
 
 import zmq
 
-from ..common.compose import run_paths
-from ..common.config import BufferConfig, Config
-from ..common.keys import load_buffer_keys
-from ..common.sockets import bind_router, endpoint_of
+from ..common.config.run_files import run_paths
+from ..common.config.sections import BufferConfig, Config
 from ..common.tokenizer import Tokenizer
-from .core import BufferCore
-from .gate import Gate
-from .journal import open_journal
-from .prompts import load_heldout, load_mixture
-from .service import LINGER_S, BufferService, stop_on_signals
+from ..common.transport.gate import Gate
+from ..common.transport.keys import load_buffer_keys
+from ..common.transport.sockets import bind_router, endpoint_of
+from .core.core import BufferCore
+from .journal.journal import open_journal
+from .serving.service import LINGER_S, BufferService, stop_on_signals
+from .tickets.prompts import load_heldout, load_mixture
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from common/config.py and common/algorithm.py: `make docs`. A test compares them."""
+"""Writes docs/config.md from common/config/sections.py and common/config/algorithm.py: `make docs`. A test compares them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (ROOT / "common" / "config.py", ROOT / "common" / "algorithm.py")
-CHOICES = ROOT / "common" / "choices.py"
+SOURCES = (ROOT / "common" / "config" / "sections.py", ROOT / "common" / "config" / "algorithm.py")
+CHOICES = ROOT / "common" / "config" / "choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
 HEAD = """# Settings
 
-Generated from `common/config.py` and `common/algorithm.py` by `make docs`; defaults live there and nowhere else. A recipe
+Generated from `common/config/` by `make docs`; defaults live there and nowhere else. A recipe
 (`launch/conf/*.yaml`, or a YAML file of yours) overrides them, and the command line overrides the recipe:
 
     prolong train --recipe demo run.steps=80 buffer.eta=1 data.train='[{file: a.jsonl, weight: 2}, {file: b.parquet}]'

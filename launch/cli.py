@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..common.errors import ProlongError, UserError
+from ..common.errors import UserError
+from .entry import exit_code_of, log_to_stderr
 
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
 
@@ -26,17 +27,10 @@ def config_parser(command: str, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
-def log_to_stderr() -> None:
-    """What a component says while it runs; `prolong train` sends it to runs/NAME/logs/."""
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
 def train(argv: list[str]) -> int:
     """run everything on this machine: buffer, learner and actors, supervised, with a live view"""
     args = config_parser("train", train.__doc__ or "").parse_intermixed_args(argv)
-    from . import local
+    from .local import train as local
 
     return local.train(args.recipe, args.overrides)
 
@@ -44,7 +38,7 @@ def train(argv: list[str]) -> int:
 def buffer(argv: list[str]) -> int:
     """start the buffer: prompts, tickets, staleness contract, batches"""
     args = config_parser("buffer", buffer.__doc__ or "").parse_intermixed_args(argv)
-    from ..common.compose import compose
+    from .recipes import compose
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
@@ -57,8 +51,8 @@ def buffer(argv: list[str]) -> int:
 def learner(argv: list[str]) -> int:
     """start the learner: its ranks under torchrun"""
     args = config_parser("learner", learner.__doc__ or "").parse_intermixed_args(argv)
-    from ..common.compose import compose
     from . import torchrun
+    from .recipes import compose
 
     log_to_stderr()
     return torchrun.launch(compose(args.recipe, args.overrides))
@@ -69,7 +63,7 @@ def actor(argv: list[str]) -> int:
     parser = config_parser("actor", actor.__doc__ or "")
     parser.add_argument("--name", help="unique among the living actors (default: actor-HOST-PID)")
     args = parser.parse_intermixed_args(argv)
-    from ..common.compose import compose
+    from .recipes import compose
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
@@ -87,18 +81,18 @@ def verifier(argv: list[str]) -> int:
     lines = 'lines of {"verifier", "completion", "answer", "prompt"}; "-": standard input'
     parser.add_argument("--try", dest="file", metavar="FILE", help=f"print a verdict for each line and end: {lines}")
     args = parser.parse_intermixed_args(argv)
-    from ..common.compose import compose
+    from .recipes import compose
 
     log_to_stderr()
     cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
-    from . import verifier as process
+    from ..verifiers.workers import server as process
 
     return process.judge_file(cfg.verifiers, args.file) if args.file else process.serve(cfg.verifiers, args.address)
 
 
 def bootstrap(argv: list[str]) -> int:
     """make the demo's model, its training prompts and its held-out prompts"""
-    from . import bootstrap as process
+    from .demo import bootstrap as process
 
     return process.main(argv)
 
@@ -133,7 +127,7 @@ def replay(argv: list[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="keep RUN/replay also when everything is the same")
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     args = parser.parse_args(argv)
-    from . import replay as process
+    from .replay import replay as process
 
     return process.run(args.run, until=args.until, keep=args.keep, as_json=args.json)
 
@@ -145,7 +139,7 @@ def diff(argv: list[str]) -> int:
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's name (a folder in runs/), or its folder")
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     args = parser.parse_args(argv)
-    from . import diff as page
+    from .replay import diff as page
 
     return page.show(*args.runs, as_json=args.json)
 
@@ -165,7 +159,7 @@ def journal(argv: list[str]) -> int:
 
 def data(argv: list[str]) -> int:
     """look into a prompt file, make one from a public format, or generate puzzles"""
-    from . import data as page
+    from .data import command as page
 
     return page.main(argv)
 
@@ -252,17 +246,6 @@ def dispatch(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise UserError(f"command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
     return COMMANDS[argv[0]](argv[1:])
-
-
-def exit_code_of(command: str, work: Callable[[], int]) -> int:
-    """What `work` returns; a ProlongError becomes its one sentence on stderr and its exit code."""
-    try:
-        return work()
-    except ProlongError as error:
-        sys.stderr.write(f"prolong {command}: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
 
 
 def main(argv: list[str] | None = None) -> int:

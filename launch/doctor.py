@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..common.config import Config
+from ..common.config.sections import Config
 from ..common.errors import ProlongError, UserError
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
@@ -63,7 +63,7 @@ def _machine() -> Iterator[Finding]:
 
 def _sandbox() -> Finding:
     """Opened here and now: the backend that judges of code would get, and what its self-test showed."""
-    from ..verifiers.sandbox import Sandbox
+    from ..verifiers.sandbox.sandbox import Sandbox
 
     try:
         sandbox = Sandbox.open()
@@ -75,8 +75,8 @@ def _sandbox() -> Finding:
 
 def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     """Everything that `prolong train` would look at before it starts, one by one."""
-    from . import preflight
-    from .preflight import compose
+    from .local import preflight
+    from .local.preflight import compose
 
     try:
         cfg = compose(recipe, overrides)

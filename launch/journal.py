@@ -8,7 +8,7 @@ from dataclasses import asdict
 from time import perf_counter
 
 from ..buffer.audit import Audit, audit
-from ..buffer.journal import read_journal
+from ..buffer.journal.journal import read_journal
 from .status import find_run
 
 

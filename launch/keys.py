@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..common.errors import UserError
-from ..common.keys import make_keys
+from ..common.transport.keys import make_keys
 
 MAX_CLIENTS = 10_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from ..buffer.client import request_reset, request_status
+from ..buffer.client.client import request_reset, request_status
 from ..common.errors import BufferUnreachable, UserError
 from ..common.messages import Refused
 from .status import MAX_BYTES, find_run

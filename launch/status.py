@@ -14,14 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..common.compose import RunPaths
+from ..common.config.run_files import RunPaths
 from ..common.errors import BufferUnreachable, UserError, WireError
-from ..common.keys import load_client_keys
 from ..common.messages import FromBuffer, Status, StatusRequest
 from ..common.metrics import read_metrics
-from ..common.sockets import check_address, connect_dealer
+from ..common.transport.keys import load_client_keys
+from ..common.transport.sockets import check_address, connect_dealer
+from ..common.transport.wire import Decoder, encode
 from ..common.types import TicketState
-from ..common.wire import Decoder, encode
 from .summary import read_summary
 
 MAX_BYTES = 64 * 2**20

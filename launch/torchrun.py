@@ -20,10 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from ..common.compose import load, run_folder, save
-from ..common.config import Config
-from .cli import exit_code_of, log_to_stderr
-from .process import die_with_parent
+from ..common.config.run_files import load, run_folder, save
+from ..common.config.sections import Config
+from .entry import exit_code_of, log_to_stderr
+from .local.process import die_with_parent
 
 _AGENT = "PROLONG_AGENT_PID"
 _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

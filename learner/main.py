@@ -18,25 +18,25 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..common.choices import ResetSource
-from ..common.compose import run_paths
-from ..common.config import Config, ModelConfig
+from ..common.config.choices import ResetSource
+from ..common.config.run_files import run_paths
+from ..common.config.sections import Config, ModelConfig
+from ..common.config.stages import total_steps
 from ..common.errors import ModelError
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
-from ..common.stages import total_steps
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
-from .checkpoint import LearnerState, checkpoint_path, find_newest, load_checkpoint, load_weights, read_state
-from .link import Link, resume_hint
-from .policy import Policy, build_policy
+from .checkpoints.checkpoint import LearnerState, checkpoint_path, find_newest, load_checkpoint, load_weights, read_state
+from .checkpoints.saver import Checkpointer
+from .model.policy import Policy, build_policy
+from .model.reference import Reference
 from .ranks import Ranks, join_ranks, leave_ranks
-from .recorded import RecordedLink
-from .reference import Reference
 from .report import SPENT, batch_metrics, summarize, write_summary
-from .saver import Checkpointer
 from .schedule import Schedule, evidence_of
+from .source.live import Link, resume_hint
+from .source.recorded import RecordedLink
 from .step import Trainer
 
 log = logging.getLogger(__name__)

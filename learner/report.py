@@ -11,8 +11,8 @@ from typing import Any
 
 from ..common.messages import Status
 from ..common.types import Batch, FinishReason, ValidationScore
-from .advantages import rewards_of
-from .checkpoint import LearnerState
+from .algorithm.advantages import rewards_of
+from .checkpoints.checkpoint import LearnerState
 
 SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")  # what the learner's time is split into
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..common.choices import ResetSource
-from ..common.config import Config
-from ..common.stages import staged_configs, total_steps
+from ..common.config.choices import ResetSource
+from ..common.config.sections import Config
+from ..common.config.stages import staged_configs, total_steps
 from ..common.types import Batch
-from .reference import Evidence, ResetState, after_reset, decide
+from .model.reference import Evidence, ResetState, after_reset, decide
 from .stages import StageState, next_stage
 
 SETTING = "sampled"  # of the sweeps that triggers and targets look at

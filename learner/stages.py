@@ -1,10 +1,10 @@
-"""Where a run is in its stages: a pure function of what was recorded. common/stages.py says what a stage changes."""
+"""Where a run is in its stages: a pure function of what was recorded. common/config/stages.py says what a stage changes."""
 
 from __future__ import annotations
 
 import msgspec
 
-from ..common.algorithm import StageConfig
+from ..common.config.algorithm import StageConfig
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):

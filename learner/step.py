@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..common.choices import Loss
-from ..common.config import Config
+from ..common.config.choices import Loss
+from ..common.config.sections import Config
 from ..common.errors import NonFiniteUpdate
 from ..common.types import Batch
-from .batch_stats import ENTROPY, LOSS, NAMES, micro_stats, sample_metrics, stat_metrics
-from .entropy import next_coefficient
-from .loss import Bounds, micro_loss, mini_batch_bounds, needs_proximal
-from .packing import MicroBatch, Sample, pack
-from .policy import Policy
+from .algorithm.entropy import next_coefficient
+from .algorithm.loss import Bounds, micro_loss, mini_batch_bounds, needs_proximal
+from .algorithm.samples import samples_of
+from .algorithm.token_stats import ENTROPY, LOSS, NAMES, micro_stats, sample_metrics, stat_metrics
+from .batches.packing import MicroBatch, Sample, pack
+from .model.policy import Policy
+from .model.reference import Reference
 from .ranks import Ranks
-from .reference import Reference
-from .samples import samples_of
 
 
 class Trainer:

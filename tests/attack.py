@@ -10,14 +10,14 @@ from typing import Any
 import zmq
 from buffer_process import NOTHING, BufferProcess, answer, apply, hello, make_client, publish
 from fuzzing import Fuzzer, make_samples
-from prolong.buffer.client import request_status
-from prolong.buffer.quarantine import STRIKES
+from prolong.buffer.client.client import request_status
 from prolong.common import messages as m
-from prolong.common.config import Config
+from prolong.common.config.sections import Config
 from prolong.common.errors import DeadlineExceeded
-from prolong.common.sockets import connect_dealer
+from prolong.common.transport.quarantine import STRIKES
+from prolong.common.transport.sockets import connect_dealer
+from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Group, Ticket
-from prolong.common.wire import Decoder, encode
 from runs import wait_until
 
 

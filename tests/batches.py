@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from prolong.common.algorithm import ObjectiveConfig
-from prolong.common.choices import (
+from prolong.common.config.algorithm import ObjectiveConfig
+from prolong.common.config.choices import (
     Advantage,
     Aggregation,
     Correction,
@@ -19,7 +19,7 @@ from prolong.common.choices import (
     Rejection,
     Weighting,
 )
-from prolong.common.config import Config
+from prolong.common.config.sections import Config
 from prolong.common.types import (
     Batch,
     FinishReason,
@@ -32,9 +32,9 @@ from prolong.common.types import (
     VersionSpan,
     int32_array,
 )
-from prolong.learner.policy import Policy, build_policy
+from prolong.learner.model.policy import Policy, build_policy
+from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
-from prolong.learner.reference import Reference
 from prolong.learner.step import Trainer
 from torch import Tensor
 

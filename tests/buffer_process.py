@@ -11,9 +11,17 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from prolong.buffer.client import BufferClient, Inbox
-from prolong.common.compose import RunPaths, run_paths, save
-from prolong.common.config import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
+from prolong.buffer.client.client import BufferClient, Inbox
+from prolong.common.config.run_files import RunPaths, run_paths, save
+from prolong.common.config.sections import (
+    BufferConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SamplingConfig,
+    SourceConfig,
+)
 from prolong.common.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -33,7 +41,7 @@ from tokenizers import models, pre_tokenizers
 RUN = """
 from pathlib import Path
 from prolong.buffer.main import main
-from prolong.common.compose import load
+from prolong.common.config.run_files import load
 main(load(Path({!r})))
 """
 NOTHING = Manifest(buckets=[])

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from prolong.actor.completion import Completion
-from prolong.actor.engine import Engine
-from prolong.common.config import ActorConfig, ModelConfig
+from prolong.actor.engines.completion import Completion
+from prolong.actor.engines.vllm.engine import Engine
+from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.messages import UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
-from prolong.common.weights import WeightsGroup, WeightsStore, checksum, pack, plan_buckets
+from prolong.common.weights.buckets import checksum, pack, plan_buckets
+from prolong.common.weights.collective import WeightsGroup, WeightsStore
 from tiny_model import make_tiny_model, randomize
 from transformers import AutoModelForCausalLM
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from prolong.common import messages as m
 from prolong.common.errors import WireError
+from prolong.common.transport.wire import HEADER_BYTES, Decoder, encode
 from prolong.common.types import (
     BucketSpec,
     FinishReason,
@@ -26,7 +27,6 @@ from prolong.common.types import (
     Verdict,
     VersionSpan,
 )
-from prolong.common.wire import HEADER_BYTES, Decoder, encode
 
 PREFIX = b"PRL\x01"
 NUMBERS = [0, 1, -1, 2, 5, 255, 65_536, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 2, 2**64 - 1]

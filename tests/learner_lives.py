@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 from batches import make_trainer, small_config
-from prolong.buffer.journal import read_journal
-from prolong.common.compose import run_paths
-from prolong.common.config import Config
-from prolong.learner.checkpoint import MODEL, REFERENCE, TRAINER, LearnerState, find_all, find_newest, read_state
+from prolong.buffer.journal.journal import read_journal
+from prolong.common.config.run_files import run_paths
+from prolong.common.config.sections import Config
+from prolong.learner.checkpoints.checkpoint import MODEL, REFERENCE, TRAINER, LearnerState, find_all, find_newest, read_state
+from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
-from prolong.learner.recorded import RecordedLink
-from prolong.learner.saver import Checkpointer
+from prolong.learner.source.recorded import RecordedLink
 from recorded_run import SWEEP, record_history, recorded_batch, staged_config
 from safetensors.torch import load_file
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from prolong.common.compose import run_paths, save
-from prolong.common.config import Config, SourceConfig
+from prolong.common.config.run_files import run_paths, save
+from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.metrics import read_metrics
 from runs import wait_until
 from safetensors.torch import load_file
@@ -22,7 +22,7 @@ from tiny_model import make_tiny_model
 ENTRY = """
 import sys
 from pathlib import Path
-from prolong.common.compose import load
+from prolong.common.config.run_files import load
 from prolong.common.errors import ProlongError
 from prolong.learner.main import main
 try:

@@ -16,16 +16,17 @@ from multiprocessing.connection import Connection
 
 import msgspec
 import torch
-from prolong.actor.reception import Reception, Receptions
-from prolong.buffer.client import BufferClient
+from prolong.actor.weight_download import Reception, Receptions
+from prolong.buffer.client.client import BufferClient
 from prolong.common.errors import DeadlineExceeded, ProlongError
 from prolong.common.messages import Hello, UpdateWeights, WeightsApplied
 from prolong.common.types import BucketSpec, Manifest
-from prolong.common.weights import WeightsGroup, checksum, pack, unpack
+from prolong.common.weights.buckets import checksum, pack, unpack
+from prolong.common.weights.collective import WeightsGroup
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "prolong.actor.reception", "prolong.buffer.client"]
+    ["torch", "prolong.actor.weight_download", "prolong.buffer.client.client"]
 )  # a fork, not an import, per member
 CPU = torch.device("cpu")
 

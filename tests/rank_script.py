@@ -17,12 +17,12 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.config import Config
+from prolong.common.config.sections import Config
 from prolong.common.errors import NonFiniteUpdate
-from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.saver import Checkpointer
+from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
-from prolong.learner.reference import Reference
-from prolong.learner.saver import Checkpointer
 from prolong.learner.step import Trainer
 from safetensors.torch import save_file
 

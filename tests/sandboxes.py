@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prolong.verifiers import landlock
-from prolong.verifiers.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
+from prolong.verifiers.sandbox import landlock
+from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
 from runs import wait_until
 
 BACKENDS = {backend.name: backend for backend in (BUBBLEWRAP, JAIL)}

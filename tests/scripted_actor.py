@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from prolong.actor.reception import Reception, Receptions
-from prolong.buffer.client import BufferClient
-from prolong.common.compose import load
-from prolong.common.config import Config
+from prolong.actor.weight_download import Reception, Receptions
+from prolong.buffer.client.client import BufferClient
+from prolong.common.config.run_files import load
+from prolong.common.config.sections import Config
 from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
 from prolong.common.tokenizer import Tokenizer
@@ -31,7 +31,8 @@ from prolong.common.types import (
     int32_array,
     rollout_seed,
 )
-from prolong.common.weights import WeightsGroup, unpack
+from prolong.common.weights.buckets import unpack
+from prolong.common.weights.collective import WeightsGroup
 from transformers import AutoConfig, AutoModelForCausalLM
 
 

@@ -18,7 +18,7 @@ import psutil
 from runs import Run
 
 VICTIMS = ("buffer", "learner", "actor", "engine", "verifier")
-ON_COMMAND_LINE = {"engine": "EngineCore", "verifier": "prolong.verifiers.worker"}  # of an actor's children
+ON_COMMAND_LINE = {"engine": "EngineCore", "verifier": "prolong.verifiers.workers.worker"}  # of an actor's children
 PROGRESS_S = 150.0  # for a step that was not there: several restarts on a busy machine, and steps done again
 
 

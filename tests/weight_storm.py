@@ -16,13 +16,14 @@ import pytest
 import torch
 from buffer_process import BufferProcess, hello, make_client
 from light_member import CONTEXT, Fault, run_member
-from prolong.buffer.client import BufferClient, request_status
-from prolong.common.config import Config
+from prolong.buffer.client.client import BufferClient, request_status
+from prolong.common.config.sections import Config
 from prolong.common.errors import WeightsError
 from prolong.common.messages import Cordon, PublishPlan, PublishResult, Role, SyncRequested
-from prolong.common.weights import WeightsGroup, checksum, pack, plan_buckets
-from prolong.learner.patience import Patience
-from prolong.learner.weight_sender import WeightSender
+from prolong.common.weights.buckets import checksum, pack, plan_buckets
+from prolong.common.weights.collective import WeightsGroup
+from prolong.learner.weights.adaptive_deadline import Patience
+from prolong.learner.weights.sender import WeightSender
 from runs import wait_until
 
 NUM_BUCKETS, SIDE = 8, 512  # of 1 MiB each

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import msgspec
 
 from ..common.errors import DataError, VerifierFailure
-from .answer import after_thinking
-from .base import Score, Task, Verifier
-from .launcher import Limits, RunResult
-from .outputs import Tolerance, plain_json, same_text, same_value
-from .sandbox import Sandbox, shared
+from .answers.extraction import after_thinking
+from .api import Score, Task, Verifier
+from .sandbox.launcher import Limits, RunResult
+from .sandbox.outputs import Tolerance, plain_json, same_text, same_value
+from .sandbox.sandbox import Sandbox, shared
 
 WALL_FACTOR = 1.6  # wall time allowed per second of CPU time: a busy machine must not cost a right program its reward
 MAX_CODE_CHARS = 100_000

@@ -20,13 +20,13 @@ from math import inf
 from typing import Any
 
 from ..common.errors import DataError
-from .answer import after_thinking, last_boxed, last_number, last_tagged
-from .base import Score, Task, Verifier
-from .compare import agree
-from .normalize import clean
-from .numbers import number
-from .quantity import read
-from .structure import assigned
+from .answers.comparison import agree
+from .answers.extraction import after_thinking, last_boxed, last_number, last_tagged
+from .answers.numbers import number
+from .answers.quantity import read
+from .answers.spelling import clean
+from .answers.structure import assigned
+from .api import Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
 HARMLESS = "\\boxed{\\frac{355}{113}}"

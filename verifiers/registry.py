@@ -10,10 +10,10 @@ from typing import Any
 
 from ..common.errors import DataError, UserError
 from ..common.types import Prompt
-from .base import Verifier
+from .api import Verifier
 from .code import CODE
-from .instructions import INSTRUCTIONS
-from .logic import REASONING_GYM
+from .instructions.verifier import INSTRUCTIONS
+from .logic.reasoning_gym import REASONING_GYM
 from .math import MATH, NUMBER
 from .stem import STEM
 

@@ -22,15 +22,15 @@ from fractions import Fraction
 from typing import Any
 
 from ..common.errors import DataError
-from .answer import after_thinking, last_boxed, last_tagged
-from .base import Score, Task, Verifier
-from .chemistry import same_chemical
-from .compare import Algebra, agree, no_algebra, word
+from .answers.chemistry import same_chemical
+from .answers.comparison import Algebra, agree, no_algebra, word
+from .answers.extraction import after_thinking, last_boxed, last_tagged
+from .answers.numbers import significant_digits
+from .answers.quantity import Quantity, exact, read, take_unit
+from .answers.spelling import plain, tidy, unwrap
+from .answers.units import Unit, parse_unit
+from .api import Score, Task, Verifier
 from .math import HARMLESS, algebra, gold_of, huge, load, parsed, refused
-from .normalize import plain, tidy, unwrap
-from .numbers import significant_digits
-from .quantity import Quantity, exact, read, take_unit
-from .units import Unit, parse_unit
 
 KINDS = ("number", "choice", "formula", "text")
 KEYS = {"answer", "unit", "rel_tol", "abs_tol", "kind", "choices", "aliases", "unit_optional"}

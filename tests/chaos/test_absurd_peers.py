@@ -8,7 +8,7 @@ import zmq
 from attack import Hostile, Pair, assert_sound
 from buffer_process import NOTHING, BufferProcess, make_client, make_config
 from prolong.common import messages as m
-from prolong.common.wire import encode
+from prolong.common.transport.wire import encode
 
 LIMIT_MB = 1
 LIMIT = LIMIT_MB << 20

@@ -17,8 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from prolong.buffer.client import BufferClient, request_status
-from prolong.common.compose import compose
+from prolong.buffer.client.client import BufferClient, request_status
 from prolong.common.messages import (
     PROTOCOL_VERSION,
     BatchReady,
@@ -32,8 +31,9 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch, Group, Rollout, float32_array, int32_array
-from prolong.common.weights import WeightsGroup
-from prolong.learner.weight_sender import WeightSender
+from prolong.common.weights.collective import WeightsGroup
+from prolong.launch.recipes import compose
+from prolong.learner.weights.sender import WeightSender
 from runs import free_port, wait_until
 from transformers import AutoModelForCausalLM
 

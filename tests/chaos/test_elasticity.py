@@ -14,8 +14,8 @@ import psutil
 import pytest
 from buffer_process import BufferProcess
 from learner_process import end_of, learner, make_config, wait_for_steps
-from prolong.buffer.client import request_status
-from prolong.common.compose import run_paths
+from prolong.buffer.client.client import request_status
+from prolong.common.config.run_files import run_paths
 from prolong.common.messages import Status
 from prolong.common.metrics import read_metrics
 from runs import SMALL, Run, free_port

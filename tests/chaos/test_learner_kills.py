@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from prolong.common.compose import run_paths
+from prolong.common.config.run_files import run_paths
 from prolong.common.metrics import Record, read_metrics
-from prolong.learner.checkpoint import LearnerState, checkpoint_path, read_state
+from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, read_state
 from recorded_run import staged_config
 from tiny_model import make_tiny_model
 

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from prolong.common.compose import compose
 from prolong.common.metrics import read_metrics
+from prolong.launch.recipes import compose
 from prolong.learner.schedule import turns_of
 from runs import Run, assert_balanced
 

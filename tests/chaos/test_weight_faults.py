@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from buffer_process import make_config
 from light_member import Fault
-from prolong.common.config import Config
+from prolong.common.config.sections import Config
 from runs import wait_until
 from weight_storm import HANG_S, NUM_BUCKETS, Member, Storm, sums_of
 

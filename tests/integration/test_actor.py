@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from prolong.buffer.client import BufferClient, Inbox
-from prolong.common.compose import compose
-from prolong.common.config import Config
+from prolong.buffer.client.client import BufferClient, Inbox
+from prolong.common.config.sections import Config
 from prolong.common.messages import (
     PROTOCOL_VERSION,
     BatchReady,
@@ -31,7 +30,8 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch
-from prolong.learner.weight_sender import WeightSender
+from prolong.launch.recipes import compose
+from prolong.learner.weights.sender import WeightSender
 from runs import free_port, wait_until
 from tiny_model import make_tiny_model
 from transformers import AutoModelForCausalLM

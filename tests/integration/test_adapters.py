@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prolong.common.errors import ConfigError, UserError
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers.pool import VerifierPool
+from prolong.verifiers.workers.pool import VerifierPool
 from runs import CLI
 
 # The functions of the documentation, as it prints them.
@@ -199,7 +199,9 @@ def judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Judge]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/verify"
-        (folder / "judges.py").write_text(f"from prolong.verifiers.adapters import from_http\ngym = from_http({url!r})\n")
+        (folder / "judges.py").write_text(
+            f"from prolong.verifiers.adapters.libraries import from_http\ngym = from_http({url!r})\n"
+        )
         yield handler
         server.shutdown()
         thread.join(timeout=10)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from prolong.bench import prolonged
-from prolong.launch import bootstrap, demo_tasks
+from prolong.launch.demo import bootstrap
+from prolong.launch.demo import tasks as demo_tasks
 
 
 def test_training_from_nothing_is_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from pools import run, running
 from prolong.common.errors import ConfigError
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers import process
-from prolong.verifiers.pool import VerifierPool
-from prolong.verifiers.sandbox import FIRST_UID, NUM_UIDS
+from prolong.verifiers.sandbox.sandbox import FIRST_UID, NUM_UIDS
+from prolong.verifiers.workers import process
+from prolong.verifiers.workers.pool import VerifierPool
 from runs import wait_until
 from sandboxes import BACKENDS, missing
 
@@ -53,20 +54,6 @@ os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 def asked(pool: VerifierPool, problem: dict[str, Any], program: str, language: str = "python") -> Awaitable[Verdict]:
     prompt = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="code", answer=json.dumps(problem))
     return pool.verify(prompt, f"<think>hm</think>\n```{language}\n{program}\n```\n", FinishReason.stop)
-
-
-@asynccontextmanager
-async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any):
-    pool = VerifierPool(workers, timeout_s, **options)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 150))
 
 
 def descendants(pids: list[int]) -> list[psutil.Process]:

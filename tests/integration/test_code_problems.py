@@ -15,8 +15,8 @@ import pytest
 from forgeries import FORGERIES
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
-from prolong.verifiers.base import Score, Task
-from prolong.verifiers.sandbox import Sandbox
+from prolong.verifiers.api import Score, Task
+from prolong.verifiers.sandbox.sandbox import Sandbox
 from sandboxes import BACKENDS, opened
 
 GOLDEN = Path(__file__).parent.parent / "unit" / "verifiers" / "golden" / "code.jsonl"

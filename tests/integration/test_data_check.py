@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prolong.launch import data
+from prolong.launch.data import command as data
 
 SAMPLES = Path(__file__).parents[1] / "data"
 MATH = {"domain": "math", "task": "sum", "verifier": "math"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_rig import EOS, Rig
-from prolong.actor.engine import Engine
-from prolong.common.config import ActorConfig, ModelConfig
+from prolong.actor.engines.vllm.engine import Engine
+from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.errors import ModelError, ProlongError
 from prolong.common.types import FinishReason, float32_array, int32_array
 

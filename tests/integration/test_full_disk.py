@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from prolong.bench.transport import make_group
-from prolong.buffer.journal import open_journal
-from prolong.buffer.records import BufferState, MixtureCursor
+from prolong.buffer.journal.journal import open_journal
+from prolong.buffer.journal.records import BufferState, MixtureCursor
 from prolong.common.errors import JournalFull
 
 

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers.pool import VerifierPool
+from prolong.verifiers.workers.pool import VerifierPool
 
 TIMEOUT_S = 0.8
 MEMORY_MB = 1024

@@ -21,10 +21,10 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.config import Config
-from prolong.learner.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.common.config.sections import Config
+from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.ranks import Ranks
-from prolong.learner.saver import Checkpointer
 from runs import free_port
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model

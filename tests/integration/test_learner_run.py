@@ -14,8 +14,8 @@ import pytest
 import torch
 from buffer_process import BufferProcess
 from learner_process import end_of, learner, make_config, wait_for_steps, weights_of
-from prolong.common.compose import run_paths
-from prolong.common.config import Config
+from prolong.common.config.run_files import run_paths
+from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
 from runs import free_port, wait_until
 from safetensors.torch import load_file

@@ -13,11 +13,11 @@ from time import thread_time
 import pytest
 import torch
 from buffer_process import BufferProcess, make_client
-from prolong.buffer.client import BufferClient
-from prolong.common.compose import run_paths, save
-from prolong.common.config import Config, SourceConfig
+from prolong.buffer.client.client import BufferClient
+from prolong.common.config.run_files import run_paths, save
+from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
-from prolong.learner.weight_sender import WeightSender
+from prolong.learner.weights.sender import WeightSender
 from runs import wait_until
 from scripted_actor import ScriptedActor
 from tiny_model import make_tiny_model
@@ -137,7 +137,7 @@ def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Con
 
 
 def both_ready(address: str) -> bool:
-    from prolong.buffer.client import request_status
+    from prolong.buffer.client.client import request_status
 
     peers = request_status(address, 5.0).peers.values()
     return sum(peer.get("state") == "ready" for peer in peers) == 2

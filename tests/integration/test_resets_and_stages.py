@@ -11,12 +11,12 @@ import psutil
 import torch
 from buffer_process import BufferProcess
 from learner_process import end_of, learner, make_config, wait_for_steps, weights_of
-from prolong.common.algorithm import StageConfig
-from prolong.common.choices import ResetSource
-from prolong.common.compose import run_paths
-from prolong.common.config import SourceConfig
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.choices import ResetSource
+from prolong.common.config.run_files import run_paths
+from prolong.common.config.sections import SourceConfig
 from prolong.common.metrics import read_metrics
-from prolong.learner.checkpoint import load_weights
+from prolong.learner.checkpoints.checkpoint import load_weights
 from prolong.learner.schedule import turns_of
 from scripted_actor import ScriptedActor
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
-from prolong.verifiers.launcher import Limits
-from prolong.verifiers.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
+from prolong.verifiers.sandbox.launcher import Limits
+from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
 from runs import wait_until
 from sandboxes import BACKENDS, Targets, assert_in_order, opened, targets
 

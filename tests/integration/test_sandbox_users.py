@@ -16,7 +16,7 @@ NOBODY = 65534
 SCRIPT = """
 import json
 from prolong.common.errors import UserError
-from prolong.verifiers.sandbox import BUBBLEWRAP, JAIL, Sandbox
+from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
 report = {}
 for backend in (BUBBLEWRAP, JAIL):
     try:

@@ -12,12 +12,10 @@ from time import monotonic
 import pytest
 import zmq
 from buffer_process import BufferProcess, answer, apply, hello, make_client, make_config, publish
-from prolong.buffer.client import BufferClient, request_reset, request_status
+from prolong.buffer.client.client import BufferClient, request_reset, request_status
 from prolong.buffer.main import main
-from prolong.buffer.quarantine import STRIKES
-from prolong.common.config import Config
+from prolong.common.config.sections import Config
 from prolong.common.errors import BufferUnreachable, ConfigError
-from prolong.common.keys import load_client_keys, make_keys
 from prolong.common.messages import (
     BatchReady,
     GroupAck,
@@ -31,8 +29,10 @@ from prolong.common.messages import (
     Tickets,
     UpdateWeights,
 )
-from prolong.common.sockets import connect_dealer
-from prolong.common.wire import encode
+from prolong.common.transport.keys import load_client_keys, make_keys
+from prolong.common.transport.quarantine import STRIKES
+from prolong.common.transport.sockets import connect_dealer
+from prolong.common.transport.wire import encode
 from prolong.launch.status import run_status
 from runs import wait_until
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import zmq
 from buffer_process import BufferProcess, answer, apply, free_port, hello, make_client, make_config, publish, write_tokenizer
-from prolong.buffer.client import BufferClient, request_status
+from prolong.buffer.client.client import BufferClient, request_status
 from prolong.buffer.main import main
 from prolong.common.errors import AddressInUse, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
 from prolong.common.messages import (
@@ -37,8 +37,8 @@ from prolong.common.messages import (
     Tickets,
     UpdateWeights,
 )
-from prolong.common.sockets import connect_dealer
-from prolong.common.wire import encode
+from prolong.common.transport.sockets import connect_dealer
+from prolong.common.transport.wire import encode
 from runs import assert_balanced
 
 

@@ -4,7 +4,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from prolong.buffer.journal import read_journal
+from prolong.buffer.journal.journal import read_journal
 from runs import SMALL, Run, assert_balanced, free_port
 
 STEPS = 3

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zmq
 import zmq.asyncio
+from prolong.common.transport.wire import encode
 from prolong.common.types import FinishReason, Prompt
-from prolong.common.wire import encode
-from prolong.verifiers.hosts import VERIFIER_PROTOCOL, Attach, Attached, Declined, SharedPool
+from prolong.verifiers.workers.remote import VERIFIER_PROTOCOL, Attach, Attached, Declined, SharedPool
 from runs import CLI
 
 PROMPT = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="math", answer=json.dumps({"answer": "2"}))

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import zmq
 from prolong.common.errors import ConfigError
-from prolong.common.keys import make_keys
+from prolong.common.transport.keys import make_keys
+from prolong.common.transport.wire import encode
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.common.wire import encode
-from prolong.verifiers import hosts
-from prolong.verifiers.hosts import Attach, Declined, Judge, SharedPool
+from prolong.verifiers.workers import remote as hosts
+from prolong.verifiers.workers.remote import Attach, Declined, Judge, SharedPool
 from runs import CLI, free_port
 
 DELAY = "import time\ndef slow(completion, answer):\n    time.sleep(answer['s'])\n    return 1.0\n"

@@ -8,15 +8,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
 import pytest
+from pools import run, running
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers import process
-from prolong.verifiers.pool import VerifierPool
+from prolong.verifiers.workers import process
+from prolong.verifiers.workers.pool import VerifierPool
 
 STALLS_SYMPY = "\\boxed{\\int_0^1 x^{x^{x^{x^{x}}}} dx}"
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}
@@ -24,20 +24,6 @@ SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": 
 
 def prompt(verifier: str, text: str = "?", **answer: Any) -> Prompt:
     return Prompt(uid="u", domain="d", task="t", text=text, token_ids=b"", verifier=verifier, answer=json.dumps(answer))
-
-
-@asynccontextmanager
-async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any):
-    pool = VerifierPool(workers, timeout_s, **options)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def stop(pool: VerifierPool, prompt: Prompt, completion: str) -> Awaitable[Verdict]:

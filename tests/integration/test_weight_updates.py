@@ -13,7 +13,7 @@ import torch
 from engine_rig import EOS, PROMPT, TIMEOUT_S, Rig, differences
 from prolong.common.errors import WeightsError
 from prolong.common.types import float32_array, int32_array
-from prolong.common.weights import plan_buckets
+from prolong.common.weights.buckets import plan_buckets
 
 
 def test_behaviour_logprobs_agree_with_a_recompute_after_every_update(rig: Rig):
@@ -98,7 +98,7 @@ def test_rollouts_in_flight_go_on_and_carry_the_version_of_every_token(rig: Rig)
 
 SENDER = """
 import os, sys, torch
-from prolong.common.weights import WeightsGroup
+from prolong.common.weights.collective import WeightsGroup
 port, epoch, num_bytes = map(int, sys.argv[1:])
 where = dict(generation=1, epoch=epoch, rank=0, world_size=2, device=torch.device("cpu"), timeout_s=20)
 group = WeightsGroup.join("127.0.0.1", port, **where)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from parity.rollouts import Rollouts
-from prolong.common.algorithm import ObjectiveConfig
-from prolong.common.choices import Advantage
-from prolong.learner.advantages import group_advantages, normalise_globally
-from prolong.learner.loss import LossParts, micro_loss
-from prolong.learner.objective import PolicyTerms
-from prolong.learner.packing import MicroBatch, Sample
-from prolong.learner.samples import set_weights
+from prolong.common.config.algorithm import ObjectiveConfig
+from prolong.common.config.choices import Advantage
+from prolong.learner.algorithm.advantages import group_advantages, normalise_globally
+from prolong.learner.algorithm.loss import LossParts, micro_loss
+from prolong.learner.algorithm.objective import PolicyTerms
+from prolong.learner.algorithm.samples import set_weights
+from prolong.learner.batches.packing import MicroBatch, Sample
 from torch import Tensor
 
 

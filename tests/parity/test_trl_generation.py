@@ -9,10 +9,10 @@ import torch
 from parity import ours, trl_side
 from parity.rollouts import Rollouts, make_rollouts
 from parity.test_trl_losses import CASES, words
-from prolong.common.algorithm import RewardsConfig
-from prolong.common.choices import Advantage, KLEstimator, KLWeight, Rejection, Weighting
-from prolong.learner.advantages import STD_EPSILON
-from prolong.learner.rewards import shape_rewards
+from prolong.common.config.algorithm import RewardsConfig
+from prolong.common.config.choices import Advantage, KLEstimator, KLWeight, Rejection, Weighting
+from prolong.learner.algorithm.advantages import STD_EPSILON
+from prolong.learner.algorithm.rewards import shape_rewards
 from torch import Tensor
 from trl.rewards import get_soft_overlong_punishment
 

@@ -9,7 +9,7 @@ import torch
 from parity import ours, verl_side
 from parity.rollouts import Rollouts, make_rollouts
 from parity.test_trl_losses import words
-from prolong.common.choices import Aggregation, Correction, Loss, Rejection, Weighting
+from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection, Weighting
 from verl.trainer.config.algorithm import RolloutCorrectionConfig
 
 AGGREGATIONS: dict[str, dict[str, Any]] = {

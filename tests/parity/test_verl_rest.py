@@ -11,11 +11,11 @@ from parity import ours, verl_side
 from parity.rollouts import make_rollouts
 from parity.test_trl_losses import words
 from parity.test_verl_losses import AGGREGATIONS
-from prolong.common.algorithm import RewardsConfig
-from prolong.common.choices import Advantage, KLEstimator, KLPlacement, KLWeight
-from prolong.learner.advantages import LEAST_VARIANCE
-from prolong.learner.kl import kl_in_reward, kl_penalty
-from prolong.learner.rewards import shape_rewards
+from prolong.common.config.algorithm import RewardsConfig
+from prolong.common.config.choices import Advantage, KLEstimator, KLPlacement, KLWeight
+from prolong.learner.algorithm.advantages import LEAST_VARIANCE
+from prolong.learner.algorithm.kl import kl_in_reward, kl_penalty
+from prolong.learner.algorithm.rewards import shape_rewards
 from verl import DataProto
 from verl.trainer.ppo import core_algos
 from verl.workers.reward_manager.dapo import DAPORewardManager

@@ -9,8 +9,8 @@ import heapq
 import random
 
 import pytest
-from prolong.buffer.staleness import StalenessContract
-from prolong.common.config import Preference, Straggler
+from prolong.buffer.tickets.staleness import StalenessContract
+from prolong.common.config.sections import Preference, Straggler
 
 BATCH, STEPS, ACTORS = 8, 400, 64
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prolong.buffer.staleness import StalenessContract
-from prolong.common.config import Preference, Straggler
+from prolong.buffer.tickets.staleness import StalenessContract
+from prolong.common.config.sections import Preference, Straggler
 
 EVENTS = st.lists(st.tuples(st.sampled_from(("issue", "store", "drop", "take")), st.integers(0, 50)), max_size=120)
 

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 from buffer_process import NOTHING, answer, hello, make_config
-from prolong.buffer.core import BufferCore
-from prolong.buffer.disk import MemoryDisk
-from prolong.buffer.journal import Journal
-from prolong.buffer.prompts import load_heldout, load_mixture
-from prolong.common.algorithm import StageConfig
-from prolong.common.config import Config
+from prolong.buffer.core.core import BufferCore
+from prolong.buffer.journal.disk import MemoryDisk
+from prolong.buffer.journal.journal import Journal
+from prolong.buffer.tickets.prompts import load_heldout, load_mixture
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.sections import Config
 from prolong.common.errors import WireError
 from prolong.common.messages import (
     BatchReady,
@@ -39,8 +39,8 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.tokenizer import Tokenizer
+from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Batch, Rollout, Ticket, VersionSpan, float32_array
-from prolong.common.wire import Decoder, encode
 
 ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**31, 2**53, -(2**53), 2**62, -(2**62), 2**64 - 1]

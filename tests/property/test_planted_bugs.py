@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from prolong.buffer import timeline
-from prolong.buffer.dispatch import Dispatch
-from prolong.buffer.exchange import Exchange, Frame
-from prolong.buffer.journal import Journal
-from prolong.buffer.leases import Lease, Leases
-from prolong.buffer.ledger import Ledger
-from prolong.buffer.prompts import PromptMixture
-from prolong.buffer.recorder import Recorder
-from prolong.buffer.records import BufferState
-from prolong.buffer.staleness import StalenessContract
-from prolong.buffer.store import Store
-from prolong.common.config import Straggler
+from prolong.buffer.core import generations as timeline
+from prolong.buffer.core.dispatch import Dispatch
+from prolong.buffer.core.recorder import Recorder
+from prolong.buffer.journal.journal import Journal
+from prolong.buffer.journal.records import BufferState
+from prolong.buffer.serving.output_commit import Exchange, Frame
+from prolong.buffer.tickets.leases import Lease, Leases
+from prolong.buffer.tickets.ledger import Ledger
+from prolong.buffer.tickets.prompts import PromptMixture
+from prolong.buffer.tickets.staleness import StalenessContract
+from prolong.buffer.tickets.store import Store
+from prolong.common.config.sections import Straggler
 from prolong.common.errors import JournalError, LedgerError
 from prolong.common.messages import FromBuffer
 from prolong.common.types import Batch, TicketKind, TicketState
@@ -210,7 +210,7 @@ def said_though_the_disk_is_full(patch: Patch) -> None:
     def may_leave(self: object, message: FromBuffer) -> bool:
         return True
 
-    patch.setattr("prolong.buffer.core.BufferCore.may_leave", may_leave)
+    patch.setattr("prolong.buffer.core.core.BufferCore.may_leave", may_leave)
 
 
 def restored_leases_forgotten(patch: Patch) -> None:
@@ -265,7 +265,7 @@ def groups_of_forgotten_batches_left_behind(patch: Patch) -> None:
 
 
 def sweeps_not_recorded(patch: Patch) -> None:
-    patch.setattr("prolong.buffer.journal.Journal.sweeps", lambda self: [])
+    patch.setattr("prolong.buffer.journal.journal.Journal.sweeps", lambda self: [])
 
 
 BUGS: list[tuple[Callable[[Patch], None], str]] = [

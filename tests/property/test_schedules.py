@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prolong.common.config import Preference, Straggler
+from prolong.common.config.sections import Preference, Straggler
 from simulator.audit import Stuck
 from simulator.campaign import run
 from simulator.faults import BUFFER_DEATHS, HARSH, Kind

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from prolong.buffer.staleness import StalenessContract, choose_counts, required
-from prolong.common.config import Preference, Straggler
+from prolong.buffer.tickets.staleness import StalenessContract, choose_counts, required
+from prolong.common.config.sections import Preference, Straggler
 
 Counts = tuple[int, ...]
 

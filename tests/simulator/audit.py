@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from prolong.buffer import records as r
-from prolong.buffer.core import BufferCore
-from prolong.buffer.journal import Journal
-from prolong.common.config import Straggler
+from prolong.buffer.core.core import BufferCore
+from prolong.buffer.journal import records as r
+from prolong.buffer.journal.journal import Journal
+from prolong.common.config.sections import Straggler
 from prolong.common.types import TicketState
 
 from .plan import Plan

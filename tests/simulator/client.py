@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from prolong.buffer.session import Session
+from prolong.buffer.client.session import Session
 from prolong.common import messages as m
-from prolong.common.wire import encode
+from prolong.common.transport.wire import encode
 
 from .network import Link
 from .process import Process

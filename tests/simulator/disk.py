@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from prolong.buffer.disk import MemoryDisk
+from prolong.buffer.journal.disk import MemoryDisk
 from prolong.common.errors import JournalError, JournalFull
 
 

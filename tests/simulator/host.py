@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from prolong.buffer.core import BufferCore
-from prolong.buffer.disk import Disk
-from prolong.buffer.exchange import Exchange, Frame, Outgoing
-from prolong.buffer.journal import Journal
-from prolong.buffer.prompts import PromptMixture
-from prolong.buffer.records import Move
+from prolong.buffer.core.core import BufferCore
+from prolong.buffer.journal.disk import Disk
+from prolong.buffer.journal.journal import Journal
+from prolong.buffer.journal.records import Move
+from prolong.buffer.serving.output_commit import Exchange, Frame, Outgoing
+from prolong.buffer.tickets.prompts import PromptMixture
 from prolong.common import messages as m
+from prolong.common.transport.wire import Decoder
 from prolong.common.types import Prompt
-from prolong.common.wire import Decoder
 
 from .disk import Crashed, DiskBroken
 from .plan import SOURCES

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from prolong.buffer.core import BufferCore
-from prolong.buffer.journal import Journal
+from prolong.buffer.core.core import BufferCore
+from prolong.buffer.journal.journal import Journal
 from prolong.common import messages as m
-from prolong.common.config import Straggler
+from prolong.common.config.sections import Straggler
 from prolong.common.types import Batch, Group, Ticket, TicketKind, TicketState
 
 from .audit import Audit, Violation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from prolong.common.algorithm import StageConfig
-from prolong.common.config import (
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.sections import (
     BufferConfig,
     CheckpointConfig,
     Config,

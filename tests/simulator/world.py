@@ -14,9 +14,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from prolong.buffer.core import BufferCore
+from prolong.buffer.core.core import BufferCore
 from prolong.common import messages as m
-from prolong.common.wire import encode
+from prolong.common.transport.wire import encode
 
 from .actor import Actor
 from .audit import Stuck

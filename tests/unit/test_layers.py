@@ -27,11 +27,11 @@ def lint(tree: Path, offence: dict[str, str]) -> str:
 
 
 OFFENCES = {
-    "Imports point one way": {"common/types.py": "from ..buffer import ledger\n"},
+    "Imports point one way": {"common/types.py": "from ..buffer.tickets import ledger\n"},
     "The learner never judges": {"learner/step.py": "from ..verifiers import registry\n"},
-    "Actor and learner know the buffer by its client alone": {"learner/step.py": "from ..buffer import ledger\n"},
-    "Buffer and verifiers start without torch": {"buffer/ledger.py": "import torch\n"},
-    "vLLM has one door": {"launch/local.py": "import vllm\n"},
+    "Actor and learner know the buffer by its client alone": {"learner/step.py": "from ..buffer.tickets import ledger\n"},
+    "Buffer and verifiers start without torch": {"buffer/tickets/ledger.py": "import torch\n"},
+    "vLLM has one door": {"launch/local/train.py": "import vllm\n"},
 }
 
 

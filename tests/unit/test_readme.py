@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from prolong.common.schema import dotted_keys
+from prolong.common.config.trees import dotted_keys
 from prolong.launch.cli import BENCHES, COMMANDS, is_bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def test_settings_exist() -> None:
     used = every(rf"(?<![\w/.-])((?:{sections})\.[a-z_]+)(?![\w(/.])")
     files = {".py", ".json", ".md", ".yaml", ".jsonl", ".lock"}
     wrong = {(page, key) for page, key in used if key not in known and not any(key.endswith(end) for end in files)}
-    modules = {f"{path.parent.name}.{path.stem}" for path in ROOT.glob("*/*.py")}
+    modules = {f"{path.parent.name}.{path.stem}" for path in ROOT.glob("*/**/*.py") if ".venv" not in str(path)}
     assert {(page, key) for page, key in wrong if key not in modules} == set()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench")
-MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
-MAX_FILE_LINES = 300
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+MAX_FILE_LINES = 450  # 400 is a sign to think
 MAX_FUNCTION_LINES = 60  # the aim is 40; a main loop may fill a page
 BANNED = {
     "pickle on a wire or in a file": r"\b(cloudpickle|pickle|dill|marshal|shelve|joblib|jsonpickle)\b|(recv|send)_pyobj",
@@ -92,12 +92,14 @@ HARMLESS = (
 )
 MODULES_BY_NAME = {
     "launch/cli.py",
-    "verifiers/foreign.py",  # of the actor's own configuration, in a worker: docs/verifiers.md
-    "verifiers/inmate.py",
-    "verifiers/jail.py",
+    "verifiers/adapters/user_verifiers.py",  # of the actor's own configuration, in a worker: docs/verifiers.md
+    "verifiers/sandbox/jailed_main.py",
+    "verifiers/sandbox/jail_server.py",
 }  # from tables of ours, or in the sandbox; never from a prompt, a message or a checkpoint
-IN_ANOTHER_ENVIRONMENT = {"verifiers/environment_host.py"}  # where `verifiers` is the package of PyPI, and nothing is ours
-SOCKET_MAKERS = {"common/sockets.py", "buffer/gate.py"}  # where keys, limits and lingering are seen to
+IN_ANOTHER_ENVIRONMENT = {
+    "verifiers/adapters/environment_host.py"
+}  # where `verifiers` is the package of PyPI, and nothing is ours
+SOCKET_MAKERS = {"common/transport/sockets.py", "common/transport/gate.py"}  # where keys, limits and lingering are seen to
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "misc", "manager", "managers"}
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prolong.buffer.core import BufferCore
-from prolong.buffer.disk import Disk, MemoryDisk
-from prolong.buffer.journal import Journal
-from prolong.buffer.prompts import PromptMixture
+from prolong.buffer.core.core import BufferCore
+from prolong.buffer.journal.disk import Disk, MemoryDisk
+from prolong.buffer.journal.journal import Journal
+from prolong.buffer.tickets.prompts import PromptMixture
 from prolong.common import messages as m
-from prolong.common.algorithm import StageConfig
-from prolong.common.config import (
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.sections import (
     BufferConfig,
     CheckpointConfig,
     Config,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from prolong.buffer import records as r
 from prolong.buffer.audit import audit
-from prolong.buffer.disk import MemoryDisk
-from prolong.buffer.journal import Journal
+from prolong.buffer.journal import records as r
+from prolong.buffer.journal.disk import MemoryDisk
+from prolong.buffer.journal.journal import Journal
 from prolong.common import messages as m
-from prolong.common.config import ValidationConfig
+from prolong.common.config.sections import ValidationConfig
 from prolong.common.errors import JournalError
 
 from .scene import LEARNER, Scene, config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prolong.common import messages as m
-from prolong.common.config import ValidationConfig
+from prolong.common.config.sections import ValidationConfig
 from prolong.common.types import TicketKind
 
 from .scene import LEARNER, Scene, config, group, only, rollout, tickets

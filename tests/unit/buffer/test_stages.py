@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prolong.common import messages as m
-from prolong.common.algorithm import StageConfig
-from prolong.common.config import ValidationConfig
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.sections import ValidationConfig
 from prolong.common.types import Batch, Ticket, TicketKind
 
 from .scene import LEARNER, Scene, config, group, only, rollout, tickets

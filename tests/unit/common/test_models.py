@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.config import Device, ModelConfig
+from prolong.common.config.sections import Device, ModelConfig
 from prolong.common.errors import ModelError
 from prolong.common.models import context_limit, load_model, resolve_device
 from safetensors.torch import load_file, save_file

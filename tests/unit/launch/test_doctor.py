@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prolong.common.errors import UserError
 from prolong.launch import doctor
-from prolong.verifiers.sandbox import Sandbox
+from prolong.verifiers.sandbox.sandbox import Sandbox
 from sandboxes import BACKENDS, missing
 
 

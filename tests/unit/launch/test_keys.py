@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from prolong.common.config import BufferConfig, Config
+from prolong.common.config.sections import BufferConfig, Config
 from prolong.common.errors import ConfigError, UserError
 from prolong.launch import cli, keys
-from prolong.launch.preflight import check_keys
+from prolong.launch.local.preflight import check_keys
 
 
 def test_it_makes_a_pair_per_client_and_says_where_each_belongs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.choices import Advantage, Aggregation
-from prolong.common.compose import CONF_FOLDER, compose, recipes
-from prolong.common.config import Config
-from prolong.learner.policy import Policy, build_policy
+from prolong.common.config.choices import Advantage, Aggregation
+from prolong.common.config.sections import Config
+from prolong.launch.recipes import CONF_FOLDER, compose, recipes
+from prolong.learner.model.policy import Policy, build_policy
+from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
-from prolong.learner.reference import Reference
 from prolong.learner.step import Trainer
 from tiny_model import make_tiny_model
 

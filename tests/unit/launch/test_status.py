@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from prolong.common.compose import RunPaths
+from prolong.common.config.run_files import RunPaths
 from prolong.common.errors import BufferUnreachable, UserError
 from prolong.launch.status import Observer, find_run, law, run_status, show
 

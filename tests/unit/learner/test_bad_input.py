@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import torch
 from batches import VARIANTS, make_trainer, mixed_batch, poison, random_batch, small_config, unsettle, variant_config
-from prolong.common.choices import Advantage
-from prolong.common.config import Config
+from prolong.common.config.choices import Advantage
+from prolong.common.config.sections import Config
 from prolong.common.errors import NonFiniteUpdate
 from prolong.common.types import Batch, Rollout, float32_array
 from prolong.learner.step import Trainer

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from batches import make_trainer, random_batch, small_config
-from prolong.common.config import Config
-from prolong.learner import saver as module
-from prolong.learner.checkpoint import LearnerState, checkpoint_path, find_all, load_weights
+from prolong.common.config.sections import Config
+from prolong.learner.checkpoints import saver as module
+from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, find_all, load_weights
+from prolong.learner.checkpoints.saver import Checkpointer, CheckpointError
 from prolong.learner.ranks import Ranks
-from prolong.learner.saver import Checkpointer, CheckpointError
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
 from tiny_model import make_tiny_model

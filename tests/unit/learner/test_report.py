@@ -6,7 +6,7 @@ import pytest
 from batches import mixed_batch, random_batch
 from prolong.common.messages import Status
 from prolong.common.types import Batch, ValidationScore
-from prolong.learner.checkpoint import LearnerState
+from prolong.learner.checkpoints.checkpoint import LearnerState
 from prolong.learner.report import batch_metrics, summarize, write_summary
 
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from prolong.common.algorithm import ReferenceConfig, StageConfig
-from prolong.common.choices import ResetSource
-from prolong.common.config import CheckpointConfig, Config, ModelConfig, RunConfig, ValidationConfig
+from prolong.common.config.algorithm import ReferenceConfig, StageConfig
+from prolong.common.config.choices import ResetSource
+from prolong.common.config.sections import CheckpointConfig, Config, ModelConfig, RunConfig, ValidationConfig
 from prolong.common.metrics import read_metrics
-from prolong.learner.reference import Evidence, ResetState
+from prolong.learner.model.reference import Evidence, ResetState
 from prolong.learner.schedule import Schedule, Turn, turns_of
 from prolong.learner.stages import StageState, next_stage
 

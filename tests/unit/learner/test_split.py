@@ -20,12 +20,12 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.choices import Aggregation, Straggler
-from prolong.common.config import Config
-from prolong.learner.packing import MicroBatch, Sample
+from prolong.common.config.choices import Aggregation, Straggler
+from prolong.common.config.sections import Config
+from prolong.learner.algorithm.samples import samples_of
+from prolong.learner.algorithm.second_moment import second_moment_bounds
+from prolong.learner.batches.packing import MicroBatch, Sample
 from prolong.learner.ranks import Ranks
-from prolong.learner.samples import samples_of
-from prolong.learner.second_moment import second_moment_bounds
 from prolong.learner.step import Trainer
 from tiny_model import make_tiny_model
 from torch import Tensor

@@ -10,10 +10,10 @@ from collections import deque
 
 import pytest
 import torch
-from prolong.common.algorithm import ObjectiveConfig
-from prolong.common.choices import Weighting
-from prolong.learner.advantages import group_advantages
-from prolong.learner.objective import Tokens, policy_loss
+from prolong.common.config.algorithm import ObjectiveConfig
+from prolong.common.config.choices import Weighting
+from prolong.learner.algorithm.advantages import group_advantages
+from prolong.learner.algorithm.objective import Tokens, policy_loss
 from torch import Tensor
 
 PROMPTS, LENGTH, VOCAB, GROUP, RANK, STEPS, LAG = 32, 6, 16, 16, 4, 120, 16

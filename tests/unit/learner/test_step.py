@@ -16,9 +16,9 @@ from batches import (
     solo_logprobs,
     unsettle,
 )
-from prolong.common.algorithm import KL_PAIRS, ObjectiveConfig
-from prolong.common.choices import Aggregation, Correction, KLEstimator, KLPlacement
-from prolong.common.config import Config
+from prolong.common.config.algorithm import KL_PAIRS, ObjectiveConfig
+from prolong.common.config.choices import Aggregation, Correction, KLEstimator, KLPlacement
+from prolong.common.config.sections import Config
 from prolong.common.types import Batch, Group, Rollout, float32_array
 from prolong.learner.step import Trainer
 from tiny_model import make_tiny_model

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
-from prolong.common.algorithm import ObjectiveConfig
-from prolong.common.choices import Aggregation, Correction, Loss, Rejection
-from prolong.common.config import Config
-from prolong.learner.loss import needs_proximal
-from prolong.learner.packing import MicroBatch
+from prolong.common.config.algorithm import ObjectiveConfig
+from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection
+from prolong.common.config.sections import Config
+from prolong.learner.algorithm.loss import needs_proximal
+from prolong.learner.batches.packing import MicroBatch
 from prolong.learner.step import Trainer
 from tiny_model import make_tiny_model
 

@@ -3,8 +3,8 @@
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import code
-from prolong.verifiers.base import Task
-from prolong.verifiers.launcher import RunResult
+from prolong.verifiers.api import Task
+from prolong.verifiers.sandbox.launcher import RunResult
 
 FUNCTION = {"function": "f", "tests": [{"args": [1], "output": 2}]}
 LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}

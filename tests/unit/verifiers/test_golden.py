@@ -1,4 +1,4 @@
-"""The golden sets: every pair is judged rightly, under the antlr that hydra pins; those of second_reader.jsonl with exceptions."""
+"""The golden sets under the antlr that hydra pins: every pair is judged rightly, but for a few of second_reader.jsonl."""
 
 from collections import Counter
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import math
-from prolong.verifiers.base import Score, Task
-from prolong.verifiers.numbers import number
+from prolong.verifiers.answers.numbers import number
+from prolong.verifiers.api import Score, Task
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_what_is_not_a_plain_number_has_no_exact_value(text: str):
 
 def test_numbers_are_decided_without_sympy():
     code = (
-        "import sys; from prolong.verifiers import math; from prolong.verifiers.base import Task;"
+        "import sys; from prolong.verifiers import math; from prolong.verifiers.api import Task;"
         "assert math.quick(Task(completion='\\\\boxed{5}', answer={'answer': '6'})).reward == 0;"
         "assert 'sympy' not in sys.modules and 'numpy' not in sys.modules"
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import math, stem
-from prolong.verifiers.base import Task, Verifier
+from prolong.verifiers.api import Task, Verifier
 
 MATH = [
     # letters of both cases, primes, marks: what they say is not decoration

@@ -4,7 +4,7 @@ import sys
 import pytest
 from prolong.common.errors import DataError, UserError
 from prolong.common.types import Prompt
-from prolong.verifiers import foreign
+from prolong.verifiers.adapters import user_verifiers as foreign
 from prolong.verifiers.registry import VERIFIERS, check_prompt, find
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import stem
-from prolong.verifiers.base import Task
+from prolong.verifiers.api import Task
 from prolong.verifiers.stem import check, kind_of, quick
 
 

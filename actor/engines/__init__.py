@@ -1,0 +1,1 @@
+"""Engines: what generates completions for tickets and takes weights. One sub-package for each."""

@@ -1,0 +1,134 @@
+"""Who is connected: actors, at most one learner, observers. Names are unique among the living."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...common.messages import PROTOCOL_VERSION, Hello, Refused, Role
+
+
+@dataclass(slots=True)
+class Peer:
+    """One living client."""
+
+    identity: bytes  # of its socket
+    hello: Hello
+    seen_s: float  # when it last said anything
+    joined_s: float
+    stats: dict[str, float] = field(default_factory=dict)  # cumulative, of its last heartbeat
+    baseline: dict[str, float] = field(default_factory=dict)  # `stats` at the last batch
+    leaving: bool = False  # an actor that takes no more tickets
+
+    @property
+    def name(self) -> str:
+        return self.hello.name
+
+    @property
+    def role(self) -> Role:
+        return self.hello.role
+
+    def is_process(self, hello: Hello) -> bool:
+        """Whether this greeting comes from the very same process."""
+        return (self.hello.role, self.hello.host, self.hello.pid) == (hello.role, hello.host, hello.pid)
+
+    def stats_since_batch(self) -> dict[str, float]:
+        """What its numbers grew by since the last call; a number that shrank started anew."""
+        grown = {key: value - self.baseline.get(key, 0.0) for key, value in self.stats.items()}
+        grown = {key: self.stats[key] if change < 0 else change for key, change in grown.items()}
+        self.baseline = dict(self.stats)
+        return grown
+
+
+class Peers:
+    """The living clients, by name and by socket identity."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Peer] = {}
+        self._by_identity: dict[bytes, Peer] = {}
+        self.learner: Peer | None = None  # the living learner
+
+    def find(self, identity: bytes) -> Peer | None:
+        """Who speaks from this socket, if it said Hello."""
+        return self._by_identity.get(identity)
+
+    def named(self, name: str) -> Peer | None:
+        """The living client of this name."""
+        return self._by_name.get(name)
+
+    def all(self) -> list[Peer]:
+        """Everybody, in order of joining."""
+        return list(self._by_name.values())
+
+    def actors(self) -> list[Peer]:
+        """The living actors, in order of joining."""
+        return [peer for peer in self._by_name.values() if peer.role is Role.actor]
+
+    def workers(self) -> list[Peer]:
+        """The living actors that take tickets."""
+        return [actor for actor in self.actors() if not actor.leaving]
+
+    def join(self, identity: bytes, hello: Hello, now: float) -> Peer:
+        """Enter a client; one of the same name must have left before, or be the same process on another socket."""
+        previous = self._by_name.get(hello.name)
+        peer = Peer(identity=identity, hello=hello, seen_s=now, joined_s=now)
+        if previous is not None:
+            peer.joined_s, peer.stats, peer.baseline = previous.joined_s, previous.stats, previous.baseline
+            peer.leaving = previous.leaving
+            del self._by_identity[previous.identity]
+        assert identity not in self._by_identity, "a socket that speaks for another client must have left first"
+        self._by_name[hello.name] = peer
+        if peer.role is Role.learner:
+            self.learner = peer
+        self._by_identity[identity] = peer
+        return peer
+
+    def leave(self, peer: Peer) -> None:
+        """Forget a client."""
+        del self._by_name[peer.name]
+        del self._by_identity[peer.identity]
+        if peer is self.learner:
+            self.learner = None
+
+    def actor_metrics(self) -> dict[str, float]:
+        """What the actors' numbers grew by since the last call, summed over them: "actor/NAME"."""
+        metrics = {"actor/num_actors": float(len(self.actors()))}
+        for actor in self.actors():
+            for key, grown in actor.stats_since_batch().items():
+                name = key if key.startswith("actor/") else f"actor/{key}"
+                metrics[name] = metrics.get(name, 0.0) + grown
+        return metrics
+
+    def silent(self, now: float, limit_s: float) -> list[Peer]:
+        """Clients that have said nothing for longer than `limit_s`."""
+        return [peer for peer in self._by_name.values() if now - peer.seen_s > limit_s]
+
+
+def refusal(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:
+    """Why a client is not let in, or None."""
+    if hello.protocol != PROTOCOL_VERSION:
+        return Refused(
+            reason=f"{hello.name} on {hello.host} speaks protocol {hello.protocol}, the buffer speaks {PROTOCOL_VERSION}; "
+            "install the same version of prolong on both"
+        )
+    if hello.role is Role.observer:
+        return None
+    if hello.tokenizer != tokenizer:
+        return Refused(
+            reason=f"{hello.name} on {hello.host} has tokenizer {hello.tokenizer}, the buffer has {tokenizer}; "
+            "start both with the same model.path"
+        )
+    if hello.role is Role.learner and not 0 <= hello.stage < num_stages:
+        return Refused(
+            reason=f"{hello.name} on {hello.host} is in stage {hello.stage}, the buffer's run has {num_stages} "
+            "(counted from 0); start both with the same stages"
+        )
+    namesake, learner = peers.named(hello.name), peers.learner
+    if namesake is not None and namesake.role is not hello.role:
+        return Refused(reason=f"the name {hello.name} is taken by a living {namesake.role}; choose another", retry=True)
+    if hello.role is Role.learner and learner is not None and not (learner.name == hello.name and learner.is_process(hello)):
+        return Refused(
+            reason=f"learner {learner.name} (pid {learner.hello.pid} on {learner.hello.host}) is alive; "
+            "there can be only one: stop it first",
+            retry=True,
+        )
+    return None

@@ -1,0 +1,124 @@
+"""What the journal holds, record by record. Keys are a letter and a number (8 bytes, big-endian, so that they sort).
+
+    n          BufferState, the newest      s VERSION  BufferState that belongs to the checkpoint of VERSION
+    t ORDINAL  TicketRecord, under way      g ORDINAL  the GroupResult frame of a group: stored, batched or trained
+    b VERSION  BatchRecord                  m NUMBER   Moves: NUMBER and later, of the ledger
+    w          Sweeps under way             e          validation scores
+    f          number of this format
+
+Every value but a group's frame, which has its own, begins with its CRC-32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from isal.isal_zlib import crc32
+
+from ...common.errors import JournalError
+from ...common.types import Sampling, Ticket, ValidationScore
+
+FORMAT = 2
+TICKET, GROUP, BATCH, STATE, MOVES = b"t", b"g", b"b", b"s", b"m"
+NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
+CRC_BYTES = 4
+
+T = TypeVar("T")
+
+
+class MixtureCursor(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a PromptMixture stands."""
+
+    credits: list[float]  # of the weighted round-robin, per source
+    drawn: list[int]  # prompts drawn so far, per source
+
+
+class BufferState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restarted buffer must know besides the other records."""
+
+    generation: int = 0
+    version: int = 0  # of the learner
+    head: int = 0  # version of the next batch to be formed
+    epoch: int = 0  # of the weights' membership
+    ledger: dict[str, int]  # count per ticket state
+    num_moves: int = 0  # of the ledger so far
+    next_ordinal: int = 0
+    cursor: MixtureCursor
+    retries: list[tuple[str, int]] = []  # uids of prompts that wait to be issued again, with their next attempt
+    under_way: list[tuple[str, int]] = []  # of a checkpoint's state: uids of prompts whose tickets were untrained, with attempt
+    filtered: int = 0  # groups without signal since the last batch
+    reported: int = 0  # validation scores that went out with a batch
+    checkpoints: list[int] = []  # versions of the retained checkpoints, ascending
+    stage: int = 0
+    reset_requested: bool = False  # the next batch to be formed asks for a reset of the reference
+    counters: dict[str, int] = {}
+
+
+class TicketRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A ticket that an actor holds, or whose group is stored."""
+
+    ticket: Ticket
+    attempt: int
+    actor: str
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch; its groups are records of their own."""
+
+    generation: int
+    version: int
+    ordinals: list[int]  # in order
+    validation: list[ValidationScore]
+    reset_requested: bool
+    metrics: dict[str, float]
+
+
+class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A validation sweep under way. Prompts by uid, with their attempt."""
+
+    version: int
+    setting: str
+    sampling: Sampling
+    blocks: bool
+    queue: list[tuple[str, int]]
+    leased: dict[int, tuple[str, int]]  # by ordinal
+    uids: list[str]
+    rewards: dict[str, list[float]]
+    versions: list[int]
+
+
+class Move(msgspec.Struct, frozen=True, array_like=True):
+    """A step of the ledger. States are indices into TicketState; -1: not issued before. ordinal -1: `count` unnamed tickets."""
+
+    ordinal: int
+    of: int
+    to: int
+    count: int = 1
+
+
+def key(kind: bytes, number: int) -> bytes:
+    """The key of a numbered record."""
+    return kind + number.to_bytes(8, "big")
+
+
+def number_of(numbered: bytes) -> int:
+    """The number in a key."""
+    return int.from_bytes(numbered[1:], "big")
+
+
+def pack(record: Any) -> bytes:
+    """A value: checksum and MessagePack."""
+    payload = msgspec.msgpack.encode(record)
+    return crc32(payload).to_bytes(CRC_BYTES, "big") + payload
+
+
+def unpack(value: bytes, kind: type[T], where: str) -> T:
+    """The record in a value. Raises JournalError that says `where` it was."""
+    payload = memoryview(value)[CRC_BYTES:]
+    if len(value) < CRC_BYTES or crc32(payload) != int.from_bytes(value[:CRC_BYTES], "big"):
+        raise JournalError(f"{where}: {len(value)} bytes whose checksum is wrong; the disk lost or changed some")
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise JournalError(f"{where} does not decode: {error}; another version of prolong wrote it") from error

@@ -1,0 +1,144 @@
+"""The buffer without its socket: frames in, frames out, and nothing said that the journal does not have.
+
+    frame --decode--> core.handle --messages--> held --commit--> frames to send
+
+One commit for everything that a burst of frames brought (group commit). While the disk is full the core goes on hearing, so
+that peers stay known, but nothing becomes due and nothing that follows from what was heard is said: actors keep their groups,
+the learner waits. What is held is bounded by what was under way. Called by `service.py`, or by a simulator.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from ...common.errors import JournalFull, WireError, WireSizeError
+from ...common.messages import BatchReady, FromBuffer, FromClient, PublishResult, Refused, Status
+from ...common.transport.quarantine import Quarantine
+from ...common.transport.wire import Decoder, encode
+from ...common.types import View
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # between two tries of a commit that found no room
+DISPENSABLE = (Status, Refused, PublishResult)  # what peers say of themselves is in them: it must not end the buffer
+
+Outgoing = tuple[bytes, FromBuffer]  # (peer identity, message)
+Frame = tuple[bytes, bytes]  # (peer identity, encoded message)
+
+
+class Core(Protocol):
+    """What decides; `BufferCore` is the real one. Pure: no socket, no clock, no thread."""
+
+    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[Outgoing]: ...
+
+    def tick(self, now: float) -> list[Outgoing]: ...
+
+    def commit(self) -> Future[None] | None: ...
+
+    def may_leave(self, message: FromBuffer) -> bool: ...
+
+    def finished(self) -> bool: ...
+
+    def stop(self, reason: str, *, failed: bool) -> list[Outgoing]: ...
+
+    def count(self, name: str, amount: int = 1) -> None: ...
+
+
+class Exchange:
+    """One core, and the messages that wait for the disk."""
+
+    def __init__(self, core: Core, max_bytes: int, quarantine: Quarantine | None = None) -> None:
+        """`quarantine`: shared with who tells of it (the core's status)."""
+        self.core = core
+        self.full: JournalFull | None = None  # why nothing is acknowledged now
+        self.writing: Future[None] | None = None  # a commit under way; call `flush` when it is done
+        self._max_bytes = max_bytes
+        self._quarantine = quarantine or Quarantine()
+        self._decoder: Decoder[Any] = Decoder(FromClient, max_bytes)
+        self._held: list[Outgoing] = []  # waits for the next commit
+        self._committing: list[Outgoing] = []  # waits for the commit under way
+        self._retry_at = 0.0
+        self._num_rejected = 0
+
+    def receive(self, frames: list[View], now: float) -> None:
+        """Take in one message: [peer identity, frame]; what is kept of it keeps the frame."""
+        peer = frames[0]
+        if self._quarantine.holds(peer, now):
+            self.core.count("buffer/rejected_frames")
+            return
+        frame = frames[1] if len(frames) == 2 else b""
+        try:
+            message = self._decoder.decode(frame)
+        except WireError as error:
+            self._reject(peer, error, now)
+            return
+        self._held += self.core.handle(peer, message, now, frame)
+
+    def tick(self, now: float) -> None:
+        """Whatever became due; nothing does while the disk is full."""
+        if self.full is None:
+            self._held += self.core.tick(now)
+
+    def flush(self, now: float) -> list[Frame]:
+        """Commit, and what may be said now, in order. Raises JournalError, WireSizeError."""
+        leaving: list[Outgoing] = []
+        if (self.writing is None or self.writing.done()) and (self.full is None or now >= self._retry_at):
+            leaving = self._commit(now)
+        if self._held:
+            leaving += [outgoing for outgoing in self._held if self.core.may_leave(outgoing[1])]
+            self._held = [outgoing for outgoing in self._held if not self.core.may_leave(outgoing[1])]
+        return self._encode(leaving)
+
+    def last_words(self, reason: str, *, failed: bool) -> list[Frame]:
+        """Stop, to everybody."""
+        return self._encode(self.core.stop(reason, failed=failed))
+
+    def _commit(self, now: float) -> list[Outgoing]:
+        """Finish a commit, begin the next; what is durable now."""
+        try:
+            self.writing = self.core.commit()
+        except JournalFull as error:
+            self.writing, self._held, self._committing = None, self._committing + self._held, []
+            self._retry_at = now + RETRY_S
+            if self.full is None:
+                self.core.count("buffer/journal_full")
+                log.error("%s", error)
+            self.full = error
+            return []
+        durable, self._committing, self._held = self._committing, self._held, []
+        if self.writing is None:
+            durable, self._committing = durable + self._committing, []
+            if self.full is not None:
+                log.warning("the journal has room again: going on")
+            self.full = None
+        return durable
+
+    def _reject(self, peer: bytes, error: WireError, now: float) -> None:
+        """Count every frame; log the 1st, 2nd, 4th, 8th ... so that a flood does not fill the disk."""
+        self.core.count("buffer/rejected_frames")
+        if self._quarantine.strike(peer, now):
+            self.core.count("buffer/quarantines")
+        self._num_rejected += 1
+        if self._num_rejected.bit_count() == 1:
+            log.warning("dropped a frame (%d so far) from %s: %s", self._num_rejected, peer[:80], error)
+
+    def _encode(self, outgoing: list[Outgoing]) -> list[Frame]:
+        frames: list[Frame] = []
+        for peer, message in outgoing:
+            frame = encode(message)
+            if len(frame) <= self._max_bytes:
+                frames.append((peer, frame))
+            elif isinstance(message, DISPENSABLE):
+                self.core.count("buffer/dropped_sends")
+                log.warning("dropped: %s", _too_large(message, len(frame), self._max_bytes))
+            else:
+                raise WireSizeError(_too_large(message, len(frame), self._max_bytes))
+        return frames
+
+
+def _too_large(message: Any, size: int, limit: int) -> str:
+    name = type(message).__name__
+    which = f" of version {message.batch.version}" if isinstance(message, BatchReady) else ""
+    return f"{name}{which} of {size} bytes: expected at most {limit}; raise buffer.max_message_mb on every process"

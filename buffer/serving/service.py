@@ -1,0 +1,135 @@
+"""The buffer's socket loop. Owns socket and clock; `exchange.py` and the core behind it decide everything.
+
+client --frame--> Exchange --(commit)--> frame --> client
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+
+import zmq
+
+from ...common.transport.gate import Gate
+from ...common.transport.quarantine import Quarantine
+from ...common.types import View
+from .output_commit import Core, Exchange, Frame
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+BURST = 256  # frames handled between two commits at most
+BURST_BYTES = 4 << 20  # and so many bytes, or one frame
+LINGER_S = 1.0  # for the last words
+
+
+class BufferService:
+    """Serves one core on one bound ROUTER until the run is over or `stop` is set."""
+
+    def __init__(
+        self, core: Core, router: zmq.Socket, max_bytes: int, *, quarantine: Quarantine | None = None, gate: Gate | None = None
+    ) -> None:
+        """`quarantine`: shared with who tells of it (the core's status). `gate`: of a router with keys."""
+        self.stop = threading.Event()
+        self._core, self._gate = core, gate
+        self._exchange = Exchange(core, max_bytes, quarantine)
+        self._poller = zmq.Poller()
+        for source in (router, gate.socket) if gate is not None else (router,):
+            self._poller.register(source, zmq.POLLIN)
+        self._router = router
+        self._wake_reader, self._wake_writer = socket.socketpair()  # the journal's thread has written
+        self._wake_reader.setblocking(False)
+        self._poller.register(self._wake_reader, zmq.POLLIN)
+
+    def run(self) -> None:
+        """Serve.
+
+        Consumes: frames of clients, questions who may connect. Blocks on: their sockets. Unblocked by: one of them, a commit
+        that is durable, or the next tick.
+        Stops when: the core has finished, or `stop` is set, or something failed; everybody is told of the last two.
+        """
+        try:
+            self._loop()
+        except Exception as error:
+            self.tell_everybody(f"the buffer failed: {error}", failed=True)
+            raise
+        finally:
+            self._wake_reader.close()
+            self._wake_writer.close()
+        if not self._core.finished():
+            self.tell_everybody("the buffer was told to stop")
+
+    def _loop(self) -> None:
+        next_tick = monotonic()
+        while not self._core.finished() and not self.stop.is_set():
+            ready = dict(self._poller.poll(max(0, int(1000 * (next_tick - monotonic())) + 1)))
+            if self._gate is not None and self._gate.socket in ready:
+                self._gate.answer(self._core.count)
+            if self._wake_reader.fileno() in ready:
+                self._wake_reader.recv(4096)
+            if self._router in ready:
+                self._receive_burst()
+            now = monotonic()
+            self._exchange.tick(now)
+            self._flush(now)
+            next_tick = now + TICK_S
+
+    def _flush(self, now: float) -> None:
+        writing = self._exchange.writing
+        self._send(self._exchange.flush(now))
+        if self._exchange.writing is not None and self._exchange.writing is not writing:
+            self._exchange.writing.add_done_callback(self._wake)
+
+    def _wake(self, _: object) -> None:
+        with suppress(OSError):  # the loop is over
+            self._wake_writer.send(b"\0")
+
+    def tell_everybody(self, reason: str, *, failed: bool = False) -> None:
+        """Send Stop. Best effort: who is gone, or far behind, does not hear it."""
+        self._send(self._exchange.last_words(reason, failed=failed))
+
+    def _receive_burst(self) -> None:
+        num_bytes = 0
+        for _ in range(BURST):
+            try:
+                parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            frames: list[View] = [part.buffer for part in parts[1:]]  # pyright: ignore[reportAssignmentType]
+            self._exchange.receive([parts[0].bytes, *frames], monotonic())
+            num_bytes += sum(map(len, frames))
+            if num_bytes > BURST_BYTES:
+                return
+
+    def _send(self, outgoing: list[Frame]) -> None:
+        for peer, frame in outgoing:
+            try:
+                self._router.send_multipart((peer, frame), zmq.NOBLOCK)
+            except zmq.Again:
+                self._core.count("buffer/dropped_sends")  # thousands of frames behind: as good as dead
+                log.warning("dropped %d bytes for %s, which does not read", len(frame), peer[:80])
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._core.count("buffer/unreachable_peers")
+
+
+@contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop` instead of killing this process; the handlers that were there come back afterwards."""
+
+    def request(number: int, _: object) -> None:
+        log.warning("%s: stopping", signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,161 @@
+"""The staleness contract: who may be issued a ticket, by when its group must be trained, what the learner may take.
+
+`head` is the version of the next batch to be formed. A ticket whose oldest token may be of version v has the deadline v + eta:
+the last head that may take it. The contract of `wait` is one inequality, kept at every moment:
+
+    for every k in 0..eta:   untrained tickets with deadline <= head + k   <=   (k + 1) * B                             (F)
+
+Admission keeps it when tickets are issued, selection keeps it when head moves on, and everything else only takes tickets away.
+So a batch that meets every deadline always exists once the right groups have arrived. (It is the scheduling of unit jobs with
+deadlines on a machine that does B jobs a slot: (F) is the exact test of feasibility, and earliest deadline first attains it.)
+`evict` and `mask` issue without (F) and drop groups that missed their deadline instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from ...common.config.sections import Preference, Straggler
+from ...common.errors import LedgerError
+
+
+def required(pending: Sequence[int], batch: int) -> list[int]:
+    """How many tickets of the k + 1 earliest deadline classes the next batch must hold, at least, so that (F) holds after it.
+
+    `pending[k]`: untrained tickets with deadline head + k, stored or not. The answer ascends; above `batch`, (F) is broken.
+    """
+    late = (total - k * batch for k, total in enumerate(accumulate(pending)))
+    return list(accumulate((max(count, 0) for count in late), max))
+
+
+def choose_counts(stored: Sequence[int], need: Sequence[int], batch: int, preference: Preference) -> list[int] | None:
+    """How many stored groups of each deadline class the batch takes, or None when no choice meets `need`.
+
+    `stored[k]`: stored groups with deadline head + k. `need[k]`: at least so many of classes 0..k must be taken.
+    Both preferences find a choice whenever one exists: earliest_deadline takes the most of every prefix of classes,
+    freshest the least of every prefix that `need` allows.
+    """
+    if sum(stored) < batch or any(have < least for have, least in zip(accumulate(stored), need, strict=True)):
+        return None
+    if need and need[-1] > batch:
+        return None
+    counts = [0] * len(stored)
+    left = batch
+    if preference is Preference.earliest_deadline:
+        for k, have in enumerate(stored):
+            counts[k] = min(have, left)
+            left -= counts[k]
+        return counts
+    for k in reversed(range(len(stored))):
+        reserved = need[k - 1] if k > 0 else 0
+        counts[k] = min(stored[k], left - reserved)
+        left -= counts[k]
+    return counts
+
+
+class StalenessContract:
+    """The tickets that still need a batch, by deadline. B up to thousands: each event costs O(eta), a batch O(stored)."""
+
+    def __init__(self, *, eta: int, batch: int, steps: int, straggler: Straggler, preference: Preference) -> None:
+        self.eta, self.batch, self.steps = eta, batch, steps
+        self.straggler, self.preference = straggler, preference
+        self.head = 0
+        self._deadlines: dict[int, int] = {}  # ordinal -> deadline, of every ticket that needs a batch
+        self._waiting: dict[int, int] = {}  # deadline -> tickets not stored yet
+        self._stored: dict[int, dict[int, None]] = {}  # deadline -> ordinals of stored groups, in order of arrival
+
+    def admits(self, version: int, learner_version: int, untrained: int) -> bool:
+        """Whether a ticket may be issued to an actor that holds `version`.
+
+        At most (eta + 1) B tickets are untrained, no more than the steps left can take, and this one must be trainable.
+        """
+        room = untrained < (self.eta + 1) * self.batch and learner_version * self.batch + untrained < self.steps * self.batch
+        if not room or version > self.head or version + self.eta < self.head:
+            return False
+        return self.straggler is not Straggler.wait or self._feasible_with(version + self.eta)
+
+    def _feasible_with(self, deadline: int) -> bool:
+        """Whether (F) holds with one more ticket of this deadline."""
+        totals = accumulate(self._pending())
+        first = deadline - self.head
+        return all(total < (k + 1) * self.batch for k, total in enumerate(totals) if k >= first)
+
+    def _pending(self) -> list[int]:
+        return [self._waiting.get(d, 0) + len(self._stored.get(d, ())) for d in self._classes()]
+
+    def _classes(self) -> range:
+        return range(self.head, self.head + self.eta + 1)
+
+    def issue(self, ordinal: int, version: int) -> None:
+        """A ticket was issued to an actor that held `version`."""
+        deadline = version + self.eta
+        self._deadlines[ordinal] = deadline
+        self._waiting[deadline] = self._waiting.get(deadline, 0) + 1
+
+    def in_time(self, version: int) -> bool:
+        """Whether tokens of `version` may be in the next batch."""
+        return version + self.eta >= self.head
+
+    def store(self, ordinal: int, version: int) -> None:
+        """A ticket's group arrived. `version` decides its deadline now: of the oldest token (`mask`: of the newest)."""
+        self._forget_waiting(ordinal)
+        deadline = version + self.eta
+        self._deadlines[ordinal] = deadline
+        self._stored.setdefault(deadline, {})[ordinal] = None
+
+    def drop(self, ordinal: int) -> None:
+        """A ticket needs no batch any more: filtered, stale or failed. Its place is free."""
+        deadline = self._deadlines[ordinal]
+        if ordinal in self._stored.get(deadline, ()):
+            self._forget_stored(ordinal)
+        else:
+            self._forget_waiting(ordinal)
+
+    def _forget_waiting(self, ordinal: int) -> None:
+        deadline = self._deadlines.pop(ordinal)
+        self._waiting[deadline] -= 1
+        if self._waiting[deadline] == 0:
+            del self._waiting[deadline]
+
+    def _forget_stored(self, ordinal: int) -> None:
+        deadline = self._deadlines.pop(ordinal)
+        del self._stored[deadline][ordinal]
+        if not self._stored[deadline]:
+            del self._stored[deadline]
+
+    def choose(self) -> list[int] | None:
+        """Ordinals of the next batch in order of issue, or None while the contract allows no choice. Changes nothing."""
+        stored = [len(self._stored.get(d, ())) for d in self._classes()]
+        need = required(self._pending(), self.batch) if self.straggler is Straggler.wait else [0] * len(stored)
+        if need[-1] > self.batch:
+            raise LedgerError(f"no choice can meet the deadlines: {self._pending()} tickets by class, {self.batch} a batch")
+        counts = choose_counts(stored, need, self.batch, self.preference)
+        if counts is None:
+            return None
+        chosen: list[int] = []
+        for deadline, count in zip(self._classes(), counts, strict=True):
+            chosen += sorted(self._stored.get(deadline, ()))[:count]
+        return sorted(chosen)
+
+    def take(self, chosen: list[int]) -> list[int]:
+        """Remove a batch, move head on, and return the ordinals of stored groups that missed their deadline (`wait`: none).
+
+        Raises LedgerError when a ticket is past its deadline under `wait`: the contract would be broken.
+        """
+        for ordinal in chosen:
+            self._forget_stored(ordinal)
+        self.head += 1
+        late = [ordinal for deadline, group in self._stored.items() if deadline < self.head for ordinal in group]
+        if self.straggler is Straggler.wait and (late or any(deadline < self.head for deadline in self._waiting)):
+            raise LedgerError(f"tickets were left past their deadline at version {self.head}: {late or self._waiting}")
+        for ordinal in late:
+            self._forget_stored(ordinal)
+        return late
+
+    def clear(self, head: int) -> None:
+        """Forget every ticket: a new timeline starts at `head`."""
+        self._deadlines.clear()
+        self._waiting.clear()
+        self._stored.clear()
+        self.head = head

@@ -1,0 +1,170 @@
+"""The knobs of the algorithm: objective, shape of the rewards, reference, stages. The rest is in config.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import require
+from .choices import (
+    Advantage,
+    Aggregation,
+    Correction,
+    KLEstimator,
+    KLPlacement,
+    KLWeight,
+    Loss,
+    Rejection,
+    ResetSource,
+    Weighting,
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveConfig:
+    """The policy loss, its correction for stale samples, and the KL term. `preset=NAME` sets it as a paper did."""
+
+    advantage: Advantage = Advantage.group_std
+    loss: Loss = Loss.clip
+    clip_low: float = 0.2  # losses clip and gspo: the ratio is not below 1 - this
+    clip_high: float = 0.4  # losses clip, gspo and cispo: the ratio is not above 1 + this
+    dual_clip: float = 0.0  # loss clip: for negative advantages the loss is at most this * |A|; 0: off
+    second_moment: float = 0.04  # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
+    correction: Correction = Correction.decoupled
+    weighting: Weighting = Weighting.truncate
+    truncation: float = 2.0  # weighting truncate: behaviour weights are min(w, this)
+    mask_low: float = 0.5  # weighting mask: tokens with a smaller weight leave the loss
+    mask_high: float = 5.0  # weighting mask: tokens with a larger weight leave the loss
+    rejection: Rejection = Rejection.none
+    reject_low: float = 0.999
+    reject_high: float = 1.002
+    opsm_delta: float = 0.0  # leave out rollouts with A < 0 and mean(behaviour - policy) above this; 0: off
+    aggregation: Aggregation = Aggregation.token_mean
+    length_constant: float = 1.0  # aggregation sequence_sum divides by this (Dr.GRPO: sampling.max_tokens)
+    kl_beta: float = 1e-4  # 0: no KL term, and no reference forward
+    kl_placement: KLPlacement = KLPlacement.loss
+    kl_estimator: KLEstimator = KLEstimator.k3
+    kl_weight: KLWeight = KLWeight.auto
+    kl_clamp: float = 10.0  # log-ratios to the reference are clamped to +- this
+    entropy_target: float = 0.0  # nats; below it the entropy bonus grows, above it shrinks; 0: no bonus
+    entropy_rate: float = 1e-4  # how much the bonus's coefficient changes per step and nat
+    entropy_max: float = 0.01  # largest coefficient of the bonus
+
+    def __post_init__(self) -> None:
+        require(0 < self.clip_low < 1, "objective.clip_low", self.clip_low, "in (0, 1)")
+        require(self.clip_high > 0, "objective.clip_high", self.clip_high, "a positive number")
+        require(self.dual_clip == 0 or self.dual_clip > 1, "objective.dual_clip", self.dual_clip, "0, or more than 1")
+        require(self.second_moment > 0, "objective.second_moment", self.second_moment, "a positive number")
+        require(self.truncation > 0, "objective.truncation", self.truncation, "a positive number")
+        for name in ("mask", "reject"):
+            low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
+            require(0 <= low < high, f"objective.{name}_low", low, f"0 or more, and below objective.{name}_high = {high:g}")
+        for name in ("opsm_delta", "kl_beta", "entropy_target", "entropy_rate", "entropy_max"):
+            require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "0 or more")
+        require(self.kl_clamp > 0, "objective.kl_clamp", self.kl_clamp, "a positive number")
+        require(self.length_constant > 0, "objective.length_constant", self.length_constant, "a positive number")
+        check_objective(self)
+
+
+def check_objective(cfg: ObjectiveConfig) -> None:
+    """Raise ConfigError for switches that contradict each other, with the reason."""
+    clips = cfg.loss is Loss.clip
+    require(cfg.dual_clip == 0 or clips, "objective.dual_clip", cfg.dual_clip, f"0: loss {cfg.loss.name} has no dual clip")
+    corrected = cfg.correction is not Correction.bypass
+    unweighted = "truncate, its default: with correction bypass the ratio is the weight, and would count twice"
+    require(corrected or cfg.weighting is Weighting.truncate, "objective.weighting", cfg.weighting.name, unweighted)
+    one_ratio = cfg.loss is not Loss.m2po or cfg.correction is Correction.bypass
+    require(one_ratio, "objective.correction", cfg.correction.name, "bypass: loss m2po bounds the ratio to the sampler itself")
+    if cfg.kl_beta > 0:
+        _check_kl(cfg)
+
+
+KL_PAIRS = {  # placement, estimator -> the weight with which its gradient is that of KL(policy, reference)
+    (KLPlacement.loss, KLEstimator.k1): KLWeight.live,
+    (KLPlacement.loss, KLEstimator.k2): KLWeight.detached,
+    (KLPlacement.loss, KLEstimator.k3): KLWeight.live,
+    (KLPlacement.reward, KLEstimator.k1): KLWeight.detached,
+}
+
+
+def _check_kl(cfg: ObjectiveConfig) -> None:
+    """Only pairs whose expected gradient is right; tests/unit/learner/test_kl.py enumerates all of them."""
+    pair = f"{cfg.kl_estimator.name} in the {cfg.kl_placement.name}"
+    right = KL_PAIRS.get((cfg.kl_placement, cfg.kl_estimator))
+    known = "k1, the only one whose gradient is right in the reward"
+    require(right is not None, "objective.kl_estimator", cfg.kl_estimator.name, known)
+    assert right is not None
+    in_reward = cfg.kl_placement is KLPlacement.reward
+    weighted = cfg.weighting is not Weighting.none
+    truncate = "truncate or mask: KL in the reward relies on the policy loss's behaviour weight"
+    require(weighted or not in_reward, "objective.weighting", cfg.weighting.name, truncate)
+    if cfg.kl_weight is KLWeight.auto:
+        return
+    why = {
+        KLWeight.none: "without a weight, samples of an older policy give another gradient",
+        KLWeight.live: f"a live weight with {pair} has the wrong gradient",
+        KLWeight.detached: f"a constant weight with {pair} has the gradient of another quantity (k1: none, k3: the forward KL)",
+    }[cfg.kl_weight]
+    require(cfg.kl_weight is right, "objective.kl_weight", cfg.kl_weight.name, f"{right.name} for {pair}: {why}")
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardsConfig:
+    """How the learner shapes rewards by length. Dynamic sampling judges them unshaped. Everything is off by default."""
+
+    truncated: float = 1.0  # rewards of rollouts that hit max_tokens are multiplied by this (the paper's stages 4 and 5: 0)
+    cosine_on: int = 0  # steps of each cycle in which the cosine length factor applies; 0: never
+    cosine_off: int = 0  # steps of each cycle in which it does not
+    cosine_min: float = 0.5  # the factor of a rollout of max_tokens
+    cosine_max: float = 1.0  # the factor of an empty one
+    overlong_share: float = 0.0  # the last share of max_tokens, in which length is penalised linearly; 0: off (DAPO)
+    overlong_penalty: float = 1.0  # subtracted at max_tokens
+
+    def __post_init__(self) -> None:
+        for name in ("cosine_on", "cosine_off", "overlong_share", "overlong_penalty"):
+            require(getattr(self, name) >= 0, f"rewards.{name}", getattr(self, name), "0 or more")
+        require(self.overlong_share <= 1, "rewards.overlong_share", self.overlong_share, "at most 1")
+        low, high = self.cosine_min, self.cosine_max
+        require(low <= high, "rewards.cosine_min", low, f"at most rewards.cosine_max = {high:g}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ReferenceConfig:
+    """The frozen policy of the KL term, and when it is replaced. Several triggers may be on; the first to fire resets."""
+
+    reset_every: int = 0  # trigger: so many steps since the last reset; 0: off
+    kl_above: float = 0.0  # trigger: the step's mean KL to the reference is larger; 0: off
+    plateau: int = 0  # trigger: so many validation sweeps in a row without a better score; 0: off
+    min_delta: float = 0.0  # plateau: better means by more than this
+    drop: float = 0.0  # trigger: validation falls below its best since the last reset by more than this; 0: off
+    cooldown: int = 0  # steps after a reset in which no trigger fires (`prolong reset` does)
+    source: ResetSource = ResetSource.current
+    reset_reference: bool = True  # False: a reset starts AdamW anew and leaves the reference
+    reset_optimizer: bool = True  # a reset also starts AdamW anew
+
+    def __post_init__(self) -> None:
+        for name in ("reset_every", "kl_above", "plateau", "min_delta", "drop", "cooldown"):
+            require(getattr(self, name) >= 0, f"reference.{name}", getattr(self, name), "0 or more")
+        either = self.reset_reference or self.reset_optimizer
+        require(either, "reference.reset_optimizer", False, "true, or reference.reset_reference: a reset must do something")
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """One stage of a run: what it changes, and when the next begins. What a stage does not name is as in the run."""
+
+    name: str = "???"
+    steps: int = 0  # at most so many; 0: until run.steps
+    on_trigger: bool = False  # also ends when a trigger of `reference` fires; the next stage then begins with that reset
+    target: float = 0.0  # also ends when validation reaches this mean score; 0: none
+    reset: bool = False  # begin with a reset of the reference, as `reference` says
+    sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, max_tokens (the context's share)
+    data: dict[str, Any] = field(default_factory=dict)  # weights: {NAME: WEIGHT}
+    learner: dict[str, Any] = field(default_factory=dict)  # lr
+    objective: dict[str, Any] = field(default_factory=dict)  # any of its keys, but kl_beta only from above 0 to above 0
+    rewards: dict[str, Any] = field(default_factory=dict)  # any of its keys
+    reference: dict[str, Any] = field(default_factory=dict)  # any of its keys
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, "stages.*.steps", self.steps, "0 or more")
+        require(self.target >= 0, "stages.*.target", self.target, "0 or more")

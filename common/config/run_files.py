@@ -1,0 +1,82 @@
+"""Where everything of one run lies, and its configuration file: `save` writes what `load` reads back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..errors import ConfigError
+from .sections import Config
+from .trees import build, plain
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where everything of one run lies."""
+
+    folder: Path  # runs/NAME
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def buffer(self) -> Path:
+        return self.folder / "buffer.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+
+def run_folder(cfg: Config) -> Path:
+    """The folder of this run; nothing is created."""
+    return Path(cfg.run.root) / cfg.run.name
+
+
+def run_paths(cfg: Config) -> RunPaths:
+    return RunPaths(run_folder(cfg))
+
+
+def save(cfg: Config, path: Path) -> None:
+    """Write every knob, in the order of `config.py`; `load` reads it back to an equal Config."""
+    text = yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")  # a reader never sees half a file
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def load(path: Path) -> Config:
+    """The Config that `save` wrote. Raises: ConfigError naming the file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+    try:
+        return build(Config, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

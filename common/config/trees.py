@@ -1,0 +1,126 @@
+"""Plain trees (of YAML or JSON) to the dataclasses of `config.py` and back, with an error that names the dotted key.
+
+Stricter than OmegaConf, which turns `buffer.eta=2.7` into 2 and `run.resume=1` into True without a word.
+Raises throughout: ConfigError "KEY = GOT: expected EXPECTED".
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..errors import ConfigError, require
+from .sections import Config
+
+MISSING = "???"  # as a default: the caller must give it
+_hints = cache(get_type_hints)
+
+T = TypeVar("T")
+_PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def build(schema: type[T], tree: Any, key: str = "") -> T:
+    """`tree` as an instance of the dataclass `schema`; absent keys take their defaults; `key` is the section's dotted name."""
+    names = [item.name for item in fields(schema)]  # pyright: ignore[reportArgumentType]
+    require(isinstance(tree, Mapping), key, tree, f"a section with the keys {', '.join(names)}")
+    for name in tree:
+        if name not in names:
+            raise _unknown(_join(key, str(name)), tree[name], [_join(key, known) for known in names])
+    hints = _hints(schema)
+    values = {name: convert(hints[name], tree[name], _join(key, name)) for name in names if name in tree}
+    instance = schema(**values)
+    for name in names:
+        if getattr(instance, name) == MISSING:
+            raise ConfigError(f"{_join(key, name)} is missing: expected {describe(hints[name])}; give {_join(key, name)}=VALUE")
+    return instance
+
+
+def convert(schema: Any, value: Any, key: str) -> Any:
+    """`value` as the type `schema`: a dataclass, an Enum (by member name), a list, a tuple, a mapping, or a plain type."""
+    if is_dataclass(schema):
+        return build(schema, value, key)  # pyright: ignore[reportArgumentType]
+    if isinstance(schema, type) and issubclass(schema, Enum):
+        require(isinstance(value, str) and value in schema.__members__, key, value, describe(schema))
+        return schema[value]
+    if get_origin(schema) in (list, tuple):
+        return _convert_sequence(schema, value, key)
+    if get_origin(schema) is dict:
+        require(isinstance(value, Mapping), key, value, describe(schema))
+        return {str(name): convert(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
+    if schema is Any:  # a stage's part of a section: checked when the stage is built
+        return plain(value)
+    if schema is float and type(value) is int:
+        return float(value)
+    hint = f"; quote it: \"{key}='{value}'\"" if schema is str and isinstance(value, int | float) else ""
+    require(type(value) is schema, key, value, describe(schema) + hint)
+    require(schema is not float or math.isfinite(value), key, value, "a finite number")
+    return value
+
+
+def _convert_sequence(schema: Any, value: Any, key: str) -> Any:
+    require(isinstance(value, list | tuple), key, value, describe(schema))
+    kinds = get_args(schema)
+    if get_origin(schema) is list:
+        return [convert(kinds[0], item, f"{key}.{index}") for index, item in enumerate(value)]
+    require(len(value) == len(kinds), key, value, describe(schema))
+    return tuple(convert(kind, item, f"{key}.{index}") for index, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def describe(schema: Any) -> str:
+    """What a person should write for a value of this type."""
+    if is_dataclass(schema):
+        return f"a section with the keys {', '.join(item.name for item in fields(schema))}"
+    if isinstance(schema, type) and issubclass(schema, Enum):
+        return f"one of {', '.join(schema.__members__)}"
+    if get_origin(schema) is tuple:
+        return f"a list of {len(get_args(schema))}: {', '.join(describe(kind) for kind in get_args(schema))}"
+    if get_origin(schema) is list:
+        return f"a list, each item {describe(get_args(schema)[0])}"
+    if get_origin(schema) is dict:
+        return f"a mapping of names to {describe(get_args(schema)[1])}"
+    return _PLAIN.get(schema, "a value")
+
+
+def plain(value: Any) -> Any:
+    """The reverse of `convert`: dictionaries, lists and plain values only."""
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return value
+
+
+def defaults() -> dict[str, Any]:
+    """Every knob with its default, as a plain tree; mandatory ones are MISSING."""
+    return {item.name: plain(item.default_factory()) for item in fields(Config)}  # pyright: ignore[reportCallIssue]
+
+
+def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:
+    """Every knob as `section.key`, in the order of `config.py`."""
+    keys: list[str] = []
+    for name, value in (defaults() if tree is None else tree).items():
+        keys += dotted_keys(value, _join(key, name)) if isinstance(value, Mapping) and value else [_join(key, name)]
+    return keys
+
+
+def _join(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _unknown(key: str, value: Any, siblings: list[str]) -> ConfigError:
+    """The nearest key: of the same last part, else beside it, else with a similar last part."""
+    by_leaf = {known.rpartition(".")[2]: known for known in reversed(dotted_keys())}
+    leaf = key.rpartition(".")[2]
+    near = [by_leaf[leaf]] if leaf in by_leaf else difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
+    near = near or [by_leaf[close] for close in difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.8)]
+    expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings)}"
+    return ConfigError(f"{key} = {value!r}: unknown key; {expected}")

@@ -1,0 +1,145 @@
+"""ZeroMQ sockets as prolong uses them: bounded queues, bounded frames, heartbeats on the wire, nothing lingers.
+
+The buffer binds one ROUTER; every client connects one DEALER under a routing id that stays the same over reconnects.
+Source: http://api.zeromq.org/4-3:zmq-setsockopt
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+
+import zmq
+
+from ..errors import AddressInUse, ConfigError
+from .keys import BufferKeys, ClientKeys
+
+HIGH_WATER_MARK = 10_000  # frames a client queues in ZeroMQ, each way, before it keeps them itself
+FRAMES_AHEAD = 16  # frames of one client that wait in the buffer, which bounds their bytes; the rest waits in the client
+FRAMES_BEHIND = 1_000  # frames for one client that wait for it to read; the buffer then drops and counts them
+HEARTBEAT_MS = 2_000  # ZMTP ping: finds half-open connections
+HEARTBEAT_TIMEOUT_MS = 20_000
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1_000
+
+
+def bind_router(context: zmq.Context, address: str, max_bytes: int, keys: BufferKeys | None = None) -> zmq.Socket:
+    """A ROUTER bound to `address`; `endpoint_of` gives the real one when the port is 0.
+
+    With `keys`, frames are encrypted, and clients connect if a `Gate` of the same context lets them in; without a Gate, nobody.
+    Raises: AddressInUse; ConfigError for an address that cannot be bound, or one that other hosts could reach without keys.
+    """
+    check_address(address, has_keys=keys is not None)
+    socket = context.socket(zmq.ROUTER)
+    _set_common(socket, max_bytes, num_sent=FRAMES_BEHIND, num_received=FRAMES_AHEAD)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"prolong")
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or everybody would be let in while nobody answers
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone raises, so that it can be counted
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects takes its routing id over from its dead connection
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                f"buffer.address = {address}: in use by another process (a buffer that still runs?); "
+                "stop it or choose another port with buffer.address=tcp://127.0.0.1:PORT"
+            ) from error
+        raise ConfigError(
+            f"buffer.address = {address!r}: expected an address of this host that can be bound ({error})"
+        ) from error
+    return socket
+
+
+def connect_dealer(
+    context: zmq.Context,
+    address: str,
+    max_bytes: int,
+    routing_id: bytes = b"",
+    *,
+    keys: ClientKeys | None = None,
+    watch: bool = False,
+) -> zmq.Socket:
+    """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
+
+    ZMQ_IMMEDIATE stays off: with it, a connection that breaks takes along what had arrived and was not yet read (a last Stop).
+
+    With `keys`, it talks to the buffer of that public key and to nobody else.
+    With `watch`, its `get_monitor_socket()` tells of connections that stand, that broke, and that were refused; close both.
+    Raises: ConfigError for something that is no address, or one of another host without keys.
+    """
+    check_address(address, has_keys=keys is not None)
+    socket = context.socket(zmq.DEALER)
+    _set_common(socket, max_bytes, num_sent=HIGH_WATER_MARK, num_received=HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    if routing_id:
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.buffer)
+    if watch:  # before connecting, or the first event would be missed
+        socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        if watch:
+            close_watched(socket, linger_s=0.0)
+        socket.close(linger=0)
+        raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT ({error})") from error
+    return socket
+
+
+def close_watched(dealer: zmq.Socket, linger_s: float) -> None:
+    """Close a watched DEALER; what is still queued may leave within `linger_s` while its context terminates."""
+    monitor = dealer.get_monitor_socket()
+    dealer.disable_monitor()
+    monitor.close(linger=0)
+    dealer.close(linger=int(1000 * linger_s))
+
+
+def endpoint_of(socket: zmq.Socket) -> str:
+    """The address that a socket is really bound to."""
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return endpoint.decode().rstrip("\0")
+
+
+def check_address(address: str, *, has_keys: bool = False) -> None:
+    """Refuse what is no tcp address, and one beyond loopback without keys.
+
+    Raises: ConfigError.
+    """
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT with a port from 0 to 65535")
+    if not has_keys and not is_loopback(host):
+        raise ConfigError(
+            f"buffer.address = {address!r}: expected a loopback address such as tcp://127.0.0.1:5710, or keys: make them with "
+            "`prolong keys keys --clients 1` on the buffer's host, copy what it says, and set buffer.keys=keys on every host"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; names other than localhost count as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _set_common(socket: zmq.Socket, max_bytes: int, *, num_sent: int, num_received: int) -> None:
+    """`num_sent`, `num_received`: messages that may wait in either direction, for each peer. ZeroMQ counts whole messages."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, num_sent)
+    socket.setsockopt(zmq.RCVHWM, num_received)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

@@ -1,0 +1,132 @@
+"""The layout of a weight update: tensors in flat buckets, and the checksum that proves them equal on both sides.
+
+    tensors --plan_buckets--> Manifest      tensors --pack--> flat bucket ... flat bucket --unpack--> named views
+
+Every weight transport sends these buckets; how the bytes travel is the transport's business (`api.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+import msgspec
+import torch
+from isal.isal_zlib import crc32
+
+from ..errors import WeightsError
+from ..types import BucketSpec, Manifest, TensorSpec
+
+ALIGNMENT = 16  # bytes: every tensor starts at a multiple, so that views of any dtype are aligned
+_CHUNK = 1 << 15  # words of a checksum's temporaries: they stay in a core's cache
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed integer
+_MIX = -4658895280553007687  # of splitmix64
+
+TensorShape = tuple[str, torch.dtype | str, Iterable[int]]  # name, dtype, shape
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """torch.float32 -> "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """ "float32" -> torch.float32. Raises WeightsError for anything that is no dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise WeightsError(f"manifest names the dtype {name!r}: expected one of torch's, like float32 or bfloat16")
+    return dtype
+
+
+def plan_buckets(specs: Iterable[TensorShape], bucket_bytes: int) -> Manifest:
+    """Lay tensors out, in their order, in buckets of at most `bucket_bytes`; a larger tensor gets a bucket of its own."""
+    buckets: list[BucketSpec] = []
+    tensors: list[TensorSpec] = []
+    offset = 0
+    for name, dtype, dimensions in specs:
+        shape = list(dimensions)
+        size = _aligned(prod(shape) * named_dtype(dtype_name(dtype)).itemsize)
+        if tensors and offset + size > bucket_bytes:
+            buckets.append(BucketSpec(num_bytes=offset, tensors=tensors))
+            tensors, offset = [], 0
+        tensors.append(TensorSpec(name=name, dtype=dtype_name(dtype), shape=shape, offset=offset))
+        offset += size
+    if tensors:
+        buckets.append(BucketSpec(num_bytes=offset, tensors=tensors))
+    return Manifest(buckets=buckets)
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise WeightsError unless every tensor lies inside its bucket, aligned, behind the one before, of a dtype of torch's."""
+    for bucket in manifest.buckets:
+        end = 0
+        for spec in bucket.tensors:
+            if spec.offset < end or spec.offset % ALIGNMENT or min(spec.shape, default=0) < 0:
+                raise WeightsError(f"manifest: tensor {spec.name} {spec.shape} at {spec.offset}, the one before ends at {end}")
+            end = spec.offset + prod(spec.shape) * named_dtype(spec.dtype).itemsize
+        if end > bucket.num_bytes or bucket.num_bytes % ALIGNMENT:
+            raise WeightsError(f"manifest: tensors of {end} bytes in a bucket of {bucket.num_bytes}")
+
+
+def layout(manifest: Manifest) -> str:
+    """The manifest, digested. Members must agree: gloo ends a process that expects fewer bytes than it gets."""
+    return f"{len(manifest.buckets)}-{crc32(msgspec.msgpack.encode(manifest)):08x}"
+
+
+def pack(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+    """Copy the bucket's tensors into one flat buffer, [num_bytes] uint8 on their device; padding is zero.
+
+    `out` is reused if given (its padding must be zero: a buffer that an earlier `pack` of the same bucket returned).
+    Raises WeightsError if a tensor is missing or of another shape or dtype than the manifest says.
+    """
+    if out is None:
+        device = next((tensors[spec.name].device for spec in bucket.tensors if spec.name in tensors), torch.device("cpu"))
+        out = torch.zeros(bucket.num_bytes, dtype=torch.uint8, device=device)
+    for spec, view in zip(bucket.tensors, _views(bucket, out), strict=True):
+        tensor = tensors.get(spec.name)
+        if tensor is None or tensor.dtype != view.dtype or tensor.shape != view.shape:
+            got = "nothing" if tensor is None else f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+            raise WeightsError(f"tensor {spec.name}: got {got}, the manifest says {spec.dtype} {spec.shape}")
+        view.copy_(tensor.detach())
+    return out
+
+
+def unpack(bucket: BucketSpec, flat: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Named views into `flat`, [num_bytes] uint8, in the manifest's order; nothing is copied."""
+    return [(spec.name, view) for spec, view in zip(bucket.tensors, _views(bucket, flat), strict=True)]
+
+
+def checksum(flat: torch.Tensor) -> int:
+    """A signed 64-bit sum over scrambled (word, position) pairs of `flat`, [n] uint8 with n a multiple of 8.
+
+    The same on CPU and GPU, because integer arithmetic modulo 2^64 is exact in any order; sees flipped, moved, swapped words.
+    """
+    if flat.numel() % 8:
+        raise WeightsError(f"checksum of {flat.numel()} bytes: expected a multiple of 8")
+    words = flat.view(torch.int64)
+    chunk = _CHUNK if flat.device.type == "cpu" else _CHUNK << 9
+    positions = torch.arange(min(chunk, words.numel()), dtype=torch.int64, device=flat.device).mul_(_GOLDEN)
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start in range(0, words.numel(), chunk):
+        part = words[start : start + chunk]
+        mixed = positions[: part.numel()] + part
+        mixed.add_(_signed(start * _GOLDEN))
+        mixed.bitwise_xor_(mixed >> 32).mul_(_MIX)
+        mixed.bitwise_xor_(mixed >> 29)
+        total += mixed.sum()
+    return int(total)
+
+
+def _views(bucket: BucketSpec, flat: torch.Tensor) -> Iterable[torch.Tensor]:
+    for spec in bucket.tensors:
+        dtype = named_dtype(spec.dtype)
+        yield flat[spec.offset : spec.offset + prod(spec.shape) * dtype.itemsize].view(dtype).view(spec.shape)
+
+
+def _signed(value: int) -> int:
+    """`value` modulo 2^64, as a signed 64-bit integer."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,1 @@
+"""`prolong data`: check, convert and generate files of prompts."""

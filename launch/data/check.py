@@ -1,0 +1,172 @@
+"""`prolong data check`: every line of a prompt file as the buffer would read it, and every gold answer as a rollout's.
+
+rows --> Prompt or a bad line --> counts, lengths, doubles
+              '--> gold completion --> VerifierPool --> reward 1, or a failure with its line number
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...buffer.tickets import prompts as reading
+from ...common.config.sections import VerifiersConfig
+from ...common.data.records import rows
+from ...common.errors import DataError, UserError
+from ...common.tokenizer import Tokenizer
+from ...common.types import FinishReason, Prompt
+from ...verifiers.adapters.user_verifiers import declared
+from ...verifiers.api import Verifier
+from ...verifiers.data.reference_answers import gold_completion
+from ...verifiers.registry import NONE_OF_ITS_OWN, check_prompt, parse_answer
+from ...verifiers.workers.pool import VerifierPool
+from .files import list_bad
+
+IN_FLIGHT = 256  # gold answers that the pool holds at a time
+PROGRESS_EVERY_S = 2.0
+QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+
+
+class Characters:
+    """Stands in for a tokenizer when no model is named: one "token" per character, chat messages joined by line breaks."""
+
+    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
+            raise DataError(f"prompt = {prompt!r:.200}: expected messages with a role and a content")
+        return "\n".join(str(message.get("content")) for message in prompt)
+
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        return np.zeros(len(text), dtype="<i4")
+
+
+@dataclass
+class Contents:
+    """What a file holds. lines[i] is the line of prompts[i]; golds[i] a completion that must earn 1, if one is known."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    golds: list[str | None] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+def check(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
+    """Print the report; 1 if a line is bad or a gold answer fails. Raises UserError."""
+    contents = read(path, Tokenizer.load(model) if model else Characters(), declared(cfg.own))
+    describe(path, contents, "tokens" if model else "characters", longest)
+    failures = asyncio.run(verify(contents, cfg)) if golds and contents.prompts else []
+    if contents.bad:
+        list_bad(f"{path}: {len(contents.bad)} bad lines", contents.bad)
+    if failures:
+        list_bad(f"{path}: {len(failures)} gold answers do not earn 1 from their own verifier", failures)
+    return 1 if contents.bad or failures or not contents.prompts else 0
+
+
+def read(path: Path, tokenizer: Any, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
+    """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
+    contents, line_of = Contents(), dict[str, int]()
+    for line, record in rows(path):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            where = f"{path.parent.name}/{path.stem}/{line}"
+            prompt = reading.to_prompt("", where, record, tokenizer)
+            check_prompt(prompt, own)
+            if prompt.uid in line_of:
+                raise DataError(f"uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
+            gold = gold_completion(prompt.verifier, parse_answer(prompt.answer), record.get("gold"))
+        except UserError as error:
+            contents.bad.append(f"line {line}: {str(error).removeprefix(': ')}")
+            continue
+        line_of[prompt.uid] = line
+        contents.prompts.append(prompt)
+        contents.lines.append(line)
+        contents.golds.append(gold)
+    return contents
+
+
+def describe(path: Path, contents: Contents, unit: str, longest: int) -> None:
+    """To stdout: counts, lengths, the longest prompts, doubles."""
+    prompts = contents.prompts
+    print(f"{path}: {len(prompts)} prompts, {len(contents.bad)} bad lines")
+    counts = Counter((prompt.domain, prompt.task, prompt.verifier) for prompt in prompts)
+    for (domain, task, verifier), count in sorted(counts.items()):
+        print(f"  {count:8d}  {domain}/{task}, verifier {verifier}")
+    if not prompts:
+        return
+    lengths = np.array([len(prompt.token_ids) // 4 for prompt in prompts])
+    named = zip(("least", "median", "90 %", "99 %", "most"), np.quantile(lengths, QUANTILES, method="higher"), strict=True)
+    print(f"prompt length in {unit}: " + ", ".join(f"{name} {value}" for name, value in named))
+    for index in np.argsort(-lengths, kind="stable")[:longest]:
+        print(f"  line {contents.lines[index]}: {lengths[index]} {unit}: {prompts[index].text[:60]!r}...")
+    for what in doubles(contents):
+        print(what)
+
+
+def doubles(contents: Contents) -> list[str]:
+    """Sentences about prompts that occur twice, and about those that do with another answer."""
+    first: dict[str, int] = {}
+    same, contradicting = list[str](), list[str]()
+    for index, prompt in enumerate(contents.prompts):
+        other = first.setdefault(prompt.text, index)
+        if other != index:
+            agrees = (
+                contents.prompts[other].answer == prompt.answer or contents.golds[other] == contents.golds[index] is not None
+            )
+            (same if agrees else contradicting).append(f"{contents.lines[index]} (of {contents.lines[other]})")
+    told = [("the same prompt and answer as an earlier line", same), ("an earlier prompt, another answer", contradicting)]
+    return [f"{len(lines)} lines with {what}: {', '.join(lines[:5])}" for what, lines in told if lines]
+
+
+async def verify(contents: Contents, cfg: VerifiersConfig) -> list[str]:
+    """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises VerifierFailure."""
+    known = [i for i, gold in enumerate(contents.golds) if gold is not None]
+    print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that cannot be told from the file")
+    if not known:
+        return []
+    names = tuple(sorted({contents.prompts[i].verifier for i in known}))
+    workers, unsafe = min(cfg.workers, len(known)), cfg.allow_unsafe_code
+    pool = VerifierPool(workers, cfg.timeout_s, preload=names, own=cfg.own, allow_unsafe_code=unsafe)
+    await pool.start()
+    gate, told = asyncio.Semaphore(IN_FLIGHT), progress(len(known))
+
+    async def one(i: int) -> str | None:
+        async with gate:
+            verdict = await pool.verify(contents.prompts[i], contents.golds[i] or "", FinishReason.stop)
+        told()
+        if verdict.reward == 1.0:
+            return None
+        reward = "no reward" if verdict.reward is None else f"reward {verdict.reward:g}"
+        said = f"{reward} ({verdict.status}) for {contents.golds[i]!r:.80} {verdict.detail:.200}"
+        return f"line {contents.lines[i]}: {contents.prompts[i].verifier}: {said.rstrip()}"
+
+    try:
+        outcomes = await asyncio.gather(*map(one, known))
+    finally:
+        await pool.close()
+    failures = [outcome for outcome in outcomes if outcome is not None]
+    print(f"gold answers: {len(known) - len(failures)} of {len(known)} earn 1 from their own verifier")
+    return failures
+
+
+def progress(total: int) -> Callable[[], None]:
+    """Call it once per verdict; it writes to stderr now and then."""
+    done, last = 0, time.monotonic()
+
+    def one_more() -> None:
+        nonlocal done, last
+        done += 1
+        if time.monotonic() - last > PROGRESS_EVERY_S:
+            last = time.monotonic()
+            sys.stderr.write(f"{done} of {total} gold answers\n")
+
+    return one_more

@@ -1,0 +1,90 @@
+"""Prompt files, line by line: read whatever is in them, and write them (`prolong data convert`, `prolong data puzzles`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from ...common.data.records import Record, rows
+from ...common.errors import DataError, UserError
+
+SHOWN = 20  # bad lines that are listed; the rest is counted
+
+
+def write(path: Path, records: Iterable[Record]) -> int:
+    """Writes JSONL, or parquet (answers as JSON text), all of it or no file. Returns the number of records."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        count = _write_parquet(unfinished, records) if path.suffix == ".parquet" else _write_lines(unfinished, records)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(path: Path, records: Iterable[Record]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _write_parquet(path: Path, records: Iterable[Record]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = [record | {"answer": json.dumps(record["answer"], ensure_ascii=False)} for record in records]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(flat), path)
+    return len(flat)
+
+
+def convert(name: str, source: Path, target: Path) -> int:
+    """`prolong data convert`: 1 if any line could not be used."""
+    from ...verifiers.data.formats import FORMATS
+
+    if name not in FORMATS:
+        raise UserError(f"--format {name}: expected one of {', '.join(FORMATS)}")
+    if source.resolve() == target.resolve():
+        raise UserError(f"IN and OUT are both {source}: give OUT another name")
+    bad: list[str] = []
+    count = write(target, _converted(FORMATS[name], f"{name}/{source.stem}", source, bad))
+    print(f"{target}: {count} prompts")
+    if bad:
+        list_bad(f"{source}: {len(bad)} lines could not be used", bad)
+    return 1 if bad or not count else 0
+
+
+def _converted(mapping: Callable[[Record], Record], prefix: str, source: Path, bad: list[str]) -> Iterator[Record]:
+    for number, record in rows(source):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            yield {"uid": f"{prefix}/{number}"} | mapping(record)
+        except UserError as error:
+            bad.append(f"line {number}: {error}")
+
+
+def list_bad(title: str, lines: list[str]) -> None:
+    """To stderr: the first SHOWN of what is wrong."""
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    sys.stderr.write("\n  ".join([title, *lines[:SHOWN], *more]) + "\n")
+
+
+def generate(names: list[str], target: Path | None, levels: list[int] | None, count: int, seed: int) -> int:
+    """`prolong data puzzles`. Raises UserError."""
+    from ...verifiers.data import puzzles
+
+    if not names:
+        for name in puzzles.datasets():
+            print(f"{name:28s} levels {', '.join(map(str, puzzles.levels(name)))}")
+        return 0
+    if target is None or count < 1:
+        raise UserError(f"--out {target}, --count {count}: expected a file to write and at least 1 puzzle")
+    made = (puzzles.Entries(name, level, count, seed) for name in names for level in levels or puzzles.levels(name))
+    print(f"{target}: {write(target, (record for entries in made for record in entries))} prompts")
+    return 0

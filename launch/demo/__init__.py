@@ -1,0 +1,1 @@
+"""The demo: its tasks, tokenizer, model and prompts."""

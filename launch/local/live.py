@@ -1,0 +1,284 @@
+"""What a person sees while `prolong train` runs: a live page on a terminal, one line per step elsewhere.
+
+Reads what everybody may read: the tail of metrics.jsonl (one record per learner step) and the buffer's Status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from time import monotonic
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ...common.messages import Status
+from ...common.types import TicketState
+from ..summary import by_domain, clock, score
+
+BARS = "▁▂▃▄▅▆▇█"
+RECENT = 10  # steps that rates and shares are averaged over
+CURVE = 12  # characters of a reward curve, over the whole run
+Record = dict[str, float]
+
+
+class MetricsTail:
+    """New complete records of a growing metrics.jsonl; starts over when another file takes its place (a resume cuts it)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._inode = 0
+
+    def read(self) -> tuple[list[Record], bool]:
+        """Records since the last call, and whether they replace all earlier ones."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return [], False
+        with file:
+            inode = os.fstat(file.fileno()).st_ino  # not the size: the redone steps may have outgrown it already
+            restarted = self._inode not in (0, inode)
+            self._offset, self._inode = 0 if restarted else self._offset, inode
+            file.seek(self._offset)
+            chunk = file.read()
+        complete = chunk[: chunk.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        records = [json.loads(line) for line in complete.splitlines() if line.strip()]
+        return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known about the run now."""
+
+    run: str
+    steps: int
+    eta: int
+    folder: Path
+    started: float = field(default_factory=monotonic)
+    stages: list[str] = field(default_factory=list)  # their names
+    first_step: int = 0  # the last step of the run before it was resumed
+    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT))
+    rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
+    heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, domain -> pass rate), oldest first
+    status: Status | None = None
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=3))
+
+    def add(self, records: Iterable[Record], *, restarted: bool = False) -> None:
+        if restarted:
+            self.records.clear()
+            self.rewards.clear()
+            self.heldout.clear()
+        for record in records:
+            self.records.append(record)
+            for domain in sorted(_domains(record)):
+                self.rewards.setdefault(domain, []).append(record[f"reward/{domain}"])
+            if scores := heldout_scores(record):
+                self.heldout.append((int(record["step"]), scores))
+
+    @property
+    def step(self) -> int:
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    @property
+    def left_s(self) -> float | None:
+        """From the pace of the last steps; unknown before there are three."""
+        if len(self.records) < 3:
+            return None
+        first, last = self.records[0], self.records[-1]
+        pace_s = (last["wall_s"] - first["wall_s"]) / max(1.0, last["step"] - first["step"])
+        return max(0.0, pace_s) * (self.steps - self.step)
+
+    def last(self, key: str) -> float | None:
+        return self.records[-1].get(key) if self.records else None
+
+    def mean(self, key: str) -> float | None:
+        """Over the last steps that have it; the first step of all carries the start-up, and counts only while it is alone."""
+        values = [record[key] for record in self.records if key in record and (record["step"] > 1 or len(self.records) == 1)]
+        return fmean(values) if values else None
+
+    @property
+    def idle_share(self) -> float | None:
+        """Of the actors' time over the last steps."""
+        spent = [self.mean(f"actor/{key}") for key in ("idle_s", "busy_s", "weights_s")]
+        total = sum(value or 0.0 for value in spent)
+        return spent[0] / total if spent[0] is not None and total > 0 else None
+
+    @property
+    def wait_share(self) -> float | None:
+        """Of the learner's time over the last steps."""
+        wait, step = self.mean("learner/wait_s"), self.mean("learner/step_s")
+        return None if wait is None or step is None else min(1.0, wait / max(step, 1e-9))
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens trained per second of wall time, waiting included."""
+        tokens, step = self.mean("learner/tokens"), self.mean("learner/step_s")
+        return None if tokens is None or step is None else tokens / max(step, 1e-9)
+
+
+def _domains(record: Record) -> set[str]:
+    return {key.split("/")[1] for key in record if key.startswith("reward/") and key.count("/") == 1} - {"mean"}
+
+
+def sparkline(values: Sequence[float], width: int = CURVE) -> str:
+    """Values of 0 to 1 in at most `width` characters; each shows the mean of its stretch of values."""
+    width = min(width, len(values))
+    cuts = [i * len(values) // width for i in range(width + 1)] if width else []
+    means = [fmean(values[start:end]) for start, end in pairwise(cuts)]
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(mean * len(BARS))))] for mean in means)
+
+
+def heldout_scores(record: Record, setting: str = "sampled") -> dict[str, float]:
+    """Domain -> pass rate of a record's validation scores (validation/SETTING/DOMAIN/TASK)."""
+    prefix = f"validation/{setting}/"
+    return by_domain(
+        {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix) and key.count("/") == 3}
+    )
+
+
+def page(progress: Progress) -> RenderableType:
+    """The live page; at home from 80 columns on."""
+    rows = Table.grid(padding=(0, 2), expand=True)
+    rows.add_column(style="bold", no_wrap=True, width=10)
+    rows.add_column(ratio=1)
+    for label, value in _rows(progress):
+        rows.add_row(label, value)
+    parts: list[RenderableType] = [_step_row(progress), rows]
+    parts += [Text(f"! {note}", style="yellow") for note in progress.notes]
+    left = "" if progress.left_s is None else f", {clock(progress.left_s)} left"
+    title = f"[bold]prolong[/] {progress.run}"
+    subtitle = f"{clock(monotonic() - progress.started)} gone{left}"
+    return Panel(Group(*parts), title=title, subtitle=subtitle, title_align="left", subtitle_align="right", box=box.ROUNDED)
+
+
+def _step_row(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(style="bold", no_wrap=True, width=10)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row("step", f"{progress.step} / {progress.steps}", ProgressBar(total=progress.steps, completed=progress.step))
+    return grid
+
+
+def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
+    rows: list[tuple[str, RenderableType]] = []
+    if progress.step == progress.first_step:
+        rows.append(("starting", Text(_starting(progress.status), style="dim")))
+    if progress.stages and progress.records:
+        rows.append(("stage", f"{_stage(progress)}: {progress.stages[int(progress.last('stage/index') or 0)]}"))
+    if progress.records:
+        rows += [
+            ("reward", _rewards(progress)),
+            ("held-out", _heldout(progress)),
+            ("staleness", _staleness(progress)),
+            ("waiting", _waiting(progress)),
+            ("speed", _speed(progress)),
+        ]
+    if progress.status is not None:
+        rows.append(("ledger", _ledger(progress.status)))
+    return rows
+
+
+def _stage(progress: Progress) -> str:
+    return f"{int(progress.last('stage/index') or 0) + 1}/{len(progress.stages)}"
+
+
+def _starting(status: Status | None) -> str:
+    """Who is there already; an engine takes the longest."""
+    if status is None:
+        return "prompts are fine; buffer, learner and actors start"
+    there = [f"{name} {peer.get('state', '')}" for name, peer in sorted(status.peers.items())]
+    return "buffer serves" + "".join(f", {text}" for text in there)
+
+
+def _rewards(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    for domain, history in sorted(progress.rewards.items()):
+        tasks = {key.split("/")[2]: value for key, value in progress.records[-1].items() if key.startswith(f"reward/{domain}/")}
+        words = Text("  ".join(f"{task} {score(value)}" for task, value in sorted(tasks.items())), style="dim")
+        grid.add_row(
+            domain, Text(score(history[-1]), style="bold cyan"), Text(sparkline(history), style="cyan", no_wrap=True), words
+        )
+    return grid
+
+
+def _heldout(progress: Progress) -> RenderableType:
+    if not progress.heldout:
+        return Text("-", style="dim")
+    (first_step, first), (step, last) = progress.heldout[0], progress.heldout[-1]
+    text = Text()
+    for domain, value in last.items():
+        before = f"{score(first.get(domain))} -> " if step > first_step else ""
+        text.append(f"{domain} {before}").append(f"{score(value)}   ", style="bold green")
+    return text.append(f"(step {first_step} -> {step})" if step > first_step else f"(step {step})", style="dim")
+
+
+def _staleness(progress: Progress) -> str:
+    mean, largest = progress.mean("buffer/staleness_mean"), progress.last("buffer/staleness_max")
+    epoch = _number(progress.last("reference/epoch"), ".0f")
+    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}   reference epoch {epoch}"
+
+
+def _waiting(progress: Progress) -> str:
+    actors = _number(progress.last("actor/num_actors"), ".0f")
+    return f"learner waits {_percent(progress.wait_share)}   actors ({actors}) idle {_percent(progress.idle_share)}"
+
+
+def _speed(progress: Progress) -> str:
+    publish = progress.last("weights/publish_s")
+    weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
+    step = _number(progress.mean("learner/step_s"), ".2f")
+    return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s trained   step {step} s   weights {weights}"
+
+
+def _ledger(status: Status) -> RenderableType:
+    text = Text()
+    for state in TicketState:
+        if state is TicketState.filtered:
+            text.append("\n")
+        count = status.ledger.get(state.value, 0)
+        text.append(f"{state.value} ", style="dim").append(f"{count:,}  ")
+    balanced = Text("balanced", style="green") if status.balanced else Text("NOT BALANCED", style="bold red")
+    return text.append(f"= {status.ledger.get('total', 0):,} ").append(balanced)
+
+
+def line(progress: Progress) -> str:
+    """The same in one line, for logs and pipes."""
+    rewards = " ".join(f"{domain} {score(history[-1])}" for domain, history in sorted(progress.rewards.items()))
+    scores = progress.heldout[-1][1] if progress.heldout else {}
+    heldout = " ".join(f"{domain} {score(value)}" for domain, value in scores.items())
+    left = "-" if progress.left_s is None else clock(progress.left_s)
+    stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
+    publish = progress.last("weights/publish_s")
+    parts = [
+        f"step {progress.step}/{progress.steps}" + (f" stage {_stage(progress)}" if progress.stages else ""),
+        f"reward {rewards or score(progress.last('reward/mean'))}",
+        f"held-out {heldout or '-'}",
+        f"staleness {stale}",
+        f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
+        f"{_number(progress.tokens_per_s, ',.0f')} tokens/s",
+        f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",
+        f"reference {_number(progress.last('reference/epoch'), '.0f')}",
+        f"left {left}",
+    ]
+    return "  ".join(parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

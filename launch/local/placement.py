@@ -1,0 +1,45 @@
+"""Which cores and which GPUs each process of a run on one machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...common.config.sections import Config, Device
+
+
+def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
+    """Name -> cores with `launch.pin_cores`: the learner's ranks first, the rest shared among the actors; all else floats.
+
+    Empty when nothing is to be pinned, or when there are not enough cores for everybody to have one.
+    """
+    ranks, actors = cfg.launch.learner_ranks, cfg.launch.actors
+    if not cfg.launch.pin_cores or len(cores) < ranks + actors:
+        return {}
+    pinned = {"learner": frozenset(cores[:ranks])}
+    return pinned | {f"actor-{i}": frozenset(share) for i, share in enumerate(_shares(cores[ranks:], actors))}
+
+
+def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
+    """Name -> CUDA_VISIBLE_DEVICES: one GPU for each of the learner's ranks, `actor.tensor_parallel` for each actor.
+
+    Empty when there are not that many GPUs: then everybody sees all of them, as the environment says.
+    """
+    ranks, actors, each = cfg.launch.learner_ranks, cfg.launch.actors, cfg.actor.tensor_parallel
+    if cfg.model.device is Device.cpu or len(gpus) < ranks + actors * each:
+        return {}
+    starts = {f"actor-{i}": ranks + i * each for i in range(actors)}
+    return {"learner": ",".join(gpus[:ranks])} | {name: ",".join(gpus[i : i + each]) for name, i in starts.items()}
+
+
+def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """Names for CUDA_VISIBLE_DEVICES: what it says already, or else one per device file."""
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
+
+
+def _shares(cores: list[int], number: int) -> list[list[int]]:
+    """`cores` in `number` runs of equal length; what is left over goes to the last."""
+    size = len(cores) // max(1, number)
+    return [cores[i * size : (i + 1) * size if i < number - 1 else None] for i in range(number)]

@@ -1,0 +1,122 @@
+"""What `prolong train` finds out before it starts anything: a mistake costs a second, not an engine's start."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+from ...buffer.tickets.prompts import load_prompts, longest_completion
+from ...common.config.run_files import RunPaths, run_paths
+from ...common.config.sections import Config, SourceConfig
+from ...common.config.stages import total_steps
+from ...common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from ...common.tokenizer import Tokenizer
+from ...common.transport.keys import load_buffer_keys, load_client_keys
+from ...common.transport.sockets import check_address
+from ...verifiers.adapters.user_verifiers import declared
+from ...verifiers.registry import check_prompt
+from ...verifiers.sandbox.sandbox import Sandbox
+from ..recipes import compose
+
+
+def prepare(recipe: str, overrides: list[str]) -> Config:
+    """The checked configuration of a run that can start, with a real port in `buffer.address`.
+
+    Raises: UserError of some kind, exit code 2.
+    """
+    cfg = compose(recipe, overrides)
+    check_run_folder(cfg)
+    check_model(cfg)
+    check_prompts(cfg)
+    cfg.buffer.address = settle_address(cfg.buffer.address)
+    check_keys(cfg)
+    return cfg
+
+
+def check_run_folder(cfg: Config) -> None:
+    """A finished run is not overwritten, and a fresh start does not mix with what another run left."""
+    paths = run_paths(cfg)
+    if not cfg.run.resume and paths.checkpoints.is_dir() and any(paths.checkpoints.iterdir()):
+        raise UserError(f"run.resume = False: {paths.folder} already holds checkpoints; choose another run.name")
+    steps = finished_steps(paths)
+    if steps is not None and steps >= total_steps(cfg):
+        raise UserError(
+            f"{paths.folder} holds a finished run of {steps} steps: choose another run.name, or a larger run.steps to go on"
+        )
+
+
+def finished_steps(paths: RunPaths) -> int | None:
+    """Steps of the run that ended in this folder, if one did."""
+    if not paths.summary.exists():
+        return None
+    return int(json.loads(paths.summary.read_text())["steps"])
+
+
+def is_folder_name(path: str) -> bool:
+    """Whether `model.path` must be a folder: hub names never start like one."""
+    return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
+def check_model(cfg: Config) -> None:
+    """A model folder exists, and the context fits the model. A hub name is left to those who download it."""
+    if not is_folder_name(cfg.model.path):
+        return
+    config = Path(cfg.model.path).expanduser() / "config.json"
+    if not config.is_file():
+        hint = "; `prolong bootstrap` makes the demo's" if Path(cfg.model.path).name == "demo" else ""
+        raise ModelError(f"model.path = {cfg.model.path!r}: expected a model folder with a config.json{hint}")
+    try:
+        positions = json.loads(config.read_text()).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"model.path = {cfg.model.path!r}: config.json cannot be read ({error})") from error
+    if positions is not None and cfg.model.max_context > positions:
+        raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {positions} positions")
+
+
+def check_prompts(cfg: Config) -> None:
+    """Every prompt loads, fits the context and names a verifier that can judge it, on this machine."""
+    if not cfg.data.train:
+        raise DataError("data.train = []: expected at least one prompt file, as data.train='[{file: PATH}]'")
+    tokenizer = Tokenizer.load(cfg.model.path)
+    sources = [(source, longest_completion(cfg)) for source in cfg.data.train]
+    sources += [(source, cfg.validation.max_tokens) for source in cfg.data.heldout]
+    in_sandbox = [_check_source(cfg, source, tokenizer, max_tokens) for source, max_tokens in sources]
+    if any(in_sandbox) and not cfg.verifiers.allow_unsafe_code:
+        Sandbox.open().close()
+
+
+def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:
+    """Whether one of its prompts needs a sandbox."""
+    own = declared(cfg.verifiers.own)
+    in_sandbox = False
+    for prompt in load_prompts(source, tokenizer, cfg.model.max_context, max_tokens):
+        in_sandbox |= check_prompt(prompt, own)
+    return in_sandbox
+
+
+def check_keys(cfg: Config) -> None:
+    """An address beyond loopback has keys, for the buffer and for the clients of this host. Raises: ConfigError."""
+    load_buffer_keys(cfg.buffer.keys)
+    load_client_keys(cfg.buffer.keys)
+    check_address(cfg.buffer.address.replace(":*", ":0"), has_keys=bool(cfg.buffer.keys))
+
+
+def settle_address(address: str) -> str:
+    """`address` with a free port in the place of 0 or *, after trying that it can be bound.
+
+    Raises: AddressInUse, ConfigError.
+    """
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or not host or not (port.isdigit() or port == "*"):
+        raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, 0 if port == "*" else int(port)))
+        except (OSError, OverflowError) as error:
+            raise AddressInUse(
+                f"buffer.address = {address}: cannot be bound ({error}); stop the run that holds it, or let a free port be "
+                f"chosen with buffer.address=tcp://{host}:0"
+            ) from error
+        return f"tcp://{host}:{probe.getsockname()[1]}"

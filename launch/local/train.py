@@ -1,0 +1,187 @@
+"""`prolong train`: buffer, learner and actors of one run on this machine.
+
+preflight  ->  runs/NAME/config.yaml  ->  supervisor { buffer, learner, actor-0, ... }  ->  before and after
+                                               live view (metrics.jsonl, buffer's Status)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.live import Live
+
+from ...common.config.run_files import RunPaths, run_paths, save
+from ...common.config.sections import Config
+from ...common.config.stages import total_steps
+from ...common.errors import BufferUnreachable, UserError
+from ..status import Observer
+from ..summary import closing_lines, read_summary, scores_table
+from .live import MetricsTail, Progress, line, page
+from .placement import assign_cores, assign_gpus, visible_gpus
+from .preflight import finished_steps, is_folder_name, prepare
+from .process import Process
+from .supervisor import Outcome, Supervisor
+
+REFRESH_S = 0.5
+ASK_S = 5.0  # patience for the buffer's answer
+
+
+def train(recipe: str, overrides: list[str]) -> int:
+    """Run to the end; returns the exit code (0 done, 1 failed, 2 refused, 128 + n stopped by signal n).
+
+    Raises: UserError before anything was started.
+    """
+    cfg = prepare(recipe, overrides)
+    paths = run_paths(cfg)
+    with _only_one(paths):
+        save(cfg, paths.config)
+        _set_aside_summary(paths)
+        outcome = asyncio.run(_supervise(cfg, paths))
+    return _report(outcome, paths)
+
+
+@contextlib.contextmanager
+def _only_one(paths: RunPaths) -> Iterator[None]:
+    """Hold the run folder: two supervisors in one would write over each other."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    with (paths.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{paths.folder}: another `prolong train` is running in it; choose another run.name") from None
+        yield
+
+
+def _set_aside_summary(paths: RunPaths) -> None:
+    """A run that goes on with more steps keeps the summary of its first end under that step's name."""
+    steps = finished_steps(paths)
+    if steps is not None:
+        paths.summary.rename(paths.folder / f"summary-step-{steps:08d}.json")
+
+
+def processes(cfg: Config, paths: RunPaths) -> list[Process]:
+    """What a run consists of on this machine, each with its command, its environment and its place."""
+    roles = {"buffer": ["buffer"], "learner": ["learner"]}
+    roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
+    cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
+    gpus = assign_gpus(cfg, visible_gpus(os.environ))
+    return [
+        Process(
+            name,
+            [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
+            env=environment(cfg, gpus.get(name)),
+            log=paths.logs / f"{name}.log",
+            cores=cores.get(name, frozenset()),
+        )
+        for name, role in roles.items()
+    ]
+
+
+def environment(cfg: Config, gpus: str | None) -> dict[str, str]:
+    """The caller's own, with what it left unsaid: one thread per process, and no look-ups when the model is a folder."""
+    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
+    if is_folder_name(cfg.model.path):
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    if gpus is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpus
+    return env
+
+
+async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
+    stages = [stage.name for stage in cfg.stages]
+    progress = Progress(run=cfg.run.name, steps=total_steps(cfg), eta=cfg.buffer.eta, folder=paths.folder, stages=stages)
+    supervisor = Supervisor(
+        processes(cfg, paths),
+        leader="learner",
+        last="buffer",
+        max_restarts=cfg.launch.max_restarts,
+        finished=paths.summary.exists,
+        note=progress.notes.append,
+    )
+    watching = asyncio.create_task(_watch(cfg, paths, progress))
+    watching.add_done_callback(_tell_blindness)
+    guarding = asyncio.create_task(_guard_first_group(cfg, supervisor))
+    try:
+        return await supervisor.run()
+    finally:
+        watching.cancel()
+        guarding.cancel()
+        await asyncio.wait([watching, guarding])
+
+
+def _tell_blindness(watching: asyncio.Task[None]) -> None:
+    """A run is worth more than its picture: it goes on without."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        sys.stderr.write(f"the live view failed ({error!r}); the run goes on without it, see `prolong status`\n")
+
+
+async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
+    """End the run when no group was scored within `launch.first_group_s`."""
+    await asyncio.sleep(cfg.launch.first_group_s)
+    observer = Observer(cfg.buffer.address, cfg.buffer.keys)
+    try:
+        status = await asyncio.to_thread(observer.ask, ASK_S)
+        scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
+    except BufferUnreachable:
+        scored = 0
+    finally:
+        observer.close()
+    if scored == 0:
+        supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
+
+
+async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
+    """Show the run, every REFRESH_S."""
+    console = Console()
+    tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address, cfg.buffer.keys)
+    view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+    progress.add(tail.read()[0])  # of the run that is resumed
+    progress.first_step = progress.step
+    try:
+        with view or contextlib.nullcontext():
+            while True:
+                progress.status = observer.poll() or progress.status
+                records, restarted = tail.read()
+                if view is not None:
+                    progress.add(records, restarted=restarted)
+                    view.update(page(progress), refresh=True)
+                else:
+                    _print_lines(progress, records, restarted)
+                await asyncio.sleep(REFRESH_S)
+    finally:
+        observer.close()
+
+
+def _print_lines(progress: Progress, records: list[dict[str, float]], restarted: bool) -> None:
+    while progress.notes:
+        print(f"! {progress.notes.popleft()}", flush=True)
+    for record in records:
+        progress.add([record], restarted=restarted)
+        restarted = False
+        print(line(progress), flush=True)
+
+
+def _report(outcome: Outcome, paths: RunPaths) -> int:
+    """Say how it ended, and how to go on."""
+    if outcome.code == 0:
+        summary = read_summary(paths.summary)
+        console = Console()
+        console.print(scores_table(summary))
+        for text in closing_lines(summary, paths.folder):
+            console.print(text, highlight=False, soft_wrap=True)
+        return 0
+    if outcome.culprit:
+        sys.stderr.write(
+            f"last lines of {outcome.culprit} (the first to fail; all of it in {paths.logs}/{outcome.culprit}.log):\n"
+        )
+        sys.stderr.write("".join(f"  | {text}\n" for text in outcome.log))
+    sys.stderr.write(f"prolong train: {outcome.reason}\n")
+    print(f"resume with: prolong train --recipe {shlex.quote(str(paths.config))}", flush=True)
+    return outcome.code

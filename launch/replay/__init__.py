@@ -1,0 +1,1 @@
+"""`prolong replay` and `prolong diff`: a recorded run again, and where two runs part."""

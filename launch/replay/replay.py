@@ -1,0 +1,263 @@
+"""`prolong replay`: the learner of a run again, from its recorded batches, and the first thing that comes out differently.
+
+    RUN/{config.yaml, journal/, checkpoints/} --> RUN/replay/ {config.yaml, learner.log, metrics.jsonl, checkpoints/}
+    this process  --one per rank-->  launch/replay/rerun.py: the real learner on recorded batches
+    RUN/{metrics.jsonl, checkpoints/}  <--compared, step by step-->  RUN/replay/{metrics.jsonl, checkpoints/}
+
+There are no actors, no buffer and none of our sockets, and the run itself is only read: it may live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...buffer.journal.journal import read_journal
+from ...common.config.run_files import RunPaths, load, save
+from ...common.config.sections import Config
+from ...common.errors import ProlongError, UserError
+from ...common.metrics import Record
+from ..local.live import MetricsTail
+from ..local.process import Process
+from ..status import find_run
+from .compare import Difference, Fingerprint, compare_checkpoints, compare_records, find_checkpoints, fingerprint, read_steps
+from .rerun import learner_process, reason, running
+
+FOLDER = "replay"  # in the run's
+NOT_REPLAYED = ("weights/",)  # nobody takes the weights
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run again: the steps that make versions `start` + 1 to `until`; and what was recorded of them."""
+
+    paths: RunPaths
+    cfg: Config  # of the replay, in its own folder
+    start: int
+    until: int
+    records: dict[int, Record]  # by step
+    checkpoints: dict[int, Fingerprint]  # by version
+    origins: dict[int, Path]  # the run's checkpoints that the replay begins with
+
+    @property
+    def origin(self) -> str:
+        """In words."""
+        return f"the checkpoint {self.origins[self.start].name}" if self.origins else f"the model {self.cfg.model.path}"
+
+
+def run(name: str, *, until: int | None, keep: bool, as_json: bool) -> int:
+    """Run again, compare, say what was found; 0 when it is the same, 1 when not.
+
+    Raises: UserError when it cannot be run again.
+    """
+    try:
+        plan = make_plan(find_run(name), until)
+        scratch = RunPaths(plan.paths.folder / FOLDER)
+        with _hold(scratch.folder):
+            found = _replay(plan, scratch)
+            _say(plan, scratch, found, as_json=as_json)
+            if found is None and not keep:
+                shutil.rmtree(scratch.folder)
+    except (ProlongError, OSError) as error:
+        raise UserError(str(error)) from error
+    return 0 if found is None else 1
+
+
+def make_plan(paths: RunPaths, until: int | None) -> Plan:
+    """Raises: UserError when the run has not what it takes; ConfigError, JournalError."""
+    cfg = load(paths.config)
+    with contextlib.closing(read_journal(paths.journal)) as history:
+        versions = history.versions()
+    records, checkpoints = read_steps(paths), find_checkpoints(paths.checkpoints)
+    start = starting_version(versions, list(checkpoints))
+    recorded = min(versions[-1] + 1, max([*records, *checkpoints], default=0))
+    last = min(recorded, recorded if until is None else until)
+    if last <= start:
+        raise UserError(
+            f"nothing to run again: the recorded batches begin at version {start}, the steps to compare with end at {last}"
+            + ("" if until is None else f" (--until {until})")
+        )
+    prints = {v: fingerprint(v, path) for v, path in checkpoints.items() if start < v <= last}
+    cfg.run.root, cfg.run.name = str(paths.folder), FOLDER
+    return Plan(
+        paths=paths,
+        cfg=cfg,
+        start=start,
+        until=last,
+        records={step: record for step, record in records.items() if start < step <= last},
+        checkpoints={version: found for version, found in prints.items() if found is not None},
+        origins={version: path for version, path in checkpoints.items() if start and version <= start},
+    )
+
+
+def starting_version(versions: list[int], checkpoints: list[int]) -> int:
+    """0, or else the oldest checkpoint after which every batch is recorded. `versions`: of the batches, ascending.
+
+    Raises: UserError when there is none.
+    """
+    recorded = set(versions)
+    for start in (0, *checkpoints):
+        if start in recorded and recorded.issuperset(range(start, versions[-1] + 1)):
+            return start
+    raise UserError(
+        f"nothing to run again: of the versions {_list(checkpoints) or '(none)'} that have a checkpoint, none has "
+        f"the batch of its next step in the journal ({_extent(versions)}); a run with buffer.keep_history=true keeps all"
+    )
+
+
+def _extent(versions: list[int]) -> str:
+    return f"it holds those of versions {versions[0]} to {versions[-1]}" if versions else "it holds no batch"
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """An empty folder, this process's alone."""
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another `prolong replay` works in it; wait for its end") from None
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replay(plan: Plan, scratch: RunPaths) -> Difference | None:
+    """The first difference, if there is one. Raises: UserError when the learner fails before."""
+    for path in plan.origins.values():
+        shutil.copytree(path, scratch.checkpoints / path.name, copy_function=_link)
+    save(plan.cfg, scratch.config)
+    different, done = _follow(plan, scratch, learner_process(plan.cfg, plan.paths, plan.until))
+    found = _first_checkpoint(plan, scratch, before=different.step if different else done + 1) or different
+    return found if found or done == plan.until else _early_end(plan, done)
+
+
+def _early_end(plan: Plan, done: int) -> Difference:
+    """The learner found that the run is over. Raises: UserError when it only found no batch."""
+    with contextlib.closing(read_journal(plan.paths.journal)) as history:
+        if history.batch(done) is None:
+            raise UserError(
+                f"the run went on and dropped the batch of version {done} meanwhile: the steps before it are the same; a run "
+                "that keeps its batches (buffer.keep_history=true) can be replayed while it lives"
+            )
+    return Difference(step=done + 1, what="the run", left="going on", right="over")
+
+
+def _link(source: str, target: str) -> None:
+    """Two names of one file, which nobody writes to any more; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _follow(plan: Plan, scratch: RunPaths, process: Process) -> tuple[Difference | None, int]:
+    """Compare each step as it is made: the first difference, and the last step that was made. Ends the process then.
+
+    Blocks on: the next step, `learner.starve_s` at most. Raises: UserError when none came, or the learner failed.
+    """
+    done, tail, patience_s = plan.start, MetricsTail(scratch.metrics), plan.cfg.learner.starve_s
+    deadline, ended = monotonic() + patience_s, False
+    with running(process) as ending, _progress(plan) as advance:
+        while not ended:
+            ended = bool(select.select([ending], [], [], POLL_S)[0])  # before the last look at what it wrote
+            for record in tail.read()[0]:
+                done, deadline = int(record["step"]), monotonic() + patience_s
+                advance(done)
+                different = compare_records(plan.records.get(done, record), record, NOT_REPLAYED)
+                if different is not None:
+                    return different, done
+            if not ended and monotonic() > deadline:
+                raise UserError(f"the replayed learner made no step in {patience_s:g} s (learner.starve_s); see {process.log}")
+    if code := process.reap():
+        raise UserError(f"the replayed learner failed at step {done + 1}: {reason(process, code)}")
+    return None, done
+
+
+@contextlib.contextmanager
+def _progress(plan: Plan) -> Iterator[Any]:
+    """A bar on a terminal; gives a function of the step that was made."""
+    console = Console(stderr=True)
+    console.print(
+        f"replaying {plan.paths.folder.name} from version {plan.start} ({plan.origin}) to version {plan.until}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=plan.until - plan.start)
+        yield lambda step: bar.update(task, completed=step - plan.start)
+
+
+def _first_checkpoint(plan: Plan, scratch: RunPaths, before: int) -> Difference | None:
+    """The first checkpoint of a version below `before` that differs."""
+    for version, path in find_checkpoints(scratch.checkpoints).items():
+        if version in plan.checkpoints and version < before and (replayed := fingerprint(version, path)):
+            found = compare_checkpoints(plan.checkpoints[version], replayed)
+            if found is not None:
+                return found
+    return None
+
+
+def _say(plan: Plan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
+    """One object on one line, or one short page."""
+    common = sorted({*plan.checkpoints} & {*find_checkpoints(scratch.checkpoints)})
+    known: dict[str, Any] = {
+        "run": plan.paths.folder.name,
+        "same": found is None,
+        "start": plan.start,
+        "origin": plan.origin,
+        "until": plan.until,
+        "records": len(plan.records),
+        "checkpoints": common,
+        "sha256": plan.checkpoints[common[-1]].digests if common and found is None else {},
+        "difference": found and found.tree(),
+    }
+    text = json.dumps(known) if as_json else "\n".join(_page(plan, scratch, found, common))
+    sys.stdout.write(text + "\n")
+
+
+def _page(plan: Plan, scratch: RunPaths, found: Difference | None, common: list[int]) -> Iterator[str]:
+    if found is None:
+        count = plan.until - plan.start
+        yield f"{count} steps are the same as recorded, from version {plan.start} ({plan.origin}) to version {plan.until}:"
+        yield f"  all numbers of {len(plan.records)} records of metrics.jsonl, without clocks"
+        yield (
+            f"  the checkpoints of version {_list(common)}" if common else "  no checkpoint: the run has none of these versions"
+        )
+        for last in common[-1:]:
+            checkpoint = plan.checkpoints[last]
+            yield from (f"SHA-256 {digest}  {checkpoint.folder.name}/{name}" for name, digest in checkpoint.digests.items())
+        return
+    yield found.sentence("recorded", "replayed")
+    yield f"until version {found.step - 1} everything is the same, from version {plan.start} ({plan.origin}) on"
+    if found.rounding:
+        yield (
+            "these are the last bits of a number: another kind of processor, number of threads or build of torch may round "
+            "otherwise; nothing need be damaged"
+        )
+    else:
+        yield "the model, a setting, a recorded batch or the code is not what it was when this step was recorded"
+    yield f"what was replayed is in {scratch.folder}; `prolong diff {plan.paths.folder} {scratch.folder}` compares on"
+
+
+def _list(versions: list[int]) -> str:
+    return ", ".join(map(str, versions))

@@ -1,0 +1,1 @@
+"""The policy and its frozen reference: transformers models behind one guarded forward."""

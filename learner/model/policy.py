@@ -1,0 +1,155 @@
+"""The policy: a transformers causal LM behind one guarded forward that turns micro-batches into log-probabilities.
+
+Parameters are float32 masters. With several ranks, or bfloat16 compute, every decoder layer and the whole are FSDP2-sharded;
+otherwise this is the plain module. `full_parameters` names them as their checkpoint does, which is what vLLM and
+transformers load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from ...common.config.sections import ModelConfig
+from ...common.errors import ModelError
+from ...common.logprobs import head_logprobs
+from ...common.models import DTYPES, load_model
+from ..batches.attention import DOCUMENTS, DocumentPlan
+from ..batches.packing import MicroBatch
+from .kernels import install_kernels
+
+HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+class Policy(nn.Module):
+    """A causal LM and its layout of micro-batches."""
+
+    def __init__(self, causal: PreTrainedModel, *, chunk: int) -> None:
+        """`chunk`: completion positions that the head sees at once."""
+        super().__init__()
+        self.causal = causal
+        self.chunk = chunk
+        self.layout = layout_of(str(causal.config._attn_implementation))
+        for name in HEAD_EXTRAS:
+            if getattr(causal.config, name, None) not in (None, 1.0, 0):
+                raise ModelError(f"{type(causal).__name__} has {name}: only plain linear heads are computed here")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        plan: DocumentPlan | None,
+        source: Tensor,
+        target: Tensor,
+        temperature: Tensor,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Tempered log-probabilities [M] of `target`, and entropies [M], both at least float32.
+
+        The one call of the backbone: packed rows are told apart by restarting position_ids only if attention_mask is None and
+        use_cache is False; anything else would leak between documents silently.
+        """
+        extras = {} if plan is None else {"plan": plan}
+        backbone = self.causal.base_model
+        hidden = backbone(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, **extras
+        ).last_hidden_state
+        head: Any = self.causal.get_output_embeddings()
+        states = hidden.flatten(0, 1).index_select(0, source)
+        return head_logprobs(
+            states,
+            head.weight,
+            head.bias,
+            target,
+            temperature=temperature,
+            chunk=self.chunk,
+            entropy_gradient=entropy_gradient,
+        )
+
+    def logprobs(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """`forward` of a micro-batch."""
+        assert (micro.plan is not None) == (self.layout == DOCUMENTS), f"micro-batch of another layout than {self.layout}"
+        places = micro.input_ids, micro.position_ids, micro.plan, micro.source
+        return self(*places, micro.target, micro.temperature, entropy_gradient)
+
+    def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """(checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
+        for name, parameter in self.causal.named_parameters():
+            value = parameter.detach()
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            yield name, whole if dtype is None else whole.to(dtype)
+
+    @torch.no_grad()
+    def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Fill every parameter from whole tensors. Raises ModelError when names or shapes differ."""
+        own = dict(self.causal.named_parameters())
+        if own.keys() != tensors.keys():
+            raise ModelError(f"weights of another model: {sorted(own.keys() ^ tensors.keys())[:3]} are on one side only")
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise ModelError(
+                    f"weights of another model: {name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
+                )
+            set_tensor(parameter, tensors[name])
+
+
+def set_tensor(target: Tensor, whole: Tensor) -> None:
+    """Fill `target`, which may be sharded, from a whole tensor that every rank holds."""
+    if isinstance(target, DTensor):
+        whole = distribute_tensor(whole.to(target.device, target.dtype), target.device_mesh, target.placements)
+    target.copy_(whole)
+
+
+def layout_of(attention: str) -> str:
+    """The packing layout that suits an attention implementation: `documents`, `flat` (one long row) or `rows`."""
+    if attention == DOCUMENTS:
+        return DOCUMENTS
+    return "flat" if "flash" in attention else "rows"
+
+
+def recompute_layers(causal: PreTrainedModel) -> None:
+    """Make activations again in the backward pass. Needs training mode, hence no dropout."""
+    for module in causal.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  no declared attribute of nn.Module
+    causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    causal.train()
+
+
+def build_policy(
+    model: ModelConfig,
+    *,
+    device: torch.device,
+    chunk: int,
+    shard: bool,
+    reshard: bool = True,
+    trainable: bool = True,
+    recompute: bool = False,
+) -> Policy:
+    """Load the model of `model.path` on this rank, and shard it if asked to. Raises ModelError."""
+    causal = load_model(model, dtype=torch.float32, attention=model.attention)
+    if recompute and trainable:
+        recompute_layers(causal)
+    if device.type == "cpu":
+        install_kernels(causal)
+    policy = Policy(causal, chunk=chunk).requires_grad_(trainable).to(device)
+    if shard:
+        compute = DTYPES[model.dtype]
+        precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        layers = set(causal._no_split_modules or [])
+        for module in causal.modules():
+            if type(module).__name__ in layers:
+                fully_shard(module, mp_policy=precision, reshard_after_forward=reshard)
+        # not the inputs of the whole: a temperature of 1.2 would become bfloat16's 1.203
+        whole = replace(precision, cast_forward_inputs=False)
+        fully_shard(policy, mp_policy=whole, reshard_after_forward=reshard)
+    return policy

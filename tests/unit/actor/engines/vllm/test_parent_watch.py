@@ -1,0 +1,43 @@
+"""A process that the actor started ends with it."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+
+ACTOR = """
+import os, subprocess, sys
+os.environ["PROLONG_ACTOR_PID"] = str(os.getpid())
+child = '''
+import time
+from prolong.actor.engines.vllm.parent_watch import end_with_actor
+end_with_actor()
+print(1, flush=True)
+time.sleep(60)
+'''
+process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_child_of_a_killed_actor_is_gone_within_a_second():
+    actor = subprocess.run([sys.executable, "-c", ACTOR], stdout=subprocess.PIPE, timeout=10)
+    assert actor.returncode == -9
+    child = os.pidfd_open(int(actor.stdout)) if os.path.exists(f"/proc/{int(actor.stdout)}") else None
+    if child is not None:
+        assert select.select([child], [], [], 1.0)[0]
+        os.close(child)
+
+
+def test_a_child_that_comes_up_after_the_actor_died_leaves_at_once():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(10)
+    late = "from prolong.actor.engines.vllm.parent_watch import end_with_actor; end_with_actor(); print('still here')"
+    environment = {**os.environ, "PROLONG_ACTOR_PID": str(gone.pid)}
+    result = subprocess.run([sys.executable, "-c", late], env=environment, stdout=subprocess.PIPE, timeout=10)
+    assert result.returncode == 1
+    assert result.stdout == b""

@@ -1,0 +1,352 @@
+"""The client over real sockets against a scripted buffer: threads, event loops, deadlines, restarts, closing."""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import threading
+from collections import Counter
+from time import monotonic, perf_counter
+
+import pytest
+import zmq
+from prolong.buffer.client.client import BufferClient, request_status
+from prolong.common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, HandshakeRefused, RunStopped, WireSizeError
+from prolong.common.messages import (
+    Alive,
+    FromClient,
+    GroupAck,
+    GroupResult,
+    Heartbeat,
+    Hello,
+    Refused,
+    Role,
+    Stop,
+    SyncRequested,
+    TicketReturned,
+    Tickets,
+    Welcome,
+)
+from prolong.common.transport.sockets import bind_router, endpoint_of
+from prolong.common.transport.wire import Decoder, encode
+from prolong.common.types import Group, Prompt, Sampling, TicketKind
+
+LIMIT = 1 << 20
+SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
+PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
+
+
+def group_result(ordinal: int) -> GroupResult:
+    group = Group(
+        ordinal=ordinal, kind=TicketKind.train, generation=1, prompt=PROMPT, setting="", sampling=SAMPLING, rollouts=[],
+        actor="a", seconds=1.0,
+    )  # fmt: skip
+    return GroupResult(group=group)
+
+
+class ScriptedBuffer(threading.Thread):
+    """Welcomes everybody, echoes TicketReturned as SyncRequested, acknowledges groups; `silent` says nothing at all."""
+
+    def __init__(self, address: str = "tcp://127.0.0.1:0", *, silent: bool = False, ack: bool = True, refuse: str = "") -> None:
+        super().__init__(daemon=True)
+        self.context = zmq.Context()
+        self.router = bind_router(self.context, address, LIMIT)
+        self.address = endpoint_of(self.router)
+        self.silent, self.ack, self.refuse = silent, ack, refuse
+        self.heard: list = []
+        self.known: set[bytes] = set()
+        self.outbox: list[bytes] = []  # frames for everybody who is known
+        self.stopping = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        decoder: Decoder = Decoder(FromClient, LIMIT)
+        while not self.stopping.is_set():
+            while self.outbox:
+                frame = self.outbox.pop(0)
+                for peer in self.known:
+                    self.router.send_multipart((peer, frame))
+            if not self.router.poll(5):
+                continue
+            peer, frame = self.router.recv_multipart()
+            message = decoder.decode(frame)
+            self.heard.append(message)
+            reply = None if self.silent else self.reply(peer, message)
+            if reply is not None:
+                with contextlib.suppress(zmq.ZMQError):  # the client left with its last message
+                    self.router.send_multipart((peer, encode(reply)))
+        self.router.close(linger=500)
+        self.context.term()
+
+    def reply(self, peer: bytes, message):
+        if isinstance(message, Hello):
+            if self.refuse:
+                return Refused(reason=self.refuse, retry=True)
+            self.known.add(peer)
+            return Welcome(generation=1, heartbeat_s=0.05, lease_s=0.15, version=0)
+        if peer not in self.known:
+            return Alive(known=False)
+        match message:
+            case Heartbeat():
+                return Alive(known=True)
+            case GroupResult() if self.ack:
+                return GroupAck(ordinal=message.group.ordinal, accepted=True)
+            case TicketReturned():
+                return SyncRequested(reason=str(message.ordinal))
+        return None
+
+    def of(self, kind: type) -> list:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.join(5)
+        assert not self.is_alive()
+
+
+@pytest.fixture
+def buffer():
+    scripted = ScriptedBuffer()
+    yield scripted
+    scripted.stop()
+
+
+def client_of(address: str) -> BufferClient:
+    hello = Hello(role=Role.actor, name="actor-0", protocol=1, tokenizer="t", host="h", pid=os.getpid())
+    return BufferClient(address, hello, max_bytes=LIMIT)
+
+
+def until(condition, timeout_s: float = 3.0) -> None:
+    deadline = monotonic() + timeout_s
+    waiting = threading.Event()
+    while not condition():
+        assert monotonic() < deadline, "it did not happen"
+        waiting.wait(0.005)
+
+
+def ask(client: BufferClient, inbox, ordinal: int, timeout_s: float = 2.0) -> int:
+    client.send(TicketReturned(ordinal=ordinal, reason=""))
+    return int(inbox.take(timeout_s).reason)
+
+
+def test_a_question_over_loopback_is_answered_within_milliseconds(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        assert client.connect(5.0).generation == 1
+        seconds = []
+        for ordinal in range(100):
+            started = perf_counter()
+            assert ask(client, inbox, ordinal) == ordinal
+            seconds.append(perf_counter() - started)
+    assert statistics.median(seconds) < 0.005  # 0.2 ms on an idle machine; a poll interval would show
+
+
+def test_nothing_is_lost_when_many_threads_send(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        client.connect(5.0)
+
+        def send(first: int) -> None:
+            for ordinal in range(first, first + 200):
+                client.send(TicketReturned(ordinal=ordinal, reason=""))
+
+        threads = [threading.Thread(target=send, args=(1000 * index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        got = [int(inbox.take(5.0).reason) for _ in range(1600)]
+    assert sorted(got) == sorted(1000 * index + i for index in range(8) for i in range(200))
+    assert [g for g in got if g < 1000] == list(range(200))
+
+
+def test_each_type_waits_in_its_own_inbox(buffer):
+    with client_of(buffer.address) as client:
+        tickets, syncs = client.inbox(Tickets), client.inbox(SyncRequested)
+        client.connect(5.0)
+        buffer.outbox.append(encode(Tickets(tickets=[])))
+        assert ask(client, syncs, 7) == 7
+        assert tickets.take(2.0) == Tickets(tickets=[])
+        assert tickets.try_take() is None
+        assert syncs.try_take() is None
+
+
+def test_a_deadline_names_what_did_not_come(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(Tickets, SyncRequested)
+        client.connect(5.0)
+        started = monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"no Tickets or SyncRequested from the buffer within 0.05 s"):
+            inbox.take(0.05)
+        assert 0.05 <= monotonic() - started < 0.5
+
+
+def test_an_event_loop_waits_without_blocking_and_cancelling_loses_nothing(buffer):
+    async def talk(client, inbox) -> list[int]:
+        with pytest.raises(DeadlineExceeded):
+            await inbox.take_async(0.02)
+        impatient = asyncio.create_task(inbox.take_async(5.0))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+        got = []
+        for ordinal in range(50):
+            client.send(TicketReturned(ordinal=ordinal, reason=""))
+            got.append(int((await inbox.take_async(2.0)).reason))
+        client.send(TicketReturned(ordinal=98, reason=""))
+        client.send(TicketReturned(ordinal=99, reason=""))
+        pair = await asyncio.gather(inbox.take_async(2.0), inbox.take_async(2.0))
+        return got + sorted(int(message.reason) for message in pair)
+
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        client.connect(5.0)
+        assert asyncio.run(talk(client, inbox)) == [*range(50), 98, 99]
+
+
+def test_stop_ends_every_inbox_after_what_came_before(buffer):
+    with client_of(buffer.address) as client:
+        tickets, syncs = client.inbox(Tickets), client.inbox(SyncRequested)
+        client.connect(5.0)
+        buffer.outbox += [encode(Tickets(tickets=[])), encode(Stop(reason="out of disk", failed=True))]
+        assert tickets.take(2.0) == Tickets(tickets=[])
+        for _ in range(2):
+            with pytest.raises(RunStopped, match="out of disk") as raised:
+                tickets.take(2.0)
+        assert raised.value.exit_code == 1
+        with pytest.raises(RunStopped):
+            syncs.try_take()
+        with pytest.raises(RunStopped):
+            asyncio.run(syncs.take_async(1.0))
+
+
+def test_unacknowledged_groups_are_sent_again_to_a_restarted_buffer():
+    first = ScriptedBuffer(ack=False)
+    client = client_of(first.address)
+    inbox = client.inbox(SyncRequested)
+    client.connect(5.0)
+    for ordinal in range(20):
+        client.send(group_result(ordinal))
+    until(lambda: len(first.of(GroupResult)) == 20)
+    first.stop()
+    client.send(group_result(20))
+    second = ScriptedBuffer(first.address)
+    until(lambda: len(second.of(GroupResult)) == 21)
+    assert Counter(m.group.ordinal for m in second.of(GroupResult)) == Counter(range(21))
+    assert second.of(Hello)[0].name == "actor-0"
+    assert ask(client, inbox, 5) == 5
+    client.close()
+    second.stop()
+
+
+def test_a_silent_buffer_becomes_unreachable_in_every_inbox(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        client.connect(5.0)
+        started = monotonic()
+        buffer.silent = True
+        with pytest.raises(BufferUnreachable, match=r"within 0.9 s"):
+            inbox.take(10.0)
+        assert 0.5 < monotonic() - started < 3.0
+        client.send(TicketReturned(ordinal=1, reason="too late"))
+        assert client.counters["client/dropped_messages"] >= 1
+
+
+def test_a_short_silence_is_forgiven(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        client.connect(5.0)
+        buffer.silent = True
+        until(lambda: len(buffer.of(Hello)) == 2)
+        buffer.silent = False
+        buffer.outbox.append(encode(Welcome(generation=1, heartbeat_s=0.05, lease_s=0.15, version=0)))
+        assert ask(client, inbox, 3) == 3
+
+
+def test_nobody_at_the_address_is_said_so():
+    client = client_of("tcp://127.0.0.1:9")
+    with pytest.raises(BufferUnreachable, match=r"tcp://127.0.0.1:9 within 0.2 s; is `prolong buffer` running"):
+        client.connect(0.2)
+    with pytest.raises(BufferUnreachable, match=r"no answer to a StatusRequest from a buffer at tcp://127.0.0.1:9"):
+        request_status("tcp://127.0.0.1:9", 0.1)
+    with pytest.raises(ConfigError, match=r"expected tcp://HOST:PORT"):
+        client_of("nonsense").connect(0.2)
+
+
+def test_a_client_may_come_before_the_buffer(buffer):
+    address = buffer.address
+    buffer.stop()
+    client = client_of(address)
+    inbox = client.inbox(SyncRequested)
+    connecting = threading.Thread(target=client.connect, args=(10.0,))
+    connecting.start()
+    late = ScriptedBuffer(address)
+    connecting.join(5.0)
+    assert ask(client, inbox, 1) == 1
+    client.close()
+    late.stop()
+
+
+def test_refused_for_now_is_asked_again_until_the_door_opens():
+    buffer = ScriptedBuffer(refuse="a learner lives")
+    with pytest.raises(HandshakeRefused, match="a learner lives"):
+        client_of(buffer.address).connect(0.4)
+    client = client_of(buffer.address)
+    connecting = threading.Thread(target=client.connect, args=(10.0,))
+    connecting.start()
+    until(lambda: len(buffer.of(Hello)) >= 4)
+    buffer.refuse = ""
+    connecting.join(5.0)
+    assert not connecting.is_alive()
+    client.close()
+    buffer.stop()
+
+
+def test_close_sends_what_is_queued_and_waits_for_acknowledgements(buffer):
+    client = client_of(buffer.address)
+    client.connect(5.0)
+    for ordinal in range(500):
+        client.send(group_result(ordinal))
+    client.close()
+    assert len(buffer.of(GroupResult)) == 500
+    client.send(group_result(1))
+    assert client.counters["client/dropped_messages"] == 1
+
+
+def test_close_does_not_wait_longer_than_it_is_told():
+    buffer = ScriptedBuffer(ack=False)
+    client = client_of(buffer.address)
+    client.connect(5.0)
+    client.send(group_result(1))
+    started = monotonic()
+    client.close(timeout_s=0.2)
+    assert 0.15 < monotonic() - started < 1.0
+    buffer.stop()
+
+
+def test_heartbeats_go_on_while_the_main_thread_is_busy(buffer):
+    with client_of(buffer.address) as client:
+        client.connect(5.0)
+        client.set_stats({"actor/tokens": 3.0})
+        busy_until = monotonic() + 0.5
+        while monotonic() < busy_until:
+            sum(range(1000))
+        beats = buffer.of(Heartbeat)
+        assert len(beats) >= 3
+        assert beats[-1].stats == {"actor/tokens": 3.0}
+
+
+def test_a_message_over_the_limit_is_refused_where_it_is_sent(buffer):
+    with client_of(buffer.address) as client:
+        client.connect(5.0)
+        with pytest.raises(WireSizeError, match=r"TicketReturned of \d+ bytes: .* raise buffer.max_message_mb"):
+            client.send(TicketReturned(ordinal=1, reason="x" * LIMIT))
+
+
+def test_damaged_frames_are_counted_and_the_conversation_goes_on(buffer):
+    with client_of(buffer.address) as client:
+        inbox = client.inbox(SyncRequested)
+        client.connect(5.0)
+        buffer.outbox += [b"garbage", encode(Tickets(tickets=[]))[:-1], encode(Tickets(tickets=[]))]
+        assert ask(client, inbox, 1) == 1
+        until(lambda: client.counters["client/unrouted_messages"] == 1)
+        assert client.counters["client/rejected_frames"] == 2

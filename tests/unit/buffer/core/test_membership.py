@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import pytest
+from prolong.buffer.core.membership import Membership
+from prolong.common.messages import Publish, WeightsApplied
+from prolong.common.types import Manifest
+
+
+def publish(version: int, generation: int = 1, port: int = 5, *, patience_s: float = 0.0, given_up: int = -1) -> Publish:
+    return Publish(
+        generation=generation,
+        version=version,
+        store_host="host",
+        store_port=port,
+        manifest=Manifest(buckets=[]),
+        patience_s=patience_s,
+        given_up=given_up,
+    )
+
+
+def applied(version: int, epoch: int, *, generation: int = 1, error: str = "") -> WeightsApplied:
+    return WeightsApplied(generation=generation, version=version, epoch=epoch, checksums=[version], seconds=0.1, error=error)
+
+
+@pytest.fixture
+def two() -> Membership:
+    membership = Membership(timeout_s=10.0, patience_s=1.0)
+    membership.join("a")
+    membership.join("b")
+    return membership
+
+
+def everybody(membership: Membership, version: int, now: float = 0.0) -> None:
+    plan, _ = membership.publish(publish(version), now)
+    for name in plan.members:
+        membership.applied(name, applied(version, plan.epoch))
+    assert membership.try_finish(now) is not None
+
+
+def test_members_have_ranks_in_order_and_the_learner_is_rank_zero(two: Membership) -> None:
+    plan, updates = two.publish(publish(0), 0.0)
+    assert (plan.epoch, plan.members) == (1, ["a", "b"])
+    assert [(name, u.rank, u.world_size, u.store_host, u.store_port) for name, u in updates.items()] == [
+        ("a", 1, 3, "host", 5),
+        ("b", 2, 3, "host", 5),
+    ]
+
+
+def test_nobody_holds_weights_before_the_acknowledgement(two: Membership) -> None:
+    plan, _ = two.publish(publish(4), 0.0)
+    assert two.version_of("a", 1) is None
+    two.applied("a", applied(4, plan.epoch))
+    assert two.version_of("a", 1) == 4
+    assert two.version_of("a", 2) is None, "weights of another generation are no weights"
+    assert two.try_finish(0.0) is None, "b has not answered"
+
+
+def test_the_epoch_stays_while_the_members_stay_and_its_result_has_the_checksums(two: Membership) -> None:
+    everybody(two, 0)
+    plan, _ = two.publish(publish(1), 1.0)
+    assert plan.epoch == 1
+    for name in ("a", "b"):
+        two.applied(name, applied(1, 1))
+    result = two.try_finish(1.0)
+    assert result is not None
+    assert (result.checksums, result.failed) == ({"a": [1], "b": [1]}, {})
+
+
+def test_another_list_of_members_is_another_epoch(two: Membership) -> None:
+    everybody(two, 0)
+    two.join("c")
+    plan, _ = two.publish(publish(0), 1.0)
+    assert (plan.epoch, plan.members) == (2, ["c"]), "the others hold version 0 already"
+    two.applied("c", applied(0, 2))
+    two.try_finish(1.0)
+    plan, _ = two.publish(publish(1), 2.0)
+    assert (plan.epoch, plan.members) == (3, ["a", "b", "c"])
+
+
+def test_another_store_or_generation_is_another_epoch(two: Membership) -> None:
+    everybody(two, 0)
+    assert two.publish(publish(1, port=6), 1.0)[0].epoch == 2
+    two.applied("a", applied(1, 2))
+    two.applied("b", applied(1, 2))
+    two.try_finish(1.0)
+    assert two.publish(publish(2, generation=2, port=6), 2.0)[0].epoch == 3
+
+
+def test_an_actor_that_restarts_breaks_its_epoch_though_the_names_are_the_same(two: Membership) -> None:
+    everybody(two, 0)
+    two.leave("a")
+    two.join("a")
+    two.leave("b")
+    two.join("b")
+    assert two.publish(publish(0), 1.0)[0].epoch == 2
+
+
+def test_without_members_there_is_nothing_to_send(two: Membership) -> None:
+    everybody(two, 3)
+    plan, updates = two.publish(publish(3), 1.0)
+    assert (plan.members, updates) == ([], {})
+    assert two.try_finish(100.0) is None
+
+
+def test_a_silent_member_is_cordoned_and_out_until_the_timeout_passed_again(two: Membership) -> None:
+    plan, _ = two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, plan.epoch))
+    assert two.try_finish(9.9) is None
+    result = two.try_finish(10.0)
+    assert result is not None
+    assert result.failed == {"b": "no answer within 10 s"}
+    assert two.is_cordoned("b")
+    assert two.publish(publish(1), 11.0)[0].members == ["a"]
+    assert two.publish(publish(2), 20.0)[0].members == ["a", "b"]
+
+
+def test_a_silent_member_is_asked_in_as_soon_as_it_says_anything(two: Membership) -> None:
+    plan, _ = two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, plan.epoch))
+    assert two.try_finish(10.0) is not None
+    two.applied("b", applied(0, plan.epoch, error="connection closed by peer"))
+    assert two.version_of("b", 1) is None
+    assert two.publish(publish(1), 11.0)[0].members == ["a", "b"]
+
+
+def test_after_the_first_that_applied_the_others_have_the_patience(two: Membership) -> None:
+    plan, updates = two.publish(publish(0, patience_s=2.0), 0.0)
+    assert updates["a"].patience_s == 2.0, "everybody uses the learner's number"
+    assert two.try_finish(5.0) is None, "nobody has answered"
+    two.applied("a", applied(0, plan.epoch))
+    assert two.try_finish(5.1) is None
+    assert two.try_finish(7.0) is None
+    result = two.try_finish(7.1)
+    assert result is not None
+    assert result.failed == {"b": "no answer within 7.1 s"}
+
+
+def test_after_an_error_the_others_have_half_the_patience_from_the_last_answer(two: Membership) -> None:
+    two.join("c")
+    plan, _ = two.publish(publish(0, patience_s=2.0), 0.0)
+    two.applied("a", applied(0, plan.epoch, error="timed out"))
+    assert two.try_finish(3.0) is None
+    two.applied("b", applied(0, plan.epoch, error="timed out"))
+    assert two.try_finish(3.5) is None
+    assert two.try_finish(4.4) is None
+    result = two.try_finish(4.5)
+    assert result is not None
+    assert set(result.failed) == {"a", "b", "c"}
+    assert two.publish(publish(0), 4.5)[0].members == ["a", "b"]
+
+
+@pytest.mark.parametrize("patience_s", [0.0, -1.0, float("nan"), float("inf"), 99.0])
+def test_a_patience_that_is_none_is_the_timeout(two: Membership, patience_s: float) -> None:
+    plan, _ = two.publish(publish(0, patience_s=patience_s), 0.0)
+    two.applied("a", applied(0, plan.epoch))
+    assert two.try_finish(0.0) is None
+    assert two.try_finish(9.9) is None
+    assert two.try_finish(10.0) is not None
+
+
+def test_who_did_not_answer_a_broadcast_that_the_learner_gave_up_is_absent(two: Membership) -> None:
+    plan, _ = two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, plan.epoch))
+    plan, _ = two.publish(publish(0, given_up=plan.epoch), 3.0)
+    assert (plan.epoch, plan.members) == (2, ["a"]), "the learner never saw a's checksums: they count for nothing"
+    assert two.version_of("a", 1) is None
+    assert two.is_cordoned("b")
+
+
+def test_a_publish_that_comes_twice_leaves_nobody_out(two: Membership) -> None:
+    two.publish(publish(0), 0.0)
+    plan, _ = two.publish(publish(0), 0.1)
+    assert (plan.epoch, plan.members) == (2, ["a", "b"])
+    plan, _ = two.publish(publish(0, given_up=1), 0.2)
+    assert (plan.epoch, plan.members) == (3, ["a", "b"])
+
+
+def test_one_actor_that_breaks_every_broadcast_ends_up_alone(two: Membership) -> None:
+    """b cannot reach the learner: whoever is in a group with it waits in vain."""
+    two.join("c")
+    now, groups = 0.0, []
+    for version in (0, 0, 0, 0, 0, 0, 1):
+        now += 1.0
+        plan, _ = two.publish(publish(version), now)
+        groups.append(plan.members)
+        for name in plan.members:
+            two.applied(name, applied(version, plan.epoch, error="broken" if "b" in plan.members else ""))
+        assert not plan.members or two.try_finish(now) is not None
+    everybody = ["a", "b", "c"]
+    assert groups == [everybody, everybody, ["a"], ["b"], ["c"], [], ["a", "c"]]
+    assert two.should_ask(1, -1, now + 4.9) == "", "b is out for 1 s x 2^3 after its error alone"
+    assert two.should_ask(1, -1, now + 5.0) == "b lack weights of generation 1"
+    assert two.publish(publish(1), now + 5.0)[0].members == ["b"]
+
+
+def test_errors_that_a_lost_member_caused_do_not_keep_the_others_out_of_the_retry(two: Membership) -> None:
+    plan, _ = two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, plan.epoch, error="connection closed by peer"))
+    two.leave("b")
+    result = two.try_finish(1.0)
+    assert result is not None
+    assert result.failed == {"a": "connection closed by peer", "b": "the actor is gone"}
+    plan, _ = two.publish(publish(0), 1.0)
+    assert (plan.epoch, plan.members) == (2, ["a"])
+
+
+def test_an_actor_that_fails_alone_is_left_out_of_the_retry(two: Membership) -> None:
+    plan, _ = two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, plan.epoch, error="out of memory"))
+    two.applied("b", applied(0, plan.epoch))
+    assert two.try_finish(1.0) is not None
+    assert two.version_of("a", 1) is None
+    assert two.publish(publish(0), 1.0)[0].members == []
+
+
+def test_an_answer_to_an_earlier_broadcast_changes_no_version(two: Membership) -> None:
+    first, _ = two.publish(publish(0), 0.0)
+    second, _ = two.publish(publish(1), 1.0)
+    assert second.epoch == first.epoch + 1, "a group that is in the middle of a broadcast cannot be used for another"
+    two.applied("a", applied(0, first.epoch))
+    assert two.version_of("a", 1) is None
+
+
+def test_an_actor_with_other_weights_than_were_sent_holds_nothing_and_is_sent_them_again(two: Membership) -> None:
+    everybody(two, 2)
+    assert two.cordon(["b", "gone"]) == {"b": 2}
+    assert two.version_of("b", 1) is None
+    plan, _ = two.publish(publish(2), 1.0)
+    assert (plan.epoch, plan.members) == (2, ["b"])
+
+
+def test_the_learner_is_asked_for_weights_that_an_actor_lacks_but_not_too_often(two: Membership) -> None:
+    two.learner_joined(0.0)
+    assert two.should_ask(1, -1, 0.5) == "", "a learner that arrives publishes by itself"
+    assert two.should_ask(1, -1, 1.0) == "a, b lack weights of generation 1"
+    assert two.should_ask(1, -1, 1.5) == ""
+    two.publish(publish(0), 2.0)
+    assert two.should_ask(1, -1, 9.0) == "", "a broadcast is under way"
+
+
+def test_a_waiting_learner_is_asked_also_for_actors_that_lag(two: Membership) -> None:
+    everybody(two, 3)
+    assert two.should_ask(1, -1, 5.0) == ""
+    assert two.should_ask(1, 4, 5.0) == "a, b lack weights of generation 1"
+
+
+def test_a_cordoned_actor_is_asked_in_again_once_the_learner_is_asked(two: Membership) -> None:
+    two.publish(publish(0), 0.0)
+    two.applied("a", applied(0, 1))
+    assert two.try_finish(10.0) is not None
+    assert two.publish(publish(0), 10.1)[0].members == []
+    assert two.should_ask(1, -1, 19.9) == "", "it is out"
+    assert two.should_ask(1, -1, 20.0) == "b lack weights of generation 1"
+    assert two.publish(publish(0), 20.1)[0].members == ["b"]
+
+
+def test_a_learner_that_arrives_has_another_store_and_so_another_epoch(two: Membership) -> None:
+    everybody(two, 0)
+    two.learner_joined(5.0)
+    plan, _ = two.publish(publish(1), 6.0)
+    assert (plan.epoch, plan.members) == (2, ["a", "b"])

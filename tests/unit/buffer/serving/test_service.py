@@ -1,0 +1,161 @@
+"""The socket loop around a scripted core: failures are told to everybody, what cannot be sent is counted."""
+
+import os
+import threading
+from collections import Counter
+
+import pytest
+import zmq
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.serving.service import BufferService
+from prolong.common.errors import LedgerError, RunStopped, WireSizeError
+from prolong.common.messages import Hello, Role, Status, Stop, TicketReturned, Welcome
+from prolong.common.transport.sockets import bind_router, endpoint_of
+
+LIMIT = 1 << 16
+
+
+class ScriptedCore:
+    """Welcomes everybody; a TicketReturned triggers what its reason says."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.peers: set[bytes] = set()
+        self.ticks = 0
+        self.over = False
+        self.reasons: list[str] = []
+        self.greeted_again = threading.Event()
+
+    def handle(self, peer, message, now, frame=b""):
+        if isinstance(message, Hello):
+            if peer in self.peers:
+                self.greeted_again.set()
+            self.peers.add(peer)
+            return [(peer, Welcome(generation=1, heartbeat_s=5.0, lease_s=10.0, version=0))]
+        if isinstance(message, TicketReturned):
+            self.reasons.append(message.reason)
+        match getattr(message, "reason", ""):
+            case "fail":
+                raise LedgerError("ticket 7 is nowhere")
+            case "bug":
+                raise KeyError(7)
+            case "large":
+                return [(peer, Stop(reason="x" * LIMIT))]
+            case "ghost":
+                return [(b"nobody", Stop(reason="boo"))]
+            case "over":
+                self.over = True
+        return []
+
+    def tick(self, now):
+        self.ticks += 1
+        return []
+
+    def commit(self):
+        pass
+
+    def may_leave(self, message):
+        return True
+
+    def finished(self):
+        return self.over
+
+    def stop(self, reason, *, failed):
+        return [(peer, Stop(reason=reason, failed=failed)) for peer in self.peers]
+
+    def count(self, name, amount=1):
+        self.counts[name] += amount
+
+
+class Served:
+    """A service in a thread, and one connected client with an inbox for Status."""
+
+    def __init__(self) -> None:
+        self.core = ScriptedCore()
+        self.raised: Exception | None = None
+        self.context = zmq.Context()
+        self.router = bind_router(self.context, "tcp://127.0.0.1:0", LIMIT)
+        self.service = BufferService(self.core, self.router, LIMIT)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        hello = Hello(role=Role.actor, name="a", protocol=1, tokenizer="t", host="h", pid=os.getpid())
+        self.client = BufferClient(endpoint_of(self.router), hello, max_bytes=1 << 20)
+        self.inbox = self.client.inbox(Status)
+        self.client.connect(5.0)
+
+    def _run(self) -> None:
+        try:
+            self.service.run()
+        except Exception as error:
+            self.raised = error
+        self.router.close(linger=500)
+
+    def say(self, reason: str) -> None:
+        self.client.send(TicketReturned(ordinal=1, reason=reason))
+
+    def close(self) -> None:
+        self.service.stop.set()
+        self.thread.join(5.0)
+        self.client.close()
+        self.context.term()
+
+
+@pytest.fixture
+def served():
+    served = Served()
+    yield served
+    served.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "said"),
+    [
+        ("fail", LedgerError, "the buffer failed: ticket 7 is nowhere"),
+        ("bug", KeyError, "the buffer failed: 7"),
+        ("large", WireSizeError, "Stop of .* raise buffer.max_message_mb on every process"),
+    ],
+)
+def test_a_failure_is_told_to_everybody_and_raised(served, reason, kind, said):
+    served.say(reason)
+    with pytest.raises(RunStopped, match=said) as stopped:
+        served.inbox.take(5.0)
+    assert stopped.value.exit_code == 1
+    served.thread.join(5.0)
+    assert isinstance(served.raised, kind)
+
+
+def test_a_stop_is_told_as_no_failure(served):
+    served.service.stop.set()
+    with pytest.raises(RunStopped, match="told to stop") as stopped:
+        served.inbox.take(5.0)
+    assert stopped.value.exit_code == 0
+    assert served.raised is None
+
+
+def test_a_finished_core_ends_the_loop(served):
+    served.say("over")
+    served.thread.join(5.0)
+    assert not served.thread.is_alive()
+    assert served.raised is None
+
+
+def test_a_message_for_nobody_is_counted(served):
+    served.say("ghost")
+    served.say("over")
+    served.thread.join(5.0)
+    assert served.core.counts == {"buffer/unreachable_peers": 1}
+
+
+def test_the_core_ticks_while_nobody_speaks(served):
+    ticks = served.core.ticks
+    served.thread.join(0.3)
+    assert 3 <= served.core.ticks - ticks <= 8
+
+
+def test_a_frame_over_the_limit_costs_its_sender_the_connection_and_nobody_else_anything(served):
+    served.client.send(TicketReturned(ordinal=1, reason="y" * (LIMIT + 1)))
+    assert served.core.greeted_again.wait(5.0)
+    served.say("over")
+    served.thread.join(5.0)
+    assert not served.thread.is_alive()
+    assert served.core.reasons == ["over"]

@@ -1,0 +1,37 @@
+"""Defaults are a valid configuration, and every range that is checked names its dotted key."""
+
+import pytest
+from prolong.common.config.sections import BufferConfig, Config, ReferenceConfig, RunConfig, SamplingConfig, SourceConfig
+from prolong.common.config.trees import build, defaults
+from prolong.common.errors import ConfigError
+
+
+def test_defaults_stand_for_themselves():
+    tree = defaults()
+    tree["model"]["path"] = "x"
+    cfg = build(Config, tree)
+    cfg.model.path = "???"
+    assert cfg == Config()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: BufferConfig(eta=-1), r"buffer.eta = -1: expected 0 or more"),
+        (lambda: BufferConfig(heartbeat_s=20.0), r"buffer.heartbeat_s = 20.0: expected above 0 and below buffer.silence_s"),
+        (lambda: BufferConfig(batch_groups=0), r"buffer.batch_groups = 0: expected at least 1"),
+        (lambda: BufferConfig(max_message_mb=5000), r"buffer.max_message_mb = 5000: expected from 1 to 4096"),
+        (
+            lambda: Config(buffer=BufferConfig(max_message_mb=1)),
+            r"max_message_mb = 1: expected at least 2: a batch of 16 groups of 16",
+        ),
+        (lambda: SamplingConfig(n=1), r"sampling.n = 1: expected at least 2"),
+        (lambda: SamplingConfig(top_p=1.5), r"sampling.top_p = 1.5: expected in \(0, 1\]"),
+        (lambda: RunConfig(name="a/b"), r"run.name = 'a/b': expected a folder name"),
+        (lambda: ReferenceConfig(reset_every=-5), r"reference.reset_every = -5"),
+        (lambda: SourceConfig(file="x", weight=-1.0), r"data.\*.weight = -1.0: expected 0 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_dotted_key(make, said):
+    with pytest.raises(ConfigError, match=said):
+        make()

@@ -1,0 +1,133 @@
+"""What the live page and its lines say, from records as the learner writes them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from prolong.common.messages import Status
+from prolong.launch.local.live import MetricsTail, Progress, line, page, sparkline
+from rich.console import Console
+
+
+def record(step: int) -> dict[str, float]:
+    return {
+        "step": step,
+        "wall_s": 10.0 + 2.0 * step,
+        "reward/mean": 0.5,
+        "reward/math": 0.1 * step,
+        "reward/math/addition": 0.1 * step,
+        "reward/logic": 0.25,
+        "validation/sampled/mean": 0.4,
+        "validation/sampled/math/addition": 0.2 + 0.1 * step,
+        "validation/sampled/math/digit_sum": 0.4 + 0.1 * step,
+        "buffer/staleness_mean": 1.25,
+        "buffer/staleness_max": 2.0,
+        "learner/wait_s": 0.25,
+        "learner/step_s": 1.0,
+        "learner/tokens": 7000.0,
+        "weights/publish_s": 0.05,
+        "reference/epoch": 1.0,
+        "actor/busy_s": 0.9,
+        "actor/idle_s": 0.05,
+        "actor/weights_s": 0.05,
+        "actor/num_actors": 1.0,
+    }
+
+
+@pytest.fixture
+def progress() -> Progress:
+    progress = Progress(run="r", steps=10, eta=2, folder=Path("runs/r"))
+    progress.add(record(step) for step in (1, 2, 3, 4))
+    states = {
+        "issued": 1,
+        "leased": 2,
+        "stored": 3,
+        "batched": 4,
+        "trained": 5,
+        "filtered": 6,
+        "stale": 0,
+        "failed": 0,
+        "total": 21,
+    }
+    progress.status = Status(
+        run="r", generation=1, version=4, steps=10, ledger=states, balanced=True, peers={}, counters={}, validation=[]
+    )
+    return progress
+
+
+def shown(progress: Progress, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(page(progress))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_time_left_follows_the_pace_of_the_last_steps(progress: Progress) -> None:
+    assert progress.left_s == pytest.approx(6 * 2.0)
+
+
+def test_the_first_step_does_not_count_for_shares_because_it_carries_the_start_up(progress: Progress) -> None:
+    progress.records[0]["learner/wait_s"] = progress.records[0]["learner/step_s"] = 60.0
+    assert progress.wait_share == pytest.approx(0.25)
+
+
+def test_shares_are_of_the_time_of_each_side(progress: Progress) -> None:
+    assert progress.wait_share == pytest.approx(0.25)
+    assert progress.idle_share == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page_shows_everything_within_its_width(progress: Progress, width: int) -> None:
+    text = shown(progress, width)
+    assert all(len(row) <= width for row in text.splitlines())
+    expected = ["4 / 10", "math  .40", "logic .25", "math .40 -> .70", "mean 1.25   max 2   bound 2", "learner waits 25%"]
+    expected += ["actors (1) idle 5%", "7,000 tokens/s", "weights 50 ms", "reference epoch 1", "= 21 balanced", "0:12 left"]
+    assert [words for words in expected if words not in text] == []
+
+
+def test_an_unbalanced_ledger_is_shouted(progress: Progress) -> None:
+    assert progress.status is not None
+    progress.status = Status(
+        run="r", generation=1, version=4, steps=10, ledger={"total": 1}, balanced=False, peers={}, counters={}, validation=[]
+    )
+    assert "NOT BALANCED" in shown(progress, 80)
+
+
+def test_a_page_without_any_step_says_what_it_waits_for() -> None:
+    text = shown(Progress(run="r", steps=10, eta=2, folder=Path("runs/r")), 80)
+    assert "0 / 10" in text
+    assert "buffer, learner and actors start" in text
+
+
+def test_a_resumed_run_says_that_it_starts_until_its_first_new_step(progress: Progress) -> None:
+    progress.first_step = progress.step
+    assert "buffer serves" in shown(progress, 80)
+    progress.add([record(5)])
+    assert "buffer serves" not in shown(progress, 80)
+
+
+def test_a_line_tells_the_step_in_one_row(progress: Progress) -> None:
+    text = line(progress)
+    assert text.startswith("step 4/10  reward logic .25 math .40  held-out math .70  staleness 1.2/2  learner waits 25%")
+    assert "\n" not in text
+
+
+def test_the_curve_spans_the_whole_run_in_few_characters() -> None:
+    assert sparkline([0.0, 1.0]) == "▁█"
+    assert sparkline([i / 99 for i in range(100)], width=4) == "▁▃▆█"
+    assert sparkline([]) == ""
+
+
+def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    assert tail.read() == ([], False)
+    path.write_text(json.dumps({"step": 1, "a": 1.0, "b": None}) + '\n{"step": 2')
+    assert tail.read() == ([{"step": 1, "a": 1.0}], False)
+    path.write_text(path.read_text() + ', "a": 2.0}\n')
+    assert tail.read() == ([{"step": 2, "a": 2.0}], False)
+    resumed = tmp_path / "resumed"  # MetricsWriter puts the cut file in the place of the other, and goes on at once
+    resumed.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 9)))
+    assert resumed.stat().st_size > path.stat().st_size
+    resumed.replace(path)
+    assert tail.read() == ([{"step": step} for step in range(1, 9)], True)

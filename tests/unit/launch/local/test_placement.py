@@ -1,0 +1,46 @@
+"""Cores and GPUs are given out without overlap, and not at all when there are too few."""
+
+from pathlib import Path
+
+from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
+from prolong.launch.local.placement import assign_cores, assign_gpus, visible_gpus
+
+
+def config(*, ranks: int = 1, actors: int = 1, pin: bool = True, device: Device = Device.auto, tensor: int = 1) -> Config:
+    return Config(
+        model=ModelConfig(path="x", device=device),
+        actor=ActorConfig(tensor_parallel=tensor),
+        launch=LaunchConfig(learner_ranks=ranks, actors=actors, pin_cores=pin),
+    )
+
+
+def test_two_cores_are_one_for_the_learner_and_one_for_the_actor() -> None:
+    assert assign_cores(config(), [0, 1]) == {"learner": frozenset({0}), "actor-0": frozenset({1})}
+
+
+def test_actors_share_the_cores_that_the_ranks_leave() -> None:
+    pinned = assign_cores(config(ranks=2, actors=2), [4, 5, 6, 7, 8, 9, 10])
+    assert pinned == {"learner": frozenset({4, 5}), "actor-0": frozenset({6, 7}), "actor-1": frozenset({8, 9, 10})}
+
+
+def test_nothing_is_pinned_unasked_or_when_cores_are_too_few() -> None:
+    assert assign_cores(config(pin=False), [0, 1]) == {}
+    assert assign_cores(config(actors=2), [0, 1]) == {}
+
+
+def test_gpus_go_to_ranks_first_then_to_actors() -> None:
+    gpus = assign_gpus(config(ranks=2, actors=2, tensor=2), list("01234567"))
+    assert gpus == {"learner": "0,1", "actor-0": "2,3", "actor-1": "4,5"}
+
+
+def test_gpus_are_left_alone_on_a_cpu_run_or_when_too_few() -> None:
+    assert assign_gpus(config(device=Device.cpu), ["0", "1"]) == {}
+    assert assign_gpus(config(), ["0"]) == {}
+
+
+def test_visible_gpus_are_what_the_environment_says_before_the_device_files(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path) == ["0", "1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-abc"}, tmp_path) == ["3", "GPU-abc"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []

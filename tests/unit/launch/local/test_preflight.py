@@ -1,0 +1,132 @@
+"""Every mistake that can be known before a start is one sentence and exit code 2, and starts nothing."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from prolong.common.config.run_files import run_paths
+from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from prolong.launch.local.preflight import prepare, settle_address
+from prolong.verifiers.sandbox.sandbox import Sandbox
+from tiny_model import make_tiny_model
+
+PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "2"}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, model: Path) -> dict[str, str]:
+    """A run that can start."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps(PROMPT) + "\n")
+    return {
+        "run.root": str(tmp_path),
+        "run.name": "r",
+        "model.path": str(model),
+        "model.max_context": "128",
+        "sampling.max_tokens": "64",
+        "validation.max_tokens": "64",
+        "data.train": f"[{{file: {prompts}}}]",
+        "buffer.address": "tcp://127.0.0.1:0",
+    }
+
+
+def attempt(settings: dict[str, str], **changes: str):
+    merged = settings | {key.replace("__", "."): value for key, value in changes.items()}
+    return prepare("", [f"{key}={value}" for key, value in merged.items()])
+
+
+def test_a_run_that_can_start_gets_a_real_port(settings: dict[str, str]) -> None:
+    port = int(attempt(settings).buffer.address.rpartition(":")[2])
+    assert port > 0
+
+
+def test_a_missing_model_folder_is_named_with_its_cure(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"model.path = './models/demo'.*prolong bootstrap"):
+        attempt(settings, model__path="./models/demo")
+
+
+def test_a_context_beyond_the_model_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"model.max_context = 4096: expected at most the model's 512"):
+        attempt(settings, model__max_context="4096")
+
+
+def test_no_prompt_file_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"data.train"):
+        attempt(settings, data__train="[]")
+
+
+def test_a_bad_line_is_named_by_file_and_number(settings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT) + "\n{oops\n")
+    with pytest.raises(DataError, match=r"prompts\.jsonl, line 2"):
+        attempt(settings)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(settings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"prompt": "1" * 100}) + "\n")
+    with pytest.raises(DataError, match=r"line 1: the prompt has 100 tokens"):
+        attempt(settings)
+
+
+def test_an_unknown_verifier_is_refused(settings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"verifier": "numbr"}) + "\n")
+    with pytest.raises(UserError, match="did you mean 'number'"):
+        attempt(settings)
+
+
+def test_prompts_that_need_a_sandbox_are_refused_where_there_is_none(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    program = PROMPT | {"verifier": "code", "answer": {"tests": [{"stdin": "", "stdout": "1"}]}}
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in (PROMPT, program, PROMPT)))
+    monkeypatch.setattr(Sandbox.open.__func__, "__kwdefaults__", {"preload": (), "backends": ()})
+    with pytest.raises(UserError, match=r"no sandbox .*apt-get install bubblewrap.* verifiers\.allow_unsafe_code=true"):
+        attempt(settings)
+    attempt(settings, verifiers__allow_unsafe_code="true")
+    prompts.write_text(json.dumps(PROMPT) + "\n")
+    attempt(settings)
+
+
+def test_a_finished_run_is_not_overwritten_but_can_go_on(settings: dict[str, str]) -> None:
+    cfg = attempt(settings, run__steps="5")
+    run_paths(cfg).folder.mkdir()
+    run_paths(cfg).summary.write_text(json.dumps({"steps": 5}))
+    with pytest.raises(UserError, match=r"finished run of 5 steps"):
+        attempt(settings, run__steps="5")
+    assert attempt(settings, run__steps="6").run.steps == 6
+
+
+def test_a_fresh_start_does_not_mix_with_old_checkpoints(settings: dict[str, str]) -> None:
+    (run_paths(attempt(settings)).checkpoints / "step-00000010").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"already holds checkpoints"):
+        attempt(settings, run__resume="false")
+    attempt(settings)
+
+
+def test_a_busy_port_is_refused_with_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(AddressInUse, match=r"buffer.address=tcp://127.0.0.1:0"):
+            settle_address(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5710", "tcp://127.0.0.1", "tcp://127.0.0.1:http", "ipc:///tmp/x"])
+def test_what_is_no_tcp_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"buffer.address"):
+        settle_address(address)
+
+
+@pytest.mark.parametrize("port", ["0", "*"])
+def test_a_free_port_is_chosen(port: str) -> None:
+    assert int(settle_address(f"tcp://127.0.0.1:{port}").rpartition(":")[2]) > 0

@@ -1,0 +1,261 @@
+"""The supervisor with real processes: small shell scripts in the place of buffer, learner and actors."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import psutil
+import pytest
+from prolong.launch.local import supervisor as module
+from prolong.launch.local.process import Process
+from prolong.launch.local.supervisor import Failure, Outcome, Supervisor, first_cause
+from runs import wait_until
+
+
+class Case:
+    """One supervised run of shell scripts in a folder; `done` is what the leader must leave behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done = folder / "done"
+        self.notes: list[str] = []
+
+    def supervisor(self, max_restarts: int = 1, **scripts: str) -> Supervisor:
+        env = {**os.environ, "DONE": str(self.done), "FOLDER": str(self.folder)}
+        processes = [
+            Process(name, ["sh", "-c", script], env=env, log=self.folder / f"{name}.log") for name, script in scripts.items()
+        ]
+        return Supervisor(
+            processes,
+            leader="learner",
+            last="buffer",
+            max_restarts=max_restarts,
+            finished=self.done.exists,
+            note=self.notes.append,
+        )
+
+    def run(self, **scripts: str) -> Outcome:
+        return asyncio.run(self.supervisor(**scripts).run())
+
+    def leftovers(self) -> list[psutil.Process]:
+        return [p for p in psutil.process_iter() if str(self.folder) in _environment(p).get("FOLDER", "")]
+
+    def assert_nothing_left(self) -> None:
+        """What was killed may take a moment to be gone."""
+        wait_until("the end of everything that was started", lambda: not self.leftovers(), 5)
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ() if process.status() != psutil.STATUS_ZOMBIE else {}
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    monkeypatch.setattr(module, "LEAVE_S", 0.3)
+    return Case(tmp_path)
+
+
+def test_the_leaders_good_end_is_the_runs_end_and_nothing_is_left(case: Case) -> None:
+    outcome = case.run(buffer="sleep 0.2", learner="touch $DONE", actor="sleep 0.2")
+    assert outcome == Outcome(code=0)
+    case.assert_nothing_left()
+
+
+def test_a_leader_that_leaves_no_summary_is_started_again(case: Case) -> None:
+    outcome = case.run(buffer="sleep 9", learner="test -f $FOLDER/once && touch $DONE; touch $FOLDER/once", actor="sleep 9")
+    assert outcome.code == 0
+    assert len(case.notes) == 1
+    assert re.fullmatch(r"learner ended with code 0 at \d\d:\d\d:\d\d: restart 1 of 1 in 0.5 s", case.notes[0])
+
+
+def test_a_killed_process_is_restarted_and_the_run_ends_well(case: Case) -> None:
+    actor = "test -f $FOLDER/once || { touch $FOLDER/once; kill -9 $$; }; touch $FOLDER/again; sleep 9"
+    outcome = case.run(buffer="sleep 9", learner="until test -f $FOLDER/again; do sleep 0.05; done; touch $DONE", actor=actor)
+    assert outcome.code == 0
+    assert case.notes[0].startswith("actor ended with code 137 at ")
+
+
+def test_giving_up_shows_the_log_of_the_process_that_failed_first(case: Case) -> None:
+    outcome = case.run(buffer="sleep 9", learner="sleep 0.1; echo follow-up; exit 1", actor="echo the cause; exit 3")
+    assert outcome.code == 1
+    assert outcome.culprit == "actor"
+    assert outcome.log == ["the cause"]
+    case.assert_nothing_left()
+
+
+def test_a_mistake_of_the_user_is_not_retried(case: Case) -> None:
+    outcome = case.run(buffer="echo port in use; exit 2", learner="sleep 9", actor="sleep 9")
+    assert (outcome.code, outcome.culprit, outcome.log) == (2, "buffer", ["port in use"])
+    assert case.notes == []
+
+
+def test_the_learner_is_not_restarted_after_the_buffer_was_stopped(case: Case) -> None:
+    outcome = case.run(buffer="exit 0", learner="sleep 0.2; exit 1", actor="sleep 9")
+    assert outcome.code == 1
+    assert outcome.reason == "buffer was stopped before the run was over"
+
+
+def test_a_crash_loop_waits_longer_each_time_then_ends_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.05)
+    crash = "date +%s.%N >> $FOLDER/starts; echo no luck; exit 3"
+    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 9", learner="sleep 9", actor=crash).run())
+    reason = "actor ended with code 3 after 3 restarts (launch.max_restarts)"
+    assert outcome == Outcome(code=1, reason=reason, culprit="actor", log=["no luck"])
+    starts = [float(line) for line in (case.folder / "starts").read_text().split()]
+    assert len(starts) == 4
+    for delay_s, begun, again in zip((0.05, 0.1, 0.2), starts, starts[1:], strict=False):
+        assert again - begun > delay_s
+    assert [note.partition(": ")[2] for note in case.notes] == [
+        "restart 1 of 3 in 0.1 s", "restart 2 of 3 in 0.1 s", "restart 3 of 3 in 0.2 s"
+    ]  # fmt: skip
+    case.assert_nothing_left()
+
+
+def test_the_wait_before_a_restart_has_a_bound(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 9.0)
+    monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.0)
+    outcome = asyncio.run(case.supervisor(max_restarts=5, buffer="sleep 9", learner="sleep 9", actor="exit 1").run())
+    assert outcome.reason == "actor ended with code 1 after 5 restarts (launch.max_restarts)"
+
+
+def test_a_process_that_was_healthy_has_all_its_restarts_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(module, "HEALTHY_S", 0.05)
+    actor = "echo x >> $FOLDER/starts; sleep 0.1; exit 1"
+    learner = "until test $(cat $FOLDER/starts | wc -l) -ge 4; do sleep 0.02; done; touch $DONE"
+    assert case.run(buffer="sleep 9", learner=learner, actor=actor) == Outcome(code=0)
+    assert {note.partition(": ")[2] for note in case.notes} == {"restart 1 of 1 in 0.0 s"}
+
+
+def test_a_process_that_cannot_be_started_again_ends_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    supervisor = case.supervisor(buffer="sleep 9", learner="sleep 9", actor="rm $0; exit 1")
+    script = case.folder / "actor.sh"
+    script.write_text("#!/bin/sh\nrm $0; exit 1\n")
+    script.chmod(0o700)
+    supervisor._processes["actor"].command = [str(script)]
+    outcome = asyncio.run(supervisor.run())
+    assert (outcome.code, outcome.culprit) == (1, "actor")
+    assert outcome.reason.startswith("actor could not be started: ")
+    case.assert_nothing_left()
+
+
+def test_an_actor_that_was_asked_to_leave_stays_gone_while_another_works(case: Case) -> None:
+    actors = {"a": "echo x >> $FOLDER/starts; exit 0", "b": "sleep 9"}
+    assert case.run(buffer="sleep 9", learner="sleep 0.6; touch $DONE", **actors) == Outcome(code=0)
+    assert (case.folder / "starts").read_text() == "x\n"
+    assert case.notes == []
+
+
+def test_the_last_actor_that_leaves_is_started_again_because_the_run_goes_on(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    learner = "until test -f $FOLDER/again; do sleep 0.02; done; touch $DONE"
+    last = "sleep 0.1; test -f $FOLDER/once && touch $FOLDER/again; touch $FOLDER/once"
+    first = "echo x >> $FOLDER/first; exit 0"
+    assert case.run(buffer="sleep 9", learner=learner, first=first, last=last) == Outcome(code=0)
+    assert (case.folder / "first").read_text() == "x\n"
+    assert len(case.notes) == 1
+    assert case.notes[0].startswith("last ended with code 0 at ")
+
+
+def test_actors_that_leave_again_and_again_end_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_S", 0.05)
+    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    outcome = case.run(buffer="sleep 9", learner="sleep 9", actor="echo asked to; exit 0")
+    reason = "actor ended with code 0 after 1 restarts (launch.max_restarts)"
+    assert outcome == Outcome(code=1, reason=reason, culprit="actor", log=["asked to"])
+
+
+def interrupt(supervisor: Supervisor, *signals: tuple[float, int]) -> Outcome:
+    """Run it, and send this process each signal at its time."""
+
+    async def interrupted() -> Outcome:
+        for at_s, signum in signals:
+            asyncio.get_running_loop().call_later(at_s, os.kill, os.getpid(), signum)
+        return await supervisor.run()
+
+    return asyncio.run(interrupted())
+
+
+DEAF = "trap '' TERM; sleep 30 & wait"
+
+
+def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TERMINATE_S", 0.2)
+    monkeypatch.setattr(module, "LAST_S", 0.2)
+    started = monotonic()
+    outcome = interrupt(case.supervisor(buffer=DEAF, learner="sleep 30", actor=DEAF), (0.2, signal.SIGINT))
+    assert outcome == Outcome(code=130, reason="stopped by SIGINT")
+    assert monotonic() - started < 3
+    case.assert_nothing_left()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_the_run_too(case: Case, signum: signal.Signals) -> None:
+    outcome = interrupt(case.supervisor(buffer="sleep 30", learner="sleep 30"), (0.1, signum))
+    assert outcome == Outcome(code=128 + signum, reason=f"stopped by {signum.name}")
+    case.assert_nothing_left()
+
+
+def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case) -> None:
+    started = monotonic()
+    outcome = interrupt(case.supervisor(buffer=DEAF, learner=DEAF), (0.2, signal.SIGINT), (0.4, signal.SIGINT))
+    assert outcome.code == 130
+    assert monotonic() - started < module.TERMINATE_S / 2
+    case.assert_nothing_left()
+
+
+def test_a_stopped_process_does_not_hold_up_the_end(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TERMINATE_S", 0.2)
+    monkeypatch.setattr(module, "LAST_S", 0.1)
+    learner = "until test -f $FOLDER/stopped; do sleep 0.02; done; touch $DONE"
+    outcome = case.run(buffer="sleep 0.1", learner=learner, actor="touch $FOLDER/stopped; kill -STOP $$")
+    assert outcome == Outcome(code=0)
+    case.assert_nothing_left()
+
+
+def test_the_buffer_is_asked_to_leave_after_all_others(case: Case) -> None:
+    order = "trap 'echo {0} >> $FOLDER/order; exit 0' TERM; touch $FOLDER/{0}; sleep 9 & wait"
+    scripts = {name: order.format(name) for name in ("buffer", "actor")}
+    case.run(**scripts, learner="until test -f $FOLDER/buffer -a -f $FOLDER/actor; do sleep 0.02; done; exit 2")
+    assert (case.folder / "order").read_text().split() == ["actor", "buffer"]
+
+
+def test_nothing_survives_the_supervisors_death(case: Case) -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from prolong.launch.local.process import Process
+from prolong.launch.local.supervisor import Supervisor
+folder = Path({str(case.folder)!r})
+env = {{"FOLDER": str(folder), "PATH": {os.environ["PATH"]!r}}}
+processes = [Process(name, ["sh", "-c", f"echo $$ > $FOLDER/{{name}}.pid; exec sleep 30"], env=env, log=folder / name)
+             for name in ("buffer", "learner")]
+asyncio.run(Supervisor(processes, leader="learner", last="buffer", max_restarts=0, finished=bool, note=print).run())
+"""
+    supervisor = subprocess.Popen([sys.executable, "-c", program])
+    pids = [case.folder / f"{name}.pid" for name in ("buffer", "learner")]
+    deadline = monotonic() + 10
+    while not all(path.exists() and path.read_text().strip() for path in pids):
+        assert monotonic() < deadline
+    children = [psutil.Process(int(path.read_text())) for path in pids]
+    supervisor.kill()
+    supervisor.wait(5)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+def test_one_cause_explains_the_failures_that_follow_it_closely() -> None:
+    deaths = [(0, "early"), (100, "cause"), (110, "b"), (165, "c")]
+    failures = [Failure(at=at, name=name, code=1, log=[]) for at, name in deaths]
+    assert first_cause(failures).name == "cause"

@@ -1,0 +1,80 @@
+"""What `prolong train` starts, with which environment, and what it says at the end. Whole runs are in tests/chaos."""
+
+import json
+from pathlib import Path
+
+import pytest
+from prolong.common.config.run_files import RunPaths
+from prolong.common.config.sections import Config, Device, LaunchConfig, ModelConfig, RunConfig
+from prolong.common.errors import UserError
+from prolong.launch.local import train as local
+from prolong.launch.local.supervisor import Outcome
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    return Config(
+        run=RunConfig(name="r", root=str(tmp_path)),
+        model=ModelConfig(path=str(tmp_path), device=Device.cpu),
+        launch=LaunchConfig(actors=2),
+    )
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path / "r")
+
+
+def test_a_run_is_one_buffer_one_learner_and_its_actors_on_the_saved_settings(cfg: Config, paths: RunPaths) -> None:
+    processes = local.processes(cfg, paths)
+    assert [process.name for process in processes] == ["buffer", "learner", "actor-0", "actor-1"]
+    assert processes[3].command[-5:] == ["actor", "--name", "actor-1", "--recipe", str(paths.config)]
+    assert [process.log.name for process in processes] == ["buffer.log", "learner.log", "actor-0.log", "actor-1.log"]
+
+
+def test_the_environment_says_what_the_caller_left_unsaid(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert local.environment(cfg, None)["OMP_NUM_THREADS"] == "1"
+    assert local.environment(cfg, None)["HF_HUB_OFFLINE"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert local.environment(cfg, "2,3")["OMP_NUM_THREADS"] == "4"
+    assert local.environment(cfg, "2,3")["CUDA_VISIBLE_DEVICES"] == "2,3"
+    cfg.model.path = "some-org/some-model"
+    assert "HF_HUB_OFFLINE" not in local.environment(cfg, None)
+
+
+def test_a_run_folder_belongs_to_one_supervisor(paths: RunPaths) -> None:
+    with local._only_one(paths), pytest.raises(UserError, match="another `prolong train`"), local._only_one(paths):
+        pass
+    with local._only_one(paths):
+        assert paths.logs.is_dir()
+
+
+def test_the_summary_of_an_earlier_end_is_kept_under_its_step(paths: RunPaths) -> None:
+    paths.folder.mkdir()
+    paths.summary.write_text(json.dumps({"steps": 40}))
+    local._set_aside_summary(paths)
+    assert not paths.summary.exists()
+    assert (paths.folder / "summary-step-00000040.json").exists()
+
+
+def test_a_failed_run_shows_the_cause_and_how_to_resume(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(code=1, reason="actor-0 ended with code 1 after 3 restarts", culprit="buffer", log=["disk full"])
+    assert local._report(outcome, paths) == 1
+    captured = capsys.readouterr()
+    assert "last lines of buffer (the first to fail" in captured.err
+    assert "  | disk full\nprolong train: actor-0 ended with code 1 after 3 restarts\n" in captured.err
+    assert captured.out == f"resume with: prolong train --recipe {paths.config}\n"
+
+
+def test_a_run_that_ended_well_shows_before_and_after(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    paths.folder.mkdir()
+    scores = {"sampled": {"by_task": {"math/addition": 0.4}, "mean": 0.4}}
+    summary = {"before": scores, "after": scores, "steps": 3, "wall_s": 9.0, "ledger": {"trained": 12}}
+    paths.summary.write_text(json.dumps(summary))
+    assert local._report(Outcome(code=0), paths) == 0
+    out = capsys.readouterr().out
+    assert ".40 -> .40" in out
+    assert "3 steps in 0:09, 12 groups trained" in out
+    assert str(paths.folder) in out

@@ -1,0 +1,131 @@
+"""Two recordings of a step: which numbers count, what comes first, and what is rounding."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from prolong.launch.replay.compare import (
+    Difference,
+    compare_checkpoints,
+    compare_records,
+    find_checkpoints,
+    fingerprint,
+    flatten,
+    is_rounding,
+)
+from safetensors.torch import save_file
+
+RECORD = {"step": 4, "reward/mean": 0.5, "actor/idle_s": 3.0, "learner/loss": -0.25, "learner/lr": 1e-6, "policy/kl": 2e-9}
+STATE = {"version": 4, "wall_s": 9.0, "spent": {"wait_s": 3.0}, "resets": {"count": 1, "best": 0.5}}
+
+
+def write_checkpoint(folder: Path, weights: list[float], state: dict | None = None) -> Path:
+    """A folder with a small model, a trainer and the state of version 4."""
+    path = folder / "step-00000004"
+    path.mkdir(parents=True)
+    save_file({"a": torch.ones(3), "b": torch.tensor(weights)}, path / "model.safetensors")
+    save_file({"m": torch.zeros(2)}, path / "trainer.safetensors")
+    (path / "state.json").write_text(json.dumps(STATE | (state or {})))
+    return path
+
+
+def difference_of(left: Path, right: Path) -> Difference | None:
+    one, other = fingerprint(4, left), fingerprint(4, right)
+    assert one is not None
+    assert other is not None
+    return compare_checkpoints(one, other)
+
+
+def test_clocks_and_what_is_left_out_are_not_compared() -> None:
+    assert compare_records(RECORD, RECORD | {"actor/idle_s": 4.0}, ()) is None
+    assert compare_records(RECORD, RECORD | {"weights/failed": 1.0}, ("weights/",)) is None
+    found = compare_records(RECORD, RECORD | {"weights/failed": 1.0}, ())
+    assert found == Difference(step=4, what="weights/failed", left=None, right=1.0)
+
+
+def test_the_first_number_that_differs_is_named_and_a_missing_one_is_nothing() -> None:
+    found = compare_records(RECORD, RECORD | {"reward/mean": 0.75, "learner/loss": 1.0}, ())
+    assert found == Difference(step=4, what="reward/mean", left=0.5, right=0.75)
+    found = compare_records(RECORD, {name: value for name, value in RECORD.items() if name != "learner/loss"}, ())
+    assert found is not None
+    assert found.sentence("recorded", "replayed") == "step 4: learner/loss: recorded -0.25, replayed nothing"
+
+
+def test_a_difference_in_the_last_bits_is_called_so_unless_there_is_a_greater_one() -> None:
+    close = RECORD | {"reward/mean": math.nextafter(0.5, 1), "policy/kl": -3e-9}
+    found = compare_records(RECORD, close, ())
+    assert found is not None
+    assert (found.what, found.rounding) == ("reward/mean", True)
+    found = compare_records(RECORD, close | {"learner/lr": 2e-6}, ())
+    assert found == Difference(step=4, what="learner/lr", left=1e-6, right=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [(8.0, 8.0 + 5e-6, True), (8.0, 8.0 + 5e-5, False), (0.02, 0.0200005, True), (0.0, 2e-6, False), (None, 0.0, False)],
+)
+def test_rounding_is_a_millionth_of_a_number_or_of_one(left: float | None, right: float, expected: bool) -> None:
+    assert is_rounding(left, right) is expected
+
+
+def test_checkpoints_are_the_same_whatever_clocks_say(tmp_path: Path) -> None:
+    ours = write_checkpoint(tmp_path / "a", [1.0, 2.0])
+    theirs = write_checkpoint(tmp_path / "b", [1.0, 2.0], {"wall_s": 1.0, "spent": {"wait_s": 4.0}})
+    assert difference_of(ours, theirs) is None
+    known = fingerprint(4, ours)
+    assert known is not None
+    assert known.digests["model.safetensors"] == hashlib.sha256((ours / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("weight", "rounding"), [(2.0000002, True), (2.1, False)])
+def test_a_checkpoint_that_differs_says_where_and_how_far(tmp_path: Path, weight: float, rounding: bool) -> None:
+    ours, theirs = write_checkpoint(tmp_path / "a", [1.0, 2.0]), write_checkpoint(tmp_path / "b", [1.0, weight])
+    found = difference_of(ours, theirs)
+    assert found is not None
+    assert found.what == "checkpoint: SHA-256 of model.safetensors"
+    assert found.left == hashlib.sha256((ours / "model.safetensors").read_bytes()).hexdigest()
+    assert found.rounding is rounding
+    gap = (torch.tensor(weight) - 2.0).item() / 2.0
+    assert found.detail == f"tensor b by {gap:.1e} of its largest number"
+
+
+def test_other_tensors_a_missing_file_and_a_damaged_one_are_no_rounding(tmp_path: Path) -> None:
+    ours = write_checkpoint(tmp_path / "a", [1.0, 2.0])
+    shaped = write_checkpoint(tmp_path / "b", [1.0, 2.0, 3.0])
+    named = write_checkpoint(tmp_path / "c", [1.0, 2.0])
+    save_file({"other": torch.ones(1)}, named / "trainer.safetensors")
+    torn = write_checkpoint(tmp_path / "d", [1.0, 2.0])
+    (torn / "model.safetensors").write_bytes(b"torn")
+    missing = write_checkpoint(tmp_path / "e", [1.0, 2.0])
+    (missing / "trainer.safetensors").unlink()
+    found = [difference_of(ours, each) for each in (shaped, named, torn, missing)]
+    assert all(each is not None and not each.rounding for each in found)
+    details = [each.detail for each in found if each is not None]
+    assert details[0] == "tensor b by inf of its largest number"
+    assert details[1] == "tensor m is in one of them only"
+    assert details[2].startswith("cannot be read: ")
+    assert found[3] is not None
+    assert (found[3].what, found[3].right) == ("checkpoint: SHA-256 of trainer.safetensors", None)
+
+
+def test_a_number_of_the_state_is_named(tmp_path: Path) -> None:
+    ours = write_checkpoint(tmp_path / "a", [1.0])
+    theirs = write_checkpoint(tmp_path / "b", [1.0], {"resets": {"count": 2, "best": 0.5}})
+    assert difference_of(ours, theirs) == Difference(step=4, what="checkpoint: state.json: resets.count", left=1, right=2)
+
+
+def test_only_whole_checkpoints_are_found_and_one_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, [1.0])
+    (tmp_path / "step-00000008").mkdir()
+    (tmp_path / ".step-00000012.77").mkdir()
+    (tmp_path / ".step-00000012.77" / "state.json").write_text("{}")
+    assert find_checkpoints(tmp_path) == {4: path}
+    assert fingerprint(8, tmp_path / "step-00000008") is None
+
+
+def test_trees_are_flattened_to_dotted_names() -> None:
+    tree = {"a": {"b": 1, "c": []}, "d": [{"e": "x"}, 2.0], "f": None}
+    assert dict(flatten(tree)) == {"a.b": 1, "a.c": "[]", "d.0.e": "x", "d.1": 2.0, "f": None}

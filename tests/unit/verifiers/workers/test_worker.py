@@ -1,0 +1,148 @@
+"""The worker's judgement of failures, with judges that fail on purpose."""
+
+import json
+import socket
+from typing import Any
+
+import msgspec
+import pytest
+from prolong.common.errors import UserError, VerifierFailure
+from prolong.verifiers import registry
+from prolong.verifiers.api import Frames, FromWorker, Job, Loading, Probed, Ready, Score, Scored, Task, Verifier, frame
+from prolong.verifiers.workers.worker import CannotLoad, Worker
+
+
+def faulty(task: Task) -> Score:
+    raise {"value": ValueError, "exit": SystemExit, "memory": MemoryError, "deep": RecursionError, "box": VerifierFailure}[
+        task.completion
+    ]("on purpose")
+
+
+def probe(answer: dict[str, Any]) -> None:
+    if answer.get("gold") == "broken":
+        raise ValueError("the stored answer cannot be judged")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.VERIFIERS, "faulty", Verifier(check=lambda answer: None, score=faulty, probe=probe))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Worker(theirs), ours
+
+
+def job(completion: str, gold: str = "fine", **changes: Any) -> Job:
+    return Job(number=3, verifier="faulty", completion=completion, answer=json.dumps({"gold": gold}), **changes)
+
+
+def sent(ours: socket.socket) -> list[Any]:
+    ours.setblocking(False)
+    return [msgspec.msgpack.decode(payload, type=FromWorker) for payload in Frames().feed(ours.recv(1 << 16))]
+
+
+@pytest.mark.parametrize("error", ["value", "exit", "deep"])
+def test_a_judge_that_raises_on_this_completion_alone_rejects_it(worker: tuple[Worker, socket.socket], error: str):
+    scored = worker[0].judge(job(error))
+    assert scored.score is not None
+    assert (scored.score.reward, scored.score.status) == (0.0, "input_rejected")
+
+
+def test_a_judge_that_raises_on_the_stored_answer_too_gives_no_score(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(job("value", gold="broken"))
+    assert scored.score is None
+    assert "stored answer" in scored.error
+
+
+def test_a_failing_sandbox_is_never_the_completions_doing(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(job("box"))
+    assert scored.score is None
+    assert "on purpose" in scored.error
+
+
+def test_a_sandbox_is_opened_for_the_first_answer_that_needs_one_with_the_clock_standing_still():
+    opened: list[str] = []
+    verifier = Verifier(
+        check=lambda answer: None,
+        score=lambda task: Score(reward=1.0),
+        probe=probe,
+        load=lambda: opened.append("imports"),
+        in_sandbox=lambda answer: answer.get("runs", False),
+        open_sandbox=lambda: opened.append("sandbox"),
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", verifier)
+        worker = Worker(theirs)
+        for answer, expected in (("{}", [Loading(), Ready()]), ('{"runs": true}', [Loading(), Ready()]), ("{}", [])):
+            assert worker.judge(Job(number=1, verifier="some", completion="x", answer=answer)).score is not None
+            worker.send(Probed(1))  # marks the end
+            assert sent(ours) == [*expected, Probed(1)]
+            ours.setblocking(True)
+        assert opened == ["imports", "imports", "sandbox"]
+
+
+def test_a_sandbox_that_cannot_be_opened_is_nobodys_verdict():
+    def refuse() -> None:
+        raise UserError("no sandbox on this machine")
+
+    verifier = Verifier(
+        check=lambda answer: None, score=faulty, probe=probe, in_sandbox=lambda answer: True, open_sandbox=refuse
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", verifier)
+        with pytest.raises(CannotLoad, match="verifier some: no sandbox on this machine"):
+            Worker(theirs).judge(Job(number=1, verifier="some", completion="value", answer="{}"))
+
+
+def test_exhausted_memory_ends_the_worker(worker: tuple[Worker, socket.socket]):
+    with pytest.raises(MemoryError):
+        worker[0].judge(job("memory"))
+
+
+def test_the_last_try_says_that_the_stored_answer_passed_before_it_judges(worker: tuple[Worker, socket.socket]):
+    with pytest.raises(MemoryError):
+        worker[0].judge(job("memory", last_try=True))
+    assert sent(worker[1]) == [Loading(), Ready(), Probed(3)]
+
+
+def test_an_unknown_verifier_is_an_error_not_a_death(worker: tuple[Worker, socket.socket]):
+    scored = worker[0].judge(Job(number=1, verifier="nobody", completion="x", answer="{}"))
+    assert scored.score is None
+    assert "unknown verifier" in scored.error
+
+
+def test_code_that_is_not_ours_is_never_the_completions_fault():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        own = {"theirs": Verifier(check=lambda answer: None, score=faulty, probe=None)}
+        worker = Worker(theirs, own)
+        for error in ("value", "exit", "deep"):
+            asked = Job(number=1, verifier="theirs", completion=error, answer="{}", last_try=True)
+            scored = worker.judge(asked)
+            assert scored.score is None
+            assert "on purpose" in scored.error
+
+
+def test_code_that_is_not_ours_is_told_the_prompt():
+    seen: list[Task] = []
+
+    def judge(task: Task) -> Score:
+        seen.append(task)
+        return Score(reward=1.0)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs, {"theirs": Verifier(check=lambda answer: None, score=judge, probe=None)})
+        ids = {"prompt_ids": b"\1\0\0\0", "completion_ids": b"\2\0\0\0"}
+        worker.judge(Job(number=1, verifier="theirs", completion="x", answer='{"a": 1}', prompt="2+2?", **ids))
+    assert seen == [Task(completion="x", answer={"a": 1}, prompt="2+2?", **ids)]
+
+
+def test_frames_are_cut_at_any_boundary():
+    messages = [Probed(1), Scored(number=2, score=Score(reward=0.5), seconds=0.1), Ready()]
+    stream = b"".join(map(frame, messages))
+    for step in (1, 3, 7, len(stream)):
+        frames = Frames()
+        payloads = [p for at in range(0, len(stream), step) for p in frames.feed(stream[at : at + step])]
+        assert [msgspec.msgpack.decode(p, type=FromWorker) for p in payloads] == messages

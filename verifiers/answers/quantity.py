@@ -1,0 +1,142 @@
+"""A boxed answer taken apart: the value, a percent sign, the unit behind it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice
+
+from .numbers import number
+from .spelling import END, WORD, plain, squeeze, tidy, unwrap
+from .units import MAX_UNIT_CHARS, Unit, parse_unit
+
+MAX_SPLITS = 12  # places where a value may end
+_UNIT_FRACTION = re.compile(
+    rf"\\frac ?\{{ ?({WORD}[^{{}}{END}]*{END}(?:\^\{{?\d\}}?)?) ?\}}\{{ ?({WORD}[^{{}}{END}]*{END}(?:\^\{{?\d\}}?)?) ?\}}$"
+)
+_BARE_TAIL = re.compile(r"(?<=[\d.})])(?: (?=[A-Za-z\\(^])|(?=\^\\circ|\\mu|\\Omega|[A-Za-z€£¥][A-Za-z/^\\.]))")
+_APPROXIMATE = re.compile(r"\A(?:\\approx|\\sim|about|approximately|roughly) ?")
+_OPERATION = (
+    r"and|or|to|by|squared|cubed|factorial|times|over|plus|minus|mod|choose|percent of|"
+    r"a?r?c?(?:sin|cos|tan|cot)h?|log|ln|exp|sqrt"
+)
+_REST = re.compile(
+    rf"(?!(?:{_OPERATION})\b)\(?[a-zA-Z]{{3}}[a-zA-Z '.,()-]*|(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{{?\d\}}?)?"
+)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_ORDINAL = re.compile(r"(\d{1,9}) ?\^?\{? ?(?:st|nd|rd|th) ?\}?")
+_COMPOUND = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9}),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9})")
+_MONEY = re.compile(r"(?P<sign>-?)(?P<unit>\\\$|[€£¥]) ?(?=[\d.])")
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALED = re.compile(rf"(?<![\w.,^{{}}])(\d{{1,9}}(?:,\d{{3}}){{0,3}}(?:\.\d{{1,9}})?) ?({WORD}? ?)({'|'.join(_SCALES)})s?\b")
+_GAP = re.compile(r"\d \d|\d ?, (?!000)\d")
+_WORDS = re.compile(r"[^\W\d_][\w\s'.,()-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """text: without unit and percent sign. value: the same squeezed. number: its exact value, if it is a plain number.
+
+    words: it is text, not mathematics. rest: what stands behind the value and is no unit that we know.
+    marked: \\text{} is used, so that a unit is one and no variable.
+    """
+
+    text: str
+    value: str
+    number: Fraction | None
+    unit: Unit | None
+    percent: bool
+    words: bool
+    rest: str
+    marked: bool
+
+
+@lru_cache(maxsize=512)  # the rollouts of a group share their stored answer
+def read(latex: str, *, whole: bool = False) -> Quantity:
+    """Take an answer apart; `whole`: leave the unit where it is."""
+    marked = _APPROXIMATE.sub("", _UNIT_FRACTION.sub(r"\1/(\2)", unwrap(tidy(latex))))
+    marked = _SCALED.sub(_multiplied, marked)
+    text, has_mark = plain(marked), WORD in marked
+    if money := _MONEY.match(text):
+        return _quantity(money["sign"] + text[money.end() :], parse_unit(money["unit"]), marked=True)
+    if ordinal := _ORDINAL.fullmatch(text):
+        return _quantity(ordinal[1])
+    if not whole and exact(text) is None:
+        if compound := _compound(text):
+            return compound
+        for head, tail in _splits(marked, text):
+            if unit := parse_unit(tail):
+                return _quantity(head, unit, marked=has_mark or "^\\circ" in tail)
+            apart = has_mark or text[len(head) : len(head) + 1] == " "  # 2abc is a product
+            if apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail):
+                return _quantity(head, rest=tail, marked=has_mark)
+    return _quantity(text, words=_is_words(marked, text), marked=has_mark)
+
+
+def _multiplied(match: re.Match[str]) -> str:
+    """5 million as 5000000."""
+    value = Decimal(match[1].replace(",", "")) * _SCALES[match[3]]
+    return f"{value.normalize():f}{' ' * (match[2] != '')}{match[2]}"
+
+
+def _compound(text: str) -> Quantity | None:
+    """5 feet 3 inches, in the first unit."""
+    if not (match := _COMPOUND.fullmatch(text)):
+        return None
+    large, small = parse_unit(match[2]), parse_unit(match[4])
+    if large is None or small is None or large.powers != small.powers:
+        return None
+    value = Fraction(match[1]) + Fraction(match[3]) * small.factor / large.factor
+    return Quantity(text, text, value, large, False, False, "", True)
+
+
+def take_unit(found: Quantity, wanted: Unit) -> Quantity:
+    """A quantity without \\text{} whose last words may be a unit, because the answer that it is compared with has one."""
+    if found.unit or found.rest:
+        return found
+    tail = found.text[-MAX_UNIT_CHARS:]
+    for match in re.finditer(r"(?<=[\w.})])\s?(?=[A-Za-z\\^(])", tail):
+        unit = parse_unit(tail[match.start() :])
+        if unit and unit.agrees(wanted):
+            return replace(read(found.text[: len(found.text) - len(tail) + match.start()], whole=True), unit=unit)
+    return found
+
+
+def exact(text: str) -> Fraction | None:
+    """The value of a plain number that may hold spaces: 3 1/4 means something else than 31/4, and 1, 234 are two numbers."""
+    return number(text) if _GAP.search(text) else number(squeeze(text))
+
+
+def _splits(marked: str, text: str) -> list[tuple[str, str]]:
+    """Where the value may end and its unit begin: at the first marked word, or behind a plain number."""
+    found = []
+    at = marked.find(WORD)
+    if at > 0 and marked[at - 1] not in "_^{" and (head := plain(marked[:at])):
+        symbol = next((one for one in ("\\mu", "^\\circ") if head.endswith(one)), "")
+        found.append((head.removesuffix(symbol), f"{symbol} {plain(marked[at:])}".strip()))
+    if text.endswith("^\\circ") and not _TRIGONOMETRY.search(text):
+        found.append((text.removesuffix("^\\circ"), "^\\circ"))
+    for match in islice(_BARE_TAIL.finditer(text), MAX_SPLITS):
+        if exact(text[: match.start()]) is not None:
+            found.append((text[: match.start()], text[match.start() :].strip()))
+    return [(head.strip("* "), tail) for head, tail in found]
+
+
+def _quantity(text: str, unit: Unit | None = None, *, rest: str = "", words: bool = False, marked: bool = False) -> Quantity:
+    bare = text.removesuffix("percent").rstrip()
+    percent = bare != text or bare.endswith("%")
+    bare = bare.rstrip("% ")
+    if rest in ("percent", "percents", "percentage"):
+        percent, rest = True, ""
+    return Quantity(bare, squeeze(bare), exact(bare), unit, percent, words, rest, marked)
+
+
+def _is_words(marked: str, text: str) -> bool:
+    """Several letters in a row that stood in \\text{}, or a word too long to be a product of variables."""
+    if not _WORDS.fullmatch(text):
+        return False
+    longest = max(map(len, re.findall(r"[^\W\d_]+", text)), default=0)
+    return longest > 3 or (WORD in marked and longest > 1)

@@ -1,0 +1,1 @@
+"""Prompt records made from public data sets and from generators. For `prolong data` alone."""

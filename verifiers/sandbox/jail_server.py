@@ -1,0 +1,232 @@
+"""The launcher inside the sandbox: `python -m prolong.verifiers.sandbox.jail_server FD`. Forks one jailed process per request.
+
+    Sandbox ==request + descriptors==> jail --fork--> rlimits, Landlock, seccomp --> untrusted program
+       ^                                                                                  |
+       +---------------------------- standard output, result ----------------------------+
+
+The launcher never sees a byte of code, input or output: they travel in descriptors that the parent made, so one program can
+learn nothing of another from memory that it inherits. It is not root, and what it forks cannot signal or trace it. It ends
+when the parent closes the socket. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+from . import jailed_main as inmate
+from . import landlock, seccomp
+
+MAX_REQUEST_BYTES = 1 << 16
+DESCRIPTORS = 5  # standard input, output and error, payload, result
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 8, 24, 36
+CAP_DAC_READ_SEARCH, CAP_LAST = 2, 63
+PROGRAM = "program"  # in the scratch folder: what the compiler made
+WARM = ("bisect", "collections", "copy", "decimal", "fractions", "functools", "heapq", "itertools", "math", "re", "typing")
+
+
+def main(fd: int) -> None:
+    """Prepare, say so, serve. In a forked child `serve` returns what the child shall do."""
+    with socket.socket(fileno=fd) as channel:
+        setup = json.loads(channel.recv(MAX_REQUEST_BYTES))
+        drop_privileges(setup["uid"], keep_search=setup["keep_search"])
+        os.environ.clear()
+        for name in (*WARM, *setup["preload"]):
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # children neither copy nor sweep what is here: their end takes half the time
+        tell(channel, {"event": "ready"})
+        kind = serve(channel, setup)
+    if kind is not None:
+        inmate.run(kind)
+    elif setup["remove_scratch"]:
+        clean(setup["scratch"])
+        os.rmdir(setup["scratch"])
+
+
+def drop_privileges(uid: int | None, *, keep_search: bool) -> None:
+    """Become `uid` (None: stay who we are) without capabilities.
+
+    keep_search: keep the right to pass through folders such as /root on the way to this interpreter; Landlock still decides
+    what is read. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prctl(option: int, value: int) -> int:
+        zero = ctypes.c_ulong(0)
+        return libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero)
+
+    prctl(seccomp.PR_SET_NO_NEW_PRIVS, 1)
+    if prctl(PR_SET_CHILD_SUBREAPER, 1):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+    if uid is not None:
+        for capability in range(CAP_LAST + 1):
+            prctl(PR_CAPBSET_DROP, capability)
+        prctl(PR_SET_KEEPCAPS, int(keep_search))
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    kept = 1 << CAP_DAC_READ_SEARCH if keep_search else 0
+    header, sets = struct.pack("<Ii", 0x20080522, 0), struct.pack("<6I", kept, kept, 0, 0, 0, 0)
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset failed")
+    prctl(PR_SET_DUMPABLE, 0)
+
+
+def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
+    """Consumes requests; blocks on the next; unblocked by the parent; stops when it closes its end (None).
+
+    In a forked, jailed child: returns the kind of what it shall run.
+    """
+    while True:
+        try:
+            data, fds, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, DESCRIPTORS)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        request = json.loads(data)
+        if request.get("kill"):  # of a process that has ended meanwhile
+            continue
+        if request.get("clean"):
+            clean(setup["scratch"])
+            tell(channel, {"event": "clean"})
+            continue
+        jailed, told = os.pipe()
+        pid = os.fork()
+        if not pid:
+            channel.detach()  # its number is another descriptor's soon
+            return enter(request, setup, fds, told)
+        for descriptor in (*fds, told):
+            os.close(descriptor)
+        with os.fdopen(jailed, "rb") as pipe:
+            trouble = pipe.read()
+        if trouble:
+            os.waitpid(pid, 0)
+            tell(channel, {"event": "failed", "why": trouble.decode(errors="replace")})
+        else:
+            tell(channel, {"event": "started", "pid": pid})
+            tell(channel, supervise(channel, pid))
+
+
+def tell(channel: socket.socket, event: dict[str, Any]) -> None:
+    """To the parent; if it is gone, the next receive says so."""
+    with contextlib.suppress(ConnectionError):
+        channel.send(json.dumps(event).encode())
+
+
+def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
+    """Wait for the child's end, or end it when the parent says so or is gone; then nothing of it is left."""
+    watched = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    poll.register(channel, select.POLLIN)
+    poll.poll()
+    os.close(watched)
+    for target in (pid, -pid):  # its group exists from its setsid on; its zombie holds the number
+        try:
+            os.kill(target, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    _, status, usage = os.wait4(pid, 0)
+    while True:  # what it had started is ours now
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    code = os.waitstatus_to_exitcode(status)
+    return {"event": "ended", "code": code, "cpu_s": usage.ru_utime + usage.ru_stime}
+
+
+def clean(scratch: str) -> None:
+    """Remove what a compiler left."""
+    for entry in os.scandir(scratch):
+        os.unlink(entry.path)
+
+
+# --- in the child -------------------------------------------------------------------------------------------------------
+
+
+def enter(request: dict[str, Any], setup: dict[str, Any], fds: list[int], told: int) -> str:
+    """Shut the jail from inside. Does not return for compiled programs; a layer that fails ends the process with its reason."""
+    try:
+        os.setsid()
+        if len(fds) != DESCRIPTORS:
+            raise OSError(errno.EBADF, f"{len(fds)} descriptors, expected {DESCRIPTORS}")
+        told = take_descriptors(fds, told)
+        os.chdir("/")
+        if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+            raise OSError(errno.EPERM, "prctl(PR_SET_PDEATHSIG) failed")
+        command = shut(request, setup)
+        if command:
+            os.execve(command[0], command, request["environment"])
+        os.close(told)
+    except BaseException as error:
+        os.write(told, f"{type(error).__name__}: {error}"[:500].encode())
+        os._exit(99)
+    return request["kind"]
+
+
+def take_descriptors(fds: list[int], told: int) -> int:
+    """The five descriptors become 0 to 4; `told` is 5 (closed by exec); nothing else stays open."""
+    import fcntl
+
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (*fds, told)]
+    for number, fd in enumerate(high):
+        os.dup2(fd, number, inheritable=number < DESCRIPTORS)
+    os.closerange(len(high), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    return DESCRIPTORS
+
+
+def shut(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
+    """Limits, Landlock, seccomp, in this order; the command to exec ([]: stay in this interpreter).
+
+    setup["lenient"]: go on without a layer that this kernel lacks (allow_unsafe_code).
+    """
+    profile, scratch = request["profile"], setup["scratch"]
+    compiled = os.path.join(scratch, PROGRAM)
+    allowed = [(path, landlock.READ | landlock.EXECUTE * (profile == "compile")) for path in setup["system"]]
+    allowed += [("/dev/null", landlock.READ | landlock.WRITE), ("/dev/urandom", landlock.READ)]
+    if profile == "python":
+        allowed += [(path, landlock.READ) for path in setup["python"]]
+    elif profile == "native":
+        allowed += [(path, landlock.READ | landlock.EXECUTE) for path in (compiled, *setup["loaders"])]
+    else:
+        allowed += [(scratch, landlock.WRITE)]
+    limit(request["limits"])
+    for name, layer in (("landlock", lambda: landlock.restrict(allowed)), ("seccomp", lambda: seccomp.install(profile))):
+        try:
+            if name not in setup["without"]:
+                layer()
+        except OSError:
+            if not setup["lenient"]:
+                raise
+    return [compiled] if profile == "native" else request.get("command", [])
+
+
+def limit(limits: dict[str, int]) -> None:
+    """Soft and hard; a second more for hard CPU time, so that the first signal is SIGXCPU. None rises above what holds
+    already.
+    """
+    for name, value in limits.items():
+        which = getattr(resource, f"RLIMIT_{name.upper()}")
+        most = resource.getrlimit(which)[1]
+        hard = value + (name == "cpu")
+        hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
+        resource.setrlimit(which, (min(value, hard), hard))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Worker processes that judge: the pool, its workers here, and those on other hosts."""
