@@ -271,7 +271,7 @@ def _engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> Any:
         "disable_log_stats": True,
         "tensor_parallel_size": actor.tensor_parallel,
         "weight_transfer_config": WeightTransferConfig(backend="prolong"),
-        "worker_extension_cls": f"{package}.weight_receiver.WorkerExtension",
+        "worker_extension_cls": f"{package}.worker.WorkerExtension",
     }
     if _on_gpu(model):
         settings |= {
