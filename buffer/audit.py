@@ -149,15 +149,15 @@ def _add_up(found: Audit, moves: list[r.Move], counts: Counter[str]) -> Counter[
     """Counts after these steps; each ticket's must follow one another and be allowed."""
     last: dict[int, int] = {}
     for move in moves:
-        before = last.get(move.ordinal, move.of) if move.ordinal >= 0 else move.of
-        if before != move.of:
-            found.find(f"ticket {move.ordinal} was {_name(before)} and then left {_name(move.of)}")
-        if move.of != NOWHERE and STATES[move.to] not in TRANSITIONS[STATES[move.of]]:
-            found.find(f"ticket {move.ordinal} went from {_name(move.of)} to {_name(move.to)}")
-        last[move.ordinal] = move.to
-        counts[STATES[move.to].value] += move.count
-        if move.of != NOWHERE:
-            counts[STATES[move.of].value] -= move.count
+        before = last.get(move.ordinal, move.from_state) if move.ordinal >= 0 else move.from_state
+        if before != move.from_state:
+            found.find(f"ticket {move.ordinal} was {_name(before)} and then left {_name(move.from_state)}")
+        if move.from_state != NOWHERE and STATES[move.to_state] not in TRANSITIONS[STATES[move.from_state]]:
+            found.find(f"ticket {move.ordinal} went from {_name(move.from_state)} to {_name(move.to_state)}")
+        last[move.ordinal] = move.to_state
+        counts[STATES[move.to_state].value] += move.count
+        if move.from_state != NOWHERE:
+            counts[STATES[move.from_state].value] -= move.count
     return counts
 
 

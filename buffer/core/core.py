@@ -24,10 +24,10 @@ from ..tickets.counters import Counters
 from ..tickets.prompts import PromptMixture
 from ..tickets.store import Store
 from .dispatch import Dispatch
-from .history import History
+from .journal_writer import JournalWriter
+from .learner_progress import LearnerProgress
 from .membership import Membership
 from .peers import Peer, Peers, refusal
-from .recorder import Recorder
 from .status import describe, describe_quarantined
 from .validation import Validation
 
@@ -53,9 +53,9 @@ class BufferCore:
         self.validation = Validation(cfg.validation, heldout, cfg.run.seed, cfg.buffer.lease_s, self.counters)
         self.membership = Membership(timeout_s=cfg.weights.timeout_s, patience_s=2 * cfg.buffer.heartbeat_s)
         self.dispatch = Dispatch(self.store, self.validation, self.membership, self.counters)
-        self.recorder = Recorder(journal, self.store, self.validation, self.membership, self.dispatch)
-        self.recorder.restore(now, patience_s=cfg.buffer.silence_s)
-        self.history = History(cfg, self.recorder, self.store, self.validation, self.dispatch)
+        self.writer = JournalWriter(journal, self.store, self.validation, self.membership, self.dispatch)
+        self.writer.restore(now, rejoin_grace_s=cfg.buffer.silence_s)
+        self.progress = LearnerProgress(cfg, self.writer, self.store, self.validation, self.dispatch)
         self._finishing = False  # the learner made its last version
         self._leave_at_s: float | None = None  # set with the last word
         self._gone = False
@@ -117,9 +117,9 @@ class BufferCore:
             case m.TakeBatch():
                 return self._take(message.version)
             case m.StepDone():
-                self.history.advance(message.version, message.stage)
+                self.progress.advance(message.version, message.stage)
             case m.CheckpointSaved():
-                if not self.history.checkpoint(message.version):
+                if not self.progress.checkpoint(message.version):
                     self.count("buffer/misplaced_messages")
             case m.Publish():
                 return self._publish(peer, message, now)
@@ -143,12 +143,12 @@ class BufferCore:
 
     def commit(self) -> Future[None] | None:
         """Make everything durable that happened so far: see `Journal.commit`. Raises JournalFull, JournalError."""
-        return self.recorder.commit()
+        return self.writer.commit()
 
     def may_leave(self, message: m.FromBuffer) -> bool:
         """Whether a message tells of nothing that is not durable yet."""
         if isinstance(message, m.Welcome):
-            return message.generation == self.recorder.durable_generation
+            return message.generation == self.writer.durable_generation
         return isinstance(message, (m.Alive, m.Status, m.Refused, m.Stop))
 
     def finished(self) -> bool:
@@ -197,7 +197,7 @@ class BufferCore:
         if namesake is not None and not same:
             self._drop(namesake)
         if hello.role is m.Role.learner:
-            self.history.arrive(hello)
+            self.progress.arrive(hello)
             if not same:
                 self.membership.learner_joined(now)
             # the last word may have been lost with its connection: it is said again, or waited for
@@ -205,7 +205,7 @@ class BufferCore:
             self._leave_at_s = None
         elif hello.role is m.Role.actor and not same:
             self.membership.join(hello.name)
-            same = self.dispatch.greeted(hello.name, holds_weights=hello.version >= 0)
+            same = self.dispatch.reclaim_leases(hello.name, holds_weights=hello.version >= 0)
         self.peers.join(identity, hello, now)
         welcome = m.Welcome(
             generation=self.store.generation,
@@ -223,24 +223,24 @@ class BufferCore:
         if peer.role is m.Role.actor:
             self.count("buffer/left_actors" if peer.leaving else "buffer/lost_actors")
             self.membership.leave(peer.name)
-            self.dispatch.abandon(peer.name)
+            self.dispatch.fail_leases_of(peer.name)
         elif peer.role is m.Role.learner:
-            self.history.leave()
+            self.progress.leave()
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
     def _take(self, version: int) -> list[Outgoing]:
-        if not self.history.take(version):
+        if not self.progress.take(version):
             self.count("buffer/misplaced_messages")
         return self._serve_batch()
 
     def _serve_batch(self) -> list[Outgoing]:
         learner = self.peers.learner
-        batch = None if learner is None else self.history.try_serve(self.peers)
+        batch = None if learner is None else self.progress.try_serve(self.peers)
         return [] if learner is None or batch is None else [(learner.identity, m.BatchReady(batch=batch))]
 
     def _request_reset(self) -> m.ResetNoted | m.Refused:
-        version = None if self._finishing else self.history.request_reset()
+        version = None if self._finishing else self.progress.request_reset()
         if version is None:
             return m.Refused(reason="the run has ended, or its last batch is formed: nothing would be reset")
         return m.ResetNoted(version=version)
@@ -263,13 +263,13 @@ class BufferCore:
         """These actors hold other weights than were sent: what they made with them is not to be trusted."""
         for name, version in self.membership.cordon(names).items():
             self.count("buffer/cordoned")
-            self.dispatch.abandon(name)
+            self.dispatch.fail_leases_of(name)
             self.store.distrust(name, version)
 
     def _ask_for_weights(self, now: float) -> list[Outgoing]:
         learner = self.peers.learner
         # somebody waits for what only the newest weights can bring
-        version = self.store.version if self.history.waits or self._finishing else -1
+        version = self.store.version if self.progress.waits or self._finishing else -1
         reason = "" if learner is None else self.membership.should_ask(self.store.generation, version, now)
         return [(learner.identity, m.SyncRequested(reason=reason))] if learner is not None and reason else []
 
@@ -278,7 +278,7 @@ class BufferCore:
     def _last_version(self, version: int) -> None:
         if self._finishing:
             return
-        self._finishing = self.history.finish(version)
+        self._finishing = self.progress.finish(version)
         if not self._finishing:
             self.count("buffer/misplaced_messages")
 

@@ -25,7 +25,7 @@ class Dispatch:
     def __init__(self, store: Store, validation: Validation, membership: Membership, counters: Counters) -> None:
         self._store, self._validation, self._membership, self._counters = store, validation, membership, counters
         self.leases = Leases()
-        self._orphans: dict[str, float] = {}  # actors whose leases were restored -> until when they may come back
+        self._rejoin_until_s: dict[str, float] = {}  # actors whose leases were restored -> until when they may come back
         self.next_ordinal = 0  # of training and validation tickets alike
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Dispatch:
         assert lease is not None
         if reason := _mismatch(group, lease.ticket, actor.name):
             self._counters.count("buffer/mismatched_groups")
-            self._lose(lease)  # its holder has nothing better
+            self._fail_lease(lease)  # its holder has nothing better
             return GroupAck(ordinal=group.ordinal, accepted=False, reason=reason)
         self.leases.end(group.ordinal)
         if group.kind is TicketKind.train:
@@ -120,53 +120,53 @@ class Dispatch:
         lease = self.leases.find(ordinal)
         if lease is not None and lease.actor == actor.name:
             self._counters.count("buffer/returned")
-            self._lose(lease)
+            self._fail_lease(lease)
 
     # --- a restarted buffer --------------------------------------------------------------------------------------------
 
-    def restore(self, tickets: list[TicketRecord], now: float, patience_s: float) -> None:
-        """Leases that a dead buffer had recorded: their clocks start again, and their actors have `patience_s` to greet."""
+    def restore(self, tickets: list[TicketRecord], now: float, rejoin_grace_s: float) -> None:
+        """Leases that a dead buffer had recorded: their clocks start again, and their actors have `rejoin_grace_s` to greet."""
         for record in tickets:
             self.leases.grant(record.ticket, record.actor, now)
-            self._orphans[record.actor] = now + patience_s
+            self._rejoin_until_s[record.actor] = now + rejoin_grace_s
 
-    def greeted(self, actor: str, *, holds_weights: bool) -> bool:
+    def reclaim_leases(self, actor: str, *, holds_weights: bool) -> bool:
         """Whether an actor is the one that holds restored leases; a fresh process of its name is not, and they are lost."""
-        if self._orphans.pop(actor, None) is None:
+        if self._rejoin_until_s.pop(actor, None) is None:
             return False
         if not holds_weights:
-            self.abandon(actor)
+            self.fail_leases_of(actor)
         return holds_weights
 
     # --- lost ---------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
         """Leases that ran out are lost, and those of actors that a dead buffer knew and that never came back."""
-        for actor in [actor for actor, until_s in self._orphans.items() if now > until_s]:
-            del self._orphans[actor]
-            self.abandon(actor)
+        for actor in [actor for actor, until_s in self._rejoin_until_s.items() if now > until_s]:
+            del self._rejoin_until_s[actor]
+            self.fail_leases_of(actor)
         for lease in self.leases.expired(now):
             self._counters.count("buffer/lost_leases")
-            self._lose(lease)
+            self._fail_lease(lease)
 
-    def withdraw(self) -> None:
+    def end_training_leases(self) -> None:
         """The run is at its end: training tickets are nobody's any more, and their groups will be refused."""
         for lease in self.leases.all():
             if lease.ticket.kind is TicketKind.train:
                 self.leases.end(lease.ticket.ordinal)
 
-    def abandon(self, actor: str) -> None:
+    def fail_leases_of(self, actor: str) -> None:
         """An actor is gone, or not to be trusted: whatever it works on is lost."""
         for lease in self.leases.held_by(actor):
             self._counters.count("buffer/lost_leases")
-            self._lose(lease)
+            self._fail_lease(lease)
 
-    def _lose(self, lease: Lease) -> None:
+    def _fail_lease(self, lease: Lease) -> None:
         self.leases.end(lease.ticket.ordinal)
         if lease.ticket.kind is TicketKind.train:
-            self._store.lose(lease.ticket.ordinal)
+            self._store.fail_ticket(lease.ticket.ordinal)
         else:
-            self._validation.lose(lease.ticket.ordinal)
+            self._validation.fail_ticket(lease.ticket.ordinal)
 
 
 def _mismatch(group: Group, ticket: Ticket, actor: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...common.types import TicketState
 from ..journal.journal import Journal
 from ..tickets.store import Store
-from .recorder import resume_prompts
+from .journal_writer import resume_prompts
 
 
 def continues(store: Store, journal: Journal, version: int, generation: int) -> bool:
@@ -54,7 +54,7 @@ def fork(store: Store, journal: Journal, version: int, generation: int, stage: i
     return 0 if state is None else state.reported
 
 
-def retire(store: Store) -> None:
+def mark_untrained_stale(store: Store) -> None:
     """The learner made its last version: what is not trained by now never is."""
     _drop_untrained(store)
     store.contract.clear(store.version)

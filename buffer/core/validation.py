@@ -14,7 +14,7 @@ from ...common.config.sections import ValidationConfig
 from ...common.types import Group, Prompt, Sampling, Ticket, TicketKind, ValidationScore
 from ..journal.records import SweepRecord
 from ..tickets.counters import Counters
-from ..tickets.group_checks import flaw_of, versions_flaw
+from ..tickets.group_checks import group_defect, version_defect
 from ..tickets.store import MAX_ATTEMPTS, ticket_seed
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -147,13 +147,13 @@ class Validation:
 
         Returns why it was unusable, and its prompt will be asked again; else nothing.
         """
-        if flaw := flaw_of(group) or versions_flaw(group, oldest, newest):
-            self._counters.count(f"buffer/flawed_{flaw.kind}")
-            self.lose(group.ordinal)
-            return flaw.why
+        if defect := group_defect(group) or version_defect(group, oldest, newest):
+            self._counters.count(f"buffer/flawed_{defect.kind}")
+            self.fail_ticket(group.ordinal)
+            return defect.why
         rewards = [rollout.verdict.reward for rollout in group.rollouts if rollout.verdict.reward is not None]
         if not rewards:
-            self.lose(group.ordinal)
+            self.fail_ticket(group.ordinal)
             return "no rollout has a reward"
         sweep = self._holder(group.ordinal)
         prompt, _ = sweep.leased.pop(group.ordinal)
@@ -167,7 +167,7 @@ class Validation:
         """Whether the ticket is of a sweep under way."""
         return any(ordinal in sweep.leased for sweep in self._sweeps)
 
-    def lose(self, ordinal: int) -> None:
+    def fail_ticket(self, ordinal: int) -> None:
         """A leased ticket came to nothing; its prompt is asked again, a bounded number of times."""
         sweep = self._holder(ordinal)
         prompt, attempt = sweep.leased.pop(ordinal)

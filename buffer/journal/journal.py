@@ -32,7 +32,7 @@ class Journal:
     def __init__(self, disk: Disk, *, keep_history: bool = False, where: str = "the journal") -> None:
         """Raises JournalError for a disk that holds something of another format."""
         self._disk, self._keep_history, self._where = disk, keep_history, where
-        self._staged: dict[bytes, bytes | None] = {}  # None: dropped
+        self._pending_changes: dict[bytes, bytes | None] = {}  # None: dropped
         self._writing: dict[bytes, bytes | None] = {}  # was staged, and is on its way to the disk
         self._written: Future[None] | None = None
         self.num_moves = self._count_moves()
@@ -43,7 +43,7 @@ class Journal:
         if written is None and not self._disk.keys(b""):
             self.put(r.FORMAT_KEY, r.FORMAT)
             return
-        number = None if written is None else r.unpack(written, int, f"{self._where}, its format")
+        number = None if written is None else r.unpack_record(written, int, f"{self._where}, its format")
         if number != r.FORMAT:
             raise JournalError(
                 f"{self._where} has format {number}, this version of prolong reads {r.FORMAT}: "
@@ -58,15 +58,15 @@ class Journal:
 
     def put(self, key: bytes, record: Any) -> None:
         """Stage a record."""
-        self._staged[key] = r.pack(record)
+        self._pending_changes[key] = r.pack_record(record)
 
     def drop(self, key: bytes) -> None:
         """Stage the end of a record."""
-        self._staged[key] = None
+        self._pending_changes[key] = None
 
     def put_group(self, group: Group, frame: bytes) -> None:
         """Stage a stored group; `frame` is the GroupResult that it came in, empty when there is none."""
-        self._staged[r.key(r.GROUP, group.ordinal)] = frame or encode(GroupResult(group=group))
+        self._pending_changes[r.key(r.GROUP, group.ordinal)] = frame or encode(GroupResult(group=group))
 
     def add_moves(self, moves: list[r.Move]) -> None:
         """Stage what the ledger did."""
@@ -126,13 +126,13 @@ class Journal:
         Raises JournalFull: nothing of this or the last commit was written, everything stays staged. Raises JournalError.
         """
         self._settle()
-        packed = r.pack(newest)
-        if not self._staged and self._get(r.NEWEST) == packed:
+        packed = r.pack_record(newest)
+        if not self._pending_changes and self._get(r.NEWEST) == packed:
             return None
-        self._staged[r.NEWEST] = packed
-        put = {key: value for key, value in self._staged.items() if value is not None}
-        self._written = self._disk.commit(put, [key for key, value in self._staged.items() if value is None])
-        self._writing, self._staged = ({} if self._written is None else self._staged), {}
+        self._pending_changes[r.NEWEST] = packed
+        put = {key: value for key, value in self._pending_changes.items() if value is not None}
+        self._written = self._disk.commit(put, [key for key, value in self._pending_changes.items() if value is None])
+        self._writing, self._pending_changes = ({} if self._written is None else self._pending_changes), {}
         return self._written
 
     def _settle(self) -> None:
@@ -144,7 +144,7 @@ class Journal:
         try:
             written.result()
         except JournalError:
-            self._staged = self._writing | self._staged
+            self._pending_changes = self._writing | self._pending_changes
             raise
         finally:
             self._writing = {}
@@ -227,16 +227,16 @@ class Journal:
 
     def _read(self, key: bytes, kind: type[T]) -> T | None:
         value = self._get(key)
-        return None if value is None else r.unpack(value, kind, f"{self._where}, record {key!r}")
+        return None if value is None else r.unpack_record(value, kind, f"{self._where}, record {key!r}")
 
     def _get(self, key: bytes) -> bytes | None:
-        for values in (self._staged, self._writing):
+        for values in (self._pending_changes, self._writing):
             if key in values:
                 return values[key]
         return self._disk.get(key)
 
     def _keys(self, prefix: bytes) -> list[bytes]:
-        staged = {key: value for key, value in (self._writing | self._staged).items() if key.startswith(prefix)}
+        staged = {key: value for key, value in (self._writing | self._pending_changes).items() if key.startswith(prefix)}
         kept = {key for key in self._disk.keys(prefix) if key not in staged}
         return sorted(kept | {key for key, value in staged.items() if value is not None})
 

@@ -92,8 +92,8 @@ class Move(msgspec.Struct, frozen=True, array_like=True):
     """A step of the ledger. States are indices into TicketState; -1: not issued before. ordinal -1: `count` unnamed tickets."""
 
     ordinal: int
-    of: int
-    to: int
+    from_state: int
+    to_state: int
     count: int = 1
 
 
@@ -107,13 +107,13 @@ def number_of(numbered: bytes) -> int:
     return int.from_bytes(numbered[1:], "big")
 
 
-def pack(record: Any) -> bytes:
+def pack_record(record: Any) -> bytes:
     """A value: checksum and MessagePack."""
     payload = msgspec.msgpack.encode(record)
     return crc32(payload).to_bytes(CRC_BYTES, "big") + payload
 
 
-def unpack(value: bytes, kind: type[T], where: str) -> T:
+def unpack_record(value: bytes, kind: type[T], where: str) -> T:
     """The record in a value. Raises JournalError that says `where` it was."""
     payload = memoryview(value)[CRC_BYTES:]
     if len(value) < CRC_BYTES or crc32(payload) != int.from_bytes(value[:CRC_BYTES], "big"):

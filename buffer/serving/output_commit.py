@@ -46,7 +46,7 @@ class Core(Protocol):
     def count(self, name: str, amount: int = 1) -> None: ...
 
 
-class Exchange:
+class OutputCommit:
     """One core, and the messages that wait for the disk."""
 
     def __init__(self, core: Core, max_bytes: int, quarantine: Quarantine | None = None) -> None:

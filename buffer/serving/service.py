@@ -1,6 +1,6 @@
-"""The buffer's socket loop. Owns socket and clock; `exchange.py` and the core behind it decide everything.
+"""The buffer's socket loop. Owns socket and clock; `output_commit.py` and the core behind it decide everything.
 
-client --frame--> Exchange --(commit)--> frame --> client
+client --frame--> OutputCommit --(commit)--> frame --> client
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zmq
 from ...common.transport.gate import Gate
 from ...common.transport.quarantine import Quarantine
 from ...common.types import View
-from .output_commit import Core, Exchange, Frame
+from .output_commit import Core, Frame, OutputCommit
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class BufferService:
         """`quarantine`: shared with who tells of it (the core's status). `gate`: of a router with keys."""
         self.stop = threading.Event()
         self._core, self._gate = core, gate
-        self._exchange = Exchange(core, max_bytes, quarantine)
+        self._output = OutputCommit(core, max_bytes, quarantine)
         self._poller = zmq.Poller()
         for source in (router, gate.socket) if gate is not None else (router,):
             self._poller.register(source, zmq.POLLIN)
@@ -75,15 +75,15 @@ class BufferService:
             if self._router in ready:
                 self._receive_burst()
             now = monotonic()
-            self._exchange.tick(now)
+            self._output.tick(now)
             self._flush(now)
             next_tick = now + TICK_S
 
     def _flush(self, now: float) -> None:
-        writing = self._exchange.writing
-        self._send(self._exchange.flush(now))
-        if self._exchange.writing is not None and self._exchange.writing is not writing:
-            self._exchange.writing.add_done_callback(self._wake)
+        writing = self._output.writing
+        self._send(self._output.flush(now))
+        if self._output.writing is not None and self._output.writing is not writing:
+            self._output.writing.add_done_callback(self._wake)
 
     def _wake(self, _: object) -> None:
         with suppress(OSError):  # the loop is over
@@ -91,7 +91,7 @@ class BufferService:
 
     def tell_everybody(self, reason: str, *, failed: bool = False) -> None:
         """Send Stop. Best effort: who is gone, or far behind, does not hear it."""
-        self._send(self._exchange.last_words(reason, failed=failed))
+        self._send(self._output.last_words(reason, failed=failed))
 
     def _receive_burst(self) -> None:
         num_bytes = 0
@@ -101,7 +101,7 @@ class BufferService:
             except zmq.Again:
                 return
             frames: list[View] = [part.buffer for part in parts[1:]]  # pyright: ignore[reportAssignmentType]
-            self._exchange.receive([parts[0].bytes, *frames], monotonic())
+            self._output.receive([parts[0].bytes, *frames], monotonic())
             num_bytes += sum(map(len, frames))
             if num_bytes > BURST_BYTES:
                 return

@@ -22,84 +22,84 @@ MAX_DETAIL = 10_000  # characters of a verdict's detail: one line for a person
 MAX_METRICS = 256  # numbers of a verdict
 
 
-class Flaw(NamedTuple):
+class Defect(NamedTuple):
     """Why a group cannot be used."""
 
     kind: str  # what it is counted as: buffer/flawed_KIND
     why: str  # one line for the actor's log
 
 
-def flaw_of(group: Group) -> Flaw | None:
+def group_defect(group: Group) -> Defect | None:
     """The first thing that is wrong with a group of either kind; None when nothing is. A reward may be missing."""
     if not math.isfinite(group.seconds):
-        return Flaw("nonfinite", f"it took {group.seconds} seconds")
+        return Defect("nonfinite", f"it took {group.seconds} seconds")
     num_rollouts = len(group.rollouts) + group.dropped_rollouts
     if group.dropped_rollouts < 0 or num_rollouts > group.sampling.n:
         got = f"{len(group.rollouts)} rollouts" + f" and {group.dropped_rollouts} dropped" * bool(group.dropped_rollouts)
-        return Flaw("malformed", f"{got}, {group.sampling.n} were asked for")
+        return Defect("malformed", f"{got}, {group.sampling.n} were asked for")
     if max(len(group.actor), len(group.setting)) > MAX_WORD:
-        return Flaw("oversized", f"names of {len(group.actor)} and {len(group.setting)} characters, at most {MAX_WORD}")
+        return Defect("oversized", f"names of {len(group.actor)} and {len(group.setting)} characters, at most {MAX_WORD}")
     for index, rollout in enumerate(group.rollouts):
-        if flaw := _rollout_flaw(rollout, group.sampling.max_tokens) or _verdict_flaw(rollout.verdict):
-            return _of(index, flaw)
-    if _numbers_flaw(group.rollouts):  # all at once: a call of NumPy costs as much as the rest of a rollout's check
-        return next(_of(i, flaw) for i, rollout in enumerate(group.rollouts) if (flaw := _numbers_flaw([rollout])))
+        if defect := _rollout_defect(rollout, group.sampling.max_tokens) or _verdict_defect(rollout.verdict):
+            return _of(index, defect)
+    if _number_defect(group.rollouts):  # all at once: a call of NumPy costs as much as the rest of a rollout's check
+        return next(_of(i, defect) for i, rollout in enumerate(group.rollouts) if (defect := _number_defect([rollout])))
     return None
 
 
-def versions_flaw(group: Group, oldest: int, newest: int) -> Flaw | None:
+def version_defect(group: Group, oldest: int, newest: int) -> Defect | None:
     """Tokens of versions that the actor did not hold: a wrong label would break the bound silently (AReaL #1569)."""
     if group.oldest_version >= oldest and group.newest_version <= newest:
         return None
-    return Flaw("versions", f"versions {group.oldest_version}..{group.newest_version} are not in {oldest}..{newest}")
+    return Defect("versions", f"versions {group.oldest_version}..{group.newest_version} are not in {oldest}..{newest}")
 
 
-def _of(index: int, flaw: Flaw) -> Flaw:
-    return Flaw(flaw.kind, f"rollout {index}: {flaw.why}")
+def _of(index: int, defect: Defect) -> Defect:
+    return Defect(defect.kind, f"rollout {index}: {defect.why}")
 
 
-def _rollout_flaw(rollout: Rollout, max_tokens: int) -> Flaw | None:
+def _rollout_defect(rollout: Rollout, max_tokens: int) -> Defect | None:
     """Lengths and spans of one rollout."""
     num_bytes, num_tokens = len(rollout.token_ids), rollout.num_tokens
     if not num_bytes or num_bytes % 4:
-        return Flaw("malformed", f"token ids of {num_bytes} bytes, expected a positive multiple of 4 (int32)")
+        return Defect("malformed", f"token ids of {num_bytes} bytes, expected a positive multiple of 4 (int32)")
     if num_tokens > max_tokens:
-        return Flaw("malformed", f"{num_tokens} tokens, at most {max_tokens} were asked for")
+        return Defect("malformed", f"{num_tokens} tokens, at most {max_tokens} were asked for")
     if len(rollout.behaviour_logprobs) != num_bytes:
         got = f"{len(rollout.behaviour_logprobs)} bytes of log-probabilities for {num_tokens} tokens"
-        return Flaw("malformed", f"{got}, expected {num_bytes}")
+        return Defect("malformed", f"{got}, expected {num_bytes}")
     covered = 0
     for span in rollout.spans:
         if span.start != covered or span.end <= span.start:
-            return Flaw("malformed", f"span [{span.start}, {span.end}) after token {covered}, expected no gap and no overlap")
+            return Defect("malformed", f"span [{span.start}, {span.end}) after token {covered}, expected no gap and no overlap")
         covered = span.end
     if covered != num_tokens:
-        return Flaw("malformed", f"version spans cover [0, {covered}), expected [0, {num_tokens})")
+        return Defect("malformed", f"version spans cover [0, {covered}), expected [0, {num_tokens})")
     return None
 
 
-def _verdict_flaw(verdict: Verdict) -> Flaw | None:
+def _verdict_defect(verdict: Verdict) -> Defect | None:
     """Its numbers, and how much it says."""
     if not math.isfinite(verdict.seconds) or not math.isfinite(verdict.reward or 0.0):
-        return Flaw("nonfinite", f"reward {verdict.reward} after {verdict.seconds} seconds, expected finite numbers")
+        return Defect("nonfinite", f"reward {verdict.reward} after {verdict.seconds} seconds, expected finite numbers")
     if len(verdict.detail) > MAX_DETAIL or len(verdict.metrics) > MAX_METRICS:
         got = f"a detail of {len(verdict.detail)} characters and {len(verdict.metrics)} metrics"
-        return Flaw("oversized", f"{got}, at most {MAX_DETAIL} and {MAX_METRICS}")
+        return Defect("oversized", f"{got}, at most {MAX_DETAIL} and {MAX_METRICS}")
     longest = max(map(len, (verdict.status, verdict.verifier, *verdict.metrics)))
     if longest > MAX_WORD:
-        return Flaw("oversized", f"a verdict with a name of {longest} characters, at most {MAX_WORD}")
+        return Defect("oversized", f"a verdict with a name of {longest} characters, at most {MAX_WORD}")
     return None
 
 
-def _numbers_flaw(rollouts: list[Rollout]) -> Flaw | None:
+def _number_defect(rollouts: list[Rollout]) -> Defect | None:
     """Token ids and log-probabilities of rollouts whose lengths are right."""
     if not rollouts:
         return None
     logprobs = float32_array(b"".join(rollout.behaviour_logprobs for rollout in rollouts))
     if not np.isfinite(logprobs).all():
-        return Flaw("nonfinite", "a log-probability that is not finite")
+        return Defect("nonfinite", "a log-probability that is not finite")
     if logprobs.max() > MAX_LOGPROB:
-        return Flaw("positive", f"a log-probability of {logprobs.max():g}, expected at most 0")
+        return Defect("positive", f"a log-probability of {logprobs.max():g}, expected at most 0")
     if int32_array(b"".join(rollout.token_ids for rollout in rollouts)).min() < 0:
-        return Flaw("malformed", "a negative token id, expected 0 or more")
+        return Defect("malformed", "a negative token id, expected 0 or more")
     return None

@@ -101,21 +101,24 @@ class Ledger:
         self.move(group.ordinal, TicketState.stored).group = group
         self._changes.stored[group.ordinal] = (group, frame)
 
-    def shift(self, of: TicketState, to: TicketState, num_tickets: int = 1) -> None:
+    def shift(self, from_state: TicketState, to_state: TicketState, num_tickets: int = 1) -> None:
         """Move counts without looking at entries: for batched and trained tickets, which have none. Raises LedgerError."""
-        self._count(of, to, num_tickets)
+        self._count(from_state, to_state, num_tickets)
         if num_tickets:
-            self._changes.moves.append(Move(-1, CODES[of], CODES[to], num_tickets))
+            self._changes.moves.append(Move(-1, CODES[from_state], CODES[to_state], num_tickets))
 
-    def _count(self, of: TicketState, to: TicketState, num_tickets: int) -> None:
-        if to not in TRANSITIONS[of]:
+    def _count(self, from_state: TicketState, to_state: TicketState, num_tickets: int) -> None:
+        if to_state not in TRANSITIONS[from_state]:
             raise LedgerError(
-                f"a ticket cannot go from {of} to {to}; it may become {[state.value for state in sorted(TRANSITIONS[of])]}"
+                f"a ticket cannot go from {from_state} to {to_state}; "
+                f"it may become {[state.value for state in sorted(TRANSITIONS[from_state])]}"
             )
-        if num_tickets < 0 or self.counts[of] < num_tickets:
-            raise LedgerError(f"{num_tickets} tickets cannot go from {of} to {to}: there are {self.counts[of]}")
-        self.counts[of] -= num_tickets
-        self.counts[to] += num_tickets
+        if num_tickets < 0 or self.counts[from_state] < num_tickets:
+            raise LedgerError(
+                f"{num_tickets} tickets cannot go from {from_state} to {to_state}: there are {self.counts[from_state]}"
+            )
+        self.counts[from_state] -= num_tickets
+        self.counts[to_state] += num_tickets
 
     def adopt(self, num_tickets: int) -> None:
         """Count tickets as trained that this ledger never saw: a learner came with steps of which the journal knows nothing."""
@@ -135,8 +138,8 @@ class Ledger:
         changes, self._changes = self._changes, Changes()
         return changes
 
-    def _note(self, ordinal: int, of: int, to: TicketState) -> None:
-        self._changes.moves.append(Move(ordinal, of, CODES[to]))
+    def _note(self, ordinal: int, from_state: int, to_state: TicketState) -> None:
+        self._changes.moves.append(Move(ordinal, from_state, CODES[to_state]))
         self._changes.touched[ordinal] = None
 
     @property

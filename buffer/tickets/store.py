@@ -1,8 +1,8 @@
 """Training tickets from issue to trained: ledger, staleness contract, filter, prompts and batch log moved by one hand.
 
 issue -> result -> try_take -> step_done            (the life of a ticket that is trained)
-         lose                                       (its prompt is reissued)
-timeline.py moves the whole store when a learner restarts.
+         fail_ticket                                (its prompt is reissued)
+core/generations.py moves the whole store when a learner restarts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...common.errors import StalenessViolation
 from ...common.types import Batch, Group, Prompt, Sampling, Ticket, TicketKind, TicketState
 from .counters import Counters
 from .filters import Judgement, SignalFilter
-from .group_checks import Flaw, flaw_of, versions_flaw
+from .group_checks import Defect, group_defect, version_defect
 from .ledger import Ledger
 from .prompts import PromptMixture
 from .staleness import StalenessContract
@@ -47,7 +47,7 @@ class Stage:
     weights: list[float]  # of the mixture's sources
 
     @classmethod
-    def of(cls, cfg: Config) -> Stage:
+    def from_config(cls, cfg: Config) -> Stage:
         """The stage of a staged configuration."""
         drawn = cfg.sampling
         sampling = Sampling(n=drawn.n, temperature=drawn.temperature, top_p=drawn.top_p, max_tokens=drawn.max_tokens)
@@ -77,7 +77,7 @@ class Store:
         self._seed, self._lease_s = cfg.run.seed, cfg.buffer.lease_s
         self._masks = cfg.buffer.straggler is Straggler.mask
         self.reset_requested = False  # the next batch to be formed asks for a reset of the reference
-        self.stages = [Stage.of(staged) for staged in staged_configs(cfg)]
+        self.stages = [Stage.from_config(staged) for staged in staged_configs(cfg)]
         self.enter(0)
 
     @property
@@ -122,12 +122,12 @@ class Store:
 
     def result(self, group: Group, ticket: Ticket, frame: bytes = b"") -> tuple[Outcome, str]:
         """Take the group of a leased ticket; (what became of it, why). `frame`: what it came in, for the journal."""
-        flaw = self._flaw(group, ticket)
-        if flaw is not None:
+        defect = self._defect(group, ticket)
+        if defect is not None:
             self.counters.count("buffer/failed_groups")
-            self.counters.count(f"buffer/flawed_{flaw.kind}")
-            self.lose(group.ordinal)
-            return Outcome.failed, flaw.why
+            self.counters.count(f"buffer/flawed_{defect.kind}")
+            self.fail_ticket(group.ordinal)
+            return Outcome.failed, defect.why
         version = self.deadline_version(group)
         if not self.contract.in_time(version):
             self.contract.drop(group.ordinal)
@@ -149,17 +149,17 @@ class Store:
         """The version that decides by when a group must be trained."""
         return group.newest_version if self._masks else group.oldest_version
 
-    def _flaw(self, group: Group, ticket: Ticket) -> Flaw | None:
+    def _defect(self, group: Group, ticket: Ticket) -> Defect | None:
         """Why a group cannot be trained, whatever its age; None when it can."""
         if len(group.rollouts) < 2:
-            return Flaw("few", f"{len(group.rollouts)} rollouts are left, a group needs 2")
+            return Defect("few", f"{len(group.rollouts)} rollouts are left, a group needs 2")
         if any(rollout.verdict.reward is None for rollout in group.rollouts):
-            return Flaw("unrewarded", "a rollout has no reward")
-        if flaw := flaw_of(group):
-            return flaw
-        return versions_flaw(group, ticket.version, self.head)
+            return Defect("unrewarded", "a rollout has no reward")
+        if defect := group_defect(group):
+            return defect
+        return version_defect(group, ticket.version, self.head)
 
-    def lose(self, ordinal: int) -> None:
+    def fail_ticket(self, ordinal: int) -> None:
         """A ticket came to nothing: its prompt is issued again, as a fresh ticket, before any other prompt."""
         self.contract.drop(ordinal)
         entry = self.ledger.move(ordinal, TicketState.failed)
@@ -173,7 +173,7 @@ class Store:
         for entry in self.ledger.entries():
             group = entry.group
             if group is not None and group.actor == actor and group.newest_version >= version:
-                self.lose(group.ordinal)
+                self.fail_ticket(group.ordinal)
 
     def _evict(self, ordinal: int, group: Group) -> None:
         self.counters.count("buffer/evicted")

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from prolong.buffer.core import generations as timeline
+from prolong.buffer.core import generations
 from prolong.buffer.core.dispatch import Dispatch
-from prolong.buffer.core.recorder import Recorder
+from prolong.buffer.core.journal_writer import JournalWriter
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import BufferState
-from prolong.buffer.serving.output_commit import Exchange, Frame
+from prolong.buffer.serving.output_commit import Frame, OutputCommit
 from prolong.buffer.tickets.leases import Lease, Leases
 from prolong.buffer.tickets.ledger import Ledger
 from prolong.buffer.tickets.prompts import PromptMixture
@@ -111,7 +111,7 @@ def dead_generation_accepted(patch: Patch) -> None:
 
 def generation_not_raised(patch: Patch) -> None:
     """A learner without a past is taken for one that goes on."""
-    fork_well = timeline.fork
+    fork_well = generations.fork
 
     def fork(store: Store, journal: Journal, version: int, generation: int, stage: int) -> int:
         before = store.generation
@@ -119,7 +119,7 @@ def generation_not_raised(patch: Patch) -> None:
         store.generation = max(before, 1)
         return reported
 
-    patch.setattr(timeline, "fork", fork)
+    patch.setattr(generations, "fork", fork)
 
 
 def batch_served_again_in_another_order(patch: Patch) -> None:
@@ -133,19 +133,19 @@ def batch_served_again_in_another_order(patch: Patch) -> None:
 
 
 def prompts_never_reissued_to_their_place(patch: Patch) -> None:
-    lose_well = Store.lose
+    fail_well = Store.fail_ticket
 
-    def lose(self: Store, ordinal: int) -> None:
-        lose_well(self, ordinal)
+    def fail_ticket(self: Store, ordinal: int) -> None:
+        fail_well(self, ordinal)
         self.ledger.counts[TicketState.failed] -= 1
         self.ledger.counts[TicketState.batched] += 1  # the place stays taken
 
-    patch.setattr(Store, "lose", lose)
+    patch.setattr(Store, "fail_ticket", fail_ticket)
 
 
 def _state(patch: Patch, change: Callable[[BufferState], BufferState]) -> None:
-    state_well = Recorder.state
-    patch.setattr(Recorder, "state", lambda self, **more: change(state_well(self, **more)))
+    state_well = JournalWriter.state
+    patch.setattr(JournalWriter, "state", lambda self, **more: change(state_well(self, **more)))
 
 
 def reset_request_not_recorded(patch: Patch) -> None:
@@ -173,11 +173,11 @@ def reset_request_kept_open_when_it_went_out(patch: Patch) -> None:
 
 
 def work_under_way_forgotten_at_an_early_end(patch: Patch) -> None:
-    patch.setattr(timeline, "retire", lambda store: None)
+    patch.setattr(generations, "mark_untrained_stale", lambda store: None)
 
 
 def leases_kept_at_an_early_end(patch: Patch) -> None:
-    patch.setattr(Dispatch, "withdraw", lambda self: None)
+    patch.setattr(Dispatch, "end_training_leases", lambda self: None)
 
 
 def stage_that_goes_back(patch: Patch) -> None:
@@ -197,13 +197,13 @@ def sources_of_weight_0_drawn(patch: Patch) -> None:
 
 
 def said_before_it_is_durable(patch: Patch) -> None:
-    flush_well = Exchange.flush
+    flush_well = OutputCommit.flush
 
-    def flush(self: Exchange, now: float) -> list[Frame]:
+    def flush(self: OutputCommit, now: float) -> list[Frame]:
         leaving, self._held = self._held, []
         return self._encode(leaving) + flush_well(self, now)
 
-    patch.setattr(Exchange, "flush", flush)
+    patch.setattr(OutputCommit, "flush", flush)
 
 
 def said_though_the_disk_is_full(patch: Patch) -> None:
@@ -214,7 +214,7 @@ def said_though_the_disk_is_full(patch: Patch) -> None:
 
 
 def restored_leases_forgotten(patch: Patch) -> None:
-    patch.setattr(Dispatch, "restore", lambda self, tickets, now, patience_s: None)
+    patch.setattr(Dispatch, "restore", lambda self, tickets, now, rejoin_grace_s: None)
 
 
 def orphans_never_given_up(patch: Patch) -> None:
@@ -222,7 +222,7 @@ def orphans_never_given_up(patch: Patch) -> None:
 
     def restore(self: Dispatch, *args: Any) -> None:
         restore_well(self, *args)
-        self._orphans.clear()
+        self._rejoin_until_s.clear()
 
     patch.setattr(Dispatch, "restore", restore)
     lost_leases_unnoticed(patch)

@@ -56,14 +56,16 @@ class Audit:
         """A commit lasts."""
         self.num_commits += 1
         numbered = {(key[:1], r.number_of(key)): value for key, value in put.items() if len(key) > 1}
-        state = r.unpack(put[r.NEWEST], r.BufferState, "state")
+        state = r.unpack_record(put[r.NEWEST], r.BufferState, "state")
         for (kind, version), value in numbered.items():
             if kind == r.STATE:
-                self._checkpoint_moves[version] = r.unpack(value, r.BufferState, "state").num_moves
+                self._checkpoint_moves[version] = r.unpack_record(value, r.BufferState, "state").num_moves
         covered = self._checkpoint_moves.get(state.checkpoints[0], 0) if state.checkpoints else 0
         batched = self._moves({number: value for (kind, number), value in numbered.items() if kind == r.MOVES}, covered)
         self.groups |= {number for kind, number in numbered if kind == r.GROUP}
-        records = {n: r.unpack(value, r.BatchRecord, "batch") for (kind, n), value in numbered.items() if kind == r.BATCH}
+        records = {
+            n: r.unpack_record(value, r.BatchRecord, "batch") for (kind, n), value in numbered.items() if kind == r.BATCH
+        }
         self._batches(records, batched)
         self._drops(drop, state)
         if [state.ledger[s.value] for s in STATES] != self.counts or state.num_moves != self.num_moves:
@@ -88,7 +90,7 @@ class Audit:
             self._move(move, batched)
         expected = last
         for number in sorted(written):
-            moves = r.unpack(written[number], list[r.Move], "moves")
+            moves = r.unpack_record(written[number], list[r.Move], "moves")
             if moves != self._pending[number - last : number - last + len(moves)] or not moves:
                 raise Violation(f"the journal has other moves from {number} on than the ledger made")
             if not expected <= number <= max(expected, needed_from):
@@ -102,8 +104,8 @@ class Audit:
         return batched
 
     def _move(self, move: r.Move, batched: set[int]) -> None:
-        self.counts[move.to] += move.count
-        if move.of < 0:
+        self.counts[move.to_state] += move.count
+        if move.from_state < 0:
             self.num_issued += move.count
             if move.ordinal in self.issued:
                 raise Violation(f"ticket {move.ordinal} was issued twice")
@@ -111,16 +113,16 @@ class Audit:
                 raise Violation(f"tickets were adopted: {move}")
             self.issued.add(move.ordinal)
         else:
-            self.counts[move.of] -= move.count
+            self.counts[move.from_state] -= move.count
         if move.ordinal < 0:
             return
-        if move.of == STORED:
+        if move.from_state == STORED:
             self.stored.remove(move.ordinal)
-            if move.to == BATCHED:
+            if move.to_state == BATCHED:
                 batched.add(move.ordinal)
-            elif move.to != STALE or (self.plan.straggler is Straggler.wait and not self.disowned):
-                raise Violation(f"the stored group {move.ordinal} was lost: it is {STATES[move.to]}")
-        if move.to == STORED:
+            elif move.to_state != STALE or (self.plan.straggler is Straggler.wait and not self.disowned):
+                raise Violation(f"the stored group {move.ordinal} was lost: it is {STATES[move.to_state]}")
+        if move.to_state == STORED:
             self.stored.add(move.ordinal)
             self.ever_stored.add(move.ordinal)
 
@@ -176,9 +178,9 @@ class Audit:
         if base is not None or first == 0:
             counts = [0 if base is None else base.ledger[s.value] for s in STATES]
             for move in moves[0 if base is None else base.num_moves - first :]:
-                counts[move.to] += move.count
-                if move.of >= 0:
-                    counts[move.of] -= move.count
+                counts[move.to_state] += move.count
+                if move.from_state >= 0:
+                    counts[move.from_state] -= move.count
             if counts != [newest.ledger[s.value] for s in STATES]:
                 raise Violation(f"state {states[:1]} and the moves since make {counts}, the newest state says {newest.ledger}")
         kept = self.stored.union(*self.batches.values())
@@ -203,7 +205,7 @@ def picture(core: BufferCore) -> dict[str, Any]:
         "cursor": store.mixture.cursor,
         "next_ordinal": core.dispatch.next_ordinal,
         "epoch": core.membership.epoch,
-        "checkpoints": list(core.recorder.checkpoints),
+        "checkpoints": list(core.writer.checkpoints),
         "sweeps": validation.records(),
         "scores": (list(validation.scores), validation.reported),
     }

@@ -1,4 +1,4 @@
-"""The buffer process: the shipped Exchange over the shipped core and journal, turned as service.py turns them."""
+"""The buffer process: the shipped OutputCommit over the shipped core and journal, turned as service.py turns them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal.disk import Disk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import Move
-from prolong.buffer.serving.output_commit import Exchange, Frame, Outgoing
+from prolong.buffer.serving.output_commit import Frame, Outgoing, OutputCommit
 from prolong.buffer.tickets.prompts import PromptMixture
 from prolong.common import messages as m
 from prolong.common.transport.wire import Decoder
@@ -54,7 +54,7 @@ class WatchedJournal(Journal):
 
 
 class Watched:
-    """The core, and the judge beside it: what Exchange talks to."""
+    """The core, and the judge beside it: what OutputCommit talks to."""
 
     def __init__(self, core: BufferCore, judge: Judge) -> None:
         self.core, self.judge = core, judge
@@ -97,7 +97,7 @@ class Buffer(Process):
         heldout = HELDOUT[: plan.heldout]
         self.journal = WatchedJournal(world.disk, world.judge.audit)
         self.core = world.core_class(cfg, mixture, heldout, "tok", self.journal, self.clock())
-        self.exchange = Exchange(Watched(self.core, world.judge), MAX_BYTES, self.core.quarantine)
+        self.output = OutputCommit(Watched(self.core, world.judge), MAX_BYTES, self.core.quarantine)
         self.doom = ""  # where the next turn ends this life
         self._inbox: deque[tuple[bytes, bytes]] = deque()
         self._turn_due = False
@@ -123,21 +123,21 @@ class Buffer(Process):
     def _turn(self) -> None:
         """One round of the service's loop, and the death that was planned for it."""
         self._turn_due = False
-        exchange, num_heard = self.exchange, 0
+        output, num_heard = self.output, 0
         try:
             while self._inbox and num_heard < BURST:
-                exchange.receive(list(self._inbox.popleft()), self.clock())
+                output.receive(list(self._inbox.popleft()), self.clock())
                 num_heard += 1
             self._maybe_die("heard", num_heard > 0)
-            exchange.tick(self.clock())
+            output.tick(self.clock())
             self._maybe_die("decided")
-            frames = exchange.flush(self.clock())
+            frames = output.flush(self.clock())
             self._say(frames)
         except Crashed:
             self.world.kill_buffer()
         except DiskBroken as error:
             self.doom = ""
-            self._say(exchange.last_words(f"the buffer failed: {error}", failed=True))
+            self._say(output.last_words(f"the buffer failed: {error}", failed=True))
             self.world.kill_buffer(linger=True)
         if self._inbox and self.alive:
             self._expect_turn()

@@ -1,6 +1,6 @@
 """A seeded world around the shipped buffer and the shipped client sessions, in virtual time.
 
-    Actor, Learner --Session--> Link --> Buffer (Exchange, BufferCore, Journal) --> FaultyDisk
+    Actor, Learner --Session--> Link --> Buffer (OutputCommit, BufferCore, Journal) --> FaultyDisk
 
 One seed is one schedule (plan.py) with its faults (faults.py); what is claimed is checked from outside (judge.py).
 """

@@ -78,7 +78,7 @@ def newest(**changes: object) -> Damage:
         state = Journal(disk).load_state()
         assert state is not None
         ledger = state.ledger | changes
-        disk.commit({r.NEWEST: r.pack(msgspec.structs.replace(state, ledger=ledger))}, [])
+        disk.commit({r.NEWEST: r.pack_record(msgspec.structs.replace(state, ledger=ledger))}, [])
 
     return damage
 
@@ -87,7 +87,7 @@ def batch(change: Callable[[list[int]], list[int]]) -> Damage:
     def damage(disk: MemoryDisk) -> None:
         key = last(disk, r.BATCH)
         record = Journal(disk).batch_record(r.number_of(key))
-        disk.commit({key: r.pack(msgspec.structs.replace(record, ordinals=change(record.ordinals)))}, [])
+        disk.commit({key: r.pack_record(msgspec.structs.replace(record, ordinals=change(record.ordinals)))}, [])
 
     return damage
 
@@ -95,8 +95,8 @@ def batch(change: Callable[[list[int]], list[int]]) -> Damage:
 def moves(change: Callable[[list[r.Move]], list[r.Move]]) -> Damage:
     def damage(disk: MemoryDisk) -> None:
         key = last(disk, r.MOVES)
-        record = r.unpack(disk.get(key) or b"", list[r.Move], "moves")
-        disk.commit({key: r.pack(change(record))}, [])
+        record = r.unpack_record(disk.get(key) or b"", list[r.Move], "moves")
+        disk.commit({key: r.pack_record(change(record))}, [])
 
     return damage
 

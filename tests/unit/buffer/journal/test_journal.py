@@ -125,7 +125,7 @@ def test_a_commit_without_news_writes_nothing(reopen: Callable[[], Journal]) -> 
     journal.commit(state(0))
     assert written == []
     journal.commit(state(1))
-    assert written == [{r.NEWEST: r.pack(state(1))}]
+    assert written == [{r.NEWEST: r.pack_record(state(1))}]
 
 
 def test_batches_states_and_moves_before_the_oldest_checkpoint_are_forgotten(reopen: Callable[[], Journal]) -> None:
@@ -276,10 +276,10 @@ def read_all(disk: MemoryDisk) -> None:
     ("key", "value", "why"),
     [
         (r.NEWEST, b"\0\0\0\0\xc1", "record b'n': 5 bytes whose checksum is wrong"),
-        (r.NEWEST, r.pack({"version": "seven"}), "record b'n' does not decode"),
+        (r.NEWEST, r.pack_record({"version": "seven"}), "record b'n' does not decode"),
         (r.key(r.GROUP, 0), encode(GroupResult(group=group(0)))[:-1], "group of ticket 0: checksum of a frame"),
         (r.key(r.GROUP, 0), None, "has lost the group of ticket 0"),
-        (r.FORMAT_KEY, r.pack(1), "has format 1, this version of prolong reads 2"),
+        (r.FORMAT_KEY, r.pack_record(1), "has format 1, this version of prolong reads 2"),
         (r.FORMAT_KEY, None, "has format None"),
     ],
 )

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 from prolong.buffer.journal.disk import MemoryDisk
-from prolong.buffer.serving.output_commit import RETRY_S, Exchange
+from prolong.buffer.serving.output_commit import RETRY_S, OutputCommit
 from prolong.common import messages as m
 from prolong.common.errors import JournalError, JournalFull
 from prolong.common.transport.wire import Decoder, encode
@@ -46,8 +46,8 @@ def scene(disk: FragileDisk) -> Scene:
     return scene
 
 
-def heard(exchange: Exchange, now: float) -> list[tuple[bytes, str]]:
-    return [(peer, type(decoder.decode(frame)).__name__) for peer, frame in exchange.flush(now)]
+def heard(output: OutputCommit, now: float) -> list[tuple[bytes, str]]:
+    return [(peer, type(decoder.decode(frame)).__name__) for peer, frame in output.flush(now)]
 
 
 def results(scene: Scene) -> list[bytes]:
@@ -56,44 +56,44 @@ def results(scene: Scene) -> list[bytes]:
 
 
 def test_a_burst_is_one_commit_and_acknowledged_after_it(scene: Scene, disk: FragileDisk) -> None:
-    exchange, before = Exchange(scene.core, LIMIT), disk.num_commits
+    output, before = OutputCommit(scene.core, LIMIT), disk.num_commits
     for frame in results(scene):
-        exchange.receive([b"actor-0", frame], 1.0)
+        output.receive([b"actor-0", frame], 1.0)
     assert disk.num_commits == before
-    assert heard(exchange, 1.0) == [(b"actor-0", "GroupAck")] * 4
+    assert heard(output, 1.0) == [(b"actor-0", "GroupAck")] * 4
     assert disk.num_commits == before + 1
-    assert heard(exchange, 1.0) == []
+    assert heard(output, 1.0) == []
     assert disk.num_commits == before + 1, "no news, no commit"
 
 
 def test_the_journal_has_the_very_frame_that_a_group_came_in(scene: Scene, disk: FragileDisk) -> None:
-    exchange, frames = Exchange(scene.core, LIMIT), results(scene)
+    output, frames = OutputCommit(scene.core, LIMIT), results(scene)
     for frame in frames:
-        exchange.receive([b"actor-0", frame], 1.0)
-    exchange.flush(1.0)
+        output.receive([b"actor-0", frame], 1.0)
+    output.flush(1.0)
     assert [disk.get(key) for key in disk.keys(b"g")] == frames
 
 
 def test_while_the_disk_is_full_peers_stay_known_and_nothing_is_acknowledged(scene: Scene, disk: FragileDisk) -> None:
-    exchange, tickets = Exchange(scene.core, LIMIT), results(scene)
+    output, tickets = OutputCommit(scene.core, LIMIT), results(scene)
     disk.trouble = JournalFull("no room")
-    exchange.receive([b"actor-0", tickets[0]], 1.0)
-    exchange.receive([b"actor-0", encode(m.Heartbeat())], 1.0)
-    exchange.receive([b"actor-0", encode(scene.hello(m.Role.actor, "actor-0", version=0))], 1.0)
-    exchange.receive([LEARNER, encode(m.TakeBatch(generation=1, version=0))], 1.0)
-    exchange.tick(1.0)
-    assert heard(exchange, 1.0) == [(b"actor-0", "Alive"), (b"actor-0", "Welcome")]
-    assert exchange.full is disk.trouble
-    exchange.receive([b"actor-0", tickets[1]], 1.1)
-    exchange.tick(1.0 + RETRY_S / 2)
-    assert heard(exchange, 1.0 + RETRY_S / 2) == []
+    output.receive([b"actor-0", tickets[0]], 1.0)
+    output.receive([b"actor-0", encode(m.Heartbeat())], 1.0)
+    output.receive([b"actor-0", encode(scene.hello(m.Role.actor, "actor-0", version=0))], 1.0)
+    output.receive([LEARNER, encode(m.TakeBatch(generation=1, version=0))], 1.0)
+    output.tick(1.0)
+    assert heard(output, 1.0) == [(b"actor-0", "Alive"), (b"actor-0", "Welcome")]
+    assert output.full is disk.trouble
+    output.receive([b"actor-0", tickets[1]], 1.1)
+    output.tick(1.0 + RETRY_S / 2)
+    assert heard(output, 1.0 + RETRY_S / 2) == []
     disk.trouble = None
-    assert heard(exchange, 1.0 + RETRY_S / 2) == [], "it is tried again after a while"
-    said = heard(exchange, 1.0 + RETRY_S)
+    assert heard(output, 1.0 + RETRY_S / 2) == [], "it is tried again after a while"
+    said = heard(output, 1.0 + RETRY_S)
     assert said == [(b"actor-0", "GroupAck"), (b"actor-0", "Tickets"), (b"actor-0", "GroupAck")]
-    assert exchange.full is None
-    exchange.tick(2.5)
-    assert (LEARNER, "BatchReady") in heard(exchange, 2.5)
+    assert output.full is None
+    output.tick(2.5)
+    assert (LEARNER, "BatchReady") in heard(output, 2.5)
     assert scene.core.counters.total["buffer/journal_full"] == 1
 
 
@@ -113,52 +113,52 @@ def test_a_burst_waits_for_its_own_commit_and_not_for_the_next() -> None:
     scene.learner()
     scene.weights(0)
     scene.journal._disk = disk
-    exchange, (first, second, third, _) = Exchange(scene.core, LIMIT), results(scene)
-    exchange.receive([b"actor-0", first], 1.0)
-    assert heard(exchange, 1.0) == []
-    under_way = exchange.writing
+    output, (first, second, third, _) = OutputCommit(scene.core, LIMIT), results(scene)
+    output.receive([b"actor-0", first], 1.0)
+    assert heard(output, 1.0) == []
+    under_way = output.writing
     assert under_way is disk.future
-    exchange.receive([b"actor-0", second], 1.0)
-    exchange.receive([b"actor-0", encode(m.Heartbeat())], 1.0)
-    assert heard(exchange, 1.0) == [(b"actor-0", "Alive")]
-    assert exchange.writing is under_way, "one at a time"
+    output.receive([b"actor-0", second], 1.0)
+    output.receive([b"actor-0", encode(m.Heartbeat())], 1.0)
+    assert heard(output, 1.0) == [(b"actor-0", "Alive")]
+    assert output.writing is under_way, "one at a time"
     under_way.set_result(None)
-    assert heard(exchange, 1.0) == [(b"actor-0", "GroupAck")], "the first"
-    assert exchange.writing is not under_way
-    exchange.receive([b"actor-0", third], 1.0)
+    assert heard(output, 1.0) == [(b"actor-0", "GroupAck")], "the first"
+    assert output.writing is not under_way
+    output.receive([b"actor-0", third], 1.0)
     disk.future.set_exception(JournalFull("no room"))
-    assert heard(exchange, 1.0) == []
-    assert exchange.full is not None
-    heard(exchange, 1.0 + RETRY_S)
+    assert heard(output, 1.0) == []
+    assert output.full is not None
+    heard(output, 1.0 + RETRY_S)
     disk.future.set_result(None)
-    assert heard(exchange, 1.0 + RETRY_S) == [(b"actor-0", "GroupAck")] * 2
-    assert (exchange.writing, exchange.full) == (None, None)
+    assert heard(output, 1.0 + RETRY_S) == [(b"actor-0", "GroupAck")] * 2
+    assert (output.writing, output.full) == (None, None)
 
 
 def test_nothing_becomes_due_while_the_disk_is_full(scene: Scene, disk: FragileDisk) -> None:
-    exchange = Exchange(scene.core, LIMIT)
+    output = OutputCommit(scene.core, LIMIT)
     disk.trouble = JournalFull("no room")
-    exchange.receive([b"actor-0", results(scene)[0]], 1.0)
-    exchange.flush(1.0)
+    output.receive([b"actor-0", results(scene)[0]], 1.0)
+    output.flush(1.0)
     for second in range(2, 200):
-        exchange.tick(float(second))
-        exchange.flush(float(second))
+        output.tick(float(second))
+        output.flush(float(second))
     assert scene.counts["leased"] == 3, "no lease ran out"
 
 
 def test_a_learner_is_not_welcomed_into_a_generation_that_is_not_durable(disk: FragileDisk) -> None:
     scene = Scene(config(), disk=disk)
-    exchange = Exchange(scene.core, LIMIT)
+    output = OutputCommit(scene.core, LIMIT)
     disk.trouble = JournalFull("no room")
-    exchange.receive([LEARNER, encode(scene.hello(m.Role.learner, "learner", version=0))], 1.0)
-    assert heard(exchange, 1.0) == []
+    output.receive([LEARNER, encode(scene.hello(m.Role.learner, "learner", version=0))], 1.0)
+    assert heard(output, 1.0) == []
     disk.trouble = None
-    assert heard(exchange, 3.0) == [(LEARNER, "Welcome")]
+    assert heard(output, 3.0) == [(LEARNER, "Welcome")]
 
 
 def test_a_broken_disk_ends_it(scene: Scene, disk: FragileDisk) -> None:
-    exchange = Exchange(scene.core, LIMIT)
+    output = OutputCommit(scene.core, LIMIT)
     disk.trouble = JournalError("input/output error")
-    exchange.receive([b"actor-0", results(scene)[0]], 1.0)
+    output.receive([b"actor-0", results(scene)[0]], 1.0)
     with pytest.raises(JournalError, match="input/output error"):
-        exchange.flush(1.0)
+        output.flush(1.0)

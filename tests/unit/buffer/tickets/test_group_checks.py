@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from prolong.buffer.tickets.group_checks import flaw_of
+from prolong.buffer.tickets.group_checks import group_defect
 from prolong.common import messages as m
 from prolong.common.config.sections import ValidationConfig
 from prolong.common.types import Verdict, VersionSpan
@@ -81,7 +81,7 @@ def test_a_flawed_rollout_fails_its_group_by_name(kind: str, changes: dict[str, 
 def test_rounding_above_0_is_no_flaw() -> None:
     scene, (ticket, *_) = started()
     rounded = msgspec.structs.replace(rollout(0), behaviour_logprobs=floats(5e-4, 0, -1e30, -3))
-    assert flaw_of(group(ticket, rounded, rollout(0))) is None
+    assert group_defect(group(ticket, rounded, rollout(0))) is None
     ack = only(scene.say("actor-0", m.GroupResult(group=group(ticket, rounded, rollout(0, reward=0.0)))), m.GroupAck)
     assert (ack.accepted, ack.reason) == (True, "")
 
@@ -107,23 +107,23 @@ def test_more_rollouts_than_asked_for_and_fewer_than_two_are_flaws() -> None:
 def test_a_group_that_says_more_than_its_ticket_allows_is_flawed(changes: dict[str, Any], kind: str) -> None:
     _, (ticket, *_) = started()
     sound = group(ticket, rollout(0), rollout(0))
-    assert flaw_of(sound) is None
-    flaw = flaw_of(msgspec.structs.replace(sound, **changes))
-    assert flaw is not None
-    assert flaw.kind == kind
+    assert group_defect(sound) is None
+    defect = group_defect(msgspec.structs.replace(sound, **changes))
+    assert defect is not None
+    assert defect.kind == kind
 
 
 def test_the_most_that_a_verdict_may_say_is_no_flaw() -> None:
     _, (ticket, *_) = started()
     most = verdict(detail="x" * 10_000, status="y" * 256, verifier="z" * 256, metrics={f"{n:0256}": 0.0 for n in range(256)})
-    assert flaw_of(group(ticket, msgspec.structs.replace(rollout(0), verdict=most), rollout(0))) is None
+    assert group_defect(group(ticket, msgspec.structs.replace(rollout(0), verdict=most), rollout(0))) is None
 
 
 def test_a_time_that_is_no_number_is_a_flaw() -> None:
     _, (ticket, *_) = started()
-    flaw = flaw_of(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=math.inf))
-    assert flaw is not None
-    assert flaw.kind == "nonfinite"
+    defect = group_defect(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=math.inf))
+    assert defect is not None
+    assert defect.kind == "nonfinite"
 
 
 def test_a_flawed_validation_group_is_asked_again() -> None:

@@ -109,7 +109,10 @@ def test_every_step_is_told_once_and_groups_with_the_frames_that_they_came_in() 
     ledger.adopt(2)
     changes = ledger.take_changes()
     states = list(S)
-    steps = [(move.ordinal, states[move.of] if move.of >= 0 else None, states[move.to], move.count) for move in changes.moves]
+    steps = [
+        (move.ordinal, states[move.from_state] if move.from_state >= 0 else None, states[move.to_state], move.count)
+        for move in changes.moves
+    ]
     assert steps == [
         (0, None, S.issued, 1),
         (0, S.issued, S.leased, 1),

@@ -1,7 +1,7 @@
 """Between the live state and the journal: what changed goes out with every commit, and a restarted buffer begins with it.
 
-`stage` writes what happened since the last call into the journal's staging, `commit` makes it durable. Nothing that follows
-from it may be said before.
+`collect` adds what happened since the last call to the journal's pending changes, `commit` makes them durable.
+Nothing that follows from a change may be said before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .validation import Validation
 _STORED, _BATCHED = CODES[TicketState.stored], CODES[TicketState.batched]
 
 
-class Recorder:
+class JournalWriter:
     """The only one who writes to the journal."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Recorder:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def stage(self) -> None:
+    def collect(self) -> None:
         """Tell the journal what happened."""
         journal, ledger, leases = self.journal, self._store.ledger, self._dispatch.leases
         changes = ledger.take_changes()
@@ -43,7 +43,7 @@ class Recorder:
         for group, frame in changes.stored.values():
             journal.put_group(group, frame)
         for move in changes.moves:
-            if move.of == _STORED and move.to != _BATCHED:
+            if move.from_state == _STORED and move.to_state != _BATCHED:
                 journal.drop(r.key(r.GROUP, move.ordinal))
         for ordinal in changes.touched | dict.fromkeys(leases.take_changes()):
             lease, entry = leases.find(ordinal), ledger.find(ordinal)
@@ -67,7 +67,7 @@ class Recorder:
 
     def state(self, *, of_checkpoint: bool = False) -> r.BufferState:
         """The state as of now; `of_checkpoint`: with what a learner that begins another timeline there must issue again."""
-        self.stage()
+        self.collect()
         store = self._store
         entries = store.ledger.entries() if of_checkpoint else []
         return r.BufferState(
@@ -91,8 +91,8 @@ class Recorder:
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
-    def restore(self, now: float, patience_s: float) -> None:
-        """Become what a dead buffer had recorded, if there was one; its actors have `patience_s` to greet.
+    def restore(self, now: float, rejoin_grace_s: float) -> None:
+        """Become what a dead buffer had recorded, if there was one; its actors have `rejoin_grace_s` to greet.
 
         Raises: JournalError; DataError for a stage that the configuration does not have.
         """
@@ -106,7 +106,7 @@ class Recorder:
         self._validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)
         self._membership.epoch = state.epoch
         self._dispatch.next_ordinal = state.next_ordinal
-        self._dispatch.restore(list(filter(self._is_leased, tickets)), now, patience_s)
+        self._dispatch.restore(list(filter(self._is_leased, tickets)), now, rejoin_grace_s)
         self._dispatch.leases.take_changes()  # the journal knows
         self.checkpoints = list(state.checkpoints)
         self.durable_generation = self._written_generation = state.generation

@@ -12,18 +12,18 @@ from ...common.config.stages import total_steps
 from ...common.messages import Hello
 from ...common.types import Batch
 from ..tickets.store import Store
-from . import generations as timeline
+from . import generations
 from .dispatch import Dispatch
+from .journal_writer import JournalWriter
 from .peers import Peers
-from .recorder import Recorder
 from .validation import Validation
 
 
-class History:
+class LearnerProgress:
     """The side of the buffer that faces the learner."""
 
-    def __init__(self, cfg: Config, recorder: Recorder, store: Store, validation: Validation, dispatch: Dispatch) -> None:
-        self._recorder, self._journal = recorder, recorder.journal
+    def __init__(self, cfg: Config, writer: JournalWriter, store: Store, validation: Validation, dispatch: Dispatch) -> None:
+        self._writer, self._journal = writer, writer.journal
         self._store, self._validation, self._dispatch = store, validation, dispatch
         self._steps, self._keep, self._every = total_steps(cfg), cfg.checkpoint.keep, cfg.checkpoint.every
         self._waiting: int | None = None  # version of the batch that the learner waits for
@@ -34,16 +34,16 @@ class History:
         Its stage is one that the configuration has.
         """
         version = max(hello.version, 0)
-        if timeline.continues(self._store, self._journal, version, hello.generation):
-            timeline.rewind(self._store, version)
+        if generations.continues(self._store, self._journal, version, hello.generation):
+            generations.rewind(self._store, version)
             self._store.enter_later(hello.stage)
         else:
-            reported = timeline.fork(self._store, self._journal, version, hello.generation, hello.stage)
-            self._recorder.stage()
+            reported = generations.fork(self._store, self._journal, version, hello.generation, hello.stage)
+            self._writer.collect()
             self._journal.forget_from(version)
             self._dispatch.leases.clear()
             self._validation.rewind(version if hello.generation > 0 else -1, reported)
-            self._recorder.checkpoints = [saved for saved in self._recorder.checkpoints if saved <= version]
+            self._writer.checkpoints = [saved for saved in self._writer.checkpoints if saved <= version]
         self._waiting = None
         if version == 0 and self._store.head == 0:
             self._validation.start_whole(0, blocks=True)
@@ -73,7 +73,7 @@ class History:
         if self._waiting is None:
             return None
         if self._waiting < self._store.head:
-            self._recorder.stage()  # its groups may be of this very burst
+            self._writer.collect()  # its groups may be of this very burst
             batch = self._journal.batch(self._waiting)
             assert batch is not None, f"the batch of version {self._waiting} was forgotten"
         else:
@@ -112,7 +112,7 @@ class History:
             if version < self._steps:
                 self._validation.maybe_start_between(version)
             if version % self._every == 0:
-                self._journal.save_state(version, self._recorder.state(of_checkpoint=True))
+                self._journal.save_state(version, self._writer.state(of_checkpoint=True))
         if version == self._store.version:
             self._store.enter_later(stage)
 
@@ -125,11 +125,11 @@ class History:
         if version != self._store.version:
             return False
         self._waiting = None
-        self._dispatch.withdraw()
+        self._dispatch.end_training_leases()
         handed_out = self._store.head
-        timeline.retire(self._store)
+        generations.mark_untrained_stale(self._store)
         if handed_out > version:  # and not used
-            self._recorder.stage()
+            self._writer.collect()
             self._journal.forget_from(version)
         self._validation.start_whole(version, blocks=False)
         return True
@@ -141,8 +141,8 @@ class History:
         """
         if not 0 <= version <= self._store.version:
             return False
-        saved = sorted({*self._recorder.checkpoints, version})[-self._keep :]
-        self._recorder.checkpoints = saved
-        self._journal.save_state(version, self._recorder.state(of_checkpoint=True))
+        saved = sorted({*self._writer.checkpoints, version})[-self._keep :]
+        self._writer.checkpoints = saved
+        self._journal.save_state(version, self._writer.state(of_checkpoint=True))
         self._journal.forget_before(saved[0])
         return True
