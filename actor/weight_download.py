@@ -1,8 +1,8 @@
 """The actor's end of the weights plane up to the staging memory: join, receive, checksum. Knows no vLLM.
 
-    Receptions.begin(update) -> a thread: join the epoch's group, receive every bucket, checksum it --> Receptions.ended
+    begin(update) -> a thread: join the epoch's group, receive every bucket, checksum it --> ended
 
-An error or a deadline here leaves the weights that are in use untouched. Every stage (the join, each bucket) has the patience
+An error or a deadline here leaves the weights that are in use untouched. Each phase (the join, each bucket) has the deadline
 that the learner named in its Publish, so that both ends give up on a silent peer at the same time.
 """
 
@@ -15,23 +15,23 @@ import torch
 from ..common.errors import ProlongError, WeightsError
 from ..common.messages import UpdateWeights
 from ..common.types import BucketSpec
-from ..common.weights.buckets import check_manifest, checksum, layout
+from ..common.weights.buckets import check_manifest, checksum, manifest_digest
 from ..common.weights.collective import WeightsGroup
 
 JOIN_FACTOR = 1.5  # rank 0 gives up first, and tells the others
 
 
-class Reception:
+class WeightDownload:
     """One attempt to receive an update, in a thread of its own. Whoever loses interest drops it: it ends at its deadline."""
 
     def __init__(self, update: UpdateWeights, group: WeightsGroup | None, device: torch.device, timeout_s: float) -> None:
-        """`group`: of the same epoch, if it was joined before. `timeout_s`: of a stage, when the update names no patience."""
+        """`group`: of the same epoch, if it was joined before. `timeout_s`: of a phase, when the update names none."""
         self.update, self.group = update, group
         self.staged: list[torch.Tensor] = []  # one flat uint8 buffer a bucket; never reused: the loader keeps views
         self.checksums: list[int] = []
         self.error = ""
         self.device = device
-        self._patience_s = min(update.patience_s or timeout_s, timeout_s)
+        self._phase_timeout_s = min(update.phase_timeout_s or timeout_s, timeout_s)
         self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
         self._thread.start()
 
@@ -45,9 +45,9 @@ class Reception:
             check_manifest(self.update.manifest)
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
-            group = self.group = self.group or self.join(JOIN_FACTOR * self._patience_s)
+            group = self.group = self.group or self.join(JOIN_FACTOR * self._phase_timeout_s)
             for bucket in self.update.manifest.buckets:
-                flat = self.receive(group, bucket, self._patience_s)
+                flat = self.receive(group, bucket, self._phase_timeout_s)
                 self.checksums.append(checksum(flat))
                 self.staged.append(flat)
         except (ProlongError, RuntimeError) as error:  # RuntimeError: torch, out of memory included
@@ -69,7 +69,7 @@ class Reception:
             world_size=update.world_size,
             device=self.device,
             timeout_s=timeout_s,
-            layout=layout(update.manifest),
+            digest=manifest_digest(update.manifest),
         )
 
     def receive(self, group: WeightsGroup, bucket: BucketSpec, timeout_s: float) -> torch.Tensor:
@@ -79,15 +79,15 @@ class Reception:
         return flat
 
 
-class Receptions:
-    """The last reception begun; it holds the group of its epoch, which the next of the same epoch uses again."""
+class WeightDownloader:
+    """The last download begun; it holds the group of its epoch, which the next of the same epoch uses again."""
 
-    def __init__(self, kind: type[Reception] = Reception) -> None:
+    def __init__(self, kind: type[WeightDownload] = WeightDownload) -> None:
         self._kind = kind
-        self.last: Reception | None = None
+        self.last: WeightDownload | None = None
 
     def begin(self, update: UpdateWeights, device: torch.device, timeout_s: float) -> None:
-        """Start to receive `update`; an older reception that goes on is dropped. Raises WeightsError if both share an epoch."""
+        """Start to receive `update`; an older download that goes on is dropped. Raises WeightsError if both share an epoch."""
         group, last = None, self.last
         if last is not None:
             same = (last.update.generation, last.update.epoch) == (update.generation, update.epoch)

@@ -14,7 +14,7 @@ from ..actor.engines.vllm.engine import Engine
 from ..common.config.sections import ActorConfig, ModelConfig
 from ..common.messages import UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
-from ..common.weights.buckets import checksum, pack, plan_buckets
+from ..common.weights.buckets import checksum, fill_bucket, plan_buckets
 from ..common.weights.collective import WeightsGroup, WeightsStore
 from .learner_step import VOCAB, make_model
 
@@ -54,7 +54,7 @@ class Sender:
             self._group = WeightsGroup.join(self._store.host, self._store.port, **where, device=torch.device("cpu"))
         sums = []
         for bucket in self.manifest.buckets:
-            flat = pack(bucket, self.weights)
+            flat = fill_bucket(bucket, self.weights)
             self._group.broadcast(flat)
             sums.append(checksum(flat))
         return sums

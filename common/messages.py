@@ -107,7 +107,8 @@ class Publish(_Message, frozen=True):
     store_host: Word
     store_port: Number
     manifest: Manifest
-    patience_s: float = 0.0  # how long one stage may take: the join, each bucket, the acknowledgement; 0: weights.timeout_s
+    # how long one phase may take: the join, each bucket, the acknowledgement; 0: weights.timeout_s
+    phase_timeout_s: float = 0.0
     given_up: Number = -1  # epoch of the broadcast that the learner waits for no longer: who did not answer is absent
 
 
@@ -228,7 +229,7 @@ class UpdateWeights(_Message, frozen=True):
     store_host: str
     store_port: int
     manifest: Manifest
-    patience_s: float = 0.0  # of its Publish
+    phase_timeout_s: float = 0.0  # of its Publish
 
 
 class PublishResult(_Message, frozen=True):

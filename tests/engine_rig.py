@@ -16,7 +16,7 @@ from prolong.actor.engines.vllm.engine import Engine
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.messages import UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
-from prolong.common.weights.buckets import checksum, pack, plan_buckets
+from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective import WeightsGroup, WeightsStore
 from tiny_model import make_tiny_model, randomize
 from transformers import AutoModelForCausalLM
@@ -110,7 +110,7 @@ class Rig:
             self._group = WeightsGroup.join(self.store.host, self.store.port, **where, device=cpu, timeout_s=TIMEOUT_S)
         sums = []
         for bucket in update.manifest.buckets:
-            flat = pack(bucket, weights)
+            flat = fill_bucket(bucket, weights)
             self._group.broadcast(flat)
             sums.append(checksum(flat))
         return sums

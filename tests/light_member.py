@@ -1,4 +1,4 @@
-"""An actor without vLLM in a process of its own: the real client, the real reception, and faults on command.
+"""An actor without vLLM in a process of its own: the real client, the real download, and faults on command.
 
     parent --Pipe--> Fault, "state"          member --Pipe--> ("fault", s), ("holds", ...), ("state", ...)
 
@@ -16,12 +16,12 @@ from multiprocessing.connection import Connection
 
 import msgspec
 import torch
-from prolong.actor.weight_download import Reception, Receptions
+from prolong.actor.weight_download import WeightDownload, WeightDownloader
 from prolong.buffer.client.client import BufferClient
 from prolong.common.errors import DeadlineExceeded, ProlongError
 from prolong.common.messages import Hello, UpdateWeights, WeightsApplied
 from prolong.common.types import BucketSpec, Manifest
-from prolong.common.weights.buckets import checksum, pack, unpack
+from prolong.common.weights.buckets import bucket_views, checksum, fill_bucket
 from prolong.common.weights.collective import WeightsGroup
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -40,17 +40,17 @@ class Fault:
     late_s: float = 0.0
 
 
-class FaultyReception(Reception):
+class FaultyDownload(WeightDownload):
     """Trips over the fault of its process, if one is armed."""
 
     armed: Fault | None = None
     pipe: Connection
 
     def _trip(self, bucket: int, *kinds: str) -> Fault | None:
-        fault = FaultyReception.armed
+        fault = FaultyDownload.armed
         if fault is None or fault.kind not in kinds or fault.bucket != bucket:
             return None
-        report(FaultyReception.pipe)
+        report(FaultyDownload.pipe)
         if fault.kind in ("kill", "stop"):
             os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
         return fault
@@ -73,7 +73,7 @@ class FaultyReception(Reception):
 
 def report(pipe: Connection) -> None:
     """The armed fault happens now."""
-    FaultyReception.armed = None
+    FaultyDownload.armed = None
     pipe.send(("fault", time.monotonic()))
 
 
@@ -84,7 +84,7 @@ class LightMember:
         self.pipe, self.timeout_s = pipe, timeout_s
         self.client = BufferClient(address, hello, max_bytes=1 << 22)
         self.inbox = self.client.inbox(UpdateWeights)
-        self.receptions = Receptions(FaultyReception)
+        self.downloader = WeightDownloader(FaultyDownload)
         self.update: UpdateWeights | None = None
         self.generation, self.version = -1, -1
         self.manifest = Manifest(buckets=[])
@@ -102,19 +102,19 @@ class LightMember:
                 offered = None
             if offered is not None:
                 self._begin(offered)
-            if self.update is not None and self.receptions.ended(0.005)[0]:
+            if self.update is not None and self.downloader.ended(0.005)[0]:
                 self._apply(self.update)
 
     def _command(self) -> None:
         while self.pipe.poll():
             command = self.pipe.recv()
             if isinstance(command, Fault):
-                FaultyReception.armed = command
-            sums = [checksum(pack(bucket, self.model)) for bucket in self.manifest.buckets]
+                FaultyDownload.armed = command
+            sums = [checksum(fill_bucket(bucket, self.model)) for bucket in self.manifest.buckets]
             self.pipe.send(("state", self.generation, self.version, sums))
 
     def _begin(self, update: UpdateWeights) -> None:
-        fault = FaultyReception.armed
+        fault = FaultyDownload.armed
         if fault is not None and fault.kind == "never":
             report(self.pipe)
             return
@@ -122,18 +122,18 @@ class LightMember:
             report(self.pipe)
             update = msgspec.structs.replace(update, manifest=spoil(update.manifest, fault.kind))
         self.update = update
-        self.receptions.begin(update, CPU, self.timeout_s)
+        self.downloader.begin(update, CPU, self.timeout_s)
 
     def _apply(self, update: UpdateWeights) -> None:
         self.update = None
-        _, sums, error = self.receptions.ended(0.0)
+        _, sums, error = self.downloader.ended(0.0)
         if not error:
-            assert self.receptions.last is not None
-            for bucket, flat in zip(update.manifest.buckets, self.receptions.last.staged, strict=True):
-                self.model |= {name: tensor.clone() for name, tensor in unpack(bucket, flat)}
+            assert self.downloader.last is not None
+            for bucket, flat in zip(update.manifest.buckets, self.downloader.last.staged, strict=True):
+                self.model |= {name: tensor.clone() for name, tensor in bucket_views(bucket, flat)}
             self.generation, self.version, self.manifest = update.generation, update.version, update.manifest
             self.pipe.send(("holds", self.version, sums, time.monotonic()))
-        epoch, fault = update.epoch, FaultyReception.armed
+        epoch, fault = update.epoch, FaultyDownload.armed
         if fault is not None and fault.kind == "wrong_epoch":
             report(self.pipe)
             epoch -= 1
@@ -153,7 +153,7 @@ def spoil(manifest: Manifest, kind: str) -> Manifest:
 def run_member(address: str, hello: Hello, timeout_s: float, pipe: Connection) -> None:
     """Entry of the process; ends with its parent's pipe or the buffer."""
     torch.set_num_threads(1)
-    FaultyReception.pipe = pipe
+    FaultyDownload.pipe = pipe
     try:
         LightMember(address, msgspec.structs.replace(hello, pid=os.getpid()), timeout_s, pipe).run()
     except (ProlongError, EOFError, BrokenPipeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from prolong.actor.weight_download import Reception, Receptions
+from prolong.actor.weight_download import WeightDownload, WeightDownloader
 from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import load
 from prolong.common.config.sections import Config
@@ -31,12 +31,12 @@ from prolong.common.types import (
     int32_array,
     rollout_seed,
 )
-from prolong.common.weights.buckets import unpack
+from prolong.common.weights.buckets import bucket_views
 from prolong.common.weights.collective import WeightsGroup
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
-class DyingReception(Reception):
+class DyingDownload(WeightDownload):
     """Ends the process in the group, before the first byte of `die_at`."""
 
     die_at = -1
@@ -58,7 +58,7 @@ class ScriptedActor(threading.Thread):
         self.error: BaseException | None = None
         self.leave = threading.Event()
         self._corrupt = corrupt_checksum_of
-        self._receptions = Receptions(DyingReception)
+        self._downloader = WeightDownloader(DyingDownload)
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model.path)).eval()
 
     def run(self) -> None:
@@ -91,16 +91,16 @@ class ScriptedActor(threading.Thread):
             self.error = error
         finally:
             client.close()
-            self._receptions.close()
+            self._downloader.close()
 
     def _receive(self, update: UpdateWeights) -> WeightsApplied:
-        self._receptions.begin(update, torch.device("cpu"), 10.0)
-        ended, sums, error = self._receptions.ended(60.0)
-        assert ended, "a reception outlived its deadlines"
+        self._downloader.begin(update, torch.device("cpu"), 10.0)
+        ended, sums, error = self._downloader.ended(60.0)
+        assert ended, "a download outlived its deadlines"
         if not error:
-            assert self._receptions.last is not None
-            for bucket, flat in zip(update.manifest.buckets, self._receptions.last.staged, strict=True):
-                self.received |= dict(unpack(bucket, flat))
+            assert self._downloader.last is not None
+            for bucket, flat in zip(update.manifest.buckets, self._downloader.last.staged, strict=True):
+                self.received |= dict(bucket_views(bucket, flat))
             self.model.load_state_dict(self.received, strict=False)
             self.versions.append(update.version)
         if update.version == self._corrupt:
@@ -133,5 +133,5 @@ class ScriptedActor(threading.Thread):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    DyingReception.die_at = int(sys.argv[4])
+    DyingDownload.die_at = int(sys.argv[4])
     ScriptedActor(load(Path(sys.argv[1])), sys.argv[2], sys.argv[3]).run()

@@ -20,9 +20,9 @@ from prolong.buffer.client.client import BufferClient, request_status
 from prolong.common.config.sections import Config
 from prolong.common.errors import WeightsError
 from prolong.common.messages import Cordon, PublishPlan, PublishResult, Role, SyncRequested
-from prolong.common.weights.buckets import checksum, pack, plan_buckets
+from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective import WeightsGroup
-from prolong.learner.weights.adaptive_deadline import Patience
+from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.sender import WeightSender
 from runs import wait_until
 
@@ -39,7 +39,7 @@ def weights(version: int) -> dict[str, torch.Tensor]:
 
 def sums_of(version: int) -> list[int]:
     tensors = weights(version)
-    return [checksum(pack(bucket, tensors)) for bucket in MANIFEST.buckets]
+    return [checksum(fill_bucket(bucket, tensors)) for bucket in MANIFEST.buckets]
 
 
 @dataclass
@@ -124,8 +124,8 @@ class Storm:
         self.client: BufferClient = make_client(self.cfg, self.buffer.address, Role.learner, "learner", pid=pid)
         inbox = self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(HANG_S)
-        patience = Patience(self.cfg.weights.timeout_s, slack_s=self._slack_s)
-        self.sender = WeightSender(self.client, inbox, self.cfg.weights, SPECS, torch.device("cpu"), patience)
+        deadline = AdaptiveDeadline(self.cfg.weights.timeout_s, slack_s=self._slack_s)
+        self.sender = WeightSender(self.client, inbox, self.cfg.weights, SPECS, torch.device("cpu"), deadline)
 
     def stop_learner(self) -> None:
         self.sender.close()
@@ -139,9 +139,9 @@ class Storm:
         return started
 
     @property
-    def patience_s(self) -> float:
+    def phase_timeout_s(self) -> float:
         """Of the last broadcast."""
-        return self.sender.metrics()["weights/patience_s"]
+        return self.sender.metrics()["weights/phase_timeout_s"]
 
     def new_epoch(self) -> None:
         """Have the next broadcast join a group: one member is cordoned, and gets its weights again alone."""

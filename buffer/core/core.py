@@ -51,7 +51,7 @@ class BufferCore:
         self.peers = Peers()
         self.store = Store(cfg, mixture, self.counters)
         self.validation = Validation(cfg.validation, heldout, cfg.run.seed, cfg.buffer.lease_s, self.counters)
-        self.membership = Membership(timeout_s=cfg.weights.timeout_s, patience_s=2 * cfg.buffer.heartbeat_s)
+        self.membership = Membership(timeout_s=cfg.weights.timeout_s, resync_interval_s=2 * cfg.buffer.heartbeat_s)
         self.dispatch = Dispatch(self.store, self.validation, self.membership, self.counters)
         self.writer = JournalWriter(journal, self.store, self.validation, self.membership, self.dispatch)
         self.writer.restore(now, rejoin_grace_s=cfg.buffer.silence_s)

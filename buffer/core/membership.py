@@ -5,10 +5,10 @@
 An epoch is one process group: the learner and a fixed list of actors. Another list, or a member that failed, makes another one.
 An actor that failed or was late is cordoned: no tickets, until it acknowledged weights again.
 
-Deadlines of a broadcast; the learner's patience for one stage of it comes with Publish:
+Deadlines of a broadcast; the deadline of one phase of it comes with Publish:
 - Nobody answers: the learner gives up (its next Publish names the epoch), or `timeout_s` is over.
-- Somebody applied the weights: the others have the patience from then on.
-- Somebody failed: a group that breaks for one breaks for all, so the others have half the patience after the last answer.
+- Somebody applied the weights: the others have the deadline of a phase from then on.
+- Somebody failed: a group that breaks for one breaks for all, so the others have half of it after the last answer.
 Who is silent beyond is absent, and out of all broadcasts until it answers or `timeout_s` passed: a stopped actor costs others
 one wait, not one a version. Who answered with errors twice in a row may be what breaks the group of the others: suspects take
 part one at a time, after all others.
@@ -53,7 +53,7 @@ class _Publishing:
     members: list[str]
     deadline_s: float
     started_s: float
-    patience_s: float
+    phase_timeout_s: float
     first_applied_s: float | None = None
     last_answer_s: float | None = None
     num_answers: int = 0
@@ -84,19 +84,19 @@ class _Publishing:
         """When who is silent counts as absent."""
         if self.last_answer_s is None:
             return self.deadline_s
-        sure_s = self.last_answer_s + self.patience_s / 2
+        sure_s = self.last_answer_s + self.phase_timeout_s / 2
         if self.first_applied_s is not None:
-            sure_s = max(sure_s, self.first_applied_s + self.patience_s)
+            sure_s = max(sure_s, self.first_applied_s + self.phase_timeout_s)
         return min(self.deadline_s, sure_s)
 
 
 class Membership:
     """The weights plane as the buffer sees it. Bytes never pass here."""
 
-    def __init__(self, *, timeout_s: float, patience_s: float) -> None:
-        """`timeout_s`: of one publish. `patience_s`: how long the learner is left in peace before it is asked for one."""
+    def __init__(self, *, timeout_s: float, resync_interval_s: float) -> None:
+        """`timeout_s`: of one publish. `resync_interval_s`: between two requests to the learner."""
         self.epoch = 0
-        self._timeout_s, self._patience_s = timeout_s, patience_s
+        self._timeout_s, self._resync_interval_s = timeout_s, resync_interval_s
         self._holdings: dict[str, Holding] = {}
         self._group: _Group | None = None  # of the current epoch; None when it cannot be used again
         self._publishing: _Publishing | None = None
@@ -124,7 +124,7 @@ class Membership:
         """Another learner process: the epoch cannot go on. It publishes first; nobody needs to ask."""
         self._group = None
         self._publishing = None
-        self._ask_at_s = now + self._patience_s
+        self._ask_at_s = now + self._resync_interval_s
 
     def version_of(self, name: str, generation: int) -> int | None:
         """The version that an actor may generate with, or None."""
@@ -157,7 +157,7 @@ class Membership:
             members=members,
             started_s=now,
             deadline_s=now + self._timeout_s,
-            patience_s=message.patience_s if 0 < message.patience_s < self._timeout_s else self._timeout_s,
+            phase_timeout_s=message.phase_timeout_s if 0 < message.phase_timeout_s < self._timeout_s else self._timeout_s,
         )
         return PublishPlan(epoch=self.epoch, version=message.version, members=members), {
             name: UpdateWeights(
@@ -169,7 +169,7 @@ class Membership:
                 store_host=message.store_host,
                 store_port=message.store_port,
                 manifest=message.manifest,
-                patience_s=message.patience_s,
+                phase_timeout_s=message.phase_timeout_s,
             )
             for rank, name in enumerate(members, start=1)
         }
@@ -223,7 +223,7 @@ class Membership:
         if not publishing.done:
             return None
         self._publishing = None
-        self._ask_at_s = now + self._patience_s
+        self._ask_at_s = now + self._resync_interval_s
         self._cordon_failed(publishing, now)
         return PublishResult(
             epoch=publishing.epoch,
@@ -246,7 +246,7 @@ class Membership:
             if name in publishing.absent:
                 holding.out_until_s = now + self._timeout_s
             elif publishing.applied or (len(publishing.members) == 1 and holding.errors >= SUSPICIOUS):
-                holding.out_until_s = now + min(self._timeout_s, self._patience_s * 2 ** min(holding.errors, 10))
+                holding.out_until_s = now + min(self._timeout_s, self._resync_interval_s * 2 ** min(holding.errors, 10))
 
     def cordon(self, names: list[str]) -> dict[str, int]:
         """The learner found these to hold other weights than it sent: they hold nothing now.
@@ -265,12 +265,12 @@ class Membership:
         return [name for name, holds in held.items() if holds is None or holds < version]
 
     def should_ask(self, generation: int, version: int, now: float) -> str:
-        """Why the learner must be asked to publish now; empty when it need not. Asks at most once per patience.
+        """Why the learner must be asked to publish now; empty when it need not. Asks at most once per `resync_interval_s`.
 
         `version`: what actors must hold, at least; -1 when anything of the generation will do.
         """
         lacking = [name for name in self.lacking(generation, version) if now >= self._holdings[name].out_until_s]
         if not lacking or self._publishing is not None or now < self._ask_at_s:
             return ""
-        self._ask_at_s = now + max(self._patience_s, self._timeout_s / 4)
+        self._ask_at_s = now + max(self._resync_interval_s, self._timeout_s / 4)
         return f"{', '.join(lacking)} lack weights of generation {generation}"

@@ -68,12 +68,12 @@ def check_manifest(manifest: Manifest) -> None:
             raise WeightsError(f"manifest: tensors of {end} bytes in a bucket of {bucket.num_bytes}")
 
 
-def layout(manifest: Manifest) -> str:
+def manifest_digest(manifest: Manifest) -> str:
     """The manifest, digested. Members must agree: gloo ends a process that expects fewer bytes than it gets."""
     return f"{len(manifest.buckets)}-{crc32(msgspec.msgpack.encode(manifest)):08x}"
 
 
-def pack(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+def fill_bucket(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
     """Copy the bucket's tensors into one flat buffer, [num_bytes] uint8 on their device; padding is zero.
 
     `out` is reused if given (its padding must be zero: a buffer that an earlier `pack` of the same bucket returned).
@@ -91,7 +91,7 @@ def pack(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Ten
     return out
 
 
-def unpack(bucket: BucketSpec, flat: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+def bucket_views(bucket: BucketSpec, flat: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """Named views into `flat`, [num_bytes] uint8, in the manifest's order; nothing is copied."""
     return [(spec.name, view) for spec, view in zip(bucket.tensors, _views(bucket, flat), strict=True)]
 

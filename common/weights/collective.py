@@ -4,7 +4,7 @@ A fresh group per membership epoch over the learner's TCPStore; torch's default 
 GPUs. A returned broadcast proves nothing (a dead leaf may go unnoticed): acknowledgements with checksums do.
 
 A group breaks for all of its members soon after it broke for one: that one says so in the store, rank 0 looks there before
-every bucket, and leaves; a member whose peer left gets an error at once. Nobody waits in a stage for longer than its deadline.
+every bucket, and leaves; a member whose peer left gets an error at once. Nobody waits in a phase for longer than its deadline.
 """
 # pyright: reportPrivateImportUsage=false
 # torch.distributed exports its stores and groups without naming them in __all__.
@@ -63,11 +63,11 @@ class WeightsGroup:
         world_size: int,
         device: torch.device,
         timeout_s: float,
-        layout: str = "",
+        digest: str = "",
     ) -> WeightsGroup:
         """Meet the other ranks of this epoch; blocks until all are there, for `timeout_s` at most.
 
-        Raises WeightsError when somebody did not come in time or with another `layout`, or the store is out of reach.
+        Raises WeightsError when somebody did not come in time or with another `digest`, or the store is out of reach.
         """
         timeout = timedelta(seconds=timeout_s)
         try:
@@ -75,7 +75,7 @@ class WeightsGroup:
                 address = probe.getsockname()[0]  # of the interface that leads to the store
             client = dist.TCPStore(store_host, store_port, is_master=False, wait_for_workers=False, timeout=timeout)
             store = dist.PrefixStore(f"weights/{generation}/{epoch}", client)
-            _meet(store, rank, world_size, timeout, layout)
+            _meet(store, rank, world_size, timeout, digest)
             if device.type == "cuda":
                 group = _nccl_group(store, rank, world_size, timeout)
             else:
@@ -117,13 +117,13 @@ class WeightsGroup:
         del self._group, self._store
 
 
-def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta, layout: str) -> None:
-    """Return once every rank is here with the same layout ("": not known), and rank 0 still is.
+def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta, digest: str) -> None:
+    """Return once every rank is here with the same digest ("": not known), and rank 0 still is.
 
     gloo has no deadline while it connects to a peer that came, gave up and went: a late rank would hang for ever.
     """
     if rank:
-        store.set(f"here/{rank}", layout)
+        store.set(f"here/{rank}", digest)
         store.wait(["go"], timeout)
         if refusal := store.get("go").decode():
             raise RuntimeError(refusal)
@@ -134,9 +134,9 @@ def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta, lay
     except RuntimeError:
         store.set("go", "rank 0 gave up waiting for the others")
         raise
-    if layout and (odd := [other for other in others if store.get(other).decode() not in ("", layout)]):
+    if digest and (odd := [other for other in others if store.get(other).decode() not in ("", digest)]):
         store.set("go", f"{odd} have other buckets than rank 0")
-        raise RuntimeError(f"{odd} have other buckets: expected {layout}")
+        raise RuntimeError(f"{odd} have other buckets: expected {digest}")
     store.set("go", "")
 
 

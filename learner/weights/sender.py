@@ -7,8 +7,8 @@ Only the snapshot is on the learner's critical path; a thread does the rest. A n
 actor can stop the learner: one that fails is cordoned by the buffer and asked in again (SyncRequested). Only when publish
 after publish reaches nobody at all does the next `publish` or `close` raise.
 
-Deadlines: the join and every bucket have the patience of `patience.py`, which travels with Publish: one number for learner,
-buffer and actors. Who is silent for longer costs the others that, half of it again, and the retry in a fresh group.
+Deadlines: the join and every bucket may take as long as `adaptive_deadline.py` says. Publish carries that number to the buffer
+and the actors. Who is silent for longer costs the others that, half of it again, and the retry in a fresh group.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ...common.config.sections import WeightsConfig
 from ...common.errors import BufferUnreachable, DeadlineExceeded, ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
 from ...common.types import Manifest
-from ...common.weights.buckets import TensorShape, checksum, layout, pack, plan_buckets
+from ...common.weights.buckets import TensorShape, checksum, fill_bucket, manifest_digest, plan_buckets
 from ...common.weights.collective import WeightsGroup, WeightsStore
-from .adaptive_deadline import Patience
+from .adaptive_deadline import AdaptiveDeadline
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ RESULT_S = 2.0  # for the buffer's own delays
 
 
 @dataclass(slots=True)
-class Snapshot:
+class PackedWeights:
     """The weights of one version, packed."""
 
     version: int
@@ -53,10 +53,10 @@ class Snapshot:
 class _Request:
     """A Publish that was sent."""
 
-    snapshot: Snapshot
+    weights: PackedWeights
     generation: int
     tries: int
-    patience_s: float
+    phase_timeout_s: float
     sent: float = field(default_factory=monotonic)
 
 
@@ -70,16 +70,16 @@ class WeightSender:
         cfg: WeightsConfig,
         specs: Iterable[TensorShape],
         device: torch.device,
-        patience: Patience | None = None,
+        deadline: AdaptiveDeadline | None = None,
     ) -> None:
         """`inbox` holds PublishPlan, PublishResult and SyncRequested; `specs` name all tensors, in the order of `publish`."""
         self.manifest: Manifest = plan_buckets(specs, cfg.bucket_mb << 20)
         self._client, self._inbox, self._cfg, self._device = client, inbox, cfg, device
-        self._patience = patience or Patience(cfg.timeout_s)
-        self._layout = layout(self.manifest)
+        self._deadline = deadline or AdaptiveDeadline(cfg.timeout_s)
+        self._digest = manifest_digest(self.manifest)
         self._store = WeightsStore(cfg.host, timeout_s=cfg.timeout_s)
         self._lock = threading.Lock()
-        self._latest: Snapshot | None = None
+        self._latest: PackedWeights | None = None
         self._request: _Request | None = None  # at most one Publish is under way
         self._spare: list[list[Tensor]] = []
         self._group: WeightsGroup | None = None
@@ -90,30 +90,30 @@ class WeightSender:
         self._closing = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._numbers = {f"weights/{x}": 0.0 for x in ("publish_s", "critical_s", "patience_s", "failed", "replaced")}
+        self._numbers = {f"weights/{x}": 0.0 for x in ("publish_s", "critical_s", "phase_timeout_s", "failed", "replaced")}
         self._thread = threading.Thread(target=self._run, name="weight-sender", daemon=True)
         self._thread.start()
 
     def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Snapshot the tensors as `version` and return; they may change afterwards. Raises what stopped the thread."""
+        """Pack the tensors as `version` and return; they may change afterwards. Raises what stopped the thread."""
         started = perf_counter()
         if self._error is not None:
             raise self._error
-        snapshot = Snapshot(version, self._pack(iter(tensors)))
+        weights = PackedWeights(version, self._pack(iter(tensors)))
         with self._lock:
             replaced = self._latest
-            self._latest = snapshot
+            self._latest = weights
             self._idle.clear()
-            if replaced is not None and (self._request is None or self._request.snapshot is not replaced):
+            if replaced is not None and (self._request is None or self._request.weights is not replaced):
                 self._spare.append(replaced.buckets)
             if self._request is None:
-                self._ask(snapshot, tries=1)
-            elif replaced is not None and self._request.snapshot is not replaced:
+                self._ask(weights, tries=1)
+            elif replaced is not None and self._request.weights is not replaced:
                 self._numbers["weights/replaced"] += 1
         self._numbers["weights/critical_s"] = perf_counter() - started
 
     def metrics(self) -> dict[str, float]:
-        """Seconds of the last publish, its critical part and patience; counts of failed members, of snapshots never sent."""
+        """Seconds of the last publish, its critical part, deadline of a phase; counts: failed members, snapshots never sent."""
         return dict(self._numbers)
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -133,22 +133,22 @@ class WeightSender:
             buffers = self._spare.pop() if self._spare else [None] * len(self.manifest.buckets)
         flats = []
         for bucket, out in zip(self.manifest.buckets, buffers, strict=True):
-            flats.append(pack(bucket, dict(next(tensors) for _ in bucket.tensors), out))  # pyright: ignore[reportArgumentType]
+            flats.append(fill_bucket(bucket, dict(next(tensors) for _ in bucket.tensors), out))  # pyright: ignore[reportArgumentType]
         return flats
 
-    def _ask(self, snapshot: Snapshot, tries: int, given_up: int = -1) -> None:
+    def _ask(self, weights: PackedWeights, tries: int, given_up: int = -1) -> None:
         """Send Publish; the lock is held. `given_up`: epoch of a broadcast whose result did not come."""
         assert self._client.welcome is not None
-        request = self._request = _Request(snapshot, self._client.welcome.generation, tries, self._patience.seconds)
-        self._numbers["weights/patience_s"] = request.patience_s
+        request = self._request = _Request(weights, self._client.welcome.generation, tries, self._deadline.phase_timeout_s)
+        self._numbers["weights/phase_timeout_s"] = request.phase_timeout_s
         self._client.send(
             Publish(
                 generation=request.generation,
-                version=snapshot.version,
+                version=weights.version,
                 store_host=self._store.host,
                 store_port=self._store.port,
                 manifest=self.manifest,
-                patience_s=request.patience_s,
+                phase_timeout_s=request.phase_timeout_s,
                 given_up=given_up,
             )
         )
@@ -192,36 +192,36 @@ class WeightSender:
             if request is None or welcome is None:
                 return
             if welcome.generation != request.generation or monotonic() - request.sent > self._cfg.timeout_s:
-                self._ask(request.snapshot, request.tries)
+                self._ask(request.weights, request.tries)
 
     def _serve(self, plan: PublishPlan) -> None:
         request = self._request
-        if request is None or plan.version != request.snapshot.version:
+        if request is None or plan.version != request.weights.version:
             return
         failed, given_up = {}, -1
         if plan.members:
             planned_by = self._client.welcome
-            stages_s = self._broadcast(plan, request)
+            phases_s = self._broadcast(plan, request)
             result = self._await_result(plan, request, planned_by)
             if self._closing.is_set():
                 return
             given_up = plan.epoch if result is None else -1
             failed = self._failures(plan, request, result)
             self._numbers["weights/publish_s"] = monotonic() - request.sent
-            if failed or not stages_s:
-                self._patience.failed()
+            if failed or not phases_s:
+                self._deadline.failed()
             else:
-                self._patience.went_well([*stages_s, monotonic() - request.sent - sum(stages_s)])
+                self._deadline.succeeded([*phases_s, monotonic() - request.sent - sum(phases_s)])
         self._settle(request, plan, failed, given_up)
 
     def _broadcast(self, plan: PublishPlan, request: _Request) -> list[float]:
-        """Join the epoch's group if it is another one, send every bucket; the seconds of each stage, none after a failure."""
+        """Join the epoch's group if it is another one, send every bucket; the seconds of each phase, none after a failure."""
         times = [perf_counter()]
         try:
             group = self._join(plan, request)
             times.append(perf_counter())
-            for flat in request.snapshot.buckets:
-                group.broadcast(flat, request.patience_s)
+            for flat in request.weights.buckets:
+                group.broadcast(flat, request.phase_timeout_s)
                 times.append(perf_counter())
         except WeightsError as error:
             log.warning("weights of version %d, epoch %d: %s", plan.version, plan.epoch, error)
@@ -242,15 +242,15 @@ class WeightSender:
             rank=0,
             world_size=len(plan.members) + 1,
             device=self._device,
-            timeout_s=request.patience_s,
-            layout=self._layout,
+            timeout_s=request.phase_timeout_s,
+            digest=self._digest,
         )
         self._group_key = key
         return self._group
 
     def _await_result(self, plan: PublishPlan, request: _Request, planned_by: Welcome | None) -> PublishResult | None:
-        """None when nobody answered within twice the patience, or the buffer that planned it is gone."""
-        deadline = monotonic() + 2 * request.patience_s + RESULT_S
+        """None when nobody answered within twice the deadline of a phase, or the buffer that planned it is gone."""
+        deadline = monotonic() + 2 * request.phase_timeout_s + RESULT_S
         while not self._closing.is_set() and monotonic() < deadline and self._client.welcome is planned_by:
             message = self._maybe_take()
             if isinstance(message, PublishResult) and (message.epoch, message.version) == (plan.epoch, plan.version):
@@ -261,7 +261,7 @@ class WeightSender:
         """Who does not hold these weights now, and why; those with another checksum are cordoned."""
         if result is None:
             return dict.fromkeys(plan.members, "no answer, and none from the buffer about it")
-        sent = [checksum(flat) for flat in request.snapshot.buckets]
+        sent = [checksum(flat) for flat in request.weights.buckets]
         wrong = [name for name, received in result.checksums.items() if received != sent]
         if wrong:
             self._client.send(Cordon(epoch=plan.epoch, names=wrong))
@@ -286,8 +286,8 @@ class WeightSender:
         with self._lock:
             latest = self._latest
             assert latest is not None
-            if latest is not request.snapshot:
-                self._spare.append(request.snapshot.buckets)
+            if latest is not request.weights:
+                self._spare.append(request.weights.buckets)
                 self._ask(latest, 1, given_up)
             elif failed and (request.tries < TRIES or given_up >= 0):
                 self._ask(latest, request.tries + 1, given_up)

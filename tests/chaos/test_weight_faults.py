@@ -108,7 +108,7 @@ def test_survivors_of_any_killed_or_stopped_member_have_the_weights_in_five_seco
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_hundreds_of_faults_hang_nobody_and_nobody_has_wrong_weights(hasty_storm: Storm) -> None:
-    """Survivors within the deadline of each fault: one and a half times the patience in force, a retry, and a busy machine."""
+    """Survivors within the deadline of each fault: one and a half times the deadline in force, a retry, and a busy machine."""
     storm, rng = hasty_storm, random.Random(20261123)
     seconds: dict[str, list[float]] = defaultdict(list)
     noticed: dict[str, list[float]] = defaultdict(list)
@@ -116,7 +116,7 @@ def test_hundreds_of_faults_hang_nobody_and_nobody_has_wrong_weights(hasty_storm
     for i in range(NUM_FAULTS):
         kind = rng.choices(list(ODDS), list(ODDS.values()))[0]
         victim = storm.members[rng.choice(sorted(storm.members))]
-        deadline_s = 1.5 * storm.patience_s + 2.0 + 3.0 * (kind == "restart")
+        deadline_s = 1.5 * storm.phase_timeout_s + 2.0 + 3.0 * (kind == "restart")
         failed = storm.sender.metrics()["weights/failed"]
         fault_s = inject(storm, kind, victim, rng)
         survivors = [member for member in storm.members.values() if kind in OF_THE_LEARNER or member is not victim]
@@ -149,7 +149,7 @@ def inject(storm: Storm, kind: str, victim: Member, rng: random.Random) -> float
     if kind in ("late", "truncated", "overlapping") or bucket < 0:
         storm.new_epoch()  # a group is joined, and its manifest compared, when an epoch begins
     victim.fault_s = None
-    victim.ask(Fault(kind, -1 if kind == "late" else bucket, late_s=1.2 * storm.patience_s))
+    victim.ask(Fault(kind, -1 if kind == "late" else bucket, late_s=1.2 * storm.phase_timeout_s))
     storm.publish()
     wait_until(f"{victim.name}: {kind}", lambda: victim.listen() or victim.fault_s, HANG_S)
     assert victim.fault_s is not None

@@ -1,4 +1,4 @@
-"""The actor's end of the weights plane, inside vLLM's worker process: what `reception.py` staged goes into the model.
+"""The actor's end of the weights plane, inside vLLM's worker process: what `weight_download.py` staged goes into the model.
 
 `engine.py` drives it with three calls (`collective_rpc` to the extension below):
   prolong_receive   a thread joins the epoch's group and receives every bucket into staging memory, while generation goes on;
@@ -24,8 +24,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from ....common.messages import UpdateWeights
 from ....common.types import BucketSpec
-from ....common.weights.buckets import unpack
-from ...weight_download import Receptions
+from ....common.weights.buckets import bucket_views
+from ...weight_download import WeightDownloader
 from .cpu_kernels import install
 from .parent_watch import end_with_actor
 
@@ -51,19 +51,19 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._update: UpdateWeights | None = None
-        self._receptions = Receptions()
+        self._downloader = WeightDownloader()
 
     # --- receive, beside generation ---
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
-        """Start to receive `update`; an older reception that goes on is dropped. Raises WeightsError if both share an epoch."""
+        """Start to receive `update`; an older download that goes on is dropped. Raises WeightsError if both share an epoch."""
         self._update = update
         if self.parallel_config.rank == 0:
-            self._receptions.begin(update, self.device, timeout_s)
+            self._downloader.begin(update, self.device, timeout_s)
 
     def ended(self, wait_s: float) -> tuple[bool, list[int], str]:
         """(over, checksums of what was received, error), after waiting for at most `wait_s`."""
-        return self._receptions.ended(wait_s)
+        return self._downloader.ended(wait_s)
 
     # --- load, with generation paused (vLLM's life cycle of an update) ---
 
@@ -82,14 +82,14 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
         assert self._update is not None
         for i, bucket in enumerate(self._update.manifest.buckets):
             flat = self._bucket(i, bucket)
-            self.model.load_weights(unpack(bucket, flat))  # type: ignore[operator]
-        if self._receptions.last is not None:
-            self._receptions.last.staged = []
+            self.model.load_weights(bucket_views(bucket, flat))  # type: ignore[operator]
+        if self._downloader.last is not None:
+            self._downloader.last.staged = []
 
     def _bucket(self, index: int, bucket: BucketSpec) -> torch.Tensor:
         """The staged bucket; on the other workers of a tensor-parallel engine, the first one's."""
-        if self._receptions.last is not None:
-            flat = self._receptions.last.staged[index]
+        if self._downloader.last is not None:
+            flat = self._downloader.last.staged[index]
         else:
             flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
         return flat if self.parallel_config.tensor_parallel_size == 1 else get_tp_group().broadcast(flat, src=0)
@@ -100,7 +100,7 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
             _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        self._receptions.close()
+        self._downloader.close()
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:

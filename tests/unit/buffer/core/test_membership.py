@@ -6,14 +6,14 @@ from prolong.common.messages import Publish, WeightsApplied
 from prolong.common.types import Manifest
 
 
-def publish(version: int, generation: int = 1, port: int = 5, *, patience_s: float = 0.0, given_up: int = -1) -> Publish:
+def publish(version: int, generation: int = 1, port: int = 5, *, phase_timeout_s: float = 0.0, given_up: int = -1) -> Publish:
     return Publish(
         generation=generation,
         version=version,
         store_host="host",
         store_port=port,
         manifest=Manifest(buckets=[]),
-        patience_s=patience_s,
+        phase_timeout_s=phase_timeout_s,
         given_up=given_up,
     )
 
@@ -24,7 +24,7 @@ def applied(version: int, epoch: int, *, generation: int = 1, error: str = "") -
 
 @pytest.fixture
 def two() -> Membership:
-    membership = Membership(timeout_s=10.0, patience_s=1.0)
+    membership = Membership(timeout_s=10.0, resync_interval_s=1.0)
     membership.join("a")
     membership.join("b")
     return membership
@@ -123,9 +123,9 @@ def test_a_silent_member_is_asked_in_as_soon_as_it_says_anything(two: Membership
     assert two.publish(publish(1), 11.0)[0].members == ["a", "b"]
 
 
-def test_after_the_first_that_applied_the_others_have_the_patience(two: Membership) -> None:
-    plan, updates = two.publish(publish(0, patience_s=2.0), 0.0)
-    assert updates["a"].patience_s == 2.0, "everybody uses the learner's number"
+def test_after_the_first_that_applied_the_others_have_the_deadline_of_a_phase(two: Membership) -> None:
+    plan, updates = two.publish(publish(0, phase_timeout_s=2.0), 0.0)
+    assert updates["a"].phase_timeout_s == 2.0, "everybody uses the learner's number"
     assert two.try_finish(5.0) is None, "nobody has answered"
     two.applied("a", applied(0, plan.epoch))
     assert two.try_finish(5.1) is None
@@ -135,9 +135,9 @@ def test_after_the_first_that_applied_the_others_have_the_patience(two: Membersh
     assert result.failed == {"b": "no answer within 7.1 s"}
 
 
-def test_after_an_error_the_others_have_half_the_patience_from_the_last_answer(two: Membership) -> None:
+def test_after_an_error_the_others_have_half_the_deadline_of_a_phase_from_the_last_answer(two: Membership) -> None:
     two.join("c")
-    plan, _ = two.publish(publish(0, patience_s=2.0), 0.0)
+    plan, _ = two.publish(publish(0, phase_timeout_s=2.0), 0.0)
     two.applied("a", applied(0, plan.epoch, error="timed out"))
     assert two.try_finish(3.0) is None
     two.applied("b", applied(0, plan.epoch, error="timed out"))
@@ -149,9 +149,9 @@ def test_after_an_error_the_others_have_half_the_patience_from_the_last_answer(t
     assert two.publish(publish(0), 4.5)[0].members == ["a", "b"]
 
 
-@pytest.mark.parametrize("patience_s", [0.0, -1.0, float("nan"), float("inf"), 99.0])
-def test_a_patience_that_is_none_is_the_timeout(two: Membership, patience_s: float) -> None:
-    plan, _ = two.publish(publish(0, patience_s=patience_s), 0.0)
+@pytest.mark.parametrize("phase_timeout_s", [0.0, -1.0, float("nan"), float("inf"), 99.0])
+def test_a_phase_deadline_out_of_range_becomes_the_timeout(two: Membership, phase_timeout_s: float) -> None:
+    plan, _ = two.publish(publish(0, phase_timeout_s=phase_timeout_s), 0.0)
     two.applied("a", applied(0, plan.epoch))
     assert two.try_finish(0.0) is None
     assert two.try_finish(9.9) is None

@@ -11,7 +11,7 @@ import torch
 from prolong.common.errors import WeightsError
 from prolong.common.types import BucketSpec, Manifest, TensorSpec
 from prolong.common.weights import buckets as weights
-from prolong.common.weights.buckets import check_manifest, checksum, layout, pack, plan_buckets, unpack
+from prolong.common.weights.buckets import bucket_views, check_manifest, checksum, fill_bucket, manifest_digest, plan_buckets
 from prolong.common.weights.collective import WeightsGroup, WeightsStore
 
 
@@ -46,7 +46,7 @@ def test_unpack_returns_what_was_packed_bit_for_bit():
     tensors = some_tensors()
     received = {}
     for bucket in plan(tensors, 256).buckets:
-        received.update(unpack(bucket, pack(bucket, tensors).clone()))
+        received.update(bucket_views(bucket, fill_bucket(bucket, tensors).clone()))
     assert list(received) == list(tensors)
     assert all(torch.equal(received[name], tensor) and received[name].dtype == tensor.dtype for name, tensor in tensors.items())
 
@@ -55,8 +55,8 @@ def test_pack_into_a_used_buffer_gives_the_same_bytes_as_into_a_fresh_one():
     tensors = some_tensors()
     bucket = plan(tensors, 1 << 20).buckets[0]
     other = {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
-    used = pack(bucket, other)
-    assert torch.equal(pack(bucket, tensors, out=used), pack(bucket, tensors))
+    used = fill_bucket(bucket, other)
+    assert torch.equal(fill_bucket(bucket, tensors, out=used), fill_bucket(bucket, tensors))
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_pack_into_a_used_buffer_gives_the_same_bytes_as_into_a_fresh_one():
 def test_pack_refuses_a_tensor_that_differs_from_the_manifest(wrong: dict[str, torch.Tensor]):
     manifest = plan({"head": some_tensors()["head"]}, 1024)
     with pytest.raises(WeightsError, match=r"tensor head: got .* the manifest says float32 \[16, 8\]"):
-        pack(manifest.buckets[0], wrong)
+        fill_bucket(manifest.buckets[0], wrong)
 
 
 def test_unpack_refuses_a_dtype_that_torch_does_not_have():
     bucket = plan_buckets([("a", "float32", [4])], 1024).buckets[0]
     forged = type(bucket)(num_bytes=16, tensors=[type(bucket.tensors[0])(name="a", dtype="load", shape=[4], offset=0)])
     with pytest.raises(WeightsError, match="dtype 'load'"):
-        unpack(forged, torch.zeros(16, dtype=torch.uint8))
+        bucket_views(forged, torch.zeros(16, dtype=torch.uint8))
 
 
 def forged(num_bytes: int, *tensors: tuple[str, list[int], int]) -> Manifest:
@@ -102,9 +102,9 @@ def test_a_manifest_whose_tensors_do_not_fit_is_refused(manifest: Manifest):
 
 def test_layouts_tell_other_buckets_apart():
     tensors = some_tensors()
-    layouts = {layout(plan(tensors, size)) for size in (64, 256, 1 << 20)}
+    layouts = {manifest_digest(plan(tensors, size)) for size in (64, 256, 1 << 20)}
     assert len(layouts) == 3
-    assert layout(plan(tensors, 256)) in layouts
+    assert manifest_digest(plan(tensors, 256)) in layouts
 
 
 def naive_checksum(flat: torch.Tensor) -> int:
@@ -159,7 +159,7 @@ def store():
 
 
 def join(
-    store: WeightsStore, rank: int, world_size: int, *, epoch: int = 1, timeout_s: float = 5.0, layout: str = ""
+    store: WeightsStore, rank: int, world_size: int, *, epoch: int = 1, timeout_s: float = 5.0, digest: str = ""
 ) -> WeightsGroup:
     return WeightsGroup.join(
         store.host,
@@ -170,7 +170,7 @@ def join(
         world_size=world_size,
         device=torch.device("cpu"),
         timeout_s=timeout_s,
-        layout=layout,
+        digest=digest,
     )
 
 
@@ -211,7 +211,7 @@ def test_a_member_with_another_layout_is_turned_away_before_a_byte_flows(store: 
     """gloo would end the process of a member that expects less than it gets."""
     start = time.monotonic()
     with ThreadPoolExecutor(3) as pool:
-        ranks = [pool.submit(join, store, rank, 3, layout="2-aa" if rank == 2 else "1-aa") for rank in range(3)]
+        ranks = [pool.submit(join, store, rank, 3, digest="2-aa" if rank == 2 else "1-aa") for rank in range(3)]
         errors = [str(future.exception(timeout=4)) for future in ranks]
     assert all("here/2" in error and "other buckets" in error for error in errors), errors
     assert time.monotonic() - start < 2.0
