@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import zmq
 
 from ..common.config.run_files import run_paths
 from ..common.config.sections import BufferConfig, Config
+from ..common.files import write_atomically
+from ..common.signals import stop_on_signals
 from ..common.tokenizer import Tokenizer
 from ..common.transport.gate import Gate
 from ..common.transport.keys import load_buffer_keys
 from ..common.transport.sockets import bind_router, endpoint_of
 from .core.core import BufferCore
 from .journal.journal import open_journal
-from .serving.service import LINGER_S, BufferService, stop_on_signals
+from .serving.service import LINGER_S, BufferService
 from .tickets.prompts import load_heldout, load_mixture
 
 log = logging.getLogger(__name__)
@@ -70,15 +71,10 @@ def _bound(cfg: BufferConfig, max_bytes: int) -> Iterator[tuple[zmq.Socket, Gate
 def _serve(service: BufferService, note: Path, address: str, keys: str) -> None:
     """Run the service while `note` (buffer.json) says where it is, and where its keys are if it has some."""
     with stop_on_signals(service.stop):
-        _write_note(note, {"address": address, "pid": os.getpid()} | ({"keys": str(Path(keys).resolve())} if keys else {}))
+        content = {"address": address, "pid": os.getpid()} | ({"keys": str(Path(keys).resolve())} if keys else {})
+        write_atomically(note, json.dumps(content))
         log.info("buffer at %s", address)
         try:
             service.run()
         finally:
             note.unlink(missing_ok=True)
-
-
-def _write_note(note: Path, content: dict[str, Any]) -> None:
-    scratch = note.with_name(f".{note.name}.{os.getpid()}")  # a reader never sees half a file
-    scratch.write_text(json.dumps(content), encoding="utf-8")
-    scratch.replace(note)

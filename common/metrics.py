@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from .errors import UserError
+from .files import write_atomically
 from .telemetry import EventWriter
 
 Record = dict[str, Any]  # "step": int, "group/name": float | None
@@ -81,9 +82,4 @@ def _keep(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= last_step]
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
-        file.writelines(msgspec.json.encode(record) + b"\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_atomically(path, b"".join(msgspec.json.encode(record) + b"\n" for record in kept), durable=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 
@@ -25,6 +24,7 @@ from ..common.config.stages import total_steps
 from ..common.errors import ModelError
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
+from ..common.signals import stop_on_signals
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
@@ -50,7 +50,9 @@ def main(cfg: Config, make_link: Callable[[Config, Ranks, threading.Event], Link
     Returns then: exit code 0. Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
     """
     device = resolve_device(cfg.model.device)
-    with stop_on_signals() as stop:  # first of all: a rank that dies of a signal takes the others with it
+    stop = threading.Event()
+    # first of all: a rank that dies of a signal takes the others with it
+    with stop_on_signals(stop, "the step under way is finished, then the learner saves and leaves"):
         ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
@@ -226,20 +228,3 @@ def check_context(model: ModelConfig) -> None:
     limit = context_limit(model.path)
     if limit is not None and model.max_context > limit:
         raise ModelError(f"model.max_context = {model.max_context}: {model.path} takes at most {limit} tokens; lower it")
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT set the event instead of killing this process; the handlers that were there come back afterwards."""
-    stop = threading.Event()
-
-    def request(number: int, _: object) -> None:
-        log.warning("%s: the step under way is finished, then the learner saves and leaves", signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

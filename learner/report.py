@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..common.files import write_atomically
 from ..common.messages import Status
 from ..common.types import Batch, FinishReason, ValidationScore
 from .algorithm.advantages import rewards_of
@@ -77,9 +77,7 @@ def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Whole or not at all: its existence says that the run has ended."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(summary, indent=2) + "\n")
-    scratch.replace(path)
+    write_atomically(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _scores(scores: list[ValidationScore], *, first: bool) -> dict[str, Any]:

@@ -6,11 +6,9 @@ client --frame--> OutputCommit --(commit)--> frame --> client
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import monotonic
 
 import zmq
@@ -117,19 +115,3 @@ class BufferService:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
                 self._core.count("buffer/unreachable_peers")
-
-
-@contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop` instead of killing this process; the handlers that were there come back afterwards."""
-
-    def request(number: int, _: object) -> None:
-        log.warning("%s: stopping", signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from ..errors import ConfigError
+from ..files import write_atomically
 from .sections import Config
 from .trees import build, plain
 
@@ -65,9 +65,7 @@ def save(cfg: Config, path: Path) -> None:
     """Write every knob, in the order of `config.py`; `load` reads it back to an equal Config."""
     text = yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")  # a reader never sees half a file
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    write_atomically(path, text)
 
 
 def load(path: Path) -> Config:

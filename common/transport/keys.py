@@ -12,7 +12,6 @@ Source: https://rfc.zeromq.org/spec/26/ (CurveZMQ), http://api.zeromq.org/4-3:zm
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import zmq
 from zmq.utils import z85
 
 from ..errors import ConfigError, UserError
+from ..files import write_atomically
 
 LOCAL = "local"  # the client whose key is FOLDER/client.key
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -81,15 +81,15 @@ def make_keys(folder: Path, names: list[str]) -> list[str]:
     _private_folder(folder)
     (folder / "allowed").mkdir(exist_ok=True)
     buffer = zmq.curve_public(_make_secret(folder / "server.key"))
-    _write(folder / "server.pub", buffer, 0o644)
+    write_atomically(folder / "server.pub", buffer + b"\n", mode=0o644)
     homes = {LOCAL: folder} | {name: folder / "hosts" / name for name in names}
     added = [name for name in homes if not (folder / "allowed" / f"{name}.pub").exists()]
     for name in added:  # a key that was taken away from allowed/ is never let in again: the new one is another
         public, secret = zmq.curve_keypair()
         _private_folder(homes[name])
-        _write(homes[name] / "client.key", secret, 0o600)
-        _write(homes[name] / "server.pub", buffer, 0o644)
-        _write(folder / "allowed" / f"{name}.pub", public, 0o644)
+        write_atomically(homes[name] / "client.key", secret + b"\n", mode=0o600)
+        write_atomically(homes[name] / "server.pub", buffer + b"\n", mode=0o644)
+        write_atomically(folder / "allowed" / f"{name}.pub", public + b"\n", mode=0o644)
     return [name for name in added if name != LOCAL]
 
 
@@ -103,16 +103,8 @@ def _make_secret(path: Path) -> bytes:
     if path.exists():
         return _read_secret(path)
     _, secret = zmq.curve_keypair()
-    _write(path, secret, 0o600)
+    write_atomically(path, secret + b"\n", mode=0o600)
     return secret
-
-
-def _write(path: Path, key: bytes, mode: int) -> None:
-    """In one piece: whoever reads it sees a whole key or none; never readable by others for a moment."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(key + b"\n")
-    scratch.replace(path)
 
 
 def _read_secret(path: Path) -> bytes:

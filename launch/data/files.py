@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...common.data.records import Record, rows
 from ...common.errors import DataError, UserError
+from ...common.files import atomic_replacement
 
 SHOWN = 20  # bad lines that are listed; the rest is counted
 
@@ -16,13 +17,8 @@ SHOWN = 20  # bad lines that are listed; the rest is counted
 def write(path: Path, records: Iterable[Record]) -> int:
     """Writes JSONL, or parquet (answers as JSON text), all of it or no file. Returns the number of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        count = _write_parquet(unfinished, records) if path.suffix == ".parquet" else _write_lines(unfinished, records)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
+    with atomic_replacement(path) as scratch:
+        return _write_parquet(scratch, records) if path.suffix == ".parquet" else _write_lines(scratch, records)
 
 
 def _write_lines(path: Path, records: Iterable[Record]) -> int:
