@@ -170,9 +170,8 @@ class Actor:
         while True:
             try:
                 return await self._inbox.take_async(QUIET_S)
-            except DeadlineExceeded as silence:
-                if type(silence) is not DeadlineExceeded:  # BufferUnreachable
-                    raise
+            except DeadlineExceeded:
+                continue
 
     def _is_new(self, ticket: Ticket) -> bool:
         """After a broken connection the buffer sends again whatever it counts as ours."""

@@ -14,7 +14,7 @@
     |  +- WireSchemaError
     +- DeadlineExceeded         a wait that ended without its event
     |  +- LearnerStarved        no batch in time
-    |  +- BufferUnreachable     no handshake or no heartbeat in time
+    +- BufferUnreachable        no handshake or no heartbeat in time: the connection is lost
     +- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
     +- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
     +- JournalError             the buffer's disk is locked, broken or unreadable
@@ -93,7 +93,7 @@ class LearnerStarved(DeadlineExceeded):
     """No batch in time."""
 
 
-class BufferUnreachable(DeadlineExceeded):
+class BufferUnreachable(ProlongError):
     """No handshake, or silence for longer than the lease."""
 
 

@@ -24,6 +24,7 @@ Word = Annotated[str, msgspec.Meta(max_length=256)]  # a name, a host
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]  # a reason, for a person
 MANY = msgspec.Meta(max_length=65_536)  # items
 FEW = msgspec.Meta(max_length=256)  # items in each of many
+MAX_DETAIL = 10_000  # characters of a verdict's detail: verifiers cut longer ones, and the buffer refuses them
 
 
 if TYPE_CHECKING:
@@ -58,6 +59,31 @@ class TicketState(StrEnum):
     filtered = "filtered"  # its group carried no signal
     stale = "stale"  # its group was too old to train, or of a dead timeline
     failed = "failed"  # the actor died, hung or gave up
+
+
+class VerdictStatus(StrEnum):
+    """How a verification ended."""
+
+    ok = "ok"  # the verifier read the answer and gave a reward
+    no_answer = "no_answer"  # the completion contains no answer
+    truncated = "truncated"  # the completion reached its token limit, and contains no answer
+    timeout = "timeout"  # the verifier took too long: no reward
+    crash = "crash"  # the verifier died or raised: no reward
+    input_rejected = "input_rejected"  # the verifier cannot judge a completion like this: reward 0
+    custom = "custom"  # a status of a user's verifier that is none of the others
+
+    @classmethod
+    def _missing_(cls, value: object) -> VerdictStatus | None:
+        """Journals may hold texts that a user's verifier chose."""
+        return cls.custom if isinstance(value, str) else None
+
+
+class ValidationSetting(StrEnum):
+    """How the rollouts of a validation sweep are sampled."""
+
+    sampled = "sampled"  # at `validation.temperature`, `validation.n` rollouts per prompt
+    greedy = "greedy"  # at temperature 0, one rollout per prompt
+    none = ""  # of a training ticket, which belongs to no sweep
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,7 +122,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     generation: Number  # fencing token of the learner's timeline
     version: Number  # policy version that the actor held when the ticket was issued
     lease_s: float  # seconds after issue at which an unfinished ticket counts as lost
-    setting: str = ""  # validation only: the name of the sampling setting ("sampled", "greedy")
+    setting: ValidationSetting = ValidationSetting.none
 
 
 class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -111,10 +137,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a verifier said. `reward` is None when the verifier itself failed: never a silent 0."""
 
     reward: float | None
-    status: str  # "ok", "no_answer", "truncated" (cut off, no answer found), "timeout", "crash", "input_rejected"
+    status: VerdictStatus
     verifier: str
     seconds: float  # time inside the verifier
-    detail: str = ""  # one line for a person
+    detail: str = ""  # one line for a person, at most MAX_DETAIL characters
     metrics: Annotated[dict[str, float], FEW] = {}
 
 
@@ -144,7 +170,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: TicketKind
     generation: Number
     prompt: Prompt
-    setting: str
+    setting: ValidationSetting
     sampling: Sampling  # of the ticket
     rollouts: Annotated[list[Rollout], msgspec.Meta(max_length=1_024)]
     actor: str  # name of the actor
@@ -181,7 +207,7 @@ class ValidationScore(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Number  # policy version that the sweep was started for
     versions: list[int]  # the versions that really produced its tokens, ascending
-    setting: str
+    setting: ValidationSetting
     by_task: dict[str, float]  # "domain/task" -> mean reward
     mean: float  # over tasks, each weighing the same
     num_rollouts: int

@@ -11,8 +11,9 @@ from rich import box
 from rich.table import Table
 
 from ..common.errors import UserError
+from ..common.types import ValidationSetting
 
-SETTINGS = {"sampled": "sampled", "greedy": "greedy"}
+SETTINGS = (ValidationSetting.sampled, ValidationSetting.greedy)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("held-out pass rate")
     for setting in settings:
-        table.add_column(SETTINGS[setting], justify="right", no_wrap=True)
+        table.add_column(setting, justify="right", no_wrap=True)
     columns = [
         (summary["before"].get(setting, {}), summary["after"].get(setting, {})) for setting in settings
     ]  # (before, after) of each setting

@@ -14,11 +14,11 @@ from typing import Any
 from ..common.config.choices import ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
-from ..common.types import Batch
+from ..common.types import Batch, ValidationSetting
 from .model.reference import Evidence, ResetState, after_reset, decide
 from .stages import StageState, next_stage
 
-SETTING = "sampled"  # of the sweeps that triggers and targets look at
+SETTING = ValidationSetting.sampled  # of the sweeps that triggers and targets look at
 SWEEPS_UNDER_WAY = 16  # scores arrive some steps after their version; no more sweeps than these are waited for
 
 

@@ -96,9 +96,7 @@ class LightMember:
             self._command()
             try:
                 offered = self.inbox.take(0.02 if self.update is None else 0.0)
-            except DeadlineExceeded as silence:
-                if type(silence) is not DeadlineExceeded:
-                    raise
+            except DeadlineExceeded:
                 offered = None
             if offered is not None:
                 self._begin(offered)

@@ -78,8 +78,6 @@ class ScriptedActor(threading.Thread):
             while not self.leave.is_set():
                 try:
                     message = inbox.take(0.1)
-                except BufferUnreachable:
-                    raise
                 except DeadlineExceeded:
                     continue
                 if isinstance(message, UpdateWeights):

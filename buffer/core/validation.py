@@ -11,13 +11,11 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from ...common.config.sections import ValidationConfig
-from ...common.types import Group, Prompt, Sampling, Ticket, TicketKind, ValidationScore
+from ...common.types import Group, Prompt, Sampling, Ticket, TicketKind, ValidationScore, ValidationSetting
 from ..journal.records import SweepRecord
 from ..tickets.counters import Counters
 from ..tickets.group_checks import group_defect, version_defect
 from ..tickets.store import MAX_ATTEMPTS, ticket_seed
-
-SAMPLED, GREEDY = "sampled", "greedy"
 
 
 @dataclass(slots=True)
@@ -25,7 +23,7 @@ class Sweep:
     """One sweep under way, in one sampling setting."""
 
     version: int
-    setting: str
+    setting: ValidationSetting
     sampling: Sampling
     queue: deque[tuple[Prompt, int]]  # to be issued, with their attempt
     uids: set[str]  # of all its prompts
@@ -65,7 +63,8 @@ class Validation:
 
         A sweep between that is under way for this version becomes the whole one.
         """
-        for setting in (SAMPLED, GREEDY) if self._cfg.greedy else (SAMPLED,):
+        settings = [ValidationSetting.sampled, ValidationSetting.greedy] if self._cfg.greedy else [ValidationSetting.sampled]
+        for setting in settings:
             self._start(version, setting, self._heldout, blocks=blocks)
 
     def maybe_start_between(self, version: int) -> None:
@@ -75,7 +74,7 @@ class Validation:
         if self._sweeps:
             self._counters.count("validation/skipped_sweeps")
             return
-        self._start(version, SAMPLED, self._few_per_task(), blocks=False)
+        self._start(version, ValidationSetting.sampled, self._few_per_task(), blocks=False)
 
     def _few_per_task(self) -> list[Prompt]:
         """The first `validation.prompts` of every task, or all."""
@@ -88,7 +87,7 @@ class Validation:
                 few.append(prompt)
         return few
 
-    def _start(self, version: int, setting: str, prompts: list[Prompt], *, blocks: bool) -> None:
+    def _start(self, version: int, setting: ValidationSetting, prompts: list[Prompt], *, blocks: bool) -> None:
         if not prompts or self._is_scored(version, setting, prompts):
             return
         self.changed = True
@@ -98,7 +97,7 @@ class Validation:
             running.queue.extend((prompt, 0) for prompt in missing)
             running.uids |= {prompt.uid for prompt in missing}
             return
-        greedy = setting == GREEDY
+        greedy = setting == ValidationSetting.greedy
         sampling = Sampling(
             n=1 if greedy else self._cfg.n,
             temperature=0.0 if greedy else self._cfg.temperature,
@@ -109,10 +108,11 @@ class Validation:
         uids = {prompt.uid for prompt in prompts}
         self._sweeps.append(Sweep(version=version, setting=setting, sampling=sampling, queue=queue, uids=uids, blocks=blocks))
 
-    def _is_scored(self, version: int, setting: str, prompts: list[Prompt]) -> bool:
+    def _is_scored(self, version: int, setting: ValidationSetting, prompts: list[Prompt]) -> bool:
         """Whether a sweep of these prompts has ended; one between, of a few prompts, does not stand for the whole."""
         few = len(self._few_per_task())
-        most = few * self._cfg.n if setting == SAMPLED and len(prompts) > few else 0  # rollouts of a sweep that does not count
+        # rollouts of a sweep that does not count
+        most = few * self._cfg.n if setting == ValidationSetting.sampled and len(prompts) > few else 0
         return any((s.version, s.setting) == (version, setting) and s.num_rollouts > most for s in self.scores)
 
     def wanted(self, actor_version: int) -> Sampling | None:
@@ -208,7 +208,7 @@ class Validation:
         self.reported = len(self.scores)
         return unreported
 
-    def _forget(self, version: int, setting: str) -> None:
+    def _forget(self, version: int, setting: ValidationSetting) -> None:
         """Drop the score of a sweep of a few prompts: the whole one takes its place."""
         for index, score in enumerate(self.scores):
             if (score.version, score.setting) == (version, setting):

@@ -17,7 +17,7 @@ import msgspec
 from isal.isal_zlib import crc32
 
 from ...common.errors import JournalError
-from ...common.types import Sampling, Ticket, ValidationScore
+from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 
 FORMAT = 2
 TICKET, GROUP, BATCH, STATE, MOVES = b"t", b"g", b"b", b"s", b"m"
@@ -78,7 +78,7 @@ class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A validation sweep under way. Prompts by uid, with their attempt."""
 
     version: int
-    setting: str
+    setting: ValidationSetting
     sampling: Sampling
     blocks: bool
     queue: list[tuple[str, int]]

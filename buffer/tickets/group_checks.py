@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...common.types import Group, Rollout, Verdict, float32_array, int32_array
+from ...common.types import MAX_DETAIL, Group, Rollout, Verdict, float32_array, int32_array
 
 MAX_LOGPROB = 1e-3  # log-probabilities are at most 0; a softmax in float32 may round this far above it
 MAX_WORD = 256  # characters of a name
-MAX_DETAIL = 10_000  # characters of a verdict's detail: one line for a person
 MAX_METRICS = 256  # numbers of a verdict
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...common.messages import Status
-from ...common.types import TicketState
+from ...common.types import TicketState, ValidationSetting
 from ..summary import by_domain, clock, score
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -140,7 +140,7 @@ def sparkline(values: Sequence[float], width: int = CURVE) -> str:
     return "".join(BARS[min(len(BARS) - 1, max(0, int(mean * len(BARS))))] for mean in means)
 
 
-def heldout_scores(record: Record, setting: str = "sampled") -> dict[str, float]:
+def heldout_scores(record: Record, setting: ValidationSetting = ValidationSetting.sampled) -> dict[str, float]:
     """Domain -> pass rate of a record's validation scores (validation/SETTING/DOMAIN/TASK)."""
     prefix = f"validation/{setting}/"
     return by_domain(

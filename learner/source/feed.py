@@ -7,7 +7,7 @@ from time import monotonic
 
 from ...buffer.client.client import BufferClient, Inbox
 from ...common.config.sections import Config
-from ...common.errors import BufferUnreachable, DeadlineExceeded, LearnerStarved, ProlongError
+from ...common.errors import DeadlineExceeded, LearnerStarved, ProlongError
 from ...common.messages import BatchReady, TakeBatch
 from ...common.transport.wire import Decoder, encode
 from ...common.types import Batch
@@ -55,8 +55,6 @@ class BatchFeed:
                 asked = generation
             try:
                 batch: Batch = self._inbox.take(POLL_S).batch
-            except BufferUnreachable:
-                raise
             except DeadlineExceeded:
                 if monotonic() > deadline:
                     raise LearnerStarved(

@@ -14,7 +14,7 @@ import torch
 from ...buffer.client.client import BufferClient, Inbox
 from ...common.config.run_files import run_paths
 from ...common.config.sections import Config
-from ...common.errors import BufferUnreachable, DeadlineExceeded, LearnerStarved, RunStopped
+from ...common.errors import DeadlineExceeded, LearnerStarved, RunStopped
 from ...common.messages import (
     PROTOCOL_VERSION,
     BatchReady,
@@ -144,8 +144,6 @@ class Link:
                 self._client.send(Finish(generation=asked, version=version))
             try:
                 return self._finished.take(POLL_S).status
-            except BufferUnreachable:
-                raise
             except DeadlineExceeded:
                 if monotonic() > deadline:
                     raise LearnerStarved(f"the last validation did not end within {self._cfg.learner.starve_s:g} s") from None

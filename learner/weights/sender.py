@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...buffer.client.client import BufferClient, Inbox
 from ...common.config.sections import WeightsConfig
-from ...common.errors import BufferUnreachable, DeadlineExceeded, ProlongError, WeightsError
+from ...common.errors import DeadlineExceeded, ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
 from ...common.types import Manifest
 from ...common.weights.buckets import TensorShape, checksum, fill_bucket, manifest_digest, plan_buckets
@@ -180,8 +180,6 @@ class WeightSender:
         """What comes within POLL_S. Raises BufferUnreachable, RunStopped."""
         try:
             return self._inbox.take(POLL_S)
-        except BufferUnreachable:
-            raise
         except DeadlineExceeded:
             return None
 

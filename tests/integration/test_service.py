@@ -20,7 +20,7 @@ import zmq
 from buffer_process import BufferProcess, answer, apply, free_port, hello, make_client, make_config, publish, write_tokenizer
 from prolong.buffer.client.client import BufferClient, request_status
 from prolong.buffer.main import main
-from prolong.common.errors import AddressInUse, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
+from prolong.common.errors import AddressInUse, BufferUnreachable, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
 from prolong.common.messages import (
     BatchReady,
     Finish,
@@ -72,7 +72,7 @@ class ScriptedActor(threading.Thread):
                 for ticket in message.tickets:
                     self.client.send(GroupResult(group=answer(ticket, "actor-0")))
                     self.groups += 1
-        except (RunStopped, DeadlineExceeded) as error:
+        except (RunStopped, BufferUnreachable, DeadlineExceeded) as error:
             self.ended = error
 
 

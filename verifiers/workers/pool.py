@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ...common.errors import ConfigError, ProlongError, VerifierFailure
-from ...common.types import FinishReason, Prompt, Verdict
+from ...common.types import MAX_DETAIL, FinishReason, Prompt, Verdict, VerdictStatus
 from ..adapters import user_verifiers as foreign
 from ..api import Job, Probed, Ready, Score, Scored, Unusable
 from ..registry import find
 from .process import WorkerProcess
 
 WINDOW = 8  # jobs that one worker holds, so that it never waits for the pool
-MAX_DETAIL = 10_000  # characters of a verdict's detail
 MAX_FAILED_STARTS = 3  # in a row
 
 
@@ -281,5 +280,10 @@ class VerifierPool:
         self.counters[f"status/{status}"] += 1
         metrics = score.metrics if score else {}
         return Verdict(
-            reward=reward, status=status, verifier=name, seconds=seconds, detail=detail[:MAX_DETAIL], metrics=metrics
+            reward=reward,
+            status=VerdictStatus(status),
+            verifier=name,
+            seconds=seconds,
+            detail=detail[:MAX_DETAIL],
+            metrics=metrics,
         )
