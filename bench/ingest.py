@@ -28,7 +28,7 @@ from ..buffer.client.client import BufferClient
 from ..buffer.core.core import BufferCore
 from ..buffer.journal.journal import open_journal
 from ..buffer.serving.service import BURST_BYTES, BufferService
-from ..buffer.tickets.prompts import PromptMixture
+from ..buffer.tickets.mixture import PromptMixture
 from ..common import messages as m
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
 from ..common.transport.sockets import bind_router, endpoint_of

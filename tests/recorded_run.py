@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from batches import random_batch, small_config
 from prolong.buffer.journal.journal import open_journal, read_journal
-from prolong.buffer.journal.records import BufferState, MixtureCursor
+from prolong.buffer.journal.records import BufferState, PromptCursor
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.run_files import RunPaths, run_paths, save
 from prolong.common.config.sections import Config
@@ -74,7 +74,7 @@ def record_history(folder: Path, batches: list[Batch]) -> None:
         for group in batch.groups:
             journal.put_group(group, b"")
         journal.log_batch(batch)
-        cursor = MixtureCursor(credits=[], drawn=[])
+        cursor = PromptCursor(credits=[], drawn=[])
         journal.commit(
             BufferState(generation=batch.generation, version=batch.version, head=batch.version + 1, ledger={}, cursor=cursor)
         )

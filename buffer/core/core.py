@@ -21,7 +21,7 @@ from ...common.transport.quarantine import Quarantine
 from ...common.types import Prompt
 from ..journal.journal import Journal
 from ..tickets.counters import Counters
-from ..tickets.prompts import PromptMixture
+from ..tickets.mixture import PromptMixture
 from ..tickets.store import Store
 from .dispatch import Dispatch
 from .journal_writer import JournalWriter

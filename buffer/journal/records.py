@@ -27,11 +27,12 @@ CRC_BYTES = 4
 T = TypeVar("T")
 
 
-class MixtureCursor(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a PromptMixture stands."""
+class PromptCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The position of a source of prompts; see tickets/api.py."""
 
     credits: list[float]  # of the weighted round-robin, per source
     drawn: list[int]  # prompts drawn so far, per source
+    position: str = ""  # of a source whose position is more than these numbers, in its own form
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     ledger: dict[str, int]  # count per ticket state
     num_moves: int = 0  # of the ledger so far
     next_ordinal: int = 0
-    cursor: MixtureCursor
+    cursor: PromptCursor
     retries: list[tuple[str, int]] = []  # uids of prompts that wait to be issued again, with their next attempt
     under_way: list[tuple[str, int]] = []  # of a checkpoint's state: uids of prompts whose tickets were untrained, with attempt
     filtered: int = 0  # groups without signal since the last batch

@@ -21,7 +21,7 @@ from .counters import Counters
 from .filters import Judgement, SignalFilter
 from .group_checks import Defect, group_defect, version_defect
 from .ledger import Ledger
-from .prompts import PromptMixture
+from .mixture import PromptMixture
 from .staleness import StalenessContract
 from .survival import Survival
 

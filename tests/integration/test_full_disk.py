@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prolong.bench.transport import make_group
 from prolong.buffer.journal.journal import open_journal
-from prolong.buffer.journal.records import BufferState, MixtureCursor
+from prolong.buffer.journal.records import BufferState, PromptCursor
 from prolong.common.errors import JournalFull
 
 
@@ -27,7 +27,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def state(version: int) -> BufferState:
-    return BufferState(ledger={}, version=version, cursor=MixtureCursor(credits=[], drawn=[]))
+    return BufferState(ledger={}, version=version, cursor=PromptCursor(credits=[], drawn=[]))
 
 
 @pytest.mark.parametrize("background", [False, True])

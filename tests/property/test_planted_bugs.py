@@ -15,7 +15,7 @@ from prolong.buffer.journal.records import BufferState
 from prolong.buffer.serving.output_commit import Frame, OutputCommit
 from prolong.buffer.tickets.leases import Lease, Leases
 from prolong.buffer.tickets.ledger import Ledger
-from prolong.buffer.tickets.prompts import PromptMixture
+from prolong.buffer.tickets.mixture import PromptMixture
 from prolong.buffer.tickets.staleness import StalenessContract
 from prolong.buffer.tickets.store import Store
 from prolong.common.config.sections import Straggler

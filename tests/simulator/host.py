@@ -10,7 +10,7 @@ from prolong.buffer.journal.disk import Disk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import Move
 from prolong.buffer.serving.output_commit import Frame, Outgoing, OutputCommit
-from prolong.buffer.tickets.prompts import PromptMixture
+from prolong.buffer.tickets.mixture import PromptMixture
 from prolong.common import messages as m
 from prolong.common.transport.wire import Decoder
 from prolong.common.types import Prompt

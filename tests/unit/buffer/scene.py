@@ -7,7 +7,7 @@ from typing import Any
 from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal.disk import Disk, MemoryDisk
 from prolong.buffer.journal.journal import Journal
-from prolong.buffer.tickets.prompts import PromptMixture
+from prolong.buffer.tickets.mixture import PromptMixture
 from prolong.common import messages as m
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import (

@@ -59,7 +59,7 @@ def state(version: int, *, num_moves: int = 0) -> r.BufferState:
         head=version + 1,
         ledger={"trained": version},
         num_moves=num_moves,
-        cursor=r.MixtureCursor(credits=[0.25], drawn=[version]),
+        cursor=r.PromptCursor(credits=[0.25], drawn=[version]),
     )
 
 
