@@ -5,10 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from attack import Hostile, Pair, assert_sound
-from buffer_process import NOTHING, BufferProcess, make_client, make_config
 from prolong.common import messages as m
 from prolong.common.transport.wire import encode
+
+from tests.support.attack import Hostile, Pair, assert_sound
+from tests.support.buffer_process import NOTHING, BufferProcess, make_client, make_config
 
 LIMIT_MB = 1
 LIMIT = LIMIT_MB << 20

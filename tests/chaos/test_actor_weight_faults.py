@@ -34,8 +34,9 @@ from prolong.common.types import Batch, Group, Rollout, float32_array, int32_arr
 from prolong.common.weights.collective import WeightsGroup
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
-from runs import free_port, wait_until
 from transformers import AutoModelForCausalLM
+
+from tests.support.runs import free_port, wait_until
 
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
 SURVIVORS_S = 5.0  # beyond the transfer itself

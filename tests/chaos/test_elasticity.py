@@ -12,15 +12,16 @@ from time import monotonic
 
 import psutil
 import pytest
-from buffer_process import BufferProcess
-from learner_process import end_of, learner, make_config, wait_for_steps
 from prolong.buffer.client.client import request_status
 from prolong.common.config.run_files import run_paths
 from prolong.common.messages import Status
 from prolong.common.metrics import read_metrics
-from runs import SMALL, Run, free_port
-from scripted_actor import ScriptedActor
-from tiny_model import make_tiny_model
+
+from tests.support.buffer_process import BufferProcess
+from tests.support.learner_process import end_of, learner, make_config, wait_for_steps
+from tests.support.runs import SMALL, Run, free_port
+from tests.support.scripted_actor import ScriptedActor
+from tests.support.tiny_model import make_tiny_model
 
 BATCH = 4
 SILENCE_S = 2.0

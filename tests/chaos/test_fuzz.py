@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import zmq
-from attack import Hostile, Memory, Pair, assert_sound
-from buffer_process import BufferProcess, make_config
-from fuzzing import Fuzzer, bombs, sealed
 from prolong.common import messages as m
 from prolong.common.config.sections import Config
 from prolong.common.transport.wire import encode
+
+from tests.support.attack import Hostile, Memory, Pair, assert_sound
+from tests.support.buffer_process import BufferProcess, make_config
+from tests.support.fuzzing import Fuzzer, bombs, sealed
 
 SCALE = 10 if os.environ.get("PROLONG_SOAK") else 1
 MALFORMED = 100_000 * SCALE

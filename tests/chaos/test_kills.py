@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import SMALL, Run, assert_balanced
+
+from tests.support.runs import SMALL, Run, assert_balanced
 
 STEPS = 12
 

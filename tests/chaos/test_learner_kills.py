@@ -15,19 +15,20 @@ import pytest
 from prolong.common.config.run_files import run_paths
 from prolong.common.metrics import Record, read_metrics
 from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, read_state
-from recorded_run import staged_config
-from tiny_model import make_tiny_model
 
-TESTS = Path(__file__).parents[1]
+from tests.support.recorded_run import staged_config
+from tests.support.tiny_model import make_tiny_model
+
+ROOT = Path(__file__).parents[2]
 STEPS, KILLS, SEED = 60, 20, 1
 EXACT = ("model.safetensors", "trainer.safetensors", "reference.safetensors")
 
 
 def lives(what: str, model: Path, folder: Path, *numbers: int) -> Any:
-    """What tests/learner_lives.py found: a process of its own, because forking one with threads may hang."""
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    """What tests/support/learner_lives.py found: a process of its own, because forking one with threads may hang."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "learner_lives", what, str(model), str(folder), *map(str, numbers)]
+    command = [sys.executable, "-m", "tests.support.learner_lives", what, str(model), str(folder), *map(str, numbers)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

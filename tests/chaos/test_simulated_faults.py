@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from simulator.campaign import Account, run_all
-from simulator.faults import Kind
-from simulator.plan import HARSHER, Plan
+
+from tests.simulator.campaign import Account, run_all
+from tests.simulator.faults import Kind
+from tests.simulator.plan import HARSHER, Plan
 
 SOAK = bool(os.environ.get("PROLONG_SOAK"))
 WORLDS = 8

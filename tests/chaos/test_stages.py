@@ -10,7 +10,8 @@ import pytest
 from prolong.common.metrics import read_metrics
 from prolong.launch.recipes import compose
 from prolong.learner.schedule import turns_of
-from runs import Run, assert_balanced
+
+from tests.support.runs import Run, assert_balanced
 
 SHORT = [  # three steps a stage
     "run.steps=24",

@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from runs import CLI, SMALL, Run, assert_balanced
-from storm import VICTIMS, Storm, blows, restarts
+
+from tests.support.runs import CLI, SMALL, Run, assert_balanced
+from tests.support.storm import VICTIMS, Storm, blows, restarts
 
 SOAK = bool(os.environ.get("PROLONG_SOAK"))
 SEED = int(os.environ.get("PROLONG_SEED", "0"))

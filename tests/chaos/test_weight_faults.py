@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buffer_process import make_config
-from light_member import Fault
 from prolong.common.config.sections import Config
-from runs import wait_until
-from weight_storm import HANG_S, NUM_BUCKETS, Member, Storm, sums_of
+
+from tests.support.buffer_process import make_config
+from tests.support.light_member import Fault
+from tests.support.runs import wait_until
+from tests.support.weight_storm import HANG_S, NUM_BUCKETS, Member, Storm, sums_of
 
 NUM_FAULTS = 200 if os.environ.get("PROLONG_SOAK") else 40
 SURVIVORS_S = 5.0  # beyond the transfer itself

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from engine_rig import Rig, build_rig
+
+from tests.support.engine_rig import Rig, build_rig
 
 UNCLOSED = r"ignore:Exception ignored in. <function Context\.__del__:pytest.PytestUnraisableExceptionWarning"
 

@@ -32,9 +32,10 @@ from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
-from runs import free_port, wait_until
-from tiny_model import make_tiny_model
 from transformers import AutoModelForCausalLM
+
+from tests.support.runs import free_port, wait_until
+from tests.support.tiny_model import make_tiny_model
 
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
 BATCH, N = 2, 4

@@ -16,7 +16,8 @@ import pytest
 from prolong.common.errors import ConfigError, UserError
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.workers.pool import VerifierPool
-from runs import CLI
+
+from tests.support.runs import CLI
 
 # The functions of the documentation, as it prints them.
 # reward_func: TRL, docs/source/grpo_trainer.md, "Example 3: Reward completions based on a reference" (Apache-2.0)

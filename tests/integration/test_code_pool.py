@@ -15,14 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
-from pools import run, running
 from prolong.common.errors import ConfigError
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.sandbox.sandbox import FIRST_UID, NUM_UIDS
 from prolong.verifiers.workers import process
 from prolong.verifiers.workers.pool import VerifierPool
-from runs import wait_until
-from sandboxes import BACKENDS, missing
+
+from tests.support.pools import run, running
+from tests.support.runs import wait_until
+from tests.support.sandboxes import BACKENDS, missing
 
 pytestmark = pytest.mark.skipif(all(map(missing, BACKENDS.values())), reason="no sandbox on this machine")
 ADD = {"function": "add", "tests": [{"args": [n, 2], "output": n + 2} for n in range(3)]}

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forgeries import FORGERIES
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
 from prolong.verifiers.api import Score, Task
 from prolong.verifiers.sandbox.sandbox import Sandbox
-from sandboxes import BACKENDS, opened
+
+from tests.support.forgeries import FORGERIES
+from tests.support.sandboxes import BACKENDS, opened
 
 GOLDEN = Path(__file__).parent.parent / "unit" / "verifiers" / "golden" / "code.jsonl"
 PROBLEMS = [json.loads(line) for line in GOLDEN.read_text().splitlines()]

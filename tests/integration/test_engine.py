@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_rig import EOS, Rig
 from prolong.actor.engines.vllm.engine import Engine
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.errors import ModelError, ProlongError
 from prolong.common.types import FinishReason, float32_array, int32_array
+
+from tests.support.engine_rig import EOS, Rig
 
 
 def test_rollouts_of_a_ticket_differ_and_the_same_seed_gives_the_same_rollouts(tied_rig: Rig):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from engine_rig import BUCKET_BYTES, TIMEOUT_S, Rig, build_rig
 from prolong.common.errors import ProlongError, WeightsError
 from prolong.common.weights.buckets import plan_buckets
-from runs import SMALL, Run, free_port
+
+from tests.support.engine_rig import BUCKET_BYTES, TIMEOUT_S, Rig, build_rig
+from tests.support.runs import SMALL, Run, free_port
 
 SOON_S = 3.0
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import (
+from prolong.common.config.sections import Config
+from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.saver import Checkpointer
+from prolong.learner.ranks import Ranks
+from safetensors.torch import load_file
+
+from tests.support.batches import (
     VARIANTS,
     assert_same_gradient,
     make_policy,
@@ -21,17 +27,12 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.config.sections import Config
-from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
-from prolong.learner.checkpoints.saver import Checkpointer
-from prolong.learner.ranks import Ranks
-from runs import free_port
-from safetensors.torch import load_file
-from tiny_model import make_tiny_model
+from tests.support.runs import free_port
+from tests.support.tiny_model import make_tiny_model
 
 
 def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
-    """tests/rank_script.py on every rank, as torchrun would start it."""
+    """tests/support/rank_script.py on every rank, as torchrun would start it."""
     port = free_port()
     processes = []
     for rank in range(ranks):
@@ -43,9 +44,9 @@ def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
             "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
-        command = [sys.executable, "-m", "rank_script", str(model), str(folder), mode]
+        command = [sys.executable, "-m", "tests.support.rank_script", str(model), str(folder), mode]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     try:
         for process in processes:

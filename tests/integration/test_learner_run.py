@@ -12,15 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from buffer_process import BufferProcess
-from learner_process import end_of, learner, make_config, wait_for_steps, weights_of
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
-from runs import free_port, wait_until
 from safetensors.torch import load_file
-from scripted_actor import ScriptedActor
 from transformers import AutoModelForCausalLM
+
+from tests.support.buffer_process import BufferProcess
+from tests.support.learner_process import end_of, learner, make_config, wait_for_steps, weights_of
+from tests.support.runs import free_port, wait_until
+from tests.support.scripted_actor import ScriptedActor
 
 EXACT = ("model.safetensors", "trainer.safetensors", "reference.safetensors")
 

@@ -12,15 +12,16 @@ from time import thread_time
 
 import pytest
 import torch
-from buffer_process import BufferProcess, make_client
 from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import run_paths, save
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
 from prolong.learner.weights.sender import WeightSender
-from runs import wait_until
-from scripted_actor import ScriptedActor
-from tiny_model import make_tiny_model
+
+from tests.support.buffer_process import BufferProcess, make_client
+from tests.support.runs import wait_until
+from tests.support.scripted_actor import ScriptedActor
+from tests.support.tiny_model import make_tiny_model
 
 SHAPES = {f"layer.{i}.weight": (128, 128) for i in range(36)}  # 2.4 MB, as many tensors as the demo's model
 
@@ -117,8 +118,8 @@ def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Con
         survivor.start()
         path = run_paths(cfg).folder / "actor.yaml"
         save(cfg, path)
-        command = [sys.executable, "-m", "scripted_actor", str(path), buffer.address, "mortal", "2"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        command = [sys.executable, "-m", "tests.support.scripted_actor", str(path), buffer.address, "mortal", "2"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         with subprocess.Popen(command, env=env) as mortal:
             sender.publish(0, weights(0).items())
             wait_until("the mortal has weights", lambda: both_ready(buffer.address), 60)

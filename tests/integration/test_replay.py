@@ -14,10 +14,11 @@ from prolong.common.config.run_files import RunPaths, load, save
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
 from prolong.launch.replay import diff, replay
-from recorded_run import SWEEP, learn_from_history, recorded_batch, rewrite_history, staged_config, with_reward
-from runs import CLI, SMALL, Run
 from safetensors.torch import load_file, save_file
-from tiny_model import make_tiny_model
+
+from tests.support.recorded_run import SWEEP, learn_from_history, recorded_batch, rewrite_history, staged_config, with_reward
+from tests.support.runs import CLI, SMALL, Run
+from tests.support.tiny_model import make_tiny_model
 
 STEPS = 24
 

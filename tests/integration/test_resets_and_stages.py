@@ -9,8 +9,6 @@ from pathlib import Path
 
 import psutil
 import torch
-from buffer_process import BufferProcess
-from learner_process import end_of, learner, make_config, wait_for_steps, weights_of
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.choices import ResetSource
 from prolong.common.config.run_files import run_paths
@@ -18,7 +16,10 @@ from prolong.common.config.sections import SourceConfig
 from prolong.common.metrics import read_metrics
 from prolong.learner.checkpoints.checkpoint import load_weights
 from prolong.learner.schedule import turns_of
-from scripted_actor import ScriptedActor
+
+from tests.support.buffer_process import BufferProcess
+from tests.support.learner_process import end_of, learner, make_config, wait_for_steps, weights_of
+from tests.support.scripted_actor import ScriptedActor
 
 
 def with_validation(cfg, tmp_path: Path, every: int):

@@ -12,8 +12,9 @@ import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers.sandbox.launcher import Limits
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
-from runs import wait_until
-from sandboxes import BACKENDS, Targets, assert_in_order, opened, targets
+
+from tests.support.runs import wait_until
+from tests.support.sandboxes import BACKENDS, Targets, assert_in_order, opened, targets
 
 BRIEF = Limits(cpu_s=1, wall_s=4, memory_mb=512, output_bytes=1 << 18)
 PRELUDE = """

@@ -11,7 +11,6 @@ from time import monotonic
 
 import pytest
 import zmq
-from buffer_process import BufferProcess, answer, apply, hello, make_client, make_config, publish
 from prolong.buffer.client.client import BufferClient, request_reset, request_status
 from prolong.buffer.main import main
 from prolong.common.config.sections import Config
@@ -34,7 +33,9 @@ from prolong.common.transport.quarantine import STRIKES
 from prolong.common.transport.sockets import connect_dealer
 from prolong.common.transport.wire import encode
 from prolong.launch.status import run_status
-from runs import wait_until
+
+from tests.support.buffer_process import BufferProcess, answer, apply, hello, make_client, make_config, publish
+from tests.support.runs import wait_until
 
 
 @pytest.fixture

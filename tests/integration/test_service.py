@@ -17,7 +17,6 @@ import msgpack
 import msgspec
 import pytest
 import zmq
-from buffer_process import BufferProcess, answer, apply, free_port, hello, make_client, make_config, publish, write_tokenizer
 from prolong.buffer.client.client import BufferClient, request_status
 from prolong.buffer.main import main
 from prolong.common.errors import AddressInUse, BufferUnreachable, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
@@ -39,7 +38,19 @@ from prolong.common.messages import (
 )
 from prolong.common.transport.sockets import connect_dealer
 from prolong.common.transport.wire import encode
-from runs import assert_balanced
+
+from tests.support.buffer_process import (
+    BufferProcess,
+    answer,
+    apply,
+    free_port,
+    hello,
+    make_client,
+    make_config,
+    publish,
+    write_tokenizer,
+)
+from tests.support.runs import assert_balanced
 
 
 @pytest.fixture

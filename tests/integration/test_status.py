@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import CLI, free_port, wait_until
-from tiny_model import make_tiny_model
+
+from tests.support.runs import CLI, free_port, wait_until
+from tests.support.tiny_model import make_tiny_model
 
 PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "2"}}
 

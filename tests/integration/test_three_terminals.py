@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from prolong.buffer.journal.journal import read_journal
-from runs import SMALL, Run, assert_balanced, free_port
+
+from tests.support.runs import SMALL, Run, assert_balanced, free_port
 
 STEPS = 3
 

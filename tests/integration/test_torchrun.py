@@ -6,8 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import CLI, free_port, wait_until
-from tiny_model import make_tiny_model
+
+from tests.support.runs import CLI, free_port, wait_until
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture

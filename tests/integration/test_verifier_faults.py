@@ -14,7 +14,8 @@ import zmq.asyncio
 from prolong.common.transport.wire import encode
 from prolong.common.types import FinishReason, Prompt
 from prolong.verifiers.workers.remote import VERIFIER_PROTOCOL, Attach, Attached, Declined, SharedPool
-from runs import CLI
+
+from tests.support.runs import CLI
 
 PROMPT = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="math", answer=json.dumps({"answer": "2"}))
 

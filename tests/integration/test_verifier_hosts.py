@@ -19,7 +19,8 @@ from prolong.common.transport.wire import encode
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.workers import remote as hosts
 from prolong.verifiers.workers.remote import Attach, Declined, Judge, SharedPool
-from runs import CLI, free_port
+
+from tests.support.runs import CLI, free_port
 
 DELAY = "import time\ndef slow(completion, answer):\n    time.sleep(answer['s'])\n    return 1.0\n"
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
-from pools import run, running
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.workers import process
 from prolong.verifiers.workers.pool import VerifierPool
+
+from tests.support.pools import run, running
 
 STALLS_SYMPY = "\\boxed{\\int_0^1 x^{x^{x^{x^{x}}}} dx}"
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}

@@ -10,10 +10,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from engine_rig import EOS, PROMPT, TIMEOUT_S, Rig, differences
 from prolong.common.errors import WeightsError
 from prolong.common.types import float32_array, int32_array
 from prolong.common.weights.buckets import plan_buckets
+
+from tests.support.engine_rig import EOS, PROMPT, TIMEOUT_S, Rig, differences
 
 
 def test_behaviour_logprobs_agree_with_a_recompute_after_every_update(rig: Rig):

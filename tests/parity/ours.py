@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity.rollouts import Rollouts
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Advantage
 from prolong.learner.algorithm.advantages import group_advantages, normalise_globally
@@ -15,6 +14,8 @@ from prolong.learner.algorithm.objective import PolicyTerms
 from prolong.learner.algorithm.samples import set_weights
 from prolong.learner.batches.packing import MicroBatch, Sample
 from torch import Tensor
+
+from tests.parity.rollouts import Rollouts
 
 
 def loss_and_gradient(loss: Tensor, policy: Tensor, tokens: Tensor) -> Tensor:

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from parity import ours, trl_side
-from parity.rollouts import Rollouts, make_rollouts
-from parity.test_trl_losses import CASES, words
 from prolong.common.config.algorithm import RewardsConfig
 from prolong.common.config.choices import Advantage, KLEstimator, KLWeight, Rejection, Weighting
 from prolong.learner.algorithm.advantages import STD_EPSILON
 from prolong.learner.algorithm.rewards import shape_rewards
 from torch import Tensor
 from trl.rewards import get_soft_overlong_punishment
+
+from tests.parity import ours, trl_side
+from tests.parity.rollouts import Rollouts, make_rollouts
+from tests.parity.test_trl_losses import CASES, words
 
 pytestmark = pytest.mark.usefixtures("double")
 TRL_EPSILON = 1e-4

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from parity import ours, trl_side
-from parity.rollouts import Rollouts, make_rollouts
 from prolong.common.config.choices import Aggregation, Correction, KLEstimator, KLWeight, Loss, Weighting
+
+from tests.parity import ours, trl_side
+from tests.parity.rollouts import Rollouts, make_rollouts
 
 TOKENS, ROLLOUTS, SUM = Aggregation.token_mean, Aggregation.sequence_mean, Aggregation.sequence_sum
 CLIP = {"epsilon": 0.2, "epsilon_high": 0.28}

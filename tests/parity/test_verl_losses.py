@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from parity import ours, verl_side
-from parity.rollouts import Rollouts, make_rollouts
-from parity.test_trl_losses import words
 from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection, Weighting
 from verl.trainer.config.algorithm import RolloutCorrectionConfig
+
+from tests.parity import ours, verl_side
+from tests.parity.rollouts import Rollouts, make_rollouts
+from tests.parity.test_trl_losses import words
 
 AGGREGATIONS: dict[str, dict[str, Any]] = {
     "token-mean": {"aggregation": Aggregation.token_mean},

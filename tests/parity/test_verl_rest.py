@@ -7,10 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from parity import ours, verl_side
-from parity.rollouts import make_rollouts
-from parity.test_trl_losses import words
-from parity.test_verl_losses import AGGREGATIONS
 from prolong.common.config.algorithm import RewardsConfig
 from prolong.common.config.choices import Advantage, KLEstimator, KLPlacement, KLWeight
 from prolong.learner.algorithm.advantages import LEAST_VARIANCE
@@ -19,6 +15,11 @@ from prolong.learner.algorithm.rewards import shape_rewards
 from verl import DataProto
 from verl.trainer.ppo import core_algos
 from verl.workers.reward_manager.dapo import DAPORewardManager
+
+from tests.parity import ours, verl_side
+from tests.parity.rollouts import make_rollouts
+from tests.parity.test_trl_losses import words
+from tests.parity.test_verl_losses import AGGREGATIONS
 
 ADVANTAGES = [
     ("grpo", {}, Advantage.group_std),

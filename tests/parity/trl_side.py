@@ -12,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from parity.ours import loss_and_gradient
-from parity.rollouts import Rollouts
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
+
+from tests.parity.ours import loss_and_gradient
+from tests.parity.rollouts import Rollouts
 
 PROMPT = [[1, 2]]
 

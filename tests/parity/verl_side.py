@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity.ours import loss_and_gradient
-from parity.rollouts import Rollouts
 from torch import Tensor
 from verl.trainer.config.algorithm import RolloutCorrectionConfig
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
+
+from tests.parity.ours import loss_and_gradient
+from tests.parity.rollouts import Rollouts
 
 NO_DUAL_CLIP = 1e9  # verl's dual clip cannot be switched off
 

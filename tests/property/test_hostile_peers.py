@@ -9,7 +9,6 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from buffer_process import NOTHING, answer, hello, make_config
 from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal
@@ -41,6 +40,8 @@ from prolong.common.messages import (
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Batch, Rollout, Ticket, VersionSpan, float32_array
+
+from tests.support.buffer_process import NOTHING, answer, hello, make_config
 
 ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**31, 2**53, -(2**53), 2**62, -(2**62), 2**64 - 1]

@@ -22,10 +22,11 @@ from prolong.common.config.sections import Straggler
 from prolong.common.errors import JournalError, LedgerError
 from prolong.common.messages import FromBuffer
 from prolong.common.types import Batch, TicketKind, TicketState
-from simulator.audit import Violation
-from simulator.faults import Kind
-from simulator.plan import Plan
-from simulator.world import World
+
+from tests.simulator.audit import Violation
+from tests.simulator.faults import Kind
+from tests.simulator.plan import Plan
+from tests.simulator.world import World
 
 ENOUGH = 400  # schedules
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from prolong.common.config.sections import Preference, Straggler
-from simulator.audit import Stuck
-from simulator.campaign import run
-from simulator.faults import BUFFER_DEATHS, HARSH, Kind
-from simulator.plan import Plan
+
+from tests.simulator.audit import Stuck
+from tests.simulator.campaign import run
+from tests.simulator.faults import BUFFER_DEATHS, HARSH, Kind
+from tests.simulator.plan import Plan
 
 FIRST = 300  # schedules, which must reach everything
 PER_TEST = 150
 CHUNKS = 5
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -80,10 +81,10 @@ def test_the_schedules_reach_what_they_are_meant_to_reach() -> None:
 
 def test_a_seed_replays_exactly_in_another_process() -> None:
     seeds = [seed for seed in range(40) if Plan.draw(seed).faults][:6]
-    again = f"from simulator.campaign import run, Plan\nfor seed in {seeds}: print(run(Plan.draw(seed)).trace_hash)"
+    again = f"from tests.simulator.campaign import run, Plan\nfor seed in {seeds}: print(run(Plan.draw(seed)).trace_hash)"
     here = [run(Plan.draw(seed)).trace_hash for seed in seeds]
     for hash_seed in ("1", "2"):
-        environment = {"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hash_seed}
+        environment = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
             [sys.executable, "-c", again], env=environment, capture_output=True, text=True, check=True, timeout=60
         )

@@ -53,7 +53,7 @@ def run(plan: Plan) -> World:
         world.run()
     except BaseException as error:
         faults = [f"  {fault}" for fault in plan.faults if fault.event <= world.num_events]
-        again = f"simulator.plan.Plan.{plan.drawn_by}"
+        again = f"tests.simulator.plan.Plan.{plan.drawn_by}"
         error.add_note("\n".join([f"seed {plan.seed}, {world.trace_hash}; again: {again}", f"{plan}", *faults]))
         raise
     return world

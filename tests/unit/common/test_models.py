@@ -7,7 +7,8 @@ from prolong.common.config.sections import Device, ModelConfig
 from prolong.common.errors import ModelError
 from prolong.common.models import context_limit, load_model, resolve_device
 from safetensors.torch import load_file, save_file
-from tiny_model import make_tiny_model
+
+from tests.support.tiny_model import make_tiny_model
 
 
 def load(path: Path | str) -> torch.nn.Module:

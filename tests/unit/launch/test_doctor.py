@@ -6,7 +6,8 @@ import pytest
 from prolong.common.errors import UserError
 from prolong.launch import doctor
 from prolong.verifiers.sandbox.sandbox import Sandbox
-from sandboxes import BACKENDS, missing
+
+from tests.support.sandboxes import BACKENDS, missing
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from prolong.learner.model.policy import Policy, build_policy
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
+
+from tests.support.tiny_model import make_tiny_model
 
 
 def test_every_recipe_composes_or_says_what_must_be_given() -> None:

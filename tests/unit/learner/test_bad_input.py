@@ -7,13 +7,23 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from batches import VARIANTS, make_trainer, mixed_batch, poison, random_batch, small_config, unsettle, variant_config
 from prolong.common.config.choices import Advantage
 from prolong.common.config.sections import Config
 from prolong.common.errors import NonFiniteUpdate
 from prolong.common.types import Batch, Rollout, float32_array
 from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
+
+from tests.support.batches import (
+    VARIANTS,
+    make_trainer,
+    mixed_batch,
+    poison,
+    random_batch,
+    small_config,
+    unsettle,
+    variant_config,
+)
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="module")

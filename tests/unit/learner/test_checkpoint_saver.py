@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from batches import make_trainer, random_batch, small_config
 from prolong.common.config.sections import Config
 from prolong.learner.checkpoints import saver as module
 from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, find_all, load_weights
@@ -19,7 +18,9 @@ from prolong.learner.checkpoints.saver import Checkpointer, CheckpointError
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
-from tiny_model import make_tiny_model
+
+from tests.support.batches import make_trainer, random_batch, small_config
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="module")

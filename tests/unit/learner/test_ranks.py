@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import make_policy, mixed_batch, random_batch, small_config
 from prolong.common.logprobs import head_logprobs
 from prolong.learner.algorithm.samples import samples_of
 from prolong.learner.batches.packing import pack
@@ -15,8 +14,10 @@ from prolong.learner.model import policy as policy_module
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
 from torch import distributed as dist
+
+from tests.support.batches import make_policy, mixed_batch, random_batch, small_config
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from batches import mixed_batch, random_batch
 from prolong.common.messages import Status
 from prolong.common.types import Batch, ValidationScore
 from prolong.learner.checkpoints.checkpoint import LearnerState
 from prolong.learner.report import batch_metrics, summarize, write_summary
+
+from tests.support.batches import mixed_batch, random_batch
 
 
 def score(version: int, setting: str, mean: float) -> ValidationScore:

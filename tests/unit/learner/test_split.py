@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import (
+from prolong.common.config.choices import Aggregation, Straggler
+from prolong.common.config.sections import Config
+from prolong.learner.algorithm.samples import samples_of
+from prolong.learner.algorithm.second_moment import second_moment_bounds
+from prolong.learner.batches.packing import MicroBatch, Sample
+from prolong.learner.ranks import Ranks
+from prolong.learner.step import Trainer
+from torch import Tensor
+
+from tests.support.batches import (
     VARIANTS,
     assert_same_gradient,
     make_trainer,
@@ -20,15 +29,7 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.config.choices import Aggregation, Straggler
-from prolong.common.config.sections import Config
-from prolong.learner.algorithm.samples import samples_of
-from prolong.learner.algorithm.second_moment import second_moment_bounds
-from prolong.learner.batches.packing import MicroBatch, Sample
-from prolong.learner.ranks import Ranks
-from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
-from torch import Tensor
+from tests.support.tiny_model import make_tiny_model
 
 BUDGETS = (1, 60, 150, 100_000)
 

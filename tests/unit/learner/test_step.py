@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batches import (
+from prolong.common.config.algorithm import KL_PAIRS, ObjectiveConfig
+from prolong.common.config.choices import Aggregation, Correction, KLEstimator, KLPlacement
+from prolong.common.config.sections import Config
+from prolong.common.types import Batch, Group, Rollout, float32_array
+from prolong.learner.step import Trainer
+from torch import Tensor
+
+from tests.support.batches import (
     assert_same_gradient,
     make_policy,
     make_trainer,
@@ -16,13 +23,7 @@ from batches import (
     solo_logprobs,
     unsettle,
 )
-from prolong.common.config.algorithm import KL_PAIRS, ObjectiveConfig
-from prolong.common.config.choices import Aggregation, Correction, KLEstimator, KLPlacement
-from prolong.common.config.sections import Config
-from prolong.common.types import Batch, Group, Rollout, float32_array
-from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
-from torch import Tensor
+from tests.support.tiny_model import make_tiny_model
 
 NAMED_PAIRS = {f"{placement.name}-{estimator.name}": (placement, estimator) for placement, estimator in KL_PAIRS}
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection
 from prolong.common.config.sections import Config
 from prolong.learner.algorithm.loss import needs_proximal
 from prolong.learner.batches.packing import MicroBatch
 from prolong.learner.step import Trainer
-from tiny_model import make_tiny_model
+
+from tests.support.batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="module")

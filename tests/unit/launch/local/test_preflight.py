@@ -9,7 +9,8 @@ from prolong.common.config.run_files import run_paths
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch.local.preflight import prepare, settle_address
 from prolong.verifiers.sandbox.sandbox import Sandbox
-from tiny_model import make_tiny_model
+
+from tests.support.tiny_model import make_tiny_model
 
 PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "2"}}
 

@@ -14,7 +14,8 @@ import pytest
 from prolong.launch.local import supervisor as module
 from prolong.launch.local.process import Process
 from prolong.launch.local.supervisor import Failure, Outcome, Supervisor, first_cause
-from runs import wait_until
+
+from tests.support.runs import wait_until
 
 
 class Case:

@@ -7,14 +7,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from batches import random_batch
 from prolong.common.config.run_files import RunPaths, run_paths, save
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
 from prolong.common.types import Batch, FinishReason, Rollout, ValidationScore, VersionSpan
 from prolong.launch.replay.compare_batches import compare_batches
 from prolong.launch.replay.diff import show
-from recorded_run import record_history, rewrite_history, with_reward
+
+from tests.support.batches import random_batch
+from tests.support.recorded_run import record_history, rewrite_history, with_reward
 
 STEPS = 4
 

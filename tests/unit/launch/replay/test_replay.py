@@ -14,7 +14,8 @@ from prolong.launch.replay import replay
 from prolong.launch.replay.compare import Difference, Fingerprint
 from prolong.launch.replay.replay import Plan, make_plan, starting_version
 from prolong.launch.replay.rerun import learner_process, reason
-from recorded_run import record_history, recorded_batch, rewrite_history
+
+from tests.support.recorded_run import record_history, recorded_batch, rewrite_history
 
 
 def a_run(root: Path, *, versions: range, steps: int, checkpoints: tuple[int, ...]) -> RunPaths:

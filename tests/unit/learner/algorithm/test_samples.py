@@ -1,13 +1,14 @@
 import msgspec
 import numpy as np
 import pytest
-from batches import mixed_batch, random_batch
 from prolong.common.config.choices import Advantage, Aggregation, Straggler
 from prolong.common.config.sections import Config
 from prolong.common.errors import StalenessViolation
 from prolong.common.types import Batch, VersionSpan
 from prolong.learner.algorithm.samples import check_staleness, samples_of, token_staleness
 from prolong.learner.batches.packing import Sample
+
+from tests.support.batches import mixed_batch, random_batch
 
 
 def with_span(batch: Batch, *spans: VersionSpan) -> Batch:

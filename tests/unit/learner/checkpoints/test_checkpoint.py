@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import make_policy, make_trainer, random_batch, small_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import ModelError
 from prolong.learner.checkpoints.checkpoint import (
@@ -24,7 +23,9 @@ from prolong.learner.ranks import Ranks
 from prolong.learner.stages import StageState
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
-from tiny_model import make_tiny_model
+
+from tests.support.batches import make_policy, make_trainer, random_batch, small_config
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import assert_same_gradient
 from prolong.learner.model.kernels import _lean_rotation, _RMSNorm, install_kernels
-from tiny_model import make_tiny_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from tests.support.batches import assert_same_gradient
+from tests.support.tiny_model import make_tiny_model
 
 
 def naive_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import assert_same_gradient, make_policy, random_batch, small_config
 from prolong.common.errors import ModelError
 from prolong.learner.algorithm.samples import samples_of
 from prolong.learner.batches.packing import MicroBatch, Sample, pack
 from prolong.learner.model.policy import Policy
-from tiny_model import make_tiny_model
+
+from tests.support.batches import assert_same_gradient, make_policy, random_batch, small_config
+from tests.support.tiny_model import make_tiny_model
 
 BACKENDS = ["documents", "sdpa", "eager"]
 

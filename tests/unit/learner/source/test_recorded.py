@@ -5,7 +5,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from batches import random_batch
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.config.sections import Config
 from prolong.common.errors import JournalError, RunStopped, StalenessViolation
@@ -14,7 +13,9 @@ from prolong.learner.ranks import Ranks
 from prolong.learner.source.feed import BatchFeed
 from prolong.learner.source.live import Link
 from prolong.learner.source.recorded import RecordedFeed, RecordedLink, UpTo
-from recorded_run import record_history
+
+from tests.support.batches import random_batch
+from tests.support.recorded_run import record_history
 
 
 @dataclass(slots=True)

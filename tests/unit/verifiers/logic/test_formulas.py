@@ -4,9 +4,10 @@ import os
 import pytest
 import reasoning_gym
 import sympy
-from hostile_formulas import FORMLESS, INTEGRAL, RIGHT, WRONG, in_octal
 from prolong.verifiers.data import puzzles
 from prolong.verifiers.logic.reasoning_gym import formulas
+
+from tests.support.hostile_formulas import FORMLESS, INTEGRAL, RIGHT, WRONG, in_octal
 
 PRODUCT = {"answer": "x**2 - 1", "metadata": {"variables": ["x"]}}
 ENTRY = INTEGRAL["entry"]

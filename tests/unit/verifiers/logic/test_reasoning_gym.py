@@ -2,13 +2,14 @@ from collections.abc import Callable
 
 import pytest
 import reasoning_gym
-from hostile_formulas import INTEGRAL, RIGHT
 from prolong.common.errors import DataError, UserError, VerifierFailure
 from prolong.verifiers.api import Task
 from prolong.verifiers.logic import reasoning_gym as logic
 from prolong.verifiers.logic.reasoning_gym import formulas
 from prolong.verifiers.logic.replaced_scorers import MENDED
 from prolong.verifiers.sandbox.launcher import Limits, RunResult
+
+from tests.support.hostile_formulas import INTEGRAL, RIGHT
 
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {"word": "planet"}}}
 PRODUCT = {"dataset": "polynomial_multiplication", "entry": {"answer": "x**2 - 1", "metadata": {"variables": ["x"]}}}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from batches import random_batch, small_config
 from prolong.buffer.journal.journal import open_journal, read_journal
 from prolong.buffer.journal.records import BufferState, PromptCursor
 from prolong.common.config.algorithm import StageConfig
@@ -18,6 +17,8 @@ from prolong.common.config.run_files import RunPaths, run_paths, save
 from prolong.common.config.sections import Config
 from prolong.common.types import Batch, FinishReason, Group, Rollout, ValidationScore, VersionSpan
 from prolong.launch.replay.rerun import learner_process, running
+
+from tests.support.batches import random_batch, small_config
 
 SWEEP = 4  # versions between validation sweeps, and between checkpoints: any version with a score may be the best one
 

@@ -16,7 +16,8 @@ import psutil
 import pytest
 from prolong.verifiers.sandbox import landlock
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
-from runs import wait_until
+
+from tests.support.runs import wait_until
 
 BACKENDS = {backend.name: backend for backend in (BUBBLEWRAP, JAIL)}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from time import monotonic
 
 import psutil
-from runs import Run
+
+from tests.support.runs import Run
 
 VICTIMS = ("buffer", "learner", "actor", "engine", "verifier")
 ON_COMMAND_LINE = {"engine": "EngineCore", "verifier": "prolong.verifiers.workers.worker"}  # of an actor's children

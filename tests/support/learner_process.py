@@ -15,9 +15,10 @@ import torch
 from prolong.common.config.run_files import run_paths, save
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.metrics import read_metrics
-from runs import wait_until
 from safetensors.torch import load_file
-from tiny_model import make_tiny_model
+
+from tests.support.runs import wait_until
+from tests.support.tiny_model import make_tiny_model
 
 ENTRY = """
 import sys

@@ -1,7 +1,7 @@
 """Lives of a learner on recorded batches, each a forked process that may be killed: tests/chaos/test_learner_kills.py.
 
-    python -m learner_lives learn MODEL FOLDER SEED KILLS STEPS      prints what became of every life, as JSON
-    python -m learner_lives save MODEL FOLDER                        prints the checkpoints found after every death, as JSON
+    python -m tests.support.learner_lives learn MODEL FOLDER SEED KILLS STEPS    prints how every life ended, as JSON
+    python -m tests.support.learner_lives save MODEL FOLDER                      prints what every death left, as JSON
 
 This process imports everything once and stays single-threaded: a fork of it starts in milliseconds.
 """
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batches import make_trainer, small_config
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import Config
@@ -32,8 +31,10 @@ from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
 from prolong.learner.source.recorded import RecordedLink
-from recorded_run import SWEEP, record_history, recorded_batch, staged_config
 from safetensors.torch import load_file
+
+from tests.support.batches import make_trainer, small_config
+from tests.support.recorded_run import SWEEP, record_history, recorded_batch, staged_config
 
 POLL_S = 0.0005
 LIFE_S = 60.0  # a life takes no longer

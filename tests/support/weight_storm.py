@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from buffer_process import BufferProcess, hello, make_client
-from light_member import CONTEXT, Fault, run_member
 from prolong.buffer.client.client import BufferClient, request_status
 from prolong.common.config.sections import Config
 from prolong.common.errors import WeightsError
@@ -24,7 +22,10 @@ from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective import WeightsGroup
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.sender import WeightSender
-from runs import wait_until
+
+from tests.support.buffer_process import BufferProcess, hello, make_client
+from tests.support.light_member import CONTEXT, Fault, run_member
+from tests.support.runs import wait_until
 
 NUM_BUCKETS, SIDE = 8, 512  # of 1 MiB each
 SPECS = [(f"layer.{i}.weight", torch.float32, (SIDE, SIDE)) for i in range(NUM_BUCKETS)]

@@ -18,8 +18,9 @@ from prolong.common.messages import UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
 from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective import WeightsGroup, WeightsStore
-from tiny_model import make_tiny_model, randomize
 from transformers import AutoModelForCausalLM
+
+from tests.support.tiny_model import make_tiny_model, randomize
 
 TIMEOUT_S = 20.0
 BUCKET_BYTES = 100_000  # several buckets also for a tiny model

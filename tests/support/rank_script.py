@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import torch
-from batches import (
+from prolong.common.config.sections import Config
+from prolong.common.errors import NonFiniteUpdate
+from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.saver import Checkpointer
+from prolong.learner.model.reference import Reference
+from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
+from prolong.learner.step import Trainer
+from safetensors.torch import save_file
+
+from tests.support.batches import (
     VARIANTS,
     make_policy,
     mixed_batch,
@@ -17,14 +26,6 @@ from batches import (
     unsettle,
     variant_config,
 )
-from prolong.common.config.sections import Config
-from prolong.common.errors import NonFiniteUpdate
-from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
-from prolong.learner.checkpoints.saver import Checkpointer
-from prolong.learner.model.reference import Reference
-from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
-from prolong.learner.step import Trainer
-from safetensors.torch import save_file
 
 
 def main(model: Path, folder: Path, mode: str) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from buffer_process import NOTHING, BufferProcess, answer, apply, hello, make_client, publish
-from fuzzing import Fuzzer, make_samples
 from prolong.buffer.client.client import request_status
 from prolong.common import messages as m
 from prolong.common.config.sections import Config
@@ -18,7 +16,10 @@ from prolong.common.transport.quarantine import STRIKES
 from prolong.common.transport.sockets import connect_dealer
 from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Group, Ticket
-from runs import wait_until
+
+from tests.support.buffer_process import NOTHING, BufferProcess, answer, apply, hello, make_client, publish
+from tests.support.fuzzing import Fuzzer, make_samples
+from tests.support.runs import wait_until
 
 
 class Pair:
