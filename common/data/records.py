@@ -1,44 +1,34 @@
-"""Records of a file of prompts: read line by line or row by row, each with the reason if it is no record."""
+"""Records of a data file, read line by line (JSONL) or row by row (parquet), each with the reason when it cannot be used."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
-Record = dict[str, Any]
-ROWS = 1024  # of a parquet file, in memory at once
+if TYPE_CHECKING:
+    import pyarrow
+
+DataRecord = dict[str, Any]  # one JSON object
+PARQUET_ROWS = 1024  # rows of a parquet file that are in memory at once
+LONE_SURROGATE = "half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it"
 
 
-def rows(path: Path) -> Iterator[tuple[int, Record | DataError]]:
-    """(line or row number from 1, its object or why it is none). Raises DataError for a file that cannot be read at all."""
+def read_records(path: Path) -> Iterator[tuple[int, DataRecord | DataError]]:
+    """Yield (number of the line or row, from 1; its object, or why it is not one). Blank lines are skipped, but counted.
+
+    Raises: DataError when the file as a whole cannot be read.
+    """
     if not path.is_file():
-        raise DataError(f"{path} does not exist, or is no file")
-    yield from _parquet(path) if path.suffix == ".parquet" else _lines(path)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Record | DataError]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _parsed(line)
-
-
-def _parsed(line: bytes) -> Record | DataError:
-    try:
-        record = json.loads(line)
-        if b"\\u" in line and not is_unicode(record):
-            return DataError("half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it")
-    except (ValueError, RecursionError) as error:
-        return DataError(f"not JSON: {error}")
-    return record if isinstance(record, dict) else DataError(f"expected a JSON object, got {type(record).__name__}")
+        raise DataError(f"{path} does not exist or is not a file")
+    yield from _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
 
 
 def is_unicode(value: Any) -> bool:
-    """Whether all texts of a JSON value can be written as UTF-8: JSON may escape what cannot."""
+    """Whether UTF-8 can hold every text of a JSON value: it cannot hold half of a surrogate pair, which JSON can escape."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -46,15 +36,48 @@ def is_unicode(value: Any) -> bool:
     return True
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Record | DataError]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, DataRecord | DataError]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parse_line(line)
+
+
+def _parse_line(line: bytes) -> DataRecord | DataError:
+    try:
+        record = json.loads(line)
+        # lone surrogates come from an escape, or from the bytes ED A0 80 to ED BF BF, which json.loads lets through
+        if (b"\\u" in line or b"\xed" in line) and not is_unicode(record):
+            return DataError(LONE_SURROGATE)
+    except (ValueError, RecursionError) as error:
+        return DataError(f"not JSON: {error}")
+    return record if isinstance(record, dict) else DataError(f"expected a JSON object, got {type(record).__name__}")
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, DataRecord | DataError]]:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a parquet file: {error}") from error
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_ROWS):
+                for record in _batch_records(batch):
+                    number += 1
+                    yield number, record
+    # a file that is cut short or damaged in the middle is an OSError to pyarrow
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a parquet file, or is damaged after row {number}: {error}") from error
+
+
+def _batch_records(batch: pyarrow.RecordBatch) -> Iterator[DataRecord | DataError]:
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass  # raised before the first record: pyarrow converts a batch as a whole
+    for row in range(batch.num_rows):
+        try:
+            yield batch.slice(row, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            yield DataError(f"a text is not UTF-8: {error}")

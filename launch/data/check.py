@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ...buffer.tickets import prompts as reading
 from ...common.config.sections import VerifiersConfig
-from ...common.data.records import rows
+from ...common.data.prompts import PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
 from ...common.tokenizer import Tokenizer
 from ...common.types import FinishReason, Prompt
@@ -71,23 +70,19 @@ def check(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: 
     return 1 if contents.bad or failures or not contents.prompts else 0
 
 
-def read(path: Path, tokenizer: Any, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
+def read(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
     """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
-    contents, line_of = Contents(), dict[str, int]()
-    for line, record in rows(path):
+    contents = Contents()
+    for line, read in read_prompts(path, tokenizer):
         try:
-            if isinstance(record, DataError):
-                raise record
-            where = f"{path.parent.name}/{path.stem}/{line}"
-            prompt = reading.to_prompt("", where, record, tokenizer)
+            if isinstance(read, DataError):
+                raise read
+            prompt = read.prompt
             check_prompt(prompt, own)
-            if prompt.uid in line_of:
-                raise DataError(f"uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
-            gold = gold_completion(prompt.verifier, parse_answer(prompt.answer), record.get("gold"))
+            gold = gold_completion(prompt.verifier, parse_answer(prompt.answer), read.record.get("gold"))
         except UserError as error:
-            contents.bad.append(f"line {line}: {str(error).removeprefix(': ')}")
+            contents.bad.append(f"line {line}: {error}")
             continue
-        line_of[prompt.uid] = line
         contents.prompts.append(prompt)
         contents.lines.append(line)
         contents.golds.append(gold)

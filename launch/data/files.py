@@ -7,21 +7,21 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ...common.data.records import Record, rows
+from ...common.data.records import DataRecord, read_records
 from ...common.errors import DataError, UserError
 from ...common.files import atomic_replacement
 
 SHOWN = 20  # bad lines that are listed; the rest is counted
 
 
-def write(path: Path, records: Iterable[Record]) -> int:
+def write(path: Path, records: Iterable[DataRecord]) -> int:
     """Writes JSONL, or parquet (answers as JSON text), all of it or no file. Returns the number of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_replacement(path) as scratch:
         return _write_parquet(scratch, records) if path.suffix == ".parquet" else _write_lines(scratch, records)
 
 
-def _write_lines(path: Path, records: Iterable[Record]) -> int:
+def _write_lines(path: Path, records: Iterable[DataRecord]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for record in records:
@@ -30,7 +30,7 @@ def _write_lines(path: Path, records: Iterable[Record]) -> int:
     return count
 
 
-def _write_parquet(path: Path, records: Iterable[Record]) -> int:
+def _write_parquet(path: Path, records: Iterable[DataRecord]) -> int:
     import pyarrow
     import pyarrow.parquet
 
@@ -55,8 +55,8 @@ def convert(name: str, source: Path, target: Path) -> int:
     return 1 if bad or not count else 0
 
 
-def _converted(mapping: Callable[[Record], Record], prefix: str, source: Path, bad: list[str]) -> Iterator[Record]:
-    for number, record in rows(source):
+def _converted(mapping: Callable[[DataRecord], DataRecord], prefix: str, source: Path, bad: list[str]) -> Iterator[DataRecord]:
+    for number, record in read_records(source):
         try:
             if isinstance(record, DataError):
                 raise record

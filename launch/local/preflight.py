@@ -6,10 +6,11 @@ import json
 import socket
 from pathlib import Path
 
-from ...buffer.tickets.prompts import load_prompts, longest_completion
+from ...buffer.tickets.prompts import longest_completion
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
+from ...common.data.prompts import load_prompts
 from ...common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys

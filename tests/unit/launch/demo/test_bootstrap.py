@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prolong.buffer.tickets.prompts import load_prompts
 from prolong.common.config.sections import SourceConfig
+from prolong.common.data.prompts import load_prompts
 from prolong.common.errors import UserError
 from prolong.common.tokenizer import Tokenizer
 from prolong.launch.demo import bootstrap

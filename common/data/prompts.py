@@ -1,0 +1,144 @@
+"""Prompts of a prompt file. The buffer, `prolong train` before a start and `prolong data check` read every file through here.
+
+    line of JSONL or row of parquet --read_prompts--> ReadPrompt, or a DataError for this line
+
+Example of a line; `prompt` may be a list of chat messages, and `uid` may be left out:
+
+    {"prompt": "1+1=", "domain": "math", "task": "addition", "verifier": "math", "answer": "2", "uid": "sum/1"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config.sections import SourceConfig
+from ..errors import DataError
+from ..types import Prompt
+from .records import LONE_SURROGATE, DataRecord, is_unicode, read_records
+
+_NAMES = ("domain", "task", "verifier")
+
+
+class PromptEncoder(Protocol):
+    """Renders prompts and encodes texts. `Tokenizer` is one; `prolong data check` counts characters with another."""
+
+    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+        """The text that the model continues. Raises: DataError."""
+        ...
+
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Token ids, [T] int32, with the tokens that surround a bare text if `special`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """A prompt, and the record that it was made of."""
+
+    prompt: Prompt
+    record: DataRecord
+
+
+def read_prompts(path: Path, tokenizer: PromptEncoder, *, only: str = "") -> Iterator[tuple[int, ReadPrompt | DataError]]:
+    """Yield (number of the line or row, from 1; its prompt, or why it cannot be used), one line in memory at a time.
+
+    `only`: skip the records whose domain/task does not begin with it. A uid that an earlier line of the file has makes a line
+    unusable. Raises: DataError when the file as a whole cannot be read.
+    """
+    line_of: dict[str, int] = {}
+    for number, record in read_records(path):
+        if isinstance(record, DataError):
+            yield number, record
+            continue
+        if only and not f"{record.get('domain')}/{record.get('task')}".startswith(only):
+            continue
+        try:
+            prompt = to_prompt(record, f"{path.parent.name}/{path.stem}/{number}", tokenizer)
+            if prompt.uid in line_of:
+                raise DataError(f"uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
+        except DataError as error:
+            yield number, error
+            continue
+        line_of[prompt.uid] = number
+        yield number, ReadPrompt(prompt, record)
+
+
+def load_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: int, max_tokens: int) -> list[Prompt]:
+    """All prompts of one source, in the order of the file.
+
+    Raises: DataError with file and line for the first line that cannot be used, or whose prompt leaves no room for `max_tokens`
+    new tokens in `max_context`; DataError when there is no file or no prompt.
+    """
+    path, limit = Path(source.file), max_context - max_tokens
+    if not path.is_file():
+        raise DataError(f"prompt file {path} does not exist; check data.*.file")
+    prompts: list[Prompt] = []
+    for number, read in read_prompts(path, tokenizer, only=source.only):
+        if isinstance(read, DataError):
+            raise DataError(f"{path}, line {number}: {read}") from read
+        length = len(read.prompt.token_ids) // 4
+        if length > limit:
+            raise DataError(
+                f"{path}, line {number}: the prompt has {length} tokens, at most {limit} fit "
+                f"(model.max_context = {max_context}, of which {max_tokens} are for the completion)"
+            )
+        prompts.append(read.prompt)
+    if not prompts:
+        raise DataError(f"prompt file {path} has no prompt" + (f" of {source.only}" if source.only else ""))
+    return prompts
+
+
+def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) -> Prompt:
+    """One record as a Prompt. Raises: DataError naming the field."""
+    for name in _NAMES:
+        if not isinstance(record.get(name), str) or not record[name]:
+            raise DataError(f"{name} = {record.get(name)!r:.200}: expected a non-empty string")
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        raise DataError(f"prompt = {prompt!r:.200}: expected a non-empty string, or a list of chat messages")
+    try:
+        text = tokenizer.render(prompt)
+        answer = _answer_text(record.get("answer", {}))
+    except RecursionError as error:
+        raise DataError(f"its prompt or its answer is nested too deep: {error}") from error
+    token_ids = tokenizer.encode(text, special=isinstance(prompt, str))
+    if len(token_ids) == 0:
+        raise DataError(f"the prompt {text!r} has no tokens")
+    return Prompt(
+        uid=str(record.get("uid") or default_uid),
+        domain=record["domain"],
+        task=record["task"],
+        text=text,
+        token_ids=token_ids.tobytes(),
+        verifier=record["verifier"],
+        answer=answer,
+    )
+
+
+def _answer_text(answer: Any) -> str:
+    """The answer as the text of a JSON object: objects and their texts as they are, anything else as {"answer": it}."""
+    if isinstance(answer, str) and _is_json_object(answer):
+        return answer
+    try:
+        return json.dumps(answer if isinstance(answer, dict) else {"answer": answer}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"answer = {answer!r:.200} is not JSON: {error}") from error
+
+
+def _is_json_object(text: str) -> bool:
+    """Raises: DataError for an object that hides half of a surrogate pair in an escape: its verifier would be told of it."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(value, dict):
+        return False
+    if "\\u" in text and not is_unicode(value):
+        raise DataError(LONE_SURROGATE)
+    return True

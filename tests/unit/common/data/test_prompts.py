@@ -1,0 +1,189 @@
+"""Prompt files, read once: buffer and `prolong data check` refuse the same lines in the same words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from character_tokenizer import make_character_tokenizer
+from prolong.common.config.sections import SourceConfig
+from prolong.common.data.prompts import load_prompts
+from prolong.common.errors import DataError
+from prolong.common.tokenizer import Tokenizer
+from prolong.common.types import Prompt, int32_array
+from prolong.launch.data.check import read
+
+GOOD: dict[str, Any] = {"prompt": "1+1=", "domain": "math", "task": "sum", "verifier": "math", "answer": "2"}
+LONE = "half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it"
+DEEP = 100_000
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return make_character_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def load(path: Path, tokenizer: Tokenizer, *, limit: int = 64) -> list[Prompt]:
+    return load_prompts(SourceConfig(file=str(path)), tokenizer, limit + 10, 10)
+
+
+def write(path: Path, *records: Any) -> Path:
+    """One line for each: bytes and texts as they are, others as JSON."""
+    lines = [record if isinstance(record, str | bytes) else json.dumps(record) for record in records]
+    path.write_bytes(b"\n".join(line.encode() if isinstance(line, str) else line for line in lines))
+    return path
+
+
+def write_parquet(path: Path, table: Any) -> Path:
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+def test_a_line_becomes_a_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    chat = GOOD | {"prompt": [{"role": "user", "content": "1+1"}], "answer": {"answer": "2"}, "uid": "mine"}
+    first, second = load(write(tmp_path / "sums.jsonl", GOOD, "", chat), tokenizer)
+    assert (first.uid, first.domain, first.task, first.verifier) == (f"{tmp_path.name}/sums/1", "math", "sum", "math")
+    assert first.text == "1+1="
+    assert int32_array(first.token_ids).tolist() == [0, *map(ord, "1+1=")], "a bare text gets its <s>"
+    assert json.loads(first.answer) == {"answer": "2"}
+    assert second.uid == "mine"
+    assert int32_array(second.token_ids).tolist() == [*map(ord, "[1+1]A:")], "a template brings its own"
+    assert json.loads(second.answer) == {"answer": "2"}
+
+
+BAD_LINES = {
+    "cut short": ('{"prompt": ', "not JSON"),
+    "not UTF-8": (b'{"prompt": "\xff"}', "not JSON"),
+    "too deep": ("[" * DEEP, "not JSON"),
+    "a list": ("[1, 2]", "expected a JSON object, got list"),
+    "a lone surrogate in the prompt": (GOOD | {"prompt": "1\ud83d"}, LONE),
+    "a lone surrogate in the answer": (GOOD | {"answer": {"answer": "\ud83d"}}, LONE),
+    "a lone surrogate as a key": (GOOD | {"answer": {"\ude00": 2}}, LONE),
+    "a lone surrogate in a message": (GOOD | {"prompt": [{"role": "user", "content": "\ude00"}]}, LONE),
+    "a lone surrogate in the uid": (GOOD | {"uid": "\ud83d"}, LONE),
+    "a lone surrogate as bytes": (b'{"prompt": "\xed\xa0\xbd", "domain": "math"}', LONE),
+    "a lone surrogate in the text of an answer": (GOOD | {"answer": json.dumps({"answer": "\ud83d"})}, LONE),
+    "no task": (GOOD | {"task": ""}, "task = '': expected a non-empty string"),
+    "a number for a verifier": (GOOD | {"verifier": 3}, "verifier = 3: expected a non-empty string"),
+    "an empty prompt": (GOOD | {"prompt": ""}, "prompt = '': expected a non-empty string, or a list of chat messages"),
+    "no message": (GOOD | {"prompt": ["1+1"]}, "prompt = ['1+1']: expected messages with a role"),
+    "an answer with NaN": (GOOD | {"answer": {"answer": float("nan")}}, "answer = {'answer': nan} is not JSON"),
+    "an answer too deep": (GOOD | {"answer": '{"a":' * DEEP}, "its prompt or its answer is nested too deep"),
+    "a uid again": (GOOD | {"uid": "one"}, "uid 'one' is also that of line 1"),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES.values(), ids=BAD_LINES)
+def test_buffer_and_data_check_refuse_a_line_in_the_same_words(
+    tmp_path: Path, tokenizer: Tokenizer, line: Any, reason: str
+) -> None:
+    path = write(tmp_path / "bad.jsonl", GOOD | {"uid": "one"}, line, GOOD | {"uid": "three"})
+    with pytest.raises(DataError) as refused:
+        load(path, tokenizer)
+    contents = read(path, tokenizer)
+    assert contents.bad == [str(refused.value).removeprefix(f"{path}, ")]
+    assert contents.bad[0].startswith(f"line 2: {reason}")
+    assert contents.lines == [1, 3]
+
+
+def test_buffer_and_data_check_read_the_same_prompts(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    chat = [{"role": "user", "content": "1+1"}]
+    records = [GOOD, "", GOOD | {"prompt": chat}, GOOD | {"answer": {"answer": "\U0001f600"}, "uid": 7}, GOOD | {"answer": 2}]
+    path = write(tmp_path / "good.jsonl", *records)
+    prompts = load(path, tokenizer)
+    assert prompts == read(path, tokenizer).prompts
+    assert [prompt.uid.rpartition("/")[2] for prompt in prompts] == ["1", "3", "7", "5"]
+
+
+def test_a_prompt_that_leaves_no_room_for_its_completion_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write(tmp_path / "long.jsonl", GOOD, GOOD | {"prompt": "9" * 64})
+    with pytest.raises(DataError, match=r"long\.jsonl, line 2: the prompt has 65 tokens, at most 64 fit"):
+        load(path, tokenizer)
+
+
+def test_parquet_is_read_like_jsonl(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    import pyarrow
+
+    rows = [GOOD | {"answer": json.dumps({"entry": [1, None]})}, GOOD | {"prompt": "2+2=", "answer": "4"}, GOOD]
+    path = write_parquet(tmp_path / "sums.parquet", pyarrow.Table.from_pylist(rows))
+    prompts = load(path, tokenizer)
+    assert [p.text for p in prompts] == ["1+1=", "2+2=", "1+1="]
+    assert [json.loads(p.answer) for p in prompts] == [{"entry": [1, None]}, {"answer": "4"}, {"answer": "2"}]
+    assert [p.uid for p in prompts] == [f"{tmp_path.name}/sums/{row}" for row in (1, 2, 3)]
+    assert prompts[1:] == read(path, tokenizer).prompts, "all but the first, whose verifier cannot judge its answer"
+
+
+def test_rows_of_parquet_come_in_portions_not_all_at_once(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+
+    monkeypatch.setattr("prolong.common.data.records.PARQUET_ROWS", 4)
+    path = write_parquet(tmp_path / "sums.parquet", pyarrow.Table.from_pylist([GOOD] * 11))
+    sizes: list[int] = []
+    batches = pyarrow.parquet.ParquetFile.iter_batches
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        for batch in batches(*args, **kwargs):
+            sizes.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", counted)
+    assert len(load(path, tokenizer)) == 11
+    assert max(sizes) <= 4
+
+
+def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    import pyarrow
+
+    columns = {name: pyarrow.array([value] * 3) for name, value in GOOD.items()}
+    columns["prompt"] = pyarrow.array([b"1+1=", b"\xff", b"2+2="]).view(pyarrow.string())
+    path = write_parquet(tmp_path / "sums.parquet", pyarrow.table(columns))
+    with pytest.raises(DataError, match=r"sums\.parquet, line 2: a text is not UTF-8"):
+        load(path, tokenizer)
+    contents = read(path, tokenizer)
+    assert contents.lines == [1, 3]
+    assert [reason[:29] for reason in contents.bad] == ["line 2: a text is not UTF-8: "]
+
+
+def test_a_file_that_is_not_parquet_or_is_damaged_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    import pyarrow
+
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"PAR0")
+    with pytest.raises(DataError, match="is not a parquet file"):
+        load(bad, tokenizer)
+    write_parquet(bad, pyarrow.Table.from_pylist([GOOD] * 500))
+    damaged = bytearray(bad.read_bytes())
+    damaged[4:200] = bytes(196)
+    bad.write_bytes(damaged)
+    with pytest.raises(DataError, match="is not a parquet file, or is damaged"):
+        load(bad, tokenizer)
+
+
+def test_empty_and_missing_files_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="has no prompt"):
+        load(write(tmp_path / "empty.jsonl", "", ""), tokenizer)
+    with pytest.raises(DataError, match="does not exist"):
+        load(tmp_path / "none.jsonl", tokenizer)
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "none.jsonl", tokenizer)
+
+
+def test_a_source_may_keep_some_tasks_of_a_file_only(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    line = {"prompt": "one plus two", "verifier": "number", "answer": 3}
+    tasks = [("math", "addition"), ("logic", "sorting"), ("math", "digit_sum"), ("math", "addition")]
+    path.write_text("".join(json.dumps(line | {"domain": domain, "task": task}) + "\n" for domain, task in tasks))
+
+    def uids(only: str) -> list[str]:
+        return [prompt.uid for prompt in load_prompts(SourceConfig(file=str(path), only=only), tokenizer, 64, 16)]
+
+    assert [uid.rpartition("/")[2] for uid in uids("math")] == ["1", "3", "4"]
+    assert [uid.rpartition("/")[2] for uid in uids("math/addition")] == ["1", "4"]
+    with pytest.raises(DataError, match="has no prompt of code"):
+        uids("code")
