@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from character_tokenizer import make_character_tokenizer
 from prolong.buffer.tickets.prompts import load_heldout, load_mixture
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import Config, DataConfig, ModelConfig, SamplingConfig, SourceConfig, ValidationConfig
 from prolong.common.errors import DataError
 from prolong.common.tokenizer import Tokenizer
+
+from tests.support.character_tokenizer import make_character_tokenizer
 
 GOOD: dict[str, Any] = {"prompt": "1+1=", "domain": "math", "task": "sum", "verifier": "math", "answer": "2"}
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from character_tokenizer import make_character_tokenizer
 from prolong.common.config.sections import SourceConfig
 from prolong.common.data.prompts import load_prompts
 from prolong.common.errors import DataError
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Prompt, int32_array
 from prolong.launch.data.check import read
+
+from tests.support.character_tokenizer import make_character_tokenizer
 
 GOOD: dict[str, Any] = {"prompt": "1+1=", "domain": "math", "task": "sum", "verifier": "math", "answer": "2"}
 LONE = "half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it"
