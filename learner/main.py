@@ -1,6 +1,6 @@
 """`prolong learner`, one rank of it: batches in, policy versions out.
 
-    feed.take -> trainer.train -> turn (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
+    feed.take -> trainer.train -> outcome (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
 
 The weights that it starts from are published before optimizer and reference exist: actors begin meanwhile.
 """
@@ -128,12 +128,12 @@ class Learner:
                 break
             metrics = self.trainer.train(batch)
             self.state.version += 1
-            turn = self._turn(batch, metrics)
+            happened = self._act_on_outcome(batch, metrics)
             with self.spans("learner/publish"):
                 self.link.step_done(self.state.version, self.schedule.stage.index)
                 self.link.publish(self.state.version, self.trainer.policy)
             step_s, since = perf_counter() - since, perf_counter()
-            self._record(batch, metrics | turn, step_s)
+            self._record(batch, metrics | happened, step_s)
             if self.state.version % self.cfg.checkpoint.every == 0:
                 self._save()
             self._tell_durable()
@@ -145,22 +145,22 @@ class Learner:
             raise self.link.feed.ended
         return self.schedule.ended(self.state.version) and self._finish(since)
 
-    def _turn(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
-        """Reset and change the stage where the step calls for it; what to record of it."""
+    def _act_on_outcome(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
+        """Reset the reference and change the stage where the step calls for it; return the metrics of that."""
         version, stage = self.state.version, self.schedule.stage.index
         since = version - self.schedule.resets.last
-        turn = self.schedule.turn(evidence_of(batch, metrics, version))
-        if turn.stage:
+        outcome = self.schedule.step_outcome(evidence_of(batch, metrics, version))
+        if outcome.stage:
             self.trainer.configure(self.schedule.cfg)
             log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
-        if turn.reset:
-            self._reset(turn.reset)
+        if outcome.reset:
+            self._reset(outcome.reset)
         recorded = {
             "stage/index": float(stage),
             "reference/steps": float(since),
             "reference/asked": float(batch.reset_requested),
         }
-        return recorded | ({f"reference/reset_{turn.reset}": 1.0} if turn.reset else {})
+        return recorded | ({f"reference/reset_{outcome.reset}": 1.0} if outcome.reset else {})
 
     def _reset(self, reason: str) -> None:
         """reference <- policy, and AdamW anew, as far as `reference` says; with source `best` the policy goes back first."""

@@ -1,8 +1,8 @@
-"""What follows from a step besides the next one: a reset of the reference, the next stage, the end of the run.
+"""The consequences of a step: a reset of the reference, the next stage of the run, or its end.
 
-    a step's batch and metrics --> decide (reference.py) --> next_stage (stages.py) --> Turn
+    a step's batch and metrics --> decide (reset_triggers.py) --> next_stage --> StepOutcome
 
-Nothing here touches weights: the same history gives the same turns, which `turns_of` computes from a metrics file.
+Nothing here touches weights. The same history gives the same outcomes, which `outcomes_of` computes from a metrics file.
 """
 
 from __future__ import annotations
@@ -11,29 +11,63 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from ..common.config.algorithm import StageConfig
 from ..common.config.choices import ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
 from ..common.types import Batch, ValidationSetting
-from .model.reference import Evidence, ResetState, after_reset, decide
-from .stages import StageState, next_stage
+from .reset_triggers import Evidence, ResetState, after_reset, decide
 
-SETTING = ValidationSetting.sampled  # of the sweeps that triggers and targets look at
-SWEEPS_UNDER_WAY = 16  # scores arrive some steps after their version; no more sweeps than these are waited for
+# triggers and targets look at validation sweeps of this setting
+SETTING = ValidationSetting.sampled
+# scores arrive some steps after the version they belong to; no more than so many sweeps are waited for
+SWEEPS_UNDER_WAY = 16
+
+
+class StageState(msgspec.Struct, frozen=True, kw_only=True):
+    """The stage that the next step belongs to. Part of every checkpoint."""
+
+    # an index equal to the number of stages says that the last stage has ended, and the run with it
+    index: int = 0
+    # version at which the stage began
+    started: int = 0
+
+
+def next_stage(
+    state: StageState, stages: list[StageConfig], *, version: int, fired: bool, score: tuple[int, float] | None
+) -> StageState:
+    """Return the state after the step that made `version`.
+
+    `fired`: whether a trigger of `reference` fired. `score`: (version, mean) of the validation sweep that arrived with the
+    step; the score of a version from before the stage does not count towards its target.
+    """
+    if state.index >= len(stages):
+        return state
+    stage = stages[state.index]
+    full = 0 < stage.steps <= version - state.started
+    reached = score is not None and score[0] >= state.started and 0 < stage.target <= score[1]
+    if full or reached or (stage.on_trigger and fired):
+        return StageState(index=state.index + 1, started=version)
+    return state
 
 
 @dataclass(slots=True)
-class Turn:
-    """What to do after a step."""
+class StepOutcome:
+    """The actions to take after a step."""
 
-    reset: str = ""  # the trigger that fired, or "stage"; empty: no reset
-    stage: bool = False  # another stage begins
+    # the trigger that fired, "stage" for the reset that a stage begins with, or empty for no reset
+    reset: str = ""
+    # whether another stage begins
+    stage: bool = False
 
 
 class Schedule:
     """The run's stages and triggers. `stage` and `resets` are part of every checkpoint."""
 
     def __init__(self, cfg: Config, stage: StageState, resets: ResetState) -> None:
+        """Takes the whole configuration of the run, because a stage is that configuration with sections laid over it."""
         self.stage, self.resets = stage, resets
         self._run = cfg
         self._configs = staged_configs(cfg)
@@ -41,29 +75,29 @@ class Schedule:
 
     @property
     def cfg(self) -> Config:
-        """The configuration of the present stage; after the last one, still that of the last."""
+        """The configuration of the present stage; after the last stage, still that of the last."""
         return self._configs[min(self.stage.index, len(self._configs) - 1)]
 
     def ended(self, version: int) -> bool:
         """Whether the run is over at `version`."""
         return version >= self._steps or (bool(self._run.stages) and self.stage.index >= len(self._run.stages))
 
-    def turn(self, seen: Evidence) -> Turn:
-        """Take a step's evidence into account; the state is that of the next step then."""
+    def step_outcome(self, seen: Evidence) -> StepOutcome:
+        """Take a step's evidence into account and move the state on to the next step."""
         self.resets, reset = decide(self.resets, seen, self.cfg.reference)
         stage = next_stage(self.stage, self._run.stages, version=seen.version, fired=reset != "", score=seen.score)
         changed = stage != self.stage
         self.stage = stage
         if self.ended(seen.version):
-            return Turn()
+            return StepOutcome()
         if changed and not reset and self._run.stages[stage.index].reset:
             reset = "stage"
         if reset:
             self.resets = after_reset(self.resets, seen.version)
-        return Turn(reset=reset, stage=changed)
+        return StepOutcome(reset=reset, stage=changed)
 
     def protected(self) -> frozenset[int]:
-        """Versions whose checkpoints a reset to the best may need: the best so far, and those whose sweep is not in yet."""
+        """Versions whose checkpoints a reset to the best may need: the best so far, and those still without a score."""
         every, newest = self._run.validation.every, self.resets.scored
         if not any(cfg.reference.source is ResetSource.best for cfg in self._configs):
             return frozenset()
@@ -72,7 +106,7 @@ class Schedule:
 
 
 def evidence_of(batch: Batch, metrics: dict[str, float], version: int) -> Evidence:
-    """What the step that made `version` of `batch` has to say to triggers and targets."""
+    """Collect what triggers and targets look at, after the step that trained `batch` and made `version`."""
     scores = [(score.version, score.mean) for score in batch.validation if score.setting == SETTING]
     return Evidence(
         version=version,
@@ -82,15 +116,17 @@ def evidence_of(batch: Batch, metrics: dict[str, float], version: int) -> Eviden
     )
 
 
-def turns_of(cfg: Config, records: Iterable[dict[str, Any]]) -> Iterator[tuple[int, Turn]]:
-    """(version, turn) of every step of a recorded run, from its metrics alone."""
+def outcomes_of(cfg: Config, records: Iterable[dict[str, Any]]) -> Iterator[tuple[int, StepOutcome]]:
+    """Yield (version, outcome) for every step of a recorded run, from its metrics alone."""
     schedule = Schedule(cfg, StageState(), ResetState())
     for record in records:
         version, mean = record.get(f"validation/{SETTING}/version"), record.get(f"validation/{SETTING}/mean")
+        # metrics files have null for a KL that is not finite
+        kl = record["reference/kl"]
         seen = Evidence(
             version=record["step"],
-            kl=record["reference/kl"] or 0.0,
+            kl=0.0 if kl is None else kl,
             score=None if version is None or mean is None else (int(version), mean),
             asked=bool(record.get("reference/asked")),
         )
-        yield record["step"], schedule.turn(seen)
+        yield record["step"], schedule.step_outcome(seen)

@@ -1,6 +1,6 @@
 """What each stage of a run is configured as: the run's configuration with the stage's own sections laid over it.
 
-A run without `stages` is one stage. The stage that a run is in is the learner's to decide (learner/stages.py); it tells the
+A run without `stages` is one stage. The stage that a run is in is the learner's to decide (learner/schedule.py); it tells the
 buffer, which issues tickets accordingly. Tickets and groups under way keep what they were issued with.
 """
 

@@ -1,40 +1,47 @@
-"""Checkpoints: everything that the next step depends on, as safetensors and JSON. This file reads them, saver.py writes them.
+"""The format of a checkpoint, both directions: everything that the next step depends on, as safetensors and JSON.
 
     step-00000010/  model.safetensors, config.json, tokenizer files   loads in transformers and vLLM
                     trainer.safetensors     optimizer, float32 masters (if the model is not float32), random state
                     reference.safetensors   if there is a KL term; one file for all checkpoints between two resets
-                    state.json              LearnerState, stage and triggers included
+                    state.json              LearnerState, with stage and triggers
 
-A folder of that name is whole. Resuming from it gives the very weights of a run that never stopped (bit for bit on CPU).
+    write: trainer -> take_snapshot (learner's thread) -> write_snapshot (the saver's thread)
+    read:  read_state, then `Policy` from the folder, then load_checkpoint
+
+A folder of that name is complete. Resuming from it gives the very weights of a run that never stopped (bit for bit on CPU).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ...common.errors import ModelError
 from ..model.policy import set_tensor
-from ..model.reference import ResetState
 from ..ranks import Ranks
-from ..stages import StageState
+from ..reset_triggers import ResetState
+from ..schedule import StageState
 from ..step import Trainer
 
 FORMAT = 2
 MODEL, TRAINER, REFERENCE, STATE = "model.safetensors", "trainer.safetensors", "reference.safetensors", "state.json"
-MASTER = "master/"  # prefix in trainer.safetensors
+# prefix of the float32 masters' names in trainer.safetensors
+MASTER = "master/"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class LearnerState(msgspec.Struct, kw_only=True):
-    """The learner's counters. `version` steps were taken; what is cumulative survives a resume."""
+    """The learner's counters after `version` steps. Cumulative ones go on after a resume."""
 
     format: int = FORMAT
     version: int = 0
@@ -47,32 +54,98 @@ class LearnerState(msgspec.Struct, kw_only=True):
     skipped_in_row: int = 0
     staleness_max: int = 0
     wall_s: float = 0.0
-    spent: dict[str, float] = {}  # seconds by what they were spent on
+    # seconds by activity: report.SPENT
+    spent: dict[str, float] = {}
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A copy of everything that a checkpoint holds, as of one step. Tensors are whole and on the CPU; only rank 0 has them."""
+
+    version: int
+    # of the reference
+    epoch: int
+    # the content of state.json
+    state: bytes
+    # the content of config.json without its dtype
+    config: dict[str, Any]
+    # float32, by parameter name
+    policy: dict[str, Tensor]
+    # "exp_avg/NAME", ...; empty right after a reset of the optimizer
+    optimizer: dict[str, Tensor]
+    # "rng/cpu" [ranks, bytes]
+    rng: dict[str, Tensor]
+    # empty without a KL term, or when the file on the disk is linked instead
+    reference: dict[str, Tensor]
 
 
 def checkpoint_path(folder: Path, version: int) -> Path:
-    """Where the checkpoint of `version` is, or would be."""
+    """Return the path that the checkpoint of `version` has or would have."""
     return folder / f"step-{version:08d}"
 
 
 def find_all(folder: Path) -> dict[int, Path]:
-    """The whole checkpoints in `folder` by version, ascending."""
+    """Find the complete checkpoints in `folder`, by version, ascending."""
     found = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if (path / STATE).is_file()}
     return dict(sorted((int(version), path) for version, path in found.items() if version.isdecimal()))
 
 
 def find_newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, if there is one."""
+    """Find the newest complete checkpoint in `folder`; None if there is none."""
     return next(reversed(find_all(folder).values()), None)
 
 
+def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_reference: bool) -> Snapshot:
+    """Copy everything. Collective.
+
+    The numbers that `load_checkpoint` gives back to the trainer are read from the trainer, not from `state`.
+    """
+    frozen = trainer.reference
+    epoch = frozen.epoch if frozen else 0
+    written = msgspec.structs.replace(
+        state,
+        reference_epoch=epoch,
+        entropy_coefficient=trainer.entropy_coefficient,
+        skipped=trainer.skipped,
+        skipped_in_row=trainer.skipped_in_row,
+    )
+    rng = {"rng/cpu": torch.stack(ranks.gather(torch.get_rng_state()))}
+    if torch.cuda.is_available():
+        rng["rng/cuda"] = torch.stack(ranks.gather(torch.cuda.get_rng_state()))
+    return Snapshot(
+        version=state.version,
+        epoch=epoch,
+        state=encode_state(written),
+        config=msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
+        policy=_copy_to_first(trainer.policy.full_parameters(), ranks),
+        optimizer=_copy_to_first(_moments(trainer), ranks),
+        rng=rng,
+        reference=_copy_to_first(frozen.policy.full_parameters(), ranks) if frozen and with_reference else {},
+    )
+
+
+def write_snapshot(snapshot: Snapshot, folder: Path, *, dtype: torch.dtype) -> None:
+    """Fill `folder` with the files of a checkpoint, the model in `dtype`. Raises: OSError, SafetensorError."""
+    masters: dict[str, Tensor] = {}
+    if dtype is not torch.float32:
+        masters = {f"{MASTER}{name}": tensor for name, tensor in snapshot.policy.items()}
+    exported = {name: tensor.to(dtype) for name, tensor in snapshot.policy.items()}
+    save_file(exported, folder / MODEL, metadata={"format": "pt"})
+    save_file(snapshot.optimizer | masters | snapshot.rng, folder / TRAINER)
+    if snapshot.reference:
+        save_file(snapshot.reference, folder / REFERENCE)
+    config = snapshot.config | {"dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+    (folder / STATE).write_bytes(snapshot.state)
+
+
 def encode_state(state: LearnerState) -> bytes:
-    """JSON with non-finite numbers as text ("inf"): JSON has none, and null would not decode to a float."""
-    return msgspec.json.format(msgspec.json.encode(_spell(msgspec.to_builtins(state))))
+    """Encode as JSON, non-finite numbers as text ("inf"): JSON has none, and null would not decode to a float."""
+    return msgspec.json.format(msgspec.json.encode(_spell_non_finite(msgspec.to_builtins(state))))
 
 
 def read_state(checkpoint: Path) -> LearnerState:
-    """Raises ModelError for a file that is damaged or of another format."""
+    """Read the counters. Raises: ModelError for a file that is damaged or of another format."""
     try:
         state = msgspec.json.decode((checkpoint / STATE).read_bytes(), type=LearnerState, strict=False)
     except (OSError, msgspec.MsgspecError) as error:
@@ -87,7 +160,10 @@ def read_state(checkpoint: Path) -> LearnerState:
 
 
 def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ranks: Ranks) -> None:
-    """Bring trainer (its policy was loaded from `checkpoint`), reference and RNG to where they were. Raises ModelError."""
+    """Bring the trainer, its reference and the random state to where they were. Raises: ModelError.
+
+    The trainer's policy has already been loaded from `checkpoint`.
+    """
     try:
         stored = load_file(checkpoint / TRAINER)
         frozen = load_file(checkpoint / REFERENCE) if trainer.reference else {}
@@ -109,34 +185,54 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The policy of a checkpoint by name, on the CPU: the float32 masters if it has them, else the model itself.
+    """Load the policy of a checkpoint by name, on the CPU: the float32 masters if it has them, else the model itself.
 
     Raises: ModelError.
     """
     try:
         with safe_open(checkpoint / TRAINER, "pt") as stored:
-            names = [name for name in stored.keys() if name.startswith(MASTER)]  # noqa: SIM118  no mapping
+            # safe_open gives no mapping to iterate over
+            names = [name for name in stored.keys() if name.startswith(MASTER)]  # noqa: SIM118
             masters = {name.removeprefix(MASTER): stored.get_tensor(name) for name in names}
         return masters or load_file(checkpoint / MODEL)
     except (OSError, SafetensorError) as error:
         raise _damaged(checkpoint, error) from error
 
 
+def _moments(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """Yield the optimizer's tensors by name, whole. Collective like `full_parameters`."""
+    for name, parameter in trainer.policy.causal.named_parameters():
+        moments: dict[str, Any] = trainer.optimizer.state.get(parameter, {})
+        for kind in MOMENTS:
+            if kind in moments:
+                value = moments[kind]
+                yield f"{kind}/{name}", value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _copy_to_first(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
+    """Copy to the CPU of rank 0. The other ranks take part in gathering and keep nothing."""
+    copies = {}
+    for name, tensor in tensors:
+        if ranks.first:
+            copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    return copies
+
+
 def _damaged(checkpoint: Path, error: Exception) -> ModelError:
     return ModelError(f"{checkpoint} cannot be read ({error}); delete it to resume from an older one")
 
 
-def _spell(value: Any) -> Any:
-    """Plain values with non-finite floats as text."""
+def _spell_non_finite(value: Any) -> Any:
+    """Replace floats that are not finite by text, at any depth."""
     if isinstance(value, dict):
-        return {key: _spell(each) for key, each in value.items()}
+        return {key: _spell_non_finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_spell(each) for each in value]
+        return [_spell_non_finite(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
-    """Only when the number of ranks is what it was: nothing else would be a continuation."""
+    """Restore the random state, if the number of ranks is the same: with another number no state would continue the run."""
     if len(stored["rng/cpu"]) == ranks.size:
         torch.set_rng_state(stored["rng/cpu"][ranks.rank].clone())
         if torch.cuda.is_available() and "rng/cuda" in stored:
@@ -144,6 +240,7 @@ def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
 
 
 def _like(parameter: Tensor, kind: str, whole: Tensor) -> Tensor:
+    """A moment placed and sharded like its parameter; the step counter is a plain scalar."""
     if kind == "step":
         return whole.to(parameter.device)
     empty = torch.empty_like(parameter, requires_grad=False)

@@ -1,9 +1,9 @@
-"""Writes checkpoints while the learner goes on: whole or not there at all, whenever the process dies.
+"""A thread writes checkpoints while the learner goes on. Whenever the process dies, a checkpoint is complete or absent.
 
     main loop --save--> snapshot --thread--> .step-00000010.PID/ -> sync -> rename -> step-00000010/ -> remove older ones
-    main loop <--durable-- versions that are on the disk by now --CheckpointSaved--> buffer
+    main loop <--durable-- versions that have reached the disk --CheckpointSaved--> buffer
 
-A name that begins with a dot is no checkpoint: what is written, and what is removed, is under such a name meanwhile.
+A folder is written, and later removed, under a name that begins with a dot, which no reader takes for a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,10 +23,19 @@ from ...common.errors import CheckpointError, ProlongError
 from ...common.models import DTYPES
 from ..ranks import Ranks
 from ..step import Trainer
-from .checkpoint import REFERENCE, LearnerState, checkpoint_path, find_all, read_state
-from .snapshot import Snapshot, take_snapshot, write_snapshot
+from .checkpoint import (
+    REFERENCE,
+    LearnerState,
+    Snapshot,
+    checkpoint_path,
+    find_all,
+    read_state,
+    take_snapshot,
+    write_snapshot,
+)
 
-WRITE_S = 600.0  # one checkpoint takes no longer, or its disk hangs
+# longest wait for one checkpoint to be written; a disk that takes longer has hung
+WRITE_S = 600.0
 NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -36,9 +45,9 @@ TOKENIZER_FILES = (
 
 @dataclass(slots=True, frozen=True)
 class SavedReference:
-    """The file that holds the reference of `epoch` for certain: this process wrote it, or loaded the reference from it.
+    """A file that is known to hold the reference of `epoch`: this process wrote it, or loaded the reference from it.
 
-    Its inode is what tells it from a file of the same name that another timeline left.
+    The inode tells it from a file of the same name that another generation of the run left.
     """
 
     epoch: int
@@ -47,26 +56,25 @@ class SavedReference:
 
     @staticmethod
     def at(checkpoint: Path, epoch: int) -> SavedReference | None:
-        """Of a checkpoint, if it holds one."""
+        """The file in a checkpoint; None if the checkpoint has no reference."""
         path = checkpoint / REFERENCE
         return SavedReference(epoch, path, _inode(path)) if path.is_file() else None
 
     def holds(self, epoch: int) -> bool:
-        """Whether it is still there and of that epoch."""
+        """Whether the file still exists and is of that epoch."""
         return self.epoch == epoch and self.path.is_file() and _inode(self.path) == self.inode
 
 
 class Checkpointer:
-    """Saves into `folder`; removes there what dead processes left half-written. Rank 0 writes; the others keep in step.
+    """Saves into `folder`, and removes the half-written folders of dead processes there. Rank 0 writes; others keep in step.
 
-    One checkpoint is written at a time, by a thread that lives as long as that takes. What goes wrong there is raised by the
-    next `save`, `wait` or `close`.
+    One checkpoint is written at a time, by a thread of its own. The next `save`, `wait` or `close` raises its failure.
     """
 
     def __init__(
         self, folder: Path, ranks: Ranks, *, dtype: str, source: Path | None, keep: int, resumed: Path | None = None
     ) -> None:
-        """`source`: folder whose tokenizer files every checkpoint gets. `resumed`: what the trainer was loaded from.
+        """`source`: folder whose tokenizer files every checkpoint gets. `resumed`: checkpoint that the trainer was loaded from.
 
         Raises: CheckpointError when `folder` cannot be used, ModelError when `resumed` cannot be read.
         """
@@ -93,11 +101,12 @@ class Checkpointer:
             self._reference = SavedReference.at(resumed, read_state(resumed).reference_epoch)
 
     def save(self, state: LearnerState, trainer: Trainer, *, protect: frozenset[int] = frozenset()) -> None:
-        """Copy everything, then return: the checkpoint of `state.version` is written meanwhile. Collective.
+        """Copy everything and return; a thread then writes the checkpoint of `state.version`. Collective.
 
-        Once it is durable, all whole checkpoints but the newest `keep` and those of the versions in `protect` are removed,
-        and so are those of later versions: another timeline made them. Blocks while the one before is still being written,
-        WRITE_S at most; the seconds are counted in `checkpoint/waited_s`. Raises: CheckpointError, of the one before.
+        Once it is durable, all complete checkpoints are removed except the newest `keep` and those of the versions in
+        `protect`. Checkpoints of later versions are removed too: another generation made them. Blocks while the checkpoint
+        before is still being written, WRITE_S at most; `checkpoint/waited_s` counts the seconds.
+        Raises: CheckpointError of the checkpoint before.
         """
         self.wait()
         started = perf_counter()
@@ -112,11 +121,11 @@ class Checkpointer:
             self._thread.start()
 
     def durable(self) -> list[int]:
-        """Versions that became durable since the last call. On rank 0 only."""
+        """Return the versions that became durable since the last call. On rank 0 only."""
         return [self._durable.popleft() for _ in range(len(self._durable))]
 
     def wait(self) -> None:
-        """Wait until nothing is being written. Raises: CheckpointError for what failed, or after WRITE_S."""
+        """Wait until nothing is being written. Raises: CheckpointError for a failed write, or after WRITE_S."""
         if self._thread is not None:
             started = perf_counter()
             self._thread.join(WRITE_S)
@@ -131,15 +140,15 @@ class Checkpointer:
             raise failure
 
     def close(self) -> None:
-        """The last call: `wait`, then ask `durable` once more."""
+        """Wait for the last checkpoint; `durable` may be called once more afterwards. Raises as `wait`."""
         self.wait()
 
     def metrics(self) -> dict[str, float]:
-        """Seconds: waited for the disk since the start; of the last snapshot; of the last writing that ended."""
+        """Return seconds: waited for the disk since the start; of the last snapshot; of the last completed write."""
         return dict(self._numbers)
 
     def _reference_is_saved(self, trainer: Trainer) -> bool:
-        """Whether the file of the reference can be linked. Collective: rank 0 knows."""
+        """Whether the file of the reference can be linked. Collective: rank 0 decides."""
         answer = None
         if self._ranks.first:
             saved = self._reference
@@ -147,7 +156,7 @@ class Checkpointer:
         return self._ranks.broadcast_bytes(answer) == b"y"
 
     def _write(self, snapshot: Snapshot, linked: SavedReference | None, protect: frozenset[int]) -> None:
-        """The thread."""
+        """Write, publish and prune. Runs on the thread; keeps a failure for the learner's next call."""
         started = perf_counter()
         target = checkpoint_path(self._folder, snapshot.version)
         scratch = self._folder / f".{target.name}.{os.getpid()}"
@@ -173,13 +182,14 @@ class Checkpointer:
         kept = {*before[-self._keep :], *protect.intersection(before)}
         doomed = [_hide(path) for saved, path in found.items() if saved not in kept]
         if doomed:
-            _sync(self._folder)  # else a power failure may bring back a name whose files are gone
+            # without it a power failure may bring back a name whose files are gone
+            _sync(self._folder)
         for path in doomed:
             shutil.rmtree(path)
 
 
 def _publish(scratch: Path, target: Path) -> None:
-    """Sync every file, then rename: a crash leaves the whole folder or none."""
+    """Sync every file, then rename: a crash leaves the complete folder or none."""
     for path in scratch.iterdir():
         _sync(path)
     _sync(scratch)
@@ -191,12 +201,12 @@ def _publish(scratch: Path, target: Path) -> None:
 
 
 def _hide(checkpoint: Path) -> Path:
-    """Give up the name at once: removing the files takes a while, and a torn checkpoint must not be found."""
+    """Rename a checkpoint away: removing its files takes a while, and no reader may find it torn."""
     return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.removed"))
 
 
 def _link(source: Path, target: Path) -> None:
-    """One file under two names, or a copy where the disk has no hard links."""
+    """Make a hard link, or a copy where the disk has no hard links."""
     try:
         target.hardlink_to(source)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prolong.common.metrics import read_metrics
 from prolong.launch.recipes import compose
-from prolong.learner.schedule import turns_of
+from prolong.learner.schedule import outcomes_of
 
 from tests.support.runs import Run, assert_balanced
 
@@ -53,7 +53,9 @@ def test_the_eight_stages_run_are_killed_in_stage_five_resume_and_end(demo_model
     assert summary["reference_resets"] == 7
     assert all(records[step]["reference/kl"] == 0.0 for step in resets)  # the step after each reset
     cfg = compose(str(run.folder / "config.yaml"))
-    assert [(version, turn.reset) for version, turn in turns_of(cfg, records) if turn.reset] == [(v, "stage") for v in resets]
+    assert [(version, outcome.reset) for version, outcome in outcomes_of(cfg, records) if outcome.reset] == [
+        (v, "stage") for v in resets
+    ]
     assert "reward/instructions/bullets" not in records[0]
     assert any("reward/instructions/bullets" in record for record in records[6:])
     assert max(record["rollout/count"] for record in records[:15]) == 16

@@ -15,7 +15,7 @@ from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import SourceConfig
 from prolong.common.metrics import read_metrics
 from prolong.learner.checkpoints.checkpoint import load_weights
-from prolong.learner.schedule import turns_of
+from prolong.learner.schedule import outcomes_of
 
 from tests.support.buffer_process import BufferProcess
 from tests.support.learner_process import end_of, learner, make_config, wait_for_steps, weights_of
@@ -90,7 +90,7 @@ def test_a_run_ends_with_the_target_of_its_last_stage(tmp_path: Path) -> None:
     records, summary = read_metrics(run_paths(cfg).metrics), json.loads(run_paths(cfg).summary.read_text())
     assert 3 < len(records) < 60
     assert [record["learner/lr"] for record in records[:4]] == [1e-4, 1e-4, 1e-4, 1e-3]
-    assert [(version, turn.reset) for version, turn in turns_of(cfg, records) if turn.reset] == [(3, "stage")]
+    assert [(version, outcome.reset) for version, outcome in outcomes_of(cfg, records) if outcome.reset] == [(3, "stage")]
     assert records[-1]["validation/sampled/version"] >= 3
     assert max(record["rollout/count"] for record in records) == 12
     ledger = dict(summary["ledger"])

@@ -10,9 +10,8 @@ from prolong.common.config.algorithm import ReferenceConfig, StageConfig
 from prolong.common.config.choices import ResetSource
 from prolong.common.config.sections import CheckpointConfig, Config, ModelConfig, RunConfig, ValidationConfig
 from prolong.common.metrics import read_metrics
-from prolong.learner.model.reference import Evidence, ResetState
-from prolong.learner.schedule import Schedule, Turn, turns_of
-from prolong.learner.stages import StageState, next_stage
+from prolong.learner.reset_triggers import Evidence, ResetState
+from prolong.learner.schedule import Schedule, StageState, StepOutcome, next_stage, outcomes_of
 
 
 def config(stages: list[StageConfig], *, steps: int = 100, **reference) -> Config:
@@ -27,16 +26,16 @@ def config(stages: list[StageConfig], *, steps: int = 100, **reference) -> Confi
 
 
 def play(cfg: Config, steps: int, scores: dict[int, float] | None = None, kl: dict[int, float] | None = None):
-    """(version, turn) of every step that led somewhere, and the schedule afterwards."""
+    """(version, reset, stage) of every step that led somewhere, and the schedule afterwards."""
     schedule, eventful = Schedule(cfg, StageState(), ResetState()), []
     for version in range(1, steps + 1):
         if schedule.ended(version - 1):
             break
         mean = (scores or {}).get(version)
         score = None if mean is None else (version - 1, mean)
-        turn = schedule.turn(Evidence(version=version, kl=(kl or {}).get(version, 0.0), score=score))
-        if turn != Turn():
-            eventful.append((version, turn.reset, turn.stage))
+        outcome = schedule.step_outcome(Evidence(version=version, kl=(kl or {}).get(version, 0.0), score=score))
+        if outcome != StepOutcome():
+            eventful.append((version, outcome.reset, outcome.stage))
     return eventful, schedule
 
 
@@ -93,21 +92,21 @@ def test_what_a_reset_to_the_best_may_need_is_protected() -> None:
     assert Schedule(config([]), StageState(), state).protected() == frozenset()
 
 
-def test_the_metrics_of_a_run_give_its_turns_again(tmp_path: Path) -> None:
+def test_the_metrics_of_a_run_give_its_outcomes_again(tmp_path: Path) -> None:
     cfg = config([StageConfig(name="a", steps=6), StageConfig(name="b", reset=True)], kl_above=0.4, plateau=2, cooldown=1)
     rows, lived, schedule = [], [], Schedule(cfg, StageState(), ResetState())
     for version in range(1, 30):
         score = (version - 1, 0.3 + 0.01 * (version % 4)) if version % 3 == 0 else None
         seen = Evidence(version=version, kl=0.1 + 0.3123456789 * (version % 13 == 0), score=score, asked=version == 17)
-        lived.append((version, schedule.turn(seen)))
+        lived.append((version, schedule.step_outcome(seen)))
         row = {"step": version, "reference/kl": seen.kl, "reference/asked": float(seen.asked)}
         rows.append(
             row if score is None else row | {"validation/sampled/version": score[0], "validation/sampled/mean": score[1]}
         )
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert list(turns_of(cfg, read_metrics(path))) == lived
-    assert {"kl", "stage", "asked", "plateau"} <= {turn.reset for _, turn in lived}
+    assert list(outcomes_of(cfg, read_metrics(path))) == lived
+    assert {"kl", "stage", "asked", "plateau"} <= {outcome.reset for _, outcome in lived}
 
 
 def test_a_target_without_validation_is_refused() -> None:

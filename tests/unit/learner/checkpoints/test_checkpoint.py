@@ -18,9 +18,10 @@ from prolong.learner.checkpoints.checkpoint import (
     read_state,
 )
 from prolong.learner.checkpoints.saver import Checkpointer
-from prolong.learner.model.reference import Reference, ResetState
+from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
-from prolong.learner.stages import StageState
+from prolong.learner.reset_triggers import ResetState
+from prolong.learner.schedule import StageState
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
 

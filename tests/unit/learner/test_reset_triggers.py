@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prolong.common.config.algorithm import ReferenceConfig
-from prolong.learner.model.reference import Evidence, ResetState, after_reset, decide
+from prolong.learner.reset_triggers import Evidence, ResetState, after_reset, decide
 
 
 def run(cfg: ReferenceConfig, history: list[Evidence]) -> list[tuple[int, str]]:
