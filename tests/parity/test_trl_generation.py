@@ -1,5 +1,8 @@
 """What GRPOTrainer._generate_and_score_completions makes of rewards and of the sampler's log-probabilities."""
 
+# pyright: reportMissingImports=false
+# TRL and verl are in .venv-parity alone
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

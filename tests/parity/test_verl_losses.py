@@ -1,5 +1,8 @@
 """verl's policy losses, aggregations and rollout correction, and the learner's loss: value and gradient."""
 
+# pyright: reportMissingImports=false
+# TRL and verl are in .venv-parity alone
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

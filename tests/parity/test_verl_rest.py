@@ -1,5 +1,8 @@
 """verl's advantages, KL estimators and overlong penalty, and ours."""
 
+# pyright: reportMissingImports=false
+# TRL and verl are in .venv-parity alone
+
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace

@@ -4,6 +4,9 @@ The stand-in's `args` is a real GRPOConfig, so that everything a test does not s
 tokenizer is replaced: generation returns the rollouts, the forward returns their log-probabilities.
 """
 
+# pyright: reportMissingImports=false
+# TRL and verl are in .venv-parity alone
+
 from __future__ import annotations
 
 from collections import defaultdict

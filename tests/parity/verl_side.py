@@ -1,5 +1,8 @@
 """verl's side: the functions of verl.trainer.ppo, with a real ActorConfig."""
 
+# pyright: reportMissingImports=false
+# TRL and verl are in .venv-parity alone
+
 from __future__ import annotations
 
 from typing import Any
