@@ -26,6 +26,7 @@ import zmq
 
 from ..buffer.client.client import BufferClient
 from ..buffer.core.core import BufferCore
+from ..buffer.core.settings import RunSettings
 from ..buffer.journal.journal import open_journal
 from ..buffer.serving.service import BURST_BYTES, BufferService
 from ..buffer.tickets.mixture import PromptMixture
@@ -59,7 +60,9 @@ def serve(folder: str, batch: int) -> None:
         for i in range(100)
     ]
     journal = open_journal(Path(folder), max_gb=16.0, keep_history=False, background=True)
-    core = BufferCore(config(batch), PromptMixture([(prompts, 1.0)], 0), [], "t", journal, monotonic())
+    core = BufferCore.open(
+        RunSettings.from_config(config(batch)), PromptMixture([(prompts, 1.0)], 0), [], "t", journal, monotonic()
+    )
     with zmq.Context() as context, bind_router(context, "tcp://127.0.0.1:0", MAX_BYTES) as router:
         service = BufferService(core, router, MAX_BYTES)
         announce(endpoint_of(router))

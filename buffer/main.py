@@ -1,4 +1,4 @@
-"""`prolong buffer`: prompts, ledger, journal and the one socket that everybody talks to. Imports no torch."""
+"""`prolong buffer`: prompts, ledger, journal and the one socket that all other processes talk to. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..common.transport.gate import Gate
 from ..common.transport.keys import load_buffer_keys
 from ..common.transport.sockets import bind_router, endpoint_of
 from .core.core import BufferCore
+from .core.settings import RunSettings
 from .journal.journal import open_journal
 from .serving.service import LINGER_S, BufferService
 from .tickets.prompts import load_heldout, load_mixture
@@ -35,15 +36,16 @@ def main(cfg: Config) -> None:
     """
     paths = run_paths(cfg)
     max_bytes = cfg.buffer.max_message_mb << 20
-    # first of all: a taken port shows before prompts are read
+    # bind first: a taken port shows before prompts are read, which may take minutes
     with _bound(cfg.buffer, max_bytes) as (router, gate):
         tokenizer = Tokenizer.load(cfg.model.path)
-        mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+        prompts, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
         journal = open_journal(
             paths.journal, max_gb=cfg.buffer.journal_gb, keep_history=cfg.buffer.keep_history, background=True
         )
         try:
-            core = BufferCore(cfg, mixture, heldout, tokenizer.fingerprint, journal, monotonic())
+            settings = RunSettings.from_config(cfg)
+            core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
             _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
         finally:
@@ -52,7 +54,10 @@ def main(cfg: Config) -> None:
 
 @contextmanager
 def _bound(cfg: BufferConfig, max_bytes: int) -> Iterator[tuple[zmq.Socket, Gate | None]]:
-    """The one socket, and who watches its door; last words may leave when it closes."""
+    """Bind the one socket, and the gate that admits clients by their keys, if there are keys.
+
+    Messages that are queued at the end may still leave, for LINGER_S.
+    """
     keys = load_buffer_keys(cfg.keys)
     context = zmq.Context()
     gate = None if keys is None else Gate(context, keys)
@@ -69,9 +74,11 @@ def _bound(cfg: BufferConfig, max_bytes: int) -> Iterator[tuple[zmq.Socket, Gate
 
 
 def _serve(service: BufferService, note: Path, address: str, keys: str) -> None:
-    """Run the service while `note` (buffer.json) says where it is, and where its keys are if it has some."""
+    """Run the service; meanwhile the file `note` (buffer.json) holds its address, its process id and its folder of keys."""
     with stop_on_signals(service.stop):
-        content = {"address": address, "pid": os.getpid()} | ({"keys": str(Path(keys).resolve())} if keys else {})
+        content: dict[str, str | int] = {"address": address, "pid": os.getpid()}
+        if keys:
+            content["keys"] = str(Path(keys).resolve())
         write_atomically(note, json.dumps(content))
         log.info("buffer at %s", address)
         try:

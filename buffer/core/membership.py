@@ -102,6 +102,10 @@ class Membership:
         self._publishing: _Publishing | None = None
         self._ask_at_s = 0.0  # not before this is the learner asked to publish again
 
+    def restore(self, epoch: int) -> None:
+        """Go on from the recorded epoch: no epoch is used twice."""
+        self.epoch = epoch
+
     def join(self, name: str) -> None:
         """An actor (re)started: it holds nothing."""
         self._holdings[name] = Holding()

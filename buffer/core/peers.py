@@ -1,4 +1,4 @@
-"""Who is connected: actors, at most one learner, observers. Names are unique among the living."""
+"""The connected clients: actors, at most one learner, observers. No two of them have the same name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ...common.messages import PROTOCOL_VERSION, Hello, Refused, Role
 
 @dataclass(slots=True)
 class Peer:
-    """One living client."""
+    """One connected client."""
 
     identity: bytes  # of its socket
     hello: Hello
-    seen_s: float  # when it last said anything
+    seen_s: float  # time of its last message
     joined_s: float
     stats: dict[str, float] = field(default_factory=dict)  # cumulative, of its last heartbeat
     baseline: dict[str, float] = field(default_factory=dict)  # `stats` at the last batch
@@ -28,11 +28,21 @@ class Peer:
         return self.hello.role
 
     def is_process(self, hello: Hello) -> bool:
-        """Whether this greeting comes from the very same process."""
+        """Whether this greeting comes from the very same process.
+
+        An actor that holds no weights is another one, even if a container gave it the same process id.
+        """
+        if hello.role is Role.actor and hello.version < 0:
+            return False
         return (self.hello.role, self.hello.host, self.hello.pid) == (hello.role, hello.host, hello.pid)
 
+    def heard_stats(self, stats: dict[str, float]) -> None:
+        """Keep the numbers of a heartbeat; one without numbers changes nothing."""
+        if stats:
+            self.stats = stats
+
     def stats_since_batch(self) -> dict[str, float]:
-        """What its numbers grew by since the last call; a number that shrank started anew."""
+        """The growth of its numbers since the last call; a number that shrank has started from 0 again."""
         grown = {key: value - self.baseline.get(key, 0.0) for key, value in self.stats.items()}
         grown = {key: self.stats[key] if change < 0 else change for key, change in grown.items()}
         self.baseline = dict(self.stats)
@@ -40,35 +50,35 @@ class Peer:
 
 
 class Peers:
-    """The living clients, by name and by socket identity."""
+    """The connected clients, by name and by socket identity."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
-        self.learner: Peer | None = None  # the living learner
+        self.learner: Peer | None = None
 
     def find(self, identity: bytes) -> Peer | None:
-        """Who speaks from this socket, if it said Hello."""
+        """The client that greeted from this socket."""
         return self._by_identity.get(identity)
 
     def named(self, name: str) -> Peer | None:
-        """The living client of this name."""
+        """The client of this name."""
         return self._by_name.get(name)
 
     def all(self) -> list[Peer]:
-        """Everybody, in order of joining."""
+        """Every client, in order of joining."""
         return list(self._by_name.values())
 
     def actors(self) -> list[Peer]:
-        """The living actors, in order of joining."""
+        """The actors, in order of joining."""
         return [peer for peer in self._by_name.values() if peer.role is Role.actor]
 
     def workers(self) -> list[Peer]:
-        """The living actors that take tickets."""
+        """The actors that take tickets."""
         return [actor for actor in self.actors() if not actor.leaving]
 
     def join(self, identity: bytes, hello: Hello, now: float) -> Peer:
-        """Enter a client; one of the same name must have left before, or be the same process on another socket."""
+        """Enter a client. One of the same name must have left before, or be the same process on another socket."""
         previous = self._by_name.get(hello.name)
         peer = Peer(identity=identity, hello=hello, seen_s=now, joined_s=now)
         if previous is not None:
@@ -90,7 +100,7 @@ class Peers:
             self.learner = None
 
     def actor_metrics(self) -> dict[str, float]:
-        """What the actors' numbers grew by since the last call, summed over them: "actor/NAME"."""
+        """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"."""
         metrics = {"actor/num_actors": float(len(self.actors()))}
         for actor in self.actors():
             for key, grown in actor.stats_since_batch().items():
@@ -104,7 +114,7 @@ class Peers:
 
 
 def refusal(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:
-    """Why a client is not let in, or None."""
+    """The reason why a client is not let in; None for one that is."""
     if hello.protocol != PROTOCOL_VERSION:
         return Refused(
             reason=f"{hello.name} on {hello.host} speaks protocol {hello.protocol}, the buffer speaks {PROTOCOL_VERSION}; "

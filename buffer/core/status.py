@@ -1,18 +1,39 @@
-"""What `prolong status` shows of a living buffer."""
+"""The status of a living buffer, as `prolong status` shows it."""
 
 from __future__ import annotations
 
-from ...common.messages import Role
-from .dispatch import Dispatch
-from .membership import Membership
+from ...common.messages import Role, Status
 from .peers import Peer, Peers
+from .run_state import RunState
+from .settings import RunSettings
 
-MAX_QUARANTINED = 20  # the newest, named in a status
+# the newest ones, named in a status
+MAX_QUARANTINED = 20
+
+About = dict[str, float | str]
 
 
-def describe(peer: Peer, now: float, generation: int, membership: Membership, dispatch: Dispatch) -> dict[str, float | str]:
+def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined: dict[bytes, float], now: float) -> Status:
+    """`quarantined`: senders whose frames are dropped, by routing id, with the seconds that are left."""
+    ledger = run.store.ledger
+    about = {peer.name: _about(peer, run, now) for peer in peers.all()}
+    _add_quarantined(about, peers, quarantined)
+    return Status(
+        run=settings.run,
+        generation=run.store.generation,
+        version=run.store.version,
+        steps=settings.steps,
+        ledger=ledger.as_dict(),
+        balanced=ledger.balanced,
+        peers=about,
+        counters=dict(run.counters.total),
+        validation=list(run.validation.scores),
+    )
+
+
+def _about(peer: Peer, run: RunState, now: float) -> About:
     """One client: role, state, version, work in flight, silence, and the numbers that it reports itself."""
-    about: dict[str, float | str] = {
+    about: About = {
         "role": peer.role.value,
         "state": "connected",
         "host": peer.hello.host,
@@ -20,20 +41,28 @@ def describe(peer: Peer, now: float, generation: int, membership: Membership, di
         "silence_s": now - peer.seen_s,
     }
     if peer.role is Role.actor:
-        version = membership.version_of(peer.name, generation)
-        waits = "leaving" if peer.leaving else "cordoned" if membership.is_cordoned(peer.name) else "waits for weights"
-        about |= {"state": waits if version is None else "ready", "version": float(-1 if version is None else version)}
-        about |= {"leases": float(len(dispatch.leases.held_by(peer.name)))}
-        about |= {"rollouts": float(dispatch.leases.rollouts(peer.name)), "capacity": float(peer.hello.capacity)}
+        version = run.membership.version_of(peer.name, run.store.generation)
+        about["state"] = _waits_for(peer, run) if version is None else "ready"
+        about["version"] = float(-1 if version is None else version)
+        about["leases"] = float(len(run.leases.held_by(peer.name)))
+        about["rollouts"] = float(run.leases.rollouts(peer.name))
+        about["capacity"] = float(peer.hello.capacity)
     return about | peer.stats
 
 
-def describe_quarantined(held: dict[bytes, float], peers: Peers, described: dict[str, dict[str, float | str]]) -> None:
-    """Say in `described` who is not listened to: senders of malformed frames, by name if they have one, else by routing id."""
-    for sender, left_s in list(held.items())[-MAX_QUARANTINED:]:
+def _waits_for(actor: Peer, run: RunState) -> str:
+    """The state of an actor that gets no tickets."""
+    if actor.leaving:
+        return "leaving"
+    return "cordoned" if run.membership.is_cordoned(actor.name) else "waits for weights"
+
+
+def _add_quarantined(about: dict[str, About], peers: Peers, quarantined: dict[bytes, float]) -> None:
+    """Mark senders of malformed frames, by their client's name if they have one, else by routing id."""
+    for sender, left_s in list(quarantined.items())[-MAX_QUARANTINED:]:
         peer = peers.find(sender)
         name = f"sender {_printable(sender)}" if peer is None else peer.name
-        described[name] = described.get(name, {"role": ""}) | {"state": "quarantined", "quarantine_s": left_s}
+        about[name] = about.get(name, {"role": ""}) | {"state": "quarantined", "quarantine_s": left_s}
 
 
 def _printable(sender: bytes) -> str:

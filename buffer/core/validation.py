@@ -46,7 +46,8 @@ class Validation:
         self._sweeps: list[Sweep] = []
         self.scores: list[ValidationScore] = []  # of the run, in order of ending
         self.reported = 0  # scores that went out with a batch: the first so many
-        self.changed = False  # since the journal was told
+        # since the last `take_changed`
+        self._changed = False
 
     @property
     def blocks_training(self) -> bool:
@@ -90,7 +91,7 @@ class Validation:
     def _start(self, version: int, setting: ValidationSetting, prompts: list[Prompt], *, blocks: bool) -> None:
         if not prompts or self._is_scored(version, setting, prompts):
             return
-        self.changed = True
+        self._changed = True
         running = next((sweep for sweep in self._sweeps if (sweep.version, sweep.setting) == (version, setting)), None)
         if running is not None:
             missing = [prompt for prompt in prompts if prompt.uid not in running.uids]
@@ -128,7 +129,7 @@ class Validation:
         sweep = self._next_sweep(actor_version)
         assert sweep is not None, "issue() without wanted()"
         prompt, attempt = sweep.queue.popleft()
-        self.changed = True
+        self._changed = True
         sweep.leased[ordinal] = (prompt, attempt)
         return Ticket(
             ordinal=ordinal,
@@ -142,7 +143,7 @@ class Validation:
             setting=sweep.setting,
         )
 
-    def result(self, group: Group, oldest: int, newest: int) -> str:
+    def take_group(self, group: Group, oldest: int, newest: int) -> str:
         """Take the group of a leased validation ticket; its tokens are of versions `oldest` to `newest`.
 
         Returns why it was unusable, and its prompt will be asked again; else nothing.
@@ -157,7 +158,7 @@ class Validation:
             return "no rollout has a reward"
         sweep = self._holder(group.ordinal)
         prompt, _ = sweep.leased.pop(group.ordinal)
-        self.changed = True
+        self._changed = True
         sweep.rewards[_task(prompt)] += rewards
         sweep.versions |= {span.version for rollout in group.rollouts for span in rollout.spans}
         self._maybe_end(sweep)
@@ -171,7 +172,7 @@ class Validation:
         """A leased ticket came to nothing; its prompt is asked again, a bounded number of times."""
         sweep = self._holder(ordinal)
         prompt, attempt = sweep.leased.pop(ordinal)
-        self.changed = True
+        self._changed = True
         if attempt + 1 < MAX_ATTEMPTS:
             sweep.queue.append((prompt, attempt + 1))
         else:
@@ -185,7 +186,7 @@ class Validation:
         if not sweep.done:
             return
         self._sweeps.remove(sweep)
-        self.changed = True
+        self._changed = True
         if not sweep.rewards:  # a score of 0 that nobody measured would look like a collapse
             self._counters.count("validation/empty_sweeps")
             return
@@ -201,6 +202,11 @@ class Validation:
                 num_rollouts=sum(map(len, sweep.rewards.values())),
             )
         )
+
+    def take_changed(self) -> bool:
+        """Whether sweeps or scores changed since the last call, for the journal."""
+        changed, self._changed = self._changed, False
+        return changed
 
     def take_unreported(self) -> list[ValidationScore]:
         """Scores that ended since the last call."""
@@ -222,7 +228,7 @@ class Validation:
         `reported`: how many the learner of the new one was given; they ended before any of those that are dropped.
         """
         self._sweeps.clear()
-        self.changed = True
+        self._changed = True
         self.scores = [score for score in self.scores if score.version <= version]
         self.reported = min(reported, len(self.scores))
 

@@ -9,24 +9,26 @@ import fcntl
 from collections.abc import Collection, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import lmdb
 
 from ...common.errors import JournalError, JournalFull
 
 PAGE_BYTES = 4096
-SPARE_BYTES = 1 << 30  # of the map beyond twice the limit: LMDB needs room for pages that a commit replaces
+# of the map, beyond twice the limit: LMDB needs room for pages that a commit replaces
+SPARE_BYTES = 1 << 30
 
 
 class Disk(Protocol):
-    """What the journal asks for."""
+    """Storage as the journal uses it, from one thread."""
 
     num_bytes: int  # of all values, each rounded up to pages
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> Future[None] | None:
-        """Delete, then write. Durable when it returns None; else when the future is done, and one at a time.
+        """Delete the keys of `drop`, then write `put`; neither may be changed afterwards.
 
+        The commit is durable when this returns None; else when the future is done, and the next commit must wait for it.
         Raises, here or in the future: JournalFull (nothing happened), JournalError.
         """
         ...
@@ -36,50 +38,47 @@ class Disk(Protocol):
         ...
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        """All keys that begin so, ascending."""
+        """All keys that begin with `prefix`, ascending."""
         ...
 
     def close(self) -> None:
-        """Release the disk."""
+        """Wait for a commit under way, then release the disk."""
         ...
 
 
-def footprint(value: Sized) -> int:
-    """What a value takes on the disk, about."""
+def paged_bytes(value: Sized) -> int:
+    """The approximate size of a value on the disk."""
     return -(-len(value) // PAGE_BYTES) * PAGE_BYTES
 
 
 class LmdbDisk:
-    """An LMDB environment: `folder` holds data.mdb. One process may write, others may read meanwhile, each once."""
+    """An LMDB environment: its folder holds data.mdb. One process may write, others may read meanwhile, each of them once."""
 
-    def __init__(self, folder: Path | str, max_gb: float = 64.0, *, readonly: bool = False, background: bool = False) -> None:
-        """`max_gb`: size at which commits that grow raise JournalFull. `background`: a thread writes, the caller goes on.
-
-        Raises JournalError when it cannot be opened.
-        """
-        self._writer = ThreadPoolExecutor(1, "journal") if background else None
-        self._folder, self._max_gb, self._readonly = Path(folder), max_gb, readonly
-        if not readonly:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
-        self._env = self._open()
+    def __init__(
+        self,
+        folder: Path,
+        environment: lmdb.Environment,
+        max_gb: float,
+        *,
+        lock: IO[str] | None,
+        writer: ThreadPoolExecutor | None,
+    ) -> None:
+        """`lock` keeps other writers out, None for a reader. `writer` runs commits in a thread of its own. See `open`."""
+        self._folder, self._env, self._max_gb, self._lock, self._writer = folder, environment, max_gb, lock, writer
         self.num_bytes = sum(self._sizes().values())
 
-    def _hold(self) -> None:
-        """Two buffers that write would each undo the other's; the lock goes with this process."""
-        self._lock = (self._folder / "writer.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise JournalError(f"the journal {self._folder} is being written by another buffer; stop it first") from None
+    @classmethod
+    def open(cls, folder: Path | str, max_gb: float = 64.0, *, readonly: bool = False, background: bool = False) -> LmdbDisk:
+        """Open the environment in `folder`, made if need be.
 
-    def _open(self) -> lmdb.Environment:
-        size = int(2 * self._max_gb * 2**30) + SPARE_BYTES
-        try:
-            return lmdb.open(str(self._folder), map_size=size, max_dbs=0, readonly=self._readonly, create=not self._readonly)
-        except lmdb.Error as error:
-            raise JournalError(f"cannot open the journal {self._folder}: {error}") from error
+        `max_gb`: size at which commits that grow raise JournalFull. `background`: commits run in a thread of their own.
+        Raises JournalError when it cannot be opened, or another process writes to it.
+        """
+        folder = Path(folder)
+        lock = None if readonly else _lock(folder)
+        environment = _open(folder, max_gb, readonly=readonly)
+        writer = ThreadPoolExecutor(1, "journal") if background else None
+        return cls(folder, environment, max_gb, lock=lock, writer=writer)
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> Future[None] | None:
         growth = self._growth(put, drop)
@@ -115,21 +114,21 @@ class LmdbDisk:
         return JournalFull(f"no room for the journal {self._folder} ({error}): nothing more is acknowledged until there is")
 
     def _reopen(self) -> None:
-        """An environment whose commit failed half-way refuses to go on; what was committed before is whole."""
+        """Open again: an environment whose commit failed half-way refuses to go on. Earlier commits are whole."""
         self._env.close()
-        self._env = self._open()
+        self._env = _open(self._folder, self._max_gb, readonly=False)
 
     def _growth(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> int:
         sizes = self._sizes({*put, *drop})
-        return sum(map(footprint, put.values())) - sum(sizes.values())
+        return sum(map(paged_bytes, put.values())) - sum(sizes.values())
 
     def _sizes(self, keys: Collection[bytes] | None = None) -> dict[bytes, int]:
-        """Footprints of what is there, of these keys or of all."""
+        """Approximate sizes of the values of these keys, or of all."""
         with self._env.begin(buffers=True) as transaction:
             if keys is None:
-                return {bytes(key): footprint(value) for key, value in transaction.cursor()}
+                return {bytes(key): paged_bytes(value) for key, value in transaction.cursor()}
             found = ((key, transaction.get(key)) for key in keys)
-            return {key: footprint(value) for key, value in found if value is not None}
+            return {key: paged_bytes(value) for key, value in found if value is not None}
 
     def get(self, key: bytes) -> bytes | None:
         with self._env.begin() as transaction:
@@ -148,8 +147,28 @@ class LmdbDisk:
         if self._writer is not None:
             self._writer.shutdown()
         self._env.close()
-        if not self._readonly:
+        if self._lock is not None:
             self._lock.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Keep other writers out: two buffers would each undo the other's commits. The lock ends with this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "writer.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise JournalError(f"the journal {folder} is being written by another buffer; stop it first") from None
+    return lock
+
+
+def _open(folder: Path, max_gb: float, *, readonly: bool) -> lmdb.Environment:
+    size = int(2 * max_gb * 2**30) + SPARE_BYTES
+    try:
+        return lmdb.open(str(folder), map_size=size, max_dbs=0, readonly=readonly, create=not readonly)
+    except lmdb.Error as error:
+        raise JournalError(f"cannot open the journal {folder}: {error}") from error
 
 
 class MemoryDisk:
@@ -161,9 +180,9 @@ class MemoryDisk:
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:
         for key in drop:
-            self.num_bytes -= footprint(self._values.pop(key, b""))
+            self.num_bytes -= paged_bytes(self._values.pop(key, b""))
         for key, value in put.items():
-            self.num_bytes += footprint(value) - footprint(self._values.get(key, b""))
+            self.num_bytes += paged_bytes(value) - paged_bytes(self._values.get(key, b""))
             self._values[key] = bytes(value)
 
     def get(self, key: bytes) -> bytes | None:

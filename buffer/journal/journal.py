@@ -243,7 +243,7 @@ class Journal:
 
 def open_journal(folder: Path, *, max_gb: float, keep_history: bool, background: bool = False) -> Journal:
     """The journal that a buffer writes; `max_gb` 0: in memory only; `background`: by a thread. Raises JournalError."""
-    disk = LmdbDisk(folder, max_gb, background=background) if max_gb > 0 else MemoryDisk()
+    disk = LmdbDisk.open(folder, max_gb, background=background) if max_gb > 0 else MemoryDisk()
     return Journal(disk, keep_history=keep_history, where=f"the journal {folder}")
 
 
@@ -251,4 +251,4 @@ def read_journal(folder: Path) -> Journal:
     """The journal of a run, live or ended, for reading. Raises JournalError when there is none."""
     if not (folder / "data.mdb").is_file():
         raise JournalError(f"there is no journal in {folder}: the run wrote none (buffer.journal_gb=0), or never began")
-    return Journal(LmdbDisk(folder, readonly=True), where=f"the journal {folder}")
+    return Journal(LmdbDisk.open(folder, readonly=True), where=f"the journal {folder}")

@@ -1,8 +1,9 @@
-"""Counts of everything that was dropped, refused or retried: over the run, and since the last batch."""
+"""Counts of what was dropped, refused or retried: over the run, and since the last batch."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 ALWAYS_REPORTED = (
     "buffer/filtered",
@@ -27,8 +28,12 @@ class Counters:
         self.total[name] += amount
         self._step[name] += amount
 
+    def restore(self, total: Mapping[str, int]) -> None:
+        """Go on from the recorded counts of a run."""
+        self.total.update(total)
+
     def next_step(self) -> dict[str, float]:
-        """What was counted since the last call, 0 for names that were only counted before that."""
+        """The counts since the last call; 0 for names that were counted before it only."""
         step = {name: float(self._step[name]) for name in self.total}
         self._step.clear()
         return step

@@ -1,6 +1,7 @@
-"""Dynamic sampling: a group whose rewards carry no signal is dropped and replaced, at most so often a step.
+"""Dynamic sampling: groups whose rewards carry no signal are dropped and replaced, up to a limit for each step.
 
-Judged on the rewards as verified. Without a cap, a policy that solves everything would generate for ever and never train.
+The filter looks at rewards as they were verified. Without the limit, a policy that solves everything would generate for ever
+and never train.
 Source: DAPO (arXiv 2503.14476), section 3.2; for continuous rewards "no signal" is zero spread.
 """
 
@@ -14,11 +15,11 @@ SPREAD_TOLERANCE = 1e-8  # rewards closer than this are the same reward
 
 
 class Judgement(StrEnum):
-    """What becomes of a group."""
+    """The filter's answer for one group."""
 
     keep = "keep"
     drop = "drop"  # no signal
-    bypass = "bypass"  # no signal, but enough were dropped in this step
+    bypass = "bypass"  # no signal, but the limit of this step is reached
 
 
 def has_signal(group: Group) -> bool:
@@ -38,7 +39,7 @@ class SignalFilter:
         self.dropped = 0  # since the last batch
 
     def judge(self, group: Group) -> Judgement:
-        """What becomes of this group; counts what it drops."""
+        """Judge one group; a dropped group is counted."""
         if not self._enabled or has_signal(group):
             return Judgement.keep
         if self.dropped >= self._limit:
@@ -47,5 +48,9 @@ class SignalFilter:
         return Judgement.drop
 
     def next_step(self) -> None:
-        """A batch was formed: the count starts anew."""
+        """A batch was formed: count from 0 again."""
         self.dropped = 0
+
+    def restore(self, dropped: int) -> None:
+        """Go on from the recorded number of groups dropped since the last batch."""
+        self.dropped = dropped

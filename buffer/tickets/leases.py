@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...common.types import Ticket
+from ...common.types import Ticket, TicketKind
+from ..journal.records import TicketRecord
 
 
 @dataclass(slots=True, frozen=True)
 class Lease:
-    """One ticket in the hands of one actor."""
+    """One ticket that one actor works on."""
 
     ticket: Ticket
     actor: str
@@ -24,11 +26,14 @@ class Leases:
         self._by_ordinal: dict[int, Lease] = {}
         self._by_actor: dict[str, dict[int, None]] = {}
         self._rollouts: dict[str, int] = {}
-        self._expiry: list[tuple[float, int]] = []  # heap; leases that ended meanwhile are skipped
+        # heap of (expiry, ordinal); leases that ended meanwhile are skipped
+        self._expiry: list[tuple[float, int]] = []
         self._touched: dict[int, None] = {}
+        # actors whose leases were restored -> the time until which they may greet
+        self._rejoin_until_s: dict[str, float] = {}
 
     def grant(self, ticket: Ticket, actor: str, now: float) -> None:
-        """`actor` works on `ticket` for at most its lease_s."""
+        """Lease `ticket` to `actor` for its `lease_s`."""
         lease = Lease(ticket=ticket, actor=actor, expires_s=now + ticket.lease_s)
         self._by_ordinal[ticket.ordinal] = lease
         self._by_actor.setdefault(actor, {})[ticket.ordinal] = None
@@ -41,7 +46,7 @@ class Leases:
         return self._by_ordinal.get(ordinal)
 
     def end(self, ordinal: int) -> Lease:
-        """The ticket is in nobody's hands any more. Raises KeyError when it was in nobody's."""
+        """End the lease of a ticket. Raises KeyError when it has none."""
         lease = self._by_ordinal.pop(ordinal)
         self._touched[ordinal] = None
         del self._by_actor[lease.actor][ordinal]
@@ -72,8 +77,14 @@ class Leases:
                 lost.append(lease)
         return lost
 
+    def end_training_leases(self) -> None:
+        """The run is at its end: groups of training tickets are refused from now on."""
+        for lease in self.all():
+            if lease.ticket.kind is TicketKind.train:
+                self.end(lease.ticket.ordinal)
+
     def clear(self) -> None:
-        """Forget everything: a new timeline."""
+        """End every lease: a generation begins."""
         self._touched |= dict.fromkeys(self._by_ordinal)
         self._by_ordinal.clear()
         self._by_actor.clear()
@@ -85,3 +96,23 @@ class Leases:
         touched = list(self._touched)
         self._touched.clear()
         return touched
+
+    # --- a buffer restarts --------------------------------------------------------------------------------------------
+
+    def restore(self, records: Iterable[TicketRecord], now: float, rejoin_grace_s: float) -> None:
+        """Grant recorded leases again: their clocks start at `now`, and their actors may greet for `rejoin_grace_s`."""
+        for record in records:
+            self.grant(record.ticket, record.actor, now)
+            self._rejoin_until_s[record.actor] = now + rejoin_grace_s
+        self._touched.clear()
+
+    def rejoin(self, actor: str) -> bool:
+        """An actor greets: whether restored leases in its name still wait for it."""
+        return self._rejoin_until_s.pop(actor, None) is not None
+
+    def overdue_actors(self, now: float) -> list[str]:
+        """Actors with restored leases whose time to greet is over. Each is named once."""
+        overdue = [actor for actor, until_s in self._rejoin_until_s.items() if now > until_s]
+        for actor in overdue:
+            del self._rejoin_until_s[actor]
+        return overdue

@@ -153,6 +153,11 @@ class StalenessContract:
             self._forget_stored(ordinal)
         return late
 
+    @property
+    def deadlines(self) -> dict[int, int]:
+        """The deadline of every ticket that needs a batch, by ordinal. A copy."""
+        return dict(self._deadlines)
+
     def clear(self, head: int) -> None:
         """Forget every ticket: a new timeline starts at `head`."""
         self._deadlines.clear()

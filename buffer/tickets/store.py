@@ -1,33 +1,37 @@
-"""Training tickets from issue to trained: ledger, staleness contract, filter, prompts and batch log moved by one hand.
+"""The training tickets of a run from issue to trained: ledger, staleness contract, filter and prompts change together here.
 
-issue -> result -> try_take -> step_done            (the life of a ticket that is trained)
-         fail_ticket                                (its prompt is reissued)
-core/generations.py moves the whole store when a learner restarts.
+    issue -> take_group -> try_take -> step_done      the life of a ticket that is trained
+             fail_ticket                              its prompt is issued again, as another ticket
+    continue_at | begin_generation                    a learner arrives
+
+A learner that restarts from a checkpoint continues when it is of the store's generation and every later batch is recorded:
+those steps are repeated with the very same batches. Any other learner begins a generation: every untrained ticket becomes
+stale, and the number of the generation fences off groups that still arrive for one of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from ...common.config.sections import Config, Straggler
-from ...common.config.stages import staged_configs, total_steps
-from ...common.errors import StalenessViolation
+from ...common.config.sections import BufferConfig, Config, Straggler
+from ...common.errors import DataError, StalenessViolation
 from ...common.types import Batch, Group, Prompt, Sampling, Ticket, TicketKind, TicketState
+from ..journal.records import BufferState, TicketRecord
+from .api import PromptSource
 from .counters import Counters
 from .filters import Judgement, SignalFilter
 from .group_checks import Defect, group_defect, version_defect
-from .ledger import Ledger
-from .mixture import PromptMixture
+from .ledger import Entry, Ledger
 from .staleness import StalenessContract
 from .survival import Survival
 
-MAX_ATTEMPTS = (
-    5  # tickets for one prompt; a prompt that fails more often is left out, so that it cannot hold up the run for ever
-)
+# Tickets for one prompt. A prompt that fails more often is left out: it would hold up the run for ever.
+MAX_ATTEMPTS = 5
 
 
 class Outcome(StrEnum):
@@ -40,15 +44,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TicketSettings:
     """How tickets are issued in one stage of the run."""
 
     sampling: Sampling
-    weights: list[float]  # of the mixture's sources
+    weights: list[float]  # one for each entry of data.train
 
     @classmethod
-    def from_config(cls, cfg: Config) -> Stage:
-        """The stage of a staged configuration."""
+    def from_config(cls, cfg: Config) -> TicketSettings:
+        """The settings of a staged configuration."""
         drawn = cfg.sampling
         sampling = Sampling(n=drawn.n, temperature=drawn.temperature, top_p=drawn.top_p, max_tokens=drawn.max_tokens)
         return cls(sampling, cfg.data.mixture)
@@ -57,27 +61,36 @@ class Stage:
 class Store:
     """The training tickets of the current generation."""
 
-    def __init__(self, cfg: Config, mixture: PromptMixture, counters: Counters) -> None:
-        self.mixture, self.counters = mixture, counters
-        self.batch_groups = cfg.buffer.batch_groups
-        self.generation = 0  # of the learner's timeline; 0 before the first learner
-        self.version = 0  # of the learner
+    def __init__(
+        self,
+        cfg: BufferConfig,
+        stages: Sequence[TicketSettings],
+        prompts: PromptSource,
+        counters: Counters,
+        *,
+        seed: int,
+        steps: int,
+    ) -> None:
+        """`seed` is the run's; `steps` is the most that the run can take, over all `stages`."""
+        self.prompts, self.counters = prompts, counters
+        self.batch_groups = cfg.batch_groups
+        # of the learner's history; 0 before the first learner
+        self.generation = 0
+        # of the learner
+        self.version = 0
         self.ledger = Ledger()
-        self.retries: deque[tuple[Prompt, int]] = deque()  # prompts to be issued again, with their next attempt
+        # prompts to be issued again, each with the number of its next attempt
+        self.retries: deque[tuple[Prompt, int]] = deque()
         self.contract = StalenessContract(
-            eta=cfg.buffer.eta,
-            batch=self.batch_groups,
-            steps=total_steps(cfg),
-            straggler=cfg.buffer.straggler,
-            preference=cfg.buffer.preference,
+            eta=cfg.eta, batch=cfg.batch_groups, steps=steps, straggler=cfg.straggler, preference=cfg.preference
         )
-        limit = int(cfg.buffer.max_filtered * self.batch_groups)
-        self.filter = SignalFilter(enabled=cfg.buffer.dynamic_sampling, limit=limit)
+        self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
-        self._seed, self._lease_s = cfg.run.seed, cfg.buffer.lease_s
-        self._masks = cfg.buffer.straggler is Straggler.mask
-        self.reset_requested = False  # the next batch to be formed asks for a reset of the reference
-        self.stages = [Stage.from_config(staged) for staged in staged_configs(cfg)]
+        self._seed, self._lease_s = seed, cfg.lease_s
+        self._masks = cfg.straggler is Straggler.mask
+        # the next batch to be formed asks for a reset of the reference
+        self.reset_requested = False
+        self.stages = stages
         self.enter(0)
 
     @property
@@ -85,26 +98,30 @@ class Store:
         """The version of the next batch to be formed; recorded batches lie below it."""
         return self.contract.head
 
+    # --- stages -------------------------------------------------------------------------------------------------------
+
     def enter(self, stage: int) -> None:
-        """Tickets are issued as this stage says from now on; what is under way keeps what it was issued with."""
+        """Issue tickets as this stage says from now on; tickets under way keep their settings."""
         self.stage = stage
         self.sampling = self.stages[stage].sampling
-        self.mixture.weigh(self.stages[stage].weights)
+        self.prompts.weigh(self.stages[stage].weights)
 
     def enter_later(self, stage: int) -> None:
-        """The learner names its stage: news only if it is a later one (a learner that redoes steps names earlier ones)."""
+        """Enter the stage that the learner names, unless it is an earlier one: a learner that repeats steps names those."""
         if not 0 <= stage < len(self.stages):
             self.counters.count("buffer/unknown_stages")
         elif stage > self.stage:
             self.enter(stage)
 
+    # --- one ticket ---------------------------------------------------------------------------------------------------
+
     def admits(self, version: int) -> bool:
-        """Whether a ticket may go to an actor that holds `version` of this generation."""
+        """Whether a ticket may be issued to an actor that holds `version` of this generation."""
         return self.contract.admits(version, self.version, self.ledger.untrained)
 
     def issue(self, ordinal: int, version: int) -> Ticket:
-        """Issue and lease a ticket to an actor that holds `version`: prompts that failed go first, then the mixture's next."""
-        prompt, attempt = self.retries.popleft() if self.retries else (self.mixture.next(), 0)
+        """Issue and lease a ticket to an actor that holds `version`; prompts of failed tickets go first."""
+        prompt, attempt = self.retries.popleft() if self.retries else (self.prompts.next(), 0)
         ticket = Ticket(
             ordinal=ordinal,
             kind=TicketKind.train,
@@ -120,8 +137,11 @@ class Store:
         self.ledger.move(ordinal, TicketState.leased)
         return ticket
 
-    def result(self, group: Group, ticket: Ticket, frame: bytes = b"") -> tuple[Outcome, str]:
-        """Take the group of a leased ticket; (what became of it, why). `frame`: what it came in, for the journal."""
+    def take_group(self, group: Group, ticket: Ticket, frame: bytes = b"") -> tuple[Outcome, str]:
+        """Take the group of a leased ticket; returns what became of it, and why.
+
+        `frame` is the message that the group came in, for the journal.
+        """
         defect = self._defect(group, ticket)
         if defect is not None:
             self.counters.count("buffer/failed_groups")
@@ -150,17 +170,15 @@ class Store:
         return group.newest_version if self._masks else group.oldest_version
 
     def _defect(self, group: Group, ticket: Ticket) -> Defect | None:
-        """Why a group cannot be trained, whatever its age; None when it can."""
+        """Why a group cannot be trained, regardless of its age."""
         if len(group.rollouts) < 2:
             return Defect("few", f"{len(group.rollouts)} rollouts are left, a group needs 2")
         if any(rollout.verdict.reward is None for rollout in group.rollouts):
             return Defect("unrewarded", "a rollout has no reward")
-        if defect := group_defect(group):
-            return defect
-        return version_defect(group, ticket.version, self.head)
+        return group_defect(group) or version_defect(group, ticket.version, self.head)
 
     def fail_ticket(self, ordinal: int) -> None:
-        """A ticket came to nothing: its prompt is issued again, as a fresh ticket, before any other prompt."""
+        """A ticket yields no group: its prompt is issued again, as another ticket, before any new prompt."""
         self.contract.drop(ordinal)
         entry = self.ledger.move(ordinal, TicketState.failed)
         if entry.attempt + 1 < MAX_ATTEMPTS:
@@ -169,7 +187,7 @@ class Store:
             self.counters.count("buffer/prompts_given_up")
 
     def distrust(self, actor: str, version: int) -> None:
-        """Stored groups of an actor with tokens of `version` or later fail: its weights were not what they should be."""
+        """Fail the stored groups of an actor that have tokens of `version` or later: its weights were wrong then."""
         for entry in self.ledger.entries():
             group = entry.group
             if group is not None and group.actor == actor and group.newest_version >= version:
@@ -180,8 +198,10 @@ class Store:
         self.survival.record(group, survived=False)
         self.ledger.move(ordinal, TicketState.stale)
 
+    # --- batches ------------------------------------------------------------------------------------------------------
+
     def try_take(self) -> Batch | None:
-        """Form the batch of version `head`, if the contract allows one. The caller logs it before anybody sees it."""
+        """Form the batch of version `head` if the contract allows one. The caller records it before it is sent."""
         chosen = self.contract.choose()
         if chosen is None:
             return None
@@ -197,15 +217,28 @@ class Store:
             assert group is not None
             self.survival.record(group, survived=True)
             groups.append(group)
+        metrics = self._staleness_metrics(groups, version)
+        metrics |= {f"buffer/ledger_{state}": float(count) for state, count in self.ledger.as_dict().items()}
+        metrics |= self.survival.rates()
+        self.filter.next_step()
+        batch = Batch(
+            generation=self.generation,
+            version=version,
+            groups=groups,
+            metrics=metrics,
+            reset_requested=self.reset_requested,
+        )
+        self.reset_requested = False
+        return batch
+
+    def _staleness_metrics(self, groups: list[Group], version: int) -> dict[str, float]:
+        """Mean and maximum age, in versions. Raises StalenessViolation above eta."""
         ages = [self._staleness(group, version) for group in groups]
         if max(ages) > self.contract.eta:
             raise StalenessViolation(
                 f"a group of staleness {max(ages)} was chosen at version {version}, eta is {self.contract.eta}"
             )
-        metrics = {"buffer/staleness_mean": sum(ages) / len(ages), "buffer/staleness_max": float(max(ages))}
-        metrics |= {f"buffer/ledger_{state}": float(count) for state, count in self.ledger.as_dict().items()}
-        self.filter.next_step()
-        return Batch(generation=self.generation, version=version, groups=groups, metrics=metrics | self.survival.rates())
+        return {"buffer/staleness_mean": sum(ages) / len(ages), "buffer/staleness_max": float(max(ages))}
 
     def _staleness(self, group: Group, version: int) -> int:
         """Age of the oldest token that will be trained at `version`."""
@@ -214,10 +247,107 @@ class Store:
             versions = (v for v in versions if v + self.contract.eta >= version)
         return version - min(versions)
 
+    def request_reset(self) -> int | None:
+        """Let the next batch ask for a reset of the reference; returns its version, None when no batch is left."""
+        if self.head >= self.contract.steps:
+            return None
+        self.reset_requested = True
+        return self.head
+
     def step_done(self) -> None:
-        """The learner made version + 1 of the batch it has."""
+        """The learner made version + 1 of the batch that it has."""
         self.ledger.shift(TicketState.batched, TicketState.trained, self.batch_groups)
         self.version += 1
+
+    # --- a learner arrives, or is done --------------------------------------------------------------------------------
+
+    def can_continue(self, version: int, generation: int, recorded: Collection[int]) -> bool:
+        """Whether a learner with this checkpoint continues here. `recorded`: versions of the batches in the journal."""
+        if generation != self.generation or generation < 1 or not 0 <= version <= self.head:
+            return False
+        return all(needed in recorded for needed in range(version, self.head))
+
+    def continue_at(self, version: int, stage: int) -> None:
+        """The learner stands at `version` of this generation: it repeats the steps after it and made those before it."""
+        repeated = (self.version - version) * self.batch_groups
+        if repeated > 0:
+            self.ledger.shift(TicketState.trained, TicketState.batched, repeated)
+        elif repeated < 0:
+            self.ledger.shift(TicketState.batched, TicketState.trained, -repeated)
+        self.version = version
+        self.enter_later(stage)
+
+    def begin_generation(self, version: int, generation: int, stage: int, state: BufferState | None) -> None:
+        """Begin a generation at `version` and in `stage`; every ticket that is not trained by then becomes stale.
+
+        `generation` is that of the learner's checkpoint, `state` what was recorded with it: prompts continue from there.
+        """
+        self._drop_untrained()
+        surplus = self.ledger.counts[TicketState.trained] - version * self.batch_groups
+        if surplus >= 0:
+            self.ledger.shift(TicketState.trained, TicketState.stale, surplus)
+        else:
+            self.ledger.adopt(-surplus)
+        self.retries.clear()
+        if state is not None:
+            self._resume_prompts(state)
+        self.enter(stage)
+        self.contract.clear(version)
+        self.generation = max(self.generation, generation, 0) + 1
+        self.version = version
+
+    def mark_untrained_stale(self) -> None:
+        """The learner made its last version: no ticket that is untrained now will be trained."""
+        self._drop_untrained()
+        self.contract.clear(self.version)
+
+    def _drop_untrained(self) -> None:
+        for entry in self.ledger.entries():
+            self.ledger.move(entry.ticket.ordinal, TicketState.stale)
+        self.ledger.shift(TicketState.batched, TicketState.stale, self.ledger.counts[TicketState.batched])
+
+    # --- a buffer restarts --------------------------------------------------------------------------------------------
+
+    def restore(self, state: BufferState, tickets: Sequence[TicketRecord], groups: Mapping[int, Group]) -> None:
+        """Become what was recorded: `tickets` under way, and the stored `groups` by ordinal.
+
+        Raises DataError when the configuration does not have the stage or the prompt sources of `state`; LedgerError for
+        records that do not add up.
+        """
+        self._check_stage(state)
+        self.generation, self.version = state.generation, state.version
+        self.reset_requested = state.reset_requested
+        self.filter.restore(state.filtered)
+        self.counters.restore(state.counters)
+        self.contract.clear(state.head)
+        entries: list[Entry] = []
+        for record in tickets:
+            ordinal = record.ticket.ordinal
+            entry = Entry(ticket=record.ticket, attempt=record.attempt, state=TicketState.leased)
+            self.contract.issue(ordinal, record.ticket.version)
+            if ordinal in groups:
+                entry.state, entry.group = TicketState.stored, groups[ordinal]
+                self.contract.store(ordinal, self.deadline_version(entry.group))
+            entries.append(entry)
+        self.ledger.restore({TicketState(name): count for name, count in state.ledger.items()}, entries)
+        self.check()
+        self._resume_prompts(state)
+
+    def _resume_prompts(self, state: BufferState) -> None:
+        """Draw prompts as at `state`; first those whose tickets it knew as untrained."""
+        self._check_stage(state)
+        self.enter(state.stage)
+        self.prompts.restore(state.cursor)
+        found = ((self.prompts.find(uid), attempt) for uid, attempt in [*state.under_way, *state.retries])
+        self.retries.clear()
+        self.retries.extend((prompt, attempt) for prompt, attempt in found if prompt is not None)
+
+    def _check_stage(self, state: BufferState) -> None:
+        if state.stage >= len(self.stages):
+            raise DataError(
+                f"the run was recorded in stage {state.stage}, the configuration has {len(self.stages)} (counted from 0); "
+                "restore stages, or start a run of another name"
+            )
 
     def check(self) -> None:
         """Raise LedgerError unless the ledger balances and agrees with the learner's version."""

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from prolong.buffer.core.core import BufferCore
+from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.tickets.prompts import load_heldout, load_mixture
@@ -91,14 +92,14 @@ class Stranger:
         return self.rng.choice(NUMBERS) if self.rng.random() < 0.3 else self.rng.choice(fitting)
 
     def generation(self) -> int:
-        return self.number(self.core.store.generation)
+        return self.number(self.core.run.store.generation)
 
     def version(self) -> int:
-        return self.number(self.core.store.version, self.core.store.version + 1)
+        return self.number(self.core.run.store.version, self.core.run.store.version + 1)
 
     def say(self, name: str):
         step = {"generation": self.generation(), "version": self.version()}
-        epoch = self.number(self.core.membership.epoch)
+        epoch = self.number(self.core.run.membership.epoch)
         if self.rng.random() < 0.1:
             pid, version, generation = self.rng.choice([1, 1, 2]), self.version(), self.generation()
             return self.greet(name, pid=pid, version=version, generation=generation, stage=self.number(0, 1))
@@ -115,7 +116,7 @@ class Stranger:
                 lambda: Publish(**step, store_host="h", store_port=1, manifest=NOTHING),
                 lambda: WeightsApplied(
                     **step,
-                    epoch=self.number(self.core.membership.epoch),
+                    epoch=self.number(self.core.run.membership.epoch),
                     checksums=[],
                     seconds=0.0,
                     error=self.rng.choice("  x"),
@@ -173,7 +174,7 @@ def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
     num_batches, limit = 0, cfg.buffer.max_message_mb << 20
     for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
         mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
-        core = BufferCore(cfg, mixture, heldout, tokenizer.fingerprint, Journal(MemoryDisk()))
+        core = BufferCore.open(RunSettings.from_config(cfg), mixture, heldout, tokenizer.fingerprint, Journal(MemoryDisk()))
         decoder: Decoder = Decoder(FromClient, limit)
         stranger, now = Stranger(seed, cfg, core), 0.0
         for _ in range(MESSAGES):
@@ -190,7 +191,7 @@ def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
             batches = [heard.batch for _, heard in out if isinstance(heard, BatchReady)]
             num_batches += len(batches)
             assert all(map(is_sound, batches))
-            assert core.store.ledger.balanced
+            assert core.run.store.ledger.balanced
             if core.finished():
                 break
         assert msgspec.msgpack.encode(core.status(now))

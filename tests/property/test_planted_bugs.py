@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from prolong.buffer.core import generations
 from prolong.buffer.core.dispatch import Dispatch
-from prolong.buffer.core.journal_writer import JournalWriter
+from prolong.buffer.core.run_state import RunState
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import BufferState
 from prolong.buffer.serving.output_commit import Frame, OutputCommit
@@ -101,26 +100,25 @@ def lost_leases_unnoticed(patch: Patch) -> None:
 
 def dead_generation_accepted(patch: Patch) -> None:
     patch.setattr(Leases, "clear", lambda self: None)
-    unwanted_well = Dispatch._unwanted
+    refusal_well = Dispatch._refusal
 
-    def unwanted(self: Dispatch, actor: Any, message: Any) -> str:
-        reason = unwanted_well(self, actor, message)
+    def refusal(self: Dispatch, actor: Any, group: Any) -> str:
+        reason = refusal_well(self, actor, group)
         return "" if "is over" in reason else reason
 
-    patch.setattr(Dispatch, "_unwanted", unwanted)
+    patch.setattr(Dispatch, "_refusal", refusal)
 
 
 def generation_not_raised(patch: Patch) -> None:
     """A learner without a past is taken for one that goes on."""
-    fork_well = generations.fork
+    begin_well = Store.begin_generation
 
-    def fork(store: Store, journal: Journal, version: int, generation: int, stage: int) -> int:
-        before = store.generation
-        reported = fork_well(store, journal, version, generation, stage)
-        store.generation = max(before, 1)
-        return reported
+    def begin_generation(self: Store, *args: Any) -> None:
+        before = self.generation
+        begin_well(self, *args)
+        self.generation = max(before, 1)
 
-    patch.setattr(generations, "fork", fork)
+    patch.setattr(Store, "begin_generation", begin_generation)
 
 
 def batch_served_again_in_another_order(patch: Patch) -> None:
@@ -145,8 +143,8 @@ def prompts_never_reissued_to_their_place(patch: Patch) -> None:
 
 
 def _state(patch: Patch, change: Callable[[BufferState], BufferState]) -> None:
-    state_well = JournalWriter.state
-    patch.setattr(JournalWriter, "state", lambda self, **more: change(state_well(self, **more)))
+    state_well = RunState.state
+    patch.setattr(RunState, "state", lambda self, **more: change(state_well(self, **more)))
 
 
 def reset_request_not_recorded(patch: Patch) -> None:
@@ -174,11 +172,11 @@ def reset_request_kept_open_when_it_went_out(patch: Patch) -> None:
 
 
 def work_under_way_forgotten_at_an_early_end(patch: Patch) -> None:
-    patch.setattr(generations, "mark_untrained_stale", lambda store: None)
+    patch.setattr(Store, "mark_untrained_stale", lambda self: None)
 
 
 def leases_kept_at_an_early_end(patch: Patch) -> None:
-    patch.setattr(Dispatch, "end_training_leases", lambda self: None)
+    patch.setattr(Leases, "end_training_leases", lambda self: None)
 
 
 def stage_that_goes_back(patch: Patch) -> None:
@@ -215,17 +213,17 @@ def said_though_the_disk_is_full(patch: Patch) -> None:
 
 
 def restored_leases_forgotten(patch: Patch) -> None:
-    patch.setattr(Dispatch, "restore", lambda self, tickets, now, rejoin_grace_s: None)
+    patch.setattr(Leases, "restore", lambda self, records, now, rejoin_grace_s: None)
 
 
 def orphans_never_given_up(patch: Patch) -> None:
-    restore_well = Dispatch.restore
+    restore_well = Leases.restore
 
-    def restore(self: Dispatch, *args: Any) -> None:
+    def restore(self: Leases, *args: Any) -> None:
         restore_well(self, *args)
         self._rejoin_until_s.clear()
 
-    patch.setattr(Dispatch, "restore", restore)
+    patch.setattr(Leases, "restore", restore)
     lost_leases_unnoticed(patch)
 
 

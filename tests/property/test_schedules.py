@@ -34,17 +34,17 @@ def test_the_schedules_reach_what_they_are_meant_to_reach() -> None:
     for seed in range(FIRST):
         world = run(Plan.draw(seed))
         policies.add((world.plan.straggler, world.plan.preference))
-        happened.update({name: min(count, 1) for name, count in world.core.counters.total.items()})
+        happened.update({name: min(count, 1) for name, count in world.core.run.counters.total.items()})
         happened.update(world.struck.keys(), **{f"killed: {where}": 1 for where in world.deaths})
         happened["continued"] += world.learner_restarts > 0 and world.forks == 0
         happened["forked"] += world.forks > 0
         happened["buffer restarted"] += world.buffer_crashes > 0
         happened["served again"] += world.judge.num_served_again > 0
         happened["eta 0"] += world.plan.eta == 0
-        happened["stage changed"] += world.core.store.stage > 0
+        happened["stage changed"] += world.core.run.store.stage > 0
         happened["stages met in a batch"] += world.judge.num_mixed > 0
         happened["ended early with work under way"] += (
-            world.plan.last < world.plan.steps and world.core.store.ledger.as_dict()["stale"] > 0
+            world.plan.last < world.plan.steps and world.core.run.store.ledger.as_dict()["stale"] > 0
         )
         happened["tickets sent again"] += world.judge.num_sent_again > 0
         happened["reset"] += world.judge.num_resets > 0

@@ -193,19 +193,19 @@ class Audit:
 
 def picture(core: BufferCore) -> dict[str, Any]:
     """Everything of a core that must outlive it."""
-    store, validation, leases = core.store, core.validation, core.dispatch.leases
+    store, validation, leases = core.run.store, core.run.validation, core.run.leases
     return {
         "counts": dict(store.ledger.counts),
         "entries": [(entry.ticket.ordinal, entry.attempt, entry.state) for entry in store.ledger.entries()],
         "groups": {e.ticket.ordinal: e.group.rollouts[0].spans for e in store.ledger.entries() if e.group is not None},
-        "deadlines": dict(store.contract._deadlines),
+        "deadlines": store.contract.deadlines,
         "leases": {lease.ticket.ordinal: lease.actor for lease in leases.all()},
         "retries": [(prompt.uid, attempt) for prompt, attempt in store.retries],
         "where": (store.generation, store.version, store.head, store.stage, store.reset_requested, store.filter.dropped),
-        "cursor": store.mixture.cursor,
-        "next_ordinal": core.dispatch.next_ordinal,
-        "epoch": core.membership.epoch,
-        "checkpoints": list(core.writer.checkpoints),
+        "cursor": store.prompts.cursor,
+        "next_ordinal": core.run.next_ordinal,
+        "epoch": core.run.membership.epoch,
+        "checkpoints": list(core.run.checkpoints),
         "sweeps": validation.records(),
         "scores": (list(validation.scores), validation.reported),
     }

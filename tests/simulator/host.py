@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from prolong.buffer.core.core import BufferCore
+from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.disk import Disk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import Move
@@ -96,7 +97,7 @@ class Buffer(Process):
         mixture = PromptMixture(list(zip(TRAIN, cfg.data.mixture, strict=True)), plan.seed)
         heldout = HELDOUT[: plan.heldout]
         self.journal = WatchedJournal(world.disk, world.judge.audit)
-        self.core = world.core_class(cfg, mixture, heldout, "tok", self.journal, self.clock())
+        self.core = world.core_class.open(RunSettings.from_config(cfg), mixture, heldout, "tok", self.journal, self.clock())
         self.output = OutputCommit(Watched(self.core, world.judge), MAX_BYTES, self.core.quarantine)
         self.doom = ""  # where the next turn ends this life
         self._inbox: deque[tuple[bytes, bytes]] = deque()

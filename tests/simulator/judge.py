@@ -50,9 +50,9 @@ class Judge:
                 self.stages = max(low, message.stage), max(high, message.stage)
                 if forked:
                     self.audit.disowned = True
-                    self.promised = [core.store.head] if core.store.reset_requested else []
+                    self.promised = [core.run.store.head] if core.run.store.reset_requested else []
             case m.StepDone() if core.peers.learner is not None and core.peers.learner.identity == identity:
-                if (message.generation, message.version) == (self.generation, core.store.version):
+                if (message.generation, message.version) == (self.generation, core.run.store.version):
                     self.stages = max(self.stages[0], message.stage), max(self.stages[1], message.stage)
             case m.Finish():
                 self.audit.disowned = True
@@ -62,7 +62,7 @@ class Judge:
     def reset_answered(self, answer: Any, core: BufferCore) -> None:
         if isinstance(answer, m.ResetNoted):
             self.promised += [] if answer.version in self.promised else [answer.version]
-        elif not core._finishing and core.store.generation > 0 and core.store.head < self.plan.steps:
+        elif not core.finishing and core.run.store.generation > 0 and core.run.store.head < self.plan.steps:
             raise Violation(f"a reset was refused: {answer}")
 
     # --- what it decides -----------------------------------------------------------------------------------------------
@@ -86,17 +86,17 @@ class Judge:
         """`wait`: for every k, at most k B tickets must be in the next k batches."""
         if self.plan.straggler is not Straggler.wait:
             return
-        ages = [e.group.oldest_version if e.group else e.ticket.version for e in core.store.ledger.entries()]
+        ages = [e.group.oldest_version if e.group else e.ticket.version for e in core.run.store.ledger.entries()]
         for k in range(self.plan.eta + 1):
-            due = sum(version + self.plan.eta < core.store.head + k for version in ages)
+            due = sum(version + self.plan.eta < core.run.store.head + k for version in ages)
             if due > k * self.plan.batch:
                 raise Violation(f"{due} tickets are due in the next {k} batches of {self.plan.batch}: versions {ages}")
 
     def balanced(self, core: BufferCore) -> None:
         """After every event."""
-        counts, total = core.store.ledger.counts, core.store.ledger.total
-        if total != sum(counts.values()) or counts[TicketState.trained] != core.store.version * self.plan.batch:
-            raise Violation(f"out of balance: {total} issued, {counts}, version {core.store.version}")
+        counts, total = core.run.store.ledger.counts, core.run.store.ledger.total
+        if total != sum(counts.values()) or counts[TicketState.trained] != core.run.store.version * self.plan.batch:
+            raise Violation(f"out of balance: {total} issued, {counts}, version {core.run.store.version}")
         if counts[TicketState.leased] + counts[TicketState.stored] > (self.plan.eta + 1) * self.plan.batch:
             raise Violation(f"more tickets under way than admission allows: {counts}")
 
@@ -122,7 +122,7 @@ class Judge:
         """What the last buffer did not commit never happened."""
         self.stages, self.promised = self.lasting_stages, list(self.lasting_promised)
         self.crashed_since_promise = bool(self.promised)
-        self.generation = core.store.generation
+        self.generation = core.run.store.generation
         self.audit.started(core, journal)
 
     # --- what it says --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prolong.buffer.core.core import BufferCore
+from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.disk import Disk, MemoryDisk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.tickets.mixture import PromptMixture
@@ -114,7 +115,7 @@ class Scene:
         self.journal = Journal(self.disk)
         sums, sorts = [prompt(i) for i in range(50)], [prompt(i, task="sort") for i in range(50)]
         mixture = PromptMixture([(sums, 1.0), (sorts, 0.0)], self.cfg.run.seed)
-        self.core = BufferCore(self.cfg, mixture, self.heldout, "tok", self.journal, self.now)
+        self.core = BufferCore.open(RunSettings.from_config(self.cfg), mixture, self.heldout, "tok", self.journal, self.now)
         self.held.clear()
 
     def say(self, who: bytes | str, message: Any, *, after_s: float = 0.0) -> list[Any]:
@@ -163,7 +164,7 @@ class Scene:
         return only(self.say(LEARNER, message), m.PublishPlan)
 
     def apply(self, name: str, version: int, *, epoch: int | None = None, error: str = "") -> list[Any]:
-        epoch = self.core.membership.epoch if epoch is None else epoch
+        epoch = self.core.run.membership.epoch if epoch is None else epoch
         return self.say(
             name,
             m.WeightsApplied(generation=self.generation, version=version, epoch=epoch, checksums=[7], seconds=0.1, error=error),
@@ -189,7 +190,7 @@ class Scene:
     @property
     def counts(self) -> dict[str, int]:
         """Ticket states that are not empty."""
-        return {state: count for state, count in self.core.store.ledger.as_dict().items() if count}
+        return {state: count for state, count in self.core.run.store.ledger.as_dict().items() if count}
 
 
 def only(messages: list[Any], kind: type) -> Any:

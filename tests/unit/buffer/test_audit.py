@@ -30,14 +30,14 @@ def disk() -> MemoryDisk:
     scene.learner()
     for version in range(5):
         scene.weights(version)
-        while leases := scene.core.dispatch.leases.held_by("actor-0"):
+        while leases := scene.core.run.leases.held_by("actor-0"):
             for number, lease in enumerate(leases):
                 scene.result(lease.ticket, spread=number != 1)
         assert scene.take(version)
         scene.done(version + 1)
         scene.say(LEARNER, m.CheckpointSaved(generation=1, version=version + 1))
     scene.weights(5)
-    first, second, *_ = scene.core.dispatch.leases.held_by("actor-0")
+    first, second, *_ = scene.core.run.leases.held_by("actor-0")
     scene.result(first.ticket)
     scene.say("actor-0", m.TicketReturned(ordinal=second.ticket.ordinal, reason="no room"))
     assert {"stored", "leased", "failed", "filtered", "trained"} <= set(scene.counts)

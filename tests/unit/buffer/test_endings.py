@@ -57,7 +57,7 @@ def test_the_sweep_after_an_early_end_is_not_held_up_by_abandoned_work() -> None
 def test_a_finish_at_a_version_that_was_not_made_is_counted_and_ends_nothing() -> None:
     scene, work = started()
     assert scene.say_all(LEARNER, m.Finish(generation=1, version=4)) == {}
-    assert scene.core.counters.total["buffer/misplaced_messages"] == 1
+    assert scene.core.run.counters.total["buffer/misplaced_messages"] == 1
     assert scene.result(work[0]).reason == ""
 
 
@@ -68,7 +68,7 @@ def test_a_run_that_ended_early_can_go_on_with_a_learner_that_comes_back() -> No
     forget_learner(scene)
     heard = scene.learner(version=1, generation=1, pid=2)
     assert only(heard, m.Welcome).generation == 1
-    work = [lease.ticket for lease in scene.core.dispatch.leases.all()]
+    work = [lease.ticket for lease in scene.core.run.leases.all()]
     assert work
     batch, _ = step(scene, work, 1)
     assert batch.version == 1
@@ -100,7 +100,7 @@ def test_a_batch_that_asks_for_a_reset_is_served_again_as_it_was() -> None:
     again = scene.take(0)
     assert again is not None
     assert again.reset_requested
-    assert not scene.core.store.reset_requested
+    assert not scene.core.run.store.reset_requested
 
 
 def test_a_request_survives_the_buffer_also_one_made_before_the_learner_is_back() -> None:

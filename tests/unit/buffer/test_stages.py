@@ -55,7 +55,7 @@ def test_tickets_follow_the_stage_and_groups_under_way_are_trained_with_the_old_
     new, _ = step(scene, work, 2, stage=1)
     assert [len(member.rollouts) for member in old.groups + new.groups] == [2, 2, 3, 3]
     assert [member.sampling.n for member in old.groups + new.groups] == [2, 2, 3, 3]
-    assert scene.core.counters.total["buffer/mismatched_groups"] == 0
+    assert scene.core.run.counters.total["buffer/mismatched_groups"] == 0
 
 
 def test_groups_of_both_stages_meet_in_one_batch() -> None:
@@ -93,12 +93,12 @@ def test_capacity_counts_every_ticket_with_its_own_rollouts() -> None:
 def test_the_stage_only_moves_forward_within_a_generation() -> None:
     scene, work = started()
     _, work = step(scene, work, 0, stage=1)
-    assert scene.core.store.stage == 1
+    assert scene.core.run.store.stage == 1
     _, work = step(scene, work, 1, stage=0)
-    assert scene.core.store.stage == 1
+    assert scene.core.run.store.stage == 1
     step(scene, work, 2, stage=7)
-    assert (scene.core.store.stage, scene.core.counters.total["buffer/unknown_stages"]) == (1, 1)
-    assert scene.core.store.version == 3
+    assert (scene.core.run.store.stage, scene.core.run.counters.total["buffer/unknown_stages"]) == (1, 1)
+    assert scene.core.run.store.version == 3
 
 
 def test_a_learner_that_redoes_recorded_steps_names_earlier_stages_in_vain() -> None:
@@ -108,7 +108,7 @@ def test_a_learner_that_redoes_recorded_steps_names_earlier_stages_in_vain() -> 
     _, work = step(scene, work, 1, stage=1)
     forget_learner(scene)
     assert only(scene.learner(version=1, generation=1, pid=2, stage=0), m.Welcome).generation == 1
-    assert scene.core.store.stage == 1
+    assert scene.core.run.store.stage == 1
     _, again = step(scene, [], 1, stage=0)
     assert {stage_of(ticket) for ticket in work + again} == {1}
 
@@ -149,12 +149,12 @@ def test_a_restarted_buffer_knows_its_stage_and_where_the_mixture_stood() -> Non
         drawn += work
     scene.result(work[0])
     assert scene.take(2) is not None  # logs where everything stands
-    expected = [scene.core.store.mixture.next().uid for _ in range(3)]
+    expected = [scene.core.run.store.prompts.next().uid for _ in range(3)]
     scene.restart()
     scene.actor()
     scene.learner(version=2, generation=1, stage=0)  # a learner of a checkpoint that is older than the stage
-    assert scene.core.store.stage == 1
-    assert [scene.core.store.mixture.next().uid for _ in range(3)] == expected
+    assert scene.core.run.store.stage == 1
+    assert [scene.core.run.store.prompts.next().uid for _ in range(3)] == expected
     assert not {ticket.prompt.uid for ticket in drawn} & set(expected)
 
 
@@ -165,7 +165,7 @@ def test_the_learners_hello_tells_a_restarted_buffer_of_a_stage_that_was_not_rec
     scene.actor()
     scene.learner(version=1, generation=1, stage=1)
     (again,) = scene.weights(1)  # of the prompt that its fresh actor lost, as the stage of its learner says
-    assert (again.sampling.n, scene.core.store.mixture.next().task) == (3, "sort")
+    assert (again.sampling.n, scene.core.run.store.prompts.next().task) == (3, "sort")
 
 
 def test_validation_keeps_its_own_settings_in_every_stage() -> None:

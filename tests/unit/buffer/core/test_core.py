@@ -60,7 +60,7 @@ def test_a_group_sent_twice_is_trained_once() -> None:
     again = scene.result(work[0])
     assert not again.accepted
     assert scene.counts == {"leased": 3, "stored": 1, "total": 4}
-    assert scene.core.counters.total["buffer/duplicates"] == 1
+    assert scene.core.run.counters.total["buffer/duplicates"] == 1
 
 
 def test_a_group_of_another_generation_ticket_or_actor_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_above_the_cap_groups_without_signal_are_kept() -> None:
     for ticket in work[:2]:
         scene.result(ticket, spread=False)
     assert scene.counts == {"leased": 3, "stored": 1, "filtered": 1, "total": 5}
-    assert scene.core.counters.total["buffer/bypassed"] == 1
+    assert scene.core.run.counters.total["buffer/bypassed"] == 1
 
 
 def test_a_lease_that_runs_out_is_reissued_for_the_same_prompt_and_the_late_group_refused() -> None:
@@ -201,7 +201,7 @@ def test_tickets_are_shared_by_free_capacity() -> None:
     heard = {name: len(tickets(scene.say(name, m.Heartbeat()))) for name in plan.members}
     assert heard == {"a": 0, "b": 0}
     for name in plan.members:
-        scene.core.membership.applied(
+        scene.core.run.membership.applied(
             name, m.WeightsApplied(generation=1, version=0, epoch=plan.epoch, checksums=[], seconds=0.0)
         )
     heard = scene.wait(0.0)
@@ -230,8 +230,8 @@ def test_an_observer_may_ask_and_do_nothing_else() -> None:
     scene.say("watch", scene.hello(m.Role.observer, "watch", tokenizer=""))
     scene.say("watch", m.TakeBatch(generation=1, version=0))
     scene.say("watch", m.Cordon(epoch=1, names=["actor-0"]))
-    assert scene.core.counters.total["buffer/misplaced_messages"] == 2
-    assert not scene.core.membership.is_cordoned("actor-0")
+    assert scene.core.run.counters.total["buffer/misplaced_messages"] == 2
+    assert not scene.core.run.membership.is_cordoned("actor-0")
 
 
 def test_messages_of_a_dead_generation_change_nothing() -> None:
@@ -267,7 +267,7 @@ def test_a_take_from_the_future_is_counted_and_not_answered() -> None:
     for ticket in work:
         scene.result(ticket)
     assert scene.take(5) is None
-    assert scene.core.counters.total["buffer/misplaced_messages"] == 1
+    assert scene.core.run.counters.total["buffer/misplaced_messages"] == 1
 
 
 def test_weights_that_differ_from_what_was_sent_cost_the_actor_its_tickets_and_groups() -> None:
@@ -296,7 +296,7 @@ def test_evict_drops_a_group_that_became_too_old() -> None:
     assert ack.accepted
     assert "stale: its tokens are of version 0, the next batch is of version 2" in ack.reason
     assert scene.counts["stale"] == 1
-    assert scene.core.counters.total["buffer/evicted"] == 1
+    assert scene.core.run.counters.total["buffer/evicted"] == 1
 
 
 def test_mask_hands_over_a_group_with_some_tokens_within_eta() -> None:

@@ -33,7 +33,7 @@ def trained(cfg: Config, steps: int, *, checkpoint: int | None = None, heldout: 
 
 def finish_all(scene: Scene) -> None:
     """The actor finishes all that it has, until it has its fill."""
-    while leases := scene.core.dispatch.leases.held_by("actor-0"):
+    while leases := scene.core.run.leases.held_by("actor-0"):
         for lease in leases:
             scene.result(lease.ticket)
 
@@ -86,13 +86,13 @@ def test_a_learner_whose_batches_are_gone_begins_a_generation_and_nothing_of_the
     cfg = config(batch=2, eta=1)
     cfg.checkpoint.keep = 1
     scene, batches = trained(cfg, 3, checkpoint=2)
-    old = scene.core.dispatch.leases.held_by("actor-0")
+    old = scene.core.run.leases.held_by("actor-0")
     before = scene.counts
     silence_learner(scene)
     welcome = only(scene.learner(version=1, generation=1, pid=2), m.Welcome)
     assert welcome.generation == 2
     assert scene.counts == {"trained": 2, "stale": before["total"] - 2, "total": before["total"]}
-    assert scene.core.store.head == 1
+    assert scene.core.run.store.head == 1
     for lease in old:
         assert not scene.result(lease.ticket).accepted
     work = scene.weights(1)
@@ -107,11 +107,11 @@ def test_a_learner_whose_batches_are_gone_begins_a_generation_and_nothing_of_the
 
 def test_a_fresh_learner_in_a_used_buffer_begins_a_generation_and_validates_again() -> None:
     scene, _ = trained(config(batch=1, eta=0, validation=ValidationConfig(greedy=False)), 1, heldout=1)
-    assert [score.version for score in scene.core.validation.scores] == [0]
+    assert [score.version for score in scene.core.run.validation.scores] == [0]
     silence_learner(scene)
     assert only(scene.learner(pid=2), m.Welcome).generation == 2
-    assert scene.core.validation.scores == []
-    assert scene.core.validation.blocks_training
+    assert scene.core.run.validation.scores == []
+    assert scene.core.run.validation.blocks_training
     assert scene.counts == {"stale": 2, "total": 2}
 
 
@@ -126,19 +126,25 @@ def test_a_learner_that_knows_more_than_the_buffer_is_believed() -> None:
 
 def memory_of(scene: Scene) -> dict[str, object]:
     """Everything that a restart must not change."""
-    core = scene.core
+    run, store = scene.core.run, scene.core.run.store
     return {
-        "counts": core.store.ledger.as_dict(),
-        "entries": [dataclasses.replace(entry) for entry in core.store.ledger.entries()],
-        "leases": [(lease.ticket, lease.actor) for lease in core.dispatch.leases.all()],
-        "retries": list(core.store.retries),
-        "sweeps": core.validation.records(),
-        "scores": core.validation.scores,
-        "at": (core.store.generation, core.store.version, core.store.head, core.store.stage, core.dispatch.next_ordinal),
-        "cursor": core.store.mixture.cursor,
-        "deadlines": core.store.contract._deadlines,
-        "filtered": core.store.filter.dropped,
-        "counters": dict(core.counters.total),
+        "counts": store.ledger.as_dict(),
+        "entries": [dataclasses.replace(entry) for entry in store.ledger.entries()],
+        "leases": [(lease.ticket, lease.actor) for lease in run.leases.all()],
+        "retries": list(store.retries),
+        "sweeps": run.validation.records(),
+        "scores": run.validation.scores,
+        "at": (
+            store.generation,
+            store.version,
+            store.head,
+            store.stage,
+            run.next_ordinal,
+        ),
+        "cursor": store.prompts.cursor,
+        "deadlines": store.contract.deadlines,
+        "filtered": store.filter.dropped,
+        "counters": dict(run.counters.total),
     }
 
 
@@ -147,7 +153,7 @@ def busy(cfg: Config, *, heldout: int = 0) -> Scene:
     scene, _ = trained(cfg, 3, checkpoint=2, heldout=heldout)
     scene.done(4)
     scene.weights(4)
-    work = [lease.ticket for lease in scene.core.dispatch.leases.held_by("actor-0")]
+    work = [lease.ticket for lease in scene.core.run.leases.held_by("actor-0")]
     first, second, third, *_ = [ticket for ticket in work if ticket.kind is TicketKind.train]
     scene.result(first)
     scene.result(second, spread=False)
@@ -172,7 +178,7 @@ def test_a_restarted_buffer_is_what_the_dead_one_was() -> None:
 
 def test_actor_and_learner_that_outlive_the_buffer_go_on_with_what_they_have() -> None:
     scene = busy(config(batch=5, eta=1))
-    held = scene.core.dispatch.leases.held_by("actor-0")
+    held = scene.core.run.leases.held_by("actor-0")
     scene.restart()
     (resent,) = (x for x in scene.actor(version=4) if isinstance(x, m.Tickets))
     assert resent.tickets == [lease.ticket for lease in held]
@@ -185,7 +191,7 @@ def test_actor_and_learner_that_outlive_the_buffer_go_on_with_what_they_have() -
 
 def test_a_group_reaches_a_restarted_buffer_though_no_learner_came_yet() -> None:
     scene = busy(config(batch=5, eta=1))
-    lease = scene.core.dispatch.leases.held_by("actor-0")[0]
+    lease = scene.core.run.leases.held_by("actor-0")[0]
     scene.restart()
     scene.actor(version=4)
     assert scene.result(lease.ticket).accepted
@@ -194,11 +200,11 @@ def test_a_group_reaches_a_restarted_buffer_though_no_learner_came_yet() -> None
 
 def test_what_a_fresh_process_of_the_same_name_does_not_have_is_issued_again_at_once() -> None:
     scene = busy(config(batch=5, eta=1))
-    lost = {lease.ticket.prompt.uid for lease in scene.core.dispatch.leases.held_by("actor-0")}
+    lost = {lease.ticket.prompt.uid for lease in scene.core.run.leases.held_by("actor-0")}
     scene.restart()
     assert tickets(scene.actor(pid=2)) == []
-    assert not scene.core.dispatch.leases.held_by("actor-0")
-    assert lost <= {prompt.uid for prompt, _ in scene.core.store.retries}
+    assert not scene.core.run.leases.held_by("actor-0")
+    assert lost <= {prompt.uid for prompt, _ in scene.core.run.store.retries}
 
 
 def test_leases_of_an_actor_that_died_with_the_buffer_are_lost_after_a_silence() -> None:
@@ -213,7 +219,7 @@ def test_leases_of_an_actor_that_died_with_the_buffer_are_lost_after_a_silence()
 def test_what_was_not_committed_never_happened() -> None:
     scene = busy(config(batch=5, eta=1))
     before = memory_of(scene)
-    lease = scene.core.dispatch.leases.held_by("actor-0")[0]
+    lease = scene.core.run.leases.held_by("actor-0")[0]
     message = m.GroupResult(group=group(lease.ticket, rollout(4), rollout(4, reward=0.0)))
     assert scene.core.handle(b"actor-0", message, scene.now)
     assert memory_of(scene) != before

@@ -34,7 +34,7 @@ class Sweeps(Validation):
 
     def answer(self, ticket: Ticket, *rewards: float | None, version: int | None = None) -> str:
         made = ticket.version if version is None else version
-        return self.result(group(ticket, *(rollout(made, reward=reward) for reward in rewards)), ticket.version, NEWEST)
+        return self.take_group(group(ticket, *(rollout(made, reward=reward) for reward in rewards)), ticket.version, NEWEST)
 
 
 def test_a_version_that_no_actor_can_have_held_is_asked_again() -> None:

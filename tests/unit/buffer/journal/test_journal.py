@@ -73,13 +73,13 @@ def versions_elsewhere(folder: Path) -> str:
 
 @pytest.fixture(params=["lmdb", "memory"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Journal]]:
-    """Opens the same disk again and again, as a process that died before: what was only staged is gone."""
+    """Opens the same disk again and again, as a process that died before: changes that were not committed are gone."""
     memory, opened = MemoryDisk(), []
 
     def open_again() -> Journal:
         for journal in opened:
             journal.close()
-        disk = LmdbDisk(tmp_path / "journal", 0.1) if request.param == "lmdb" else memory
+        disk = LmdbDisk.open(tmp_path / "journal", 0.1) if request.param == "lmdb" else memory
         opened[:] = [Journal(disk)]
         return opened[0]
 
@@ -104,7 +104,7 @@ def test_what_was_committed_is_read_back_the_same_after_reopening(reopen: Callab
     assert journal.num_moves == 6
 
 
-def test_what_is_only_staged_is_seen_by_readers_and_lost_by_a_restart(reopen: Callable[[], Journal]) -> None:
+def test_pending_changes_are_seen_by_readers_and_lost_by_a_restart(reopen: Callable[[], Journal]) -> None:
     journal = reopen()
     log(journal, 0)
     journal.commit(state(0))
@@ -170,14 +170,14 @@ def test_the_first_state_of_a_checkpoint_is_the_true_one(reopen: Callable[[], Jo
 
 
 def test_a_full_journal_writes_nothing_says_so_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    journal = Journal(LmdbDisk(tmp_path, max_gb=1 / 1024), where="the journal")
+    journal = Journal(LmdbDisk.open(tmp_path, max_gb=1 / 1024), where="the journal")
     log(journal, 0, tokens=10_000)
     journal.commit(state(0))
     log(journal, 1, tokens=30_000)
     for _ in range(2):
         with pytest.raises(JournalFull, match=r"buffer\.journal_gb = 0\.000976562: nothing more is acknowledged until"):
             journal.commit(state(1))
-    assert journal.versions() == [0, 1], "still staged"
+    assert journal.versions() == [0, 1], "still pending"
     assert versions_elsewhere(tmp_path) == "[0]"
     journal.save_state(2, state(2))
     journal.forget_before(1)  # a checkpoint lets go of batch 0
@@ -203,7 +203,7 @@ class SlowDisk(MemoryDisk):
             self.future.set_exception(error)
 
 
-def test_while_a_commit_is_under_way_readers_see_it_and_more_is_staged_on_top() -> None:
+def test_while_a_commit_is_under_way_readers_see_it_and_later_changes_on_top() -> None:
     disk = SlowDisk()
     journal = Journal(disk)
     log(journal, 0)
@@ -219,7 +219,7 @@ def test_while_a_commit_is_under_way_readers_see_it_and_more_is_staged_on_top() 
     assert Journal(disk).versions() == [0, 1]
 
 
-def test_what_a_commit_could_not_write_is_staged_again_below_what_came_after_it() -> None:
+def test_what_a_commit_could_not_write_is_pending_again_below_later_changes() -> None:
     disk = SlowDisk()
     journal = Journal(disk)
     log(journal, 0)
@@ -252,7 +252,7 @@ def test_a_thread_writes_the_same(tmp_path: Path) -> None:
 
 
 def test_the_size_of_a_reopened_journal_is_the_size_of_the_one_that_wrote_it(tmp_path: Path) -> None:
-    journal = Journal(LmdbDisk(tmp_path))
+    journal = Journal(LmdbDisk.open(tmp_path))
     log(journal, 0, tokens=10_000)
     log(journal, 1, tokens=10_000)
     journal.commit(state(1))
@@ -261,7 +261,7 @@ def test_the_size_of_a_reopened_journal_is_the_size_of_the_one_that_wrote_it(tmp
     written = journal.num_bytes()
     assert written > 2 * 80_000
     journal.close()
-    again = Journal(LmdbDisk(tmp_path))
+    again = Journal(LmdbDisk.open(tmp_path))
     assert again.num_bytes() == written
     again.close()
 

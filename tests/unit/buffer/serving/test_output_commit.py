@@ -51,7 +51,7 @@ def heard(output: OutputCommit, now: float) -> list[tuple[bytes, str]]:
 
 
 def results(scene: Scene) -> list[bytes]:
-    tickets = [lease.ticket for lease in scene.core.dispatch.leases.held_by("actor-0")]
+    tickets = [lease.ticket for lease in scene.core.run.leases.held_by("actor-0")]
     return [encode(m.GroupResult(group=group(ticket, rollout(0), rollout(0, reward=0.0)))) for ticket in tickets]
 
 
@@ -94,7 +94,7 @@ def test_while_the_disk_is_full_peers_stay_known_and_nothing_is_acknowledged(sce
     assert output.full is None
     output.tick(2.5)
     assert (LEARNER, "BatchReady") in heard(output, 2.5)
-    assert scene.core.counters.total["buffer/journal_full"] == 1
+    assert scene.core.run.counters.total["buffer/journal_full"] == 1
 
 
 class SlowDisk(FragileDisk):

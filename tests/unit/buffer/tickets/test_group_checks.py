@@ -72,8 +72,8 @@ def test_a_flawed_rollout_fails_its_group_by_name(kind: str, changes: dict[str, 
     assert ack.accepted, "the actor need not send it again"
     assert ack.reason.startswith("failed: ")
     assert said in ack.reason
-    assert scene.core.counters.total[f"buffer/flawed_{kind}"] == 1
-    assert scene.core.counters.total["buffer/failed_groups"] == 1
+    assert scene.core.run.counters.total[f"buffer/flawed_{kind}"] == 1
+    assert scene.core.run.counters.total["buffer/failed_groups"] == 1
     assert [again.prompt for again in tickets(heard)] == [ticket.prompt]
     assert scene.counts == {"leased": 4, "failed": 1, "total": 5}
 
@@ -92,7 +92,7 @@ def test_more_rollouts_than_asked_for_and_fewer_than_two_are_flaws() -> None:
     few = only(scene.say("actor-0", m.GroupResult(group=group(second, rollout(0)))), m.GroupAck)
     assert "3 rollouts, 2 were asked for" in many.reason
     assert "1 rollouts are left, a group needs 2" in few.reason
-    assert scene.core.counters.total["buffer/flawed_few"] == 1
+    assert scene.core.run.counters.total["buffer/flawed_few"] == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_group_that_is_not_as_its_ticket_says_is_refused_and_its_prompt_is_iss
         assert said in ack.reason
         assert [again.prompt for again in tickets(heard)] == [ticket.prompt]
         assert not only(scene.say("actor-0", m.GroupResult(group=sound)), m.GroupAck).accepted, "too late"
-    assert scene.core.counters.total["buffer/mismatched_groups"] == 4
+    assert scene.core.run.counters.total["buffer/mismatched_groups"] == 4
     assert scene.counts == {"leased": 4, "failed": 4, "total": 8}
 
 

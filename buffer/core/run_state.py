@@ -1,0 +1,192 @@
+"""One run as the buffer holds it in memory, and as the journal keeps it: the owner of both.
+
+    RunState.open       an empty run, or the one that the journal describes
+    collect             adds what changed since the last call to the journal's pending changes
+    commit              makes the pending changes durable; nothing that follows from a change may be said before
+
+Every part is changed by its own methods only. What changes several of them at once (a learner continues or begins a
+generation, a checkpoint is durable, the run ends) is a method here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from ...common.types import Group, Prompt, TicketKind, TicketState
+from ..journal import records as r
+from ..journal.journal import Journal
+from ..tickets.api import PromptSource
+from ..tickets.counters import Counters
+from ..tickets.leases import Leases
+from ..tickets.ledger import CODES
+from ..tickets.store import Store
+from .membership import Membership
+from .settings import RunSettings
+from .validation import Validation
+
+_STORED, _BATCHED = CODES[TicketState.stored], CODES[TicketState.batched]
+
+
+class RunState:
+    """Tickets, leases, validation sweeps, weights held by actors, and the journal of them all."""
+
+    def __init__(self, settings: RunSettings, prompts: PromptSource, heldout: list[Prompt], journal: Journal) -> None:
+        """A run that nothing happened in yet; `open` also reads the journal."""
+        self.journal = journal
+        self.counters = Counters()
+        self.store = Store(settings.buffer, settings.stages, prompts, self.counters, seed=settings.seed, steps=settings.steps)
+        self.validation = Validation(settings.validation, heldout, settings.seed, settings.buffer.lease_s, self.counters)
+        self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=2 * settings.buffer.heartbeat_s)
+        self.leases = Leases()
+        # versions of the checkpoints that the learner retains, ascending
+        self.checkpoints: list[int] = []
+        # of the newest commit that is durable, and of the newest that was written
+        self.durable_generation = self._written_generation = 0
+        # of training and validation tickets alike
+        self.next_ordinal = 0
+
+    @classmethod
+    def open(
+        cls, settings: RunSettings, prompts: PromptSource, heldout: list[Prompt], journal: Journal, now: float
+    ) -> RunState:
+        """The run that `journal` describes, or a new one.
+
+        Raises: JournalError; LedgerError for records that do not add up; DataError for a configuration that lacks the stage
+        or the prompt sources of the record.
+        """
+        run = cls(settings, prompts, heldout, journal)
+        state = journal.load_state()
+        if state is not None:
+            run._restore(state, now, rejoin_grace_s=settings.buffer.silence_s)
+        return run
+
+    def take_ordinal(self) -> int:
+        """The ordinal of the ticket that is issued now."""
+        ordinal = self.next_ordinal
+        self.next_ordinal += 1
+        return ordinal
+
+    # --- what a learner's messages change -----------------------------------------------------------------------------
+
+    def can_continue(self, version: int, generation: int) -> bool:
+        """Whether a learner with this checkpoint continues the recorded history."""
+        return self.store.can_continue(version, generation, set(self.journal.versions()))
+
+    def begin_generation(self, version: int, generation: int, stage: int) -> None:
+        """Begin a generation at `version`, for a learner whose checkpoint is of `generation` (below 1: of no run)."""
+        state = self.journal.load_state(version)
+        if state is not None and state.generation != generation:
+            state = None  # of a history that was given up already
+        self.store.begin_generation(version, generation, stage, state)
+        self.collect()
+        self.journal.forget_from(version)
+        self.leases.clear()
+        reported = 0 if state is None else state.reported
+        self.validation.rewind(version if generation > 0 else -1, reported)
+        self.checkpoints = [saved for saved in self.checkpoints if saved <= version]
+
+    def end_at(self, version: int) -> None:
+        """The learner made its last version: untrained tickets become stale, a batch that was not used is forgotten."""
+        self.leases.end_training_leases()
+        handed_out = self.store.head
+        self.store.mark_untrained_stale()
+        if handed_out > version:
+            self.collect()
+            self.journal.forget_from(version)
+
+    def checkpoint_saved(self, version: int, keep: int) -> None:
+        """A checkpoint is durable: batches before the oldest of the `keep` that are retained are forgotten."""
+        self.checkpoints = sorted({*self.checkpoints, version})[-keep:]
+        self.save_state_of_checkpoint(version)
+        self.journal.forget_before(self.checkpoints[0])
+
+    def save_state_of_checkpoint(self, version: int) -> None:
+        """Record the state that belongs to the checkpoint of `version`, unless it is recorded."""
+        self.journal.save_state(version, self.state(of_checkpoint=True))
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Add what changed since the last call to the journal's pending changes."""
+        journal, ledger = self.journal, self.store.ledger
+        changes = ledger.take_changes()
+        if changes.moves:
+            journal.add_moves(changes.moves)
+        for group, frame in changes.stored.values():
+            journal.put_group(group, frame)
+        for move in changes.moves:
+            if move.from_state == _STORED and move.to_state != _BATCHED:
+                journal.drop(r.key(r.GROUP, move.ordinal))
+        for ordinal in changes.touched | dict.fromkeys(self.leases.take_changes()):
+            self._collect_ticket(ordinal)
+        if self.validation.take_changed():
+            journal.put(r.SWEEPS, self.validation.records())
+            journal.put(r.SCORES, self.validation.scores)
+
+    def _collect_ticket(self, ordinal: int) -> None:
+        """A ticket has a record while it is leased, or its group is stored."""
+        lease, entry = self.leases.find(ordinal), self.store.ledger.find(ordinal)
+        if lease is not None:
+            attempt = 0 if entry is None else entry.attempt
+            record = r.TicketRecord(ticket=lease.ticket, attempt=attempt, actor=lease.actor)
+            self.journal.put(r.key(r.TICKET, ordinal), record)
+        elif entry is None:
+            self.journal.drop(r.key(r.TICKET, ordinal))
+
+    def commit(self) -> Future[None] | None:
+        """Make durable what happened so far: see `Journal.commit`. Raises JournalFull, JournalError."""
+        written = self.journal.commit(self.state())
+        self.durable_generation = self.store.generation if written is None else self._written_generation
+        self._written_generation = self.store.generation
+        return written
+
+    def state(self, *, of_checkpoint: bool = False) -> r.BufferState:
+        """The state as of now. `of_checkpoint`: with the prompts that a generation which begins there must issue again."""
+        self.collect()
+        store = self.store
+        entries = store.ledger.entries() if of_checkpoint else []
+        return r.BufferState(
+            generation=store.generation,
+            version=store.version,
+            head=store.head,
+            epoch=self.membership.epoch,
+            ledger={state.value: count for state, count in store.ledger.counts.items()},
+            num_moves=self.journal.num_moves,
+            next_ordinal=self.next_ordinal,
+            cursor=store.prompts.cursor,
+            retries=[(prompt.uid, attempt) for prompt, attempt in store.retries],
+            under_way=[(entry.ticket.prompt.uid, entry.attempt) for entry in entries],
+            filtered=store.filter.dropped,
+            reported=self.validation.reported,
+            checkpoints=list(self.checkpoints),
+            stage=store.stage,
+            reset_requested=store.reset_requested,
+            counters=dict(self.counters.total),
+        )
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    def _restore(self, state: r.BufferState, now: float, rejoin_grace_s: float) -> None:
+        """Become what a buffer that died had recorded; its actors may greet for `rejoin_grace_s`."""
+        tickets = self.journal.tickets()
+        training = [record for record in tickets if record.ticket.kind is TicketKind.train]
+        self.store.restore(state, training, self._stored_groups(training))
+        self.validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)
+        self.membership.restore(state.epoch)
+        self.next_ordinal = state.next_ordinal
+        self.leases.restore([record for record in tickets if self._is_leased(record)], now, rejoin_grace_s)
+        self.checkpoints = list(state.checkpoints)
+        self.durable_generation = self._written_generation = state.generation
+
+    def _stored_groups(self, training: Sequence[r.TicketRecord]) -> dict[int, Group]:
+        stored = set(self.journal.groups())
+        ordinals = [record.ticket.ordinal for record in training if record.ticket.ordinal in stored]
+        return {ordinal: self.journal.group(ordinal) for ordinal in ordinals}
+
+    def _is_leased(self, record: r.TicketRecord) -> bool:
+        """Whether an actor works on a recorded ticket; else its group is stored, or its sweep is over."""
+        entry = self.store.ledger.find(record.ticket.ordinal)
+        if entry is None:
+            return self.validation.expects(record.ticket.ordinal)
+        return entry.state is TicketState.leased

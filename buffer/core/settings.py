@@ -1,0 +1,37 @@
+"""The part of a run's configuration that the buffer's core needs, by section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...common.config.sections import BufferConfig, CheckpointConfig, Config, ValidationConfig
+from ...common.config.stages import staged_configs, total_steps
+from ..tickets.store import TicketSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """Made once, by main; every part of the core is given the section that it needs."""
+
+    run: str  # name
+    seed: int
+    steps: int  # the most that the run can take, over all stages
+    stages: list[TicketSettings]
+    buffer: BufferConfig
+    validation: ValidationConfig
+    checkpoint: CheckpointConfig
+    weights_timeout_s: float  # of one broadcast of weights
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> RunSettings:
+        """Raises ConfigError for stages that are no configuration."""
+        return cls(
+            run=cfg.run.name,
+            seed=cfg.run.seed,
+            steps=total_steps(cfg),
+            stages=[TicketSettings.from_config(staged) for staged in staged_configs(cfg)],
+            buffer=cfg.buffer,
+            validation=cfg.validation,
+            checkpoint=cfg.checkpoint,
+            weights_timeout_s=cfg.weights.timeout_s,
+        )
