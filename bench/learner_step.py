@@ -20,7 +20,19 @@ import numpy as np
 import torch
 
 from ..common.config.sections import Config, LearnerConfig, ModelConfig, ObjectiveConfig
-from ..common.types import Batch, FinishReason, Group, Prompt, Rollout, Sampling, TicketKind, Verdict, VersionSpan
+from ..common.types import (
+    Batch,
+    FinishReason,
+    Group,
+    Prompt,
+    Rollout,
+    Sampling,
+    TicketKind,
+    ValidationSetting,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 from ..learner.algorithm.samples import samples_of
 from ..learner.batches.packing import pack
 from ..learner.model.policy import Policy, build_policy
@@ -69,7 +81,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
                     behaviour_logprobs=rng.normal(-4.2, 0.1, length).astype("<f4").tobytes(),
                     spans=[VersionSpan(version=0, start=0, end=length)],
                     finish_reason=FinishReason.stop,
-                    verdict=Verdict(reward=reward, status="ok", verifier="none", seconds=0.0),
+                    verdict=Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0),
                 )
             )
         source = Prompt(uid=str(ordinal), domain="d", task="t", text="", token_ids=prompt, verifier="none")
@@ -79,7 +91,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
                 kind=TicketKind.train,
                 generation=1,
                 prompt=source,
-                setting="",
+                setting=ValidationSetting.none,
                 sampling=Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=48),
                 rollouts=rollouts,
                 actor="a",

@@ -37,7 +37,7 @@ from ..common.messages import (
     UpdateWeights,
     WeightsApplied,
 )
-from ..common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VersionSpan
+from ..common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
 
 DEADLINE_S = 60.0
 EMPTY = Manifest(buckets=[])
@@ -81,7 +81,7 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
             behaviour_logprobs=tokens,
             spans=[VersionSpan(version=version, start=0, end=32)],
             finish_reason=FinishReason.stop,
-            verdict=Verdict(reward=float(i % 2), status="ok", verifier="sleeper", seconds=0.0),
+            verdict=Verdict(reward=float(i % 2), status=VerdictStatus.ok, verifier="sleeper", seconds=0.0),
         )
         for i in range(ticket.sampling.n)
     ]

@@ -34,7 +34,19 @@ from ..common.messages import (
 )
 from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
-from ..common.types import FinishReason, Group, Prompt, Rollout, Sampling, Ticket, TicketKind, Verdict, VersionSpan
+from ..common.types import (
+    FinishReason,
+    Group,
+    Prompt,
+    Rollout,
+    Sampling,
+    Ticket,
+    TicketKind,
+    ValidationSetting,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 from .measure import report
 
 MAX_BYTES = 1 << 28
@@ -88,7 +100,7 @@ def make_group(ordinal: int, num_tokens: int, ticket: Ticket | None = None) -> G
             behaviour_logprobs=(-rng.random(num_tokens, dtype="<f4")).tobytes(),
             spans=[VersionSpan(version=version, start=0, end=num_tokens)],
             finish_reason=FinishReason.stop,
-            verdict=Verdict(reward=1.0, status="ok", verifier="math", seconds=0.01),
+            verdict=Verdict(reward=1.0, status=VerdictStatus.ok, verifier="math", seconds=0.01),
         )
         for _ in range(ROLLOUTS)
     ]
@@ -97,7 +109,7 @@ def make_group(ordinal: int, num_tokens: int, ticket: Ticket | None = None) -> G
         kind=TicketKind.train,
         generation=1,
         prompt=prompt if ticket is None else ticket.prompt,
-        setting="",
+        setting=ValidationSetting.none,
         sampling=Sampling(n=ROLLOUTS, temperature=1.0, top_p=1.0, max_tokens=num_tokens),
         rollouts=rollouts,
         actor="actor",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prolong.common import messages as m
-from prolong.common.types import FinishReason, Group, Rollout, Ticket, Verdict, VersionSpan
+from prolong.common.types import FinishReason, Group, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
 
 from .audit import Violation
 from .client import Client
@@ -140,7 +140,7 @@ def make_rollout(versions: tuple[int, ...], reward: float) -> Rollout:
         spread = (versions[0], *versions[1:][-(TOKENS - 1) :])
         ends = [*range(1, len(spread)), TOKENS]
         spans = [VersionSpan(version=v, start=i, end=end) for i, (v, end) in enumerate(zip(spread, ends, strict=True))]
-        verdict = Verdict(reward=reward, status="ok", verifier="none", seconds=0.0)
+        verdict = Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0)
         known = _ROLLOUTS[versions, reward] = Rollout(
             token_ids=b"\0" * 4 * TOKENS,
             behaviour_logprobs=b"\0" * 4 * TOKENS,

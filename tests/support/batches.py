@@ -28,7 +28,9 @@ from prolong.common.types import (
     Rollout,
     Sampling,
     TicketKind,
+    ValidationSetting,
     Verdict,
+    VerdictStatus,
     VersionSpan,
     int32_array,
 )
@@ -90,7 +92,7 @@ def random_rollout(rng: np.random.Generator, length: int, vocab: int, version: i
         behaviour_logprobs=rng.normal(-4.0, 0.5, length).astype("<f4").tobytes(),
         spans=[VersionSpan(version=version, start=0, end=length)],
         finish_reason=FinishReason.stop,
-        verdict=Verdict(reward=reward, status="ok", verifier="none", seconds=0.0),
+        verdict=Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0),
     )
 
 
@@ -109,7 +111,7 @@ def random_batch(
                 kind=TicketKind.train,
                 generation=generation,
                 prompt=Prompt(uid=str(i), domain="math", task="sum", text="", token_ids=prompt, verifier="number"),
-                setting="",
+                setting=ValidationSetting.none,
                 sampling=SAMPLING,
                 rollouts=rollouts,
                 actor="actor-0",

@@ -34,7 +34,7 @@ from prolong.common.messages import (
 )
 from prolong.common.messages import Tickets as Tickets
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VersionSpan
+from prolong.common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 
@@ -165,7 +165,7 @@ def answer(ticket: Ticket, actor: str, num_tokens: int = 4) -> Group:
             behaviour_logprobs=np.full(num_tokens, -0.5, "<f4").tobytes(),
             spans=[VersionSpan(version=ticket.version, start=0, end=num_tokens)],
             finish_reason=FinishReason.stop,
-            verdict=Verdict(reward=float(index % 2), status="ok", verifier="number", seconds=0.0),
+            verdict=Verdict(reward=float(index % 2), status=VerdictStatus.ok, verifier="number", seconds=0.0),
         )
         for index in range(ticket.sampling.n)
     ]

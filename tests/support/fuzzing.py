@@ -24,7 +24,9 @@ from prolong.common.types import (
     Sampling,
     TensorSpec,
     TicketKind,
+    ValidationSetting,
     Verdict,
+    VerdictStatus,
     VersionSpan,
 )
 
@@ -64,14 +66,14 @@ def make_group(num_tokens: int = 4, num_rollouts: int = 2) -> Group:
         behaviour_logprobs=np.full(num_tokens, -0.5, "<f4").tobytes(),
         spans=[VersionSpan(version=0, start=0, end=num_tokens)],
         finish_reason=FinishReason.stop,
-        verdict=Verdict(reward=1.0, status="ok", verifier="number", seconds=0.1, metrics={"edits": 1.0}),
+        verdict=Verdict(reward=1.0, status=VerdictStatus.ok, verifier="number", seconds=0.1, metrics={"edits": 1.0}),
     )
     return Group(
         ordinal=3,
         kind=TicketKind.train,
         generation=1,
         prompt=prompt,
-        setting="",
+        setting=ValidationSetting.none,
         sampling=Sampling(n=num_rollouts, temperature=1.0, top_p=1.0, max_tokens=16),
         rollouts=[rollout] * num_rollouts,
         actor="rogue",

@@ -15,7 +15,7 @@ from prolong.buffer.journal.records import BufferState, PromptCursor
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.run_files import RunPaths, run_paths, save
 from prolong.common.config.sections import Config
-from prolong.common.types import Batch, FinishReason, Group, Rollout, ValidationScore, VersionSpan
+from prolong.common.types import Batch, FinishReason, Group, Rollout, ValidationScore, ValidationSetting, VersionSpan
 from prolong.launch.replay.rerun import learner_process, running
 
 from tests.support.batches import random_batch, small_config
@@ -50,7 +50,12 @@ def recorded_batch(version: int) -> Batch:
     if swept >= 0 and swept % SWEEP == 0:
         mean = float(np.random.default_rng(swept).random())
         score = ValidationScore(
-            version=swept, versions=[swept], setting="sampled", by_task={"math/sum": mean}, mean=mean, num_rollouts=8
+            version=swept,
+            versions=[swept],
+            setting=ValidationSetting.sampled,
+            by_task={"math/sum": mean},
+            mean=mean,
+            num_rollouts=8,
         )
         changes["validation"] = [score]
     return msgspec.structs.replace(batch, reset_requested=version == 10, **changes)

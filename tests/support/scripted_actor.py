@@ -27,6 +27,7 @@ from prolong.common.types import (
     Rollout,
     Ticket,
     Verdict,
+    VerdictStatus,
     VersionSpan,
     int32_array,
     rollout_seed,
@@ -125,7 +126,7 @@ class ScriptedActor(threading.Thread):
             behaviour_logprobs=own.numpy().astype("<f4").tobytes(),
             spans=[VersionSpan(version=self.versions[-1], start=0, end=length)],
             finish_reason=FinishReason.stop,
-            verdict=Verdict(reward=float(index % 2), status="ok", verifier="number", seconds=0.0),
+            verdict=Verdict(reward=float(index % 2), status=VerdictStatus.ok, verifier="number", seconds=0.0),
         )
 
 

@@ -6,13 +6,12 @@ import pytest
 from prolong.actor import stats
 from prolong.actor.stats import ActorStats
 from prolong.common.errors import VerifierFailure
-from prolong.common.types import Verdict
+from prolong.common.types import Verdict, VerdictStatus
 
 
 def verdict(reward: float | None) -> Verdict:
-    return Verdict(
-        reward=reward, status="ok" if reward is not None else "crash", verifier="math", seconds=0.5, detail="signal 9"
-    )
+    status = VerdictStatus.crash if reward is None else VerdictStatus.ok
+    return Verdict(reward=reward, status=status, verifier="math", seconds=0.5, detail="signal 9")
 
 
 @pytest.fixture

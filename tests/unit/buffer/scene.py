@@ -36,6 +36,7 @@ from prolong.common.types import (
     Ticket,
     TicketKind,
     Verdict,
+    VerdictStatus,
     VersionSpan,
 )
 
@@ -56,7 +57,7 @@ def rollout(*versions: int, reward: float | None = 1.0, tokens: int = 4) -> Roll
         behaviour_logprobs=b"\0" * 4 * tokens,
         spans=[VersionSpan(version=v, start=start, end=end) for v, start, end in zip(versions, starts, ends, strict=True)],
         finish_reason=FinishReason.stop,
-        verdict=Verdict(reward=reward, status="ok", verifier="math", seconds=0.0),
+        verdict=Verdict(reward=reward, status=VerdictStatus.ok, verifier="math", seconds=0.0),
     )
 
 

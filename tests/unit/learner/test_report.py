@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from prolong.common.messages import Status
-from prolong.common.types import Batch, ValidationScore
+from prolong.common.types import Batch, ValidationScore, ValidationSetting
 from prolong.learner.checkpoints.checkpoint import LearnerState
 from prolong.learner.report import batch_metrics, summarize, write_summary
 
@@ -37,7 +37,9 @@ def test_rewards_are_means_by_domain_and_task() -> None:
 
 def test_scores_are_by_domain_too_and_name_the_versions_that_made_them() -> None:
     by_task = {"math/sum": 0.2, "math/product": 0.4, "logic/order": 0.9}
-    swept = ValidationScore(version=7, versions=[6, 8], setting="sampled", by_task=by_task, mean=0.5, num_rollouts=8)
+    swept = ValidationScore(
+        version=7, versions=[6, 8], setting=ValidationSetting.sampled, by_task=by_task, mean=0.5, num_rollouts=8
+    )
     metrics = batch_metrics(Batch(generation=1, version=9, groups=random_batch(0, groups=1, n=2).groups, validation=[swept]))
     found = {key.removeprefix("validation/sampled/"): value for key, value in metrics.items() if key.startswith("validation")}
     assert found == pytest.approx(by_task | {"math": 0.3, "logic": 0.9, "mean": 0.5, "version": 7.0, "oldest_version": 6.0})

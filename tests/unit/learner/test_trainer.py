@@ -45,10 +45,9 @@ def test_a_forward_for_the_proximal_policy_is_taken_only_where_something_reads_i
     assert needs_proximal(decoupled, 2)
     assert not needs_proximal(bypass, 2)
     assert not needs_proximal(approximate, 2)
-    rejecting = {"rejection": Rejection.geometric}
-    assert needs_proximal(ObjectiveConfig(correction=Correction.bypass, **rejecting), 2)
-    assert not needs_proximal(ObjectiveConfig(correction=Correction.bypass, **rejecting), 1)
-    assert not needs_proximal(ObjectiveConfig(correction=Correction.approximate, **rejecting), 2)
+    assert needs_proximal(ObjectiveConfig(correction=Correction.bypass, rejection=Rejection.geometric), 2)
+    assert not needs_proximal(ObjectiveConfig(correction=Correction.bypass, rejection=Rejection.geometric), 1)
+    assert not needs_proximal(ObjectiveConfig(correction=Correction.approximate, rejection=Rejection.geometric), 2)
     assert needs_proximal(ObjectiveConfig(loss=Loss.m2po, correction=Correction.bypass), 1)
 
 

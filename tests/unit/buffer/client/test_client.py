@@ -29,7 +29,7 @@ from prolong.common.messages import (
 )
 from prolong.common.transport.sockets import bind_router, endpoint_of
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Group, Prompt, Sampling, TicketKind
+from prolong.common.types import Group, Prompt, Sampling, TicketKind, ValidationSetting
 
 LIMIT = 1 << 20
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
@@ -38,8 +38,8 @@ PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", 
 
 def group_result(ordinal: int) -> GroupResult:
     group = Group(
-        ordinal=ordinal, kind=TicketKind.train, generation=1, prompt=PROMPT, setting="", sampling=SAMPLING, rollouts=[],
-        actor="a", seconds=1.0,
+        ordinal=ordinal, kind=TicketKind.train, generation=1, prompt=PROMPT, setting=ValidationSetting.none,
+        sampling=SAMPLING, rollouts=[], actor="a", seconds=1.0,
     )  # fmt: skip
     return GroupResult(group=group)
 

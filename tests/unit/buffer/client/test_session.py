@@ -30,7 +30,7 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Group, Manifest, Prompt, Sampling, TicketKind
+from prolong.common.types import Batch, Group, Manifest, Prompt, Sampling, TicketKind, ValidationSetting
 
 HELLO = Hello(role=Role.learner, name="learner", protocol=1, tokenizer="t", host="h", pid=1, version=0)
 WELCOME = Welcome(generation=3, heartbeat_s=0.5, lease_s=10.0, version=0)
@@ -44,8 +44,8 @@ STATUS = Status(run="r", generation=3, version=9, steps=9, ledger={}, balanced=T
 
 def group_result(ordinal: int) -> GroupResult:
     group = Group(
-        ordinal=ordinal, kind=TicketKind.train, generation=3, prompt=PROMPT, setting="", sampling=SAMPLING, rollouts=[],
-        actor="a", seconds=1.0,
+        ordinal=ordinal, kind=TicketKind.train, generation=3, prompt=PROMPT, setting=ValidationSetting.none,
+        sampling=SAMPLING, rollouts=[], actor="a", seconds=1.0,
     )  # fmt: skip
     return GroupResult(group=group)
 

@@ -14,7 +14,7 @@ from prolong.buffer.journal.journal import Journal, open_journal, read_journal
 from prolong.common.errors import JournalError, JournalFull
 from prolong.common.messages import GroupResult
 from prolong.common.transport.wire import encode
-from prolong.common.types import Batch, Group, TicketKind
+from prolong.common.types import Batch, Group, TicketKind, ValidationSetting
 
 from ..scene import SAMPLING, prompt, rollout
 
@@ -25,7 +25,7 @@ def group(ordinal: int, *, tokens: int = 4) -> Group:
         kind=TicketKind.train,
         generation=1,
         prompt=prompt(ordinal),
-        setting="",
+        setting=ValidationSetting.none,
         sampling=SAMPLING,
         rollouts=[rollout(0, tokens=tokens), rollout(0, reward=0.0, tokens=tokens)],
         actor="a",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from prolong.buffer.tickets.filters import Judgement, SignalFilter, has_signal
-from prolong.common.types import Group, TicketKind
+from prolong.common.types import Group, TicketKind, ValidationSetting
 
 from ..scene import SAMPLING, prompt, rollout
 
@@ -13,7 +13,7 @@ def rewarded(*rewards: float) -> Group:
         kind=TicketKind.train,
         generation=1,
         prompt=prompt(),
-        setting="",
+        setting=ValidationSetting.none,
         sampling=SAMPLING,
         rollouts=[rollout(0, reward=reward) for reward in rewards],
         actor="a",

@@ -11,7 +11,7 @@ import pytest
 from prolong.buffer.tickets.group_checks import group_defect
 from prolong.common import messages as m
 from prolong.common.config.sections import ValidationConfig
-from prolong.common.types import Verdict, VersionSpan
+from prolong.common.types import Verdict, VerdictStatus, VersionSpan
 
 from ..scene import Scene, config, group, only, rollout, tickets
 
@@ -25,14 +25,14 @@ def span(version: int, start: int, end: int) -> VersionSpan:
 
 
 def verdict(**changes: Any) -> Verdict:
-    return msgspec.structs.replace(Verdict(reward=1.0, status="ok", verifier="m", seconds=0.0), **changes)
+    return msgspec.structs.replace(Verdict(reward=1.0, status=VerdictStatus.ok, verifier="m", seconds=0.0), **changes)
 
 
 FLAWS = [
     ("nonfinite", {"behaviour_logprobs": floats(0, math.nan, 0, 0)}, "a log-probability that is not finite"),
     ("nonfinite", {"behaviour_logprobs": floats(0, -math.inf, 0, 0)}, "a log-probability that is not finite"),
-    ("nonfinite", {"verdict": Verdict(reward=math.nan, status="ok", verifier="m", seconds=0)}, "reward nan"),
-    ("nonfinite", {"verdict": Verdict(reward=-math.inf, status="ok", verifier="m", seconds=0)}, "reward -inf"),
+    ("nonfinite", {"verdict": Verdict(reward=math.nan, status=VerdictStatus.ok, verifier="m", seconds=0)}, "reward nan"),
+    ("nonfinite", {"verdict": Verdict(reward=-math.inf, status=VerdictStatus.ok, verifier="m", seconds=0)}, "reward -inf"),
     ("positive", {"behaviour_logprobs": floats(-1, 0.002, -1, -1)}, "a log-probability of 0.002, expected at most 0"),
     ("malformed", {"token_ids": b""}, "token ids of 0 bytes"),
     ("malformed", {"token_ids": b"12345"}, "multiple of 4"),
@@ -45,13 +45,17 @@ FLAWS = [
     ("malformed", {"spans": [span(0, 0, 2), span(0, 1, 4)]}, "no gap and no overlap"),
     ("malformed", {"spans": [span(0, 0, 0), span(0, 0, 4)]}, "no gap and no overlap"),
     ("malformed", {"token_ids": b"\0" * 260, "behaviour_logprobs": b"\0" * 260}, "65 tokens, at most 64 were asked for"),
-    ("nonfinite", {"verdict": Verdict(reward=1.0, status="ok", verifier="m", seconds=math.nan)}, "after nan seconds"),
+    (
+        "nonfinite",
+        {"verdict": Verdict(reward=1.0, status=VerdictStatus.ok, verifier="m", seconds=math.nan)},
+        "after nan seconds",
+    ),
     ("oversized", {"verdict": verdict(detail="x" * 10_001)}, "a detail of 10001 characters"),
     ("oversized", {"verdict": verdict(status="x" * 257)}, "a name of 257 characters"),
     ("oversized", {"verdict": verdict(verifier="x" * 257)}, "a name of 257 characters"),
     ("oversized", {"verdict": verdict(metrics={"x" * 257: 0.0})}, "a name of 257 characters"),
     ("oversized", {"verdict": verdict(metrics={str(n): 0.0 for n in range(257)})}, "257 metrics"),
-    ("unrewarded", {"verdict": Verdict(reward=None, status="crash", verifier="m", seconds=0)}, "no reward"),
+    ("unrewarded", {"verdict": Verdict(reward=None, status=VerdictStatus.crash, verifier="m", seconds=0)}, "no reward"),
     ("versions", {"spans": [span(1, 0, 4)]}, "versions 0..1 are not in 0..0"),
 ]
 

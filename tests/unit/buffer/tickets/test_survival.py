@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prolong.buffer.tickets.counters import ALWAYS_REPORTED, Counters
 from prolong.buffer.tickets.survival import Survival
-from prolong.common.types import Group, TicketKind
+from prolong.common.types import Group, TicketKind, ValidationSetting
 
 from ..scene import SAMPLING, prompt, rollout
 
@@ -13,7 +13,7 @@ def sized(tokens: int) -> Group:
         kind=TicketKind.train,
         generation=1,
         prompt=prompt(),
-        setting="",
+        setting=ValidationSetting.none,
         sampling=SAMPLING,
         rollouts=[rollout(0, tokens=tokens)] * 2,
         actor="a",

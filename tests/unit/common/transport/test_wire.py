@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from prolong.common.errors import WireChecksumError, WireError, WireSchemaError, WireSizeError, WireVersionError
 from prolong.common.messages import FromBuffer, FromClient, GroupResult, Heartbeat, Hello, Role, Tickets
 from prolong.common.transport.wire import HEADER_BYTES, SCHEMA_VERSION, Decoder, encode
-from prolong.common.types import FinishReason, Group, Prompt, Rollout, Sampling, Ticket, TicketKind, Verdict, VersionSpan
+from prolong.common.types import (
+    FinishReason,
+    Group,
+    Prompt,
+    Rollout,
+    Sampling,
+    Ticket,
+    TicketKind,
+    ValidationSetting,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 
 LIMIT = 1 << 20
 HELLO = Hello(role=Role.actor, name="actor-0", protocol=1, tokenizer="abc", host="here", pid=7, capacity=4)
@@ -29,7 +41,7 @@ def make_rollout(num_tokens: int = 3, **changes) -> Rollout:
         behaviour_logprobs=np.full(num_tokens, -0.5, dtype="<f4").tobytes(),
         spans=[VersionSpan(version=4, start=0, end=1), VersionSpan(version=5, start=1, end=num_tokens)],
         finish_reason=FinishReason.stop,
-        verdict=Verdict(reward=1.0, status="ok", verifier="math", seconds=0.01, metrics={"edits": 2.0}),
+        verdict=Verdict(reward=1.0, status=VerdictStatus.ok, verifier="math", seconds=0.01, metrics={"edits": 2.0}),
     )
     return msgspec.structs.replace(rollout, **changes)
 
@@ -40,7 +52,7 @@ def make_group(*rollouts: Rollout, **changes) -> Group:
         kind=TicketKind.train,
         generation=1,
         prompt=PROMPT,
-        setting="",
+        setting=ValidationSetting.none,
         sampling=SAMPLING,
         rollouts=list(rollouts),
         actor="a",

@@ -10,7 +10,7 @@ import pytest
 from prolong.common.config.run_files import RunPaths, run_paths, save
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
-from prolong.common.types import Batch, FinishReason, Rollout, ValidationScore, VersionSpan
+from prolong.common.types import Batch, FinishReason, Rollout, ValidationScore, ValidationSetting, VersionSpan
 from prolong.launch.replay.compare_batches import compare_batches
 from prolong.launch.replay.diff import show
 
@@ -173,7 +173,7 @@ ROLLOUT: Rollout = BATCH.groups[0].rollouts[1]
 SIZE = ROLLOUT.num_tokens
 IDS = np.frombuffer(ROLLOUT.token_ids, "<i4")
 LOGPROB = np.frombuffer(ROLLOUT.behaviour_logprobs, "<f4")[0].item()
-SCORE = ValidationScore(version=3, versions=[3], setting="sampled", by_task={}, mean=0.25, num_rollouts=4)
+SCORE = ValidationScore(version=3, versions=[3], setting=ValidationSetting.sampled, by_task={}, mean=0.25, num_rollouts=4)
 PROMPT = msgspec.structs.replace(BATCH.groups[0].prompt, uid="other")
 HERE = "prompt math/sum 0 of ticket 15"
 
