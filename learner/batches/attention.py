@@ -7,11 +7,11 @@ results back:
 
     row       p p p a a a b b            positions  0 1 2 3 4 5 3 4
     documents [p p p a a a]              take: indices into the row, one row per document, padded at the end
-              [p p p b b .]              put:  for each token of the row, where its result lies among the documents
+              [p p p b b .]              put:  for each token of the row, the place of its result among the documents
 
-A document can see nothing but itself by construction; padding lies after a document's last token, where causal attention
-hides it. Registered with transformers' AttentionInterface under "documents", so that any model which takes its attention
-from there can use it.
+By construction a document sees only itself. Padding lies after a document's last token, where causal attention hides it.
+The function is registered with transformers' AttentionInterface under "documents", for every model that takes its attention
+from there.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-DOCUMENTS = "documents"
+# the name of this attention among transformers' implementations, and in `model.attention`
+DOCUMENTS_ATTENTION = "documents"
 
 
 @dataclass(slots=True)
 class DocumentPlan:
-    """Where the documents of a flat row of S tokens lie."""
+    """The places of the documents in a flat row of S tokens."""
 
-    take: (
-        Tensor  # [sum of N * L] int64: the blocks' indices into the row, block after block; pads repeat a document's last token
-    )
-    shapes: list[tuple[int, int]]  # (N, L) of each block: N documents of similar length
-    put: Tensor  # [S] int64: for each token of the row, where its result lies in `take`'s order
+    # [sum of N * L] int64: the blocks' indices into the row, block after block; padding repeats a document's last token
+    take: Tensor
+    # (N, L) of each block: N documents of similar length
+    shapes: list[tuple[int, int]]
+    # [S] int64: for each token of the row, the place of its result in the order of `take`
+    put: Tensor
 
 
 def documents_attention(
@@ -51,8 +53,8 @@ def documents_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer. Returns ([1, S, heads, D], None)."""
-    assert attention_mask is None, "documents attention needs no mask, and was given one"
+    """Attend within each document; transformers calls this in every layer. Returns ([1, S, heads, D], None)."""
+    assert attention_mask is None, "documents attention takes no mask"
     assert query.shape[0] == 1, "documents lie in one flat row"
     longest = max(length for _, length in plan.shapes)
     if sliding_window is not None and longest > sliding_window:
@@ -70,4 +72,4 @@ def documents_attention(
     return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], -1, dim), None
 
 
-AttentionInterface.register(DOCUMENTS, documents_attention)
+AttentionInterface.register(DOCUMENTS_ATTENTION, documents_attention)

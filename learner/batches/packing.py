@@ -2,17 +2,16 @@
 
     groups -> samples (one per rollout) -> families (rollouts of one prompt) -> ranks -> micro-batches
 
-Two layouts. `documents` (attention.py): one flat row, each family's prompt once, then its completions. `rows`: [R, L] rows
-of whole (prompt, completion) documents whose position_ids restart at 0 in each; that restart is how transformers detects
-packed rows, and only with attention_mask=None and use_cache=False (policy.py guards it). Longest first, each into the
-fullest place where it still fits.
+The longest item goes first, each into the fullest micro-batch where it still fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from enum import Enum
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,26 +20,47 @@ from torch import Tensor
 from ...common.logprobs import predictors
 from .attention import DocumentPlan
 
-ROW_TOKENS = 128  # rows are at least this long: dense masks make attention quadratic in it, short rows leave gaps
-BLOCK_SLACK = 1.25  # documents of a block differ in length by at most this factor
+# least length of a row: dense masks make attention quadratic in the length, while short rows leave gaps
+ROW_TOKENS = 128
+# documents of a block differ in length by at most this factor
+BLOCK_SLACK = 1.25
 
 T = TypeVar("T")
 
 
+class PackingLayout(Enum):
+    """How a micro-batch lays out its tokens. The attention implementation decides it (model/policy.py: layout_of).
+
+    Rows hold whole (prompt, completion) documents, and position_ids restart at 0 in each. The restart is how transformers
+    detects packed rows, and only with attention_mask=None and use_cache=False, which policy.py guards.
+    """
+
+    # one flat row: the prompt of each family once, then its completions (attention.py)
+    documents = "documents"
+    # several rows of documents, for dense masks
+    rows = "rows"
+    # one long row of documents, for flash attention
+    flat = "flat"
+
+
 @dataclass(slots=True)
 class Sample:
-    """One rollout as the learner sees it. Tokens with keep False are context only."""
+    """One rollout in the form that the learner trains on. Tokens with keep False are context only."""
 
-    group: int  # ordinal
+    # the group's ordinal
+    group: int
     prompt: np.ndarray  # [P] int32
     completion: np.ndarray  # [T] int32
     behaviour: np.ndarray  # [T] float32, tempered log-probabilities of the sampler
     keep: np.ndarray  # [T] bool
-    staleness: np.ndarray  # [T] int32, versions between the token's sampler and the policy at the batch's start
+    # [T] int32, versions between the token's sampler and the policy at the batch's start
+    staleness: np.ndarray
     temperature: float
-    reward: float  # shaped
+    # after shaping
+    reward: float
     advantage: float = 0.0
-    weight: float = 0.0  # of each token in the loss: 1 / a global denominator
+    # of each token in the loss: 1 / a global denominator
+    weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not len(self.prompt) or not len(self.completion):
@@ -49,35 +69,46 @@ class Sample:
 
 @dataclass(slots=True)
 class MicroBatch:
-    """One forward and backward. M tokens have a loss; the hidden state at `source` (flat in R * L) predicts `target`."""
+    """The tokens of one forward and backward. M of them have a loss.
+
+    The hidden state at `source`, an index into the flattened [R * L], predicts `target`.
+    """
 
     input_ids: Tensor  # [R, L] int64
     position_ids: Tensor  # [R, L] int64
-    plan: DocumentPlan | None  # documents layout only
+    # of the documents layout only
+    plan: DocumentPlan | None
     source: Tensor  # [M] int64
     target: Tensor  # [M] int64
     behaviour: Tensor  # [M]
     advantage: Tensor  # [M]
     weight: Tensor  # [M]
     temperature: Tensor  # [M]
-    staleness: Tensor  # [M], of the same type as the others
-    rollout: Tensor  # [M] int64, which of the micro-batch's rollouts; each is whole in it
+    # [M], of the same type as the log-probabilities
+    staleness: Tensor
+    # [M] int64, index of the token's rollout; every rollout of the micro-batch is whole in it
+    rollout: Tensor
     num_rollouts: int
-    groups: list[int]  # ordinals
-    proximal: Tensor | None = None  # [M], when it is not the current policy
-    reference: Tensor | None = None  # [M], when there is a KL term
+    # ordinals
+    groups: list[int]
+    # [M] log-probabilities under the proximal policy, once computed; None while it is the current policy
+    proximal: Tensor | None = None
+    # [M] log-probabilities under the reference; None without a KL term
+    reference: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
+        """Return the micro-batch on another device."""
         if device.type == "cpu":
             return self
-        plan = self.plan and DocumentPlan(self.plan.take.to(device), self.plan.shapes, self.plan.put.to(device))
+        plan = None
+        if self.plan is not None:
+            plan = DocumentPlan(self.plan.take.to(device), self.plan.shapes, self.plan.put.to(device))
         moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, plan=plan, **moved)
 
 
 def best_fit(items: Sequence[T], size: Callable[[T], int], capacity: int) -> list[list[T]]:
-    """Bins of at most `capacity`, longest items first, each into the fullest with room; oversized ones alone."""
+    """Fill bins of at most `capacity`: longest items first, each into the fullest bin with room, oversized items alone."""
     bins: list[tuple[int, list[T]]] = []
     for item in sorted(items, key=size, reverse=True):
         need = size(item)
@@ -91,7 +122,7 @@ def best_fit(items: Sequence[T], size: Callable[[T], int], capacity: int) -> lis
 
 
 def balance(items: Sequence[T], size: Callable[[T], int], ranks: int) -> list[list[T]]:
-    """One list per rank with about equal sums: longest first, each to the least loaded rank."""
+    """Share items between ranks with about equal sums: longest first, each to the least loaded rank."""
     shares: list[list[T]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
     for item in sorted(items, key=size, reverse=True):
@@ -105,33 +136,52 @@ def pack(
     samples: list[Sample],
     *,
     token_budget: int,
-    layout: str,
+    layout: PackingLayout,
     rank: int = 0,
     world_size: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> list[MicroBatch]:
-    """This rank's micro-batches of one update; every rank gets the same number (spare ones repeat tokens with weight 0).
+    """Pack one update: this rank's micro-batches. Every rank gets the same number.
 
-    The result is a function of the arguments alone, so that ranks agree without talking.
+    A rank with less to do gets spare micro-batches, which repeat tokens with weight 0. The result is a function of the
+    arguments alone, so that ranks agree without talking.
     """
-    if layout == "documents":
-        families = _families(samples, max(token_budget // world_size, 1) if world_size > 1 else token_budget)
-        plans = [best_fit(share, family_tokens, token_budget) for share in balance(families, family_tokens, world_size)]
-        build: Callable[[list[Any], torch.dtype], MicroBatch] = _document_batch
+    if layout is PackingLayout.documents:
+        by_rank = _pack_documents(samples, token_budget, world_size, dtype)
     else:
-        length, count = _row_shape(samples, token_budget, layout)
-        rows = best_fit(samples, _document_tokens, length)
-        shares = [rows[i::world_size] for i in range(world_size)]
-        plans = [[share[i : i + count] for i in range(0, len(share), count)] for share in shares]
-        build = _row_batch
-    most = max(len(plan) for plan in plans)
-    mine = [build(content, dtype) for content in plans[rank]]
-    spare = build(next(plan[0] for plan in plans if plan), dtype) if len(mine) < most else None
-    return mine + [replace(spare, weight=torch.zeros_like(spare.weight)) for _ in range(most - len(mine)) if spare]
+        by_rank = _pack_rows(samples, token_budget, layout, world_size, dtype)
+    most = max(len(plan) for plan in by_rank)
+    micros = [build() for build in by_rank[rank]]
+    if len(micros) < most:
+        build_spare = next(plan[0] for plan in by_rank if plan)
+        spare = build_spare()
+        micros += [replace(spare, weight=torch.zeros_like(spare.weight)) for _ in range(most - len(micros))]
+    return micros
+
+
+def _pack_documents(
+    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype
+) -> list[list[Callable[[], MicroBatch]]]:
+    """For each rank, one builder per micro-batch: other ranks' micro-batches are planned but not built."""
+    most_tokens = max(token_budget // world_size, 1) if world_size > 1 else token_budget
+    shares = balance(_families(samples, most_tokens), family_tokens, world_size)
+    plans = [best_fit(share, family_tokens, token_budget) for share in shares]
+    return [[partial(_document_batch, families, dtype) for families in plan] for plan in plans]
+
+
+def _pack_rows(
+    samples: list[Sample], token_budget: int, layout: PackingLayout, world_size: int, dtype: torch.dtype
+) -> list[list[Callable[[], MicroBatch]]]:
+    """For each rank, one builder per micro-batch, as `_pack_documents`."""
+    length, count = _row_shape(samples, token_budget, layout)
+    rows = best_fit(samples, _document_tokens, length)
+    shares = [rows[i::world_size] for i in range(world_size)]
+    plans = [[share[i : i + count] for i in range(0, len(share), count)] for share in shares]
+    return [[partial(_row_batch, content, dtype) for content in plan] for plan in plans]
 
 
 def family_tokens(family: list[Sample]) -> int:
-    """Tokens of a family in the documents layout: its prompt once, then every completion."""
+    """Count the tokens of a family in the documents layout: its prompt once, then every completion."""
     return len(family[0].prompt) + sum(len(sample.completion) for sample in family)
 
 
@@ -140,7 +190,7 @@ def _document_tokens(sample: Sample) -> int:
 
 
 def _families(samples: list[Sample], token_budget: int) -> list[list[Sample]]:
-    """Samples of one group together; split, long completions first so that parts hold similar lengths, where over budget."""
+    """Gather the samples of each group. A group over the budget is split, long completions first, into similar lengths."""
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
@@ -177,7 +227,7 @@ def _document_batch(families: list[list[Sample]], dtype: torch.dtype) -> MicroBa
 
 
 def plan_documents(documents: list[np.ndarray], num_tokens: int) -> DocumentPlan:
-    """Blocks of documents of similar length; a token that several share takes its result from any of them."""
+    """Plan blocks of documents of similar length. A token that several documents share takes its result from any of them."""
     put = np.empty(num_tokens, dtype=np.int64)
     blocks: list[np.ndarray] = []
     offset = 0
@@ -196,10 +246,10 @@ def plan_documents(documents: list[np.ndarray], num_tokens: int) -> DocumentPlan
     return DocumentPlan(torch.from_numpy(flat), [block.shape for block in blocks], torch.from_numpy(put))
 
 
-def _row_shape(samples: list[Sample], token_budget: int, layout: str) -> tuple[int, int]:
-    """(tokens of a row, rows of a micro-batch). Flash attention takes one long row, dense masks several short ones."""
+def _row_shape(samples: list[Sample], token_budget: int, layout: PackingLayout) -> tuple[int, int]:
+    """Return the tokens of a row and the rows of a micro-batch."""
     longest = max(_document_tokens(sample) for sample in samples)
-    if layout == "flat":
+    if layout is PackingLayout.flat:
         return max(token_budget, longest), 1
     length = max(ROW_TOKENS, -(-longest // 64) * 64)
     return length, max(1, token_budget // length)

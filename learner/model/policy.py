@@ -1,8 +1,8 @@
 """The policy: a transformers causal LM behind one guarded forward that turns micro-batches into log-probabilities.
 
-Parameters are float32 masters. With several ranks, or bfloat16 compute, every decoder layer and the whole are FSDP2-sharded;
-otherwise this is the plain module. `full_parameters` names them as their checkpoint does, which is what vLLM and
-transformers load.
+Parameters are float32 masters. With several ranks, or bfloat16 compute, every decoder layer and the whole model are
+FSDP2-sharded; otherwise this is the plain module. `full_parameters` uses the names of the model's checkpoint, with which vLLM
+and transformers load the weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
 from ...common.logprobs import head_logprobs
 from ...common.models import DTYPES, load_model
-from ..batches.attention import DOCUMENTS, DocumentPlan
-from ..batches.packing import MicroBatch
+from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
+from ..batches.packing import MicroBatch, PackingLayout
 from .kernels import install_kernels
 
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -32,14 +32,14 @@ class Policy(nn.Module):
     """A causal LM and its layout of micro-batches."""
 
     def __init__(self, causal: PreTrainedModel, *, chunk: int) -> None:
-        """`chunk`: completion positions that the head sees at once."""
+        """`chunk`: completion positions that the head computes at once."""
         super().__init__()
         self.causal = causal
         self.chunk = chunk
         self.layout = layout_of(str(causal.config._attn_implementation))
         for name in HEAD_EXTRAS:
             if getattr(causal.config, name, None) not in (None, 1.0, 0):
-                raise ModelError(f"{type(causal).__name__} has {name}: only plain linear heads are computed here")
+                raise ModelError(f"{type(causal).__name__} has {name}: only plain linear heads are supported")
 
     def forward(
         self,
@@ -51,10 +51,10 @@ class Policy(nn.Module):
         temperature: Tensor,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Tempered log-probabilities [M] of `target`, and entropies [M], both at least float32.
+        """Compute tempered log-probabilities [M] of `target`, and entropies [M], both at least float32.
 
-        The one call of the backbone: packed rows are told apart by restarting position_ids only if attention_mask is None and
-        use_cache is False; anything else would leak between documents silently.
+        This is the only call of the backbone: restarting position_ids keep packed documents apart only if attention_mask is
+        None and use_cache is False; with anything else tokens of one document would see another's, silently.
         """
         extras = {} if plan is None else {"plan": plan}
         backbone = self.causal.base_model
@@ -74,13 +74,14 @@ class Policy(nn.Module):
         )
 
     def logprobs(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """`forward` of a micro-batch."""
-        assert (micro.plan is not None) == (self.layout == DOCUMENTS), f"micro-batch of another layout than {self.layout}"
+        """Compute log-probabilities and entropies [M] of a micro-batch: `forward`, with its arguments taken from there."""
+        planned = micro.plan is not None
+        assert planned == (self.layout is PackingLayout.documents), f"micro-batch of another layout than {self.layout.name}"
         places = micro.input_ids, micro.position_ids, micro.plan, micro.source
         return self(*places, micro.target, micro.temperature, entropy_gradient)
 
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """(checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
+        """Yield (checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
         for name, parameter in self.causal.named_parameters():
             value = parameter.detach()
             whole = value.full_tensor() if isinstance(value, DTensor) else value
@@ -88,7 +89,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Fill every parameter from whole tensors. Raises ModelError when names or shapes differ."""
+        """Fill every parameter from whole tensors. Raises: ModelError when names or shapes differ."""
         own = dict(self.causal.named_parameters())
         if own.keys() != tensors.keys():
             raise ModelError(f"weights of another model: {sorted(own.keys() ^ tensors.keys())[:3]} are on one side only")
@@ -107,20 +108,21 @@ def set_tensor(target: Tensor, whole: Tensor) -> None:
     target.copy_(whole)
 
 
-def layout_of(attention: str) -> str:
-    """The packing layout that suits an attention implementation: `documents`, `flat` (one long row) or `rows`."""
-    if attention == DOCUMENTS:
-        return DOCUMENTS
-    return "flat" if "flash" in attention else "rows"
+def layout_of(attention: str) -> PackingLayout:
+    """Return the packing layout that suits an attention implementation of transformers."""
+    if attention == DOCUMENTS_ATTENTION:
+        return PackingLayout.documents
+    return PackingLayout.flat if "flash" in attention else PackingLayout.rows
 
 
 def recompute_layers(causal: PreTrainedModel) -> None:
-    """Make activations again in the backward pass. Needs training mode, hence no dropout."""
+    """Recompute activations in the backward pass. That needs training mode, hence dropout is switched off."""
     for module in causal.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010  no declared attribute of nn.Module
+            # nn.Module does not declare the attribute, so that an assignment would not pass the type check
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010
     causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     causal.train()
 
@@ -135,7 +137,7 @@ def build_policy(
     trainable: bool = True,
     recompute: bool = False,
 ) -> Policy:
-    """Load the model of `model.path` on this rank, and shard it if asked to. Raises ModelError."""
+    """Load the model of `model.path` on this rank, and shard it if requested. Raises: ModelError."""
     causal = load_model(model, dtype=torch.float32, attention=model.attention)
     if recompute and trainable:
         recompute_layers(causal)
@@ -149,7 +151,7 @@ def build_policy(
         for module in causal.modules():
             if type(module).__name__ in layers:
                 fully_shard(module, mp_policy=precision, reshard_after_forward=reshard)
-        # not the inputs of the whole: a temperature of 1.2 would become bfloat16's 1.203
+        # the inputs of the whole model are not cast: a temperature of 1.2 would become bfloat16's 1.203
         whole = replace(precision, cast_forward_inputs=False)
         fully_shard(policy, mp_policy=whole, reshard_after_forward=reshard)
     return policy

@@ -9,7 +9,7 @@ import pytest
 import torch
 from prolong.common.logprobs import head_logprobs
 from prolong.learner.algorithm.samples import samples_of
-from prolong.learner.batches.packing import pack
+from prolong.learner.batches.packing import PackingLayout, pack
 from prolong.learner.model import policy as policy_module
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
@@ -44,7 +44,7 @@ def test_bfloat16_computes_in_bfloat16_keeps_float32_masters_and_gives_float32_l
     exact = make_policy(cfg, dtype=torch.float32)
     cfg.model.dtype = "bfloat16"
     policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
-    (micro,) = pack(samples_of(random_batch(0), cfg)[0], token_budget=10_000, layout="documents")
+    (micro,) = pack(samples_of(random_batch(0), cfg)[0], token_budget=10_000, layout=PackingLayout.documents)
     with torch.no_grad():
         rounded, sharp = policy.logprobs(micro)[0], exact.logprobs(micro)[0]
     assert rounded.dtype == torch.float32
@@ -75,7 +75,7 @@ def test_temperatures_are_not_rounded_to_bfloat16_on_their_way_to_the_head(
         return head_logprobs(hidden, *args, temperature=temperature, **named)
 
     monkeypatch.setattr(policy_module, "head_logprobs", recording)
-    (micro,) = pack(samples_of(mixed_batch(), cfg)[0], token_budget=10_000, layout="documents")
+    (micro,) = pack(samples_of(mixed_batch(), cfg)[0], token_budget=10_000, layout=PackingLayout.documents)
     policy.logprobs(micro)
     ((dtype, temperature),) = arrived
     assert dtype == torch.bfloat16

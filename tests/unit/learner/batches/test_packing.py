@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from prolong.learner.batches.packing import MicroBatch, Sample, balance, best_fit, pack
+from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, balance, best_fit, pack
 
 Row = tuple[float, ...]
 
@@ -53,10 +53,10 @@ def expected_tokens(samples: list[Sample]) -> list[Row]:
     )
 
 
-@pytest.mark.parametrize("layout", ["documents", "rows", "flat"])
+@pytest.mark.parametrize("layout", list(PackingLayout))
 @pytest.mark.parametrize("budget", [50, 200, 10_000])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_kept_token_is_packed_exactly_once_with_its_numbers(layout: str, budget: int, world_size: int) -> None:
+def test_every_kept_token_is_packed_exactly_once_with_its_numbers(layout: PackingLayout, budget: int, world_size: int) -> None:
     samples = make_samples(0)
     ranks = [
         pack(samples, token_budget=budget, layout=layout, rank=r, world_size=world_size, dtype=torch.float64)
@@ -66,9 +66,9 @@ def test_every_kept_token_is_packed_exactly_once_with_its_numbers(layout: str, b
     assert len({len(rank) for rank in ranks}) == 1
 
 
-@pytest.mark.parametrize("layout", ["documents", "rows", "flat"])
+@pytest.mark.parametrize("layout", list(PackingLayout))
 @pytest.mark.parametrize("budget", [1, 100, 10_000])
-def test_every_rollout_is_whole_in_one_micro_batch_and_has_an_index_of_its_own(layout: str, budget: int) -> None:
+def test_every_rollout_is_whole_in_one_micro_batch_and_has_an_index_of_its_own(layout: PackingLayout, budget: int) -> None:
     """Advantages are all different here, so they tell the rollouts apart."""
     samples = make_samples(8)
     found: dict[float, tuple[int, int, int]] = {}
@@ -85,8 +85,8 @@ def test_every_rollout_is_whole_in_one_micro_batch_and_has_an_index_of_its_own(l
     assert len({place[:2] for place in found.values()}) == len(kept)
 
 
-@pytest.mark.parametrize("layout", ["documents", "rows", "flat"])
-def test_the_state_before_each_target_is_its_predictor(layout: str) -> None:
+@pytest.mark.parametrize("layout", list(PackingLayout))
+def test_the_state_before_each_target_is_its_predictor(layout: PackingLayout) -> None:
     """Walk each document from its first target back to the prompt: tokens and positions must be those of a sample."""
     samples = make_samples(1)
     known = {(tuple(s.prompt), tuple(s.completion)) for s in samples}
@@ -109,7 +109,7 @@ def test_documents_hold_prompt_and_completion_in_order(budget: int) -> None:
     samples = make_samples(2)
     known = sorted((*s.prompt.tolist(), *s.completion.tolist()) for s in samples)
     found = []
-    for micro in pack(samples, token_budget=budget, layout="documents", dtype=torch.float64):
+    for micro in pack(samples, token_budget=budget, layout=PackingLayout.documents, dtype=torch.float64):
         assert micro.plan is not None
         row, positions = micro.input_ids[0], micro.position_ids[0]
         take, shapes = micro.plan.take, micro.plan.shapes
@@ -126,21 +126,21 @@ def test_documents_hold_prompt_and_completion_in_order(budget: int) -> None:
 def test_documents_hold_each_prompt_once_per_micro_batch_and_stay_in_budget() -> None:
     samples = make_samples(3)
     total = sum(len(s.completion) for s in samples) + sum(len(p) for p in {s.group: s.prompt for s in samples}.values())
-    (micro,) = pack(samples, token_budget=10_000, layout="documents")
+    (micro,) = pack(samples, token_budget=10_000, layout=PackingLayout.documents)
     assert micro.input_ids.numel() == total
-    for micro in pack(samples, token_budget=100, layout="documents"):
+    for micro in pack(samples, token_budget=100, layout=PackingLayout.documents):
         assert micro.input_ids.numel() <= 100
 
 
 def test_rows_restart_their_positions_at_every_document() -> None:
-    for micro in pack(make_samples(4), token_budget=512, layout="rows"):
+    for micro in pack(make_samples(4), token_budget=512, layout=PackingLayout.rows):
         steps = micro.position_ids.diff(dim=1)
         assert micro.position_ids[:, 0].eq(0).all()
         assert torch.all((steps == 1) | (micro.position_ids[:, 1:] == 0))
 
 
 def test_packing_is_a_function_of_its_arguments() -> None:
-    left, right = (pack(make_samples(5), token_budget=80, layout="documents") for _ in range(2))
+    left, right = (pack(make_samples(5), token_budget=80, layout=PackingLayout.documents) for _ in range(2))
     assert all(
         torch.equal(a.input_ids, b.input_ids) and torch.equal(a.source, b.source) for a, b in zip(left, right, strict=True)
     )
@@ -148,7 +148,7 @@ def test_packing_is_a_function_of_its_arguments() -> None:
 
 def test_spare_micro_batches_weigh_nothing() -> None:
     samples = make_samples(6, groups=1, n=1)
-    ranks = [pack(samples, token_budget=100, layout="documents", rank=r, world_size=2) for r in range(2)]
+    ranks = [pack(samples, token_budget=100, layout=PackingLayout.documents, rank=r, world_size=2) for r in range(2)]
     assert [len(rank) for rank in ranks] == [1, 1]
     assert sorted(float(rank[0].weight.sum() > 0) for rank in ranks) == [0.0, 1.0]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from prolong.common.errors import ModelError
 from prolong.learner.algorithm.samples import samples_of
-from prolong.learner.batches.packing import MicroBatch, Sample, pack
+from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, pack
 from prolong.learner.model.policy import Policy
 
 from tests.support.batches import assert_same_gradient, make_policy, random_batch, small_config
@@ -75,7 +75,7 @@ def test_no_document_sees_another(folder: Path, attention: str) -> None:
 def test_the_leak_test_would_notice_a_leak(folder: Path) -> None:
     """With positions that do not restart, transformers takes the row for one document."""
     policy, samples = policy_and_samples(folder, "sdpa")
-    (micro,) = pack(samples[::5], token_budget=4096, layout="rows", dtype=torch.float64)
+    (micro,) = pack(samples[::5], token_budget=4096, layout=PackingLayout.rows, dtype=torch.float64)
     right = policy.logprobs(micro)[0]
     micro.position_ids = torch.arange(micro.position_ids.shape[1]).expand_as(micro.position_ids)
     assert (policy.logprobs(micro)[0] - right).abs().max() > 1e-3
