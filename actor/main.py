@@ -34,7 +34,8 @@ from ..common.messages import (
 from ..common.tokenizer import Tokenizer
 from ..common.types import Ticket
 from ..verifiers.workers.remote import make_pool
-from .engines.vllm.engine import Engine
+from .engines.api import Engine
+from .engines.registry import engine_class
 from .rollouts import RolloutWorker
 from .stats import ActorStats
 
@@ -61,7 +62,7 @@ def main(cfg: Config, name: str) -> None:
 
 async def _run(cfg: Config, name: str) -> None:
     tokenizer = Tokenizer.load(cfg.model.path)
-    engine = await Engine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
+    engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
     # no Hello before this: whoever is in takes part in every broadcast, and one that is not ready would hold up the others
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
     client = BufferClient(to, _hello(cfg, name, tokenizer), max_bytes=limit, keys=cfg.buffer.keys)

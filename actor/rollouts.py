@@ -12,8 +12,8 @@ from time import perf_counter
 from ..common.tokenizer import Tokenizer
 from ..common.types import FinishReason, Group, Prompt, Rollout, Ticket, int32_array
 from ..verifiers.workers.pool import VerifierPool
+from .engines.api import Engine
 from .engines.completion import Completion
-from .engines.vllm.engine import Engine
 from .stats import ActorStats
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..actor.engines.vllm.engine import Engine
+from ..actor.engines.vllm.engine import VllmEngine
 from ..common.config.sections import ActorConfig, ModelConfig
 from ..common.messages import UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
@@ -43,7 +43,7 @@ class Sender:
         update = UpdateWeights(generation=1, version=version, epoch=1, rank=1, world_size=2, **where, manifest=self.manifest)
         return update, self._thread.submit(self._send)
 
-    async def push(self, engine: Engine, version: int) -> None:
+    async def push(self, engine: VllmEngine, version: int) -> None:
         """Send and apply one version. Raises AssertionError when something else arrived."""
         update, sent = self.offer(version)
         assert await engine.apply_weights(update, TIMEOUT_S) == await asyncio.wrap_future(sent)
@@ -75,14 +75,14 @@ def make_ticket(ordinal: int, n: int, max_tokens: int) -> Ticket:
     )
 
 
-async def start_engine(folder: Path, *, clear_kv: bool = True) -> Engine:
+async def start_engine(folder: Path, *, clear_kv: bool = True) -> VllmEngine:
     """An engine as the demo's actor starts it; nothing stops a rollout before its limit."""
     make_model(folder)
     model = ModelConfig(path=str(folder), max_context=MAX_CONTEXT)
-    return await Engine.start(model, ActorConfig(clear_kv=clear_kv), 0, [])
+    return await VllmEngine.start(model, ActorConfig(clear_kv=clear_kv), 0, [])
 
 
-async def generate_forever(engine: Engine, in_flight: int, n: int, max_tokens: int) -> None:
+async def generate_forever(engine: VllmEngine, in_flight: int, n: int, max_tokens: int) -> None:
     """Keep `in_flight` rollouts going until cancelled."""
     ordinals = iter(range(1 << 40, 1 << 60))
 

@@ -18,14 +18,14 @@ from time import perf_counter
 
 import torch
 
-from ..actor.engines.vllm.engine import Engine
+from ..actor.engines.vllm.engine import VllmEngine
 from .engines import Sender, generate_forever, start_engine
 
 IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48
 EVERY_S = 0.3  # between two updates under load
 
 
-async def measure(engine: Engine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
+async def measure(engine: VllmEngine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
     """Milliseconds of `updates` updates: total and paused."""
     totals, pauses = [], []
     for version in range(first, first + updates):

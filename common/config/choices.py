@@ -5,6 +5,13 @@ from __future__ import annotations
 from enum import Enum
 
 
+class EngineKind(Enum):
+    """What generates in an actor."""
+
+    vllm = "vllm"  # fast, on GPUs and CPUs
+    transformers = "transformers"  # needs no vLLM and starts in a moment; for tests and small machines
+
+
 class Straggler(Enum):
     """What happens to a group that would be older than eta at its step."""
 

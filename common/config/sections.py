@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
-from .choices import Device, Preference, ResetSource, Straggler
+from .choices import Device, EngineKind, Preference, ResetSource, Straggler
 
 
 @dataclass(kw_only=True, slots=True)
@@ -145,18 +145,26 @@ class ValidationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ActorConfig:
-    """One actor process and its vLLM engine."""
+    """One actor process and the engine that generates in it."""
 
+    engine: EngineKind = EngineKind.vllm
     capacity: int = 256  # rollouts in flight at once; a ticket takes n of them
-    max_num_seqs: int = 256  # sequences that vLLM runs at once
-    kv_cache_gib: float = 1.0  # CPU only
-    gpu_memory_utilization: float = 0.85  # GPU only
-    tensor_parallel: int = 1
+    max_num_seqs: int = 256  # rollouts that the engine runs at once; the others wait
+    kv_cache_gib: float = 1.0  # vLLM on a CPU only: memory for keys and values
+    gpu_memory_utilization: float = 0.85  # vLLM on a GPU only: share of its memory that the engine takes
+    tensor_parallel: int = 1  # vLLM only: GPUs of one engine
     clear_kv: bool = True  # recompute the KV cache after a weight update
     grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this
 
     def __post_init__(self) -> None:
         require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
+        require(self.max_num_seqs >= 1, "actor.max_num_seqs", self.max_num_seqs, "at least 1")
+        require(
+            self.tensor_parallel == 1 or self.engine is EngineKind.vllm,
+            "actor.tensor_parallel",
+            self.tensor_parallel,
+            f"1 with actor.engine={self.engine.name}",
+        )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,10 +1,11 @@
-"""One real vLLM engine per kind of model and session."""
+"""One real engine per kind of engine, kind of model and session."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from prolong.common.config.choices import EngineKind
 
 from tests.support.engine_rig import Rig, build_rig
 
@@ -31,7 +32,23 @@ def untied_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig.close()
 
 
-@pytest.fixture(params=["tied", "untied"])
+@pytest.fixture(scope="session")
+def transformers_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    rig = build_rig(tmp_path_factory.mktemp("transformers"), tied=True, kind=EngineKind.transformers)
+    yield rig
+    rig.close()
+
+
+ENGINES = {EngineKind.vllm: "tied_rig", EngineKind.transformers: "transformers_rig"}
+
+
+@pytest.fixture(params=list(ENGINES), ids=lambda kind: kind.name)
+def any_rig(request: pytest.FixtureRequest) -> Rig:
+    """Every kind of engine, one after the other."""
+    return request.getfixturevalue(ENGINES[request.param])
+
+
+@pytest.fixture(params=["tied_rig", "untied_rig", "transformers_rig"])
 def rig(request: pytest.FixtureRequest) -> Rig:
-    """Both kinds of model, one after the other."""
-    return request.getfixturevalue(f"{request.param}_rig")
+    """Every kind of engine, vLLM with both kinds of model."""
+    return request.getfixturevalue(request.param)

@@ -1,9 +1,9 @@
-"""A real vLLM engine with the learner's end of the weights plane, and a transformers model to hold it against."""
+"""A real engine with the learner's end of the weights plane, and a transformers model to compare it with."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from prolong.actor.engines.api import Engine
 from prolong.actor.engines.completion import Completion
-from prolong.actor.engines.vllm.engine import Engine
+from prolong.actor.engines.registry import engine_class
+from prolong.common.config.choices import EngineKind
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.messages import UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
@@ -71,6 +73,12 @@ class Rig:
         completions = {index: completion async for index, completion in self.engine.generate(ticket)}
         assert sorted(completions) == list(range(ticket.sampling.n))
         return [completions[index] for index in sorted(completions)]
+
+    async def until_unfinished(self, condition: Callable[[int], bool]) -> None:
+        """Wait until the engine's number of unfinished rollouts is as it should; `run` has the deadline."""
+        # engines have no event for it
+        while not condition(self.engine.num_unfinished):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def generate(self, **sampling: Any) -> list[Completion]:
         return self.run(self.collect(self.ticket(**sampling)))
@@ -145,12 +153,12 @@ def differences(rig: Rig, completions: list[Completion], temperature: float, ver
     )
 
 
-def build_rig(folder: Path, *, tied: bool) -> Rig:
+def build_rig(folder: Path, *, tied: bool, kind: EngineKind = EngineKind.vllm) -> Rig:
     torch.set_num_threads(1)
     make_tiny_model(folder, tied=tied)
     runner = asyncio.Runner()
     model = ModelConfig(path=str(folder), max_context=256)
-    engine = runner.run(Engine.start(model, ActorConfig(kv_cache_gib=0.25), 0, [EOS]))
+    engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rig = Rig(engine, transformers_model, runner, WeightsStore("127.0.0.1", timeout_s=TIMEOUT_S))
     rig.run(rig.push(0))

@@ -18,7 +18,7 @@ import torch
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from ..noise import noise_seeds
 
 
 def install(runner: Any) -> None:
@@ -27,14 +27,6 @@ def install(runner: Any) -> None:
     for module in runner.model.modules():
         if type(module) is RMSNorm and module.variance_size_override is None and module.has_weight:
             module._forward_method = _rms_norm(module)
-
-
-def noise_seeds(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """[B] int64, not negative: splitmix64 of seed and position, both [B]."""
-    mixed = seeds.astype(np.uint64) * _GOLDEN + positions.astype(np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
 def _sampler(runner: Any) -> Any:

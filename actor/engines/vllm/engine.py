@@ -16,7 +16,7 @@ import warnings
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,8 +25,9 @@ from ....common.config.sections import ActorConfig, Device, ModelConfig
 from ....common.errors import ModelError, ProlongError, WeightsError
 from ....common.messages import UpdateWeights
 from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
-from ..completion import Completion, decode_spans
+from ..completion import Completion
 from .parent_watch import mark_actor
+from .segments import decode_spans
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -37,7 +38,7 @@ _KILLED = re.compile(r"core proc\(s\): \{(\}|.*: -\d)")  # by a signal, or vLLM 
 _POLL_S = 0.002  # how long the engine process may wait for a broadcast between two steps
 
 
-class Engine:
+class VllmEngine:
     """One vLLM engine with weights of one policy version at a time. Lives in one event loop."""
 
     def __init__(self, llm: AsyncLLM, *, clear_kv: bool, stop_ids: Sequence[int]) -> None:
@@ -53,7 +54,7 @@ class Engine:
         self.paused_s = 0.0  # spent between pause and resume, so far
 
     @classmethod
-    async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Engine:
+    async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
         """Build the engine with dummy weights: it generates only after `apply_weights`. Blocks the event loop for seconds.
 
         On a CPU the engine process is forked if this process has no other thread yet: seconds less.
@@ -87,6 +88,10 @@ class Engine:
     def version(self) -> int:
         """The policy version that the engine holds; -1 before the first."""
         return self._versions.get(self._segment, -1)
+
+    @property
+    def num_unfinished(self) -> int:
+        return self._llm.get_num_unfinished_requests()
 
     async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
         """The ticket's rollouts as (index, completion), in the order in which they end. Cancelling aborts them.

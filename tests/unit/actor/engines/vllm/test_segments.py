@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from prolong.actor.engines.completion import decode_spans, encode_segments
+from prolong.actor.engines.vllm.segments import decode_spans, encode_segments
 from prolong.common.types import VersionSpan
 
 
@@ -26,6 +26,6 @@ def test_spans_cover_every_token_once_under_the_version_that_sampled_it(segments
     assert decode_spans(encode_segments(segments), {1: 10, 2: 11, 3: 12, 4: 11}, num_tokens) == expected
 
 
-def test_a_segment_that_nobody_tagged_is_an_error():
+def test_a_segment_without_a_version_is_an_error():
     with pytest.raises(KeyError):
         decode_spans("1:0,7:2", {1: 10}, 5)

@@ -1,0 +1,206 @@
+"""An engine without vLLM: a transformers model that generates in a thread of the actor's process.
+
+    generate(ticket)      -> rows for the thread; (index, Completion) of each as it ends
+    apply_weights(update) -> received by another thread beside generation, loaded between two tokens
+
+It starts in a moment, on a CPU or one GPU, and obeys the same law as the vLLM engine (`../api.py`). What it costs in speed:
+docs/decisions/007-second-engine.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from typing import Self, TypeVar
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ....common.config.sections import ActorConfig, ModelConfig
+from ....common.errors import ModelError, ProlongError, WeightsError
+from ....common.messages import UpdateWeights
+from ....common.models import DTYPES, load_model, resolve_device
+from ....common.types import Ticket, int32_array, rollout_seed
+from ....common.weights.buckets import bucket_views
+from ...weight_download import WeightDownloader
+from ..completion import Completion, version_spans
+from .batch import Row, RunningBatch
+from .thread import GenerationThread
+
+T = TypeVar("T")
+CACHED_LAYERS = {"full_attention", "sliding_attention"}  # layers whose state is keys and values of every token
+_POLL_S = 0.002  # between two looks at a download
+
+
+class TransformersEngine:
+    """One transformers model with weights of one policy version at a time. Lives in one event loop; see `Engine`."""
+
+    def __init__(self, policy: PreTrainedModel, *, max_context: int, actor: ActorConfig, stop_ids: Sequence[int]) -> None:
+        """Starts nothing; `start` does."""
+        self._device, self._max_context = policy.device, max_context
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[int, asyncio.Queue[Row | ProlongError]] = {}
+        self._stream_numbers = itertools.count()
+        self._thread = GenerationThread(
+            RunningBatch(policy, stop_ids),
+            dict(policy.named_parameters()),
+            max_num_seqs=actor.max_num_seqs,
+            clear_kv=actor.clear_kv,
+            on_finished=lambda rows: self._tell(self._finished, rows),
+            on_death=lambda error: self._tell(self._died, error),
+        )
+        self._downloads = WeightDownloader()
+        self._applying = asyncio.Lock()
+        self._superseded = False
+        self._loading: Future[float] | None = None  # the last load
+        self._death: ProlongError | None = None
+        self.version = -1
+        self.paused_s = 0.0
+
+    @classmethod
+    async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
+        """Load the model and start the thread. `seed` is not used: all noise comes from the tickets. Raises ModelError."""
+        device = resolve_device(model.device)
+        policy = load_model(model, dtype=DTYPES[model.dtype], attention="sdpa")
+        text = policy.config.get_text_config(decoder=True)
+        kinds = set(getattr(text, "layer_types", None) or CACHED_LAYERS)
+        if not kinds <= CACHED_LAYERS:
+            raise ModelError(
+                f"model.path = {model.path!r}: actor.engine=transformers cannot run layers of {sorted(kinds - CACHED_LAYERS)}; "
+                "use actor.engine=vllm"
+            )
+        engine = cls(policy.to(device), max_context=model.max_context, actor=actor, stop_ids=stop_ids)  # type: ignore[arg-type]
+        engine._thread.start()
+        return engine
+
+    @property
+    def num_unfinished(self) -> int:
+        return self._thread.num_unfinished
+
+    async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
+        assert self.version >= 0, "an engine without weights must not generate"
+        rows = self._rows(ticket)
+        self._raise_if_dead()
+        stream = rows[0].stream
+        inbox = self._streams[stream] = asyncio.Queue()
+        self._thread.submit(rows)
+        left = len(rows)
+        try:
+            while left:
+                item = await inbox.get()
+                if isinstance(item, ProlongError):
+                    raise item
+                left -= 1
+                yield item.index, _completion(item)
+        finally:
+            del self._streams[stream]
+            if left:
+                self._thread.abort(stream)
+
+    def _rows(self, ticket: Ticket) -> list[Row]:
+        """The ticket's rollouts before their first token. Raises ProlongError for a ticket that cannot be generated."""
+        sampling, prompt = ticket.sampling, int32_array(ticket.prompt.token_ids).tolist()
+        room = self._max_context - len(prompt)
+        if not prompt or room < 1:
+            raise ProlongError(
+                f"ticket {ticket.ordinal}: a prompt of {len(prompt)} tokens; expected 1 to {self._max_context - 1}, "
+                f"because model.max_context = {self._max_context}"
+            )
+        if sampling.n < 1 or sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+            raise ProlongError(
+                f"ticket {ticket.ordinal}: {sampling}; expected n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+            )
+        stream = next(self._stream_numbers)
+        if sampling.temperature == 0 and sampling.n != 1:
+            raise ProlongError(f"ticket {ticket.ordinal}: n must be 1 when sampling is greedy, got {sampling.n}")
+        return [
+            Row(
+                stream=stream,
+                index=i,
+                seed=rollout_seed(ticket.seed, i),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, room),
+                prompt=prompt,
+            )
+            for i in range(sampling.n)
+        ]
+
+    async def apply_weights(self, update: UpdateWeights, timeout_s: float) -> list[int]:
+        async with self._applying:
+            self._superseded = False
+            self._raise_if_dead()
+            checksums = await self._receive(update, timeout_s)
+            self._loading = self._thread.load(self._take_weights(update), update.version)
+            try:
+                self.paused_s += await asyncio.wrap_future(self._loading)
+            except ProlongError as error:
+                raise ProlongError(f"version {update.version} arrived but cannot be loaded: {error}") from error
+            self.version = update.version
+            return checksums
+
+    async def _receive(self, update: UpdateWeights, timeout_s: float) -> list[int]:
+        """Wait for the download, which has deadlines of its own; returns checksums. Raises WeightsError."""
+        await asyncio.to_thread(self._downloads.begin, update, self._device, timeout_s)
+        while True:
+            over, checksums, error = self._downloads.ended(0.0)
+            if error:
+                raise WeightsError(error)
+            if over:
+                return list(checksums)
+            if self._superseded:
+                raise WeightsError(f"version {update.version} was superseded before it arrived")
+            await asyncio.sleep(_POLL_S)
+
+    def _take_weights(self, update: UpdateWeights) -> dict[str, Tensor]:
+        """What was received, as named views into the staging memory."""
+        last = self._downloads.last
+        assert last is not None
+        staged, last.staged = last.staged, []
+        return {
+            name: view
+            for bucket, flat in zip(update.manifest.buckets, staged, strict=True)
+            for name, view in bucket_views(bucket, flat)
+        }
+
+    def supersede(self) -> None:
+        self._superseded = True
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.close)
+        self._downloads.close()
+
+    # --- what the generation thread reports, in the event loop ---
+
+    def _tell(self, receive: Callable[[T], None], value: T) -> None:
+        """Called in the generation thread."""
+        self._loop.call_soon_threadsafe(receive, value)
+
+    def _finished(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row.stream in self._streams:
+                self._streams[row.stream].put_nowait(row)
+
+    def _died(self, error: Exception) -> None:
+        self._death = ProlongError(f"the transformers engine failed: {type(error).__name__}: {error}")
+        for inbox in self._streams.values():
+            inbox.put_nowait(self._death)
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(self._death)
+
+    def _raise_if_dead(self) -> None:
+        if self._death is not None:
+            raise self._death
+
+
+def _completion(row: Row) -> Completion:
+    assert row.finish_reason is not None
+    return Completion(
+        token_ids=np.array(row.token_ids, "<i4").tobytes(),
+        behaviour_logprobs=np.array(row.logprobs, "<f4").tobytes(),
+        spans=version_spans(row.starts, len(row.token_ids)),
+        finish_reason=row.finish_reason,
+    )

@@ -1,0 +1,169 @@
+"""The contract of `actor/engines/api.py`: what every engine must do with a ticket. test_weight_updates.py has the weights.
+
+An engine that is added is added to `ENGINES` of conftest.py, and passes both files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from prolong.actor.engines.completion import Completion
+from prolong.actor.engines.registry import engine_class
+from prolong.common.config.choices import EngineKind
+from prolong.common.config.sections import ActorConfig, ModelConfig
+from prolong.common.errors import ModelError, ProlongError
+from prolong.common.types import FinishReason, float32_array, int32_array
+
+from tests.support.engine_rig import EOS, PROMPT, Rig, differences
+
+
+def token_ids(completion: Completion) -> list[int]:
+    return int32_array(completion.token_ids).tolist()
+
+
+def first_token_probabilities(rig: Rig, temperature: float) -> np.ndarray:
+    """[V] exact distribution of the first token, by transformers."""
+    rig.model.load_state_dict(rig.versions[rig.version], strict=False)
+    with torch.no_grad():
+        logits = rig.model(torch.tensor([PROMPT])).logits[0, -1]
+    return torch.softmax(logits / temperature, -1).double().numpy()
+
+
+def test_rollouts_of_a_ticket_differ_and_the_same_seed_gives_the_same_rollouts(any_rig: Rig):
+    once, again, other = (any_rig.generate(seed=seed) for seed in (3, 3, 4))
+    assert len({completion.token_ids for completion in once}) > 12
+    assert [completion.token_ids for completion in once] == [completion.token_ids for completion in again]
+    assert not {completion.token_ids for completion in once if completion.num_tokens > 3} & {
+        completion.token_ids for completion in other
+    }
+
+
+def test_a_rollout_does_not_depend_on_what_else_is_in_flight(any_rig: Rig):
+    """Exactly, but for rounding: sums over another batch may differ in the last bit, and turn a token once in a long while."""
+
+    async def in_company() -> list[Completion]:
+        others = [asyncio.create_task(any_rig.collect(any_rig.ticket(seed=50 + i, max_tokens=90))) for i in range(3)]
+        await any_rig.until_unfinished(lambda num: num >= 48)
+        completions = await any_rig.collect(any_rig.ticket(seed=7))
+        await asyncio.gather(*others)
+        return completions
+
+    alone = any_rig.generate(seed=7)
+    together = any_rig.run(in_company())
+    same = sum(one.token_ids == other.token_ids for one, other in zip(alone, together, strict=True))
+    assert same >= 15
+
+
+def test_rollouts_come_out_the_moment_they_end_not_when_the_group_does(any_rig: Rig):
+    async def arrivals() -> list[tuple[int, int]]:
+        seen = []
+        async for _, completion in any_rig.engine.generate(any_rig.ticket(max_tokens=200)):
+            seen.append((completion.num_tokens, any_rig.engine.num_unfinished))
+        return seen
+
+    lengths, running = zip(*any_rig.run(arrivals()), strict=True)
+    assert list(lengths) == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    assert running[0] >= 8
+    assert list(running) == sorted(running, reverse=True)
+
+
+def test_the_event_loop_goes_on_while_the_engine_generates(any_rig: Rig):
+    async def turns_of_the_loop() -> int:
+        collecting, turns = asyncio.create_task(any_rig.collect(any_rig.ticket(max_tokens=200))), 0
+        while not collecting.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        return turns
+
+    assert any_rig.run(turns_of_the_loop()) > 20
+
+
+def test_a_rollout_ends_with_the_stop_token_or_at_the_limit(any_rig: Rig):
+    completions = [c for seed in range(4) for c in any_rig.generate(seed=seed, max_tokens=40)]
+    reasons = {completion.finish_reason for completion in completions}
+    assert reasons == {FinishReason.stop, FinishReason.length}
+    for completion in completions:
+        ids = token_ids(completion)
+        assert EOS not in ids[:-1]
+        assert (ids[-1] == EOS) == (completion.finish_reason is FinishReason.stop) or len(ids) == 40
+        assert len(ids) == 40 or completion.finish_reason is FinishReason.stop
+        assert len(float32_array(completion.behaviour_logprobs)) == len(ids)
+
+
+def test_a_rollout_that_fills_the_context_ends_there(any_rig: Rig):
+    completions = [c for seed in range(4) for c in any_rig.generate(seed=seed, max_tokens=256)]
+    longest = max(completions, key=lambda completion: completion.num_tokens)
+    assert longest.num_tokens == 256 - len(PROMPT)  # model.max_context of the rig
+    assert longest.finish_reason is FinishReason.length
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampling_follows_the_models_distribution(any_rig: Rig, temperature: float):
+    """First tokens of 1,024 rollouts against the exact distribution: the noise is neither biased nor shared."""
+    completions = [c for seed in range(64) for c in any_rig.generate(seed=seed, max_tokens=1, temperature=temperature)]
+    first = np.array([token_ids(completion)[0] for completion in completions])
+    probabilities = first_token_probabilities(any_rig, temperature)
+    for token, probability in enumerate(probabilities):
+        deviation = (np.mean(first == token) - probability) / np.sqrt(probability * (1 - probability) / len(first))
+        assert abs(deviation) < 4.5 or probability < 1e-3, (token, probability)
+    drawn = np.array([float32_array(completion.behaviour_logprobs)[0] for completion in completions])
+    assert np.allclose(np.exp(drawn), probabilities[first], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "n"), [(1.0, 16), (1.4, 16), (0.5, 16), (0.0, 1)])
+def test_behaviour_logprobs_are_those_of_a_forward_pass(any_rig: Rig, temperature: float, n: int):
+    completions = any_rig.generate(seed=21, temperature=temperature, n=n)
+    assert differences(any_rig, completions, temperature, any_rig.version).max() < 1e-4
+
+
+def test_temperature_0_takes_the_most_probable_token_whatever_top_p_says(any_rig: Rig):
+    (plain,) = any_rig.generate(n=1, temperature=0.0, max_tokens=20)
+    (cut,) = any_rig.generate(n=1, temperature=0.0, max_tokens=20, top_p=0.3, seed=9)
+    assert (plain.token_ids, plain.behaviour_logprobs) == (cut.token_ids, cut.behaviour_logprobs)
+    assert token_ids(plain)[0] == int(first_token_probabilities(any_rig, 1.0).argmax())
+
+
+def test_top_p_keeps_the_nucleus_and_renormalises_the_behaviour_logprobs(any_rig: Rig):
+    probabilities = first_token_probabilities(any_rig, 1.0)
+    order = np.argsort(-probabilities)
+    nucleus = order[: int(np.searchsorted(np.cumsum(probabilities[order]), 0.5)) + 1]
+    completions = [c for seed in range(32) for c in any_rig.generate(seed=seed, max_tokens=1, top_p=0.5)]
+    first = np.array([token_ids(completion)[0] for completion in completions])
+    assert set(first) == set(nucleus.tolist())
+    renormalised = probabilities[first] / probabilities[nucleus].sum()
+    drawn = np.array([float32_array(completion.behaviour_logprobs)[0] for completion in completions])
+    assert np.allclose(np.exp(drawn), renormalised, rtol=1e-4)
+
+
+def test_a_cancelled_ticket_leaves_nothing_running_and_others_go_on(any_rig: Rig):
+    async def scenario() -> int:
+        doomed = asyncio.create_task(any_rig.collect(any_rig.ticket(max_tokens=200)))
+        spared = asyncio.create_task(any_rig.collect(any_rig.ticket(max_tokens=60, seed=5)))
+        await asyncio.sleep(0.05)
+        doomed.cancel()
+        completions = await spared
+        with pytest.raises(asyncio.CancelledError):
+            await doomed
+        await any_rig.until_unfinished(lambda num: num == 0)
+        return len(completions)
+
+    assert any_rig.run(scenario()) == 16
+
+
+@pytest.mark.parametrize("sampling", [{"n": 1, "top_p": 2.0}, {"n": 2, "temperature": 0.0}, {"n": 1, "temperature": -1.0}])
+def test_a_ticket_that_is_refused_is_an_error_and_the_engine_lives(any_rig: Rig, sampling: dict[str, float]):
+    with pytest.raises(ProlongError, match=r"ticket \d+: "):
+        any_rig.generate(**sampling)
+    assert len(any_rig.generate(n=2)) == 2
+
+
+@pytest.mark.parametrize("kind", EngineKind)
+def test_a_model_that_is_not_there_is_a_model_error(tmp_path: Path, kind: EngineKind):
+    model, actor = ModelConfig(path=str(tmp_path / "nowhere")), ActorConfig(engine=kind)
+    with pytest.raises(ModelError, match=r"model\.path = .*nowhere"):
+        asyncio.run(engine_class(kind).start(model, actor, 0, [EOS]))
