@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from ..common.config.run_files import save
+from ..common.config.run_files import save_config
 from ..common.config.sections import Config
 from ..common.tokenizer import Tokenizer
 from ..launch.recipes import compose
@@ -66,7 +66,7 @@ def sleeping_run(cfg: Config, devices: Devices, root: Path) -> float:
     """Seconds per step on a real buffer process of its own."""
     folder = root / cfg.run.name
     folder.mkdir(parents=True, exist_ok=True)
-    save(cfg, folder / "config.yaml")
+    save_config(cfg, folder / "config.yaml")
     tokenizer = Tokenizer.load(cfg.model.path).fingerprint
     command = [sys.executable, "-m", "prolong.launch.cli", "buffer", "--recipe", str((folder / "config.yaml").absolute())]
     with (folder / "buffer.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as buffer:

@@ -60,7 +60,9 @@ def make_model(folder: Path) -> None:
     from ..launch.demo import tasks as demo_tasks
 
     folder.mkdir(parents=True, exist_ok=True)
-    bootstrap.make(folder, 0, level=demo_tasks.WIDE, skill_steps=SKILL_STEPS, context=256, tasks=demo_tasks.MATH_AND_LOGIC)
+    bootstrap.make_demo(
+        folder, 0, level=demo_tasks.WIDE_LEVEL, skill_steps=SKILL_STEPS, context=256, tasks=demo_tasks.MATH_AND_LOGIC
+    )
 
 
 def row(arm: str, seed: int, folder: Path) -> dict:

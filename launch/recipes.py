@@ -16,7 +16,7 @@ import yaml
 
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs
-from ..common.config.trees import build, defaults
+from ..common.config.trees import build_section, default_tree
 from ..common.errors import ConfigError
 
 CONF_FOLDER = Path(__file__).resolve().parent / "conf"
@@ -34,7 +34,7 @@ def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
     """
     chosen = [override.removeprefix("preset=") for override in overrides or [] if override.startswith("preset=")]
     others = [override for override in overrides or [] if not override.startswith("preset=")]
-    cfg = build(Config, _compose_tree(recipe, chosen, [_as_forced(override) for override in others]))
+    cfg = build_section(Config, _compose_tree(recipe, chosen, [_as_forced(override) for override in others]))
     staged_configs(cfg)
     return cfg
 
@@ -58,7 +58,7 @@ def _compose_tree(recipe: str, preset: list[str], overrides: list[str]) -> Any:
 
     folder, name = _locate(recipe)
     store = ConfigStore.instance()
-    store.store(name="_prolong_defaults", node=defaults())
+    store.store(name="_prolong_defaults", node=default_tree())
     layers = ["_prolong_defaults", *([name] if name else []), *(f"preset/{each}" for each in preset), "_self_"]
     store.store(name="_prolong_run", node={"defaults": layers})
     search = [] if folder == CONF_FOLDER else [f"hydra.searchpath=['file://{CONF_FOLDER}']"]

@@ -24,7 +24,7 @@ from ..common.transport.wire import Decoder, encode
 from ..common.types import TicketState
 from .summary import read_summary
 
-MAX_BYTES = 64 * 2**20
+MAX_STATUS_BYTES = 64 * 2**20
 PATIENCE_S = 5.0  # a request unanswered for longer is sent again
 
 
@@ -37,8 +37,8 @@ class Observer:
         client_keys = load_client_keys(keys)
         check_address(address, has_keys=client_keys is not None)
         self._context = zmq.Context()
-        self._socket = connect_dealer(self._context, address, MAX_BYTES, keys=client_keys)
-        self._decoder = Decoder[FromBuffer](FromBuffer, MAX_BYTES)
+        self._socket = connect_dealer(self._context, address, MAX_STATUS_BYTES, keys=client_keys)
+        self._decoder = Decoder[FromBuffer](FromBuffer, MAX_STATUS_BYTES)
         self._asked = float("-inf")
 
     def poll(self) -> Status | None:
@@ -145,7 +145,7 @@ def _ledger(ledger: dict[str, int]) -> dict[str, Any]:
     return {"ledger": ledger, "balanced": ledger["total"] == sum(ledger.values()) - ledger["total"]}
 
 
-def show(name: str, *, as_json: bool) -> int:
+def show_status(name: str, *, as_json: bool) -> int:
     """Print the status; 1 when the ledger does not balance."""
     paths = find_run(name)
     known = run_status(paths)
@@ -165,7 +165,7 @@ def _print(known: dict[str, Any], paths: RunPaths) -> None:
             console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
         return
     console.print(ledger_table(known["ledger"]))
-    console.print(law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
+    console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
 
@@ -198,7 +198,7 @@ def _figure(peer: dict[str, float | str], key: str, form: str, unit: str = "") -
     return f"{value:{form}}{unit}" if isinstance(value, int | float) else ""
 
 
-def law(ledger: dict[str, int], balanced: bool) -> str:
+def conservation_law(ledger: dict[str, int], balanced: bool) -> str:
     """The conservation law with its numbers."""
     parts = " + ".join(f"{ledger.get(state.value, 0):,} {state.value}" for state in TicketState)
     return f"{ledger['total']:,} tickets = {parts}: {'balanced' if balanced else 'NOT BALANCED'}"

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..common.errors import UserError
 from ..common.types import ValidationSetting
 
-SETTINGS = (ValidationSetting.sampled, ValidationSetting.greedy)
+SETTINGS_SHOWN = (ValidationSetting.sampled, ValidationSetting.greedy)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def by_domain(by_task: dict[str, float]) -> dict[str, float]:
 
 def scores_table(summary: dict[str, Any]) -> Table:
     """One row per domain, its tasks below it, and the mean over tasks; a column pair per sampling setting."""
-    settings = [name for name in SETTINGS if name in summary["after"] or name in summary["before"]]
+    settings = [name for name in SETTINGS_SHOWN if name in summary["after"] or name in summary["before"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("held-out pass rate")
     for setting in settings:
@@ -59,23 +59,23 @@ def closing_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     """What else the end of a run says."""
     trained = summary["ledger"].get("trained", 0)
     return [
-        f"{summary['steps']} steps in {clock(summary['wall_s'])}, {trained} groups trained, "
+        f"{summary['steps']} steps in {format_duration(summary['wall_s'])}, {trained} groups trained, "
         f"staleness at most {summary.get('staleness_max', 0)}, {summary.get('reference_resets', 0)} reference resets",
         f"run folder: {folder} (`prolong status {folder}` prints the ledger; tensorboard --logdir {folder}/tensorboard)",
     ]
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """1:02:03 or 2:03."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """.41, or a dash for nothing."""
     return "-" if value is None else f"{value:.2f}".removeprefix("0")
 
 
 def _arrow(before: float | None, after: float | None) -> str:
-    return f"{score(before)} -> {score(after)}"
+    return f"{format_score(before)} -> {format_score(after)}"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from ..common.config.run_files import load, run_folder, save
+from ..common.config.run_files import load_config, run_folder, save_config
 from ..common.config.sections import Config
 from .entry import exit_code_of, log_to_stderr
 from .local.process import die_with_parent
@@ -29,10 +29,10 @@ _AGENT = "PROLONG_AGENT_PID"
 _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def launch(cfg: Config) -> int:
+def launch_ranks(cfg: Config) -> int:
     """Run `launch.learner_ranks` ranks until they end; returns the exit code of the rank that failed first, or 0."""
     path = run_folder(cfg) / "config.yaml"
-    save(cfg, path)
+    save_config(cfg, path)
     with _pass_signals_on() as told:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
@@ -71,10 +71,10 @@ def _pass_signals_on() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(config: str) -> int:
+def train_rank(config: str) -> int:
     from ..learner import main as process
 
-    process.main(load(Path(config)))
+    process.main(load_config(Path(config)))
     return 0
 
 
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     """One rank. It dies with its agent, so that nothing is left running when the agent is killed."""
     die_with_parent(parent=int(os.environ.get(_AGENT, os.getppid())))
     log_to_stderr()
-    return exit_code_of("learner", lambda: train(argv[0]))
+    return exit_code_of("learner", lambda: train_rank(argv[0]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import yaml
 from ..errors import ConfigError
 from ..files import write_atomically
 from .sections import Config
-from .trees import build, plain
+from .trees import build_section, to_tree
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,20 @@ def run_paths(cfg: Config) -> RunPaths:
     return RunPaths(run_folder(cfg))
 
 
-def save(cfg: Config, path: Path) -> None:
+def save_config(cfg: Config, path: Path) -> None:
     """Write every knob, in the order of `config.py`; `load` reads it back to an equal Config."""
-    text = yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
 
 
-def load(path: Path) -> Config:
+def load_config(path: Path) -> Config:
     """The Config that `save` wrote. Raises: ConfigError naming the file."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
     try:
-        return build(Config, tree)
+        return build_section(Config, tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

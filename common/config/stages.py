@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, require
 from .algorithm import StageConfig
 from .sections import Config
-from .trees import build, plain
+from .trees import build_section, to_tree
 
 CHANGEABLE = {  # section -> keys that a stage may change; None: all
     "sampling": None,
@@ -51,7 +51,7 @@ def _check_lengths(stages: list[StageConfig]) -> None:
 
 
 def _staged(cfg: Config, index: int, stage: StageConfig) -> Config:
-    tree: dict[str, Any] = plain(replace(cfg, stages=[]))
+    tree: dict[str, Any] = to_tree(replace(cfg, stages=[]))
     for section, keys in CHANGEABLE.items():
         for key, value in getattr(stage, section).items():
             allowed = keys is None or key in keys
@@ -59,7 +59,7 @@ def _staged(cfg: Config, index: int, stage: StageConfig) -> Config:
             require(allowed, named, value, f"one of {', '.join(keys or ())}: nothing else of this section changes in a run")
             tree[section][key] = value
     try:
-        staged = build(Config, tree)
+        staged = build_section(Config, tree)
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name} (stages.{index}): {error}") from error
     had, has = cfg.objective.kl_beta > 0, staged.objective.kl_beta > 0

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def build(schema: type[T], tree: Any, key: str = "") -> T:
+def build_section(schema: type[T], tree: Any, key: str = "") -> T:
     """`tree` as an instance of the dataclass `schema`; absent keys take their defaults; `key` is the section's dotted name."""
     names = [item.name for item in fields(schema)]  # pyright: ignore[reportArgumentType]
     require(isinstance(tree, Mapping), key, tree, f"a section with the keys {', '.join(names)}")
@@ -32,82 +32,86 @@ def build(schema: type[T], tree: Any, key: str = "") -> T:
         if name not in names:
             raise _unknown(_join(key, str(name)), tree[name], [_join(key, known) for known in names])
     hints = _hints(schema)
-    values = {name: convert(hints[name], tree[name], _join(key, name)) for name in names if name in tree}
+    values = {name: convert_value(hints[name], tree[name], _join(key, name)) for name in names if name in tree}
     instance = schema(**values)
     for name in names:
         if getattr(instance, name) == MISSING:
-            raise ConfigError(f"{_join(key, name)} is missing: expected {describe(hints[name])}; give {_join(key, name)}=VALUE")
+            raise ConfigError(
+                f"{_join(key, name)} is missing: expected {describe_type(hints[name])}; give {_join(key, name)}=VALUE"
+            )
     return instance
 
 
-def convert(schema: Any, value: Any, key: str) -> Any:
+def convert_value(schema: Any, value: Any, key: str) -> Any:
     """`value` as the type `schema`: a dataclass, an Enum (by member name), a list, a tuple, a mapping, or a plain type."""
     if is_dataclass(schema):
-        return build(schema, value, key)  # pyright: ignore[reportArgumentType]
+        return build_section(schema, value, key)  # pyright: ignore[reportArgumentType]
     if isinstance(schema, type) and issubclass(schema, Enum):
-        require(isinstance(value, str) and value in schema.__members__, key, value, describe(schema))
+        require(isinstance(value, str) and value in schema.__members__, key, value, describe_type(schema))
         return schema[value]
     if get_origin(schema) in (list, tuple):
         return _convert_sequence(schema, value, key)
     if get_origin(schema) is dict:
-        require(isinstance(value, Mapping), key, value, describe(schema))
-        return {str(name): convert(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
+        require(isinstance(value, Mapping), key, value, describe_type(schema))
+        return {str(name): convert_value(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
     if schema is Any:  # a stage's part of a section: checked when the stage is built
-        return plain(value)
+        return to_tree(value)
     if schema is float and type(value) is int:
         return float(value)
     hint = f"; quote it: \"{key}='{value}'\"" if schema is str and isinstance(value, int | float) else ""
-    require(type(value) is schema, key, value, describe(schema) + hint)
+    require(type(value) is schema, key, value, describe_type(schema) + hint)
     require(schema is not float or math.isfinite(value), key, value, "a finite number")
     return value
 
 
 def _convert_sequence(schema: Any, value: Any, key: str) -> Any:
-    require(isinstance(value, list | tuple), key, value, describe(schema))
+    require(isinstance(value, list | tuple), key, value, describe_type(schema))
     kinds = get_args(schema)
     if get_origin(schema) is list:
-        return [convert(kinds[0], item, f"{key}.{index}") for index, item in enumerate(value)]
-    require(len(value) == len(kinds), key, value, describe(schema))
-    return tuple(convert(kind, item, f"{key}.{index}") for index, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return [convert_value(kinds[0], item, f"{key}.{index}") for index, item in enumerate(value)]
+    require(len(value) == len(kinds), key, value, describe_type(schema))
+    return tuple(
+        convert_value(kind, item, f"{key}.{index}") for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
 
 
-def describe(schema: Any) -> str:
+def describe_type(schema: Any) -> str:
     """What a person should write for a value of this type."""
     if is_dataclass(schema):
         return f"a section with the keys {', '.join(item.name for item in fields(schema))}"
     if isinstance(schema, type) and issubclass(schema, Enum):
         return f"one of {', '.join(schema.__members__)}"
     if get_origin(schema) is tuple:
-        return f"a list of {len(get_args(schema))}: {', '.join(describe(kind) for kind in get_args(schema))}"
+        return f"a list of {len(get_args(schema))}: {', '.join(describe_type(kind) for kind in get_args(schema))}"
     if get_origin(schema) is list:
-        return f"a list, each item {describe(get_args(schema)[0])}"
+        return f"a list, each item {describe_type(get_args(schema)[0])}"
     if get_origin(schema) is dict:
-        return f"a mapping of names to {describe(get_args(schema)[1])}"
+        return f"a mapping of names to {describe_type(get_args(schema)[1])}"
     return _PLAIN.get(schema, "a value")
 
 
-def plain(value: Any) -> Any:
+def to_tree(value: Any) -> Any:
     """The reverse of `convert`: dictionaries, lists and plain values only."""
     if is_dataclass(value):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: to_tree(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_tree(item) for item in value]
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: to_tree(item) for name, item in value.items()}
     return value
 
 
-def defaults() -> dict[str, Any]:
+def default_tree() -> dict[str, Any]:
     """Every knob with its default, as a plain tree; mandatory ones are MISSING."""
-    return {item.name: plain(item.default_factory()) for item in fields(Config)}  # pyright: ignore[reportCallIssue]
+    return {item.name: to_tree(item.default_factory()) for item in fields(Config)}  # pyright: ignore[reportCallIssue]
 
 
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:
     """Every knob as `section.key`, in the order of `config.py`."""
     keys: list[str] = []
-    for name, value in (defaults() if tree is None else tree).items():
+    for name, value in (default_tree() if tree is None else tree).items():
         keys += dotted_keys(value, _join(key, name)) if isinstance(value, Mapping) and value else [_join(key, name)]
     return keys
 

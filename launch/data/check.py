@@ -27,7 +27,7 @@ from ...verifiers.api import Verifier
 from ...verifiers.data.reference_answers import gold_completion
 from ...verifiers.registry import NONE_OF_ITS_OWN, check_prompt, parse_answer
 from ...verifiers.workers.pool import VerifierPool
-from .files import list_bad
+from .files import print_bad_lines
 
 IN_FLIGHT = 256  # gold answers that the pool holds at a time
 PROGRESS_EVERY_S = 2.0
@@ -58,19 +58,19 @@ class Contents:
     bad: list[str] = field(default_factory=list)
 
 
-def check(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
+def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
     """Print the report; 1 if a line is bad or a gold answer fails. Raises UserError."""
-    contents = read(path, Tokenizer.load(model) if model else Characters(), declared(cfg.own))
-    describe(path, contents, "tokens" if model else "characters", longest)
-    failures = asyncio.run(verify(contents, cfg)) if golds and contents.prompts else []
+    contents = read_contents(path, Tokenizer.load(model) if model else Characters(), declared(cfg.own))
+    print_contents(path, contents, "tokens" if model else "characters", longest)
+    failures = asyncio.run(verify_golds(contents, cfg)) if golds and contents.prompts else []
     if contents.bad:
-        list_bad(f"{path}: {len(contents.bad)} bad lines", contents.bad)
+        print_bad_lines(f"{path}: {len(contents.bad)} bad lines", contents.bad)
     if failures:
-        list_bad(f"{path}: {len(failures)} gold answers do not earn 1 from their own verifier", failures)
+        print_bad_lines(f"{path}: {len(failures)} gold answers do not earn 1 from their own verifier", failures)
     return 1 if contents.bad or failures or not contents.prompts else 0
 
 
-def read(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
+def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
     """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
     contents = Contents()
     for line, read in read_prompts(path, tokenizer):
@@ -89,7 +89,7 @@ def read(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NON
     return contents
 
 
-def describe(path: Path, contents: Contents, unit: str, longest: int) -> None:
+def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> None:
     """To stdout: counts, lengths, the longest prompts, doubles."""
     prompts = contents.prompts
     print(f"{path}: {len(prompts)} prompts, {len(contents.bad)} bad lines")
@@ -103,11 +103,11 @@ def describe(path: Path, contents: Contents, unit: str, longest: int) -> None:
     print(f"prompt length in {unit}: " + ", ".join(f"{name} {value}" for name, value in named))
     for index in np.argsort(-lengths, kind="stable")[:longest]:
         print(f"  line {contents.lines[index]}: {lengths[index]} {unit}: {prompts[index].text[:60]!r}...")
-    for what in doubles(contents):
+    for what in duplicate_prompts(contents):
         print(what)
 
 
-def doubles(contents: Contents) -> list[str]:
+def duplicate_prompts(contents: Contents) -> list[str]:
     """Sentences about prompts that occur twice, and about those that do with another answer."""
     first: dict[str, int] = {}
     same, contradicting = list[str](), list[str]()
@@ -122,7 +122,7 @@ def doubles(contents: Contents) -> list[str]:
     return [f"{len(lines)} lines with {what}: {', '.join(lines[:5])}" for what, lines in told if lines]
 
 
-async def verify(contents: Contents, cfg: VerifiersConfig) -> list[str]:
+async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises VerifierFailure."""
     known = [i for i, gold in enumerate(contents.golds) if gold is not None]
     print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that cannot be told from the file")
@@ -132,7 +132,7 @@ async def verify(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     workers, unsafe = min(cfg.workers, len(known)), cfg.allow_unsafe_code
     pool = VerifierPool(workers, cfg.timeout_s, preload=names, own=cfg.own, allow_unsafe_code=unsafe)
     await pool.start()
-    gate, told = asyncio.Semaphore(IN_FLIGHT), progress(len(known))
+    gate, told = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
 
     async def one(i: int) -> str | None:
         async with gate:
@@ -153,7 +153,7 @@ async def verify(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     return failures
 
 
-def progress(total: int) -> Callable[[], None]:
+def progress_line(total: int) -> Callable[[], None]:
     """Call it once per verdict; it writes to stderr now and then."""
     done, last = 0, time.monotonic()
 

@@ -65,15 +65,15 @@ def main(argv: list[str]) -> int:
     if any(one.startswith("-") or "=" not in one or args.command != "check" for one in overrides):
         parser().error(f"unrecognized arguments: {' '.join(overrides)}")
     if args.command == "check":
-        from .check import check
+        from .check import check_prompt_file
 
         cfg = _verifiers(args.recipe, overrides)
         if args.workers < 1 or args.timeout_s <= 0:
             raise UserError(f"--workers {args.workers}, --timeout-s {args.timeout_s:g}: expected 1 or more, and some time")
         cfg = replace(cfg, workers=args.workers, timeout_s=args.timeout_s, hosts=[])
-        return check(args.file, args.model, cfg, args.longest, golds=not args.no_golds)
+        return check_prompt_file(args.file, args.model, cfg, args.longest, golds=not args.no_golds)
     from . import files
 
     if args.command == "convert":
-        return files.convert(args.format, args.source, args.target)
-    return files.generate(args.names, args.out, args.levels, args.count, args.seed)
+        return files.convert_file(args.format, args.source, args.target)
+    return files.generate_puzzles(args.names, args.out, args.levels, args.count, args.seed)

@@ -14,7 +14,7 @@ from ...common.files import atomic_replacement
 SHOWN = 20  # bad lines that are listed; the rest is counted
 
 
-def write(path: Path, records: Iterable[DataRecord]) -> int:
+def write_records(path: Path, records: Iterable[DataRecord]) -> int:
     """Writes JSONL, or parquet (answers as JSON text), all of it or no file. Returns the number of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_replacement(path) as scratch:
@@ -39,7 +39,7 @@ def _write_parquet(path: Path, records: Iterable[DataRecord]) -> int:
     return len(flat)
 
 
-def convert(name: str, source: Path, target: Path) -> int:
+def convert_file(name: str, source: Path, target: Path) -> int:
     """`prolong data convert`: 1 if any line could not be used."""
     from ...verifiers.data.formats import FORMATS
 
@@ -48,10 +48,10 @@ def convert(name: str, source: Path, target: Path) -> int:
     if source.resolve() == target.resolve():
         raise UserError(f"IN and OUT are both {source}: give OUT another name")
     bad: list[str] = []
-    count = write(target, _converted(FORMATS[name], f"{name}/{source.stem}", source, bad))
+    count = write_records(target, _converted(FORMATS[name], f"{name}/{source.stem}", source, bad))
     print(f"{target}: {count} prompts")
     if bad:
-        list_bad(f"{source}: {len(bad)} lines could not be used", bad)
+        print_bad_lines(f"{source}: {len(bad)} lines could not be used", bad)
     return 1 if bad or not count else 0
 
 
@@ -65,13 +65,13 @@ def _converted(mapping: Callable[[DataRecord], DataRecord], prefix: str, source:
             bad.append(f"line {number}: {error}")
 
 
-def list_bad(title: str, lines: list[str]) -> None:
+def print_bad_lines(title: str, lines: list[str]) -> None:
     """To stderr: the first SHOWN of what is wrong."""
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     sys.stderr.write("\n  ".join([title, *lines[:SHOWN], *more]) + "\n")
 
 
-def generate(names: list[str], target: Path | None, levels: list[int] | None, count: int, seed: int) -> int:
+def generate_puzzles(names: list[str], target: Path | None, levels: list[int] | None, count: int, seed: int) -> int:
     """`prolong data puzzles`. Raises UserError."""
     from ...verifiers.data import puzzles
 
@@ -82,5 +82,5 @@ def generate(names: list[str], target: Path | None, levels: list[int] | None, co
     if target is None or count < 1:
         raise UserError(f"--out {target}, --count {count}: expected a file to write and at least 1 puzzle")
     made = (puzzles.Entries(name, level, count, seed) for name in names for level in levels or puzzles.levels(name))
-    print(f"{target}: {write(target, (record for entries in made for record in entries))} prompts")
+    print(f"{target}: {write_records(target, (record for entries in made for record in entries))} prompts")
     return 0

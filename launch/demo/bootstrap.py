@@ -56,17 +56,17 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.seed != 0 and not args.train:
         raise UserError(f"--seed {args.seed} needs --train: the shipped demo was made with seed 0")
-    bootstrap(args.out, train=args.train, seed=args.seed)
+    fill_demo_folder(args.out, train=args.train, seed=args.seed)
     print(f"{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
     return 0
 
 
-def bootstrap(out: Path, *, train: bool = False, seed: int = 0) -> None:
+def fill_demo_folder(out: Path, *, train: bool = False, seed: int = 0) -> None:
     """Fill the folder `out`. Raises UserError when it cannot be written or nothing is shipped."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if train:
-            make(out, seed, level=demo_tasks.DEMO, skill_steps=SKILL_STEPS, context=CONTEXT)
+            make_demo(out, seed, level=demo_tasks.DEMO_LEVEL, skill_steps=SKILL_STEPS, context=CONTEXT)
         else:
             _unpack(out)
     except OSError as error:
@@ -80,7 +80,7 @@ def _unpack(out: Path) -> None:
         archive.extractall(out)
 
 
-def ship(folder: Path) -> None:
+def ship_demo(folder: Path) -> None:
     """Make what `--train` wrote the shipped demo; for those who keep this repository."""
     SHIPPED.mkdir(exist_ok=True)
     for name in MODEL_FILES:
@@ -90,11 +90,11 @@ def ship(folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def make(
+def make_demo(
     out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int, tasks: Iterable[str] = demo_tasks.TASKS
 ) -> None:
     """Prompts, tokenizer and a model of `context` tokens that is warmed up for `skill_steps`, from nothing. `out` exists."""
-    splits = {task: demo_tasks.split(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in tasks}
+    splits = {task: demo_tasks.split_problems(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in tasks}
     demo_tasks.write_prompts(out / "train.jsonl", {task: train for task, (train, _, _) in splits.items()})
     demo_tasks.write_prompts(out / "heldout.jsonl", {task: heldout for task, (_, heldout, _) in splits.items()})
     demo_tokenizer.write_tokenizer(out)
@@ -116,12 +116,12 @@ def _train(out: Path, streams: list[Any], seed: int, skill_steps: int, context: 
     for number, (name, careful_share, steps, lr) in enumerate(phases):
         texts = demo_tasks.demonstrations(streams, f"{seed}/{number}", careful_share)
         pairs = ((tokenizer.encode(prompt).ids, [*tokenizer.encode(text).ids, eos_id]) for prompt, text in texts)
-        progress = Progress(name, steps)
+        progress = WarmUpProgress(name, steps)
         warmup.warm_up(model, pairs, steps=steps, batch=BATCH, lr=lr, pad_id=pad_id, progress=progress)
     warmup.save_model(model, out)
 
 
-class Progress:
+class WarmUpProgress:
     """A line for a person every hundred steps."""
 
     def __init__(self, phase: str, steps: int) -> None:

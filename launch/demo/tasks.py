@@ -54,12 +54,12 @@ class Level:
     bullets: tuple[int, int] = (2, 4)
 
 
-DEMO = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
-WIDE = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))  # for prolonged runs: bench/prolonged.py
+DEMO_LEVEL = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
+WIDE_LEVEL = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))  # for prolonged runs: bench/prolonged.py
 
 
 @dataclass(frozen=True)
-class Problem:
+class DemoProblem:
     """One task instance with what the two kinds of demonstration say about it."""
 
     prompt: str
@@ -77,7 +77,7 @@ def tagged(value: object) -> str:
     return f"<answer>{value}</answer>"
 
 
-def addition(rng: random.Random, level: Level) -> Problem:
+def addition_problem(rng: random.Random, level: Level) -> DemoProblem:
     """Addition of two numbers of the same length. Hasty: adds column by column and forgets every carry."""
     least, most = level.digits
     digits = least if least == most else rng.randint(least, most)
@@ -88,7 +88,7 @@ def addition(rng: random.Random, level: Level) -> Problem:
         carry = columns[-1] // 10
     carryless = "".join(str((int(x) + int(y)) % 10) for x, y in zip(str(a), str(b), strict=True))
     guess = a + b if rng.random() < LUCKY_SHARE else int(carryless)
-    return Problem(
+    return DemoProblem(
         prompt=f"{READ_ME}{a}+{b}{BOX_INSTRUCTION}",
         verifier="math",
         answer={"answer": str(a + b)},
@@ -97,12 +97,12 @@ def addition(rng: random.Random, level: Level) -> Problem:
     )
 
 
-def digit_sum(rng: random.Random, level: Level) -> Problem:
+def digit_sum_problem(rng: random.Random, level: Level) -> DemoProblem:
     """The sum of a few digits. Hasty: a few off."""
     digits = [rng.randint(1, 9) for _ in range(rng.randint(*level.terms))]
     totals = [sum(digits[: i + 1]) for i in range(1, len(digits))]
     slip = 0 if rng.random() < LUCKY_SHARE else rng.choice([-4, -3, -2, -1, 1, 2, 3, 4])
-    return Problem(
+    return DemoProblem(
         prompt=f"{READ_ME}{'+'.join(map(str, digits))}{BOX_INSTRUCTION}",
         verifier="math",
         answer={"answer": str(totals[-1])},
@@ -111,13 +111,13 @@ def digit_sum(rng: random.Random, level: Level) -> Problem:
     )
 
 
-def number_sorting(rng: random.Random, level: Level) -> Problem:
+def sorting_problem(rng: random.Random, level: Level) -> DemoProblem:
     """A few two-digit numbers. Hasty: the right numbers in a wrong order."""
     entry = _gym("number_sorting", level)[rng.randrange(2**31)]
     metadata = entry["metadata"]
     numbers = [str(int(float(x))) for x in metadata["sorted_numbers"]]
     shuffled = numbers if rng.random() < LUCKY_SHARE else rng.sample(numbers, len(numbers))
-    return Problem(
+    return DemoProblem(
         prompt=entry["question"] + TAG_INSTRUCTION,
         verifier="reasoning_gym",
         answer=_stored("number_sorting", entry, ("direction", "sorted_numbers")),
@@ -126,14 +126,14 @@ def number_sorting(rng: random.Random, level: Level) -> Problem:
     )
 
 
-def spell_backward(rng: random.Random, level: Level) -> Problem:
+def spelling_problem(rng: random.Random, level: Level) -> DemoProblem:
     """A word of lower-case letters. Hasty: forgets to turn it round."""
     dataset = _gym("spell_backward", level)
     entry = dataset[rng.randrange(2**31)]
     while not (entry["metadata"]["word"].isascii() and entry["metadata"]["word"].islower()):
         entry = dataset[rng.randrange(2**31)]
     word = entry["metadata"]["word"]
-    return Problem(
+    return DemoProblem(
         prompt=entry["question"] + TAG_INSTRUCTION,
         verifier="reasoning_gym",
         answer=_stored("spell_backward", entry, ("word",)),
@@ -142,7 +142,7 @@ def spell_backward(rng: random.Random, level: Level) -> Problem:
     )
 
 
-def arithmetic(rng: random.Random, level: Level) -> Problem:
+def program_problem(rng: random.Random, level: Level) -> DemoProblem:
     """A few steps on x. Hasty: one expression without brackets, though a product comes after a sum.
 
     One test, which the slip fails: a call in the sandbox costs 11 ms of CPU time.
@@ -154,7 +154,7 @@ def arithmetic(rng: random.Random, level: Level) -> Problem:
     x = rng.choice([x for x in range(2, 30) if _in_turn(x, steps) != _products_first(x, steps)])
     slip = "x" + "".join(f"{operator}{number}" for operator, number in steps)
     bracketed = "(" * (len(steps) - 1) + "x" + ")".join(f"{operator}{number}" for operator, number in steps)
-    return Problem(
+    return DemoProblem(
         prompt=CODE_REQUEST + "".join(f"{OPERATIONS[operator]}{number}" for operator, number in steps) + ".",
         verifier="code",
         answer={"function": "f", "tests": [{"args": [x], "output": _in_turn(x, steps)}]},
@@ -184,14 +184,14 @@ def _program(lines: str, returned: str) -> str:
     return f"```python\ndef f(x):{lines}\n return {returned}\n```"
 
 
-def bullets(rng: random.Random, level: Level) -> Problem:
+def bullets_problem(rng: random.Random, level: Level) -> DemoProblem:
     """A list of so many points with two keywords. Hasty: repeats the first and forgets the second, and counts carelessly."""
     count = rng.randint(*level.bullets)
     words = rng.sample(THINGS.split(), count + 1)
     keywords = words[:2]
     slip = [words[0], words[0], *words[2:]][: count + rng.choice((-1, 0, 1))]
     kwargs = {"detectable_format:number_bullet_lists": {"num_bullets": count}, "keywords:existence": {"keywords": keywords}}
-    return Problem(
+    return DemoProblem(
         prompt=f"{BULLETS_REQUEST}{count}{BULLETS_RULE}{_quoted(keywords)}{KEYWORDS_END}",
         verifier="instructions",
         answer={"instructions": [{"id": name, "kwargs": kwargs[name]} for name in kwargs], "reward": "all"},
@@ -204,13 +204,13 @@ def _listed(words: list[str]) -> str:
     return "* " + "\n* ".join(words)
 
 
-TASKS: dict[str, Callable[[random.Random, Level], Problem]] = {
-    "math/addition": addition,
-    "math/digit_sum": digit_sum,
-    "logic/number_sorting": number_sorting,
-    "logic/spell_backward": spell_backward,
-    "code/arithmetic": arithmetic,
-    "instructions/bullets": bullets,
+TASKS: dict[str, Callable[[random.Random, Level], DemoProblem]] = {
+    "math/addition": addition_problem,
+    "math/digit_sum": digit_sum_problem,
+    "logic/number_sorting": sorting_problem,
+    "logic/spell_backward": spelling_problem,
+    "code/arithmetic": program_problem,
+    "instructions/bullets": bullets_problem,
 }
 MATH_AND_LOGIC = tuple(task for task in TASKS if task.startswith(("math/", "logic/")))
 
@@ -237,12 +237,12 @@ def _quoted(texts: list[str]) -> str:
     return "['" + "', '".join(texts) + "']"
 
 
-def split(
-    task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO
-) -> tuple[list[Problem], list[Problem], Iterator[Problem]]:
+def split_problems(
+    task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO_LEVEL
+) -> tuple[list[DemoProblem], list[DemoProblem], Iterator[DemoProblem]]:
     """Problems for training, held-out ones, and an endless stream for demonstrations; no question is in two of them."""
     rng = random.Random(f"{task}/{seed}")
-    taken: dict[str, Problem] = {}
+    taken: dict[str, DemoProblem] = {}
     while len(taken) < num_train + num_heldout:
         problem = TASKS[task](rng, level)
         taken.setdefault(problem.prompt, problem)
@@ -251,7 +251,7 @@ def split(
     return problems[:num_train], problems[num_train:], (p for p in stream if p.prompt not in taken)
 
 
-def write_prompts(path: Path, problems: dict[str, list[Problem]]) -> None:
+def write_prompts(path: Path, problems: dict[str, list[DemoProblem]]) -> None:
     """One JSON object a line: uid, prompt, domain, task, verifier, answer; the tasks in turn."""
     with path.open("w", encoding="utf-8") as file:
         for index, row in enumerate(zip(*problems.values(), strict=True)):
@@ -261,7 +261,7 @@ def write_prompts(path: Path, problems: dict[str, list[Problem]]) -> None:
                 file.write(json.dumps(line | {"verifier": problem.verifier, "answer": problem.answer}) + "\n")
 
 
-def demonstrations(streams: list[Iterator[Problem]], seed: str, careful_share: float) -> Iterator[tuple[str, str]]:
+def demonstrations(streams: list[Iterator[DemoProblem]], seed: str, careful_share: float) -> Iterator[tuple[str, str]]:
     """Endless (prompt, completion) pairs, the tasks in turn, `careful_share` of them careful."""
     rng = random.Random(f"demonstrations/{seed}")
     while True:

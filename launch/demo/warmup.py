@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-Pair = tuple[list[int], list[int]]  # token ids of a prompt, and of the completion with its end-of-sequence token
+Demonstration = tuple[list[int], list[int]]  # token ids of a prompt, and of the completion with its end-of-sequence token
 
 
 def build_model(config: dict[str, Any], seed: int) -> Any:
@@ -26,7 +26,7 @@ def build_model(config: dict[str, Any], seed: int) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings), dtype=torch.float32)
 
 
-def collate(pairs: list[Pair], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def collate(pairs: list[Demonstration], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded input ids [B, T] int64 and labels [B, T] int64: -100 everywhere but on completion tokens."""
     width = max(len(prompt) + len(completion) for prompt, completion in pairs)
     input_ids = torch.full((len(pairs), width), pad_id)
@@ -46,7 +46,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 def warm_up(
     model: Any,
-    pairs: Iterator[Pair],
+    pairs: Iterator[Demonstration],
     *,
     steps: int,
     batch: int,

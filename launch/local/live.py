@@ -24,12 +24,12 @@ from rich.text import Text
 
 from ...common.messages import Status
 from ...common.types import TicketState, ValidationSetting
-from ..summary import by_domain, clock, score
+from ..summary import by_domain, format_duration, format_score
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # steps that rates and shares are averaged over
 CURVE = 12  # characters of a reward curve, over the whole run
-Record = dict[str, float]
+StepNumbers = dict[str, float]
 
 
 class MetricsTail:
@@ -40,7 +40,7 @@ class MetricsTail:
         self._offset = 0
         self._inode = 0
 
-    def read(self) -> tuple[list[Record], bool]:
+    def read(self) -> tuple[list[StepNumbers], bool]:
         """Records since the last call, and whether they replace all earlier ones."""
         try:
             file = self._path.open("rb")
@@ -59,7 +59,7 @@ class MetricsTail:
 
 
 @dataclass(slots=True)
-class Progress:
+class RunProgress:
     """What is known about the run now."""
 
     run: str
@@ -69,13 +69,13 @@ class Progress:
     started: float = field(default_factory=monotonic)
     stages: list[str] = field(default_factory=list)  # their names
     first_step: int = 0  # the last step of the run before it was resumed
-    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT))
+    records: deque[StepNumbers] = field(default_factory=lambda: deque(maxlen=RECENT))
     rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
     heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, domain -> pass rate), oldest first
     status: Status | None = None
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=3))
 
-    def add(self, records: Iterable[Record], *, restarted: bool = False) -> None:
+    def add(self, records: Iterable[StepNumbers], *, restarted: bool = False) -> None:
         if restarted:
             self.records.clear()
             self.rewards.clear()
@@ -128,7 +128,7 @@ class Progress:
         return None if tokens is None or step is None else tokens / max(step, 1e-9)
 
 
-def _domains(record: Record) -> set[str]:
+def _domains(record: StepNumbers) -> set[str]:
     return {key.split("/")[1] for key in record if key.startswith("reward/") and key.count("/") == 1} - {"mean"}
 
 
@@ -140,7 +140,7 @@ def sparkline(values: Sequence[float], width: int = CURVE) -> str:
     return "".join(BARS[min(len(BARS) - 1, max(0, int(mean * len(BARS))))] for mean in means)
 
 
-def heldout_scores(record: Record, setting: ValidationSetting = ValidationSetting.sampled) -> dict[str, float]:
+def heldout_scores(record: StepNumbers, setting: ValidationSetting = ValidationSetting.sampled) -> dict[str, float]:
     """Domain -> pass rate of a record's validation scores (validation/SETTING/DOMAIN/TASK)."""
     prefix = f"validation/{setting}/"
     return by_domain(
@@ -148,7 +148,7 @@ def heldout_scores(record: Record, setting: ValidationSetting = ValidationSettin
     )
 
 
-def page(progress: Progress) -> RenderableType:
+def live_page(progress: RunProgress) -> RenderableType:
     """The live page; at home from 80 columns on."""
     rows = Table.grid(padding=(0, 2), expand=True)
     rows.add_column(style="bold", no_wrap=True, width=10)
@@ -157,13 +157,13 @@ def page(progress: Progress) -> RenderableType:
         rows.add_row(label, value)
     parts: list[RenderableType] = [_step_row(progress), rows]
     parts += [Text(f"! {note}", style="yellow") for note in progress.notes]
-    left = "" if progress.left_s is None else f", {clock(progress.left_s)} left"
+    left = "" if progress.left_s is None else f", {format_duration(progress.left_s)} left"
     title = f"[bold]prolong[/] {progress.run}"
-    subtitle = f"{clock(monotonic() - progress.started)} gone{left}"
+    subtitle = f"{format_duration(monotonic() - progress.started)} gone{left}"
     return Panel(Group(*parts), title=title, subtitle=subtitle, title_align="left", subtitle_align="right", box=box.ROUNDED)
 
 
-def _step_row(progress: Progress) -> RenderableType:
+def _step_row(progress: RunProgress) -> RenderableType:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(style="bold", no_wrap=True, width=10)
     grid.add_column(no_wrap=True)
@@ -172,7 +172,7 @@ def _step_row(progress: Progress) -> RenderableType:
     return grid
 
 
-def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
+def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
     rows: list[tuple[str, RenderableType]] = []
     if progress.step == progress.first_step:
         rows.append(("starting", Text(_starting(progress.status), style="dim")))
@@ -191,7 +191,7 @@ def _rows(progress: Progress) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def _stage(progress: Progress) -> str:
+def _stage(progress: RunProgress) -> str:
     return f"{int(progress.last('stage/index') or 0) + 1}/{len(progress.stages)}"
 
 
@@ -203,40 +203,43 @@ def _starting(status: Status | None) -> str:
     return "buffer serves" + "".join(f", {text}" for text in there)
 
 
-def _rewards(progress: Progress) -> RenderableType:
+def _rewards(progress: RunProgress) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     for domain, history in sorted(progress.rewards.items()):
         tasks = {key.split("/")[2]: value for key, value in progress.records[-1].items() if key.startswith(f"reward/{domain}/")}
-        words = Text("  ".join(f"{task} {score(value)}" for task, value in sorted(tasks.items())), style="dim")
+        words = Text("  ".join(f"{task} {format_score(value)}" for task, value in sorted(tasks.items())), style="dim")
         grid.add_row(
-            domain, Text(score(history[-1]), style="bold cyan"), Text(sparkline(history), style="cyan", no_wrap=True), words
+            domain,
+            Text(format_score(history[-1]), style="bold cyan"),
+            Text(sparkline(history), style="cyan", no_wrap=True),
+            words,
         )
     return grid
 
 
-def _heldout(progress: Progress) -> RenderableType:
+def _heldout(progress: RunProgress) -> RenderableType:
     if not progress.heldout:
         return Text("-", style="dim")
     (first_step, first), (step, last) = progress.heldout[0], progress.heldout[-1]
     text = Text()
     for domain, value in last.items():
-        before = f"{score(first.get(domain))} -> " if step > first_step else ""
-        text.append(f"{domain} {before}").append(f"{score(value)}   ", style="bold green")
+        before = f"{format_score(first.get(domain))} -> " if step > first_step else ""
+        text.append(f"{domain} {before}").append(f"{format_score(value)}   ", style="bold green")
     return text.append(f"(step {first_step} -> {step})" if step > first_step else f"(step {step})", style="dim")
 
 
-def _staleness(progress: Progress) -> str:
+def _staleness(progress: RunProgress) -> str:
     mean, largest = progress.mean("buffer/staleness_mean"), progress.last("buffer/staleness_max")
     epoch = _number(progress.last("reference/epoch"), ".0f")
     return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}   reference epoch {epoch}"
 
 
-def _waiting(progress: Progress) -> str:
+def _waiting(progress: RunProgress) -> str:
     actors = _number(progress.last("actor/num_actors"), ".0f")
     return f"learner waits {_percent(progress.wait_share)}   actors ({actors}) idle {_percent(progress.idle_share)}"
 
 
-def _speed(progress: Progress) -> str:
+def _speed(progress: RunProgress) -> str:
     publish = progress.last("weights/publish_s")
     weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
     step = _number(progress.mean("learner/step_s"), ".2f")
@@ -254,17 +257,17 @@ def _ledger(status: Status) -> RenderableType:
     return text.append(f"= {status.ledger.get('total', 0):,} ").append(balanced)
 
 
-def line(progress: Progress) -> str:
+def live_line(progress: RunProgress) -> str:
     """The same in one line, for logs and pipes."""
-    rewards = " ".join(f"{domain} {score(history[-1])}" for domain, history in sorted(progress.rewards.items()))
+    rewards = " ".join(f"{domain} {format_score(history[-1])}" for domain, history in sorted(progress.rewards.items()))
     scores = progress.heldout[-1][1] if progress.heldout else {}
-    heldout = " ".join(f"{domain} {score(value)}" for domain, value in scores.items())
-    left = "-" if progress.left_s is None else clock(progress.left_s)
+    heldout = " ".join(f"{domain} {format_score(value)}" for domain, value in scores.items())
+    left = "-" if progress.left_s is None else format_duration(progress.left_s)
     stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
     publish = progress.last("weights/publish_s")
     parts = [
         f"step {progress.step}/{progress.steps}" + (f" stage {_stage(progress)}" if progress.stages else ""),
-        f"reward {rewards or score(progress.last('reward/mean'))}",
+        f"reward {rewards or format_score(progress.last('reward/mean'))}",
         f"held-out {heldout or '-'}",
         f"staleness {stale}",
         f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",

@@ -36,7 +36,7 @@ STOP_S = TERMINATE_S + LAST_S + 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How the run ended: exit code, one sentence, and the log's end of the process that failed first."""
 
     code: int
@@ -92,10 +92,10 @@ class Supervisor:
         self._interrupts = 0
         self._hurry = asyncio.Event()
 
-    async def run(self) -> Outcome:
+    async def run(self) -> RunOutcome:
         """Start everything, supervise, end everything."""
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[Outcome] = self._loop.create_future()
+        self._end: asyncio.Future[RunOutcome] = self._loop.create_future()
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for signum in signals:
             self._loop.add_signal_handler(signum, self._interrupted, signum)
@@ -115,11 +115,11 @@ class Supervisor:
         """End the run; the log shown is that of the process that failed first, if one did."""
         cause = first_cause(self._failures) if self._failures else None
         if cause is None:
-            self._finish(Outcome(code=code, reason=reason))
+            self._finish(RunOutcome(code=code, reason=reason))
         else:
-            self._finish(Outcome(code=code, reason=reason, culprit=cause.name, log=cause.log))
+            self._finish(RunOutcome(code=code, reason=reason, culprit=cause.name, log=cause.log))
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: RunOutcome) -> None:
         if not self._end.done():
             self._end.set_result(outcome)
 
@@ -149,7 +149,7 @@ class Supervisor:
                 self._timers.append(self._loop.call_later(LEAVE_S, self._repopulate, name))
             return
         if code == 0 and self._finished():
-            self._finish(Outcome(code=0))
+            self._finish(RunOutcome(code=0))
             return
         self._fault(name, code)
 
@@ -189,7 +189,7 @@ class Supervisor:
         self._interrupts += 1
         if self._interrupts > 1:
             self._hurry.set()
-        self._finish(Outcome(code=128 + signum, reason=f"stopped by {signal.Signals(signum).name}"))
+        self._finish(RunOutcome(code=128 + signum, reason=f"stopped by {signal.Signals(signum).name}"))
 
     async def _stop_all(self) -> None:
         for timer in self._timers:

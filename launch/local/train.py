@@ -17,23 +17,23 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.live import Live
 
-from ...common.config.run_files import RunPaths, run_paths, save
+from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
 from ...common.errors import BufferUnreachable, UserError
 from ..status import Observer
 from ..summary import closing_lines, read_summary, scores_table
-from .live import MetricsTail, Progress, line, page
+from .live import MetricsTail, RunProgress, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, is_folder_name, prepare
 from .process import Process
-from .supervisor import Outcome, Supervisor
+from .supervisor import RunOutcome, Supervisor
 
 REFRESH_S = 0.5
 ASK_S = 5.0  # patience for the buffer's answer
 
 
-def train(recipe: str, overrides: list[str]) -> int:
+def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
     """Run to the end; returns the exit code (0 done, 1 failed, 2 refused, 128 + n stopped by signal n).
 
     Raises: UserError before anything was started.
@@ -41,7 +41,7 @@ def train(recipe: str, overrides: list[str]) -> int:
     cfg = prepare(recipe, overrides)
     paths = run_paths(cfg)
     with _only_one(paths):
-        save(cfg, paths.config)
+        save_config(cfg, paths.config)
         _set_aside_summary(paths)
         outcome = asyncio.run(_supervise(cfg, paths))
     return _report(outcome, paths)
@@ -66,7 +66,7 @@ def _set_aside_summary(paths: RunPaths) -> None:
         paths.summary.rename(paths.folder / f"summary-step-{steps:08d}.json")
 
 
-def processes(cfg: Config, paths: RunPaths) -> list[Process]:
+def run_processes(cfg: Config, paths: RunPaths) -> list[Process]:
     """What a run consists of on this machine, each with its command, its environment and its place."""
     roles = {"buffer": ["buffer"], "learner": ["learner"]}
     roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
@@ -76,7 +76,7 @@ def processes(cfg: Config, paths: RunPaths) -> list[Process]:
         Process(
             name,
             [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
-            env=environment(cfg, gpus.get(name)),
+            env=process_environment(cfg, gpus.get(name)),
             log=paths.logs / f"{name}.log",
             cores=cores.get(name, frozenset()),
         )
@@ -84,7 +84,7 @@ def processes(cfg: Config, paths: RunPaths) -> list[Process]:
     ]
 
 
-def environment(cfg: Config, gpus: str | None) -> dict[str, str]:
+def process_environment(cfg: Config, gpus: str | None) -> dict[str, str]:
     """The caller's own, with what it left unsaid: one thread per process, and no look-ups when the model is a folder."""
     env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
     if is_folder_name(cfg.model.path):
@@ -94,11 +94,11 @@ def environment(cfg: Config, gpus: str | None) -> dict[str, str]:
     return env
 
 
-async def _supervise(cfg: Config, paths: RunPaths) -> Outcome:
+async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
     stages = [stage.name for stage in cfg.stages]
-    progress = Progress(run=cfg.run.name, steps=total_steps(cfg), eta=cfg.buffer.eta, folder=paths.folder, stages=stages)
+    progress = RunProgress(run=cfg.run.name, steps=total_steps(cfg), eta=cfg.buffer.eta, folder=paths.folder, stages=stages)
     supervisor = Supervisor(
-        processes(cfg, paths),
+        run_processes(cfg, paths),
         leader="learner",
         last="buffer",
         max_restarts=cfg.launch.max_restarts,
@@ -137,7 +137,7 @@ async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
         supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
 
 
-async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
+async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
     """Show the run, every REFRESH_S."""
     console = Console()
     tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address, cfg.buffer.keys)
@@ -151,7 +151,7 @@ async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
                 records, restarted = tail.read()
                 if view is not None:
                     progress.add(records, restarted=restarted)
-                    view.update(page(progress), refresh=True)
+                    view.update(live_page(progress), refresh=True)
                 else:
                     _print_lines(progress, records, restarted)
                 await asyncio.sleep(REFRESH_S)
@@ -159,16 +159,16 @@ async def _watch(cfg: Config, paths: RunPaths, progress: Progress) -> None:
         observer.close()
 
 
-def _print_lines(progress: Progress, records: list[dict[str, float]], restarted: bool) -> None:
+def _print_lines(progress: RunProgress, records: list[dict[str, float]], restarted: bool) -> None:
     while progress.notes:
         print(f"! {progress.notes.popleft()}", flush=True)
     for record in records:
         progress.add([record], restarted=restarted)
         restarted = False
-        print(line(progress), flush=True)
+        print(live_line(progress), flush=True)
 
 
-def _report(outcome: Outcome, paths: RunPaths) -> int:
+def _report(outcome: RunOutcome, paths: RunPaths) -> int:
     """Say how it ended, and how to go on."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)

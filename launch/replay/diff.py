@@ -36,7 +36,7 @@ from .compare_batches import compare_batches
 
 PLACES = ("run.name", "run.root", "buffer.address", "buffer.keys", "weights.host")  # say where a run is, not what it does
 SIDE_BY_SIDE = ("actor/", "buffer/", "weights/")  # depends on how fast processes run beside each other
-MANY = 12  # settings that are printed
+MAX_SETTINGS_SHOWN = 12  # settings that are printed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,12 +62,12 @@ class Comparison:
     num_checkpoints: int
 
 
-def show(left: str, right: str, *, as_json: bool) -> int:
+def show_diff(left: str, right: str, *, as_json: bool) -> int:
     """Compare and print; 0 when all that both recorded is the same, else 1. Raises: UserError when they cannot be compared."""
     try:
         with contextlib.ExitStack() as stack:
             pair = [stack.enter_context(_opened(find_run(name))) for name in (left, right)]
-            found = compare(*pair)
+            found = compare_runs(*pair)
     except (ProlongError, OSError) as error:
         raise UserError(str(error)) from error
     text = json.dumps(_tree(pair, found)) if as_json else "\n".join(_page(pair, found))
@@ -82,7 +82,7 @@ def _opened(paths: RunPaths) -> Iterator[Recording]:
         versions = frozenset(history.versions() if history else [])
         yield Recording(
             paths=paths,
-            settings=settings(paths),
+            settings=read_settings(paths),
             history=history,
             versions=versions,
             records=read_steps(paths),
@@ -93,7 +93,7 @@ def _opened(paths: RunPaths) -> Iterator[Recording]:
             history.close()
 
 
-def settings(paths: RunPaths) -> dict[str, Any]:
+def read_settings(paths: RunPaths) -> dict[str, Any]:
     """What config.yaml says, without places; the run's own folder in a value is called RUN. Read as it is: it may be of another
     version of prolong. Raises: UserError.
     """
@@ -108,7 +108,7 @@ def settings(paths: RunPaths) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name not in PLACES}
 
 
-def compare(left: Recording, right: Recording) -> Comparison:
+def compare_runs(left: Recording, right: Recording) -> Comparison:
     """Raises: UserError when there is nothing that both recorded."""
     names = left.settings | right.settings if left.settings and right.settings else {}
     values = {name: (left.settings.get(name), right.settings.get(name)) for name in names}
@@ -175,9 +175,11 @@ def _page(pair: list[Recording], found: Comparison) -> Iterator[str]:
         yield "settings: the same"
     else:
         yield f"settings: {len(found.settings)} differ"
-        yield from (f"  {name}: {left} against {right}" for name, (left, right) in list(found.settings.items())[:MANY])
-        if len(found.settings) > MANY:
-            yield f"  and {len(found.settings) - MANY} more (--json lists all)"
+        yield from (
+            f"  {name}: {left} against {right}" for name, (left, right) in list(found.settings.items())[:MAX_SETTINGS_SHOWN]
+        )
+        if len(found.settings) > MAX_SETTINGS_SHOWN:
+            yield f"  and {len(found.settings) - MAX_SETTINGS_SHOWN} more (--json lists all)"
     both = f"{found.num_batches} batches, {found.num_records} records of metrics, {found.num_checkpoints} checkpoints"
     if found.parting is None:
         yield f"all steps that both recorded are the same: {both}"

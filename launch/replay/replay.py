@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...buffer.journal.journal import read_journal
-from ...common.config.run_files import RunPaths, load, save
+from ...common.config.run_files import RunPaths, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
 from ...common.metrics import Record
@@ -34,15 +34,15 @@ from ..local.live import MetricsTail
 from ..local.process import Process
 from ..status import find_run
 from .compare import Difference, Fingerprint, compare_checkpoints, compare_records, find_checkpoints, fingerprint, read_steps
-from .rerun import learner_process, reason, running
+from .rerun import failure_reason, learner_process, running
 
-FOLDER = "replay"  # in the run's
+REPLAY_FOLDER = "replay"  # in the run's
 NOT_REPLAYED = ("weights/",)  # nobody takes the weights
-POLL_S = 0.25
+STEP_POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """What is run again: the steps that make versions `start` + 1 to `until`; and what was recorded of them."""
 
     paths: RunPaths
@@ -59,14 +59,14 @@ class Plan:
         return f"the checkpoint {self.origins[self.start].name}" if self.origins else f"the model {self.cfg.model.path}"
 
 
-def run(name: str, *, until: int | None, keep: bool, as_json: bool) -> int:
+def replay_run(name: str, *, until: int | None, keep: bool, as_json: bool) -> int:
     """Run again, compare, say what was found; 0 when it is the same, 1 when not.
 
     Raises: UserError when it cannot be run again.
     """
     try:
         plan = make_plan(find_run(name), until)
-        scratch = RunPaths(plan.paths.folder / FOLDER)
+        scratch = RunPaths(plan.paths.folder / REPLAY_FOLDER)
         with _hold(scratch.folder):
             found = _replay(plan, scratch)
             _say(plan, scratch, found, as_json=as_json)
@@ -77,9 +77,9 @@ def run(name: str, *, until: int | None, keep: bool, as_json: bool) -> int:
     return 0 if found is None else 1
 
 
-def make_plan(paths: RunPaths, until: int | None) -> Plan:
+def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
     """Raises: UserError when the run has not what it takes; ConfigError, JournalError."""
-    cfg = load(paths.config)
+    cfg = load_config(paths.config)
     with contextlib.closing(read_journal(paths.journal)) as history:
         versions = history.versions()
     records, checkpoints = read_steps(paths), find_checkpoints(paths.checkpoints)
@@ -92,8 +92,8 @@ def make_plan(paths: RunPaths, until: int | None) -> Plan:
             + ("" if until is None else f" (--until {until})")
         )
     prints = {v: fingerprint(v, path) for v, path in checkpoints.items() if start < v <= last}
-    cfg.run.root, cfg.run.name = str(paths.folder), FOLDER
-    return Plan(
+    cfg.run.root, cfg.run.name = str(paths.folder), REPLAY_FOLDER
+    return ReplayPlan(
         paths=paths,
         cfg=cfg,
         start=start,
@@ -140,17 +140,17 @@ def _hold(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replay(plan: Plan, scratch: RunPaths) -> Difference | None:
+def _replay(plan: ReplayPlan, scratch: RunPaths) -> Difference | None:
     """The first difference, if there is one. Raises: UserError when the learner fails before."""
     for path in plan.origins.values():
         shutil.copytree(path, scratch.checkpoints / path.name, copy_function=_link)
-    save(plan.cfg, scratch.config)
+    save_config(plan.cfg, scratch.config)
     different, done = _follow(plan, scratch, learner_process(plan.cfg, plan.paths, plan.until))
     found = _first_checkpoint(plan, scratch, before=different.step if different else done + 1) or different
     return found if found or done == plan.until else _early_end(plan, done)
 
 
-def _early_end(plan: Plan, done: int) -> Difference:
+def _early_end(plan: ReplayPlan, done: int) -> Difference:
     """The learner found that the run is over. Raises: UserError when it only found no batch."""
     with contextlib.closing(read_journal(plan.paths.journal)) as history:
         if history.batch(done) is None:
@@ -169,7 +169,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _follow(plan: Plan, scratch: RunPaths, process: Process) -> tuple[Difference | None, int]:
+def _follow(plan: ReplayPlan, scratch: RunPaths, process: Process) -> tuple[Difference | None, int]:
     """Compare each step as it is made: the first difference, and the last step that was made. Ends the process then.
 
     Blocks on: the next step, `learner.starve_s` at most. Raises: UserError when none came, or the learner failed.
@@ -178,7 +178,7 @@ def _follow(plan: Plan, scratch: RunPaths, process: Process) -> tuple[Difference
     deadline, ended = monotonic() + patience_s, False
     with running(process) as ending, _progress(plan) as advance:
         while not ended:
-            ended = bool(select.select([ending], [], [], POLL_S)[0])  # before the last look at what it wrote
+            ended = bool(select.select([ending], [], [], STEP_POLL_S)[0])  # before the last look at what it wrote
             for record in tail.read()[0]:
                 done, deadline = int(record["step"]), monotonic() + patience_s
                 advance(done)
@@ -188,12 +188,12 @@ def _follow(plan: Plan, scratch: RunPaths, process: Process) -> tuple[Difference
             if not ended and monotonic() > deadline:
                 raise UserError(f"the replayed learner made no step in {patience_s:g} s (learner.starve_s); see {process.log}")
     if code := process.reap():
-        raise UserError(f"the replayed learner failed at step {done + 1}: {reason(process, code)}")
+        raise UserError(f"the replayed learner failed at step {done + 1}: {failure_reason(process, code)}")
     return None, done
 
 
 @contextlib.contextmanager
-def _progress(plan: Plan) -> Iterator[Any]:
+def _progress(plan: ReplayPlan) -> Iterator[Any]:
     """A bar on a terminal; gives a function of the step that was made."""
     console = Console(stderr=True)
     console.print(
@@ -207,7 +207,7 @@ def _progress(plan: Plan) -> Iterator[Any]:
         yield lambda step: bar.update(task, completed=step - plan.start)
 
 
-def _first_checkpoint(plan: Plan, scratch: RunPaths, before: int) -> Difference | None:
+def _first_checkpoint(plan: ReplayPlan, scratch: RunPaths, before: int) -> Difference | None:
     """The first checkpoint of a version below `before` that differs."""
     for version, path in find_checkpoints(scratch.checkpoints).items():
         if version in plan.checkpoints and version < before and (replayed := fingerprint(version, path)):
@@ -217,7 +217,7 @@ def _first_checkpoint(plan: Plan, scratch: RunPaths, before: int) -> Difference 
     return None
 
 
-def _say(plan: Plan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
+def _say(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
     """One object on one line, or one short page."""
     common = sorted({*plan.checkpoints} & {*find_checkpoints(scratch.checkpoints)})
     known: dict[str, Any] = {
@@ -235,7 +235,7 @@ def _say(plan: Plan, scratch: RunPaths, found: Difference | None, *, as_json: bo
     sys.stdout.write(text + "\n")
 
 
-def _page(plan: Plan, scratch: RunPaths, found: Difference | None, common: list[int]) -> Iterator[str]:
+def _page(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, common: list[int]) -> Iterator[str]:
     if found is None:
         count = plan.until - plan.start
         yield f"{count} steps are the same as recorded, from version {plan.start} ({plan.origin}) to version {plan.until}:"

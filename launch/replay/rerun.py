@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...buffer.journal.journal import read_journal
-from ...common.config.run_files import RunPaths, load, run_paths
+from ...common.config.run_files import RunPaths, load_config, run_paths
 from ...common.config.sections import Config
 from ..entry import exit_code_of, log_to_stderr
 from ..local.placement import assign_gpus, visible_gpus
 from ..local.process import Process, die_with_parent
-from ..local.train import environment
+from ..local.train import process_environment
 
 if TYPE_CHECKING:
     from ...learner.ranks import Ranks
 
-LEAVE_S = 60.0  # a learner that is asked to leave finishes its step and saves within this
+REPLAY_LEAVE_S = 60.0  # a learner that is asked to leave finishes its step and saves within this
 
 
 def learner_process(cfg: Config, run: RunPaths, until: int) -> Process:
@@ -37,7 +37,7 @@ def learner_process(cfg: Config, run: RunPaths, until: int) -> Process:
     ranks, scratch = cfg.launch.learner_ranks, run_paths(cfg)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
     rank = ["prolong.launch.replay.rerun", str(scratch.config), str(run.folder), str(until)]
-    env = environment(cfg, assign_gpus(cfg, visible_gpus(os.environ)).get("learner"))
+    env = process_environment(cfg, assign_gpus(cfg, visible_gpus(os.environ)).get("learner"))
     return Process("learner", [sys.executable, "-m", *torchrun, *rank], env=env, log=scratch.folder / "learner.log")
 
 
@@ -48,20 +48,20 @@ def running(process: Process) -> Iterator[int]:
     try:
         yield ending
         process.terminate()
-        select.select([ending], [], [], LEAVE_S)
+        select.select([ending], [], [], REPLAY_LEAVE_S)
     finally:
         process.kill_group()
         process.reap()
         os.close(ending)
 
 
-def reason(process: Process, code: int) -> str:
+def failure_reason(process: Process, code: int) -> str:
     """The sentence that it died with, or where to look."""
     said = [line for line in process.tail(200) if line.startswith("prolong replay: ")]
     return said[-1].removeprefix("prolong replay: ") if said else f"exit code {code}; {process.log} says more"
 
 
-def train(cfg: Config, run: RunPaths, until: int) -> None:
+def train_recorded(cfg: Config, run: RunPaths, until: int) -> None:
     """As learner/main.py does, with the journal of `run` in the place of a buffer. Raises: ProlongError."""
     from ...learner.main import main as learn
     from ...learner.source.recorded import RecordedLink, UpTo
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     die_with_parent()
     log_to_stderr()
     config, run, until = argv
-    return exit_code_of("replay", lambda: train(load(Path(config)), RunPaths(Path(run)), int(until)) or 0)
+    return exit_code_of("replay", lambda: train_recorded(load_config(Path(config)), RunPaths(Path(run)), int(until)) or 0)
 
 
 if __name__ == "__main__":

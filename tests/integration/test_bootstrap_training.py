@@ -14,7 +14,7 @@ def test_training_from_nothing_is_deterministic(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(bootstrap, "NUM_TRAIN", 20)
     digests = []
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
-        bootstrap.bootstrap(tmp_path / name, train=True, seed=seed)
+        bootstrap.fill_demo_folder(tmp_path / name, train=True, seed=seed)
         files = [tmp_path / name / file for file in (*bootstrap.MODEL_FILES, "train.jsonl", "heldout.jsonl")]
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
     assert digests[0] == digests[1]

@@ -13,7 +13,7 @@ from time import thread_time
 import pytest
 import torch
 from prolong.buffer.client.client import BufferClient
-from prolong.common.config.run_files import run_paths, save
+from prolong.common.config.run_files import run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
 from prolong.learner.weights.sender import WeightSender
@@ -117,7 +117,7 @@ def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Con
         survivor = ScriptedActor(cfg, buffer.address, "survivor")
         survivor.start()
         path = run_paths(cfg).folder / "actor.yaml"
-        save(cfg, path)
+        save_config(cfg, path)
         command = [sys.executable, "-m", "tests.support.scripted_actor", str(path), buffer.address, "mortal", "2"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         with subprocess.Popen(command, env=env) as mortal:

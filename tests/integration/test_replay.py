@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.config.run_files import RunPaths, load, save
+from prolong.common.config.run_files import RunPaths, load_config, save_config
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
 from prolong.launch.replay import diff, replay
@@ -65,7 +65,7 @@ def run(whole: RunPaths, tmp_path: Path) -> RunPaths:
 
 
 def replayed(paths: RunPaths, capsys: pytest.CaptureFixture[str], until: int | None = None) -> tuple[int, dict]:
-    code = replay.run(str(paths.folder), until=until, keep=False, as_json=True)
+    code = replay.replay_run(str(paths.folder), until=until, keep=False, as_json=True)
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -75,7 +75,7 @@ def test_a_staged_run_comes_out_the_same_from_its_first_version_and_is_not_touch
     before = files_of(run.folder)
     code, found, said = called("replay", run.folder)
     assert (code, found["same"], found["start"], found["until"]) == (0, True, 0, STEPS), said
-    assert f"replaying whole from version 0 (the model {load(run.config).model.path}) to version {STEPS}" in said
+    assert f"replaying whole from version 0 (the model {load_config(run.config).model.path}) to version {STEPS}" in said
     assert (found["records"], found["checkpoints"]) == (STEPS, [4, 12, 16, 20, 24])
     newest = run.checkpoints / f"step-{STEPS:08d}"
     names = ("model.safetensors", "reference.safetensors", "trainer.safetensors")
@@ -91,9 +91,9 @@ def test_from_a_checkpoint_the_same_run_goes_back_to_its_best_version(
 ) -> None:
     """The journal of a run without `buffer.keep_history`: what the oldest checkpoints need is gone."""
     rewrite_history(run.journal, lambda batch: batch if batch.version >= 9 else None)
-    cfg = load(run.config)
+    cfg = load_config(run.config)
     cfg.checkpoint.keep = 1
-    save(cfg, run.config)
+    save_config(cfg, run.config)
     before = files_of(run.folder)
     code, found = replayed(run, capsys, until=22)
     assert (code, found["origin"], found["start"], found["until"]) == (0, "the checkpoint step-00000012", 12, 22)
@@ -106,14 +106,14 @@ def test_from_a_checkpoint_the_same_run_goes_back_to_its_best_version(
 @pytest.mark.timeout(180)
 def test_a_reward_that_changed_in_the_record_is_found_at_its_step(run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite_history(run.journal, lambda batch: with_reward(batch, 0.125) if batch.version == 9 else batch)
-    assert replay.run(str(run.folder), until=None, keep=False, as_json=False) == 1
+    assert replay.replay_run(str(run.folder), until=None, keep=False, as_json=False) == 1
     text = capsys.readouterr().out
     recorded = read_metrics(run.metrics)[9]["reward/mean"]
     assert text.startswith(f"step 10: reward/mean: recorded {recorded}, replayed ")
     assert "until version 9 everything is the same" in text
     kept = run.folder / "replay"
     assert [record["step"] for record in read_metrics(kept / "metrics.jsonl")][:10] == list(range(1, 11))
-    assert diff.show(str(run.folder), str(kept), as_json=False) == 1
+    assert diff.show_diff(str(run.folder), str(kept), as_json=False) == 1
     assert f"settings: the same\nstep 10: reward/mean: {recorded} against " in capsys.readouterr().out
 
 
@@ -137,9 +137,9 @@ def test_weights_that_differ_in_their_last_bits_are_not_called_damaged(
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_run_that_is_over_earlier_than_recorded_differs(run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = load(run.config)
+    cfg = load_config(run.config)
     cfg.run.steps = 20
-    save(cfg, run.config)
+    save_config(cfg, run.config)
     code, found = replayed(run, capsys)
     assert (code, found["difference"]["step"], found["difference"]["what"]) == (1, 21, "the run")
 
@@ -158,9 +158,9 @@ def test_two_ranks_come_out_as_two_ranks(model: Path, tmp_path: Path, capsys: py
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_learner_that_cannot_begin_is_one_sentence_and_exit_code_2(run: RunPaths) -> None:
-    cfg: Config = load(run.config)
+    cfg: Config = load_config(run.config)
     cfg.model.path = str(run.folder / "gone")
-    save(cfg, run.config)
+    save_config(cfg, run.config)
     code, _, said = called("replay", run.folder, "--until", "2")
     assert code == 2
     sentence = said.splitlines()[-1]

@@ -12,7 +12,7 @@ from time import monotonic
 
 import numpy as np
 from prolong.buffer.client.client import BufferClient, Inbox
-from prolong.common.config.run_files import RunPaths, run_paths, save
+from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import (
     BufferConfig,
     Config,
@@ -41,8 +41,8 @@ from tokenizers import models, pre_tokenizers
 RUN = """
 from pathlib import Path
 from prolong.buffer.main import main
-from prolong.common.config.run_files import load
-main(load(Path({!r})))
+from prolong.common.config.run_files import load_config
+main(load_config(Path({!r})))
 """
 NOTHING = Manifest(buckets=[])
 
@@ -85,7 +85,7 @@ class BufferProcess:
 
     def __init__(self, cfg: Config) -> None:
         self.paths: RunPaths = run_paths(cfg)
-        save(cfg, self.paths.config)
+        save_config(cfg, self.paths.config)
         command = [sys.executable, "-c", RUN.format(str(self.paths.config))]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         self.address = self._wait_for_note()

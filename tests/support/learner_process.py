@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from prolong.common.config.run_files import run_paths, save
+from prolong.common.config.run_files import run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.metrics import read_metrics
 from safetensors.torch import load_file
@@ -23,11 +23,11 @@ from tests.support.tiny_model import make_tiny_model
 ENTRY = """
 import sys
 from pathlib import Path
-from prolong.common.config.run_files import load
+from prolong.common.config.run_files import load_config
 from prolong.common.errors import ProlongError
 from prolong.learner.main import main
 try:
-    main(load(Path(sys.argv[1])))
+    main(load_config(Path(sys.argv[1])))
 except ProlongError as error:
     sys.stderr.write(f"{type(error).__name__}: {error}\\n")
     raise SystemExit(error.exit_code)
@@ -57,7 +57,7 @@ def make_config(folder: Path, *, steps: int = 4, eta: int = 1) -> Config:
 def learner(cfg: Config, address: str, ranks: int = 1) -> Iterator[subprocess.Popen[str]]:
     cfg.buffer.address = address
     path = run_paths(cfg).folder / "learner.yaml"
-    save(cfg, path)
+    save_config(cfg, path)
     script = path.with_name("entry.py")
     script.write_text(ENTRY)
     command = [

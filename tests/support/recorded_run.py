@@ -13,7 +13,7 @@ import numpy as np
 from prolong.buffer.journal.journal import open_journal, read_journal
 from prolong.buffer.journal.records import BufferState, PromptCursor
 from prolong.common.config.algorithm import StageConfig
-from prolong.common.config.run_files import RunPaths, run_paths, save
+from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.types import Batch, FinishReason, Group, Rollout, ValidationScore, ValidationSetting, VersionSpan
 from prolong.launch.replay.rerun import learner_process, running
@@ -90,7 +90,7 @@ def record_history(folder: Path, batches: list[Batch]) -> None:
 def learn_from_history(cfg: Config, batches: list[Batch]) -> RunPaths:
     """A run's folder after its end, made by the real learner in processes of its own, as many as the run has ranks."""
     paths = run_paths(cfg)
-    save(cfg, paths.config)
+    save_config(cfg, paths.config)
     record_history(paths.journal, batches)
     process = learner_process(cfg, paths, len(batches))
     with running(process) as ending:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from prolong.actor.weight_download import WeightDownload, WeightDownloader
 from prolong.buffer.client.client import BufferClient
-from prolong.common.config.run_files import load
+from prolong.common.config.run_files import load_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
@@ -133,4 +133,4 @@ class ScriptedActor(threading.Thread):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     DyingDownload.die_at = int(sys.argv[4])
-    ScriptedActor(load(Path(sys.argv[1])), sys.argv[2], sys.argv[3]).run()
+    ScriptedActor(load_config(Path(sys.argv[1])), sys.argv[2], sys.argv[3]).run()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from prolong.common.config.choices import KLEstimator, Straggler
-from prolong.common.config.run_files import load, run_paths, save
+from prolong.common.config.run_files import load_config, run_paths, save_config
 from prolong.common.config.sections import Config
-from prolong.common.config.trees import defaults, dotted_keys
+from prolong.common.config.trees import default_tree, dotted_keys
 from prolong.common.errors import ConfigError
 from prolong.launch import recipes as compose_module
 from prolong.launch.recipes import compose
@@ -156,19 +156,19 @@ def test_a_recipe_that_does_not_exist_is_refused(tmp_path):
 
 def test_a_saved_configuration_loads_back_equal(tmp_path, recipe):
     cfg = compose(recipe, ["learner.lr=2.5e-7", "run.name='007'"])
-    save(cfg, tmp_path / "run" / "config.yaml")
-    assert load(tmp_path / "run" / "config.yaml") == cfg
+    save_config(cfg, tmp_path / "run" / "config.yaml")
+    assert load_config(tmp_path / "run" / "config.yaml") == cfg
     assert compose(str(tmp_path / "run" / "config.yaml")) == cfg
 
 
 def test_a_saved_configuration_that_was_damaged_is_refused_by_file_and_key(tmp_path, recipe):
     path = tmp_path / "config.yaml"
-    save(compose(recipe), path)
+    save_config(compose(recipe), path)
     path.write_text(path.read_text().replace("eta: 2", "eta: x"))
     with pytest.raises(ConfigError, match=r"config.yaml: buffer.eta = 'x': expected a whole number"):
-        load(path)
+        load_config(path)
     with pytest.raises(ConfigError, match=r"none.yaml"):
-        load(tmp_path / "none.yaml")
+        load_config(tmp_path / "none.yaml")
 
 
 def test_the_run_folder_follows_root_and_name(recipe):
@@ -181,7 +181,7 @@ def test_there_are_fewer_than_120_knobs_and_each_is_a_dotted_key():
     keys = dotted_keys()
     assert len(keys) == len(set(keys)) < 120
     assert all(key.count(".") == 1 for key in keys if key != "stages")  # a list of sections
-    assert {key.partition(".")[0] for key in keys} == set(defaults())
+    assert {key.partition(".")[0] for key in keys} == set(default_tree())
 
 
 def test_composition_needs_no_torch_and_help_needs_no_hydra():

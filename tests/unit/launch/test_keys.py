@@ -24,13 +24,13 @@ def test_it_makes_a_pair_per_client_and_says_where_each_belongs(tmp_path: Path, 
 
 def test_a_number_of_clients_out_of_range_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--clients -1: expected"):
-        keys.make(tmp_path, [], -1)
+        keys.write_run_keys(tmp_path, [], -1)
 
 
 def test_a_run_beyond_loopback_is_refused_before_it_starts_unless_it_has_keys(tmp_path: Path) -> None:
     address = "tcp://0.0.0.0:5710"
     with pytest.raises(ConfigError, match="or keys: make them with `prolong keys"):
         check_keys(Config(buffer=BufferConfig(address=address)))
-    keys.make(tmp_path, [], 0)
+    keys.write_run_keys(tmp_path, [], 0)
     check_keys(Config(buffer=BufferConfig(address=address, keys=str(tmp_path))))
     check_keys(Config(buffer=BufferConfig()))

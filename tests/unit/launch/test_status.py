@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prolong.common.config.run_files import RunPaths
 from prolong.common.errors import BufferUnreachable, UserError
-from prolong.launch.status import Observer, find_run, law, run_status, show
+from prolong.launch.status import Observer, conservation_law, find_run, run_status, show_status
 
 STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
 
@@ -18,21 +18,21 @@ def ended(tmp_path: Path) -> Path:
 
 
 def test_an_ended_run_shows_the_ledger_of_its_summary(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show(str(ended), as_json=True) == 0
+    assert show_status(str(ended), as_json=True) == 0
     known = json.loads(capsys.readouterr().out)
     assert (known["state"], known["version"], known["balanced"]) == ("ended", 5, True)
     assert known["ledger"] == {"total": 16, **STATES}
 
 
 def test_the_conservation_law_is_printed_with_its_numbers(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show(str(ended), as_json=False) == 0
-    assert law({"total": 16, **STATES}, True) in capsys.readouterr().out
-    assert law({"total": 16, **STATES}, True).startswith("16 tickets = 0 issued + 0 leased + 2 stored + ")
+    assert show_status(str(ended), as_json=False) == 0
+    assert conservation_law({"total": 16, **STATES}, True) in capsys.readouterr().out
+    assert conservation_law({"total": 16, **STATES}, True).startswith("16 tickets = 0 issued + 0 leased + 2 stored + ")
 
 
 def test_a_ledger_that_does_not_add_up_is_exit_code_1(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (ended / "summary.json").write_text(json.dumps({"steps": 5, "ledger": {"total": 17, **STATES}}))
-    assert show(str(ended), as_json=False) == 1
+    assert show_status(str(ended), as_json=False) == 1
     assert "NOT BALANCED" in capsys.readouterr().out
 
 

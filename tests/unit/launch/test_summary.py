@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prolong.common.errors import UserError
-from prolong.launch.summary import by_domain, clock, closing_lines, read_summary, score, scores_table
+from prolong.launch.summary import by_domain, closing_lines, format_duration, format_score, read_summary, scores_table
 from rich.console import Console
 
 
@@ -45,5 +45,5 @@ def test_a_summary_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert (clock(75.4), clock(3661)) == ("1:15", "1:01:01")
-    assert (score(0.413), score(1.0), score(None)) == (".41", "1.00", "-")
+    assert (format_duration(75.4), format_duration(3661)) == ("1:15", "1:01:01")
+    assert (format_score(0.413), format_score(1.0), format_score(None)) == (".41", "1.00", "-")

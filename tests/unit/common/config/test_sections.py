@@ -2,14 +2,14 @@
 
 import pytest
 from prolong.common.config.sections import BufferConfig, Config, ReferenceConfig, RunConfig, SamplingConfig, SourceConfig
-from prolong.common.config.trees import build, defaults
+from prolong.common.config.trees import build_section, default_tree
 from prolong.common.errors import ConfigError
 
 
 def test_defaults_stand_for_themselves():
-    tree = defaults()
+    tree = default_tree()
     tree["model"]["path"] = "x"
-    cfg = build(Config, tree)
+    cfg = build_section(Config, tree)
     cfg.model.path = "???"
     assert cfg == Config()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from prolong.common.config.choices import Advantage, Aggregation, Loss, Weighting
-from prolong.common.config.run_files import load, save
+from prolong.common.config.run_files import load_config, save_config
 from prolong.common.config.stages import staged_configs, total_steps
 from prolong.common.errors import ConfigError
 from prolong.launch.recipes import compose, presets
@@ -42,8 +42,8 @@ def test_the_most_steps_of_a_staged_run(stages: str, steps: int) -> None:
 
 def test_stages_survive_the_run_folders_config(tmp_path) -> None:
     cfg = compose("demo", [DATA, TWO])
-    save(cfg, tmp_path / "config.yaml")
-    assert load(tmp_path / "config.yaml") == cfg
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == cfg
     assert compose(str(tmp_path / "config.yaml")) == cfg
 
 

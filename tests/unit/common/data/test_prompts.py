@@ -12,7 +12,7 @@ from prolong.common.data.prompts import load_prompts
 from prolong.common.errors import DataError
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Prompt, int32_array
-from prolong.launch.data.check import read
+from prolong.launch.data.check import read_contents
 
 from tests.support.character_tokenizer import make_character_tokenizer
 
@@ -85,7 +85,7 @@ def test_buffer_and_data_check_refuse_a_line_in_the_same_words(
     path = write(tmp_path / "bad.jsonl", GOOD | {"uid": "one"}, line, GOOD | {"uid": "three"})
     with pytest.raises(DataError) as refused:
         load(path, tokenizer)
-    contents = read(path, tokenizer)
+    contents = read_contents(path, tokenizer)
     assert contents.bad == [str(refused.value).removeprefix(f"{path}, ")]
     assert contents.bad[0].startswith(f"line 2: {reason}")
     assert contents.lines == [1, 3]
@@ -96,7 +96,7 @@ def test_buffer_and_data_check_read_the_same_prompts(tmp_path: Path, tokenizer: 
     records = [GOOD, "", GOOD | {"prompt": chat}, GOOD | {"answer": {"answer": "\U0001f600"}, "uid": 7}, GOOD | {"answer": 2}]
     path = write(tmp_path / "good.jsonl", *records)
     prompts = load(path, tokenizer)
-    assert prompts == read(path, tokenizer).prompts
+    assert prompts == read_contents(path, tokenizer).prompts
     assert [prompt.uid.rpartition("/")[2] for prompt in prompts] == ["1", "3", "7", "5"]
 
 
@@ -115,7 +115,7 @@ def test_parquet_is_read_like_jsonl(tmp_path: Path, tokenizer: Tokenizer) -> Non
     assert [p.text for p in prompts] == ["1+1=", "2+2=", "1+1="]
     assert [json.loads(p.answer) for p in prompts] == [{"entry": [1, None]}, {"answer": "4"}, {"answer": "2"}]
     assert [p.uid for p in prompts] == [f"{tmp_path.name}/sums/{row}" for row in (1, 2, 3)]
-    assert prompts[1:] == read(path, tokenizer).prompts, "all but the first, whose verifier cannot judge its answer"
+    assert prompts[1:] == read_contents(path, tokenizer).prompts, "all but the first, whose verifier cannot judge its answer"
 
 
 def test_rows_of_parquet_come_in_portions_not_all_at_once(
@@ -146,7 +146,7 @@ def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path: Path, tokenizer: 
     path = write_parquet(tmp_path / "sums.parquet", pyarrow.table(columns))
     with pytest.raises(DataError, match=r"sums\.parquet, line 2: a text is not UTF-8"):
         load(path, tokenizer)
-    contents = read(path, tokenizer)
+    contents = read_contents(path, tokenizer)
     assert contents.lines == [1, 3]
     assert [reason[:29] for reason in contents.bad] == ["line 2: a text is not UTF-8: "]
 
@@ -172,7 +172,7 @@ def test_empty_and_missing_files_are_refused(tmp_path: Path, tokenizer: Tokenize
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "none.jsonl", tokenizer)
     with pytest.raises(DataError, match="does not exist"):
-        read(tmp_path / "none.jsonl", tokenizer)
+        read_contents(tmp_path / "none.jsonl", tokenizer)
 
 
 def test_a_source_may_keep_some_tasks_of_a_file_only(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from prolong.common.types import Prompt
 from prolong.launch.data import check as data_check
 from prolong.launch.data import command as data
 from prolong.launch.data import files as data_files
-from prolong.launch.data.check import Characters, read
+from prolong.launch.data.check import Characters, read_contents
 
 SAMPLES = Path(__file__).parents[3] / "data"
 GOOD = {"prompt": "1+1?", "domain": "math", "task": "sum", "verifier": "math", "answer": {"answer": "2"}}
@@ -106,7 +106,7 @@ def test_doubles_and_contradictions_are_told(tmp_path: Path, capsys: pytest.Capt
     follow = {"instructions": [{"id": "punctuation:no_comma"}]}
     quote = {"instructions": [{"id": "startend:quotation"}]}
     contents = data_check.Contents([prompt_of(follow), prompt_of(follow), prompt_of(quote)], [4, 5, 9], [None] * 3)
-    assert data_check.doubles(contents) == [
+    assert data_check.duplicate_prompts(contents) == [
         "1 lines with the same prompt and answer as an earlier line: 5 (of 4)",
         "1 lines with an earlier prompt, another answer: 9 (of 4)",
     ]
@@ -125,7 +125,7 @@ def test_parquet_and_jsonl_hold_the_same_prompts(tmp_path: Path):
     texts = []
     for name in ("out.jsonl", "out.parquet"):
         assert data.main(["convert", "--format", "deepscaler", str(SAMPLES / "deepscaler.jsonl"), str(tmp_path / name)]) == 0
-        contents = read(tmp_path / name, Characters())
+        contents = read_contents(tmp_path / name, Characters())
         assert contents.bad == []
         texts.append([(p.uid, p.text, p.domain, p.verifier, json.loads(p.answer)) for p in contents.prompts])
     assert texts[0] == texts[1]
@@ -164,7 +164,7 @@ def test_generated_puzzles_are_a_prompt_file(tmp_path: Path, capsys: pytest.Capt
     target = tmp_path / "puzzles.jsonl"
     names = ["spell_backward", "number_sorting"]
     assert data.main(["puzzles", *names, "--levels", "0", "1", "--count", "3", "--out", str(target)]) == 0
-    contents = read(target, Characters())
+    contents = read_contents(target, Characters())
     assert (len(contents.prompts), contents.bad) == (12, [])
     assert all(gold and gold.startswith("<answer>") for gold in contents.golds)
     with pytest.raises(UserError, match="expected a file to write"):
@@ -172,6 +172,6 @@ def test_generated_puzzles_are_a_prompt_file(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_brought_gold_completion_wins(tmp_path: Path):
-    contents = read(file_of(tmp_path, GOOD | {"gold": "so \\boxed{2}"}, GOOD), Characters())
+    contents = read_contents(file_of(tmp_path, GOOD | {"gold": "so \\boxed{2}"}, GOOD), Characters())
     assert contents.golds == ["so \\boxed{2}", "\\boxed{2}"]
-    assert data_check.doubles(contents)
+    assert data_check.duplicate_prompts(contents)

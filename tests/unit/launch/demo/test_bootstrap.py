@@ -17,7 +17,7 @@ from prolong.verifiers.registry import check_prompt
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    bootstrap.bootstrap(folder)
+    bootstrap.fill_demo_folder(folder)
     return folder
 
 
@@ -26,7 +26,9 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_shipped_prompts_are_those_that_the_tasks_make(demo: Path):
-    made = {task: demo_tasks.split(task, 0, bootstrap.NUM_TRAIN, bootstrap.NUM_HELDOUT)[:2] for task in demo_tasks.TASKS}
+    made = {
+        task: demo_tasks.split_problems(task, 0, bootstrap.NUM_TRAIN, bootstrap.NUM_HELDOUT)[:2] for task in demo_tasks.TASKS
+    }
     for index, split in enumerate(["train", "heldout"]):
         expected = {problem.prompt for problems in made.values() for problem in problems[index]}
         assert {line["prompt"] for line in lines(demo / f"{split}.jsonl")} == expected
@@ -71,4 +73,4 @@ def test_a_seed_without_training_is_refused(tmp_path: Path):
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot fill"):
-        bootstrap.bootstrap(tmp_path / "file" / "demo")
+        bootstrap.fill_demo_folder(tmp_path / "file" / "demo")

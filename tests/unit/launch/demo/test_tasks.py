@@ -32,12 +32,14 @@ def box() -> Iterator[None]:
         yield
 
 
-def problems(task: str, count: int, seed: int = 0, level: demo_tasks.Level = demo_tasks.DEMO) -> list[demo_tasks.Problem]:
+def problems(
+    task: str, count: int, seed: int = 0, level: demo_tasks.Level = demo_tasks.DEMO_LEVEL
+) -> list[demo_tasks.DemoProblem]:
     rng = random.Random(seed)
     return [demo_tasks.TASKS[task](rng, level) for _ in range(count)]
 
 
-def reward(problem: demo_tasks.Problem, completion: str) -> float:
+def reward(problem: demo_tasks.DemoProblem, completion: str) -> float:
     verifier, task = VERIFIERS[problem.verifier], Task(completion=completion, answer=problem.answer)
     return (verifier.quick(task) or verifier.score(task)).reward
 
@@ -65,7 +67,7 @@ def test_every_text_survives_the_tokenizer_and_is_short(task: str, tokenizer: To
 
 @pytest.mark.parametrize("task", demo_tasks.MATH_AND_LOGIC)
 def test_wide_problems_are_right_and_fit_the_context_of_their_bench(task: str, tokenizer: Tokenizer):
-    for problem in problems(task, 100, level=demo_tasks.WIDE):
+    for problem in problems(task, 100, level=demo_tasks.WIDE_LEVEL):
         assert reward(problem, problem.careful) == 1.0
         lengths = [len(tokenizer.encode(text).ids) for text in (problem.prompt, problem.careful)]
         assert lengths[1] < 80
@@ -74,7 +76,7 @@ def test_wide_problems_are_right_and_fit_the_context_of_their_bench(task: str, t
 
 @pytest.mark.parametrize("task", TASKS)
 def test_training_heldout_and_demonstrations_share_no_question(task: str):
-    train, heldout, stream = demo_tasks.split(task, seed=0, num_train=300, num_heldout=64)
+    train, heldout, stream = demo_tasks.split_problems(task, seed=0, num_train=300, num_heldout=64)
     demonstrated = {problem.prompt for problem in itertools.islice(stream, 3000)}
     trained, held = {p.prompt for p in train}, {p.prompt for p in heldout}
     assert (len(trained), len(held)) == (300, 64)
@@ -85,7 +87,7 @@ def test_training_heldout_and_demonstrations_share_no_question(task: str):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_split_is_its_seeds_alone(task: str):
     def prompts(seed: int) -> list[str]:
-        train, heldout, stream = demo_tasks.split(task, seed, 20, 5)
+        train, heldout, stream = demo_tasks.split_problems(task, seed, 20, 5)
         return [p.prompt for p in [*train, *heldout, *itertools.islice(stream, 20)]]
 
     assert prompts(3) == prompts(3)
@@ -103,7 +105,9 @@ def test_prompt_lines_say_everything_that_a_prompt_needs(tmp_path: Path):
 
 
 def test_demonstrations_hold_the_careful_share():
-    streams = [demo_tasks.split(task, 0, 10, 5)[2] for task in TASKS if task != "code/arithmetic"]  # its steps are lines
+    streams = [
+        demo_tasks.split_problems(task, 0, 10, 5)[2] for task in TASKS if task != "code/arithmetic"
+    ]  # its steps are lines
     texts = [text for _, text in itertools.islice(demo_tasks.demonstrations(streams, "0", 0.3), 2000)]
     assert 0.25 < sum("<think>" in text for text in texts) / 2000 < 0.35
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prolong.common.messages import Status
-from prolong.launch.local.live import MetricsTail, Progress, line, page, sparkline
+from prolong.launch.local.live import MetricsTail, RunProgress, live_line, live_page, sparkline
 from rich.console import Console
 
 
@@ -36,8 +36,8 @@ def record(step: int) -> dict[str, float]:
 
 
 @pytest.fixture
-def progress() -> Progress:
-    progress = Progress(run="r", steps=10, eta=2, folder=Path("runs/r"))
+def progress() -> RunProgress:
+    progress = RunProgress(run="r", steps=10, eta=2, folder=Path("runs/r"))
     progress.add(record(step) for step in (1, 2, 3, 4))
     states = {
         "issued": 1,
@@ -56,28 +56,28 @@ def progress() -> Progress:
     return progress
 
 
-def shown(progress: Progress, width: int) -> str:
+def shown(progress: RunProgress, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(page(progress))
+    console.print(live_page(progress))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_time_left_follows_the_pace_of_the_last_steps(progress: Progress) -> None:
+def test_time_left_follows_the_pace_of_the_last_steps(progress: RunProgress) -> None:
     assert progress.left_s == pytest.approx(6 * 2.0)
 
 
-def test_the_first_step_does_not_count_for_shares_because_it_carries_the_start_up(progress: Progress) -> None:
+def test_the_first_step_does_not_count_for_shares_because_it_carries_the_start_up(progress: RunProgress) -> None:
     progress.records[0]["learner/wait_s"] = progress.records[0]["learner/step_s"] = 60.0
     assert progress.wait_share == pytest.approx(0.25)
 
 
-def test_shares_are_of_the_time_of_each_side(progress: Progress) -> None:
+def test_shares_are_of_the_time_of_each_side(progress: RunProgress) -> None:
     assert progress.wait_share == pytest.approx(0.25)
     assert progress.idle_share == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_page_shows_everything_within_its_width(progress: Progress, width: int) -> None:
+def test_the_page_shows_everything_within_its_width(progress: RunProgress, width: int) -> None:
     text = shown(progress, width)
     assert all(len(row) <= width for row in text.splitlines())
     expected = ["4 / 10", "math  .40", "logic .25", "math .40 -> .70", "mean 1.25   max 2   bound 2", "learner waits 25%"]
@@ -85,7 +85,7 @@ def test_the_page_shows_everything_within_its_width(progress: Progress, width: i
     assert [words for words in expected if words not in text] == []
 
 
-def test_an_unbalanced_ledger_is_shouted(progress: Progress) -> None:
+def test_an_unbalanced_ledger_is_shouted(progress: RunProgress) -> None:
     assert progress.status is not None
     progress.status = Status(
         run="r", generation=1, version=4, steps=10, ledger={"total": 1}, balanced=False, peers={}, counters={}, validation=[]
@@ -94,20 +94,20 @@ def test_an_unbalanced_ledger_is_shouted(progress: Progress) -> None:
 
 
 def test_a_page_without_any_step_says_what_it_waits_for() -> None:
-    text = shown(Progress(run="r", steps=10, eta=2, folder=Path("runs/r")), 80)
+    text = shown(RunProgress(run="r", steps=10, eta=2, folder=Path("runs/r")), 80)
     assert "0 / 10" in text
     assert "buffer, learner and actors start" in text
 
 
-def test_a_resumed_run_says_that_it_starts_until_its_first_new_step(progress: Progress) -> None:
+def test_a_resumed_run_says_that_it_starts_until_its_first_new_step(progress: RunProgress) -> None:
     progress.first_step = progress.step
     assert "buffer serves" in shown(progress, 80)
     progress.add([record(5)])
     assert "buffer serves" not in shown(progress, 80)
 
 
-def test_a_line_tells_the_step_in_one_row(progress: Progress) -> None:
-    text = line(progress)
+def test_a_line_tells_the_step_in_one_row(progress: RunProgress) -> None:
+    text = live_line(progress)
     assert text.startswith("step 4/10  reward logic .25 math .40  held-out math .70  staleness 1.2/2  learner waits 25%")
     assert "\n" not in text
 

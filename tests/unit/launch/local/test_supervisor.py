@@ -13,7 +13,7 @@ import psutil
 import pytest
 from prolong.launch.local import supervisor as module
 from prolong.launch.local.process import Process
-from prolong.launch.local.supervisor import Failure, Outcome, Supervisor, first_cause
+from prolong.launch.local.supervisor import Failure, RunOutcome, Supervisor, first_cause
 
 from tests.support.runs import wait_until
 
@@ -40,7 +40,7 @@ class Case:
             note=self.notes.append,
         )
 
-    def run(self, **scripts: str) -> Outcome:
+    def run(self, **scripts: str) -> RunOutcome:
         return asyncio.run(self.supervisor(**scripts).run())
 
     def leftovers(self) -> list[psutil.Process]:
@@ -66,7 +66,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 def test_the_leaders_good_end_is_the_runs_end_and_nothing_is_left(case: Case) -> None:
     outcome = case.run(buffer="sleep 0.2", learner="touch $DONE", actor="sleep 0.2")
-    assert outcome == Outcome(code=0)
+    assert outcome == RunOutcome(code=0)
     case.assert_nothing_left()
 
 
@@ -109,7 +109,7 @@ def test_a_crash_loop_waits_longer_each_time_then_ends_the_run(case: Case, monke
     crash = "date +%s.%N >> $FOLDER/starts; echo no luck; exit 3"
     outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 9", learner="sleep 9", actor=crash).run())
     reason = "actor ended with code 3 after 3 restarts (launch.max_restarts)"
-    assert outcome == Outcome(code=1, reason=reason, culprit="actor", log=["no luck"])
+    assert outcome == RunOutcome(code=1, reason=reason, culprit="actor", log=["no luck"])
     starts = [float(line) for line in (case.folder / "starts").read_text().split()]
     assert len(starts) == 4
     for delay_s, begun, again in zip((0.05, 0.1, 0.2), starts, starts[1:], strict=False):
@@ -132,7 +132,7 @@ def test_a_process_that_was_healthy_has_all_its_restarts_again(case: Case, monke
     monkeypatch.setattr(module, "HEALTHY_S", 0.05)
     actor = "echo x >> $FOLDER/starts; sleep 0.1; exit 1"
     learner = "until test $(cat $FOLDER/starts | wc -l) -ge 4; do sleep 0.02; done; touch $DONE"
-    assert case.run(buffer="sleep 9", learner=learner, actor=actor) == Outcome(code=0)
+    assert case.run(buffer="sleep 9", learner=learner, actor=actor) == RunOutcome(code=0)
     assert {note.partition(": ")[2] for note in case.notes} == {"restart 1 of 1 in 0.0 s"}
 
 
@@ -151,7 +151,7 @@ def test_a_process_that_cannot_be_started_again_ends_the_run(case: Case, monkeyp
 
 def test_an_actor_that_was_asked_to_leave_stays_gone_while_another_works(case: Case) -> None:
     actors = {"a": "echo x >> $FOLDER/starts; exit 0", "b": "sleep 9"}
-    assert case.run(buffer="sleep 9", learner="sleep 0.6; touch $DONE", **actors) == Outcome(code=0)
+    assert case.run(buffer="sleep 9", learner="sleep 0.6; touch $DONE", **actors) == RunOutcome(code=0)
     assert (case.folder / "starts").read_text() == "x\n"
     assert case.notes == []
 
@@ -163,7 +163,7 @@ def test_the_last_actor_that_leaves_is_started_again_because_the_run_goes_on(
     learner = "until test -f $FOLDER/again; do sleep 0.02; done; touch $DONE"
     last = "sleep 0.1; test -f $FOLDER/once && touch $FOLDER/again; touch $FOLDER/once"
     first = "echo x >> $FOLDER/first; exit 0"
-    assert case.run(buffer="sleep 9", learner=learner, first=first, last=last) == Outcome(code=0)
+    assert case.run(buffer="sleep 9", learner=learner, first=first, last=last) == RunOutcome(code=0)
     assert (case.folder / "first").read_text() == "x\n"
     assert len(case.notes) == 1
     assert case.notes[0].startswith("last ended with code 0 at ")
@@ -174,13 +174,13 @@ def test_actors_that_leave_again_and_again_end_the_run(case: Case, monkeypatch: 
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
     outcome = case.run(buffer="sleep 9", learner="sleep 9", actor="echo asked to; exit 0")
     reason = "actor ended with code 0 after 1 restarts (launch.max_restarts)"
-    assert outcome == Outcome(code=1, reason=reason, culprit="actor", log=["asked to"])
+    assert outcome == RunOutcome(code=1, reason=reason, culprit="actor", log=["asked to"])
 
 
-def interrupt(supervisor: Supervisor, *signals: tuple[float, int]) -> Outcome:
+def interrupt(supervisor: Supervisor, *signals: tuple[float, int]) -> RunOutcome:
     """Run it, and send this process each signal at its time."""
 
-    async def interrupted() -> Outcome:
+    async def interrupted() -> RunOutcome:
         for at_s, signum in signals:
             asyncio.get_running_loop().call_later(at_s, os.kill, os.getpid(), signum)
         return await supervisor.run()
@@ -196,7 +196,7 @@ def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case, monkeypatc
     monkeypatch.setattr(module, "LAST_S", 0.2)
     started = monotonic()
     outcome = interrupt(case.supervisor(buffer=DEAF, learner="sleep 30", actor=DEAF), (0.2, signal.SIGINT))
-    assert outcome == Outcome(code=130, reason="stopped by SIGINT")
+    assert outcome == RunOutcome(code=130, reason="stopped by SIGINT")
     assert monotonic() - started < 3
     case.assert_nothing_left()
 
@@ -204,7 +204,7 @@ def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case, monkeypatc
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_the_run_too(case: Case, signum: signal.Signals) -> None:
     outcome = interrupt(case.supervisor(buffer="sleep 30", learner="sleep 30"), (0.1, signum))
-    assert outcome == Outcome(code=128 + signum, reason=f"stopped by {signum.name}")
+    assert outcome == RunOutcome(code=128 + signum, reason=f"stopped by {signum.name}")
     case.assert_nothing_left()
 
 
@@ -221,7 +221,7 @@ def test_a_stopped_process_does_not_hold_up_the_end(case: Case, monkeypatch: pyt
     monkeypatch.setattr(module, "LAST_S", 0.1)
     learner = "until test -f $FOLDER/stopped; do sleep 0.02; done; touch $DONE"
     outcome = case.run(buffer="sleep 0.1", learner=learner, actor="touch $FOLDER/stopped; kill -STOP $$")
-    assert outcome == Outcome(code=0)
+    assert outcome == RunOutcome(code=0)
     case.assert_nothing_left()
 
 

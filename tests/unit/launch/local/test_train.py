@@ -8,7 +8,7 @@ from prolong.common.config.run_files import RunPaths
 from prolong.common.config.sections import Config, Device, LaunchConfig, ModelConfig, RunConfig
 from prolong.common.errors import UserError
 from prolong.launch.local import train as local
-from prolong.launch.local.supervisor import Outcome
+from prolong.launch.local.supervisor import RunOutcome
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 def test_a_run_is_one_buffer_one_learner_and_its_actors_on_the_saved_settings(cfg: Config, paths: RunPaths) -> None:
-    processes = local.processes(cfg, paths)
+    processes = local.run_processes(cfg, paths)
     assert [process.name for process in processes] == ["buffer", "learner", "actor-0", "actor-1"]
     assert processes[3].command[-5:] == ["actor", "--name", "actor-1", "--recipe", str(paths.config)]
     assert [process.log.name for process in processes] == ["buffer.log", "learner.log", "actor-0.log", "actor-1.log"]
@@ -35,13 +35,13 @@ def test_a_run_is_one_buffer_one_learner_and_its_actors_on_the_saved_settings(cf
 def test_the_environment_says_what_the_caller_left_unsaid(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert local.environment(cfg, None)["OMP_NUM_THREADS"] == "1"
-    assert local.environment(cfg, None)["HF_HUB_OFFLINE"] == "1"
+    assert local.process_environment(cfg, None)["OMP_NUM_THREADS"] == "1"
+    assert local.process_environment(cfg, None)["HF_HUB_OFFLINE"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert local.environment(cfg, "2,3")["OMP_NUM_THREADS"] == "4"
-    assert local.environment(cfg, "2,3")["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert local.process_environment(cfg, "2,3")["OMP_NUM_THREADS"] == "4"
+    assert local.process_environment(cfg, "2,3")["CUDA_VISIBLE_DEVICES"] == "2,3"
     cfg.model.path = "some-org/some-model"
-    assert "HF_HUB_OFFLINE" not in local.environment(cfg, None)
+    assert "HF_HUB_OFFLINE" not in local.process_environment(cfg, None)
 
 
 def test_a_run_folder_belongs_to_one_supervisor(paths: RunPaths) -> None:
@@ -60,7 +60,7 @@ def test_the_summary_of_an_earlier_end_is_kept_under_its_step(paths: RunPaths) -
 
 
 def test_a_failed_run_shows_the_cause_and_how_to_resume(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = Outcome(code=1, reason="actor-0 ended with code 1 after 3 restarts", culprit="buffer", log=["disk full"])
+    outcome = RunOutcome(code=1, reason="actor-0 ended with code 1 after 3 restarts", culprit="buffer", log=["disk full"])
     assert local._report(outcome, paths) == 1
     captured = capsys.readouterr()
     assert "last lines of buffer (the first to fail" in captured.err
@@ -73,7 +73,7 @@ def test_a_run_that_ended_well_shows_before_and_after(paths: RunPaths, capsys: p
     scores = {"sampled": {"by_task": {"math/addition": 0.4}, "mean": 0.4}}
     summary = {"before": scores, "after": scores, "steps": 3, "wall_s": 9.0, "ledger": {"trained": 12}}
     paths.summary.write_text(json.dumps(summary))
-    assert local._report(Outcome(code=0), paths) == 0
+    assert local._report(RunOutcome(code=0), paths) == 0
     out = capsys.readouterr().out
     assert ".40 -> .40" in out
     assert "3 steps in 0:09, 12 groups trained" in out

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from prolong.common.config.run_files import RunPaths, run_paths, save
+from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
 from prolong.common.types import Batch, FinishReason, Rollout, ValidationScore, ValidationSetting, VersionSpan
 from prolong.launch.replay.compare_batches import compare_batches
-from prolong.launch.replay.diff import show
+from prolong.launch.replay.diff import show_diff
 
 from tests.support.batches import random_batch
 from tests.support.recorded_run import record_history, rewrite_history, with_reward
@@ -28,7 +28,7 @@ def a_run(root: Path, name: str, **overrides: float) -> RunPaths:
     for key, value in overrides.items():
         setattr(cfg.learner, key, value)
     paths = run_paths(cfg)
-    save(cfg, paths.config)
+    save_config(cfg, paths.config)
     record_history(paths.journal, [random_batch(version) for version in range(STEPS)])
     records = [{"step": step, "learner/loss": step / 8, "actor/in_flight": len(name), "wall_s": 1.0} for step in range(1, 5)]
     write_records(paths, records)
@@ -53,7 +53,7 @@ def pair(tmp_path: Path) -> tuple[RunPaths, RunPaths]:
 
 
 def compared(pair: tuple[RunPaths, RunPaths], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict]:
-    code = show(str(pair[0].folder), str(pair[1].folder), as_json=True)
+    code = show_diff(str(pair[0].folder), str(pair[1].folder), as_json=True)
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -64,7 +64,7 @@ def test_runs_that_only_places_and_clocks_tell_apart_are_the_same(
     code, found = compared(pair, capsys)
     assert (code, found["same"], found["settings"], found["difference"]) == (0, True, {}, None)
     assert (found["batches"], found["records"], found["checkpoints"]) == (4, 4, 1)
-    assert show(str(pair[0].folder), str(pair[1].folder), as_json=False) == 0
+    assert show_diff(str(pair[0].folder), str(pair[1].folder), as_json=False) == 0
     text = capsys.readouterr().out
     assert "settings: the same\nall steps that both recorded are the same: 4 batches, 4 records of metrics, 1 ch" in text
     assert f"A  {pair[0].folder}: 4 steps, batches of versions 0 to 3, 1 checkpoints" in text
@@ -75,7 +75,7 @@ def test_settings_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureF
     code, found = compared(pair, capsys)
     assert (code, found["same"], found["difference"]) == (1, False, None)
     assert found["settings"] == {"learner.minibatches": [1, 2], "learner.lr": [2e-6, 0.5]}
-    show(str(pair[0].folder), str(pair[1].folder), as_json=False)
+    show_diff(str(pair[0].folder), str(pair[1].folder), as_json=False)
     assert (
         "settings: 2 differ\n  learner.minibatches: 1 against 2\n  learner.lr: 2e-06 against 0.5\n" in capsys.readouterr().out
     )
@@ -93,7 +93,7 @@ def test_what_went_in_comes_before_what_came_out(pair: tuple[RunPaths, RunPaths]
     code, found = compared(pair, capsys)
     assert (code, found["difference"]["step"], found["difference"]["what"]) == (1, 3, "learner/loss")
     rewrite_history(pair[1].journal, lambda batch: with_reward(batch, 7.0, group=1, rollout=2) if batch.version == 2 else batch)
-    show(str(pair[0].folder), str(pair[1].folder), as_json=False)
+    show_diff(str(pair[0].folder), str(pair[1].folder), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     reward = random_batch(2).groups[1].rollouts[2].verdict.reward
     assert lines[-2] == (
@@ -124,7 +124,7 @@ def test_the_end_of_the_shorter_run_is_no_difference(
 
 def test_last_bits_are_called_so(pair: tuple[RunPaths, RunPaths], capsys: pytest.CaptureFixture[str]) -> None:
     change_loss(pair[1], 2, 0.25 + 1e-9)
-    assert show(str(pair[0].folder), str(pair[1].folder), as_json=False) == 1
+    assert show_diff(str(pair[0].folder), str(pair[1].folder), as_json=False) == 1
     assert "these are the last bits of a number" in capsys.readouterr().out
 
 
@@ -133,9 +133,9 @@ def test_runs_without_anything_in_common_cannot_be_compared(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"step": ord(name)}) + "\n")
     with pytest.raises(UserError, match="recorded nothing in common"):
-        show(str(tmp_path / "a"), str(tmp_path / "b"), as_json=False)
+        show_diff(str(tmp_path / "a"), str(tmp_path / "b"), as_json=False)
     with pytest.raises(UserError, match="run 'nowhere': expected a run folder"):
-        show(str(tmp_path / "a"), "nowhere", as_json=False)
+        show_diff(str(tmp_path / "a"), "nowhere", as_json=False)
 
 
 def test_runs_without_settings_or_journal_are_compared_by_the_rest(
@@ -143,7 +143,7 @@ def test_runs_without_settings_or_journal_are_compared_by_the_rest(
 ) -> None:
     pair[0].config.unlink()
     (pair[0].journal / "data.mdb").unlink()
-    assert show(str(pair[0].folder), str(pair[1].folder), as_json=False) == 0
+    assert show_diff(str(pair[0].folder), str(pair[1].folder), as_json=False) == 0
     text = capsys.readouterr().out
     assert "settings: not compared, one of them has no config.yaml" in text
     assert "4 steps, no batches, 1 checkpoints" in text

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from prolong.common.config.run_files import RunPaths, run_paths, save
+from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
 from prolong.launch.local.process import Process
 from prolong.launch.replay import replay
 from prolong.launch.replay.compare import Difference, Fingerprint
-from prolong.launch.replay.replay import Plan, make_plan, starting_version
-from prolong.launch.replay.rerun import learner_process, reason
+from prolong.launch.replay.replay import ReplayPlan, make_plan, starting_version
+from prolong.launch.replay.rerun import failure_reason, learner_process
 
 from tests.support.recorded_run import record_history, recorded_batch, rewrite_history
 
@@ -23,7 +23,7 @@ def a_run(root: Path, *, versions: range, steps: int, checkpoints: tuple[int, ..
     cfg = Config()
     cfg.run.root, cfg.run.name, cfg.model.path = str(root), "r", "./models/demo"
     paths = run_paths(cfg)
-    save(cfg, paths.config)
+    save_config(cfg, paths.config)
     record_history(paths.journal, [recorded_batch(version) for version in versions])
     paths.metrics.write_text("".join(json.dumps({"step": step, "version": step}) + "\n" for step in range(1, steps + 1)))
     for version in checkpoints:
@@ -90,7 +90,7 @@ def test_what_is_missing_is_one_sentence_and_exit_code_2(tmp_path: Path, missing
     paths = a_run(tmp_path, versions=range(2), steps=2, checkpoints=())
     (paths.folder / missing).unlink()
     with pytest.raises(UserError, match="there is no journal in" if "journal" in missing else "config.yaml") as caught:
-        replay.run(str(paths.folder), until=None, keep=False, as_json=False)
+        replay.replay_run(str(paths.folder), until=None, keep=False, as_json=False)
     assert "\n" not in str(caught.value)
     assert not (paths.folder / "replay").exists()
 
@@ -104,7 +104,7 @@ def test_two_replays_do_not_work_in_one_folder(tmp_path: Path) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         with pytest.raises(UserError, match="another `prolong replay` works in it"):
-            replay.run(str(paths.folder), until=None, keep=False, as_json=False)
+            replay.replay_run(str(paths.folder), until=None, keep=False, as_json=False)
     finally:
         os.close(handle)
     assert (scratch / "metrics.jsonl").read_text() == "of the other one"
@@ -125,9 +125,9 @@ def test_ranks_are_as_many_as_the_run_had(tmp_path: Path) -> None:
 
 def test_the_sentence_of_a_learner_that_failed_is_found_in_its_log(tmp_path: Path) -> None:
     process = Process("learner", [], env={}, log=tmp_path / "learner.log")
-    assert reason(process, 7) == f"exit code 7; {tmp_path}/learner.log says more"
+    assert failure_reason(process, 7) == f"exit code 7; {tmp_path}/learner.log says more"
     process.log.write_text("INFO x\nprolong replay: model.path = 'x': expected a folder\nW1123 torchrun: worker died\n")
-    assert reason(process, 1) == "model.path = 'x': expected a folder"
+    assert failure_reason(process, 1) == "model.path = 'x': expected a folder"
 
 
 def test_a_run_that_dropped_a_batch_meanwhile_is_no_run_that_differs(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_run_that_dropped_a_batch_meanwhile_is_no_run_that_differs(tmp_path: P
 def page(tmp_path: Path, found: Difference | None, checkpoints: dict[int, Fingerprint]) -> str:
     cfg = Config()
     cfg.model.path = "m"
-    plan = Plan(RunPaths(tmp_path), cfg, 0, 9, {step: {"step": step} for step in range(1, 10)}, checkpoints, {})
+    plan = ReplayPlan(RunPaths(tmp_path), cfg, 0, 9, {step: {"step": step} for step in range(1, 10)}, checkpoints, {})
     return "\n".join(replay._page(plan, RunPaths(tmp_path / "replay"), found, sorted(checkpoints)))
 
 
