@@ -16,10 +16,10 @@ from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.journal import Journal, open_journal, read_journal
 from prolong.buffer.tickets.prompts import load_heldout, load_mixture
 from prolong.common import messages as m
-from prolong.common.config.run_files import load
+from prolong.common.config.run_files import load_config
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import TicketKind
-from prolong.launch.journal import check
+from prolong.launch.journal import check_journal
 
 from tests.support.buffer_process import answer, hello
 
@@ -71,14 +71,14 @@ def test_every_record_reads_as_it_did(run: Path, expected: dict[str, Any]) -> No
 
 
 def test_it_is_sound(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(str(run), as_json=False) == 0
+    assert check_journal(str(run), as_json=False) == 0
     told = capsys.readouterr().out
     assert "15 issued = 1 leased, 1 stored, 2 batched, 8 trained, 1 filtered, 2 failed" in told
     assert "sound: every record reads, every ticket is accounted for" in told
 
 
 def restart(run: Path, journal: Journal) -> BufferCore:
-    cfg = load(run / "config.yaml")
+    cfg = load_config(run / "config.yaml")
     tokenizer = Tokenizer.load(cfg.model.path)
     prompts, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
     return BufferCore.open(RunSettings.from_config(cfg), prompts, heldout, tokenizer.fingerprint, journal)
@@ -95,7 +95,7 @@ def test_a_restarted_buffer_is_what_the_killed_one_was(run: Path, journal: Journ
 
 
 def test_a_run_goes_on_where_it_was_killed(run: Path, journal: Journal, expected: dict[str, Any]) -> None:
-    cfg, core = load(run / "config.yaml"), restart(run, journal)
+    cfg, core = load_config(run / "config.yaml"), restart(run, journal)
     greeting = hello(cfg, m.Role.learner, "learner", version=4, generation=1, stage=1)
     ((_, welcome),) = core.handle(b"learner", greeting, 1.0)
     assert isinstance(welcome, m.Welcome)
