@@ -90,7 +90,7 @@ class Actor:
     def __init__(
         self,
         client: BufferClient,
-        inbox: Inbox,
+        inbox: Inbox[Tickets | UpdateWeights | GroupAck],
         engine: Engine,
         worker: RolloutWorker,
         stats: ActorStats,
@@ -210,8 +210,16 @@ class Actor:
                 self._stats.counts["failed_updates"] += 1
                 log.warning("version %d was not applied: %s", update.version, error)
             self._stats.paused(self._engine.paused_s - paused)
-            answer = {name: getattr(update, name) for name in ("generation", "version", "epoch")}
-            self._client.send(WeightsApplied(**answer, checksums=checksums, seconds=perf_counter() - start, error=error))
+            self._client.send(
+                WeightsApplied(
+                    generation=update.generation,
+                    version=update.version,
+                    epoch=update.epoch,
+                    checksums=checksums,
+                    seconds=perf_counter() - start,
+                    error=error,
+                )
+            )
         self._applying = None
         self._check_over()
 

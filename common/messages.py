@@ -1,25 +1,43 @@
-"""Who says what to whom, through the buffer's one socket.
+"""The messages between the buffer and its clients, and the rules that each class of message carries.
 
-Clients (actors, learners, observers) speak to the buffer only; only weights flow beside it.
+Clients (actors, the learner, observers) talk to the buffer only; weights are the one thing that flows between them directly.
+`->` is a question and its answer, `>` a message to the buffer and `<` one from it that nobody asked for.
 
-    actor    Hello -> Welcome | Refused        GroupResult -> GroupAck      TicketReturned      WeightsApplied      Heartbeat
-             Leave      <- Tickets   <- UpdateWeights   <- Stop
-    learner  Hello -> Welcome | Refused        TakeBatch -> BatchReady        StepDone   CheckpointSaved   Heartbeat
-             Publish -> PublishPlan -> PublishResult      <- SyncRequested      Finish -> Finished      <- Stop
-    observer StatusRequest -> Status       RequestReset -> ResetNoted
+    every client  Hello -> Welcome | Refused     Heartbeat -> Alive     < Stop
+    actor         < Tickets     GroupResult -> GroupAck     > TicketReturned     > Leave
+                  < UpdateWeights     > WeightsApplied
+    learner       TakeBatch -> BatchReady     > StepDone     > CheckpointSaved     Finish -> Finished
+                  Publish -> PublishPlan     < PublishResult     > Cordon     < SyncRequested
+    anyone        StatusRequest -> Status     RequestReset -> ResetNoted | Refused     (without a Hello)
+
+The rules are attributes of the classes, so no table elsewhere has to be kept in step:
+
+    senders        which roles may send a message: the core counts any other sender as misplaced
+    Question[A]    names its answer; `asked_again`, `newest_only` and `close_waits` tell the client's session what to do with it
+    may_leave      what must be durable before a message of the buffer is sent
+
+Example: a learner waits for a batch.
+
+    class TakeBatch(OfGeneration, Question[BatchReady], frozen=True):
+        version: Number
+
+    client.ask(batches, lambda generation: TakeBatch(generation=generation, version=7), deadline_s=600.0, stop=stop)
+
+To add a message: write its class, name it in the union of its direction, and handle it where pyright reports `assert_never`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 
 from .types import FEW, MANY, Batch, Group, Manifest, Number, Text, Ticket, ValidationScore, Word
 
-PROTOCOL_VERSION = 3
-Claim = Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]  # so far below the largest Number that a run can go on from it
+PROTOCOL_VERSION = 4
+# A version or generation that a client claims to be at: far enough below the largest Number that a run can go on from it.
+Claim = Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
 
 
 class Role(StrEnum):
@@ -30,15 +48,109 @@ class Role(StrEnum):
     observer = "observer"
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    pass
+# --- kinds of messages ------------------------------------------------------------------------------------------------
 
 
-# --- client -> buffer -------------------------------------------------------------------------------------------------
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages. On the wire: a map with the field `type`, the name of the class."""
 
 
-class Hello(_Message, frozen=True, forbid_unknown_fields=False):
-    """First message of a client, and again after a silence longer than the lease. A newer protocol's is read, and refused."""
+class BufferMessage(Message, frozen=True):
+    """A message from the buffer to a client."""
+
+    durable_first: ClassVar[bool] = True  # it waits until the journal holds all changes that came before it
+
+    def may_leave(self, durable_generation: int) -> bool:
+        """Whether it may be sent before the next commit. `durable_generation`: the newest one that the journal holds."""
+        return not self.durable_first
+
+
+class Answer(BufferMessage, frozen=True):
+    """The answer to a Question."""
+
+    only_once: ClassVar[bool] = False  # without an open question of its number it is counted and dropped
+
+    def number(self) -> int:
+        """The `number` of its question."""
+        return 0
+
+    def is_of(self, generation: int) -> bool:
+        """Whether it answers for this generation; answers of an earlier one are ignored by `BufferClient.ask`."""
+        return True
+
+
+class ClientMessage(Message, frozen=True):
+    """A message from a client to the buffer."""
+
+    senders: ClassVar[frozenset[Role]] = frozenset(Role)
+
+
+class ActorMessage(ClientMessage, frozen=True):
+    """A message that only actors may send."""
+
+    senders = frozenset({Role.actor})
+
+
+class LearnerMessage(ClientMessage, frozen=True):
+    """A message that only the learner may send."""
+
+    senders = frozenset({Role.learner})
+
+
+class OfGeneration(LearnerMessage, frozen=True):
+    """A learner's message about its own generation; the core counts and drops those of a dead one."""
+
+    generation: Number
+
+
+A = TypeVar("A", bound=BufferMessage, covariant=True)
+
+
+class Question(ClientMessage, Generic[A], frozen=True):
+    """A message that the buffer answers with an A."""
+
+    asked_again: ClassVar[bool] = False  # the session sends it again after each handshake until it is answered
+    newest_only: ClassVar[bool] = True  # a newer question of the class takes the place of one that waits for its answer
+    close_waits: ClassVar[bool] = False  # closing a client waits for the answer
+
+    @classmethod
+    def answer_type(cls) -> type[A]:
+        """The class (or union of classes) of its answer, for `isinstance`."""
+        question = next(base for base in vars(cls)["__orig_bases__"] if get_origin(base) is Question)
+        return get_args(question)[0]
+
+    def number(self) -> int:
+        """Tells questions of one class apart: the answer has the same number."""
+        return 0
+
+
+# --- every client: arriving, staying, the end -------------------------------------------------------------------------
+
+
+class Welcome(Answer, frozen=True):
+    """The client is admitted. Sent as soon as its generation is durable, so that peers stay known while the disk is full."""
+
+    generation: int  # the learner stores it in its checkpoints
+    heartbeat_s: float
+    lease_s: float  # silence after which a peer counts as gone
+    version: int  # of the learner, as the buffer knows it; -1 before the first
+
+    def may_leave(self, durable_generation: int) -> bool:
+        return self.generation == durable_generation
+
+
+class Refused(Answer, frozen=True, forbid_unknown_fields=False):
+    """The client is not admitted, or its request is not granted; `reason` is a sentence that says what to do."""
+
+    durable_first = False
+
+    reason: str
+    # the client should ask again until its own deadline: a peer that may be dead still holds the name
+    retry: bool = False
+
+
+class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=False):
+    """The first message of a client, and of each new connection. That of a newer protocol is read, in order to be refused."""
 
     role: Role
     name: Word  # unique among the living: "actor-0"
@@ -47,178 +159,208 @@ class Hello(_Message, frozen=True, forbid_unknown_fields=False):
     host: Word
     pid: Number
     capacity: Number = 0  # actor: rollouts that it can work on at once
-    version: Claim = -1  # learner: the policy version that it starts from
+    version: Claim = -1  # learner: the policy version that it starts from; actor: of the weights that it holds
     generation: Claim = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
     stage: Number = 0  # learner: index of the stage that it is in
 
 
-class Heartbeat(_Message, frozen=True):
-    """Sent every `heartbeat_s`; numbers are cumulative since the client started (seconds, tokens, counts)."""
+class Alive(Answer, frozen=True):
+    """The answer to a Heartbeat, and to any message of a client that the buffer does not know."""
 
-    stats: Annotated[dict[Word, float], FEW] = {}
+    durable_first = False
+
+    known: bool  # False: say Hello again (the buffer restarted, or gave the client up)
 
 
-class GroupResult(_Message, frozen=True):
-    """A finished group. The actor keeps it until it is acknowledged and sends it again after a reconnect."""
+class Heartbeat(Question[Alive], frozen=True):
+    """Sent every `heartbeat_s`."""
+
+    stats: Annotated[dict[Word, float], FEW] = {}  # cumulative since the client started: seconds, tokens, counts
+
+
+class Stop(BufferMessage, frozen=True):
+    """To every client: the run is over, or cannot go on (`failed`)."""
+
+    durable_first = False
+
+    reason: str
+    failed: bool = False
+
+
+# --- actor: tickets and groups ----------------------------------------------------------------------------------------
+
+
+class Tickets(BufferMessage, frozen=True):
+    """Work for an actor."""
+
+    tickets: list[Ticket]
+
+
+class GroupAck(Answer, frozen=True):
+    """The buffer holds the group. `accepted` is False for duplicates, dead generations and unknown tickets."""
+
+    ordinal: int
+    accepted: bool
+    reason: str = ""
+
+    def number(self) -> int:
+        return self.ordinal
+
+
+class GroupResult(ActorMessage, Question[GroupAck], frozen=True):
+    """A finished group. The actor keeps it until it is acknowledged."""
+
+    asked_again = True
+    newest_only = False
+    close_waits = True
 
     group: Group
 
+    def number(self) -> int:
+        return self.group.ordinal
 
-class TicketReturned(_Message, frozen=True):
+
+class TicketReturned(ActorMessage, frozen=True):
     """The actor gives a ticket back without a group."""
 
     ordinal: Number
     reason: Text
 
 
-class Leave(_Message, frozen=True):
-    """The actor takes no more tickets and no more weights; what it holds it finishes or hands back."""
+class Leave(ActorMessage, frozen=True):
+    """The actor takes no more tickets and no more weights; it finishes or hands back the tickets that it holds."""
 
     reason: Text
 
 
-class TakeBatch(_Message, frozen=True):
+# --- learner: batches, steps, the end of the run ----------------------------------------------------------------------
+
+
+class BatchReady(Answer, frozen=True):
+    """The batch that was asked for, once the staleness contract allows one."""
+
+    only_once = True
+
+    batch: Batch
+
+    def number(self) -> int:
+        return self.batch.version
+
+    def is_of(self, generation: int) -> bool:
+        return self.batch.generation == generation
+
+
+class TakeBatch(OfGeneration, Question[BatchReady], frozen=True):
     """The learner at `version` waits for a batch."""
 
-    generation: Number
+    asked_again = True
+
     version: Number
 
+    def number(self) -> int:
+        return self.version
 
-class StepDone(_Message, frozen=True):
+
+class StepDone(OfGeneration, frozen=True):
     """The batch of `version - 1` was trained: the learner is at `version` now, in stage `stage`."""
 
-    generation: Number
     version: Number
     stage: Number = 0
 
 
-class CheckpointSaved(_Message, frozen=True):
+class CheckpointSaved(OfGeneration, frozen=True):
     """A checkpoint of `version` is durable: batches before it need not be served again."""
 
-    generation: Number
     version: Number
 
 
-class Publish(_Message, frozen=True):
-    """The learner wants to broadcast the weights of `version`; its rank 0 serves the TCPStore."""
+class Status(Answer, frozen=True):
+    """The state of a run, as `prolong status` prints it."""
 
-    generation: Number
-    version: Number
-    store_host: Word
-    store_port: Number
-    manifest: Manifest
-    # how long one phase may take: the join, each bucket, the acknowledgement; 0: weights.timeout_s
-    phase_timeout_s: float = 0.0
-    given_up: Number = -1  # epoch of the broadcast that the learner waits for no longer: who did not answer is absent
+    durable_first = False
 
-
-class WeightsApplied(_Message, frozen=True):
-    """An actor holds these weights (or failed to: `error`). `checksums` has one number per bucket, of what was received."""
-
-    generation: Number
-    version: Number
-    epoch: Number
-    checksums: Annotated[list[int], MANY]
-    seconds: float
-    error: Text = ""
+    run: str
+    generation: int
+    version: int
+    steps: int
+    ledger: dict[str, int]  # one count per ticket state, and "total"
+    balanced: bool
+    peers: dict[str, dict[str, float | str]]  # name -> role, state, version, leases, silence_s, stats
+    counters: dict[str, int]  # rejected frames, duplicates, lost leases, ...
+    validation: list[ValidationScore]
 
 
-class Cordon(_Message, frozen=True):
-    """The learner found these actors to have other weights than were sent: they must be sent again."""
+class Finished(Answer, frozen=True):
+    """The last validation has ended; this is the end of the run."""
 
-    epoch: Number
-    names: Annotated[list[Word], MANY]
+    status: Status
+
+    def is_of(self, generation: int) -> bool:
+        return self.status.generation == generation
 
 
-class Finish(_Message, frozen=True):
+class Finish(OfGeneration, Question[Finished], frozen=True):
     """The learner made its last version; validation of it may still be under way."""
 
-    generation: Number
+    asked_again = True
+
     version: Number
 
 
-class StatusRequest(_Message, frozen=True):
-    """Anybody may ask."""
+# --- weights ----------------------------------------------------------------------------------------------------------
 
 
-class RequestReset(_Message, frozen=True):
-    """Anybody may ask for a reset of the reference; it goes out with the next batch that is formed."""
-
-
-FromClient = (
-    Hello
-    | Heartbeat
-    | GroupResult
-    | TicketReturned
-    | Leave
-    | TakeBatch
-    | StepDone
-    | CheckpointSaved
-    | Publish
-    | WeightsApplied
-    | Cordon
-    | Finish
-    | StatusRequest
-    | RequestReset
-)
-
-
-# --- buffer -> client -------------------------------------------------------------------------------------------------
-
-
-class Welcome(_Message, frozen=True):
-    """The client is in."""
-
-    generation: int  # the learner stores it in its checkpoints
-    heartbeat_s: float
-    lease_s: float  # silence after which a peer counts as gone
-    version: int  # of the learner, as the buffer knows it; -1 before the first
-
-
-class Refused(_Message, frozen=True, forbid_unknown_fields=False):
-    """The client is not let in; `reason` is a sentence that says what to do."""
-
-    reason: str
-    retry: bool = (
-        False  # the client should ask again until its own deadline (the name is still taken by a peer that may be dead)
-    )
-
-
-class Alive(_Message, frozen=True):
-    """The answer to a Heartbeat. `known` False: say Hello again (the buffer restarted, or gave the client up)."""
-
-    known: bool
-
-
-class Tickets(_Message, frozen=True):
-    """Work for an actor."""
-
-    tickets: list[Ticket]
-
-
-class GroupAck(_Message, frozen=True):
-    """The group is the buffer's now. `accepted` is False for duplicates, dead timelines and unknown tickets."""
-
-    ordinal: int
-    accepted: bool
-    reason: str = ""
-
-
-class BatchReady(_Message, frozen=True):
-    """The answer to TakeBatch, when the contract allows one."""
-
-    batch: Batch
-
-
-class PublishPlan(_Message, frozen=True):
-    """Who takes part: rank 0 is the learner, rank i + 1 is members[i]. No members: nothing to send."""
+class PublishPlan(Answer, frozen=True):
+    """The members of a broadcast: rank 0 is the learner, rank i + 1 is members[i]. No members: nothing to send."""
 
     epoch: int
     version: int
     members: list[str]
 
+    def number(self) -> int:
+        return self.version
 
-class UpdateWeights(_Message, frozen=True):
+
+class Publish(OfGeneration, Question[PublishPlan], frozen=True):
+    """The learner wants to broadcast the weights of `version`; its rank 0 serves the TCPStore."""
+
+    asked_again = True
+
+    version: Number
+    store_host: Word
+    store_port: Number
+    manifest: Manifest
+    phase_timeout_s: float = 0.0  # limit of each phase: the join, each bucket, the acknowledgement; 0: weights.timeout_s
+    # epoch of the broadcast that the learner waits for no longer: members that did not answer count as absent
+    given_up: Number = -1
+
+    def number(self) -> int:
+        return self.version
+
+
+class PublishResult(BufferMessage, frozen=True):
+    """To the learner: each member has acknowledged, failed, or missed the deadline."""
+
+    epoch: int
+    version: int
+    checksums: dict[str, list[int]]  # of the members that applied the weights
+    failed: dict[str, str]  # name -> why
+
+
+class Cordon(LearnerMessage, frozen=True):
+    """The learner found that these actors hold other weights than it sent: they must be sent again."""
+
+    epoch: Number
+    names: Annotated[list[Word], MANY]
+
+
+class SyncRequested(BufferMessage, frozen=True):
+    """To the learner: an actor waits for weights; publish the current version again."""
+
+    reason: str
+
+
+class UpdateWeights(BufferMessage, frozen=True):
     """To an actor: join the group of `epoch` (if not in it yet) and receive `version`."""
 
     generation: int
@@ -232,67 +374,50 @@ class UpdateWeights(_Message, frozen=True):
     phase_timeout_s: float = 0.0  # of its Publish
 
 
-class PublishResult(_Message, frozen=True):
-    """To the learner: every member has acknowledged, failed, or missed the deadline."""
+class WeightsApplied(ActorMessage, frozen=True):
+    """An actor holds these weights, or failed to take them (`error`)."""
 
-    epoch: int
-    version: int
-    checksums: dict[str, list[int]]  # of those that applied
-    failed: dict[str, str]  # name -> why
-
-
-class SyncRequested(_Message, frozen=True):
-    """To the learner: an actor waits for weights; publish the current version again."""
-
-    reason: str
+    generation: Number
+    version: Number
+    epoch: Number
+    checksums: Annotated[list[int], MANY]  # one per bucket, of the bytes that were received
+    seconds: float
+    error: Text = ""
 
 
-class Status(_Message, frozen=True):
-    """Everything that `prolong status` prints."""
-
-    run: str
-    generation: int
-    version: int
-    steps: int
-    ledger: dict[str, int]  # one count per ticket state, and "total"
-    balanced: bool
-    peers: dict[str, dict[str, float | str]]  # name -> role, state, version, leases, silence_s, stats
-    counters: dict[str, int]  # rejected frames, duplicates, lost leases, ...
-    validation: list[ValidationScore]
+# --- anyone, without a Hello ------------------------------------------------------------------------------------------
 
 
-class ResetNoted(_Message, frozen=True):
-    """The answer to RequestReset: it will be part of the batch of this version."""
+class StatusRequest(Question[Status], frozen=True):
+    """Asks for the state of the run."""
+
+
+class ResetNoted(Answer, frozen=True):
+    """The reset will be part of the batch of this version."""
 
     version: int
 
 
-class Finished(_Message, frozen=True):
-    """To the learner: the last validation is in; this is the end of the run."""
-
-    status: Status
+class RequestReset(Question[ResetNoted | Refused], frozen=True):
+    """Asks for a reset of the reference; it goes out with the next batch that is formed."""
 
 
-class Stop(_Message, frozen=True):
-    """To everybody: the run is over, or cannot go on (`failed`)."""
-
-    reason: str
-    failed: bool = False
-
-
+FromActor = GroupResult | TicketReturned | WeightsApplied | Leave
+FromLearner = TakeBatch | StepDone | CheckpointSaved | Publish | Cordon | Finish
+FromClient = Hello | Heartbeat | FromActor | FromLearner | StatusRequest | RequestReset
 FromBuffer = (
     Welcome
     | Refused
     | Alive
+    | Stop
     | Tickets
     | GroupAck
-    | BatchReady
-    | PublishPlan
     | UpdateWeights
+    | BatchReady
+    | Finished
+    | PublishPlan
     | PublishResult
     | SyncRequested
     | Status
     | ResetNoted
-    | Finished
-    | Stop
 )

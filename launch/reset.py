@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-from ..buffer.client.client import request_reset, request_status
+from ..buffer.client.observer import request_reset, request_status
 from ..common.errors import BufferUnreachable, UserError
 from ..common.messages import Refused
-from .status import MAX_STATUS_BYTES, find_run
+from .status import find_run
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -25,10 +25,10 @@ def ask_for_reset(name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> int:
         raise BufferUnreachable(f"run {paths.folder.name} has no living buffer: start it again, then ask for the reset")
     note = json.loads(paths.buffer.read_text())
     address, keys = note["address"], note.get("keys", "")
-    run = request_status(address, timeout_s, max_bytes=MAX_STATUS_BYTES, keys=keys).run
+    run = request_status(address, timeout_s, keys=keys).run
     if run != paths.folder.name:
         raise BufferUnreachable(f"the buffer at {address} is that of run {run}; the one of {paths.folder.name} is gone")
-    answer = request_reset(address, timeout_s, max_bytes=MAX_STATUS_BYTES, keys=keys)
+    answer = request_reset(address, timeout_s, keys=keys)
     if isinstance(answer, Refused):
         raise UserError(f"run {run} was not asked to reset: {answer.reason}")
     sys.stdout.write(f"noted: the learner resets when it is given the batch of version {answer.version}\n")

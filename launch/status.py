@@ -5,75 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import msgspec
-import zmq
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..buffer.client.observer import request_status
 from ..common.config.run_files import RunPaths
-from ..common.errors import BufferUnreachable, UserError, WireError
-from ..common.messages import FromBuffer, Status, StatusRequest
+from ..common.errors import BufferUnreachable, UserError
+from ..common.messages import Status
 from ..common.metrics import read_metrics
-from ..common.transport.keys import load_client_keys
-from ..common.transport.sockets import check_address, connect_dealer
-from ..common.transport.wire import Decoder, encode
 from ..common.types import TicketState
 from .summary import read_summary
-
-MAX_STATUS_BYTES = 64 * 2**20
-PATIENCE_S = 5.0  # a request unanswered for longer is sent again
-
-
-class Observer:
-    """Asks a buffer for its Status; a client that is not in the ledger."""
-
-    def __init__(self, address: str, keys: str = "") -> None:
-        """`keys`: the folder `buffer.keys`. Raises: ConfigError for an address or keys that cannot be used."""
-        self._address = address
-        client_keys = load_client_keys(keys)
-        check_address(address, has_keys=client_keys is not None)
-        self._context = zmq.Context()
-        self._socket = connect_dealer(self._context, address, MAX_STATUS_BYTES, keys=client_keys)
-        self._decoder = Decoder[FromBuffer](FromBuffer, MAX_STATUS_BYTES)
-        self._asked = float("-inf")
-
-    def poll(self) -> Status | None:
-        """The newest answer that has arrived, without waiting; asks for the next one."""
-        newest = None
-        while self._socket.poll(0, zmq.POLLIN):
-            newest = self._receive() or newest
-        if newest is not None or monotonic() - self._asked > PATIENCE_S:
-            self._ask(0)
-        return newest
-
-    def ask(self, timeout_s: float) -> Status:
-        """Raises: BufferUnreachable after `timeout_s`."""
-        deadline = monotonic() + timeout_s
-        self._ask(timeout_s)
-        while (left_s := deadline - monotonic()) > 0:
-            if self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN) and (status := self._receive()) is not None:
-                return status
-        raise BufferUnreachable(f"no answer from the buffer at {self._address} within {timeout_s:.0f} s: is it running?")
-
-    def close(self) -> None:
-        self._socket.close(linger=0)
-        self._context.term()
-
-    def _ask(self, timeout_s: float) -> None:
-        if self._socket.poll(int(timeout_s * 1000), zmq.POLLOUT):
-            self._socket.send(encode(StatusRequest()), zmq.NOBLOCK)
-            self._asked = monotonic()
-
-    def _receive(self) -> Status | None:
-        try:
-            message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
-        except WireError:
-            return None  # the next request asks again
-        return message if isinstance(message, Status) else None
 
 
 def find_run(name: str, root: str = "runs") -> RunPaths:
@@ -112,13 +57,10 @@ def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
 def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
     """None when the buffer does not answer, or when it is another run's that took the port."""
     note = json.loads(paths.buffer.read_text())
-    observer = Observer(note["address"], note.get("keys", ""))
     try:
-        status = observer.ask(timeout_s)
+        status = request_status(note["address"], timeout_s, keys=note.get("keys", ""))
     except BufferUnreachable:
         return None
-    finally:
-        observer.close()
     return status if status.run == paths.folder.name else None
 
 

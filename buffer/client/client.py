@@ -1,49 +1,171 @@
-"""What actors, learners and observers talk to the buffer through: one I/O thread, inboxes by message type.
+"""A client's connection to the buffer: one I/O thread, and an inbox for each kind of message that the application wants.
 
     any thread --send--> queue --wake--> I/O thread (Session, DEALER) --ZeroMQ--> buffer
-    any thread or event loop <--take-- Inbox <--put-- I/O thread
+    any thread or event loop <--take-- Inbox <--offer-- I/O thread
 
-Heartbeats leave from the I/O thread, so a busy main thread never looks dead.
+Heartbeats are sent by the I/O thread, so a busy main thread never looks dead.
+
+Example:
+    client = BufferClient(address, hello, max_bytes=limit)
+    batches = client.inbox(BatchReady)
+    client.connect(timeout_s=120.0)
+    ready = client.ask(batches, lambda g: TakeBatch(generation=g, version=7), deadline_s=600.0, stop=stop)
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
-import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from ...common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, ProlongError, WireError, WireSizeError
+from ...common.errors import (
+    BufferUnreachable,
+    ConfigError,
+    DeadlineExceeded,
+    ProlongError,
+    RunStopped,
+    WireError,
+    WireSizeError,
+)
 from ...common.messages import (
+    Answer,
+    BufferMessage,
+    ClientMessage,
     FromBuffer,
+    FromClient,
     GroupAck,
     Hello,
-    Refused,
-    RequestReset,
-    ResetNoted,
-    Status,
-    StatusRequest,
+    Question,
     Stop,
     Welcome,
 )
 from ...common.transport.keys import load_client_keys
 from ...common.transport.sockets import REFUSED, close_watched, connect_dealer
 from ...common.transport.wire import Decoder, encode
-from .inbox import Inbox as Inbox
-from .session import KEYS_HINT, Session
+from .session import Session
 
-BURST = 64  # frames received before anything else is looked at
+BURST = 64  # frames received before the queue and the clock are looked at again
+POLL_S = 0.25  # how soon a wait notices `stop` or a new generation
+JOIN_S = 5.0  # for the I/O thread to end, after the time that `close` was given
+
+M = TypeVar("M", bound=BufferMessage)
+A = TypeVar("A", bound=Answer)
+
+
+class Inbox(Generic[M]):
+    """Messages of some types, in order of arrival, for any thread (`take`, `try_take`) or event loop (`take_async`).
+
+    Messages that arrived before the end are delivered before the end is raised: a Finished is never lost behind a Stop.
+    """
+
+    def __init__(self, *kinds: type[M]) -> None:
+        self._kinds = kinds
+        self._items: deque[M] = deque()
+        self._end: ProlongError | None = None
+        self._changed = threading.Condition()
+        self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def take(self, timeout_s: float) -> M:
+        """The next message. Blocks.
+
+        Raises: DeadlineExceeded; RunStopped, BufferUnreachable or HandshakeRefused once no more messages can come.
+        """
+        message = self.take_within(timeout_s)
+        if message is None:
+            raise self._late(timeout_s)
+        return message
+
+    def take_within(self, timeout_s: float) -> M | None:
+        """The next message, or None if none comes in time. Blocks. Raises like `take`, except DeadlineExceeded."""
+        deadline = monotonic() + timeout_s
+        with self._changed:
+            while not self._ready():
+                remaining = deadline - monotonic()
+                if remaining <= 0:
+                    return None
+                self._changed.wait(remaining)
+            return self._pop()
+
+    def try_take(self) -> M | None:
+        """The next message, or None. Raises like `take`, except DeadlineExceeded."""
+        return self.take_within(0.0)
+
+    async def take_async(self, timeout_s: float) -> M:
+        """`take` for an event loop: the same contract. Cancelling it loses no message."""
+        deadline = monotonic() + timeout_s
+        while True:
+            sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            with self._changed:
+                if self._ready():
+                    return self._pop()
+                entry = (asyncio.get_running_loop(), sleeper)
+                self._sleepers.append(entry)
+            try:
+                await asyncio.wait_for(sleeper, max(0.0, deadline - monotonic()))
+            except TimeoutError:
+                with self._changed:
+                    if not self._ready():
+                        raise self._late(timeout_s) from None
+            finally:
+                with self._changed:
+                    if entry in self._sleepers:
+                        self._sleepers.remove(entry)
+
+    def offer(self, message: BufferMessage) -> bool:
+        """Keep a message of this inbox's types; False for others. I/O thread only."""
+        if not isinstance(message, self._kinds):
+            return False
+        with self._changed:
+            self._items.append(message)
+            self._wake()
+        return True
+
+    def end(self, error: ProlongError) -> None:
+        """No more messages will come; the first reason stays. I/O thread only."""
+        with self._changed:
+            self._end = self._end or error
+            self._wake()
+
+    def _ready(self) -> bool:
+        return bool(self._items) or self._end is not None
+
+    def _pop(self) -> M:
+        if self._items:
+            return self._items.popleft()
+        assert self._end is not None
+        raise self._end.with_traceback(None)
+
+    def _late(self, timeout_s: float) -> DeadlineExceeded:
+        names = " or ".join(kind.__name__ for kind in self._kinds)
+        return DeadlineExceeded(f"no {names} from the buffer within {timeout_s:g} s")
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        for loop, sleeper in self._sleepers:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, sleeper)
+        self._sleepers.clear()
+
+
+class _AnyInbox(Protocol):
+    """An inbox as the I/O thread sees it: of whatever types."""
+
+    def offer(self, message: BufferMessage) -> bool: ...
+
+    def end(self, error: ProlongError) -> None: ...
 
 
 class BufferClient:
-    """One peer's connection to the buffer. Call `inbox` for what you want to hear, then `connect`."""
+    """One peer's connection to the buffer. Make its inboxes with `inbox`, then `connect`."""
 
     def __init__(self, address: str, hello: Hello, *, max_bytes: int, keys: str = "") -> None:
         """`keys`: the folder `buffer.keys`; empty for a buffer on loopback."""
@@ -52,10 +174,10 @@ class BufferClient:
         self._address, self._keys = address, keys
         self._hello = hello
         self._max_bytes = max_bytes
-        self._decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
-        self._inboxes: list[Inbox] = []
-        self._routes: dict[type, Inbox] = {}
-        self._queue: deque[tuple[Any, bytes]] = deque()  # (message, its frame); a dict instead: changes of the Hello
+        self._decoder = Decoder[FromBuffer](FromBuffer, max_bytes)
+        self._inboxes: list[_AnyInbox] = []
+        self._routed: set[type[BufferMessage]] = set()
+        self._queue: deque[tuple[ClientMessage, bytes]] = deque()  # (message, its frame)
         self._stats: dict[str, float] = {}
         self._handshake: Future[Welcome] = Future()
         self._close_at: float | None = None
@@ -67,21 +189,21 @@ class BufferClient:
         self._thread: threading.Thread | None = None
         self._ended = False
 
-    def inbox(self, *message_types: type) -> Inbox:
-        """Where messages of these types will wait. Before `connect`; a type has one inbox; Stop ends them all."""
+    def inbox(self, *kinds: type[M]) -> Inbox[M]:
+        """Where messages of these types will wait. Before `connect`; a type has one inbox; Stop ends all inboxes."""
         assert self._thread is None, "inboxes are made before connect"
-        inbox = Inbox(" or ".join(kind.__name__ for kind in message_types))
-        for kind in message_types:
-            assert kind not in self._routes, f"{kind.__name__} already has an inbox"
-            self._routes[kind] = inbox
+        for kind in kinds:
+            assert kind not in self._routed, f"{kind.__name__} already has an inbox"
+            self._routed.add(kind)
+        inbox = Inbox(*kinds)
         self._inboxes.append(inbox)
         return inbox
 
-    def connect(self, timeout_s: float) -> Welcome:
-        """Shake hands; once. Blocks. After an error the client is closed.
+    def connect(self, timeout_s: float, stop: threading.Event | None = None) -> Welcome:
+        """Start the I/O thread and shake hands; once. Blocks until the buffer answers or `stop` is set.
 
-        Raises: HandshakeRefused (at the deadline when the buffer said "not yet"), BufferUnreachable (at once for an unknown
-        key), ConfigError (no address, no keys).
+        After an error the client is closed. Raises: HandshakeRefused (at the deadline when the buffer said "not yet"),
+        BufferUnreachable (at once for an unknown key), RunStopped (`stop` was set), ConfigError (no address, no keys).
         """
         assert self._thread is None, "connect is called once"
         context = zmq.Context()
@@ -96,17 +218,31 @@ class BufferClient:
         session = Session(self._hello, self._address, monotonic(), timeout_s, self.counters)
         self._thread = threading.Thread(target=self._run, args=(context, dealer, session), name="buffer-client", daemon=True)
         self._thread.start()
-        try:
-            return self._handshake.result()
-        except ProlongError:
-            self.close(0.0)
-            raise
+        while stop is None or not stop.is_set():
+            try:
+                return self._handshake.result(POLL_S)
+            except TimeoutError:
+                continue
+            except ProlongError:
+                self.close(0.0)
+                raise
+        self.close(0.0)
+        raise RunStopped("told to stop before the buffer answered")
 
-    def send(self, message: msgspec.Struct) -> None:
+    @property
+    def generation(self) -> int:
+        """Of the buffer's last Welcome. After `connect`."""
+        assert self.welcome is not None, "connect comes first"
+        return self.welcome.generation
+
+    def send(self, message: FromClient) -> None:
         """Queue a message. Any thread; never blocks. After the end of the conversation it is dropped and counted.
 
         Raises: WireSizeError for a message over the limit, which the buffer would refuse.
         """
+        self._send(message)
+
+    def _send(self, message: ClientMessage) -> None:
         frame = encode(message)
         if len(frame) > self._max_bytes:
             got = f"{type(message).__name__} of {len(frame)} bytes"
@@ -117,25 +253,46 @@ class BufferClient:
         self._queue.append((message, frame))
         self._wake()
 
+    def ask(
+        self, inbox: Inbox[A], question: Callable[[int], Question[A]], *, deadline_s: float, stop: threading.Event
+    ) -> A | None:
+        """Ask the buffer and wait for the answer, across restarts of the buffer. `inbox`: of the answers.
+
+        The question is made for the generation of the last Welcome and asked again when the buffer begins another one; answers
+        for an earlier generation are ignored. Blocks. Returns None once `stop` is set.
+        Raises: DeadlineExceeded after `deadline_s`; BufferUnreachable, RunStopped.
+        """
+        deadline = monotonic() + deadline_s
+        asked_generation: int | None = None
+        while not stop.is_set():
+            if self.generation != asked_generation:
+                asked_generation = self.generation
+                self._send(question(asked_generation))
+            answer = inbox.take_within(POLL_S)
+            if answer is not None and answer.is_of(self.generation):
+                return answer
+            if monotonic() > deadline:
+                raise DeadlineExceeded(f"the buffer did not answer within {deadline_s:g} s")
+        return None
+
     def set_stats(self, stats: dict[str, float]) -> None:
-        """Numbers that leave with the next heartbeats: cumulative seconds, tokens, counts."""
+        """Numbers for the next heartbeats: cumulative seconds, tokens, counts."""
         self._stats = dict(stats)
 
-    def update_hello(self, **changes: Any) -> None:
-        """Change what a Hello after a restart of the buffer will say; a learner's StepDone and Welcome do it by themselves."""
-        self._queue.append((changes, b""))  # in order with the messages; it can wait until the thread wakes
-
     def close(self, timeout_s: float = 2.0) -> None:
-        """Send what is queued and wait until groups are acknowledged, `timeout_s` at most; then disconnect. Once is enough."""
+        """Send what is queued and wait until groups are acknowledged, `timeout_s` at most; then disconnect.
+
+        A second call does nothing. Raises: DeadlineExceeded if the I/O thread does not end.
+        """
         if self._closed:
             return
         self._closed = True
         self._close_at = monotonic() + timeout_s
         if self._thread is not None:
             self._wake()
-            self._thread.join(timeout_s + 5.0)
+            self._thread.join(timeout_s + JOIN_S)
             if self._thread.is_alive():
-                raise DeadlineExceeded(f"the I/O thread of {self._hello.name} did not end within {timeout_s + 5.0:g} s")
+                raise DeadlineExceeded(f"the I/O thread of {self._hello.name} did not end within {timeout_s + JOIN_S:g} s")
         self._wake_reader.close()
         self._wake_writer.close()
 
@@ -148,8 +305,11 @@ class BufferClient:
     # --- I/O thread ---------------------------------------------------------------------------------------------------
 
     def _run(self, context: zmq.Context, dealer: zmq.Socket, session: Session) -> None:
-        """Consumes the queue and the socket; blocks on both in one poll; unblocked by a frame, a wake byte or a due heartbeat.
-        Stops when the session ended, or when `close` was called and everything is flushed or its time is over."""
+        """The loop of the I/O thread.
+
+        Consumes: the queue and the socket. Blocks on: both, in one poll. Unblocked by: a frame, a wake byte, a due heartbeat.
+        Stops when: the session ended, or `close` was called and everything is flushed or its time is over.
+        """
         monitor, poller = dealer.get_monitor_socket(), zmq.Poller()
         for source in (dealer, monitor, self._wake_reader):
             poller.register(source, zmq.POLLIN)
@@ -177,18 +337,14 @@ class BufferClient:
 
     def _drain_queue(self, session: Session) -> None:
         while self._queue:
-            message, frame = self._queue.popleft()
-            if isinstance(message, dict):
-                session.hello = msgspec.structs.replace(session.hello, **message)
-            else:
-                session.submit(message, frame)
+            session.submit(*self._queue.popleft())
 
     def _send_frames(self, dealer: zmq.Socket, session: Session) -> None:
         while session.out and session.is_connected:
             try:
                 dealer.send(session.out[0][1], zmq.NOBLOCK)
             except zmq.Again:
-                return  # the buffer is far behind: it stays queued, and poll says when to go on
+                return  # the buffer is far behind: the frame stays queued, and poll says when to go on
             session.out.popleft()
 
     def _wait(self, poller: zmq.Poller, dealer: zmq.Socket, monitor: zmq.Socket, session: Session) -> None:
@@ -207,7 +363,7 @@ class BufferClient:
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 session.connected(monotonic())
             elif event & REFUSED:
-                session.shut_out(for_good=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+                session.shut_out(unknown_key=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
     def _receive_frames(self, dealer: zmq.Socket, session: Session) -> None:
         for _ in range(BURST):
@@ -222,21 +378,19 @@ class BufferClient:
                 continue
             self._deliver(message, session)
 
-    def _deliver(self, message: Any, session: Session) -> None:
+    def _deliver(self, message: FromBuffer, session: Session) -> None:
         wanted = session.receive(message, monotonic())
         if isinstance(message, Welcome):
             self.welcome = message
-        if isinstance(message, Welcome) and not self._handshake.done():
-            self._handshake.set_result(message)
+            if not self._handshake.done():
+                self._handshake.set_result(message)
         if isinstance(message, Stop):
+            assert session.stopped is not None
             for inbox in self._inboxes:
-                assert session.stopped is not None
                 inbox.end(session.stopped)
-        if wanted is None:
+        if wanted is None or any(inbox.offer(wanted) for inbox in self._inboxes):
             return
-        if type(wanted) in self._routes:
-            self._routes[type(wanted)].put(wanted)
-        elif not isinstance(wanted, GroupAck):
+        if not isinstance(wanted, GroupAck):
             self.counters["client/unrouted_messages"] += 1
 
     def _finish(self, error: ProlongError) -> None:
@@ -257,32 +411,6 @@ class BufferClient:
             return  # thousands of wake bytes wait already
 
 
-def request_status(address: str, timeout_s: float, *, max_bytes: int = 1 << 28, keys: str = "") -> Status:
-    """Ask a live buffer for everything it knows; no handshake. Blocks. Raises: BufferUnreachable."""
-    answer = _ask(address, StatusRequest(), (Status,), timeout_s, max_bytes, keys)
-    assert isinstance(answer, Status)
-    return answer
-
-
-def request_reset(address: str, timeout_s: float, *, max_bytes: int = 1 << 28, keys: str = "") -> ResetNoted | Refused:
-    """Ask a live buffer to have the reference reset; no handshake. Blocks. Raises: BufferUnreachable (noted or not)."""
-    return _ask(address, RequestReset(), (ResetNoted, Refused), timeout_s, max_bytes, keys)
-
-
-def _ask(address: str, question: msgspec.Struct, answers: tuple[type, ...], timeout_s: float, max_bytes: int, keys: str) -> Any:
-    """The first message of one of these types that a buffer answers."""
-    deadline = monotonic() + timeout_s
-    with zmq.Context() as context:
-        dealer = connect_dealer(context, address, max_bytes, keys=load_client_keys(keys))
-        try:
-            decoder: Decoder[Any] = Decoder(FromBuffer, max_bytes)
-            dealer.send(encode(question), zmq.NOBLOCK)
-            while dealer.poll(max(0, int(1000 * (deadline - monotonic())))):
-                message = decoder.decode(dealer.recv())
-                if isinstance(message, answers):
-                    return message
-        finally:
-            dealer.close(linger=0)
-    name = type(question).__name__
-    hint = f" Or {KEYS_HINT}" if keys else ""
-    raise BufferUnreachable(f"no answer to a {name} from a buffer at {address} within {timeout_s:g} s; is it running?{hint}")
+def _resolve(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

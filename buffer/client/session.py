@@ -1,39 +1,34 @@
-"""A client's side of the protocol, without socket, clock or thread: handshake, heartbeats, silence, what must be sent again.
+"""A client's side of the protocol, without socket, clock or thread: handshake, heartbeats, silence, questions asked again.
 
     greeting --Welcome--> up         up --new connection, silence > lease_s, or Alive(known=False)--> greeting
     greeting --6 x silence, Refused, or an unknown key--> ended         up --Stop--> up, and every inbox ends
 
-While greeting only Hello goes out; everything else is held. After each Welcome what has no answer yet is sent again, first:
-groups until their GroupAck, TakeBatch until BatchReady, Publish until PublishPlan, Finish until Finished.
-Hello leaves once per connection: a second one of a fresh learner would begin a second generation. But every new connection gets
-one, because what was under way in the broken one is lost.
+While greeting, only Hello is sent; other messages are held. After each Welcome the questions without an answer are sent again,
+before the held messages. The class of a question says whether it is asked again, and which answer ends it (common/messages.py).
+Hello is sent once per connection: a second one of a fresh learner would begin a second generation. Each new connection gets
+one, because messages under way in the broken connection are lost.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable
-from typing import Any
 
 import msgspec
 
 from ...common.errors import BufferUnreachable, HandshakeRefused, ProlongError, RunStopped
 from ...common.messages import (
     Alive,
-    BatchReady,
-    Finish,
-    Finished,
-    GroupAck,
-    GroupResult,
+    Answer,
+    BufferMessage,
+    ClientMessage,
+    FromBuffer,
     Heartbeat,
     Hello,
-    Publish,
-    PublishPlan,
+    Question,
     Refused,
     Role,
     StepDone,
     Stop,
-    TakeBatch,
     WeightsApplied,
     Welcome,
 )
@@ -41,29 +36,30 @@ from ...common.transport.wire import encode
 
 REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 KEYS_HINT = "the keys may differ: is buffer.keys on both sides what one `prolong keys` made?"
-SILENCES = 6  # times lease_s without a word: the buffer is unreachable
+SILENCES = 6  # times lease_s without a message: the buffer is unreachable
 
-Frame = tuple[Hashable, bytes]  # key of what waits for an answer (None: nothing does), encoded message
+AnswerKey = tuple[type[BufferMessage], int]  # class and number of the answer that a question waits for
+Frame = tuple[AnswerKey | None, bytes]  # (key of a question that is asked again, encoded message)
 
 
 class Session:
-    """One client's conversation; every method is called by the I/O thread only. Times are seconds of one monotonic clock."""
+    """One client's conversation; only the I/O thread calls its methods. Times are seconds of one monotonic clock."""
 
-    def __init__(self, hello: Hello, address: str, now: float, timeout_s: float, counters: Counter[str]) -> None:
+    def __init__(self, hello: Hello, address: str, now: float, handshake_timeout_s: float, counters: Counter[str]) -> None:
         self.hello = hello
         self.stats: dict[str, float] = {}
         self.out: deque[Frame] = deque()  # to be sent, in this order
         self.welcome: Welcome | None = None  # the last one
-        self.ended: ProlongError | None = None  # nothing more will come
+        self.ended: ProlongError | None = None  # why no more messages will come
         self.stopped: RunStopped | None = None
         self.counters = counters
         self._address = address
         self._held: deque[Frame] = deque()  # submitted while greeting
-        self._unanswered: dict[Hashable, bytes] = {}
-        self._wanted: int | None = None  # version of the batch that was asked for and is not here yet
+        self._open: dict[AnswerKey, bytes] = {}  # questions without an answer, oldest first
+        self._awaited: set[AnswerKey] = set()  # those of them that `close` waits for
         self._greeting = True
-        self._deadline = now + timeout_s  # of greeting
-        self._patience_s = timeout_s
+        self._limit_s = handshake_timeout_s  # of this greeting
+        self._deadline = now + handshake_timeout_s
         self._refusal = ""
         self._shut_out = False  # the last attempt to connect ended in the handshake of keys
         self.is_connected = False
@@ -80,31 +76,39 @@ class Session:
             self._greet(now)
 
     def disconnected(self) -> None:
-        """The connection broke; ZeroMQ tries for another."""
+        """The connection broke; ZeroMQ tries to make another."""
         self.is_connected = False
 
-    def shut_out(self, *, for_good: bool) -> None:
-        """An attempt to connect ended in ZeroMQ's handshake; `for_good`: the buffer does not know our key, and said so."""
+    def shut_out(self, *, unknown_key: bool) -> None:
+        """An attempt to connect failed in ZeroMQ's handshake. `unknown_key`: the buffer said so, and the session ends."""
         self._shut_out = True
-        if for_good and self.ended is None:
+        if unknown_key and self.ended is None:
             self.ended = self.stopped or BufferUnreachable(
-                f"the buffer at {self._address} lets {self.hello.name} not in: it does not know the key; {KEYS_HINT}"
+                f"the buffer at {self._address} does not admit {self.hello.name}: it does not know the key; {KEYS_HINT}"
             )
 
-    def submit(self, message: Any, frame: bytes) -> None:
+    def submit(self, message: ClientMessage, frame: bytes) -> None:
         """Queue a message of the application."""
-        key = _question(message)
-        if key is not None:
-            self._unanswered[key] = frame
-        if isinstance(message, TakeBatch):
-            self._wanted = message.version
-        if isinstance(message, StepDone):  # the next Hello tells the truth
+        key = self._ask(message, frame) if isinstance(message, Question) and message.asked_again else None
+        # the next Hello says where the client is by then
+        if isinstance(message, StepDone):
             self.hello = msgspec.structs.replace(self.hello, version=message.version, stage=message.stage)
         elif isinstance(message, WeightsApplied) and not message.error:
             self.hello = msgspec.structs.replace(self.hello, version=message.version)
         (self._held if self._greeting else self.out).append((key, frame))
 
-    def receive(self, message: Any, now: float) -> Any:
+    def _ask(self, question: Question[BufferMessage], frame: bytes) -> AnswerKey:
+        """Remember a question until its answer."""
+        key = question.answer_type(), question.number()
+        if question.newest_only:
+            self._open = {other: asked for other, asked in self._open.items() if other[0] is not key[0]}
+            self._awaited &= self._open.keys()
+        self._open[key] = frame
+        if question.close_waits:
+            self._awaited.add(key)
+        return key
+
+    def receive(self, message: FromBuffer, now: float) -> FromBuffer | None:
         """Take in a message; returns it when it is for the application, else None."""
         self._heard = now
         match message:
@@ -117,16 +121,21 @@ class Session:
                     self._greet(now)
             case Stop():
                 self.stopped = RunStopped(message.reason, failed=message.failed)
+            case Answer():
+                return message if self._is_answered(message) else None
             case _:
-                key = _answered(message)
-                if isinstance(message, BatchReady) and message.batch.version != self._wanted:
-                    self.counters["client/unasked_batches"] += 1  # the second answer to a question that was sent twice
-                    return None
-                if key == "batch":
-                    self._wanted = None
-                self._unanswered.pop(key, None)
                 return message
         return None
+
+    def _is_answered(self, answer: Answer) -> bool:
+        """Close the question of an answer; False for the second answer to a question that was sent twice."""
+        key = type(answer), answer.number()
+        was_open = self._open.pop(key, None) is not None
+        self._awaited.discard(key)
+        if not was_open and answer.only_once:
+            self.counters["client/unasked_answers"] += 1
+            return False
+        return True
 
     def tick(self, now: float) -> None:
         """Say what is due: Hello, Heartbeat, or that the buffer cannot be reached."""
@@ -151,9 +160,9 @@ class Session:
         return min(self._heartbeat_at, self._heard + self.welcome.lease_s + 0.001)
 
     def flushed(self) -> bool:
-        """Whether nothing waits to be sent, and every group that was sent is acknowledged (or will never be: Stop came)."""
-        groups_left = self.stopped is None and any(isinstance(key, int) for key in self._unanswered)
-        return not self.out and not self._held and not groups_left
+        """Whether all messages are sent, and the answers that `close` waits for are here (or can no longer come: Stop)."""
+        answers_missing = self.stopped is None and bool(self._awaited)
+        return not self.out and not self._held and not answers_missing
 
     @property
     def is_up(self) -> bool:
@@ -170,7 +179,7 @@ class Session:
             return
         self._greeting = False
         held_keys = {key for key, _ in self._held}
-        again = [(key, frame) for key, frame in self._unanswered.items() if key not in held_keys]
+        again = [(key, frame) for key, frame in self._open.items() if key not in held_keys]
         self.counters["client/sent_again"] += len(again)
         self.out = deque([*again, *self._held])
         self._held.clear()
@@ -181,8 +190,9 @@ class Session:
         self.counters["client/greetings"] += 1
         self._greeting = True
         self._refusal = ""
-        self._patience_s = SILENCES * self.welcome.lease_s
-        self._deadline = max(self._heard + self._patience_s, now + self.welcome.lease_s)
+        silence_limit_s = SILENCES * self.welcome.lease_s
+        self._limit_s = silence_limit_s
+        self._deadline = max(self._heard + silence_limit_s, now + self.welcome.lease_s)
         self._hello_at = now
         self._held.extendleft(reversed(self.out))
         self.out.clear()
@@ -196,38 +206,10 @@ class Session:
     def _unreachable(self) -> ProlongError:
         if self._refusal:
             return HandshakeRefused(
-                f"the buffer at {self._address} still refused {self.hello.name} after {self._patience_s:g} s: {self._refusal}"
+                f"the buffer at {self._address} still refused {self.hello.name} after {self._limit_s:g} s: {self._refusal}"
             )
         return BufferUnreachable(
-            f"no answer from a buffer at {self._address} within {self._patience_s:g} s; "
+            f"no answer from a buffer at {self._address} within {self._limit_s:g} s; "
             "is `prolong buffer` running, and is buffer.address the same on both sides?"
             + (f" Something answers there, but the handshake fails: {KEYS_HINT}" if self._shut_out else "")
         )
-
-
-def _question(message: Any) -> Hashable:
-    """The key under which a message waits for its answer; None for one that needs none."""
-    match message:
-        case GroupResult():
-            return message.group.ordinal
-        case TakeBatch():
-            return "batch"
-        case Publish():
-            return "publish"
-        case Finish():
-            return "finish"
-    return None
-
-
-def _answered(message: Any) -> Hashable:
-    """The key of the question that a message answers."""
-    match message:
-        case GroupAck():
-            return message.ordinal
-        case BatchReady():
-            return "batch"
-        case PublishPlan():
-            return "publish"
-        case Finished():
-            return "finish"
-    return None

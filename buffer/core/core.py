@@ -11,6 +11,7 @@ run, `Dispatch` is the actors' side of it and `LearnerProgress` the learner's; h
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import assert_never
 
 from ...common import messages as m
 from ...common.transport.quarantine import Quarantine
@@ -67,34 +68,37 @@ class BufferCore:
 
         `frame` is what the message came in, for the journal.
         """
-        if isinstance(message, m.StatusRequest):
-            return [(peer, self.status(now))]
-        if isinstance(message, m.RequestReset):
-            return [(peer, self._request_reset())]
-        if isinstance(message, m.Hello):
-            out = self._on_hello(peer, message, now)
-        else:
-            speaker = self.peers.find(peer)
-            if speaker is None:
-                return [(peer, m.Alive(known=False))]
-            speaker.seen_s = now
-            out = self._route(speaker, message, now, frame)
+        match message:
+            case m.StatusRequest():
+                return [(peer, self.status(now))]
+            case m.RequestReset():
+                return [(peer, self._request_reset())]
+            case m.Hello():
+                out = self._on_hello(peer, message, now)
+            case _:
+                speaker = self.peers.find(peer)
+                if speaker is None:
+                    return [(peer, m.Alive(known=False))]
+                speaker.seen_s = now
+                out = self._route(speaker, message, now, frame)
         self.run.store.check()
         return out
 
-    def _route(self, peer: Peer, message: m.FromClient, now: float, frame: bytes) -> list[Outgoing]:
-        """Pass a message to the side that the peer is on; a message that no side understands is counted."""
+    def _route(
+        self, peer: Peer, message: m.Heartbeat | m.FromActor | m.FromLearner, now: float, frame: bytes
+    ) -> list[Outgoing]:
+        """Handle a message of a known client; one that its role may not send is counted."""
+        if peer.role not in message.senders:
+            self.count("buffer/misplaced_messages")
+            return []
         if isinstance(message, m.Heartbeat):
             peer.heard_stats(message.stats)
             return [(peer.identity, m.Alive(known=True))]
-        if peer.role is m.Role.actor:
+        if isinstance(message, m.FromActor):
             return self._on_actor(peer, message, frame)
-        if peer.role is m.Role.learner:
-            return self._on_learner(peer, message, now)
-        self.count("buffer/misplaced_messages")
-        return []
+        return self._on_learner(peer, message, now)
 
-    def _on_actor(self, peer: Peer, message: m.FromClient, frame: bytes) -> list[Outgoing]:
+    def _on_actor(self, peer: Peer, message: m.FromActor, frame: bytes) -> list[Outgoing]:
         match message:
             case m.GroupResult():
                 return [(peer.identity, self.dispatch.take_group(peer, message, frame))]
@@ -106,25 +110,13 @@ class BufferCore:
                 peer.leaving = True
                 self.run.membership.leave(peer.name)
             case _:
-                self.count("buffer/misplaced_messages")
+                assert_never(message)
         return []
 
-    def _on_learner(self, peer: Peer, message: m.FromClient, now: float) -> list[Outgoing]:
-        match message:
-            case m.Cordon():
-                self._cordon(message.names)
-            case m.TakeBatch() | m.StepDone() | m.CheckpointSaved() | m.Publish() | m.Finish():
-                if message.generation == self.run.store.generation:
-                    return self._on_history(peer, message, now)
-                self.count("buffer/dead_generation")
-            case _:
-                self.count("buffer/misplaced_messages")
-        return []
-
-    def _on_history(
-        self, peer: Peer, message: m.TakeBatch | m.StepDone | m.CheckpointSaved | m.Publish | m.Finish, now: float
-    ) -> list[Outgoing]:
-        """A message of the learner about the history of this generation."""
+    def _on_learner(self, peer: Peer, message: m.FromLearner, now: float) -> list[Outgoing]:
+        if isinstance(message, m.OfGeneration) and message.generation != self.run.store.generation:
+            self.count("buffer/dead_generation")
+            return []
         match message:
             case m.TakeBatch():
                 return self._take(message.version)
@@ -135,8 +127,12 @@ class BufferCore:
                     self.count("buffer/misplaced_messages")
             case m.Publish():
                 return self._publish(peer, message, now)
+            case m.Cordon():
+                self._cordon(message.names)
             case m.Finish():
                 self._last_version(message.version)
+            case _:
+                assert_never(message)
         return []
 
     def tick(self, now: float) -> list[Outgoing]:
@@ -155,10 +151,8 @@ class BufferCore:
         return self.run.commit()
 
     def may_leave(self, message: m.FromBuffer) -> bool:
-        """Whether a message follows from nothing that is not durable yet."""
-        if isinstance(message, m.Welcome):
-            return message.generation == self.run.durable_generation
-        return isinstance(message, (m.Alive, m.Status, m.Refused, m.Stop))
+        """Whether a message may be sent before the next commit."""
+        return message.may_leave(self.run.durable_generation)
 
     def finished(self) -> bool:
         """Whether everything is said, and the clients have left or had time to."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 from ...common.errors import JournalFull, WireError, WireSizeError
 from ...common.messages import BatchReady, FromBuffer, FromClient, PublishResult, Refused, Status
@@ -56,7 +56,7 @@ class OutputCommit:
         self.writing: Future[None] | None = None  # a commit under way; call `flush` when it is done
         self._max_bytes = max_bytes
         self._quarantine = quarantine or Quarantine()
-        self._decoder: Decoder[Any] = Decoder(FromClient, max_bytes)
+        self._decoder = Decoder[FromClient](FromClient, max_bytes)
         self._held: list[Outgoing] = []  # waits for the next commit
         self._committing: list[Outgoing] = []  # waits for the commit under way
         self._retry_at = 0.0
@@ -138,7 +138,7 @@ class OutputCommit:
         return frames
 
 
-def _too_large(message: Any, size: int, limit: int) -> str:
+def _too_large(message: FromBuffer, size: int, limit: int) -> str:
     name = type(message).__name__
     which = f" of version {message.batch.version}" if isinstance(message, BatchReady) else ""
     return f"{name}{which} of {size} bytes: expected at most {limit}; raise buffer.max_message_mb on every process"

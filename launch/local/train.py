@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.live import Live
 
+from ...buffer.client.observer import Observer, request_status
 from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
 from ...common.errors import BufferUnreachable, UserError
-from ..status import Observer
 from ..summary import closing_lines, read_summary, scores_table
 from .live import MetricsTail, RunProgress, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
@@ -125,14 +125,11 @@ def _tell_blindness(watching: asyncio.Task[None]) -> None:
 async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
     """End the run when no group was scored within `launch.first_group_s`."""
     await asyncio.sleep(cfg.launch.first_group_s)
-    observer = Observer(cfg.buffer.address, cfg.buffer.keys)
     try:
-        status = await asyncio.to_thread(observer.ask, ASK_S)
+        status = await asyncio.to_thread(request_status, cfg.buffer.address, ASK_S, keys=cfg.buffer.keys)
         scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
     except BufferUnreachable:
         scored = 0
-    finally:
-        observer.close()
     if scored == 0:
         supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
 
@@ -140,14 +137,14 @@ async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
 async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
     """Show the run, every REFRESH_S."""
     console = Console()
-    tail, observer = MetricsTail(paths.metrics), Observer(cfg.buffer.address, cfg.buffer.keys)
+    tail, observer = MetricsTail(paths.metrics), Observer.open(cfg.buffer.address, cfg.buffer.keys)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     progress.add(tail.read()[0])  # of the run that is resumed
     progress.first_step = progress.step
     try:
         with view or contextlib.nullcontext():
             while True:
-                progress.status = observer.poll() or progress.status
+                progress.status = observer.poll_status() or progress.status
                 records, restarted = tail.read()
                 if view is not None:
                     progress.add(records, restarted=restarted)

@@ -21,7 +21,7 @@ class BatchFeed:
     """`client` and `inbox` (of BatchReady) on rank 0 only. `ended` tells rank 0 why there are no more batches."""
 
     def __init__(
-        self, cfg: Config, ranks: Ranks, client: BufferClient | None, inbox: Inbox | None, stop: threading.Event
+        self, cfg: Config, ranks: Ranks, client: BufferClient | None, inbox: Inbox[BatchReady] | None, stop: threading.Event
     ) -> None:
         self._cfg, self._ranks, self._client, self._inbox, self._stop = cfg, ranks, client, inbox, stop
         self._decoder: Decoder[BatchReady] = Decoder(BatchReady, cfg.buffer.max_message_mb << 20)

@@ -45,8 +45,8 @@ class Link:
         self._cfg, self._ranks, self._stop = cfg, ranks, stop
         self._client: BufferClient | None = None
         self._sender: WeightSender | None = None
-        self._weights: Inbox | None = None
-        self._finished: Inbox | None = None
+        self._weights: Inbox[PublishPlan | PublishResult | SyncRequested] | None = None
+        self._finished: Inbox[Finished] | None = None
         self.feed = BatchFeed(cfg, ranks, None, None, stop)
 
     def connect(self, version: int, generation: int, stage: int) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...buffer.client.client import BufferClient, Inbox
 from ...common.config.sections import WeightsConfig
-from ...common.errors import DeadlineExceeded, ProlongError, WeightsError
+from ...common.errors import ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
 from ...common.types import Manifest
 from ...common.weights.buckets import TensorShape, checksum, fill_bucket, manifest_digest, plan_buckets
@@ -66,7 +66,7 @@ class WeightSender:
     def __init__(
         self,
         client: BufferClient,
-        inbox: Inbox,
+        inbox: Inbox[PublishPlan | PublishResult | SyncRequested],
         cfg: WeightsConfig,
         specs: Iterable[TensorShape],
         device: torch.device,
@@ -178,10 +178,7 @@ class WeightSender:
 
     def _maybe_take(self) -> PublishPlan | PublishResult | SyncRequested | None:
         """What comes within POLL_S. Raises BufferUnreachable, RunStopped."""
-        try:
-            return self._inbox.take(POLL_S)
-        except DeadlineExceeded:
-            return None
+        return self._inbox.take_within(POLL_S)
 
     def _maybe_ask_again(self) -> None:
         """A Publish without a plan: the buffer restarted, or began another generation."""

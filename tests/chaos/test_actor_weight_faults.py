@@ -17,7 +17,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from prolong.buffer.client.client import BufferClient, request_status
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.observer import request_status
 from prolong.common.messages import (
     PROTOCOL_VERSION,
     BatchReady,

@@ -12,7 +12,7 @@ from time import monotonic
 
 import psutil
 import pytest
-from prolong.buffer.client.client import request_status
+from prolong.buffer.client.observer import request_status
 from prolong.common.config.run_files import run_paths
 from prolong.common.messages import Status
 from prolong.common.metrics import read_metrics

@@ -72,7 +72,7 @@ class Stage:
         self.cfg: Config = compose("", self.overrides)
         self.processes: list[subprocess.Popen] = []
         self.start("buffer")
-        self._learner: tuple[BufferClient, Inbox, WeightSender] | None = None
+        self._learner: tuple[BufferClient, Inbox[BatchReady], WeightSender] | None = None
 
     def start(self, command: str, *arguments: str, **changed: str) -> subprocess.Popen:
         overrides = [*self.overrides, *(f"{key.replace('__', '.')}={value}" for key, value in changed.items())]
@@ -85,7 +85,7 @@ class Stage:
         command = process.args[3]  # type: ignore[index]
         return (self.root / f"{command}-{self.processes.index(process)}.log").read_text()
 
-    def learner(self) -> tuple[BufferClient, Inbox]:
+    def learner(self) -> tuple[BufferClient, Inbox[BatchReady]]:
         """Say Hello as the learner and publish version 0."""
         hello = self._hello(Role.learner, "learner", version=0)
         client = BufferClient(self.cfg.buffer.address, hello, max_bytes=1 << 26)

@@ -138,7 +138,7 @@ def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Con
 
 
 def both_ready(address: str) -> bool:
-    from prolong.buffer.client.client import request_status
+    from prolong.buffer.client.observer import request_status
 
     peers = request_status(address, 5.0).peers.values()
     return sum(peer.get("state") == "ready" for peer in peers) == 2

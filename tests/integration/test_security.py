@@ -11,7 +11,8 @@ from time import monotonic
 
 import pytest
 import zmq
-from prolong.buffer.client.client import BufferClient, request_reset, request_status
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.observer import request_reset, request_status
 from prolong.buffer.main import main
 from prolong.common.config.sections import Config
 from prolong.common.errors import BufferUnreachable, ConfigError

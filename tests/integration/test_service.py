@@ -17,7 +17,8 @@ import msgpack
 import msgspec
 import pytest
 import zmq
-from prolong.buffer.client.client import BufferClient, request_status
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.observer import request_status
 from prolong.buffer.main import main
 from prolong.common.errors import AddressInUse, BufferUnreachable, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
 from prolong.common.messages import (

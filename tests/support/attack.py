@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from prolong.buffer.client.client import request_status
+from prolong.buffer.client.observer import request_status
 from prolong.common import messages as m
 from prolong.common.config.sections import Config
 from prolong.common.errors import DeadlineExceeded

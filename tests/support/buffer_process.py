@@ -141,7 +141,7 @@ def make_client(cfg: Config, address: str, role: Role, name: str, **changes) -> 
     return BufferClient(address, greeting, max_bytes=limit, keys=cfg.buffer.keys)
 
 
-def publish(learner: BufferClient, inbox: Inbox, generation: int, version: int) -> PublishResult:
+def publish(learner: BufferClient, inbox: Inbox[PublishPlan | PublishResult], generation: int, version: int) -> PublishResult:
     """The learner's half of a weight update without weights."""
     learner.send(Publish(generation=generation, version=version, store_host="h", store_port=1, manifest=NOTHING))
     plan = inbox.take(5.0)

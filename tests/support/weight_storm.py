@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from prolong.buffer.client.client import BufferClient, request_status
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.observer import request_status
 from prolong.common.config.sections import Config
 from prolong.common.errors import WeightsError
 from prolong.common.messages import Cordon, PublishPlan, PublishResult, Role, SyncRequested

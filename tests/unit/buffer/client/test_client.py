@@ -10,7 +10,8 @@ from time import monotonic, perf_counter
 
 import pytest
 import zmq
-from prolong.buffer.client.client import BufferClient, request_status
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.observer import request_status
 from prolong.common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, HandshakeRefused, RunStopped, WireSizeError
 from prolong.common.messages import (
     Alive,

@@ -169,7 +169,7 @@ def test_a_second_answer_to_take_batch_is_counted_and_dropped():
     ready = BatchReady(batch=Batch(generation=3, version=0, groups=[]))
     assert talk.hears(ready) == ready
     assert talk.hears(ready) is None
-    assert talk.session.counters["client/unasked_batches"] == 1
+    assert talk.session.counters["client/unasked_answers"] == 1
 
 
 def test_a_later_hello_tells_the_version_generation_and_stage_that_the_client_reached():
@@ -202,7 +202,7 @@ def test_nobody_there_is_unreachable_at_the_deadline_and_not_before():
 
 def test_a_key_that_the_buffer_does_not_know_ends_it_at_once():
     talk = Talk(timeout_s=60.0)
-    talk.session.shut_out(for_good=True)
+    talk.session.shut_out(unknown_key=True)
     assert isinstance(talk.session.ended, BufferUnreachable)
     assert "does not know the key; the keys may differ: is buffer.keys" in str(talk.session.ended)
 
@@ -210,7 +210,7 @@ def test_a_key_that_the_buffer_does_not_know_ends_it_at_once():
 def test_a_handshake_that_fails_is_mentioned_at_the_deadline_unless_a_later_one_succeeded():
     for succeeds in (False, True):
         talk = Talk(timeout_s=5.0)
-        talk.session.shut_out(for_good=False)
+        talk.session.shut_out(unknown_key=False)
         if succeeds:
             talk.session.connected(talk.now)
         talk.later(4.9)
