@@ -59,24 +59,21 @@ class Watched:
 
     def __init__(self, core: BufferCore, judge: Judge) -> None:
         self.core, self.judge = core, judge
-        self.tick_well, self.may_leave, self.finished, self.stop, self.count = (
-            core.tick,
-            core.may_leave,
-            core.finished,
-            core.stop,
-            core.count,
-        )
+        self.may_leave, self.finished, self.stop, self.count = core.may_leave, core.finished, core.stop, core.count
 
     def handle(self, peer: bytes, message: m.FromClient, now: float, frame: bytes = b"") -> list[Outgoing]:
-        out = self.core.handle(peer, message, now, frame)
+        with self.judge.rules_on(message, self.core):
+            out = self.core.handle(peer, message, now, frame)
         self.judge.heard(peer, message, out, self.core)
         self.judge.balanced(self.core)
         return out
 
     def tick(self, now: float) -> list[Outgoing]:
-        out = self.tick_well(now)
+        with self.judge.rules_on(None, self.core):
+            out = self.core.tick(now)
         self.judge.balanced(self.core)
         self.judge.deadlines(self.core)
+        self.judge.leases(self.core)
         for _, message in out:
             if isinstance(message, m.Tickets):
                 for ticket in message.tickets:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal.journal import Journal
 from prolong.common import messages as m
 from prolong.common.config.sections import Straggler
+from prolong.common.errors import JournalError, LedgerError, StalenessViolation
 from prolong.common.types import Batch, Group, Ticket, TicketKind, TicketState
 
 from .audit import Audit, Violation
@@ -21,6 +24,8 @@ class Judge:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.audit = plan, Audit(plan)
         self.made_by_actors: dict[int, Group] = {}  # not in a batch yet
+        self.accepted: set[int] = set()  # tickets whose group the buffer took
+        self.accepted_since_commit: set[int] = set()  # of them: undone when the buffer dies now
         self.acknowledged: set[int] = set()  # groups that the buffer said it stored
         self.handed_out: dict[tuple[int, int], bytes] = {}  # (generation, version) -> digest of the batch
         self.sent: dict[int, tuple[Ticket, list[str]]] = {}  # every ticket, and to whom
@@ -41,9 +46,45 @@ class Judge:
     def made(self, group: Group) -> None:
         self.made_by_actors[group.ordinal] = group
 
+    def must_refuse(self, message: Any, core: BufferCore) -> str:
+        """The reason why a group must be refused, by the judge's own record; empty for any other message."""
+        if not isinstance(message, m.GroupResult):
+            return ""
+        group = message.group
+        if group.generation != self.generation:
+            return f"generation {group.generation} is over"
+        if group.ordinal in self.accepted:
+            return f"ticket {group.ordinal} is settled"
+        return "the run has ended" if core.finishing and group.kind is TicketKind.train else ""
+
+    @contextmanager
+    def rules_on(self, message: Any, core: BufferCore) -> Iterator[None]:
+        """Say which promise is broken when the buffer fails on a message, or (None) on a tick.
+
+        The error itself proves nothing: a crash that breaks no promise of the judge's record is passed on as it is.
+        """
+        reason = self.must_refuse(message, core)
+        try:
+            yield
+        except (LedgerError, StalenessViolation, JournalError, KeyError) as error:
+            if reason:
+                raise Violation(f"a group was taken that must be refused: {reason}") from error
+            self.balanced(core)
+            self.deadlines(core)
+            self.leases(core)
+            if isinstance(error, KeyError):
+                raise
+            raise Violation(f"the buffer stopped itself: {error}") from error
+
     def heard(self, identity: bytes, message: Any, out: list[Any], core: BufferCore) -> None:
-        """Keep track of the stage that the buffer must be in, and of resets that it promised."""
+        """Keep track of groups taken, of the stage that the buffer must be in, and of resets that it promised."""
         match message:
+            case m.GroupResult() if out and isinstance(out[0][1], m.GroupAck) and out[0][1].accepted:
+                reason = self.must_refuse(message, core)
+                if reason:
+                    raise Violation(f"a group was taken that must be refused: {reason}")
+                self.accepted.add(message.group.ordinal)
+                self.accepted_since_commit.add(message.group.ordinal)
             case m.Hello(role=m.Role.learner) if out and isinstance(out[0][1], m.Welcome):
                 forked, self.generation = out[0][1].generation != self.generation, out[0][1].generation
                 low, high = (0, 0) if forked else self.stages
@@ -92,8 +133,14 @@ class Judge:
             if due > k * self.plan.batch:
                 raise Violation(f"{due} tickets are due in the next {k} batches of {self.plan.batch}: versions {ages}")
 
+    def leases(self, core: BufferCore) -> None:
+        """No ticket is leased whose group was taken."""
+        settled = [lease.ticket.ordinal for lease in core.run.leases.all() if lease.ticket.ordinal in self.accepted]
+        if settled:
+            raise Violation(f"tickets {settled} are settled, and leased")
+
     def balanced(self, core: BufferCore) -> None:
-        """After every event."""
+        """The ledger adds up, and admission holds. Called after every event."""
         counts, total = core.run.store.ledger.counts, core.run.store.ledger.total
         if total != sum(counts.values()) or counts[TicketState.trained] != core.run.store.version * self.plan.batch:
             raise Violation(f"out of balance: {total} issued, {counts}, version {core.run.store.version}")
@@ -116,11 +163,14 @@ class Judge:
             self.promised = [promised for promised in self.promised if promised > version]
         if not self.promised:
             self.crashed_since_promise = False
+        self.accepted_since_commit.clear()
         self.lasting_stages, self.lasting_promised = self.stages, list(self.promised)
 
     def buffer_started(self, core: BufferCore, journal: Journal) -> None:
         """What the last buffer did not commit never happened."""
         self.stages, self.promised = self.lasting_stages, list(self.lasting_promised)
+        self.accepted -= self.accepted_since_commit
+        self.accepted_since_commit.clear()
         self.crashed_since_promise = bool(self.promised)
         self.generation = core.run.store.generation
         self.audit.started(core, journal)
