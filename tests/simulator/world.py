@@ -2,7 +2,7 @@
 
     Actor, Learner --Session--> Link --> Buffer (OutputCommit, BufferCore, Journal) --> FaultyDisk
 
-One seed is one schedule (plan.py) with its faults (faults.py); what is claimed is checked from outside (judge.py).
+One seed is one schedule (plan.py) with its faults (faults.py). The judge (judge.py) checks the buffer's promises from outside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prolong.buffer.core.core import BufferCore
@@ -36,26 +36,34 @@ RESTART_S = 3.0  # of a buffer, mean
 class World:
     """Processes, network, disk, and the events to come."""
 
-    def __init__(self, plan: Plan, core_class: type[BufferCore] = BufferCore) -> None:
+    def __init__(
+        self, plan: Plan, core_class: type[BufferCore] = BufferCore, *, starts: Mapping[str, float] | None = None
+    ) -> None:
+        """`starts`: virtual seconds until "buffer", "learner" and "actors" start; without it all start at once."""
         self.plan, self.rng, self.now = plan, random.Random(plan.seed * 7919 + 1), 0.0
         self.cfg, self.core_class = plan.config(), core_class
         self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.num_events = self._num_scheduled = 0
         self.faults = deque(plan.faults)
         self.struck: Counter[Kind] = Counter()
-        self.deaths: Counter[str] = Counter()  # of whom, and where
+        self.deaths: Counter[str] = Counter()  # by process, and by the place where it died
         self.buffer_crashes = self.learner_restarts = self.forks = 0
-        self.learner_finds = ""  # when it starts again: "newest", "older", "none"
-        self.unreachable: dict[str, float] = {}  # client -> until when
+        self.learner_finds = ""  # checkpoint of its next start: "newest", "older", "none"
+        self.unreachable: dict[str, float] = {}  # client -> end of its partition
         self.over = False
         self._trace = hashlib.blake2b(digest_size=16)
         self.judge = Judge(plan)
         self.disk = FaultyDisk(self.judge.committed)
         self.clients: dict[bytes, Client] = {}
-        self.buffer: Buffer | None = Buffer(self)
-        self.core: BufferCore = self.buffer.core  # of the last buffer
-        self.learner = Learner(self, 0, [])
-        self.actors = {f"actor-{i}": Actor(self, f"actor-{i}", 0) for i in range(plan.actors)}
+        self.buffer: Buffer | None = None
+        self.core: BufferCore  # of the last buffer
+        self.learner: Learner | None = None
+        self.actors: dict[str, Actor] = {}
+        for name, start in (("buffer", self.start_buffer), ("learner", self.start_learner), ("actors", self.start_actors)):
+            if starts is None:
+                start()
+            else:
+                self.at(starts[name], start)
 
     # --- time and chance -----------------------------------------------------------------------------------------------
 
@@ -70,7 +78,7 @@ class World:
         return probability > 0 and self.rng.random() < probability
 
     def trace(self, frame: bytes) -> None:
-        """Note what happened: two runs of a seed leave the same trace."""
+        """Add to the trace of the run; two runs of a seed leave the same one."""
         self._trace.update(frame)
 
     @property
@@ -78,7 +86,7 @@ class World:
         return f"{self.num_events} events {self._trace.hexdigest()}"
 
     def run(self) -> None:
-        """Until the learner heard Finished. Raises Stuck and other Violations, LedgerError, ..."""
+        """Run until the learner has heard Finished. Raises Stuck and other Violations."""
         plan, events = self.plan, self.events
         while not self.over:
             if not events or self.num_events > plan.max_events or self.now > plan.horizon_s:
@@ -95,7 +103,7 @@ class World:
     # --- faults --------------------------------------------------------------------------------------------------------
 
     def strike(self, fault: Fault) -> None:
-        """What finds no victim is not counted."""
+        """Let a fault happen; one that finds no victim is not counted."""
         victim = self.buffer if fault.victim == "buffer" else self.find(fault.victim)
         if fault.kind in (Kind.full, Kind.broken):
             struck = self.strike_disk(fault)
@@ -165,7 +173,7 @@ class World:
         return True
 
     def kill_buffer(self, *, linger: bool = False) -> None:
-        """It dies with everything that it did not commit; `linger`: what it said last arrives."""
+        """Kill the buffer, with everything that it did not commit. `linger`: its last messages still arrive."""
         assert self.buffer is not None
         self.buffer.die()
         self.buffer = None
@@ -178,7 +186,7 @@ class World:
         self.at(self.soon(RESTART_S), self.start_buffer)
 
     def linger(self, client: Client) -> None:
-        """What is under way to a client arrives, though the connection breaks."""
+        """Messages under way to a client arrive, although the connection breaks."""
         assert client.link is not None
         for message in list(client.link.to_client.queue):
             client.run(client.hear, message)
@@ -187,7 +195,15 @@ class World:
         self.buffer = Buffer(self)
         self.core = self.buffer.core
 
+    def start_learner(self) -> None:
+        self.learner = Learner(self, 0, [])
+
+    def start_actors(self) -> None:
+        for index in range(self.plan.actors):
+            name = f"actor-{index}"
+            self.actors[name] = Actor(self, name, 0)
+
     def request_reset(self) -> None:
-        """Somebody runs `prolong reset`."""
+        """A user runs `prolong reset`."""
         if self.buffer is not None:
             self.buffer.hear(b"cli", encode(m.RequestReset()))
