@@ -1,5 +1,5 @@
 # make demo     set up, make the demo's model, run the main job, print the summary
-# make test     set up, run all tests
+# make test     set up, run all tests; durations and a JUnit file in build/test-report
 # make install  the set-up alone: .venv, from requirements-cpu.lock
 # make check    lint, format, types, layers, tests
 # make soak     a million simulated rollouts under a thousand faults, and ten times as much fuzzing: minutes
@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := models/demo
+REPORT := build/test-report
 RUN ?= demo-$(shell date +%Y%m%d-%H%M%S)
 
 help:
@@ -31,13 +32,15 @@ $(DEMO)/train.jsonl: launch/conf/demo/model.safetensors | $(STAMP)
 demo: $(STAMP) $(DEMO)/train.jsonl
 	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0
 
+# Three workers: one runs the tests that start whole processes, the others share the rest (tests/support/lanes.py).
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@mkdir -p $(REPORT)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --durations=25 --junitxml=$(REPORT)/junit.xml
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@$(BIN)/lint-imports
 
 check: lint test

@@ -1,15 +1,39 @@
-"""Fixtures that several kinds of tests share."""
+"""Fixtures that several kinds of tests share, and the lanes of `make test`."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.support.lanes import LaneScheduling
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneScheduling:
+    # imported here: the environment of `make parity` has no pytest-xdist, and never calls this
+    from tests.support.lanes import make_scheduler
+
+    return make_scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest lanes first. Every worker of pytest-xdist must collect the same order."""
+    if hasattr(config, "workerinput"):
+        from tests.support.lanes import sort_key
+
+        items.sort(key=lambda item: sort_key(item.nodeid))
 
 
 @pytest.fixture(scope="session")
 def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped demo model with its prompt files, as `prolong bootstrap` lays it down."""
+    """The shipped demo model with its prompt files, as `prolong bootstrap` writes them."""
     folder = tmp_path_factory.mktemp("demo") / "model"
     command = [sys.executable, "-m", "prolong.launch.cli", "bootstrap", "--out", str(folder)]
     subprocess.run(command, check=True, timeout=120)
