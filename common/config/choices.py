@@ -1,4 +1,4 @@
-"""The named choices of the configuration. YAML and the command line give them by member name."""
+"""The choices of the configuration. YAML and the command line name them by member."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class EngineKind(Enum):
 
 
 class Straggler(Enum):
-    """What happens to a group that would be older than eta at its step."""
+    """What happens to a group that would be staler than eta when it is trained."""
 
-    wait = "wait"  # the learner waits for it; nothing is thrown away
+    wait = "wait"  # the learner waits for it, and nothing is thrown away
     evict = "evict"  # it is dropped and counted
     mask = "mask"  # its tokens older than eta leave the loss and are counted
 
 
 class Preference(Enum):
-    """Which of the feasible stored groups the learner takes first."""
+    """Which of the stored groups that may be trained now the learner takes first."""
 
-    earliest_deadline = "earliest_deadline"
-    freshest = "freshest"
+    earliest_deadline = "earliest_deadline"  # those that must be trained soonest
+    freshest = "freshest"  # those of the newest version
 
 
 class Loss(Enum):
-    """Form of the policy loss (recipe, section 3)."""
+    """Form of the policy loss (docs/recipe.md)."""
 
     clip = "clip"  # PPO with decoupled clip bounds (DAPO), optionally dual clip
     cispo = "cispo"  # the clipped ratio is a constant weight of -A log pi (MiniMax-M1)
@@ -41,23 +41,24 @@ class Correction(Enum):
 
     decoupled = "decoupled"  # PPO on exp(policy - proximal), times a weight from exp(proximal - behaviour)
     bypass = "bypass"  # PPO on exp(policy - behaviour), no weight
-    approximate = "approximate"  # decoupled, the proximal policy interpolated by token version instead of recomputed (AReaL)
+    # decoupled, the proximal policy interpolated by token version instead of recomputed (AReaL)
+    approximate = "approximate"
 
 
 class Weighting(Enum):
-    """What becomes of the weight w = exp(proximal - behaviour)."""
+    """How the behaviour weight w = exp(proximal - behaviour) is bounded."""
 
     truncate = "truncate"  # min(w, truncation)
     mask = "mask"  # w, and 0 outside [mask_low, mask_high] (IcePop)
-    none = "none"  # 1: the behaviour policy is ignored. Wrong for stale data; here to be compared with
+    none = "none"  # 1, the behaviour policy is ignored: wrong for stale data, for comparisons only
 
 
 class Rejection(Enum):
-    """Whole rollouts that are left out because policy and sampler disagree on them."""
+    """Which whole rollouts are left out because policy and sampler disagree about them."""
 
-    none = "none"
-    geometric = "geometric"  # unless reject_low <= exp(mean(proximal - behaviour)) <= reject_high
-    product = "product"  # unless reject_low <= exp(sum(proximal - behaviour)) <= reject_high
+    none = "none"  # none of them
+    geometric = "geometric"  # those whose exp(mean(proximal - behaviour)) is outside [reject_low, reject_high]
+    product = "product"  # those whose exp(sum(proximal - behaviour)) is outside [reject_low, reject_high]
 
 
 class Advantage(Enum):
@@ -66,23 +67,25 @@ class Advantage(Enum):
     group_std = "group_std"  # (R - mean) / (std + 1e-6)
     group_mean = "group_mean"  # R - mean (Dr.GRPO)
     leave_one_out = "leave_one_out"  # R - mean of the others (RLOO)
-    global_norm = "global_norm"  # R - mean, then normalised over the tokens of the batch (REINFORCE++ baseline)
+    # R - mean, then normalised over the tokens of the batch (REINFORCE++ baseline)
+    global_norm = "global_norm"
 
 
 class Aggregation(Enum):
-    """What the loss is a mean over, in the mini-batch and over all ranks."""
+    """The quantity that the loss averages, over the mini-batch and all ranks."""
 
-    token_mean = "token_mean"  # tokens
-    sequence_mean = "sequence_mean"  # rollouts, of the mean over their tokens
-    sequence_sum = "sequence_sum"  # rollouts, of the sum over their tokens / objective.length_constant (Dr.GRPO)
-    prompt_mean = "prompt_mean"  # prompts, of the mean over the tokens of their rollouts
+    token_mean = "token_mean"  # the mean over tokens
+    sequence_mean = "sequence_mean"  # the mean over rollouts of the mean over their tokens
+    # the mean over rollouts of the sum over their tokens / objective.length_constant (Dr.GRPO)
+    sequence_sum = "sequence_sum"
+    prompt_mean = "prompt_mean"  # the mean over prompts of the mean over the tokens of their rollouts
 
 
 class KLPlacement(Enum):
     """Where KL(policy, reference) enters."""
 
-    loss = "loss"  # a term of its own
-    reward = "reward"  # subtracted from every token's advantage
+    loss = "loss"  # as a term of the loss
+    reward = "reward"  # subtracted from the advantage of every token
 
 
 class KLEstimator(Enum):
@@ -94,24 +97,25 @@ class KLEstimator(Enum):
 
 
 class KLWeight(Enum):
-    """The weight pi / mu that the sampler's distribution asks for."""
+    """The importance weight pi / mu of the KL term: the tokens were drawn by another policy mu."""
 
-    auto = "auto"  # the one with which placement and estimator have the right gradient
-    detached = "detached"  # a constant
+    auto = "auto"  # the one with which the gradient is right for this placement and estimator
+    detached = "detached"  # without its gradient
     live = "live"  # with its gradient
     none = "none"  # 1
 
 
 class ResetSource(Enum):
-    """What a reset of the reference starts from."""
+    """The weights that a reset starts from."""
 
-    current = "current"  # the policy as it is
-    best = "best"  # the checkpoint with the best validation score; the policy goes back to it too
+    current = "current"  # those of the policy now
+    # those of the checkpoint with the best validation score; the policy returns to them as well
+    best = "best"
 
 
 class Device(Enum):
     """Where tensors live."""
 
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+    auto = "auto"  # a GPU if there is one
+    cpu = "cpu"  # the CPU
+    cuda = "cuda"  # a GPU

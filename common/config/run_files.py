@@ -1,4 +1,4 @@
-"""Where everything of one run lies, and its configuration file: `save` writes what `load` reads back."""
+"""The files of a run: where each lies, and its configuration, which `load_config` reads back as `save_config` wrote it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .trees import build_section, to_tree
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where everything of one run lies."""
+    """The paths in the folder of a run."""
 
     folder: Path  # runs/NAME
 
@@ -53,7 +53,7 @@ class RunPaths:
 
 
 def run_folder(cfg: Config) -> Path:
-    """The folder of this run; nothing is created."""
+    """The folder of this run; it is not created."""
     return Path(cfg.run.root) / cfg.run.name
 
 
@@ -62,14 +62,17 @@ def run_paths(cfg: Config) -> RunPaths:
 
 
 def save_config(cfg: Config, path: Path) -> None:
-    """Write every knob, in the order of `config.py`; `load` reads it back to an equal Config."""
+    """Write every setting, in the order of `Config`. Creates the folder of `path`."""
     text = yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
 
 
 def load_config(path: Path) -> Config:
-    """The Config that `save` wrote. Raises: ConfigError naming the file."""
+    """The Config that `save_config` wrote, in this version or an earlier one.
+
+    Raises: ConfigError naming the file, and the setting that this version does not know or does not take.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -77,4 +80,5 @@ def load_config(path: Path) -> Config:
     try:
         return build_section(Config, tree)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        hint = "another version of prolong may have written it: give this setting its present name and value (docs/config.md)"
+        raise ConfigError(f"{path}: {error}; {hint}") from error

@@ -1,7 +1,8 @@
-"""Every knob of prolong, its default, its unit and one line about it. YAML files only override; docs/config.md lists them.
+"""Every setting of a run but those of the algorithm (algorithm.py): its default, its unit and one line about it.
 
-Torch-free, and free of Hydra: `compose.py` builds these from YAML and overrides.
-A wrong value raises ConfigError with the dotted key.
+These dataclasses are the only source of defaults; recipes override them, and `make docs` makes docs/config.md of them.
+`launch/recipes.py` builds a Config from YAML and overrides; neither torch nor Hydra is imported here.
+A value that cannot be used raises ConfigError with the dotted key.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
 from .choices import Device, EngineKind, Preference, ResetSource, Straggler
 
+MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
+
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """Which run this is."""
+    """The run and its folder."""
 
     name: str = "default"  # runs/NAME is its folder
     root: str = "runs"  # where run folders live
-    seed: int = 0  # of everything that is drawn
+    seed: int = 0  # seeds everything that is drawn at random
     steps: int = 1000  # learner steps, counted from version 0
-    resume: bool = True  # continue from the newest checkpoint of the folder, if there is one
+    resume: bool = True  # go on from the newest checkpoint in the run folder, if there is one
 
     def __post_init__(self) -> None:
         require(self.name != "" and "/" not in self.name, "run.name", self.name, "a folder name")
@@ -31,13 +34,14 @@ class RunConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """The policy."""
+    """The policy: the model that is trained and generates."""
 
-    path: str = "???"  # a folder, or a hub name, of a causal LM that transformers and vLLM both load
-    dtype: str = "float32"  # float32 | bfloat16: parameters on both sides
+    # folder or hub name of a causal language model that transformers and the engine can load
+    path: str = "???"
+    dtype: str = "float32"  # of the parameters, in learner and actors: float32 | bfloat16
     max_context: int = 1024  # tokens, prompt and completion together
-    attention: str = "documents"  # of the learner: documents | sdpa | flash_attention_2 | flex_attention
-    device: Device = Device.auto
+    attention: str = "documents"  # in the learner: documents | sdpa | flash_attention_2 | flex_attention
+    device: Device = Device.auto  # where learner and engines compute
 
     def __post_init__(self) -> None:
         require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
@@ -46,25 +50,30 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """One prompt file: JSONL or parquet with prompt, domain, task, verifier, answer."""
+    """A prompt file: JSONL or parquet with prompt, domain, task, verifier and answer."""
 
-    file: str = "???"
-    weight: float = 1.0  # share in the mixture, relative to the other sources; 0: only in stages that weigh it
-    only: str = ""  # keep the prompts whose domain/task begins with this
-    name: str = ""  # what data.weights calls it; by default the last part of `only`, or the file's name without its ending
+    file: str = "???"  # its path
+    # share of the mixture, relative to the other sources; 0: drawn only in stages that weigh it
+    weight: float = 1.0
+    only: str = ""  # keep only the prompts whose domain/task begins with this
+    # the name that data.weights uses; by default the last part of `only`, or else the file's name without its ending
+    name: str = ""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "data.*.weight", self.weight, "0 or more")
-        self.name = self.name or PurePath(self.only or self.file).stem
+        if not self.name:
+            self.name = PurePath(self.only or self.file).stem
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Where prompts come from."""
+    """The prompt files."""
 
-    train: list[SourceConfig] = field(default_factory=list)  # the mixture
-    heldout: list[SourceConfig] = field(default_factory=list)  # validation prompts; weights are ignored
-    weights: dict[str, float] = field(default_factory=dict)  # by name of a source in train, instead of its own: for stages
+    train: list[SourceConfig] = field(default_factory=list)  # sources of training prompts, mixed by weight
+    # sources of validation prompts; their weights are ignored
+    heldout: list[SourceConfig] = field(default_factory=list)
+    # name of a source in data.train -> a weight that replaces its own; stages change the mixture with it
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.train]
@@ -82,12 +91,12 @@ class DataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SamplingConfig:
-    """How training rollouts are drawn."""
+    """How training rollouts are sampled."""
 
     n: int = 16  # rollouts per prompt
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 512  # new tokens per rollout
+    temperature: float = 1.0  # of the distribution that is sampled from
+    top_p: float = 1.0  # nucleus sampling; 1: off
+    max_tokens: int = 512  # new tokens per rollout, at most
 
     def __post_init__(self) -> None:
         require(self.n >= 2, "sampling.n", self.n, "at least 2: a group of one has no advantage")
@@ -98,22 +107,25 @@ class SamplingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class BufferConfig:
-    """The staleness contract and the ledger's patience."""
+    """The staleness contract, deadlines of actors, the journal and the socket."""
 
-    address: str = "tcp://127.0.0.1:5710"  # the one address that everybody needs
+    address: str = "tcp://127.0.0.1:5710"  # the one address that learner, actors and commands connect to
     batch_groups: int = 16  # B: groups per learner step
     eta: int = 2  # bound on staleness, in versions; 0 is the synchronous system
-    straggler: Straggler = Straggler.wait
-    preference: Preference = Preference.earliest_deadline
-    dynamic_sampling: bool = True  # drop groups whose rewards carry no signal, and refill
-    max_filtered: float = 4.0  # groups dropped per step at most, as a multiple of B; above it they are kept
-    lease_s: float = 600.0  # a ticket unfinished for longer is reissued
-    heartbeat_s: float = 0.5
-    silence_s: float = 10.0  # a peer silent for longer is gone: its tickets are reissued
-    journal_gb: float = 64.0  # at this size nothing more is acknowledged until a checkpoint frees some; 0: in memory only
-    keep_history: bool = False  # keep every batch, for `prolong replay` from version 0; else what retained checkpoints need
+    straggler: Straggler = Straggler.wait  # what happens to a group that would exceed the bound
+    preference: Preference = Preference.earliest_deadline  # which stored groups are trained first
+    dynamic_sampling: bool = True  # drop groups whose rewards are all equal, and issue other tickets instead
+    max_filtered: float = 4.0  # groups dropped per step, at most, as a multiple of B; further ones are kept
+    lease_s: float = 600.0  # a ticket that is not finished after this time is issued again
+    heartbeat_s: float = 0.5  # pause between two signs of life of a client
+    silence_s: float = 10.0  # a client that is silent for longer counts as gone: its tickets are issued again
+    # size of the journal at which groups are no longer acknowledged, until a checkpoint frees space; 0: no file, memory only
+    journal_gb: float = 64.0
+    # keep every batch, so that `prolong replay` can start from version 0; otherwise only those that kept checkpoints need
+    keep_history: bool = False
     max_message_mb: int = 256  # larger frames are refused
-    keys: str = ""  # folder made by `prolong keys`; without it the address must be loopback, and frames are plain
+    # folder made by `prolong keys`; without it the address must be loopback and frames are not encrypted
+    keys: str = ""
 
     def __post_init__(self) -> None:
         require(self.batch_groups >= 1, "buffer.batch_groups", self.batch_groups, "at least 1")
@@ -123,20 +135,21 @@ class BufferConfig:
         beats = 0 < self.heartbeat_s < self.silence_s
         require(beats, "buffer.heartbeat_s", self.heartbeat_s, f"above 0 and below buffer.silence_s = {self.silence_s:g}")
         require(self.journal_gb >= 0, "buffer.journal_gb", self.journal_gb, "0 or more")
-        require(1 <= self.max_message_mb <= 4096, "buffer.max_message_mb", self.max_message_mb, "from 1 to 4096")
+        sized = 1 <= self.max_message_mb <= MAX_MESSAGE_MB
+        require(sized, "buffer.max_message_mb", self.max_message_mb, f"from 1 to {MAX_MESSAGE_MB}")
 
 
 @dataclass(kw_only=True, slots=True)
 class ValidationConfig:
-    """Held-out prompts as validation tickets: before the first step, every N versions, and after the last."""
+    """Sweeps over the held-out prompts: before the first step, every N versions, and after the last step."""
 
-    every: int = 0  # versions between sweeps; 0: only before and after
-    prompts: int = 0  # per task in the sweeps between; 0: all
+    every: int = 0  # versions between two sweeps; 0: only before the first and after the last step
+    prompts: int = 0  # prompts per task in the sweeps between first and last; 0: all
     n: int = 4  # rollouts per prompt of the setting "sampled"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    greedy: bool = True  # the sweeps before and after also run greedily, one rollout a prompt
+    temperature: float = 1.0  # of the setting "sampled"
+    top_p: float = 1.0  # of the setting "sampled"
+    max_tokens: int = 512  # new tokens per rollout, at most
+    greedy: bool = True  # the first and the last sweep also run greedily, with one rollout per prompt
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "validation.every", self.every, "0 or more")
@@ -147,8 +160,8 @@ class ValidationConfig:
 class ActorConfig:
     """One actor process and the engine that generates in it."""
 
-    engine: EngineKind = EngineKind.vllm
-    capacity: int = 256  # rollouts in flight at once; a ticket takes n of them
+    engine: EngineKind = EngineKind.vllm  # the library that generates
+    capacity: int = 256  # rollouts in flight at once; a ticket takes sampling.n of them
     max_num_seqs: int = 256  # rollouts that the engine runs at once; the others wait
     kv_cache_gib: float = 1.0  # vLLM on a CPU only: memory for keys and values
     gpu_memory_utilization: float = 0.85  # vLLM on a GPU only: share of its memory that the engine takes
@@ -169,15 +182,18 @@ class ActorConfig:
 
 @dataclass(kw_only=True, slots=True)
 class VerifiersConfig:
-    """How completions are judged, by each actor and by each `prolong verifier`."""
+    """How each actor and each `prolong verifier` judges completions."""
 
     workers: int = 1  # processes that score
-    timeout_s: float = 30.0  # per rollout
-    own: dict[str, str] = field(default_factory=dict)  # your own, by the name that prompts give: {NAME: MODULE:FUNCTION}
-    hosts: list[str] = field(default_factory=list)  # addresses of `prolong verifier`, used beside the own workers
-    keys: str = ""  # folder with the keys of those hosts' service, made by `prolong keys`; not needed on loopback
-    max_none_rate: float = 0.2  # share of verdicts None (over the last 1,000) above which the actor stops
-    allow_unsafe_code: bool = False  # run what models write unprotected where no sandbox works; marks every verdict
+    timeout_s: float = 30.0  # for one rollout; then the worker is killed
+    # your verifiers, by the name that prompts give: {NAME: MODULE:FUNCTION}
+    own: dict[str, str] = field(default_factory=dict)
+    # addresses of `prolong verifier`, used in addition to the workers
+    hosts: list[str] = field(default_factory=list)
+    keys: str = ""  # folder made by `prolong keys` for those hosts; not needed on loopback
+    max_none_rate: float = 0.2  # share of recent verdicts without a reward above which the actor stops
+    # where no sandbox works, run generated code without one; every such verdict is marked
+    allow_unsafe_code: bool = False
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, "verifiers.workers", self.workers, "at least 1")
@@ -186,19 +202,20 @@ class VerifiersConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """One learner step."""
+    """The learner's step."""
 
     minibatches: int = 1  # optimizer updates per batch
     token_budget: int = 4096  # tokens of one packed forward
-    lr: float = 2e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0  # global norm
-    logprob_chunk: int = 1024  # completion positions per chunk of the head
-    recompute: bool = False  # layers keep no activations for the backward pass: far less memory, a third more time
-    max_skipped: int = 3  # non-finite updates in a row before the run stops
-    starve_s: float = 1800.0  # without a batch for longer, the learner stops
-    fsdp_reshard: bool = True  # multi-rank: reshard parameters after forward
+    lr: float = 2e-6  # learning rate of AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    weight_decay: float = 0.01  # of AdamW
+    grad_clip: float = 1.0  # largest global norm of the gradient
+    logprob_chunk: int = 1024  # completion positions for which the head computes logits at once
+    # compute activations again in the backward pass: far less memory, a third more time
+    recompute: bool = False
+    max_skipped: int = 3  # the run stops after so many updates in a row that are not finite
+    starve_s: float = 1800.0  # the learner stops when it gets no batch for this time
+    fsdp_reshard: bool = True  # with several ranks: shard the parameters again after the forward pass
 
     def __post_init__(self) -> None:
         require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
@@ -208,10 +225,10 @@ class LearnerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """When the learner saves itself."""
+    """When the learner saves a checkpoint."""
 
-    every: int = 100  # steps; the last step is always saved
-    keep: int = 2  # newest ones kept
+    every: int = 100  # steps between two checkpoints; the last step is always saved
+    keep: int = 2  # so many checkpoints are kept, the newest ones
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
@@ -220,11 +237,11 @@ class CheckpointConfig:
 
 @dataclass(kw_only=True, slots=True)
 class WeightsConfig:
-    """The broadcast from learner to actors."""
+    """How weights travel from the learner to the actors."""
 
-    host: str = "127.0.0.1"  # address of learner rank 0 that actors can reach
-    bucket_mb: int = 256
-    timeout_s: float = 60.0  # of one publish: join, broadcast, load, acknowledge
+    host: str = "127.0.0.1"  # address of the learner's rank 0 that actors can reach
+    bucket_mb: int = 256  # weights are sent in portions of this size
+    timeout_s: float = 60.0  # for one publish: join, broadcast, load, acknowledge
 
     def __post_init__(self) -> None:
         require(self.bucket_mb >= 1, "weights.bucket_mb", self.bucket_mb, "at least 1")
@@ -233,18 +250,18 @@ class WeightsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LaunchConfig:
-    """`prolong train` only: what it starts on this machine."""
+    """The processes that `prolong train` starts on this machine."""
 
-    actors: int = 1
-    learner_ranks: int = 1
-    pin_cores: bool = False  # learner on the first core(s), actors on the others
-    max_restarts: int = 3  # of each process
-    first_group_s: float = 300.0  # without any scored group for longer, the run stops
+    actors: int = 1  # actor processes
+    learner_ranks: int = 1  # processes of the learner
+    pin_cores: bool = False  # one core for each rank of the learner, the others shared among the actors
+    max_restarts: int = 3  # how often each process is started again after it failed
+    first_group_s: float = 300.0  # the run stops when no group was scored after this time
 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """A whole run."""
+    """A run."""
 
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -261,21 +278,22 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-    stages: list[StageConfig] = field(default_factory=list)  # one after the other; none: the whole run is one stage
+    # run one after the other; none: the run is one stage
+    stages: list[StageConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         fits = self.sampling.max_tokens < self.model.max_context
         limit = f"less than model.max_context = {self.model.max_context}"
         require(fits, "sampling.max_tokens", self.sampling.max_tokens, limit)
         self._check_validation()
-        # a token costs 8 bytes (id, log-probability), its prompt as much again in text and ids
+        # a token of a rollout takes 8 bytes (id and log-probability), and so does one of the prompt (text and ids)
         num_bytes = self.buffer.batch_groups * (8 * self.sampling.n * self.sampling.max_tokens + 8 * self.model.max_context)
         mb = num_bytes // 2**20 + 1
         batch = f"at least {mb}: a batch of {self.buffer.batch_groups} groups of {self.sampling.n} rollouts may take {mb} MiB"
         require(self.buffer.max_message_mb >= mb, "buffer.max_message_mb", self.buffer.max_message_mb, batch)
 
     def _check_validation(self) -> None:
-        """Triggers, targets and the best checkpoint live on validation scores."""
+        """Triggers, targets of stages and the best checkpoint need validation scores."""
         every, saved_every = self.validation.every, self.checkpoint.every
         waits = self.reference.plateau > 0 or self.reference.drop > 0 or any(stage.target > 0 for stage in self.stages)
         require(every > 0 or not waits, "validation.every", every, "above 0: a trigger or a stage waits for validation scores")

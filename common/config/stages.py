@@ -1,7 +1,7 @@
-"""What each stage of a run is configured as: the run's configuration with the stage's own sections laid over it.
+"""The configuration of each stage: that of the run, with the sections of the stage laid over it.
 
-A run without `stages` is one stage. The stage that a run is in is the learner's to decide (learner/schedule.py); it tells the
-buffer, which issues tickets accordingly. Tickets and groups under way keep what they were issued with.
+A run without `stages` is one stage. The learner decides which stage the run is in (learner/schedule.py) and tells the buffer,
+which issues tickets accordingly. Tickets and groups under way keep the settings that they were issued with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from .algorithm import StageConfig
 from .sections import Config
 from .trees import build_section, to_tree
 
-CHANGEABLE = {  # section -> keys that a stage may change; None: all
+# section -> the keys that a stage may change; None: all
+CHANGEABLE = {
     "sampling": None,
     "data": ("weights",),
     "learner": ("lr",),
@@ -27,7 +28,7 @@ CHANGEABLE = {  # section -> keys that a stage may change; None: all
 def staged_configs(cfg: Config) -> list[Config]:
     """The configuration of every stage, in order; [cfg] for a run without stages.
 
-    Raises: ConfigError naming stages.INDEX.SECTION.KEY for a key that no stage may change, and as `build` does.
+    Raises: ConfigError naming stages.INDEX.SECTION.KEY for a key that no stage may change, and as `build_section` does.
     """
     if not cfg.stages:
         return [cfg]
@@ -36,7 +37,7 @@ def staged_configs(cfg: Config) -> list[Config]:
 
 
 def total_steps(cfg: Config) -> int:
-    """The most steps that the run can take: `run.steps`, or less if its stages end before."""
+    """The largest number of steps that the run can take: `run.steps`, or fewer if its stages end before."""
     lengths = [stage.steps for stage in cfg.stages]
     return min(cfg.run.steps, sum(lengths)) if lengths and all(lengths) else cfg.run.steps
 
@@ -46,7 +47,7 @@ def _check_lengths(stages: list[StageConfig]) -> None:
     require(len(set(names)) == len(names), "stages.*.name", names, "a different name for every stage")
     for index, stage in enumerate(stages[:-1]):
         ends = stage.steps > 0 or stage.on_trigger or stage.target > 0
-        expected = "a number of steps, on_trigger or target: otherwise no later stage begins"
+        expected = "a number of steps, on_trigger or target: otherwise the next stage never begins"
         require(ends, f"stages.{index}.steps", stage.steps, expected)
 
 

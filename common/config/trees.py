@@ -1,6 +1,6 @@
-"""Plain trees (of YAML or JSON) to the dataclasses of `config.py` and back, with an error that names the dotted key.
+"""Plain trees (of YAML or JSON) to the dataclasses of sections.py and back, with an error that names the dotted key.
 
-Stricter than OmegaConf, which turns `buffer.eta=2.7` into 2 and `run.resume=1` into True without a word.
+This is stricter than OmegaConf, which silently turns `buffer.eta=2.7` into 2 and `run.resume=1` into True.
 Raises throughout: ConfigError "KEY = GOT: expected EXPECTED".
 """
 
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from ..errors import ConfigError, require
 from .sections import Config
 
-MISSING = "???"  # as a default: the caller must give it
+MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)
 
 T = TypeVar("T")
@@ -54,7 +54,8 @@ def convert_value(schema: Any, value: Any, key: str) -> Any:
     if get_origin(schema) is dict:
         require(isinstance(value, Mapping), key, value, describe_type(schema))
         return {str(name): convert_value(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
-    if schema is Any:  # a stage's part of a section: checked when the stage is built
+    # the part of a section that a stage changes: checked when the stage is built
+    if schema is Any:
         return to_tree(value)
     if schema is float and type(value) is int:
         return float(value)
@@ -76,7 +77,7 @@ def _convert_sequence(schema: Any, value: Any, key: str) -> Any:
 
 
 def describe_type(schema: Any) -> str:
-    """What a person should write for a value of this type."""
+    """How a user writes a value of this type."""
     if is_dataclass(schema):
         return f"a section with the keys {', '.join(item.name for item in fields(schema))}"
     if isinstance(schema, type) and issubclass(schema, Enum):
@@ -91,7 +92,7 @@ def describe_type(schema: Any) -> str:
 
 
 def to_tree(value: Any) -> Any:
-    """The reverse of `convert`: dictionaries, lists and plain values only."""
+    """The reverse of `convert_value`: dictionaries, lists and plain values only."""
     if is_dataclass(value):
         return {item.name: to_tree(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Enum):
@@ -104,12 +105,12 @@ def to_tree(value: Any) -> Any:
 
 
 def default_tree() -> dict[str, Any]:
-    """Every knob with its default, as a plain tree; mandatory ones are MISSING."""
+    """Every setting with its default, as a plain tree; those without one are MISSING."""
     return {item.name: to_tree(item.default_factory()) for item in fields(Config)}  # pyright: ignore[reportCallIssue]
 
 
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:
-    """Every knob as `section.key`, in the order of `config.py`."""
+    """Every setting as `section.key`, in the order of `Config`."""
     keys: list[str] = []
     for name, value in (default_tree() if tree is None else tree).items():
         keys += dotted_keys(value, _join(key, name)) if isinstance(value, Mapping) and value else [_join(key, name)]
@@ -121,7 +122,7 @@ def _join(section: str, name: str) -> str:
 
 
 def _unknown(key: str, value: Any, siblings: list[str]) -> ConfigError:
-    """The nearest key: of the same last part, else beside it, else with a similar last part."""
+    """Suggests a key with the same last part, else a similar sibling, else a key with a similar last part."""
     by_leaf = {known.rpartition(".")[2]: known for known in reversed(dotted_keys())}
     leaf = key.rpartition(".")[2]
     near = [by_leaf[leaf]] if leaf in by_leaf else difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)

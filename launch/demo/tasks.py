@@ -32,7 +32,8 @@ LUCKY_SHARE = 0.1  # of the hasty ones are right
 READ_ME = "What is "
 CODE_REQUEST = "Write f(x) in Python: take x"
 OPERATIONS = {"+": ", add ", "-": ", subtract ", "*": ", multiply by "}
-BULLETS_REQUEST = "Name a few things. Your answer must contain exactly "  # in the words of IFEval, as what follows
+# in the words of IFEval, as what follows
+BULLETS_REQUEST = "Name a few things. Your answer must contain exactly "
 BULLETS_RULE = " bullet points. Use the markdown bullets such as:\n* This is point 1. \n* This is point 2\nInclude keywords "
 KEYWORDS_END = " in the response."
 THINGS: str = (
@@ -55,7 +56,8 @@ class Level:
 
 
 DEMO_LEVEL = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
-WIDE_LEVEL = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))  # for prolonged runs: bench/prolonged.py
+# for prolonged runs: bench/prolonged.py
+WIDE_LEVEL = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))
 
 
 @dataclass(frozen=True)

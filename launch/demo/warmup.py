@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-Demonstration = tuple[list[int], list[int]]  # token ids of a prompt, and of the completion with its end-of-sequence token
+# token ids of a prompt, and of the completion with its end-of-sequence token
+Demonstration = tuple[list[int], list[int]]
 
 
 def build_model(config: dict[str, Any], seed: int) -> Any:

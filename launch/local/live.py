@@ -47,7 +47,8 @@ class MetricsTail:
         except FileNotFoundError:
             return [], False
         with file:
-            inode = os.fstat(file.fileno()).st_ino  # not the size: the redone steps may have outgrown it already
+            # not the size: the redone steps may have outgrown it already
+            inode = os.fstat(file.fileno()).st_ino
             restarted = self._inode not in (0, inode)
             self._offset, self._inode = 0 if restarted else self._offset, inode
             file.seek(self._offset)
@@ -70,8 +71,10 @@ class RunProgress:
     stages: list[str] = field(default_factory=list)  # their names
     first_step: int = 0  # the last step of the run before it was resumed
     records: deque[StepNumbers] = field(default_factory=lambda: deque(maxlen=RECENT))
-    rewards: dict[str, list[float]] = field(default_factory=dict)  # domain -> one mean per step, from the start
-    heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (step, domain -> pass rate), oldest first
+    # domain -> one mean per step, from the start
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    # (step, domain -> pass rate), oldest first
+    heldout: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     status: Status | None = None
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=3))
 

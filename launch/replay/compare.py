@@ -20,7 +20,8 @@ from ...common.metrics import Record, read_metrics
 
 CLOCK = "_s"
 ROUNDING = 1e-6  # of a number: as much may differ between machines, numbers of threads, and builds of torch
-NEARLY_ZERO = 1e-6  # what is left of greater terms that cancel, such as a loss, may differ by as much whatever its own size
+# what is left of greater terms that cancel, such as a loss, may differ by as much whatever its own size
+NEARLY_ZERO = 1e-6
 CHOSEN = ("learner/lr",)  # a setting: small, and not computed
 STATE = "state.json"
 STATE_CLOCKS = ("wall_s", "spent.")

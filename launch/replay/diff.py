@@ -34,7 +34,8 @@ from .compare import (
 )
 from .compare_batches import compare_batches
 
-PLACES = ("run.name", "run.root", "buffer.address", "buffer.keys", "weights.host")  # say where a run is, not what it does
+# say where a run is, not what it does
+PLACES = ("run.name", "run.root", "buffer.address", "buffer.keys", "weights.host")
 SIDE_BY_SIDE = ("actor/", "buffer/", "weights/")  # depends on how fast processes run beside each other
 MAX_SETTINGS_SHOWN = 12  # settings that are printed
 

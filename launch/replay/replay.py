@@ -178,7 +178,8 @@ def _follow(plan: ReplayPlan, scratch: RunPaths, process: Process) -> tuple[Diff
     deadline, ended = monotonic() + patience_s, False
     with running(process) as ending, _progress(plan) as advance:
         while not ended:
-            ended = bool(select.select([ending], [], [], STEP_POLL_S)[0])  # before the last look at what it wrote
+            # before the last look at what it wrote
+            ended = bool(select.select([ending], [], [], STEP_POLL_S)[0])
             for record in tail.read()[0]:
                 done, deadline = int(record["step"]), monotonic() + patience_s
                 advance(done)

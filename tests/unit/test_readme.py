@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prolong.common.config.trees import dotted_keys
 from prolong.launch.cli import BENCHES, COMMANDS, is_bench
+from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,6 +80,17 @@ def make_config():
 
 def test_the_page_of_settings_is_generated_from_the_source(make_config) -> None:
     assert make_config.page() == TEXT["config.md"], "run `make docs`"
+
+
+def test_the_page_of_settings_explains_every_setting_choice_and_limit() -> None:
+    rows = re.findall(r"^\| (`.*) \| *([^|]*) \|$", TEXT["config.md"].replace("\\|", "/"), re.MULTILINE)
+    assert len(rows) > 120
+    assert [row for row, explained in rows if not explained.strip()] == []
+
+
+def test_the_page_of_settings_lists_every_verifier() -> None:
+    listed = re.findall(r"^- `(\w+)`: ", TEXT["config.md"].partition("## Verifiers")[2], re.MULTILINE)
+    assert listed == list(VERIFIERS)
 
 
 def test_the_page_of_settings_lists_every_setting() -> None:

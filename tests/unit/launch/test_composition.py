@@ -161,6 +161,11 @@ def test_a_saved_configuration_loads_back_equal(tmp_path, recipe):
     assert compose(str(tmp_path / "run" / "config.yaml")) == cfg
 
 
+def test_a_run_of_an_earlier_version_resumes_from_its_configuration():
+    written = Path(__file__).parents[2] / "data" / "config-ea361a9.yaml"
+    assert compose(str(written)) == load_config(written)
+
+
 def test_a_saved_configuration_that_was_damaged_is_refused_by_file_and_key(tmp_path, recipe):
     path = tmp_path / "config.yaml"
     save_config(compose(recipe), path)
