@@ -1,5 +1,6 @@
 """Questions without a Hello: answered by a scripted buffer, or refused with a sentence."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
@@ -36,8 +37,9 @@ class Answering(threading.Thread):
             peer, frame = self.router.recv_multipart()
             self.asked.append(decoder.decode(frame))
             answer = Refused(reason="the run has ended") if isinstance(self.asked[-1], RequestReset) else STATUS
-            for reply in (*self.before, encode(answer)):
-                self.router.send_multipart((peer, reply))
+            with contextlib.suppress(zmq.ZMQError):  # the observer has left
+                for reply in (*self.before, encode(answer)):
+                    self.router.send_multipart((peer, reply))
         self.router.close(linger=0)
         self.context.term()
 
