@@ -1,6 +1,6 @@
 """`prolong learner`, one rank of it: batches in, policy versions out.
 
-    feed.take -> trainer.train -> outcome (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
+    source.take -> trainer.train -> outcome (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
 
 The weights that it starts from are published before optimizer and reference exist: actors begin meanwhile.
 """
@@ -35,17 +35,17 @@ from .model.reference import Reference
 from .ranks import Ranks, join_ranks, leave_ranks
 from .report import SPENT, batch_metrics, summarize, write_summary
 from .schedule import Schedule, evidence_of
-from .source.live import Link, resume_hint
-from .source.recorded import RecordedLink
+from .source.api import BatchSource
+from .source.live import LiveSource, resume_hint
 from .step import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def main(cfg: Config, make_link: Callable[[Config, Ranks, threading.Event], Link | RecordedLink] = Link) -> None:
+def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], BatchSource] = LiveSource) -> None:
     """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT; the last version is saved either way.
 
-    make_link: where batches come from; a live buffer, unless a recorded run is learnt again.
+    make_source: where batches come from; a live buffer, unless a recorded run is learnt again.
 
     Returns then: exit code 0. Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
     """
@@ -56,34 +56,34 @@ def main(cfg: Config, make_link: Callable[[Config, Ranks, threading.Event], Link
         ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
-        link = make_link(cfg, ranks, stop)
+        source = make_source(cfg, ranks, stop)
         try:
-            learner = Learner(cfg, ranks, link, device)
+            learner = Learner(cfg, ranks, source, device)
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
                 log.warning("version %d is saved; %s", learner.state.version, resume_hint(cfg))
         finally:
-            link.close()
+            source.close()
             leave_ranks()
 
 
 class Learner:
     """One rank of the learner. Building it connects, loads and publishes."""
 
-    def __init__(self, cfg: Config, ranks: Ranks, link: Link | RecordedLink, device: torch.device) -> None:
-        self.cfg, self.ranks, self.link, self.device = cfg, ranks, link, device
+    def __init__(self, cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device) -> None:
+        self.cfg, self.ranks, self.source, self.device = cfg, ranks, source, device
         self.paths = run_paths(cfg)
         checkpoint = find_newest(self.paths.checkpoints)
         self.state = LearnerState() if checkpoint is None else read_state(checkpoint)
         self.saved = self.state.version if checkpoint else -1
         self.schedule = Schedule(cfg, self.state.stage, self.state.resets)
-        link.connect(self.state.version, self.state.generation, self.state.stage.index)
+        source.connect(self.state.version, self.state.generation, self.state.stage.index)
         model = cfg.model if checkpoint is None else replace(cfg.model, path=str(checkpoint))
         check_context(model)
         policy = self._load(model)
-        link.open_weights(policy, device)
-        link.publish(self.state.version, policy)
+        source.open_weights(policy, device)
+        source.publish(self.state.version, policy)
         reference = None
         if cfg.objective.kl_beta > 0:
             reference = Reference(self._load(model, trainable=False))
@@ -100,7 +100,7 @@ class Learner:
         )
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=self.state.version) if ranks.first else None
-        log.info("learner at version %d of %d, generation %d", self.state.version, total_steps(cfg), link.generation)
+        log.info("learner at version %d of %d, generation %d", self.state.version, total_steps(cfg), source.generation)
 
     def _load(self, model: ModelConfig, *, trainable: bool = True) -> Policy:
         return build_policy(
@@ -116,22 +116,22 @@ class Learner:
     def run(self) -> bool:
         """The loop; whether the run is at its end then, with its summary written. On rank 0, that is: others return False.
 
-        Consumes: batches. Blocks on: the feed, until the buffer's contract allows a batch. Unblocked by: BatchReady,
+        Consumes: batches. Blocks on: the batch source, until the buffer's contract allows a batch. Unblocked by: BatchReady,
         SIGTERM, Stop. Stops when: `run.steps` are done, a signal came, or the buffer is gone or says so; always with its
         version saved.
         """
         since = perf_counter()
         while not self.schedule.ended(self.state.version):
             with self.spans("learner/wait"):
-                batch = self.link.feed.take(self.state.version)
+                batch = self.source.take(self.state.version)
             if batch is None:
                 break
             metrics = self.trainer.train(batch)
             self.state.version += 1
             happened = self._act_on_outcome(batch, metrics)
             with self.spans("learner/publish"):
-                self.link.step_done(self.state.version, self.schedule.stage.index)
-                self.link.publish(self.state.version, self.trainer.policy)
+                self.source.step_done(self.state.version, self.schedule.stage.index)
+                self.source.publish(self.state.version, self.trainer.policy)
             step_s, since = perf_counter() - since, perf_counter()
             self._record(batch, metrics | happened, step_s)
             if self.state.version % self.cfg.checkpoint.every == 0:
@@ -141,8 +141,8 @@ class Learner:
             self._save()
         self.saver.wait()
         self._tell_durable()
-        if self.link.feed.ended is not None:
-            raise self.link.feed.ended
+        if self.source.ended is not None:
+            raise self.source.ended
         return self.schedule.ended(self.state.version) and self._finish(since)
 
     def _act_on_outcome(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
@@ -184,7 +184,7 @@ class Learner:
 
     def _save(self) -> None:
         with self.spans("learner/checkpoint"):
-            self.state.generation = self.link.generation
+            self.state.generation = self.source.generation
             self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
             self.saver.save(self.state, self.trainer, protect=self.schedule.protected())
             self.saved = self.state.version
@@ -192,11 +192,11 @@ class Learner:
     def _tell_durable(self) -> None:
         """Only what is on the disk lets the buffer forget the batches before it."""
         for version in self.saver.durable():
-            self.link.checkpoint_saved(version)
+            self.source.checkpoint_saved(version)
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
         """One line of metrics; what is cumulative goes into the state."""
-        record = batch_metrics(batch) | metrics | self.spans.take() | self.link.metrics() | self.saver.metrics()
+        record = batch_metrics(batch) | metrics | self.spans.take() | self.source.metrics() | self.saver.metrics()
         self.state.wall_s += step_s
         self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
         for name in SPENT:
@@ -212,7 +212,7 @@ class Learner:
 
     def _finish(self, since: float) -> bool:
         """The last validation, then the summary; False without them."""
-        status = self.link.finish(self.state.version)
+        status = self.source.finish(self.state.version)
         if status is None:
             return False
         self.state.wall_s += perf_counter() - since

@@ -64,13 +64,14 @@ def failure_reason(process: Process, code: int) -> str:
 def train_recorded(cfg: Config, run: RunPaths, until: int) -> None:
     """As learner/main.py does, with the journal of `run` in the place of a buffer. Raises: ProlongError."""
     from ...learner.main import main as learn
-    from ...learner.source.recorded import RecordedLink, UpTo
+    from ...learner.source.recorded import NoBatches, RecordedSource, UpTo
 
-    def make_link(cfg: Config, ranks: Ranks, stop: threading.Event) -> RecordedLink:
-        return RecordedLink(cfg, ranks, UpTo(read_journal(run.journal), until) if ranks.first else None, stop)
+    def make_source(cfg: Config, ranks: Ranks, stop: threading.Event) -> RecordedSource:
+        recorded = UpTo(read_journal(run.journal), until) if ranks.first else NoBatches()
+        return RecordedSource(cfg, ranks, recorded, stop)
 
     cfg.checkpoint.keep += 1  # the last one is saved wherever the run is to stop: it takes no other's place
-    learn(cfg, make_link)
+    learn(cfg, make_source)
 
 
 def main(argv: list[str]) -> int:

@@ -1,1 +1,1 @@
-"""Where batches come from: a live buffer, or the journal of a recorded run."""
+"""Where batches come from and where progress is reported: a live buffer, or the recorded batches of a run. For main.py."""

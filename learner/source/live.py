@@ -1,4 +1,4 @@
-"""Rank 0's line to the buffer: handshake, batches, steps, weights, the end. On other ranks the same calls only keep in step."""
+"""Batches from a live buffer. Rank 0 holds the connection; the other ranks hold null objects and only keep in step."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import shlex
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
-from time import monotonic
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from ...buffer.client.client import BufferClient, Inbox
+from ...buffer.client.client import BufferClient
 from ...common.config.run_files import run_paths
 from ...common.config.sections import Config
-from ...common.errors import DeadlineExceeded, LearnerStarved, RunStopped
+from ...common.errors import DeadlineExceeded, LearnerStarved, ProlongError, RunStopped
 from ...common.messages import (
     PROTOCOL_VERSION,
     BatchReady,
@@ -28,137 +29,228 @@ from ...common.messages import (
     Status,
     StepDone,
     SyncRequested,
+    TakeBatch,
 )
 from ...common.models import DTYPES
 from ...common.tokenizer import Tokenizer
+from ...common.types import Batch
+from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
 from ..weights.sender import WeightSender
-from .feed import POLL_S, BatchFeed
+from .handover import BatchHandover
+
+CONNECTED = b"connected"  # rank 0 tells the other ranks
 
 
-class Link:
-    """Build it, then `connect`, then `open_weights`; `feed` gives the batches."""
+class WeightOutlet(Protocol):
+    """Where the weights of a version go. The tensors may change after `publish`."""
+
+    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+class BufferLine(Protocol):
+    """What one rank says to the buffer."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def take(self, version: int) -> Batch | None: ...
+
+    def step_done(self, version: int, stage: int) -> None: ...
+
+    def checkpoint_saved(self, version: int) -> None: ...
+
+    def finish(self, version: int) -> Status | None: ...
+
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet: ...
+
+    def close(self) -> None: ...
+
+
+class LiveSource:
+    """A `BatchSource` over a buffer."""
 
     def __init__(self, cfg: Config, ranks: Ranks, stop: threading.Event) -> None:
-        """`stop` ends every wait for the buffer."""
+        """`stop` ends every wait for the buffer. Nothing is connected before `connect`."""
         self._cfg, self._ranks, self._stop = cfg, ranks, stop
-        self._client: BufferClient | None = None
-        self._sender: WeightSender | None = None
-        self._weights: Inbox[PublishPlan | PublishResult | SyncRequested] | None = None
-        self._finished: Inbox[Finished] | None = None
-        self.feed = BatchFeed(cfg, ranks, None, None, stop)
+        self._handover = BatchHandover(ranks, cfg.buffer.max_message_mb << 20)
+        self._line: BufferLine = NoLine()
+        self._weights: WeightOutlet = NoOutlet()
+
+    @property
+    def ended(self) -> ProlongError | None:
+        return self._handover.ended
+
+    @property
+    def generation(self) -> int:
+        return self._line.generation
 
     def connect(self, version: int, generation: int, stage: int) -> None:
-        """Say Hello. Blocks until there is a buffer, `learner.starve_s` at most.
-
-        Other ranks wait with it. Raises, on every rank: RunStopped when `stop` is set first. On rank 0: ModelError (no
-        tokenizer), HandshakeRefused, BufferUnreachable.
-        """
-        connected = self._ranks.first and self._connect(version, generation, stage)
-        if not self._ranks.broadcast_bytes(b"connected" * connected if self._ranks.first else None):
+        answer = None
+        if self._ranks.first:
+            try:
+                self._line = ConnectedLine.connect(self._cfg, version, generation, stage, self._stop)
+                answer = CONNECTED
+            except RunStopped:
+                if not self._stop.is_set():
+                    raise  # the buffer said Stop
+                answer = b""
+        if self._ranks.broadcast_bytes(answer) != CONNECTED:
             raise RunStopped(f"told to stop before the buffer answered, nothing is lost; {resume_hint(self._cfg)}")
 
-    def _connect(self, version: int, generation: int, stage: int) -> bool:
-        """Whether the buffer answered before `stop` was set."""
+    def open_weights(self, policy: Policy, device: torch.device) -> None:
+        self._weights = self._line.open_weights(policy, device)
+
+    def take(self, version: int) -> Batch | None:
+        return self._handover.take(lambda: self._line.take(version))
+
+    def publish(self, version: int, policy: Policy) -> None:
+        self._weights.publish(version, policy.full_parameters(DTYPES[self._cfg.model.dtype]))
+
+    def step_done(self, version: int, stage: int) -> None:
+        # a signal to one rank is a signal to all of them from here on
+        if self._ranks.sum_(torch.tensor(float(self._stop.is_set()))) > 0:
+            self._stop.set()
+        self._line.step_done(version, stage)
+
+    def checkpoint_saved(self, version: int) -> None:
+        self._line.checkpoint_saved(version)
+
+    def finish(self, version: int) -> Status | None:
+        return self._line.finish(version)
+
+    def metrics(self) -> dict[str, float]:
+        return self._weights.metrics()
+
+    def close(self) -> None:
+        self._weights.close()
+        self._line.close()
+
+
+class ConnectedLine:
+    """Rank 0's line: a client that has shaken hands."""
+
+    def __init__(self, cfg: Config, hello: Hello, stop: threading.Event) -> None:
+        """Makes the client and its inboxes; `connect` shakes hands."""
+        self._cfg, self._stop = cfg, stop
+        buffer = cfg.buffer
+        self._client = BufferClient(buffer.address, hello, max_bytes=buffer.max_message_mb << 20, keys=buffer.keys)
+        self._batches = self._client.inbox(BatchReady)
+        self._weights = self._client.inbox(PublishPlan, PublishResult, SyncRequested)
+        self._finished = self._client.inbox(Finished)
+
+    @classmethod
+    def connect(cls, cfg: Config, version: int, generation: int, stage: int, stop: threading.Event) -> ConnectedLine:
+        """Say Hello and wait for the buffer's answer. Raises: ModelError, HandshakeRefused, BufferUnreachable, RunStopped."""
         hello = Hello(
             role=Role.learner,
             name="learner",
             protocol=PROTOCOL_VERSION,
-            tokenizer=Tokenizer.load(self._cfg.model.path).fingerprint,
+            tokenizer=Tokenizer.load(cfg.model.path).fingerprint,
             host=socket.gethostname(),
             pid=os.getpid(),
             version=version,
             generation=generation,
             stage=stage,
         )
-        cfg = self._cfg.buffer
-        client = BufferClient(cfg.address, hello, max_bytes=cfg.max_message_mb << 20, keys=cfg.keys)
-        batches = client.inbox(BatchReady)
-        self._weights = client.inbox(PublishPlan, PublishResult, SyncRequested)
-        self._finished = client.inbox(Finished)
-        if not self._answered(client):
-            return False
-        self._client = client
-        self.feed = BatchFeed(self._cfg, self._ranks, client, batches, self._stop)
-        return True
-
-    def _answered(self, client: BufferClient) -> bool:
-        """Shake hands, in a thread: nothing but `close` ends that early."""
-        with ThreadPoolExecutor(1, "connect") as executor:
-            handshake = executor.submit(client.connect, self._cfg.learner.starve_s)
-            while not self._stop.is_set() and not wait([handshake], POLL_S).done:
-                pass
-            if not handshake.done():
-                client.close(0.0)
-                return False
-        handshake.result()
-        return True
+        line = cls(cfg, hello, stop)
+        line._client.connect(cfg.learner.starve_s, stop)
+        return line
 
     @property
     def generation(self) -> int:
-        """Of the timeline that the buffer keeps; -1 on ranks that do not talk to it."""
-        return self.feed.generation if self._ranks.first else -1
+        return self._client.generation
 
-    def open_weights(self, policy: Policy, device: torch.device) -> None:
-        """Lay out the broadcast and open the store where actors meet."""
-        if self._client is None or self._weights is None:
-            return
-        dtype = DTYPES[self._cfg.model.dtype]
-        specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
-        self._sender = WeightSender(self._client, self._weights, self._cfg.weights, specs, device)
-
-    def publish(self, version: int, policy: Policy) -> None:
-        """Send these weights to whoever lives; returns after the snapshot. Collective."""
-        tensors = policy.full_parameters(DTYPES[self._cfg.model.dtype])
-        if self._sender is not None:
-            self._sender.publish(version, tensors)
-        else:
-            for _ in tensors:  # other ranks take part in gathering
-                pass
+    def take(self, version: int) -> Batch | None:
+        starve_s = self._cfg.learner.starve_s
+        try:
+            ready = self._client.ask(
+                self._batches,
+                lambda generation: TakeBatch(generation=generation, version=version),
+                deadline_s=starve_s,
+                stop=self._stop,
+            )
+        except DeadlineExceeded:
+            raise LearnerStarved(
+                f"no batch of version {version} within learner.starve_s = {starve_s:g} s; do actors run, and do they finish "
+                "groups (prolong status)?"
+            ) from None
+        if ready is None:
+            return None
+        buffer, batch = self._cfg.buffer, ready.batch
+        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
+        return batch
 
     def step_done(self, version: int, stage: int) -> None:
-        """`version` is made: its batch is trained, and the next belongs to `stage`. Collective: a signal to one rank is a
-        signal to all, from here on."""
-        if self._ranks.sum_(torch.tensor(float(self._stop.is_set()))) > 0:
-            self._stop.set()
-        if self._client is not None:
-            self._client.send(StepDone(generation=self.generation, version=version, stage=stage))
+        self._client.send(StepDone(generation=self.generation, version=version, stage=stage))
 
     def checkpoint_saved(self, version: int) -> None:
-        """`version` is durable."""
-        if self._client is not None:
-            self._client.send(CheckpointSaved(generation=self.generation, version=version))
+        self._client.send(CheckpointSaved(generation=self.generation, version=version))
 
     def finish(self, version: int) -> Status | None:
-        """Say that `version` was the last, and wait for the last validation. None on other ranks, and when told to stop.
+        starve_s = self._cfg.learner.starve_s
+        try:
+            finished = self._client.ask(
+                self._finished,
+                lambda generation: Finish(generation=generation, version=version),
+                deadline_s=starve_s,
+                stop=self._stop,
+            )
+        except DeadlineExceeded:
+            raise LearnerStarved(f"the last validation did not end within {starve_s:g} s") from None
+        return None if finished is None else finished.status
 
-        Raises: LearnerStarved after `learner.starve_s`; BufferUnreachable, RunStopped.
-        """
-        if self._client is None or self._finished is None:
-            return None
-        deadline, asked = monotonic() + self._cfg.learner.starve_s, -1
-        while not self._stop.is_set():
-            if self.generation != asked:
-                asked = self.generation
-                self._client.send(Finish(generation=asked, version=version))
-            try:
-                return self._finished.take(POLL_S).status
-            except DeadlineExceeded:
-                if monotonic() > deadline:
-                    raise LearnerStarved(f"the last validation did not end within {self._cfg.learner.starve_s:g} s") from None
-        return None
-
-    def metrics(self) -> dict[str, float]:
-        """Of the weights plane."""
-        return self._sender.metrics() if self._sender is not None else {}
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet:
+        dtype = DTYPES[self._cfg.model.dtype]
+        specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
+        return WeightSender(self._client, self._weights, self._cfg.weights, specs, device)
 
     def close(self) -> None:
-        """Leave the buffer; what was said before is delivered first."""
-        if self._sender is not None:
-            self._sender.close()
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
+
+
+class NoLine:
+    """The line of a rank that does not talk to the buffer, and of rank 0 before `connect`."""
+
+    generation = -1
+
+    def take(self, version: int) -> Batch | None:
+        return None
+
+    def step_done(self, version: int, stage: int) -> None:
+        pass
+
+    def checkpoint_saved(self, version: int) -> None:
+        pass
+
+    def finish(self, version: int) -> Status | None:
+        return None
+
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet:
+        return NoOutlet()
+
+    def close(self) -> None:
+        pass
+
+
+class NoOutlet:
+    """The outlet of a rank that sends no weights."""
+
+    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Exhaust the tensors: gathering a sharded parameter needs every rank."""
+        for _ in tensors:
+            pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
 
 
 def resume_hint(cfg: Config) -> str:

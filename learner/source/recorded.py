@@ -1,7 +1,7 @@
-"""A run from its history: recorded batches instead of a live buffer, so that a learner runs again without actors.
+"""Batches of a recorded run, so that a learner runs again without buffer and actors.
 
-`RecordedLink` has the methods of `live.Link`. Its batches come from the journal of a run (buffer/journal/journal.py), which the
-caller opens and passes in, because the learner knows the buffer by its client alone.
+They come from the journal of the run (buffer/journal/journal.py); the caller opens it and passes it in, because the learner
+may import nothing of the buffer but its client.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 
 from ...common.config.sections import Config
 from ...common.errors import JournalError, ProlongError, RunStopped
-from ...common.messages import BatchReady, Status
-from ...common.transport.wire import Decoder, encode
+from ...common.messages import Status
 from ...common.types import Batch
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
+from .handover import BatchHandover
 
 
-class History(Protocol):
-    """What is asked of a journal. Calls raise JournalError when the disk fails."""
+class RecordedBatches(Protocol):
+    """The batches of a recorded run, as a journal holds them. Calls raise JournalError when the disk fails."""
 
     def batch(self, version: int) -> Batch | None:
         """The recorded batch of the step that starts from `version`."""
@@ -40,71 +40,58 @@ class History(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UpTo:
-    """The part of a history that makes the versions up to `last`."""
+    """The recorded batches that make the versions up to `last`."""
 
-    history: History
+    recorded: RecordedBatches
     last: int
 
     def batch(self, version: int) -> Batch | None:
         """The recorded batch of the step that starts from `version`; None from `last` on."""
-        return self.history.batch(version) if version < self.last else None
+        return self.recorded.batch(version) if version < self.last else None
 
     def versions(self) -> list[int]:
         """Versions of the recorded batches, ascending."""
-        return [version for version in self.history.versions() if version < self.last]
+        return [version for version in self.recorded.versions() if version < self.last]
 
     def close(self) -> None:
         """Release the disk."""
-        self.history.close()
+        self.recorded.close()
 
 
-class RecordedFeed:
-    """Recorded batches in order, as `feed.BatchFeed` gives live ones. `ended` tells rank 0 why there are no more."""
+class NoBatches:
+    """The recorded batches of ranks other than 0, which read none."""
 
-    def __init__(self, cfg: Config, ranks: Ranks, history: History | None, stop: threading.Event) -> None:
-        self._cfg, self._ranks, self._history, self._stop = cfg, ranks, history, stop
-        self._decoder: Decoder[BatchReady] = Decoder(BatchReady, cfg.buffer.max_message_mb << 20)
-        self.ended: ProlongError | None = None
-        self.generation = -1  # of the batch that was given last; rank 0 only
+    def batch(self, version: int) -> Batch | None:
+        return None
 
-    def take(self, version: int) -> Batch | None:
-        """The batch of `version`, on every rank; None when the history or the run stops here. Collective, never waits."""
-        if not self._ranks.first:
-            payload = self._ranks.broadcast_bytes(None)
-            return self._decoder.decode(payload).batch if payload else None
-        batch = None
-        try:
-            batch = None if self._stop.is_set() else self._read(version)
-        except ProlongError as error:
-            self.ended = error
-        if self._ranks.size > 1:
-            self._ranks.broadcast_bytes(b"" if batch is None else encode(BatchReady(batch=batch)))
-        return batch
+    def versions(self) -> list[int]:
+        return []
 
-    def _read(self, version: int) -> Batch:
-        assert self._history is not None
-        batch = self._history.batch(version)
-        if batch is None:
-            raise RunStopped(f"the recorded history ends at version {version}")
-        buffer = self._cfg.buffer
-        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
-        self.generation = batch.generation
-        return batch
+    def close(self) -> None:
+        pass
 
 
-class RecordedLink:
-    """`history` on rank 0 only; `close` closes it. Nobody is told of steps, weights and checkpoints."""
+class RecordedSource:
+    """A `BatchSource` over the batches of a recorded run. It reports steps, weights and checkpoints to no other process."""
 
-    def __init__(self, cfg: Config, ranks: Ranks, history: History | None, stop: threading.Event) -> None:
-        """`stop` ends the run at the next batch."""
-        self._history = history
-        self.feed = RecordedFeed(cfg, ranks, history, stop)
+    def __init__(self, cfg: Config, ranks: Ranks, recorded: RecordedBatches, stop: threading.Event) -> None:
+        """`stop` ends the run at the next batch. `close` closes `recorded`, which is NoBatches on ranks other than 0."""
+        self._cfg, self._ranks, self._recorded, self._stop = cfg, ranks, recorded, stop
+        self._handover = BatchHandover(ranks, cfg.buffer.max_message_mb << 20)
+        self._generation = -1  # of the last batch
+
+    @property
+    def ended(self) -> ProlongError | None:
+        return self._handover.ended
+
+    @property
+    def generation(self) -> int:
+        return self._generation
 
     def connect(self, version: int, generation: int, stage: int) -> None:
-        """Raises: JournalError when the history cannot take a learner on from `version`."""
-        if self._history is None:
+        if not self._ranks.first:
             return
-        versions = self._history.versions()
+        versions = self._recorded.versions()
         if not versions:
             raise JournalError("the recorded history holds no batch: there is nothing to run again")
         if not versions[0] <= version <= versions[-1] + 1:
@@ -112,34 +99,42 @@ class RecordedLink:
                 f"the recorded history holds the steps from version {versions[0]} to {versions[-1] + 1}: a learner at version "
                 f"{version} cannot go on from there; begin with a checkpoint of one of these versions"
             )
-        self.feed.generation = generation
-
-    @property
-    def generation(self) -> int:
-        """Of the timeline that the last batch is of; before the first, the learner's own; -1 on other ranks."""
-        return self.feed.generation
+        self._generation = generation
 
     def open_weights(self, policy: Policy, device: torch.device) -> None:
-        """Nobody takes them."""
+        """No actor takes weights."""
+
+    def take(self, version: int) -> Batch | None:
+        """See `BatchSource`; never waits for more than the disk."""
+        return self._handover.take(lambda: self._read(version))
+
+    def _read(self, version: int) -> Batch | None:
+        if self._stop.is_set():
+            return None
+        batch = self._recorded.batch(version)
+        if batch is None:
+            raise RunStopped(f"the recorded history ends at version {version}")
+        buffer = self._cfg.buffer
+        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
+        self._generation = batch.generation
+        return batch
 
     def publish(self, version: int, policy: Policy) -> None:
-        """Nobody takes them."""
+        """No actor takes weights."""
 
     def step_done(self, version: int, stage: int) -> None:
-        """Nobody counts them."""
+        """No buffer counts steps."""
 
     def checkpoint_saved(self, version: int) -> None:
-        """The history stays as it is."""
+        """The recorded batches stay as they are."""
 
     def finish(self, version: int) -> Status | None:
-        """None: there is no last validation, no ledger, and hence no summary."""
+        """None: there is no last validation and no ledger, hence no summary."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """None of its own; the batches carry what was recorded."""
+        """None: the batches carry the metrics that were recorded."""
         return {}
 
     def close(self) -> None:
-        """Release the history."""
-        if self._history is not None:
-            self._history.close()
+        self._recorded.close()

@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 class Learner(Client):
-    """What learner/main.py, feed.py and weight_sender.py say, without a model."""
+    """Says what the learner's batch source and its weight sender say, without a model."""
 
     role = m.Role.learner
 

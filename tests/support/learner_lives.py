@@ -30,7 +30,7 @@ from prolong.learner.checkpoints.checkpoint import MODEL, REFERENCE, TRAINER, Le
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
-from prolong.learner.source.recorded import RecordedLink
+from prolong.learner.source.recorded import RecordedSource
 from safetensors.torch import load_file
 
 from tests.support.batches import make_trainer, small_config
@@ -99,11 +99,11 @@ def learn(cfg: Config, history: Path, trap: Trap | None = None) -> None:
     if trap is not None:
         sys.addaudithook(trap)
     torch.manual_seed(cfg.run.seed)
-    link = RecordedLink(cfg, Ranks(), read_journal(history), threading.Event())
+    source = RecordedSource(cfg, Ranks(), read_journal(history), threading.Event())
     try:
-        Learner(cfg, Ranks(), link, torch.device("cpu")).run()
+        Learner(cfg, Ranks(), source, torch.device("cpu")).run()
     finally:
-        link.close()
+        source.close()
 
 
 def last_step(metrics: Path, *, but: int = -1) -> int:
