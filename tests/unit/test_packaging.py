@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NOT_PACKAGES = {"tests", "docs", "build", "dist", "runs", "models", "data"}
+NOT_PACKAGES = {"tests", "docs", "examples", "build", "dist", "runs", "models", "data"}
 
 
 def package_folders() -> set[str]:
