@@ -137,7 +137,8 @@ def _users(*sources: Source) -> dict[str, list[str]]:
     classes = {name: node for source in sources for name, node in source.classes().items()}
     users: dict[str, list[str]] = {}
     for section in _fields(classes["Config"]):
-        for field in _fields(classes.get(ast.unparse(section.annotation), ast.ClassDef(body=[]))):
+        kind = ast.unparse(section.annotation)
+        for field in _fields(classes[kind]) if kind in classes else []:
             users.setdefault(ast.unparse(field.annotation), []).append(f"{_name(section)}.{_name(field)}")
     return users
 

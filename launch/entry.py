@@ -1,4 +1,4 @@
-"""The entry of a process of prolong: its log, and how errors become exit codes."""
+"""The entry of every process of prolong: its log, and how an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..common.errors import ProlongError
 
 
 def log_to_stderr() -> None:
-    """What a component says while it runs; `prolong train` sends it to runs/NAME/logs/."""
+    """Log from INFO on; `prolong train` redirects stderr to runs/NAME/logs/."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def exit_code_of(command: str, work: Callable[[], int]) -> int:
-    """What `work` returns; a ProlongError becomes its one sentence on stderr and its exit code."""
+    """The exit code that `work` returns, or that of its ProlongError, which is printed to stderr as one sentence."""
     try:
         return work()
     except ProlongError as error:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from prolong.common.errors import RunStopped
 from prolong.launch import cli
-from prolong.launch.cli import COMMANDS
+from prolong.launch.cli import COMMANDS, Command
 
 HEAVY = ("torch", "transformers", "vllm", "hydra", "numpy")
 
@@ -36,8 +36,8 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
 
 def test_every_command_is_listed_with_a_summary() -> None:
     for name, command in COMMANDS.items():
-        assert command.__doc__
-        assert f"  {name:10s} {command.__doc__}" in cli.usage()
+        assert command.summary
+        assert f"  {name:10s} {command.summary}" in cli.usage()
 
 
 def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_errors_become_their_exit_codes(error: BaseException, code: int, monkeyp
     def fail(argv: list[str]) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "status", fail)
+    monkeypatch.setitem(cli.COMMANDS, "status", Command(fail, "fails"))
     assert cli.main(["status"]) == code
 
 
