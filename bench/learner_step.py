@@ -38,7 +38,7 @@ from ..learner.batches.packing import pack
 from ..learner.model.policy import Policy, build_policy
 from ..learner.model.reference import Reference
 from ..learner.ranks import Ranks
-from ..learner.step import Trainer
+from ..learner.step import StepConfig, Trainer
 from .measure import report
 
 VOCAB = 67
@@ -114,13 +114,14 @@ def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
         return build_policy(cfg.model, device=cpu, chunk=8192, shard=False, trainable=trainable)
 
     reference = Reference(load(False)) if beta else None
-    return Trainer(cfg, load(True), reference, Ranks(), cpu)
+    return Trainer(StepConfig.of(cfg), load(True), reference, Ranks(), cpu)
 
 
 def sft_step(trainer: Trainer, batch: Batch) -> None:
     """Cross-entropy on the completions of `batch`: packing, forward, backward, clip and AdamW, and one host synchronisation."""
-    samples = samples_of(batch, trainer.cfg)[0]
-    micros = pack(samples, token_budget=trainer.cfg.learner.token_budget, layout=trainer.policy.layout)
+    cfg = trainer.cfg
+    samples = samples_of(batch, objective=cfg.objective, rewards=cfg.rewards, minibatches=1)[0]
+    micros = pack(samples, token_budget=cfg.learner.token_budget, layout=trainer.policy.layout)
     trainer.optimizer.zero_grad(set_to_none=True)
     losses = []
     for micro in micros:

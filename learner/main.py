@@ -37,7 +37,7 @@ from .report import SPENT, batch_metrics, summarize, write_summary
 from .schedule import Schedule, evidence_of
 from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
-from .step import Trainer
+from .step import StepConfig, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Learner:
         reference = None
         if cfg.objective.kl_beta > 0:
             reference = Reference(self._load(model, trainable=False))
-        self.trainer = Trainer(self.schedule.cfg, policy, reference, ranks, device)
+        self.trainer = Trainer(StepConfig.of(self.schedule.cfg), policy, reference, ranks, device)
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.state, self.trainer, ranks)
         self.saver = Checkpointer(
@@ -151,7 +151,7 @@ class Learner:
         since = version - self.schedule.resets.last
         outcome = self.schedule.step_outcome(evidence_of(batch, metrics, version))
         if outcome.stage:
-            self.trainer.configure(self.schedule.cfg)
+            self.trainer.configure(StepConfig.of(self.schedule.cfg))
             log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
         if outcome.reset:
             self._reset(outcome.reset)

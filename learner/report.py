@@ -11,7 +11,7 @@ from typing import Any
 from ..common.files import write_atomically
 from ..common.messages import Status
 from ..common.types import Batch, FinishReason, ValidationScore
-from .algorithm.advantages import rewards_of
+from .algorithm.rewards import rewards_of
 from .checkpoints.checkpoint import LearnerState
 
 SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")  # what the learner's time is split into

@@ -8,78 +8,118 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..common.config.choices import Loss
-from ..common.config.sections import Config
+from ..common.config.algorithm import ObjectiveConfig, RewardsConfig
+from ..common.config.choices import Straggler
+from ..common.config.sections import Config, LearnerConfig
 from ..common.errors import NonFiniteUpdate
 from ..common.types import Batch
-from .algorithm.entropy import next_coefficient
-from .algorithm.loss import Bounds, micro_loss, mini_batch_bounds, needs_proximal
+from .algorithm.api import TokenLoss
+from .algorithm.losses.table import build_loss
+from .algorithm.objective import micro_loss, needs_proximal_forward, next_entropy_coefficient
 from .algorithm.samples import samples_of
-from .algorithm.token_stats import ENTROPY, LOSS, NAMES, micro_stats, sample_metrics, stat_metrics
+from .algorithm.token_stats import TokenSums, UpdateReading, read_update, sample_metrics, token_sums, update_metrics
 from .batches.packing import MicroBatch, Sample, pack
 from .model.policy import Policy
 from .model.reference import Reference
 from .ranks import Ranks
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepConfig:
+    """The part of the configuration that a step depends on. A stage may bring another."""
+
+    learner: LearnerConfig
+    objective: ObjectiveConfig
+    rewards: RewardsConfig
+    eta: int
+    straggler: Straggler
+
+    @classmethod
+    def of(cls, cfg: Config) -> StepConfig:
+        """Take it from the configuration of a run or a stage."""
+        return cls(
+            learner=cfg.learner,
+            objective=cfg.objective,
+            rewards=cfg.rewards,
+            eta=cfg.buffer.eta,
+            straggler=cfg.buffer.straggler,
+        )
+
+
 class Trainer:
     """Owns the optimizer and the coefficient of the entropy bonus, which are state between steps.
 
-    `skipped` counts updates left out for non-finite numbers, `skipped_in_row` those since a good one.
+    `skipped` counts updates left out because of non-finite numbers, `skipped_in_row` those since the last good update.
     """
 
-    def __init__(self, cfg: Config, policy: Policy, reference: Reference | None, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, cfg: StepConfig, policy: Policy, reference: Reference | None, ranks: Ranks, device: torch.device
+    ) -> None:
         self.cfg = cfg
         self.policy = policy
         self.reference = reference
         self.ranks = ranks
         self.device = device
+        self.loss = build_loss(cfg.objective)
         self.skipped = 0
         self.skipped_in_row = 0
         self.entropy_coefficient = 0.0
         self.reset_optimizer()
 
-    def configure(self, cfg: Config) -> None:
-        """A stage begins: from the next step on everything is as `cfg` says. The optimizer's moments stay."""
+    def configure(self, cfg: StepConfig) -> None:
+        """Begin a stage: from the next step on everything is as `cfg` says. The optimizer's moments stay."""
         self.cfg = cfg
+        self.loss = build_loss(cfg.objective)
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learner.lr
         bonus = cfg.objective.entropy_target > 0
         self.entropy_coefficient = min(self.entropy_coefficient, cfg.objective.entropy_max) if bonus else 0.0
 
     def reset_optimizer(self) -> None:
-        """Start AdamW anew."""
+        """Replace AdamW by a new one, without moments."""
         learner = self.cfg.learner
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learner.lr, betas=learner.betas, weight_decay=learner.weight_decay, fused=True
         )
 
     def train(self, batch: Batch) -> dict[str, float]:
-        """Take one step on `batch`. Raises NonFiniteUpdate after `learner.max_skipped` skipped updates in a row."""
+        """Take one step on `batch`: its metrics. Collective.
+
+        Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row.
+        """
         started = time.perf_counter()
-        updates = samples_of(batch, self.cfg)
+        cfg = self.cfg
+        updates = samples_of(
+            batch,
+            objective=cfg.objective,
+            rewards=cfg.rewards,
+            minibatches=cfg.learner.minibatches,
+            oldest=cfg.eta if cfg.straggler is Straggler.mask else None,
+        )
         packed = [self._pack(samples) for samples in updates]
         reference_s = self._fill_reference(packed)
-        if needs_proximal(self.cfg.objective, len(packed)):
-            for micro in (micro for update in packed for micro in update):
+        if needs_proximal_forward(self.loss, cfg.objective, len(packed)):
+            for micro in chain.from_iterable(packed):
                 micro.proximal = self._frozen_logprobs(micro)
         metrics = [self._update(micros, samples) for micros, samples in zip(packed, updates, strict=True)]
         step_s = time.perf_counter() - started
         mean = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        counted = mean | sample_metrics(updates, self.cfg.buffer.eta)
+        counted = mean | sample_metrics(updates, cfg.eta)
         bonus = self.entropy_coefficient
-        self.entropy_coefficient = next_coefficient(bonus, mean["learner/entropy"], self.cfg.objective)
+        self.entropy_coefficient = next_entropy_coefficient(bonus, mean["learner/entropy"], cfg.objective)
         return counted | {
             "learner/compute_s": step_s,
             "learner/reference_s": reference_s,
             "learner/tokens_per_s": counted["learner/tokens"] / step_s,
             "learner/micro_batches": float(sum(map(len, packed))),
-            "learner/lr": self.cfg.learner.lr,
+            "learner/lr": cfg.learner.lr,
             "learner/entropy_coefficient": bonus,
             "learner/skipped": float(self.skipped),
         }
@@ -100,65 +140,65 @@ class Trainer:
         return self.policy.logprobs(micro)[0]
 
     def _fill_reference(self, packed: list[list[MicroBatch]]) -> float:
+        """Fill `reference` of every micro-batch, if there is a reference: the seconds that took."""
         if self.reference is None:
             return 0.0
         started = time.perf_counter()
-        for micro in (micro for update in packed for micro in update):
+        for micro in chain.from_iterable(packed):
             micro.reference = self.reference.logprobs(micro)
         return time.perf_counter() - started
 
     def _update(self, micros: list[MicroBatch], samples: list[Sample]) -> dict[str, float]:
+        """Take one optimizer step on a mini-batch: its metrics."""
         self.optimizer.zero_grad(set_to_none=True)
-        objective = self.cfg.objective
-        bounds = mini_batch_bounds(micros, self.ranks, objective) if objective.loss is Loss.m2po else None
-        stats = torch.stack([self._backward(micro, bounds) for micro in micros])
+        token_loss = self.loss.for_mini_batch(micros, self.ranks)
+        sums = [self._backward(micro, token_loss) for micro in micros]
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        health = stats[:, LOSS] + stats[:, ENTROPY]  # a policy that is not finite has no such loss: its log-ratios count as 0
-        sums = self.ranks.sum_(stats.sum(0))
-        read = torch.cat((sums, norm.to(sums).reshape(1), health)).tolist()  # the one host synchronisation of an update
-        values, grad_norm, healths = dict(zip(NAMES, read, strict=False)), read[len(NAMES)], read[len(NAMES) + 1 :]
-        if math.isfinite(grad_norm) and math.isfinite(values["loss"]):
+        reading = read_update(sums, norm, self.ranks)
+        if math.isfinite(reading.grad_norm) and math.isfinite(reading.sums["loss"]):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
             self.optimizer.step()
             self.skipped_in_row = 0
         else:
-            self._skip(micros, healths, samples, values["loss"], grad_norm)
-        metrics = stat_metrics(values) | {"learner/grad_norm": grad_norm}
-        return metrics if bounds is None else metrics | {"policy/m2po_bound": bounds[1]}
+            self._skip(micros, reading, samples)
+        return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
 
-    def _backward(self, micro: MicroBatch, bounds: Bounds | None) -> Tensor:
-        """Forward and backward of one micro-batch; its statistics. Ranks average gradients, hence the factor."""
+    def _backward(self, micro: MicroBatch, token_loss: TokenLoss) -> TokenSums:
+        """Forward and backward of one micro-batch: its statistics."""
         objective, bonus = self.cfg.objective, self.entropy_coefficient
         policy, entropy = self.policy.logprobs(micro, entropy_gradient=bonus > 0)
-        parts = micro_loss(micro, policy, entropy, objective, bounds=bounds, bonus=bonus)
+        parts = micro_loss(micro, policy, entropy, objective, token_loss=token_loss, bonus=bonus)
+        # ranks average their gradients, but token weights make a sum over ranks the mean: hence the factor
         ((micro.weight * parts.total).sum() * self.ranks.size).backward()
-        return micro_stats(micro, policy, entropy, parts, objective)
+        return token_sums(micro, policy, entropy, parts, objective)
 
-    def _skip(
-        self, micros: list[MicroBatch], healths: list[float], samples: list[Sample], loss: float, grad_norm: float
-    ) -> None:
+    def _skip(self, micros: list[MicroBatch], reading: UpdateReading, samples: list[Sample]) -> None:
+        """Count a skipped update. Raises: NonFiniteUpdate for too many in a row."""
         self.skipped += 1
         self.skipped_in_row += 1
         if self.skipped_in_row < self.cfg.learner.max_skipped:
             return
-        groups = self._blame(micros, healths, samples)
+        groups = self._blame(micros, reading.health, samples)
         raise NonFiniteUpdate(
-            f"{self.skipped_in_row} updates in a row had a non-finite loss ({loss}) or gradient norm ({grad_norm}); the last "
-            f"one came from groups {groups[:16]}; lower learner.lr, or look at those groups' log-probabilities and rewards"
+            f"{self.skipped_in_row} updates in a row had a non-finite loss ({reading.sums['loss']}) or gradient norm "
+            f"({reading.grad_norm}); the last one came from groups {groups[:16]}; lower learner.lr, or look at those groups' "
+            "log-probabilities and rewards"
         )
 
-    def _blame(self, micros: list[MicroBatch], healths: list[float], samples: list[Sample]) -> list[int]:
-        """Ordinals of the groups to look at: with a non-finite reward, else of unhealthy micro-batches, else all.
+    def _blame(self, micros: list[MicroBatch], health: list[float], samples: list[Sample]) -> list[int]:
+        """Find the ordinals of the groups to look at.
 
-        Collective: all ranks skip the same updates.
+        These are the groups with a non-finite reward; without any, those in micro-batches whose health is not finite; without
+        any, all groups. Collective: all ranks skip the same updates.
         """
         groups = list(dict.fromkeys(sample.group for sample in samples))
         flags = torch.tensor([0.0] * len(groups))
-        for micro, health in zip(micros, healths, strict=True):
-            if not math.isfinite(health):
+        for micro, number in zip(micros, health, strict=True):
+            if not math.isfinite(number):
                 flags[[groups.index(group) for group in micro.groups]] = 1.0
-        lost = {group for group, flag in zip(groups, self.ranks.sum_(flags).tolist(), strict=True) if flag}
+        unhealthy = {group for group, flag in zip(groups, self.ranks.sum_(flags).tolist(), strict=True) if flag}
         unrewarded = {sample.group for sample in samples if not math.isfinite(sample.reward)}
-        return [group for group in groups if group in (unrewarded or lost or groups)]
+        suspects = unrewarded or unhealthy or set(groups)
+        return [group for group in groups if group in suspects]

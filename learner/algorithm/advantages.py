@@ -9,33 +9,62 @@ A group whose rewards are all the same gets zeros, and so does a group of one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...common.config.choices import Advantage
-from ...common.types import Group
 
 STD_EPSILON = 1e-6
 LEAST_VARIANCE = 1e-8
 
+# rewards [n] of one group, not all the same -> advantages [n]
+GroupRule = Callable[[np.ndarray], np.ndarray]
+# (rewards, lengths), one array [n] per group -> advantages, one array [n] per group
+BatchRule = Callable[[list[np.ndarray], list[np.ndarray]], list[np.ndarray]]
 
-def group_advantages(rewards: np.ndarray, kind: Advantage) -> np.ndarray:
-    """Advantages [n] float64 of one group's rewards [n]; of global_norm the part that one group can tell, R - mean."""
-    if rewards.min() == rewards.max():
-        return np.zeros(len(rewards))
-    centred = rewards - rewards.mean()
-    match kind:
-        case Advantage.group_std:
-            return centred / (rewards.std(ddof=1) + STD_EPSILON)
-        case Advantage.leave_one_out:
-            return centred * (len(rewards) / (len(rewards) - 1))
-        case Advantage.group_mean | Advantage.global_norm:
-            return centred
+
+def batch_advantages(rewards: list[np.ndarray], lengths: list[np.ndarray], kind: Advantage) -> list[np.ndarray]:
+    """Compute the advantages of a batch, one array [n] float64 per group.
+
+    rewards, lengths: one array [n] per group; lengths count the tokens of each rollout.
+    """
+    return ADVANTAGES[kind](rewards, lengths)
+
+
+def group_std(rewards: np.ndarray) -> np.ndarray:
+    """(R - mean) / (std + 1e-6)."""
+    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + STD_EPSILON)
+
+
+def group_mean(rewards: np.ndarray) -> np.ndarray:
+    """R - mean."""
+    return rewards - rewards.mean()
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+    """R - mean of the others."""
+    return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+
+
+def in_each_group(rule: GroupRule) -> BatchRule:
+    """Apply a rule to every group by itself, with zeros for groups whose rewards are all the same."""
+
+    def over_batch(rewards: list[np.ndarray], lengths: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros(len(group)) if group.min() == group.max() else rule(group) for group in rewards]
+
+    return over_batch
+
+
+def global_norm(rewards: list[np.ndarray], lengths: list[np.ndarray]) -> list[np.ndarray]:
+    """R - mean in each group, then normalised over all tokens of the batch."""
+    return normalise_globally(in_each_group(group_mean)(rewards, lengths), lengths)
 
 
 def normalise_globally(advantages: list[np.ndarray], lengths: list[np.ndarray]) -> list[np.ndarray]:
-    """The second half of global_norm: (A - mean) / std over all tokens of the batch, each rollout weighing its length.
+    """Compute (A - mean) / std over all tokens of the batch: each rollout counts as often as it has tokens.
 
-    advantages and lengths (tokens in the loss): one array [n] per group. The variance is the population's, at least 1e-8.
+    advantages and lengths: one array [n] per group. The variance is the population's, at least 1e-8.
     """
     values, weights = np.concatenate(advantages), np.concatenate(lengths).astype(np.float64)
     total = max(weights.sum(), 1.0)
@@ -45,9 +74,9 @@ def normalise_globally(advantages: list[np.ndarray], lengths: list[np.ndarray]) 
     return [(group - mean) / deviation for group in advantages]
 
 
-def rewards_of(group: Group) -> np.ndarray:
-    """Rewards [n] float64. The buffer stores verified rollouts only; one without a reward is a broken group."""
-    rewards = [rollout.verdict.reward for rollout in group.rollouts]
-    if any(reward is None for reward in rewards):
-        raise ValueError(f"group {group.ordinal}: a rollout without a reward reached the learner; the actor must drop those")
-    return np.array(rewards, dtype=np.float64)
+ADVANTAGES: dict[Advantage, BatchRule] = {
+    Advantage.group_std: in_each_group(group_std),
+    Advantage.group_mean: in_each_group(group_mean),
+    Advantage.leave_one_out: in_each_group(leave_one_out),
+    Advantage.global_norm: global_norm,
+}

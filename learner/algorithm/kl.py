@@ -1,15 +1,16 @@
-"""KL(policy, reference): per token in the loss, or in the reward. Estimator and weight are a pair whose gradient is right.
+"""KL(policy, reference): per token, in the loss or in the reward. Estimator and weight are a pair whose gradient is right.
 
-With s = log pi_ref - log pi_theta, and the weight w = pi_theta / mu that the sampler mu asks for:
+With s = log pi_ref - log pi_theta, and w = pi_theta / mu, the importance weight of tokens that mu sampled:
     k1 = -s, k2 = s^2 / 2, k3 = exp(s) - s - 1
     in the loss:   w k1 and w k3 with w live, stop_grad(w) k2
     in the reward: stop_grad(k1), subtracted from the advantage, which the policy loss weighs with stop_grad(w)
-Each gives E_mu[gradient] = gradient of KL(pi_theta || pi_ref), exactly. The others do not: k1 in the loss with a constant
-weight has no gradient, k3 that of the forward KL, live w k2 is 48 % off. ObjectiveConfig refuses them, and
-tests/unit/learner/algorithm/test_kl.py enumerates all. Names: http://joschu.net/blog/kl-approx.html.
+Each gives E_mu[gradient] = gradient of KL(pi_theta || pi_ref), exactly. The other pairs do not: k1 in the loss with a constant
+weight has no gradient, k3 with a constant weight has the gradient of the forward KL, k2 with a live weight is 48 % off.
+ObjectiveConfig refuses them, and tests/unit/learner/algorithm/test_kl.py enumerates all. The names k1, k2 and k3 are those of
+http://joschu.net/blog/kl-approx.html.
 
-Log-probabilities are the tempered ones on both sides, the same that the ratio uses. Truncation: a token with w > C has its
-whole term scaled by the constant C / w, value and gradient alike, so that the pair stays a pair.
+Log-probabilities are tempered on both sides, as in the policy loss's ratio. Truncation: a token with w > C has its whole term
+scaled by the constant C / w, value and gradient alike, so that its gradient keeps its direction.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from torch import Tensor
 
 from ...common.config.algorithm import KL_PAIRS, ObjectiveConfig
 from ...common.config.choices import KLEstimator, KLPlacement, KLWeight
-from .objective import MAX_LOG_RATIO, finite_difference
+from .ratios import exp_ratio, finite_difference
 
 
 def kl_penalty(policy: Tensor, reference: Tensor, behaviour: Tensor, cfg: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Per-token penalty [M] to minimise (policy carries the gradient), and the plain k3 [M] to report, which is detached.
+    """Compute the penalty [M] to minimise, which carries policy's gradient, and the plain k3 [M] to report, detached.
 
-    policy, reference, behaviour: [M] log-probabilities. The penalty is not yet times beta, and 0 with KL in the reward.
-    Log-ratios to the reference are clamped to +-kl_clamp, weights to at most `truncation`; non-finite log-ratios count as 0.
+    policy, reference, behaviour: [M] log-probabilities. The penalty is not yet multiplied by kl_beta; it is 0 with KL in the
+    reward. Log-ratios to the reference are clamped to +-kl_clamp, weights to at most `truncation`; non-finite log-ratios
+    count as 0.
     """
     log_ratio = finite_difference(reference, policy).clamp(-cfg.kl_clamp, cfg.kl_clamp)
     k3 = log_ratio.exp() - log_ratio - 1.0
@@ -43,7 +45,7 @@ def kl_penalty(policy: Tensor, reference: Tensor, behaviour: Tensor, cfg: Object
 
 
 def kl_in_reward(policy: Tensor, reference: Tensor, cfg: ObjectiveConfig) -> Tensor:
-    """beta * k1 of every token [M], detached: what placement reward subtracts from the token's own advantage.
+    """Compute kl_beta * k1 of every token [M], detached: placement `reward` subtracts it from the token's own advantage.
 
     policy, reference: [M] log-probabilities; k1 is clamped to +-kl_clamp, and 0 where it is not finite.
     """
@@ -54,6 +56,6 @@ def _weight(policy: Tensor, behaviour: Tensor, cfg: ObjectiveConfig) -> Tensor |
     kind = KL_PAIRS[cfg.kl_placement, cfg.kl_estimator] if cfg.kl_weight is KLWeight.auto else cfg.kl_weight
     if kind is KLWeight.none:
         return 1.0
-    weight = finite_difference(policy, behaviour).clamp(max=MAX_LOG_RATIO).exp()
+    weight = exp_ratio(finite_difference(policy, behaviour))
     scale = (weight.detach().clamp(max=cfg.truncation) / weight.detach()).nan_to_num(0.0)
     return scale * (weight if kind is KLWeight.live else weight.detach())

@@ -1,21 +1,29 @@
-"""From a batch to samples: rewards, advantages, token masks of `straggler=mask`, and the global denominators of each update."""
+"""From a batch to samples: rewards, advantages, token masks of `straggler=mask`, and the global denominators of each update.
+
+check_staleness -> samples_of: rewards -> advantages over the batch -> updates -> token weights of each update
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from ...common.config.algorithm import ObjectiveConfig
+from ...common.config.algorithm import ObjectiveConfig, RewardsConfig
 from ...common.config.choices import Advantage, Aggregation, Straggler
-from ...common.config.sections import Config
 from ...common.errors import StalenessViolation
-from ...common.types import Batch, FinishReason, Group, Rollout, float32_array, int32_array
+from ...common.types import Batch, Group, Rollout, float32_array, int32_array
 from ..batches.packing import Sample
-from .advantages import group_advantages, normalise_globally, rewards_of
-from .rewards import shape_rewards
+from .advantages import batch_advantages
+from .rewards import shaped_rewards_of
 
 
 def check_staleness(batch: Batch, *, version: int, generation: int, eta: int, straggler: Straggler) -> None:
-    """Raise StalenessViolation unless this is the batch of `version` and, but for `mask`, no token is older than eta."""
+    """Raise StalenessViolation unless this is the batch of `version` and no token is older than eta versions.
+
+    With straggler `mask` older tokens are allowed: they will be context only.
+    """
     if (batch.version, batch.generation) != (version, generation):
         raise StalenessViolation(
             f"batch of version {batch.version}, generation {batch.generation}: expected {version}, generation {generation}"
@@ -43,81 +51,82 @@ def token_staleness(rollout: Rollout, version: int) -> np.ndarray:
     return staleness
 
 
-def samples_of(batch: Batch, cfg: Config) -> list[list[Sample]]:
-    """The batch's rollouts, one list per update (groups in order, split evenly), with advantages and token weights set."""
-    limit = cfg.buffer.eta if cfg.buffer.straggler is Straggler.mask else None
-    groups = []
-    for group in batch.groups:
-        prompt, rewards = int32_array(group.prompt.token_ids), shaped_rewards(group, batch.version, cfg)
-        groups.append(
-            [
-                _sample(group, prompt, rollout, float(reward), batch.version, limit)
-                for rollout, reward in zip(group.rollouts, rewards, strict=True)
-            ]
+def samples_of(
+    batch: Batch, *, objective: ObjectiveConfig, rewards: RewardsConfig, minibatches: int, oldest: int | None = None
+) -> list[list[Sample]]:
+    """Turn the batch's rollouts into samples, one list per update, with advantages and token weights set.
+
+    Groups keep their order and are split evenly between the updates, of which there are `minibatches`, or one per group if
+    that is less. Tokens older than `oldest` versions are context only; None: no token is.
+    """
+    groups = [_group_samples(group, batch.version, rewards, oldest) for group in batch.groups]
+    _set_advantages(groups, objective.advantage)
+    shares = np.array_split(np.arange(len(groups)), min(minibatches, len(groups)))
+    updates = [[sample for i in share for sample in groups[i]] for share in shares]
+    for update in updates:
+        set_weights(update, objective)
+    return updates
+
+
+def _group_samples(group: Group, version: int, cfg: RewardsConfig, oldest: int | None) -> list[Sample]:
+    prompt = int32_array(group.prompt.token_ids)
+    samples = []
+    for rollout, reward in zip(group.rollouts, shaped_rewards_of(group, version, cfg), strict=True):
+        staleness = token_staleness(rollout, version)
+        samples.append(
+            Sample(
+                group=group.ordinal,
+                prompt=prompt,
+                completion=int32_array(rollout.token_ids),
+                behaviour=float32_array(rollout.behaviour_logprobs),
+                keep=np.ones_like(staleness, dtype=bool) if oldest is None else staleness <= oldest,
+                staleness=staleness,
+                temperature=group.sampling.temperature,
+                reward=float(reward),
+            )
         )
-    _set_advantages(groups, cfg.objective.advantage)
-    updates = min(cfg.learner.minibatches, len(groups))
-    parts = [[sample for i in part for sample in groups[i]] for part in np.array_split(np.arange(len(groups)), updates)]
-    for part in parts:
-        set_weights(part, cfg.objective)
-    return parts
-
-
-def shaped_rewards(group: Group, version: int, cfg: Config) -> np.ndarray:
-    """Rewards [n] float64 of a group as its advantages are made of, at the step that starts from `version`."""
-    return shape_rewards(
-        rewards_of(group),
-        np.array([rollout.num_tokens for rollout in group.rollouts]),
-        np.array([rollout.finish_reason is FinishReason.length for rollout in group.rollouts]),
-        max_tokens=group.sampling.max_tokens,
-        version=version,
-        cfg=cfg.rewards,
-    )
-
-
-def _sample(group: Group, prompt: np.ndarray, rollout: Rollout, reward: float, version: int, limit: int | None) -> Sample:
-    """Tokens older than `limit` versions, if that is a number, are context only."""
-    staleness = token_staleness(rollout, version)
-    return Sample(
-        group=group.ordinal,
-        prompt=prompt,
-        completion=int32_array(rollout.token_ids),
-        behaviour=float32_array(rollout.behaviour_logprobs),
-        keep=np.ones_like(staleness, dtype=bool) if limit is None else staleness <= limit,
-        staleness=staleness,
-        temperature=group.sampling.temperature,
-        reward=reward,
-    )
+    return samples
 
 
 def _set_advantages(groups: list[list[Sample]], kind: Advantage) -> None:
-    """A reward that is not finite makes advantages that are not either: the update is skipped and the group named."""
+    """Set the advantages of a batch. A reward that is not finite makes non-finite ones: the update will be skipped."""
     with np.errstate(invalid="ignore", over="ignore"):
-        advantages = [group_advantages(np.array([sample.reward for sample in group]), kind) for group in groups]
-        if kind is Advantage.global_norm:
-            lengths = [np.array([len(sample.completion) for sample in group]) for group in groups]
-            advantages = normalise_globally(advantages, lengths)
+        rewards = [np.array([sample.reward for sample in group]) for group in groups]
+        lengths = [np.array([len(sample.completion) for sample in group]) for group in groups]
+        advantages = batch_advantages(rewards, lengths, kind)
     for group, values in zip(groups, advantages, strict=True):
         for sample, advantage in zip(group, values, strict=True):
             sample.advantage = float(advantage)
 
 
-def set_weights(samples: list[Sample], objective: ObjectiveConfig) -> None:
-    """Token weights of one update, over all ranks and micro-batches, from token counts before any mask.
+@dataclass(frozen=True, slots=True)
+class UpdateCounts:
+    """Counts of one update over all ranks and micro-batches, before any mask."""
 
-    A rollout of T tokens of a prompt whose rollouts have P together, among R rollouts, Q prompts and N tokens:
-    token_mean 1 / N, sequence_mean 1 / (R T), sequence_sum 1 / (R objective.length_constant), prompt_mean 1 / (Q P). But for
-    sequence_sum they sum to 1.
+    tokens: int
+    rollouts: int
+    prompts: int
+
+
+# (update, tokens of the rollout, tokens of all rollouts of its prompt, cfg) -> 1 / the weight of the rollout's tokens
+DENOMINATORS: dict[Aggregation, Callable[[UpdateCounts, int, int, ObjectiveConfig], float]] = {
+    Aggregation.token_mean: lambda update, rollout, prompt, cfg: update.tokens,
+    Aggregation.sequence_mean: lambda update, rollout, prompt, cfg: update.rollouts * rollout,
+    Aggregation.sequence_sum: lambda update, rollout, prompt, cfg: update.rollouts * cfg.length_constant,
+    Aggregation.prompt_mean: lambda update, rollout, prompt, cfg: update.prompts * prompt,
+}
+
+
+def set_weights(samples: list[Sample], objective: ObjectiveConfig) -> None:
+    """Set the token weights of one update, over all ranks and micro-batches, from token counts before any mask.
+
+    They sum to 1 over the tokens of the update, except with sequence_sum, which divides by objective.length_constant in the
+    place of each rollout's length.
     """
-    tokens_of: dict[int, int] = {}
+    prompt_tokens: dict[int, int] = {}
     for sample in samples:
-        tokens_of[sample.group] = tokens_of.get(sample.group, 0) + len(sample.completion)
-    total = sum(tokens_of.values())
+        prompt_tokens[sample.group] = prompt_tokens.get(sample.group, 0) + len(sample.completion)
+    counts = UpdateCounts(tokens=sum(prompt_tokens.values()), rollouts=len(samples), prompts=len(prompt_tokens))
+    denominator = DENOMINATORS[objective.aggregation]
     for sample in samples:
-        whole = {
-            Aggregation.token_mean: total,
-            Aggregation.sequence_mean: len(samples) * len(sample.completion),
-            Aggregation.sequence_sum: len(samples) * objective.length_constant,
-            Aggregation.prompt_mean: len(tokens_of) * tokens_of[sample.group],
-        }[objective.aggregation]
-        sample.weight = 1.0 / whole
+        sample.weight = 1.0 / denominator(counts, len(sample.completion), prompt_tokens[sample.group], objective)

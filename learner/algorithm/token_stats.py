@@ -1,7 +1,9 @@
-"""What is watched of every update: per-token quantities summed on the device, over micro-batches and ranks, read once."""
+"""The statistics of every update: per-token quantities summed on the device, over micro-batches and ranks, read once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -11,37 +13,87 @@ from torch import Tensor
 from ...common.config.algorithm import ObjectiveConfig
 from ...common.config.choices import Weighting
 from ..batches.packing import MicroBatch, Sample
-from .loss import LossParts
-from .objective import finite_difference
+from ..ranks import Ranks
+from .objective import LossParts
+from .ratios import finite_difference
 
-NAMES: tuple[str, ...] = (
-    "loss", "policy_loss", "kl_loss", "tokens", "entropy", "kl_reference", "ratio", "clip_low", "clip_high", "clip_dual",
-    "rejected", "weight", "weight_squared", "truncated", "log_ratio", "log_ratio_squared", "k3", "non_finite",
-)  # fmt: skip
-LOSS, ENTROPY = NAMES.index("loss"), NAMES.index("entropy")
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the tokens of a micro-batch, by name, on the device."""
+
+    names: tuple[str, ...]
+    # [len(names)] float64
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReading:
+    """The numbers of one update on the host."""
+
+    # over all micro-batches and ranks, by the names of TokenSums
+    sums: dict[str, float]
+    # before clipping
+    grad_norm: float
+    # one per micro-batch of this rank: not finite if its policy was not
+    health: list[float]
 
 
 @torch.no_grad()
-def micro_stats(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossParts, cfg: ObjectiveConfig) -> Tensor:
-    """Sums over the micro-batch's tokens, in the order of NAMES, float64. Spare micro-batches count for nothing."""
+def token_sums(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossParts, cfg: ObjectiveConfig) -> TokenSums:
+    """Sum the micro-batch's statistics over its tokens. Spare micro-batches, whose weights are 0, count for nothing."""
     live = (micro.weight > 0).to(policy.dtype)
-    terms = parts.terms
+    terms, uncorrected = parts.terms, parts.terms.uncorrected
     log_ratio = finite_difference(policy, micro.behaviour)
     most = cfg.truncation if cfg.weighting is Weighting.truncate else float("inf")
-    rows = (
-        micro.weight * parts.total, micro.weight * terms.loss, micro.weight * parts.kl_term,
-        live, live * entropy, live * parts.kl,
-        live * terms.ratio, live * terms.clipped_low, live * terms.clipped_high, live * terms.clipped_dual,
-        live * terms.rejected,
-        live * terms.weight, live * terms.weight.square(), live * (terms.weight > most),
-        live * log_ratio, live * log_ratio.square(), live * (log_ratio.exp() - log_ratio - 1.0),
-        live * ~torch.isfinite(policy - micro.behaviour),
-    )  # fmt: skip
-    return torch.stack(rows).sum(1, dtype=torch.float64)
+    rows = {
+        "loss": micro.weight * parts.total,
+        "policy_loss": micro.weight * terms.loss,
+        "kl_loss": micro.weight * parts.kl_term,
+        "tokens": live,
+        "entropy": live * entropy,
+        "kl_reference": live * parts.kl,
+        "ratio": live * uncorrected.ratio,
+        "clip_low": live * uncorrected.clipped_low,
+        "clip_high": live * uncorrected.clipped_high,
+        "clip_dual": live * uncorrected.clipped_dual,
+        "rejected": live * terms.rejected,
+        "weight": live * terms.weight,
+        "weight_squared": live * terms.weight.square(),
+        "truncated": live * (terms.weight > most),
+        "log_ratio": live * log_ratio,
+        "log_ratio_squared": live * log_ratio.square(),
+        "k3": live * (log_ratio.exp() - log_ratio - 1.0),
+        "non_finite": live * ~torch.isfinite(policy - micro.behaviour),
+    }
+    return TokenSums(names=tuple(rows), values=torch.stack(tuple(rows.values())).sum(1, dtype=torch.float64))
 
 
-def stat_metrics(sums: dict[str, float]) -> dict[str, float]:
-    """Metrics of one update from the sums of NAMES: means over tokens, but for losses, whose weights divide."""
+def read_update(micro_sums: Sequence[TokenSums], grad_norm: Tensor, ranks: Ranks) -> UpdateReading:
+    """Add up the micro-batches of all ranks and read everything, in the one host synchronisation of an update. Collective."""
+    names = micro_sums[0].names
+    table = torch.stack([sums.values for sums in micro_sums])  # [micro-batches, names]
+    # log-ratios of a policy that is not finite count as 0, but its loss plus its entropy is not finite either
+    health = table[:, names.index("loss")] + table[:, names.index("entropy")]
+    totals = ranks.sum_(table.sum(0))
+    read = read_together({"totals": totals, "grad_norm": grad_norm.to(totals).reshape(1), "health": health})
+    return UpdateReading(
+        sums=dict(zip(names, read["totals"], strict=True)), grad_norm=read["grad_norm"][0], health=read["health"]
+    )
+
+
+def read_together(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+    """Copy 1-D tensors of one device and type to the host, with a single synchronisation for all of them."""
+    flat = torch.cat(tuple(tensors.values())).tolist()
+    lists, start = {}, 0
+    for name, tensor in tensors.items():
+        lists[name] = flat[start : start + len(tensor)]
+        start += len(tensor)
+    return lists
+
+
+def update_metrics(sums: dict[str, float]) -> dict[str, float]:
+    """Compute the metrics of one update from its sums: means over tokens, except losses, whose weights divide already."""
     tokens = max(sums["tokens"], 1.0)
     weight_squared = max(sums["weight_squared"], 1e-30)
     return {
@@ -66,7 +118,7 @@ def stat_metrics(sums: dict[str, float]) -> dict[str, float]:
 
 
 def sample_metrics(updates: list[list[Sample]], eta: int) -> dict[str, float]:
-    """Metrics of a batch's rollouts before any forward: shaped rewards, tokens, and staleness of the tokens in the loss."""
+    """Compute metrics of a batch's rollouts before any forward: shaped rewards, tokens, staleness of tokens in the loss."""
     samples = list(chain.from_iterable(updates))
     tokens = sum(len(sample.completion) for sample in samples)
     ages = np.concatenate([sample.staleness[sample.keep] for sample in samples])

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Advantage
-from prolong.learner.algorithm.advantages import group_advantages, normalise_globally
-from prolong.learner.algorithm.loss import LossParts, micro_loss
-from prolong.learner.algorithm.objective import PolicyTerms
+from prolong.learner.algorithm.advantages import batch_advantages
+from prolong.learner.algorithm.losses.table import build_loss
+from prolong.learner.algorithm.objective import LossParts, PolicyTerms, micro_loss
 from prolong.learner.algorithm.samples import set_weights
 from prolong.learner.batches.packing import MicroBatch, Sample
+from prolong.learner.ranks import Ranks
 from torch import Tensor
 
 from tests.parity.rollouts import Rollouts
@@ -51,7 +52,8 @@ def parts_of(rollouts: Rollouts, cfg: ObjectiveConfig, policy: Tensor, entropy: 
         proximal=rollouts.proximal,
         reference=rollouts.reference if cfg.kl_beta > 0 else None,
     )
-    return micro_loss(micro, policy, entropy, cfg, bounds=None, bonus=bonus)
+    token_loss = build_loss(cfg).for_mini_batch([micro], Ranks())
+    return micro_loss(micro, policy, entropy, cfg, token_loss=token_loss, bonus=bonus)
 
 
 def terms_of(rollouts: Rollouts, cfg: ObjectiveConfig) -> PolicyTerms:
@@ -77,9 +79,8 @@ def loss_of(rollouts: Rollouts, cfg: ObjectiveConfig, *, entropy: Tensor | None 
 def advantages_of(rollouts: Rollouts, kind: Advantage) -> Tensor:
     """[R] advantages of the rollouts' rewards."""
     members = [rollouts.group == group for group in rollouts.group.unique()]
-    groups = [group_advantages(rollouts.rewards[rows].numpy(), kind) for rows in members]
-    if kind is Advantage.global_norm:
-        groups = normalise_globally(groups, [rollouts.lengths[rows].numpy() for rows in members])
+    rewards = [rollouts.rewards[rows].numpy() for rows in members]
+    groups = batch_advantages(rewards, [rollouts.lengths[rows].numpy() for rows in members], kind)
     return torch.from_numpy(np.concatenate(groups))
 
 

@@ -17,6 +17,7 @@ from prolong.common.config.choices import (
     KLWeight,
     Loss,
     Rejection,
+    Straggler,
     Weighting,
 )
 from prolong.common.config.sections import Config
@@ -34,10 +35,15 @@ from prolong.common.types import (
     VersionSpan,
     int32_array,
 )
+from prolong.learner.algorithm.api import Tokens
+from prolong.learner.algorithm.losses.table import build_loss
+from prolong.learner.algorithm.objective import PolicyTerms, policy_loss
+from prolong.learner.algorithm.samples import samples_of
+from prolong.learner.batches.packing import Sample
 from prolong.learner.model.policy import Policy, build_policy
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 from torch import Tensor
 
 SAMPLING = Sampling(n=4, temperature=1.2, top_p=1.0, max_tokens=20)
@@ -194,6 +200,22 @@ def unsettle(trainer: Trainer) -> None:
     trainer.entropy_coefficient = 0.01 if trainer.cfg.objective.entropy_target else 0.0
 
 
+def samples_under(cfg: Config, batch: Batch) -> list[list[Sample]]:
+    """The samples of every update of a step under `cfg`."""
+    return samples_of(
+        batch,
+        objective=cfg.objective,
+        rewards=cfg.rewards,
+        minibatches=cfg.learner.minibatches,
+        oldest=cfg.buffer.eta if cfg.buffer.straggler is Straggler.mask else None,
+    )
+
+
+def policy_terms(tokens: Tokens, cfg: ObjectiveConfig) -> PolicyTerms:
+    """The policy loss of a micro-batch by itself, for losses that need nothing from the rest of the mini-batch."""
+    return policy_loss(tokens, cfg, build_loss(cfg).for_mini_batch([], Ranks()))
+
+
 def make_policy(cfg: Config, *, trainable: bool = True, shard: bool = False, dtype: torch.dtype = torch.float64) -> Policy:
     """The policy of `cfg` on the CPU."""
     policy = build_policy(
@@ -210,7 +232,7 @@ def make_policy(cfg: Config, *, trainable: bool = True, shard: bool = False, dty
 def make_trainer(cfg: Config, *, dtype: torch.dtype = torch.float64) -> Trainer:
     """A single-rank trainer with a reference equal to the policy, if there is a KL term."""
     reference = Reference(make_policy(cfg, trainable=False, dtype=dtype)) if cfg.objective.kl_beta else None
-    return Trainer(cfg, make_policy(cfg, dtype=dtype), reference, Ranks(), torch.device("cpu"))
+    return Trainer(StepConfig.of(cfg), make_policy(cfg, dtype=dtype), reference, Ranks(), torch.device("cpu"))
 
 
 def small_config(model: Path) -> Config:

@@ -12,7 +12,7 @@ from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 from safetensors.torch import save_file
 
 from tests.support.batches import (
@@ -48,7 +48,7 @@ def main(model: Path, folder: Path, mode: str) -> None:
 def make_sharded(cfg: Config, ranks: Ranks) -> Trainer:
     """A trainer over all ranks with a reference."""
     policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
-    return Trainer(cfg, policy, Reference(frozen), ranks, torch.device("cpu"))
+    return Trainer(StepConfig.of(cfg), policy, Reference(frozen), ranks, torch.device("cpu"))
 
 
 def save_gradients(trainer: Trainer, metrics: dict[str, float], path: Path) -> None:

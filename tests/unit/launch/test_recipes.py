@@ -10,7 +10,7 @@ from prolong.launch.recipes import CONF_FOLDER, compose, recipes
 from prolong.learner.model.policy import Policy, build_policy
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 
 from tests.support.tiny_model import make_tiny_model
 
@@ -71,6 +71,8 @@ def test_prorl_builds_the_learner_from_a_tiny_stand_in(tmp_path: Path) -> None:
             trainable=trainable,
         )
 
-    trainer = Trainer(cfg, build(trainable=True), Reference(build(trainable=False)), Ranks(), torch.device("cpu"))
+    trainer = Trainer(
+        StepConfig.of(cfg), build(trainable=True), Reference(build(trainable=False)), Ranks(), torch.device("cpu")
+    )
     (group, *_) = trainer.optimizer.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-6, (0.9, 0.999), 0.01)

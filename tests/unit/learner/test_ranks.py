@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 from prolong.common.logprobs import head_logprobs
-from prolong.learner.algorithm.samples import samples_of
 from prolong.learner.batches.packing import PackingLayout, pack
 from prolong.learner.model import policy as policy_module
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 from torch import distributed as dist
 
-from tests.support.batches import make_policy, mixed_batch, random_batch, small_config
+from tests.support.batches import make_policy, mixed_batch, random_batch, samples_under, small_config
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -44,12 +43,12 @@ def test_bfloat16_computes_in_bfloat16_keeps_float32_masters_and_gives_float32_l
     exact = make_policy(cfg, dtype=torch.float32)
     cfg.model.dtype = "bfloat16"
     policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
-    (micro,) = pack(samples_of(random_batch(0), cfg)[0], token_budget=10_000, layout=PackingLayout.documents)
+    (micro,) = pack(samples_under(cfg, random_batch(0))[0], token_budget=10_000, layout=PackingLayout.documents)
     with torch.no_grad():
         rounded, sharp = policy.logprobs(micro)[0], exact.logprobs(micro)[0]
     assert rounded.dtype == torch.float32
     assert 1e-4 < (rounded - sharp).abs().max() < 0.3
-    trainer = Trainer(cfg, policy, Reference(frozen), alone, torch.device("cpu"))
+    trainer = Trainer(StepConfig.of(cfg), policy, Reference(frozen), alone, torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in policy.full_parameters()}
     metrics = trainer.train(random_batch(0))
     assert metrics["reference/kl"] == 0.0
@@ -75,7 +74,7 @@ def test_temperatures_are_not_rounded_to_bfloat16_on_their_way_to_the_head(
         return head_logprobs(hidden, *args, temperature=temperature, **named)
 
     monkeypatch.setattr(policy_module, "head_logprobs", recording)
-    (micro,) = pack(samples_of(mixed_batch(), cfg)[0], token_budget=10_000, layout=PackingLayout.documents)
+    (micro,) = pack(samples_under(cfg, mixed_batch())[0], token_budget=10_000, layout=PackingLayout.documents)
     policy.logprobs(micro)
     ((dtype, temperature),) = arrived
     assert dtype == torch.bfloat16

@@ -10,8 +10,7 @@ import pytest
 import torch
 from prolong.common.config.choices import Aggregation, Straggler
 from prolong.common.config.sections import Config
-from prolong.learner.algorithm.samples import samples_of
-from prolong.learner.algorithm.second_moment import second_moment_bounds
+from prolong.learner.algorithm.losses.second_moment import second_moment_bounds
 from prolong.learner.batches.packing import MicroBatch, Sample
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import Trainer
@@ -24,6 +23,7 @@ from tests.support.batches import (
     mixed_batch,
     near_policy,
     random_batch,
+    samples_under,
     small_config,
     solo_logprobs,
     unsettle,
@@ -94,7 +94,7 @@ def test_the_bounds_of_m2po_are_those_of_all_tokens_of_the_mini_batch(folder: Pa
     cfg.learner.token_budget = 40
     trainer = make_trainer(cfg)
     batch = near_policy(mixed_batch(), trainer.policy)
-    (samples,) = samples_of(batch, cfg)
+    (samples,) = samples_under(cfg, batch)
     log_ratios, advantages = [], []
     pairs = [(group, rollout) for group in batch.groups for rollout in group.rollouts]
     trainer.policy.causal.set_attn_implementation("sdpa")

@@ -1,4 +1,4 @@
-"""Does the correction for stale samples help? A toy that tells in seconds: recipe, section 5.
+"""Does the correction for stale samples help? A toy problem that answers in seconds (docs/recipe.md, From rewards to a loss).
 
 32 prompts, each with a hidden answer of 6 tokens out of 16; the reward of a rollout is the share of its tokens that are right.
 The policy's logits are the product of a prompt's 4 numbers and a shared matrix, so that prompts disturb each other, as they do
@@ -8,13 +8,16 @@ exact expected reward. Over seeds 0 to 5, ignoring the behaviour policy ended at
 
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Weighting
-from prolong.learner.algorithm.advantages import group_advantages
-from prolong.learner.algorithm.objective import Tokens, policy_loss
+from prolong.learner.algorithm.advantages import batch_advantages
+from prolong.learner.algorithm.api import Tokens
 from torch import Tensor
+
+from tests.support.batches import policy_terms
 
 PROMPTS, LENGTH, VOCAB, GROUP, RANK, STEPS, LAG = 32, 6, 16, 16, 4, 120, 16
 CORRECTED = ObjectiveConfig(kl_beta=0.0)  # decoupled, weights truncated: the defaults
@@ -32,7 +35,8 @@ def loss_of(policy: Tensor, sampler: Tensor, answer: Tensor, cfg: ObjectiveConfi
     drawn = torch.multinomial(sampler.exp().flatten(0, 1), GROUP, replacement=True, generator=generator)
     drawn = drawn.view(PROMPTS, LENGTH, GROUP)
     rewards = (drawn == answer[..., None]).double().mean(1)  # [PROMPTS, GROUP]
-    advantages = torch.stack([torch.from_numpy(group_advantages(group.numpy(), cfg.advantage)) for group in rewards])
+    lengths = [np.full(GROUP, LENGTH)] * PROMPTS
+    advantages = torch.from_numpy(np.stack(batch_advantages([group.numpy() for group in rewards], lengths, cfg.advantage)))
     chosen = [logprobs.gather(2, drawn).transpose(1, 2).flatten() for logprobs in (policy, sampler)]
     tokens = Tokens(
         policy=chosen[0],
@@ -43,7 +47,7 @@ def loss_of(policy: Tensor, sampler: Tensor, answer: Tensor, cfg: ObjectiveConfi
         rollout=OWNER,
         num_rollouts=PROMPTS * GROUP,
     )
-    return policy_loss(tokens, cfg).loss.mean()
+    return policy_terms(tokens, cfg).loss.mean()
 
 
 def train(cfg: ObjectiveConfig, *, seed: int, lag: int = LAG, steps: int = STEPS) -> float:

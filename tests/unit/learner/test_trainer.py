@@ -10,9 +10,10 @@ import torch
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection
 from prolong.common.config.sections import Config
-from prolong.learner.algorithm.loss import needs_proximal
+from prolong.learner.algorithm.losses.table import build_loss
+from prolong.learner.algorithm.objective import needs_proximal_forward
 from prolong.learner.batches.packing import MicroBatch
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 
 from tests.support.batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
 from tests.support.tiny_model import make_tiny_model
@@ -34,6 +35,10 @@ def forwards(trainer: Trainer) -> Counter[tuple[bool, bool]]:
 
     trainer.policy.logprobs = counting  # pyright: ignore[reportAttributeAccessIssue]
     return counts
+
+
+def needs_proximal(cfg: ObjectiveConfig, updates: int) -> bool:
+    return needs_proximal_forward(build_loss(cfg), cfg, updates)
 
 
 def test_a_forward_for_the_proximal_policy_is_taken_only_where_something_reads_it() -> None:
@@ -91,8 +96,8 @@ def test_a_stage_changes_objective_and_learning_rate_and_keeps_the_moments(folde
     moments = deepcopy(trainer.optimizer.state_dict()["state"])
     cfg = small_config(folder)
     cfg.learner.lr, cfg.objective.aggregation, cfg.rewards.truncated = 5e-4, Aggregation.sequence_mean, 0.5
-    trainer.configure(cfg)
-    assert trainer.cfg is cfg
+    trainer.configure(StepConfig.of(cfg))
+    assert trainer.cfg == StepConfig.of(cfg)
     for key, state in trainer.optimizer.state_dict()["state"].items():
         assert all(torch.equal(state[name], moments[key][name]) for name in state)
     before = [p.detach().clone() for p in trainer.policy.parameters()]
@@ -129,8 +134,8 @@ def test_a_stage_without_a_bonus_has_none_and_one_with_a_lower_limit_keeps_it(fo
     trainer.entropy_coefficient = 0.02
     cfg = bonus_config(folder, 3.5)
     cfg.objective.entropy_max = 0.015
-    trainer.configure(cfg)
+    trainer.configure(StepConfig.of(cfg))
     assert trainer.entropy_coefficient == 0.015
-    trainer.configure(bonus_config(folder, 0.0))
+    trainer.configure(StepConfig.of(bonus_config(folder, 0.0)))
     assert trainer.train(random_batch(0))["learner/entropy_coefficient"] == 0.0
     assert trainer.entropy_coefficient == 0.0

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prolong.common.config.choices import Advantage
-from prolong.learner.algorithm.advantages import group_advantages, normalise_globally
+from prolong.learner.algorithm.advantages import ADVANTAGES, batch_advantages, normalise_globally
 
 REWARDS = st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=1, max_size=8)
+
+
+def of_one_group(rewards: np.ndarray, kind: Advantage) -> np.ndarray:
+    """The advantages of a group; of global_norm the part before the normalisation over the batch."""
+    rule = Advantage.group_mean if kind is Advantage.global_norm else kind
+    return batch_advantages([rewards], [np.ones(len(rewards))], rule)[0]
 
 
 def naive(rewards: list[float], kind: Advantage) -> list[float]:
@@ -26,24 +32,32 @@ def naive(rewards: list[float], kind: Advantage) -> list[float]:
 
 @given(rewards=REWARDS, kind=st.sampled_from(list(Advantage)))
 def test_advantages_of_a_group_equal_the_naive_ones(rewards: list[float], kind: Advantage) -> None:
-    got = group_advantages(np.array(rewards), kind)
+    got = of_one_group(np.array(rewards), kind)
     assert got.tolist() == pytest.approx(naive(rewards, kind), rel=1e-9, abs=1e-9)
     assert got.dtype == np.float64
 
 
 def test_known_values() -> None:
     rewards = np.array([0.0, 2.0, 4.0])
-    assert group_advantages(rewards, Advantage.group_mean).tolist() == [-2.0, 0.0, 2.0]
-    assert group_advantages(rewards, Advantage.global_norm).tolist() == [-2.0, 0.0, 2.0]
-    assert group_advantages(rewards, Advantage.leave_one_out).tolist() == [-3.0, 0.0, 3.0]
-    assert group_advantages(rewards, Advantage.group_std).tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-6)
+    assert of_one_group(rewards, Advantage.group_mean).tolist() == [-2.0, 0.0, 2.0]
+    assert of_one_group(rewards, Advantage.global_norm).tolist() == [-2.0, 0.0, 2.0]
+    assert of_one_group(rewards, Advantage.leave_one_out).tolist() == [-3.0, 0.0, 3.0]
+    assert of_one_group(rewards, Advantage.group_std).tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-6)
+
+
+def test_global_norm_is_the_normalised_group_mean_and_every_named_advantage_is_in_the_table() -> None:
+    rewards, lengths = [np.array([0.0, 2.0, 4.0]), np.array([1.0, 1.0])], [np.array([1, 5, 2]), np.array([3, 3])]
+    got = batch_advantages(rewards, lengths, Advantage.global_norm)
+    expected = normalise_globally([of_one_group(group, Advantage.group_mean) for group in rewards], lengths)
+    assert [group.tolist() for group in got] == [group.tolist() for group in expected]
+    assert set(ADVANTAGES) == set(Advantage)
 
 
 @pytest.mark.parametrize("kind", list(Advantage))
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -3.3, 1e6 + 0.1])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_equal_rewards_and_a_group_of_one_have_advantages_of_exactly_zero(kind: Advantage, reward: float, size: int) -> None:
-    assert group_advantages(np.full(size, reward), kind).tolist() == [0.0] * size
+    assert of_one_group(np.full(size, reward), kind).tolist() == [0.0] * size
 
 
 def naive_normalised(advantages: list[list[float]], lengths: list[list[int]]) -> list[list[float]]:

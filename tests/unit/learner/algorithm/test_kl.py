@@ -12,9 +12,11 @@ import torch
 from prolong.common.config.algorithm import KL_PAIRS, ObjectiveConfig
 from prolong.common.config.choices import Correction, KLEstimator, KLPlacement, KLWeight, Loss, Weighting
 from prolong.common.errors import ConfigError
+from prolong.learner.algorithm.api import Tokens
 from prolong.learner.algorithm.kl import kl_in_reward, kl_penalty
-from prolong.learner.algorithm.objective import Tokens, policy_loss
 from torch import Tensor
+
+from tests.support.batches import policy_terms
 
 VOCAB = 7
 LOSS, REWARD = KLPlacement
@@ -149,7 +151,7 @@ def test_in_the_reward_the_policy_loss_makes_the_gradient_that_of_beta_kl(
     assert not reward.requires_grad
     assert reward.tolist() == pytest.approx([0.25 * (t - r) for t, r in zip(policy.tolist(), ref.tolist(), strict=True)])
     tokens = Tokens(policy, policy.detach(), b, -reward, torch.ones(VOCAB), torch.arange(VOCAB), VOCAB)
-    (got,) = torch.autograd.grad((b.exp() * policy_loss(tokens, cfg).loss).sum(), logits, retain_graph=True)
+    (got,) = torch.autograd.grad((b.exp() * policy_terms(tokens, cfg).loss).sum(), logits, retain_graph=True)
     exact = kl_gradient(policy.exp().tolist(), ref.exp().tolist())
     error = relative_error([x / 0.25 for x in got.tolist()], exact)
     assert (error > 0.1) if weighting is Weighting.none else (error < 1e-12)

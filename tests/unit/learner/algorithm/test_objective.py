@@ -14,8 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Correction, Loss, Weighting
-from prolong.learner.algorithm.objective import PolicyTerms, Tokens, log_ratios, policy_loss
+from prolong.common.config.sections import Config
+from prolong.learner.algorithm.api import Tokens
+from prolong.learner.algorithm.corrections import log_ratios
+from prolong.learner.algorithm.losses.second_moment import SecondMomentClip, SecondMomentLoss
+from prolong.learner.algorithm.losses.table import LOSSES as TABLE
+from prolong.learner.algorithm.losses.table import build_loss
+from prolong.learner.algorithm.objective import PolicyTerms, policy_loss
+from prolong.learner.batches.packing import PackingLayout, pack
+from prolong.learner.ranks import Ranks
 from torch import Tensor
+
+from tests.support.batches import policy_terms, random_batch, samples_under
 
 BOUNDS = (0.6, 1.8)
 LENGTHS = (1, 7, 30, 2, 60, 100, 100)
@@ -114,9 +124,9 @@ def naive_ppo(ratio: float, a: float, low: float, high: float, dual: float) -> f
     return min(loss, -dual * a) if dual and a < 0 else loss
 
 
-def solve(tokens: Tokens, cfg: ObjectiveConfig, bounds: tuple[float, float] | None = BOUNDS) -> tuple[PolicyTerms, Tensor]:
-    """The terms, and the gradient of the sum of their losses."""
-    terms = policy_loss(tokens, cfg, bounds)
+def solve(tokens: Tokens, cfg: ObjectiveConfig, bounds: tuple[float, float] = BOUNDS) -> tuple[PolicyTerms, Tensor]:
+    """The terms, and the gradient of the sum of their losses. bounds: those that loss m2po found for the mini-batch."""
+    terms = policy_loss(tokens, cfg, SecondMomentClip(*bounds)) if cfg.loss is Loss.m2po else policy_terms(tokens, cfg)
     (gradient,) = torch.autograd.grad(terms.loss.sum(), tokens.policy)
     return terms, gradient
 
@@ -132,15 +142,15 @@ def test_every_loss_and_correction_equals_the_naive_oracle(loss: str, correction
     oracle = Oracle(tokens, cfg)
     naive = [oracle.token(i, t) for i, t in enumerate(oracle.t)]
     assert terms.loss.tolist() == pytest.approx([n.loss for n in naive], rel=1e-12)
-    assert terms.ratio.tolist() == pytest.approx([n.ratio for n in naive], rel=1e-12)
+    assert terms.uncorrected.ratio.tolist() == pytest.approx([n.ratio for n in naive], rel=1e-12)
     assert terms.weight.tolist() == pytest.approx([n.weight for n in naive], rel=1e-12)
     assert gradient.tolist() == pytest.approx([oracle.slope(i) for i in range(len(naive))], rel=1e-6, abs=1e-8)
-    flags = (terms.clipped_low, terms.clipped_high, terms.clipped_dual, terms.rejected)
+    flags = (terms.uncorrected.clipped_low, terms.uncorrected.clipped_high, terms.uncorrected.clipped_dual, terms.rejected)
     assert [f.tolist() for f in flags] == [[getattr(n, key) for n in naive] for key in ("low", "high", "dual", "rejected")]
     happen = (loss != "cispo", True, loss == "dual", "mask" in correction)
     assert tuple(bool(f.any()) for f in flags) == happen
     assert not terms.weight.requires_grad
-    assert not terms.ratio.requires_grad
+    assert not terms.uncorrected.ratio.requires_grad
 
 
 def same(left: tuple[PolicyTerms, Tensor], right: tuple[PolicyTerms, Tensor]) -> None:
@@ -164,9 +174,11 @@ def test_a_fresh_batch_has_weight_and_ratio_one_and_the_plain_policy_gradient(lo
     tokens = scene()
     tokens.proximal = tokens.behaviour = tokens.policy.detach()
     terms, gradient = solve(tokens, objective(LOSSES[loss], CORRECTIONS[correction]))
-    assert terms.weight.tolist() == terms.ratio.tolist() == [1.0] * len(terms.ratio)
+    assert terms.weight.tolist() == terms.uncorrected.ratio.tolist() == [1.0] * len(terms.uncorrected.ratio)
     assert gradient.tolist() == (-tokens.advantage).tolist()
-    assert not bool((terms.clipped_low | terms.clipped_high | terms.clipped_dual | terms.rejected).any())
+    assert not bool(
+        (terms.uncorrected.clipped_low | terms.uncorrected.clipped_high | terms.uncorrected.clipped_dual | terms.rejected).any()
+    )
 
 
 def test_the_approximate_proximal_is_interpolated_by_version_and_reads_no_recomputed_one() -> None:
@@ -174,7 +186,7 @@ def test_the_approximate_proximal_is_interpolated_by_version_and_reads_no_recomp
     policy, behaviour = torch.full((4,), -1.0).double(), torch.full((4,), -2.0).double()
     unread, staleness = torch.full((4,), math.nan).double(), torch.tensor([0, 1, 3, 10**9])
     tokens = Tokens(policy=policy, proximal=unread, behaviour=behaviour, staleness=staleness, **column)
-    log_ratio, log_weight = log_ratios(tokens, objective(CORRECTIONS["approximate"]))
+    log_ratio, log_weight = log_ratios(tokens, Correction.approximate)
     assert log_ratio.tolist() == pytest.approx([1.0, 0.5, 0.25, 0.0], abs=1e-8)
     assert log_weight.tolist() == pytest.approx([0.0, 0.5, 0.75, 1.0], abs=1e-8)
 
@@ -183,11 +195,11 @@ def test_cispo_keeps_the_gradient_of_the_tokens_that_ppo_drops() -> None:
     tokens = scene()
     terms, gradient = solve(tokens, objective(LOSSES["cispo"], CORRECTIONS["bypass"]))
     clip, clip_gradient = solve(tokens, objective(LOSSES["clip"], CORRECTIONS["bypass"]))
-    assert gradient.tolist() == pytest.approx((-terms.ratio.clamp(max=1.4) * tokens.advantage).tolist(), rel=1e-12)
-    dropped = clip.clipped_low | clip.clipped_high
+    assert gradient.tolist() == pytest.approx((-terms.uncorrected.ratio.clamp(max=1.4) * tokens.advantage).tolist(), rel=1e-12)
+    dropped = clip.uncorrected.clipped_low | clip.uncorrected.clipped_high
     assert bool((clip_gradient[dropped] == 0).all())
     assert bool((gradient[dropped] != 0).all())
-    inside = ~dropped & (terms.ratio < 1.4)
+    inside = ~dropped & (terms.uncorrected.ratio < 1.4)
     torch.testing.assert_close(gradient[inside], clip_gradient[inside])
 
 
@@ -210,17 +222,28 @@ def test_gspo_has_the_gradient_of_its_sequence_form_when_a_rollout_has_one_advan
         ratio = (tokens.policy - tokens.behaviour)[tokens.rollout == i].mean().exp()
         whole = whole + torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.4)) / len(per_rollout)
     weights = 1.0 / (len(LENGTHS) * torch.tensor(LENGTHS, dtype=torch.float64)[tokens.rollout])
-    ours = (weights * policy_loss(tokens, cfg).loss).sum()
+    ours = (weights * policy_terms(tokens, cfg).loss).sum()
     gradients = [torch.autograd.grad(value, tokens.policy)[0] for value in (whole, ours)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-15)
     assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
 
 
-def test_m2po_with_the_bounds_of_the_clip_is_ppo_and_without_bounds_refuses() -> None:
+def test_m2po_with_the_bounds_of_the_clip_is_ppo() -> None:
     cfg = objective(LOSSES["m2po"] | CORRECTIONS["bypass"])
     same(solve(scene(), cfg, (0.8, 1.4)), solve(scene(), objective(LOSSES["clip"] | CORRECTIONS["bypass"])))
-    with pytest.raises(AssertionError, match="second_moment"):
-        policy_loss(scene(), cfg)
+
+
+def test_m2po_refuses_a_mini_batch_without_the_proximal_policy() -> None:
+    (samples,) = samples_under(Config(), random_batch(0))
+    loss = SecondMomentLoss(objective(LOSSES["m2po"] | CORRECTIONS["bypass"]))
+    with pytest.raises(AssertionError, match="proximal policy"):
+        loss.for_mini_batch(pack(samples, token_budget=64, layout=PackingLayout.rows), Ranks())
+
+
+def test_every_named_loss_is_in_the_table_and_says_what_it_needs() -> None:
+    assert set(TABLE) == set(Loss)
+    needy = {loss for loss in Loss if build_loss(objective({"loss": loss, "correction": Correction.bypass})).needs_proximal}
+    assert needy == {Loss.m2po}
 
 
 def test_the_dual_clip_bounds_the_loss_of_negative_advantages_only() -> None:
@@ -240,7 +263,7 @@ def test_weighted_by_the_sampler_the_expected_gradient_is_the_true_one_and_ignor
     policy, mu = logits.requires_grad_().log_softmax(0), sampler.log_softmax(0)
     tokens = Tokens(policy, policy.detach(), mu, advantage, torch.ones(9), torch.arange(9), 9)
     cfg = objective({"clip_low": 0.999, "clip_high": 1e9, "truncation": 1e9}, CORRECTIONS[correction])
-    (got,) = torch.autograd.grad((mu.exp() * policy_loss(tokens, cfg).loss).sum(), logits, retain_graph=True)
+    (got,) = torch.autograd.grad((mu.exp() * policy_terms(tokens, cfg).loss).sum(), logits, retain_graph=True)
     (exact,) = torch.autograd.grad(-(policy.exp() * advantage).sum(), logits)
     error = float((got - exact).norm() / exact.norm())
     assert (error > 0.1) if correction == "ignored" else (error < 1e-12)
@@ -255,7 +278,7 @@ def test_a_non_finite_log_ratio_counts_as_zero_without_gradient(loss: str, corre
     values["policy"].requires_grad_()
     tokens = Tokens(advantage=torch.ones(4), staleness=torch.ones(4), rollout=torch.zeros(4).long(), num_rollouts=1, **values)
     terms, gradient = solve(tokens, objective(LOSSES[loss], CORRECTIONS[correction]))
-    assert terms.ratio.tolist() == terms.weight.tolist() == [1.0] * 4
+    assert terms.uncorrected.ratio.tolist() == terms.weight.tolist() == [1.0] * 4
     assert torch.isfinite(terms.loss).all()
     of_ratio = {
         "policy": True,
@@ -282,5 +305,5 @@ def test_no_float32_input_makes_a_loss_or_gradient_that_is_not_finite(
     index = torch.arange(count)
     tokens = Tokens(policy.clone().requires_grad_(), proximal, behaviour, advantage, index, index, count)
     terms, gradient = solve(tokens, objective(LOSSES[loss], CORRECTIONS[correction]))
-    for values in (terms.loss, terms.ratio, terms.weight, gradient):
+    for values in (terms.loss, terms.uncorrected.ratio, terms.weight, gradient):
         assert torch.isfinite(values).all()

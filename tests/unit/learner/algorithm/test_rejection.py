@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Correction, Loss, Rejection, Weighting
-from prolong.learner.algorithm.objective import Tokens, policy_loss
-from prolong.learner.algorithm.rejection import left_behind, rejected_rollouts, rollout_means, rollout_sums
+from prolong.learner.algorithm.api import Tokens
+from prolong.learner.algorithm.corrections import off_policy_sequence_mask, rejected_rollouts
+from prolong.learner.algorithm.ratios import rollout_means, rollout_sums
 from torch import Tensor
+
+from tests.support.batches import policy_terms
 
 LENGTHS = (1, 3, 8, 40, 5, 40)
 SHIFT = (0.0, 0.01, -0.01, 0.0004, -0.3, -0.0004)  # mean of proximal - behaviour of each rollout
@@ -64,7 +67,7 @@ def test_rejected_rollouts_have_no_loss_and_the_others_the_loss_they_had(
     cfg = ObjectiveConfig(rejection=rejection, reject_low=low, reject_high=high, correction=correction, loss=loss)
     tokens = scene()
     assert naive_rejected(tokens, cfg) == expected
-    terms, plain = policy_loss(tokens, cfg), policy_loss(tokens, replace(cfg, rejection=Rejection.none))
+    terms, plain = policy_terms(tokens, cfg), policy_terms(tokens, replace(cfg, rejection=Rejection.none))
     out = [owner in expected for owner in tokens.rollout.tolist()]
     assert terms.rejected.tolist() == out
     assert not bool(plain.rejected.any())
@@ -88,7 +91,7 @@ def naive_opsm(tokens: Tokens, delta: float) -> list[bool]:
 @pytest.mark.parametrize("correction", list(Correction))
 def test_opsm_drops_negative_rollouts_that_the_policy_has_left(delta: float, correction: Correction) -> None:
     tokens, cfg = scene(), ObjectiveConfig(opsm_delta=delta, correction=correction)
-    terms, plain = policy_loss(tokens, cfg), policy_loss(tokens, replace(cfg, opsm_delta=0.0))
+    terms, plain = policy_terms(tokens, cfg), policy_terms(tokens, replace(cfg, opsm_delta=0.0))
     out = naive_opsm(tokens, delta)
     assert {owner for owner, gone in zip(tokens.rollout.tolist(), out, strict=True) if gone} == {
         0.02: {0, 2, 3, 4}, 0.25: {0, 3, 4}, 0.4: {0}, 10.0: set()
@@ -107,9 +110,9 @@ def test_token_mask_rejection_and_opsm_add_up() -> None:
     whole = ObjectiveConfig(
         weighting=Weighting.mask, mask_low=0.9, mask_high=1.1, rejection=Rejection.geometric, opsm_delta=0.25
     )
-    masks = [policy_loss(tokens, cfg).rejected for cfg in parts]
+    masks = [policy_terms(tokens, cfg).rejected for cfg in parts]
     assert len({tuple(mask.tolist()) for mask in masks}) == 3
-    assert policy_loss(tokens, whole).rejected.tolist() == (masks[0] | masks[1] | masks[2]).tolist()
+    assert policy_terms(tokens, whole).rejected.tolist() == (masks[0] | masks[1] | masks[2]).tolist()
 
 
 def test_a_long_rollouts_product_is_compared_without_overflow() -> None:
@@ -122,7 +125,11 @@ def test_a_long_rollouts_product_is_compared_without_overflow() -> None:
 def test_opsm_judges_each_token_by_its_own_advantage() -> None:
     """KL in the reward gives the tokens of one rollout advantages of different signs."""
     advantage = torch.tensor([-1.0, 1.0, 0.0])
-    assert left_behind(torch.full((3,), -1.0), advantage, torch.zeros(3).long(), 1, 0.5).tolist() == [True, False, False]
+    assert off_policy_sequence_mask(torch.full((3,), -1.0), advantage, torch.zeros(3).long(), 1, 0.5).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(-10, 10)), min_size=1, max_size=30))

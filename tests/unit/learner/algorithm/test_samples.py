@@ -5,10 +5,10 @@ from prolong.common.config.choices import Advantage, Aggregation, Straggler
 from prolong.common.config.sections import Config
 from prolong.common.errors import StalenessViolation
 from prolong.common.types import Batch, VersionSpan
-from prolong.learner.algorithm.samples import check_staleness, samples_of, token_staleness
+from prolong.learner.algorithm.samples import check_staleness, token_staleness
 from prolong.learner.batches.packing import Sample
 
-from tests.support.batches import mixed_batch, random_batch
+from tests.support.batches import mixed_batch, random_batch, samples_under
 
 
 def with_span(batch: Batch, *spans: VersionSpan) -> Batch:
@@ -63,13 +63,13 @@ def test_masked_tokens_are_those_older_than_eta_and_stay_in_the_denominator() ->
     size = whole.groups[0].rollouts[0].num_tokens
     assert size > 2
     spans = [VersionSpan(version=v, start=a, end=b) for v, a, b in ((3, 0, 1), (4, 1, 2), (5, 2, size))]
-    (samples,) = samples_of(with_span(whole, *spans), cfg)
+    (samples,) = samples_under(cfg, with_span(whole, *spans))
     tokens = sum(r.num_tokens for g in whole.groups for r in g.rollouts)
     assert {s.weight for s in samples} == {1 / tokens}
     assert samples[0].keep.tolist() == [False, *[True] * (size - 1)]
     assert all(s.keep.all() for s in samples[1:])
     cfg.buffer.straggler = Straggler.evict
-    assert all(s.keep.all() for s in samples_of(with_span(whole, *spans), cfg)[0])
+    assert all(s.keep.all() for s in samples_under(cfg, with_span(whole, *spans))[0])
 
 
 def naive_weights(samples: list[Sample], aggregation: Aggregation, constant: float) -> list[float]:
@@ -95,7 +95,7 @@ def test_token_weights_are_of_each_update_from_counts_before_any_mask(aggregatio
     cfg = Config()
     cfg.objective.aggregation, cfg.objective.length_constant, cfg.learner.minibatches = aggregation, 20.0, minibatches
     cfg.buffer.straggler, cfg.buffer.eta = Straggler.mask, 0
-    updates = samples_of(mixed_batch(groups=5), cfg)
+    updates = samples_under(cfg, mixed_batch(groups=5))
     assert len(updates) == minibatches
     assert sorted({s.group for update in updates for s in update}) == list(range(10, 15))
     for update in updates:
@@ -106,7 +106,7 @@ def test_token_weights_are_of_each_update_from_counts_before_any_mask(aggregatio
 
 
 def test_every_sample_has_the_temperature_of_its_own_ticket() -> None:
-    (samples,) = samples_of(mixed_batch(groups=3, n=2), Config())
+    (samples,) = samples_under(Config(), mixed_batch(groups=3, n=2))
     assert [s.temperature for s in samples] == [1.2, 1.2, 0.8, 0.8, 1.0, 1.0]
 
 
@@ -115,7 +115,7 @@ def test_advantages_are_of_shaped_rewards_within_each_group() -> None:
     cfg.objective.advantage = Advantage.group_mean
     cfg.rewards.truncated, cfg.rewards.overlong_share, cfg.rewards.overlong_penalty = 0.25, 0.5, 0.5
     batch = mixed_batch(groups=2, n=3)
-    (samples,) = samples_of(batch, cfg)
+    (samples,) = samples_under(cfg, batch)
     for at, group in enumerate(batch.groups):
         shaped = []
         for i, rollout in enumerate(group.rollouts):
@@ -131,7 +131,7 @@ def test_global_norm_is_over_the_tokens_of_the_whole_batch_whatever_the_updates(
     cfg.objective.advantage = Advantage.global_norm
     for minibatches in (1, 4):
         cfg.learner.minibatches = minibatches
-        samples = [s for update in samples_of(random_batch(0, groups=4), cfg) for s in update]
+        samples = [s for update in samples_under(cfg, random_batch(0, groups=4)) for s in update]
         per_token = np.concatenate([[s.advantage] * len(s.completion) for s in samples])
         assert per_token.mean() == pytest.approx(0.0, abs=1e-12)
         assert per_token.std() == pytest.approx(1.0, rel=1e-6)
@@ -145,4 +145,4 @@ def test_an_empty_completion_is_refused_by_name_of_its_group(aggregation: Aggreg
     rollout = msgspec.structs.replace(batch.groups[1].rollouts[0], token_ids=b"", behaviour_logprobs=b"", spans=[])
     batch.groups[1].rollouts[0] = rollout
     with pytest.raises(ValueError, match="group 16: an empty prompt or completion"):
-        samples_of(batch, cfg)
+        samples_under(cfg, batch)

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Correction, Loss
-from prolong.learner.algorithm.objective import Tokens, log_ratios, policy_loss
-from prolong.learner.algorithm.second_moment import second_moment_bounds, second_moment_cap
+from prolong.learner.algorithm.api import Tokens
+from prolong.learner.algorithm.corrections import log_ratios
+from prolong.learner.algorithm.losses.second_moment import SecondMomentClip, second_moment_bounds, second_moment_cap
+from prolong.learner.algorithm.objective import policy_loss
 
 BUDGET = 0.04
 
@@ -101,9 +103,9 @@ def test_under_the_bounds_the_harmful_tokens_that_keep_a_gradient_are_those_with
     policy = (-2 + noise[0] + noise[1]).requires_grad_()
     tokens = Tokens(policy, noise[3], -2 + noise[0], noise[2], torch.ones(300), index, 300)
     cfg = ObjectiveConfig(loss=Loss.m2po, correction=Correction.bypass, second_moment=0.3)
-    log_ratio = log_ratios(tokens, cfg)[0].detach()
+    log_ratio = log_ratios(tokens, cfg.correction)[0].detach()
     bounds = second_moment_bounds(log_ratio, tokens.advantage, budget=cfg.second_moment)
-    (gradient,) = torch.autograd.grad(policy_loss(tokens, cfg, bounds).loss.sum(), policy)
+    (gradient,) = torch.autograd.grad(policy_loss(tokens, cfg, SecondMomentClip(*bounds)).loss.sum(), policy)
     harmful = log_ratio * tokens.advantage > 0
     capped = log_ratio[harmful].clamp(*(math.log(bound) for bound in bounds))
     assert float(capped.square().mean()) == pytest.approx(0.3, rel=1e-9)

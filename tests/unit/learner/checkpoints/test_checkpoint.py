@@ -22,7 +22,7 @@ from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
 from prolong.learner.reset_triggers import ResetState
 from prolong.learner.schedule import StageState
-from prolong.learner.step import Trainer
+from prolong.learner.step import StepConfig, Trainer
 from safetensors.torch import load_file
 
 from tests.support.batches import make_policy, make_trainer, random_batch, small_config
@@ -57,7 +57,7 @@ def resume(cfg: Config, checkpoint: Path) -> Trainer:
     """As `Learner` does: the policy from the checkpoint itself, everything else from its other files."""
     cfg.model.path = str(checkpoint)
     frozen = Reference(make_policy(cfg, trainable=False, dtype=torch.float32))
-    trainer = Trainer(cfg, make_policy(cfg, dtype=torch.float32), frozen, Ranks(), torch.device("cpu"))
+    trainer = Trainer(StepConfig.of(cfg), make_policy(cfg, dtype=torch.float32), frozen, Ranks(), torch.device("cpu"))
     load_checkpoint(checkpoint, read_state(checkpoint), trainer, Ranks())
     return trainer
 

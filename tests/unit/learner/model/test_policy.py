@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from prolong.common.errors import ModelError
-from prolong.learner.algorithm.samples import samples_of
 from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, pack
 from prolong.learner.model.policy import Policy
 
-from tests.support.batches import assert_same_gradient, make_policy, random_batch, small_config
+from tests.support.batches import assert_same_gradient, make_policy, random_batch, samples_under, small_config
 from tests.support.tiny_model import make_tiny_model
 
 BACKENDS = ["documents", "sdpa", "eager"]
@@ -24,7 +23,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def policy_and_samples(folder: Path, attention: str) -> tuple[Policy, list[Sample]]:
     cfg = small_config(folder)
     cfg.model.attention = attention
-    (samples,) = samples_of(random_batch(0, groups=4, n=5), cfg)
+    (samples,) = samples_under(cfg, random_batch(0, groups=4, n=5))
     return make_policy(cfg), samples
 
 
@@ -96,7 +95,7 @@ def test_recomputed_activations_give_the_same_gradient_with_dropout_taken_out(tm
     folder = make_tiny_model(tmp_path, tied=False)
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(written | {"attention_dropout": 0.5}))
-    (samples,) = samples_of(random_batch(0), small_config(folder))
+    (samples,) = samples_under(small_config(folder), random_batch(0))
     gradients = []
     for recompute in (False, True):
         cfg = small_config(folder)
