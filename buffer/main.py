@@ -24,7 +24,7 @@ from .core.core import BufferCore
 from .core.settings import RunSettings
 from .journal.journal import open_journal
 from .serving.service import LINGER_S, BufferService
-from .tickets.prompts import load_heldout, load_mixture
+from .tickets.prompts import load_heldout, load_training_prompts
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def main(cfg: Config) -> None:
     # bind first: a taken port shows before prompts are read, which may take minutes
     with _bound(cfg.buffer, max_bytes) as (router, gate):
         tokenizer = Tokenizer.load(cfg.model.path)
-        prompts, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+        prompts, heldout = load_training_prompts(cfg, tokenizer), load_heldout(cfg, tokenizer)
         journal = open_journal(
             paths.journal, max_gb=cfg.buffer.journal_gb, keep_history=cfg.buffer.keep_history, background=True
         )

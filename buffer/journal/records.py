@@ -30,9 +30,9 @@ T = TypeVar("T")
 class PromptCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The position of a source of prompts; see tickets/api.py."""
 
-    credits: list[float]  # of the weighted round-robin, per source
-    drawn: list[int]  # prompts drawn so far, per source
-    position: str = ""  # of a source whose position is more than these numbers, in its own form
+    credits: list[float]  # of a mixture's weighted round-robin, one for each file
+    drawn: list[int]  # of a mixture: prompts drawn so far, one for each file
+    position: str = ""  # of any other source, in a form of its own
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from ..journal.records import PromptCursor
 class PromptSource(Protocol):
     """An endless supply of training prompts that can be resumed.
 
-    The buffer's one thread calls every method, between two messages: none may block for longer than a read from the disk.
+    The buffer's one thread calls every method, between two messages: `next`, `cursor` and `weigh` may not block for longer than
+    a read from the disk. `restore` and `find` may take longer: they are called while the buffer starts, or begins a generation.
     The source alone decides the order of prompts. The journal keeps only its cursor, so a source that is made again from the
     same configuration and restored to that cursor must draw the same prompts.
 

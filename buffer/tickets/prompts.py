@@ -1,4 +1,4 @@
-"""The prompts of a run: its training mixture and its validation prompts, from the files that the configuration lists."""
+"""The prompts of a run, from the files that the configuration lists: for training, and for validation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from ...common.data.prompts import load_prompts
 from ...common.errors import DataError
 from ...common.tokenizer import Tokenizer
 from ...common.types import Prompt
+from .api import PromptSource
 from .mixture import PromptMixture
 
 
-def load_mixture(cfg: Config, tokenizer: Tokenizer) -> PromptMixture:
-    """The training mixture of a run: every source of every stage, with room for the longest completion. Raises: DataError."""
+def load_training_prompts(cfg: Config, tokenizer: Tokenizer) -> PromptSource:
+    """The source of training prompts, for all stages, with room for the longest completion of any. Raises: DataError.
+
+    This is the one place that decides which kind of source a run has.
+    """
     if not cfg.data.train:
         raise DataError("there are no training prompts; list prompt files in data.train")
     max_tokens = longest_completion(cfg)

@@ -70,7 +70,12 @@ def read_prompts(path: Path, tokenizer: PromptEncoder, *, only: str = "") -> Ite
 
 
 def load_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: int, max_tokens: int) -> list[Prompt]:
-    """All prompts of one source, in the order of the file.
+    """All prompts of one source, in the order of the file. Raises: as `stream_prompts`."""
+    return list(stream_prompts(source, tokenizer, max_context, max_tokens))
+
+
+def stream_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: int, max_tokens: int) -> Iterator[Prompt]:
+    """Yield the prompts of one source in the order of the file, one line in memory at a time.
 
     Raises: DataError with file and line for the first line that cannot be used, or whose prompt leaves no room for `max_tokens`
     new tokens in `max_context`; DataError when there is no file or no prompt.
@@ -78,7 +83,7 @@ def load_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: in
     path, limit = Path(source.file), max_context - max_tokens
     if not path.is_file():
         raise DataError(f"prompt file {path} does not exist; check data.*.file")
-    prompts: list[Prompt] = []
+    is_empty = True
     for number, read in read_prompts(path, tokenizer, only=source.only):
         if isinstance(read, DataError):
             raise DataError(f"{path}, line {number}: {read}") from read
@@ -88,10 +93,10 @@ def load_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: in
                 f"{path}, line {number}: the prompt has {length} tokens, at most {limit} fit "
                 f"(model.max_context = {max_context}, of which {max_tokens} are for the completion)"
             )
-        prompts.append(read.prompt)
-    if not prompts:
+        is_empty = False
+        yield read.prompt
+    if is_empty:
         raise DataError(f"prompt file {path} has no prompt" + (f" of {source.only}" if source.only else ""))
-    return prompts
 
 
 def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) -> Prompt:

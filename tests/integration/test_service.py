@@ -20,19 +20,14 @@ import zmq
 from prolong.buffer.client.client import BufferClient
 from prolong.buffer.client.observer import request_status
 from prolong.buffer.main import main
-from prolong.common.errors import AddressInUse, BufferUnreachable, DataError, DeadlineExceeded, HandshakeRefused, RunStopped
+from prolong.common.errors import AddressInUse, DataError, HandshakeRefused, RunStopped
 from prolong.common.messages import (
-    BatchReady,
     Finish,
-    Finished,
     GroupAck,
     GroupResult,
     Heartbeat,
-    PublishPlan,
-    PublishResult,
     Role,
     StepDone,
-    SyncRequested,
     TakeBatch,
     Tickets,
     UpdateWeights,
@@ -48,10 +43,10 @@ from tests.support.buffer_process import (
     hello,
     make_client,
     make_config,
-    publish,
     write_tokenizer,
 )
 from tests.support.runs import assert_balanced
+from tests.support.scripted_peers import start_actor, start_learner
 
 
 @pytest.fixture
@@ -63,61 +58,6 @@ def cfg(tmp_path):
 def buffer(cfg):
     with BufferProcess(cfg) as process:
         yield process
-
-
-class ScriptedActor(threading.Thread):
-    """Answers every ticket at once, until the run stops."""
-
-    def __init__(self, client: BufferClient) -> None:
-        super().__init__(daemon=True)
-        self.client, self.inbox = client, client.inbox(Tickets, UpdateWeights)
-        self.groups = 0
-        self.ended: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            while True:
-                message = self.inbox.take(20.0)
-                if isinstance(message, UpdateWeights):
-                    apply(self.client, message)
-                    continue
-                for ticket in message.tickets:
-                    self.client.send(GroupResult(group=answer(ticket, "actor-0")))
-                    self.groups += 1
-        except (RunStopped, BufferUnreachable, DeadlineExceeded) as error:
-            self.ended = error
-
-
-class ScriptedLearner:
-    """Publishes empty weights and trains nothing."""
-
-    def __init__(self, client: BufferClient) -> None:
-        self.client = client
-        self.batches = client.inbox(BatchReady, Finished)
-        self.weights = client.inbox(PublishPlan, PublishResult)
-        self.syncs = client.inbox(SyncRequested)
-        self.welcome = client.connect(10.0)
-
-    def publish(self, version: int) -> PublishResult:
-        return publish(self.client, self.weights, self.welcome.generation, version)
-
-    def step(self, version: int, timeout_s: float = 10.0):
-        """Take the batch of `version`, make version + 1."""
-        self.client.send(TakeBatch(generation=self.welcome.generation, version=version))
-        batch = self.batches.take(timeout_s).batch
-        self.client.send(StepDone(generation=self.welcome.generation, version=version + 1))
-        return batch
-
-
-def start_actor(cfg, address: str, name: str = "actor-0") -> ScriptedActor:
-    actor = ScriptedActor(make_client(cfg, address, Role.actor, name))
-    actor.client.connect(10.0)
-    actor.start()
-    return actor
-
-
-def start_learner(cfg, address: str, **changes) -> ScriptedLearner:
-    return ScriptedLearner(make_client(cfg, address, Role.learner, "learner", **changes))
 
 
 def test_scripted_peers_make_a_whole_run_and_everybody_hears_the_end(cfg, buffer):

@@ -13,7 +13,7 @@ from prolong.buffer.core.core import BufferCore
 from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal
-from prolong.buffer.tickets.prompts import load_heldout, load_mixture
+from prolong.buffer.tickets.prompts import load_heldout, load_training_prompts
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import Config
 from prolong.common.errors import WireError
@@ -173,7 +173,7 @@ def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
     tokenizer = Tokenizer.load(cfg.model.path)
     num_batches, limit = 0, cfg.buffer.max_message_mb << 20
     for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
-        mixture, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+        mixture, heldout = load_training_prompts(cfg, tokenizer), load_heldout(cfg, tokenizer)
         core = BufferCore.open(RunSettings.from_config(cfg), mixture, heldout, tokenizer.fingerprint, Journal(MemoryDisk()))
         decoder: Decoder = Decoder(FromClient, limit)
         stranger, now = Stranger(seed, cfg, core), 0.0

@@ -83,11 +83,13 @@ def free_port() -> int:
 class BufferProcess:
     """`prolong buffer` as its own process. `address` is known once it is bound."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config, *, program: str = RUN, environment: dict[str, str] | None = None) -> None:
+        """`program`: source text with a place for the path of the configuration."""
         self.paths: RunPaths = run_paths(cfg)
         save_config(cfg, self.paths.config)
-        command = [sys.executable, "-c", RUN.format(str(self.paths.config))]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [sys.executable, "-c", program.format(str(self.paths.config))]
+        env = (environment or dict(os.environ)) | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
         self.address = self._wait_for_note()
 
     def _wait_for_note(self, timeout_s: float = 20.0) -> str:

@@ -14,7 +14,7 @@ from prolong.buffer.audit import audit
 from prolong.buffer.core.core import BufferCore
 from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.journal import Journal, open_journal, read_journal
-from prolong.buffer.tickets.prompts import load_heldout, load_mixture
+from prolong.buffer.tickets.prompts import load_heldout, load_training_prompts
 from prolong.common import messages as m
 from prolong.common.config.run_files import load_config
 from prolong.common.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def test_it_is_sound(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def restart(run: Path, journal: Journal) -> BufferCore:
     cfg = load_config(run / "config.yaml")
     tokenizer = Tokenizer.load(cfg.model.path)
-    prompts, heldout = load_mixture(cfg, tokenizer), load_heldout(cfg, tokenizer)
+    prompts, heldout = load_training_prompts(cfg, tokenizer), load_heldout(cfg, tokenizer)
     return BufferCore.open(RunSettings.from_config(cfg), prompts, heldout, tokenizer.fingerprint, journal)
 
 

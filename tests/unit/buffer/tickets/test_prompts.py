@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prolong.buffer.tickets.prompts import load_heldout, load_mixture
+from prolong.buffer.tickets.prompts import load_heldout, load_training_prompts
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import Config, DataConfig, ModelConfig, SamplingConfig, SourceConfig, ValidationConfig
 from prolong.common.errors import DataError
@@ -31,7 +31,7 @@ def write(path: Path, *records: Any) -> Path:
 
 def test_a_run_without_training_prompts_is_refused_and_needs_none_for_validation(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"data\.train"):
-        load_mixture(Config(model=ModelConfig(path="x")), tokenizer)
+        load_training_prompts(Config(model=ModelConfig(path="x")), tokenizer)
     assert load_heldout(Config(model=ModelConfig(path="x")), tokenizer) == []
 
 
@@ -47,7 +47,7 @@ def test_a_run_reads_its_sources_with_their_weights_and_limits(tmp_path: Path, t
             heldout=[SourceConfig(file=str(long))],
         ),
     )
-    mixture = load_mixture(cfg, tokenizer)
+    mixture = load_training_prompts(cfg, tokenizer)
     assert Counter(mixture.next().uid == "long" for _ in range(40)) == {False: 30, True: 10}
     with pytest.raises(DataError, match="21 tokens, at most 16 fit"):
         load_heldout(cfg, tokenizer)
@@ -60,7 +60,7 @@ def test_prompts_must_leave_room_for_the_longest_completion_of_any_stage(tmp_pat
         sampling=SamplingConfig(max_tokens=8),
         data=DataConfig(train=[SourceConfig(file=str(path))]),
     )
-    assert load_mixture(cfg, tokenizer).next().text == "1" * 20
+    assert load_training_prompts(cfg, tokenizer).next().text == "1" * 20
     cfg.stages = [StageConfig(name="short", steps=1), StageConfig(name="long", sampling={"max_tokens": 16})]
     with pytest.raises(DataError, match="21 tokens, at most 16 fit"):
-        load_mixture(cfg, tokenizer)
+        load_training_prompts(cfg, tokenizer)
