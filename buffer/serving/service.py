@@ -67,7 +67,7 @@ class BufferService:
         while not self._core.finished() and not self.stop.is_set():
             ready = dict(self._poller.poll(max(0, int(1000 * (next_tick - monotonic())) + 1)))
             if self._gate is not None and self._gate.socket in ready:
-                self._gate.answer(self._core.count)
+                self._admit(self._gate)
             if self._wake_reader.fileno() in ready:
                 self._wake_reader.recv(4096)
             if self._router in ready:
@@ -76,6 +76,11 @@ class BufferService:
             self._output.tick(now)
             self._flush(now)
             next_tick = now + TICK_S
+
+    def _admit(self, gate: Gate) -> None:
+        num_refused = gate.answer()
+        if num_refused > 0:
+            self._core.count("buffer/refused_keys", num_refused)
 
     def _flush(self, now: float) -> None:
         writing = self._output.writing

@@ -1,1 +1,1 @@
-"""Bytes between processes: frames, ZeroMQ sockets, CURVE keys, and who may connect. For buffer, verifiers and their clients."""
+"""The transport that the buffer and the remote verifiers share: frames, ZeroMQ sockets, CURVE keys, admission, quarantine."""

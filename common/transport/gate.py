@@ -1,15 +1,14 @@
-"""Who may connect to the buffer at all: libzmq asks about the public key of every new connection, before it passes a frame.
+"""Admission of clients by their public keys: libzmq asks the gate about each new connection before it passes on a frame.
 
-    client --CURVE handshake--> libzmq --ZAP request--> Gate --200 or 400--> libzmq --frames--> BufferService
+    client --CURVE handshake--> libzmq --ZAP request--> Gate --200 or 400--> libzmq --frames--> the guarded socket
 
-The service's loop answers between two bursts of frames. As long as nobody answers nobody gets in.
+The loop of the guarded socket calls `answer` between two bursts of frames. Until it does, no client is admitted.
 Source: https://rfc.zeromq.org/spec/27/ (ZAP)
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from time import time_ns
 
 import zmq
@@ -22,38 +21,40 @@ log = logging.getLogger(__name__)
 
 ENDPOINT = "inproc://zeromq.zap.01"
 VERSION = b"1.0"
-BURST = 64  # answers between two looks at the frames
+BURST = 64  # answers per call
 SETTLED_NS = 1_000_000_000  # a folder that changed a moment ago may change again without another time stamp
 NUM_FRAMES = 7  # version, request id, domain, address, routing id, mechanism, public key
 
 
 class Gate:
-    """Knows the allowed keys of one context; made before its sockets are bound."""
+    """The keys that the sockets of one context admit. Made before these sockets are bound."""
 
     def __init__(self, context: zmq.Context, keys: BufferKeys) -> None:
         self.socket = context.socket(zmq.REP)
         self.socket.bind(ENDPOINT)
         self._folder = keys.allowed
-        self._read_at_ns = -1  # when the folder last changed, as we know it
+        self._read_at_ns = -1  # time stamp of the folder when its keys were read
         self._names: dict[bytes, str] = {}
         self._num_refused = 0
 
-    def answer(self, count: Callable[[str], None]) -> None:
-        """Answer those who wait; `count` hears of those who are refused. Never blocks."""
+    def answer(self) -> int:
+        """Answer the requests that wait; returns how many were refused. Never blocks."""
+        num_refused = 0
         for _ in range(BURST):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             name = self._name_of(frames)
             if name is None:
-                count("buffer/refused_keys")
+                num_refused += 1
                 self._log_refusal(frames)
             status = (b"200", b"OK", name.encode()) if name is not None else (b"400", b"unknown key", b"")
             self.socket.send_multipart([VERSION, frames[1] if len(frames) > 1 else b"", *status, b""], zmq.NOBLOCK)
+        return num_refused
 
     def close(self) -> None:
-        """After the sockets that it guards."""
+        """Close the gate, after the sockets that it guards."""
         self.socket.close(linger=0)
 
     def _name_of(self, frames: list[bytes]) -> str | None:
@@ -63,18 +64,20 @@ class Gate:
         return self._names.get(z85.encode(frames[6]))
 
     def _refresh(self) -> None:
-        """Keys that were added or taken away since count from the next connection on."""
+        """Read the folder again if it changed: added and removed keys count from the next connection on."""
         try:
             changed_ns = self._folder.stat().st_mtime_ns
             if changed_ns != self._read_at_ns:
                 self._names = read_allowed(self._folder)
                 self._read_at_ns = changed_ns if time_ns() - changed_ns > SETTLED_NS else -1
         except (OSError, ConfigError) as error:
-            log.warning("allowed keys cannot be read, those known before stay: %s", error)
+            log.warning("allowed keys cannot be read, the keys known before stay: %s", error)
 
     def _log_refusal(self, frames: list[bytes]) -> None:
-        """The 1st, 2nd, 4th, 8th ... so that a flood does not fill the disk."""
+        """Log the 1st, 2nd, 4th, 8th ... refusal, so that a flood does not fill the disk."""
         self._num_refused += 1
         if self._num_refused.bit_count() == 1:
             address = frames[3].decode(errors="replace") if len(frames) == NUM_FRAMES else "?"
-            log.warning("let %s not in: its key is not in %s (%d so far)", address, self._folder, self._num_refused)
+            log.warning(
+                "refused a connection from %s: its key is not in %s (%d so far)", address, self._folder, self._num_refused
+            )

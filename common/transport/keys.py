@@ -1,12 +1,12 @@
-"""CURVE keys of the buffer's socket: who the buffer is, and whom it lets in. Made by `prolong keys`, read by `buffer.keys`.
+"""CURVE keys: they identify the buffer and the clients that it admits. `prolong keys` makes a folder of them.
 
     FOLDER/server.key             secret of the buffer; stays on its host
-           server.pub             by which every client knows the buffer
+           server.pub             identifies the buffer to its clients
            client.key             secret of the clients on the buffer's host (learner, status, ...)
-           allowed/NAME.pub       who may connect
-           hosts/NAME/            what to copy to another host, as its FOLDER: client.key and server.pub
+           allowed/NAME.pub       a client that may connect
+           hosts/NAME/            to be copied to another host as its FOLDER: client.key and server.pub
 
-Every file holds one key of 40 characters (Z85) and nothing else; secrets are for their owner's eyes only (mode 0600).
+Each file holds one key of 40 characters (Z85) and nothing else; only its owner may read a secret (mode 0600).
 Source: https://rfc.zeromq.org/spec/26/ (CurveZMQ), http://api.zeromq.org/4-3:zmq-curve
 """
 
@@ -30,7 +30,7 @@ READABLE_BY_OTHERS = 0o077
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """What a client needs: its own pair, and the public key of the one buffer that it talks to."""
+    """A client's own pair, and the public key of the one buffer that it talks to."""
 
     secret: bytes  # Z85, as all keys here
     public: bytes
@@ -39,14 +39,14 @@ class ClientKeys:
 
 @dataclass(frozen=True, slots=True)
 class BufferKeys:
-    """What the buffer needs."""
+    """The buffer's secret, and the folder of the keys that it admits."""
 
     secret: bytes
-    allowed: Path  # folder of the public keys that are let in; read again when it changes
+    allowed: Path  # folder of the admitted public keys; read again when it changes
 
 
 def load_client_keys(folder: str) -> ClientKeys | None:
-    """The keys of a client in `buffer.keys`; None when that is empty. Raises: ConfigError."""
+    """The keys of a client in the folder `buffer.keys`; None when no folder is named. Raises: ConfigError."""
     if not folder:
         return None
     secret = _read_secret(Path(folder) / "client.key")
@@ -54,24 +54,24 @@ def load_client_keys(folder: str) -> ClientKeys | None:
 
 
 def load_buffer_keys(folder: str) -> BufferKeys | None:
-    """The keys of the buffer in `buffer.keys`; None when that is empty. Raises: ConfigError."""
+    """The keys of the buffer in the folder `buffer.keys`; None when no folder is named. Raises: ConfigError."""
     if not folder:
         return None
     keys = BufferKeys(secret=_read_secret(Path(folder) / "server.key"), allowed=Path(folder) / "allowed")
     if not read_allowed(keys.allowed):
-        raise ConfigError(f"buffer.keys = {folder!r}: expected at least one public key in {keys.allowed}; {_mend(folder)}")
+        raise ConfigError(f"buffer.keys = {folder!r}: expected at least one public key in {keys.allowed}; {_advice(folder)}")
     return keys
 
 
 def read_allowed(folder: Path) -> dict[bytes, str]:
-    """Public key -> name of everybody who may connect. Raises: ConfigError for a file that holds no key."""
+    """Public key -> name of each client that may connect. Raises: ConfigError for a file that holds no key."""
     return {_read_key(path): path.stem for path in sorted(folder.glob("*.pub"))}
 
 
 def make_keys(folder: Path, names: list[str]) -> list[str]:
-    """Make what is missing: the buffer's pair, that of its own host's clients, and one for each name. Keeps what is there.
+    """Make the keys that are missing: the buffer's pair, one for the clients of its own host, and one for each name.
 
-    Returns the names that are new. Raises: UserError for a name that cannot be a folder, or for a client's folder.
+    Returns the new names. Raises: UserError for a name that cannot be a folder, or for a client's folder.
     """
     for name in names:
         if not NAME.fullmatch(name) or name == LOCAL:
@@ -84,7 +84,8 @@ def make_keys(folder: Path, names: list[str]) -> list[str]:
     write_atomically(folder / "server.pub", buffer + b"\n", mode=0o644)
     homes = {LOCAL: folder} | {name: folder / "hosts" / name for name in names}
     added = [name for name in homes if not (folder / "allowed" / f"{name}.pub").exists()]
-    for name in added:  # a key that was taken away from allowed/ is never let in again: the new one is another
+    for name in added:
+        # a key that was removed from allowed/ is never admitted again: the new one is another key
         public, secret = zmq.curve_keypair()
         _private_folder(homes[name])
         write_atomically(homes[name] / "client.key", secret + b"\n", mode=0o600)
@@ -99,7 +100,7 @@ def _private_folder(folder: Path) -> None:
 
 
 def _make_secret(path: Path) -> bytes:
-    """The secret in `path`, drawn now if there is none."""
+    """The secret in `path`; a new one is drawn if there is none."""
     if path.exists():
         return _read_secret(path)
     _, secret = zmq.curve_keypair()
@@ -118,7 +119,7 @@ def _read_key(path: Path) -> bytes:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"buffer.keys: {path} cannot be read ({error.strerror}); {_mend(str(path.parent))}") from error
+        raise ConfigError(f"buffer.keys: {path} cannot be read ({error.strerror}); {_advice(str(path.parent))}") from error
     try:
         sound = len(key) == KEY_CHARACTERS and len(z85.decode(key)) == 32
     except (KeyError, ValueError, OverflowError, zmq.ZMQError):
@@ -128,5 +129,5 @@ def _read_key(path: Path) -> bytes:
     return key
 
 
-def _mend(folder: str) -> str:
+def _advice(folder: str) -> str:
     return f"`prolong keys {folder}` makes keys on the buffer's host, and says what to copy to the others"

@@ -1,6 +1,6 @@
-"""ZeroMQ sockets as prolong uses them: bounded queues, bounded frames, heartbeats on the wire, nothing lingers.
+"""ZeroMQ sockets with prolong's options: bounded queues, bounded frames, heartbeats on the wire, no linger.
 
-The buffer binds one ROUTER; every client connects one DEALER under a routing id that stays the same over reconnects.
+The buffer binds one ROUTER; each client connects one DEALER under a routing id that stays the same over reconnects.
 Source: http://api.zeromq.org/4-3:zmq-setsockopt
 """
 
@@ -14,10 +14,10 @@ import zmq
 from ..errors import AddressInUse, ConfigError
 from .keys import BufferKeys, ClientKeys
 
-HIGH_WATER_MARK = 10_000  # frames a client queues in ZeroMQ, each way, before it keeps them itself
-FRAMES_AHEAD = 16  # frames of one client that wait in the buffer, which bounds their bytes; the rest waits in the client
-FRAMES_BEHIND = 1_000  # frames for one client that wait for it to read; the buffer then drops and counts them
-HEARTBEAT_MS = 2_000  # ZMTP ping: finds half-open connections
+HIGH_WATER_MARK = 10_000  # frames that a client queues in ZeroMQ, each way, before it keeps them itself
+FRAMES_AHEAD = 16  # frames of one client that wait in the buffer, which bounds their bytes; the others wait in the client
+FRAMES_BEHIND = 1_000  # frames that wait for one client to read them; the buffer drops and counts further ones
+HEARTBEAT_MS = 2_000  # ZMTP ping, which finds half-open connections
 HEARTBEAT_TIMEOUT_MS = 20_000
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 RECONNECT_MS = 50
@@ -25,9 +25,9 @@ RECONNECT_MAX_MS = 1_000
 
 
 def bind_router(context: zmq.Context, address: str, max_bytes: int, keys: BufferKeys | None = None) -> zmq.Socket:
-    """A ROUTER bound to `address`; `endpoint_of` gives the real one when the port is 0.
+    """A ROUTER bound to `address`; `endpoint_of` gives the real address when the port is 0.
 
-    With `keys`, frames are encrypted, and clients connect if a `Gate` of the same context lets them in; without a Gate, nobody.
+    With `keys`, frames are encrypted, and a `Gate` of the same context admits clients; without a Gate no client is admitted.
     Raises: AddressInUse; ConfigError for an address that cannot be bound, or one that other hosts could reach without keys.
     """
     check_address(address, has_keys=keys is not None)
@@ -37,9 +37,12 @@ def bind_router(context: zmq.Context, address: str, max_bytes: int, keys: Buffer
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, b"prolong")
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or everybody would be let in while nobody answers
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to a peer that is gone raises, so that it can be counted
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects takes its routing id over from its dead connection
+        # without it every client would be admitted while no Gate answers
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    # a send to a peer that is gone raises, so that it can be counted
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    # a client that reconnects takes over its routing id from its dead connection
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -64,13 +67,13 @@ def connect_dealer(
     keys: ClientKeys | None = None,
     watch: bool = False,
 ) -> zmq.Socket:
-    """A DEALER on its way to `address`: connecting, and reconnecting for ever, in the background.
+    """A DEALER that connects to `address` in the background, and reconnects without end.
 
-    ZMQ_IMMEDIATE stays off: with it, a connection that breaks takes along what had arrived and was not yet read (a last Stop).
+    ZMQ_IMMEDIATE stays off: with it, a connection that breaks discards frames that had arrived but were not read (a last Stop).
 
-    With `keys`, it talks to the buffer of that public key and to nobody else.
-    With `watch`, its `get_monitor_socket()` tells of connections that stand, that broke, and that were refused; close both.
-    Raises: ConfigError for something that is no address, or one of another host without keys.
+    With `keys`, it talks only to the buffer of that public key.
+    With `watch`, its `get_monitor_socket()` reports connections that stand, broke or were refused; use `close_watched` then.
+    Raises: ConfigError for an unusable address, or for one of another host without keys.
     """
     check_address(address, has_keys=keys is not None)
     socket = context.socket(zmq.DEALER)
@@ -83,7 +86,8 @@ def connect_dealer(
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.buffer)
-    if watch:  # before connecting, or the first event would be missed
+    if watch:
+        # before connecting: the first event would be missed otherwise
         socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED)
     try:
         socket.connect(address)
@@ -96,7 +100,7 @@ def connect_dealer(
 
 
 def close_watched(dealer: zmq.Socket, linger_s: float) -> None:
-    """Close a watched DEALER; what is still queued may leave within `linger_s` while its context terminates."""
+    """Close a watched DEALER; queued frames may still be sent for `linger_s` while its context terminates."""
     monitor = dealer.get_monitor_socket()
     dealer.disable_monitor()
     monitor.close(linger=0)
@@ -111,10 +115,7 @@ def endpoint_of(socket: zmq.Socket) -> str:
 
 
 def check_address(address: str, *, has_keys: bool = False) -> None:
-    """Refuse what is no tcp address, and one beyond loopback without keys.
-
-    Raises: ConfigError.
-    """
+    """Raise ConfigError unless `address` is a tcp address, on loopback if there are no keys."""
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
     if not address.startswith("tcp://") or not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"buffer.address = {address!r}: expected tcp://HOST:PORT with a port from 0 to 65535")

@@ -1,16 +1,17 @@
-"""Bytes to typed messages and back: the only place where network bytes are believed, and only after four checks.
+"""Frames: bytes from messages, and messages from bytes that have passed four checks. No other module decodes network bytes.
 
     frame = magic "PRL" + schema version (1 byte) | CRC-32 of the payload (4 bytes, little-endian) | MessagePack payload
 
-The order of the checks is size, version, checksum, schema. The payload is decoded straight into the expected types (msgspec):
-an untyped decode of 16 MB of empty maps would take 1.1 GB, a typed one is refused at the first byte.
+The checks, in order: size, version, checksum, schema. msgspec decodes the payload straight into the expected types: an untyped
+decode of 16 MB of empty maps would take 1.1 GB, a typed one is refused at the first byte.
 Source: https://jcristharif.com/msgspec/, https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Generic, TypeVar
 
 import msgspec
 from isal.isal_zlib import crc32
@@ -18,7 +19,7 @@ from isal.isal_zlib import crc32
 from ..errors import WireChecksumError, WireSchemaError, WireSizeError, WireVersionError
 
 MAGIC = b"PRL"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of the frame; the messages have a version of their own: messages.PROTOCOL_VERSION
 HEADER_BYTES = 8
 
 _PREFIX = MAGIC + bytes([SCHEMA_VERSION])
@@ -29,22 +30,26 @@ M = TypeVar("M")
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """One frame for `message`."""
+    """The frame of a message."""
     payload = _encoder.encode(message)
     return b"".join((_PREFIX, _CHECKSUM.pack(crc32(payload)), payload))
 
 
 class Decoder(Generic[M]):
-    """Frames of one direction: `Decoder[FromClient](FromClient, max_bytes)`."""
+    """Decodes frames of one direction.
 
-    def __init__(self, message_types: Any, max_bytes: int) -> None:
+    Example: Decoder[FromClient](FromClient, max_bytes).decode(frame)
+    """
+
+    def __init__(self, kind: type[M] | UnionType, max_bytes: int) -> None:
+        """`kind`: a message class or a union of them. `max_bytes`: of a frame."""
         self._max_bytes = max_bytes
-        self._payload = msgspec.msgpack.Decoder(message_types)
+        self._payload = msgspec.msgpack.Decoder(kind)
 
     def decode(self, frame: bytes | memoryview) -> M:
         """The message in `frame`.
 
-        Raises: WireSizeError, WireVersionError, WireChecksumError, WireSchemaError, in the order in which they are looked for.
+        Raises: WireSizeError, WireVersionError, WireChecksumError, WireSchemaError, in the order of the checks.
         """
         size = len(frame)
         if not HEADER_BYTES < size <= self._max_bytes:

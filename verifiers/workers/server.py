@@ -143,7 +143,8 @@ async def _let_in(gate: Gate, counters: Counter[str]) -> None:
     socket = zmq.asyncio.Socket.shadow(gate.socket)
     while True:
         await socket.poll(GATE_MS)
-        gate.answer(lambda name: counters.update([name]))
+        if num_refused := gate.answer():
+            counters["buffer/refused_keys"] += num_refused
 
 
 # --- --try ------------------------------------------------------------------------------------------------------------
