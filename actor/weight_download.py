@@ -1,115 +1,116 @@
-"""The actor's end of the weights plane up to the staging memory: join, receive, checksum. Knows no vLLM.
+"""The actor's end of the weights plane, up to staging memory. An engine owns one downloader and loads what it staged.
 
-    begin(update) -> a thread: join the epoch's group, receive every bucket, checksum it --> ended
+    start(update) -> a thread, beside generation: check the manifest, download every bucket, checksum it
+    result(wait_s) -> None while that goes on, then checksums or an error      take_buckets() -> the staged bytes
 
-An error or a deadline here leaves the weights that are in use untouched. Each phase (the join, each bucket) has the deadline
-that the learner named in its Publish, so that both ends give up on a silent peer at the same time.
+The weights that the engine generates with are untouched, whatever fails here. The deadline of a phase comes from the learner,
+in the update, so that both ends give up on a silent peer at the same time. How the bytes travel: common/weights/api.py.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from contextlib import closing
+from typing import NamedTuple
 
 import torch
 
 from ..common.errors import ProlongError, WeightsError
 from ..common.messages import UpdateWeights
-from ..common.types import BucketSpec
-from ..common.weights.buckets import check_manifest, checksum, manifest_digest
-from ..common.weights.collective import WeightsGroup
-
-JOIN_FACTOR = 1.5  # rank 0 gives up first, and tells the others
+from ..common.weights.api import ActorEnd, WeightTransport
+from ..common.weights.buckets import check_manifest, checksum
+from ..common.weights.transports import TRANSPORTS, transport_named
 
 
-class WeightDownload:
-    """One attempt to receive an update, in a thread of its own. Whoever loses interest drops it: it ends at its deadline."""
+class DownloadResult(NamedTuple):
+    """How a download ended. vLLM's remote calls carry it as a plain list."""
 
-    def __init__(self, update: UpdateWeights, group: WeightsGroup | None, device: torch.device, timeout_s: float) -> None:
-        """`group`: of the same epoch, if it was joined before. `timeout_s`: of a phase, when the update names none."""
-        self.update, self.group = update, group
-        self.staged: list[torch.Tensor] = []  # one flat uint8 buffer a bucket; never reused: the loader keeps views
-        self.checksums: list[int] = []
-        self.error = ""
-        self.device = device
-        self._phase_timeout_s = min(update.phase_timeout_s or timeout_s, timeout_s)
-        self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
-        self._thread.start()
-
-    def ended(self, wait_s: float) -> bool:
-        """Whether it is over, after waiting for at most `wait_s`."""
-        self._thread.join(wait_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            check_manifest(self.update.manifest)
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
-            group = self.group = self.group or self.join(JOIN_FACTOR * self._phase_timeout_s)
-            for bucket in self.update.manifest.buckets:
-                flat = self.receive(group, bucket, self._phase_timeout_s)
-                self.checksums.append(checksum(flat))
-                self.staged.append(flat)
-        except (ProlongError, RuntimeError) as error:  # RuntimeError: torch, out of memory included
-            self.error = str(error) or type(error).__name__
-            self.staged = []
-            if self.group is not None:
-                self.group.fail()
-                self.group = None
-
-    def join(self, timeout_s: float) -> WeightsGroup:
-        """Meet the learner and the other members. Raises WeightsError."""
-        update = self.update
-        return WeightsGroup.join(
-            update.store_host,
-            update.store_port,
-            generation=update.generation,
-            epoch=update.epoch,
-            rank=update.rank,
-            world_size=update.world_size,
-            device=self.device,
-            timeout_s=timeout_s,
-            digest=manifest_digest(update.manifest),
-        )
-
-    def receive(self, group: WeightsGroup, bucket: BucketSpec, timeout_s: float) -> torch.Tensor:
-        """The next bucket, [num_bytes] uint8. Raises WeightsError."""
-        flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-        group.broadcast(flat, timeout_s)
-        return flat
+    checksums: list[int]  # of what was received, one per bucket
+    error: str  # empty: every bucket is staged
 
 
 class WeightDownloader:
-    """The last download begun; it holds the group of its epoch, which the next of the same epoch uses again."""
+    """Downloads one update at a time into staging memory. All calls come from one thread, the engine's.
 
-    def __init__(self, kind: type[WeightDownload] = WeightDownload) -> None:
-        self._kind = kind
-        self.last: WeightDownload | None = None
+    Example:
+        downloader = WeightDownloader(torch.device("cpu"))
+        downloader.start(update, timeout_s=60.0)
+        while (result := downloader.result(wait_s=0.002)) is None:
+            engine.step()
+        if not result.error:
+            for bucket, flat in zip(update.manifest.buckets, downloader.take_buckets(), strict=True):
+                model.load_weights(bucket_views(bucket, flat))
+        downloader.close()
+    """
 
-    def begin(self, update: UpdateWeights, device: torch.device, timeout_s: float) -> None:
-        """Start to receive `update`; an older download that goes on is dropped. Raises WeightsError if both share an epoch."""
-        group, last = None, self.last
-        if last is not None:
-            same = (last.update.generation, last.update.epoch) == (update.generation, update.epoch)
-            over = last.ended(0.0)
-            if same and not over:
-                raise WeightsError(f"version {update.version} offered in epoch {update.epoch}, whose broadcast goes on")
-            if same:
-                group = last.group
-            elif over and last.group is not None:
-                last.group.close()
-        self.last = self._kind(update, group, device, timeout_s)
+    def __init__(self, device: torch.device, transports: Mapping[str, WeightTransport] = TRANSPORTS) -> None:
+        self._device, self._transports = device, transports
+        self._ends: dict[str, ActorEnd] = {}  # by name of the transport; each is opened once, when a learner first names it
+        self._download: _Download | None = None  # the last one begun
 
-    def ended(self, wait_s: float) -> tuple[bool, list[int], str]:
-        """(over, checksums of what was received, error), after waiting for at most `wait_s`."""
-        if self.last is None:
-            return True, [], ""
-        if not self.last.ended(wait_s):
-            return False, [], ""
-        return True, self.last.checksums, self.last.error
+    def start(self, update: UpdateWeights, timeout_s: float) -> None:
+        """Begin to download `update`. An earlier download that goes on is dropped: its thread ends at its own deadlines.
+
+        `timeout_s` bounds each phase when the update names no shorter time.
+        """
+        download = self._download = _Download()
+        try:
+            end = self._end_of(update.rendezvous.transport)
+        except WeightsError as error:
+            download.end(str(error))
+            return
+        phase_timeout_s = min(update.phase_timeout_s or timeout_s, timeout_s)
+        arguments = (end, update, self._device, phase_timeout_s)
+        threading.Thread(target=download.run, args=arguments, name="weight-download", daemon=True).start()
+
+    def result(self, wait_s: float) -> DownloadResult | None:
+        """The end of the download begun last; None when it still goes on after `wait_s`."""
+        assert self._download is not None, "no download was begun"
+        return self._download.result if self._download.ended.wait(wait_s) else None
+
+    def take_buckets(self) -> list[torch.Tensor]:
+        """The staged buckets of the last download, each [num_bytes] uint8; they are the caller's from now on."""
+        assert self._download is not None, "no download was begun"
+        buckets, self._download.staged = self._download.staged, []
+        return buckets
 
     def close(self) -> None:
-        """Leave the group, unless a thread is still in it: that one ends at its deadline."""
-        if self.last is not None and self.last.ended(0.0) and self.last.group is not None:
-            self.last.group.close()
-        self.last = None
+        """Leave the learner. A thread that still downloads ends at its own deadlines."""
+        for end in self._ends.values():
+            end.close()
+
+    def _end_of(self, transport: str) -> ActorEnd:
+        """Raises WeightsError for a transport that this actor does not have."""
+        if transport not in self._ends:
+            self._ends[transport] = transport_named(transport, self._transports).open_actor_end(self._device)
+        return self._ends[transport]
+
+
+class _Download:
+    """One attempt to download an update: written by its thread until `ended` is set, read by the downloader afterwards."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.result = DownloadResult([], "")
+        self.staged: list[torch.Tensor] = []
+
+    def run(self, end: ActorEnd, update: UpdateWeights, device: torch.device, phase_timeout_s: float) -> None:
+        checksums: list[int] = []
+        try:
+            check_manifest(update.manifest)
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            with closing(end.download(update, phase_timeout_s)) as buckets:
+                for flat in buckets:
+                    checksums.append(checksum(flat))
+                    self.staged.append(flat)
+        except (ProlongError, RuntimeError) as error:  # RuntimeError: torch's, out of memory included
+            self.staged = []
+            self.end(str(error) or type(error).__name__)
+        else:
+            self.end("", checksums)
+
+    def end(self, error: str, checksums: list[int] | None = None) -> None:
+        self.result = DownloadResult(checksums or [], error)
+        self.ended.set()

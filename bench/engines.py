@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ..actor.engines.vllm.engine import VllmEngine
-from ..common.config.sections import ActorConfig, ModelConfig
-from ..common.messages import UpdateWeights
+from ..common.config.sections import ActorConfig, ModelConfig, WeightsConfig
+from ..common.messages import PublishPlan, UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
-from ..common.weights.buckets import checksum, fill_bucket, plan_buckets
-from ..common.weights.collective import WeightsGroup, WeightsStore
+from ..common.weights.transports import transport_named
+from ..learner.weights.packer import WeightPacker
 from .learner_step import VOCAB, make_model
 
 TIMEOUT_S = 60.0
@@ -30,33 +30,35 @@ class Sender:
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        self.manifest = plan_buckets([(n, t.dtype, t.shape) for n, t in self.weights.items()], 256 << 20)
-        self._store = WeightsStore("127.0.0.1", timeout_s=TIMEOUT_S)
+        self._packer = WeightPacker([(name, tensor.dtype, tensor.shape) for name, tensor in self.weights.items()], 256 << 20)
+        self._end = transport_named("collective").open_learner_end(WeightsConfig(timeout_s=TIMEOUT_S), torch.device("cpu"))
         self._thread = ThreadPoolExecutor(1, initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0)))
         if core is not None:
             self._thread.submit(os.sched_setaffinity, 0, {core}).result()
-        self._group: WeightsGroup | None = None
 
     def offer(self, version: int) -> tuple[UpdateWeights, Future[list[int]]]:
         """What the buffer would tell the actor, and the broadcast that has begun."""
-        where = {"store_host": self._store.host, "store_port": self._store.port}
-        update = UpdateWeights(generation=1, version=version, epoch=1, rank=1, world_size=2, **where, manifest=self.manifest)
-        return update, self._thread.submit(self._send)
+        update = UpdateWeights(
+            generation=1,
+            version=version,
+            epoch=1,
+            member=0,
+            num_members=1,
+            rendezvous=self._end.rendezvous,
+            manifest=self._packer.manifest,
+        )
+        return update, self._thread.submit(self._send, version)
 
     async def push(self, engine: VllmEngine, version: int) -> None:
         """Send and apply one version. Raises AssertionError when something else arrived."""
         update, sent = self.offer(version)
         assert await engine.apply_weights(update, TIMEOUT_S) == await asyncio.wrap_future(sent)
 
-    def _send(self) -> list[int]:
-        if self._group is None:
-            where = {"generation": 1, "epoch": 1, "rank": 0, "world_size": 2, "timeout_s": TIMEOUT_S}
-            self._group = WeightsGroup.join(self._store.host, self._store.port, **where, device=torch.device("cpu"))
-        sums = []
-        for bucket in self.manifest.buckets:
-            flat = fill_bucket(bucket, self.weights)
-            self._group.broadcast(flat)
-            sums.append(checksum(flat))
+    def _send(self, version: int) -> list[int]:
+        packed = self._packer.pack(version, self.weights.items())
+        self._end.publish(PublishPlan(generation=1, version=version, epoch=1, members=["engine"]), packed, TIMEOUT_S)
+        sums = packed.checksums()
+        self._packer.recycle(packed)
         return sums
 
 

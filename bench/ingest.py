@@ -34,7 +34,7 @@ from ..common import messages as m
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
 from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
-from ..common.types import Group, Manifest, Prompt, Ticket
+from ..common.types import Group, Manifest, Prompt, Rendezvous, Ticket
 from .measure import report
 from .transport import MAX_BYTES, ROLLOUTS, TIMEOUT_S, Raw, announce, make_group, start_server, stop_server
 
@@ -103,8 +103,8 @@ class Durable:
 
     def _publish(self) -> None:
         generation, version = self._generation, self._version
-        manifest = Manifest(buckets=[])
-        publish = m.Publish(generation=generation, version=version, store_host="h", store_port=1, manifest=manifest)
+        manifest, nowhere = Manifest(buckets=[]), Rendezvous(transport="collective", address=b"")
+        publish = m.Publish(generation=generation, version=version, rendezvous=nowhere, manifest=manifest)
         self._learner.send(publish)
         epoch = self._plans.take(TIMEOUT_S).epoch
         self._updates.take(TIMEOUT_S)

@@ -37,10 +37,21 @@ from ..common.messages import (
     UpdateWeights,
     WeightsApplied,
 )
-from ..common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
+from ..common.types import (
+    FinishReason,
+    Group,
+    Manifest,
+    Rendezvous,
+    Rollout,
+    Ticket,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 
 DEADLINE_S = 60.0
 EMPTY = Manifest(buckets=[])
+NOWHERE = Rendezvous(transport="collective", address=b"")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,9 +144,7 @@ class SleepingLearner:
         self.walls: list[float] = []
 
     def publish(self) -> None:
-        self.peer.send(
-            Publish(generation=self.generation, version=self.version, store_host="127.0.0.1", store_port=1, manifest=EMPTY)
-        )
+        self.peer.send(Publish(generation=self.generation, version=self.version, rendezvous=NOWHERE, manifest=EMPTY))
 
     def weights_thread(self) -> None:
         """Publishes again whenever an actor asks; ends with the run."""

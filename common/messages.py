@@ -33,7 +33,7 @@ from typing import Annotated, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 
-from .types import FEW, MANY, Batch, Group, Manifest, Number, Text, Ticket, ValidationScore, Word
+from .types import FEW, MANY, Batch, Group, Manifest, Number, Rendezvous, Text, Ticket, ValidationScore, Word
 
 PROTOCOL_VERSION = 4
 # A version or generation that a client claims to be at: far enough below the largest Number that a run can go on from it.
@@ -311,27 +311,34 @@ class Finish(OfGeneration, Question[Finished], frozen=True):
 
 
 class PublishPlan(Answer, frozen=True):
-    """The members of a broadcast: rank 0 is the learner, rank i + 1 is members[i]. No members: nothing to send."""
+    """The actors to send a version to.
 
-    epoch: int
+    An epoch is one list of members at one rendezvous, in one generation: plans of the same epoch may use the same connections.
+    """
+
+    generation: int
     version: int
-    members: list[str]
+    epoch: int
+    members: list[str]  # none: every actor has these weights, or takes part in no broadcast now
 
     def number(self) -> int:
         return self.version
 
+    def is_of(self, generation: int) -> bool:
+        return self.generation == generation
+
 
 class Publish(OfGeneration, Question[PublishPlan], frozen=True):
-    """The learner wants to broadcast the weights of `version`; its rank 0 serves the TCPStore."""
+    """The learner wants to send the weights of `version` to every actor that lacks them."""
 
     asked_again = True
 
     version: Number
-    store_host: Word
-    store_port: Number
+    rendezvous: Rendezvous
     manifest: Manifest
-    phase_timeout_s: float = 0.0  # limit of each phase: the join, each bucket, the acknowledgement; 0: weights.timeout_s
-    # epoch of the broadcast that the learner waits for no longer: members that did not answer count as absent
+    # limit of each phase of the broadcast: reaching the others, one bucket, the acknowledgements; 0: weights.timeout_s
+    phase_timeout_s: float = 0.0
+    # epoch of a broadcast that the learner no longer waits for: members that have not answered count as absent
     given_up: Number = -1
 
     def number(self) -> int:
@@ -339,48 +346,47 @@ class Publish(OfGeneration, Question[PublishPlan], frozen=True):
 
 
 class PublishResult(BufferMessage, frozen=True):
-    """To the learner: each member has acknowledged, failed, or missed the deadline."""
+    """To the learner: each member of the plan has acknowledged, failed, or missed the deadline."""
 
     epoch: int
     version: int
-    checksums: dict[str, list[int]]  # of the members that applied the weights
-    failed: dict[str, str]  # name -> why
+    checksums: dict[str, list[int]]  # of the members that hold the weights, by name
+    failed: dict[str, str]  # why the others do not, by name
 
 
 class Cordon(LearnerMessage, frozen=True):
-    """The learner found that these actors hold other weights than it sent: they must be sent again."""
+    """These actors acknowledged checksums other than those of the weights that were sent: they need them again."""
 
     epoch: Number
     names: Annotated[list[Word], MANY]
 
 
 class SyncRequested(BufferMessage, frozen=True):
-    """To the learner: an actor waits for weights; publish the current version again."""
+    """To the learner: actors lack weights that they need; publish the current version again."""
 
     reason: str
 
 
 class UpdateWeights(BufferMessage, frozen=True):
-    """To an actor: join the group of `epoch` (if not in it yet) and receive `version`."""
+    """To an actor: download `version` from the learner, as a member of `epoch`."""
 
     generation: int
     version: int
     epoch: int
-    rank: int
-    world_size: int
-    store_host: str
-    store_port: int
+    member: int  # this actor's place in the plan's list of members, from 0
+    num_members: int
+    rendezvous: Rendezvous
     manifest: Manifest
-    phase_timeout_s: float = 0.0  # of its Publish
+    phase_timeout_s: float = 0.0  # as in Publish
 
 
 class WeightsApplied(ActorMessage, frozen=True):
-    """An actor holds these weights, or failed to take them (`error`)."""
+    """A member of a broadcast holds the weights of `version` now, or says why it does not."""
 
     generation: Number
     version: Number
     epoch: Number
-    checksums: Annotated[list[int], MANY]  # one per bucket, of the bytes that were received
+    checksums: Annotated[list[int], MANY]  # of what was received, one per bucket; empty after an error
     seconds: float
     error: Text = ""
 

@@ -246,6 +246,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     buckets: Annotated[list[BucketSpec], MANY]
 
 
+class Rendezvous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where actors find a learner's weights. Only the named transport reads the address; others compare for equality alone.
+
+    Example: Rendezvous(transport="collective", address=b"\x82\xa4host...")
+    """
+
+    transport: Word  # a name in common/weights/transports.py
+    address: Annotated[bytes, msgspec.Meta(max_length=1024)]  # the transport's own encoding
+
+
 def int32_array(buffer: bytes) -> np.ndarray:
     """Read-only int32 view of a wire buffer."""
     return np.frombuffer(buffer, dtype="<i4")

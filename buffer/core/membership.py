@@ -1,17 +1,17 @@
-"""Which actor holds which weights, and who takes part in the next broadcast.
+"""Which actor holds which weights, and which actors take part in the next broadcast. The bytes never pass here.
 
-    Publish -> plan: members, epoch      UpdateWeights -> each member      WeightsApplied -> ... -> PublishResult
+    Publish -> PublishPlan to the learner, UpdateWeights to each member -> WeightsApplied from each -> PublishResult
 
-An epoch is one process group: the learner and a fixed list of actors. Another list, or a member that failed, makes another one.
-An actor that failed or was late is cordoned: no tickets, until it acknowledged weights again.
+An epoch is one list of members at one rendezvous, in one generation. Another list, or a member that failed, begins another one.
+An actor that failed or was late is cordoned: it gets no tickets until it acknowledges weights again.
 
-Deadlines of a broadcast; the deadline of one phase of it comes with Publish:
-- Nobody answers: the learner gives up (its next Publish names the epoch), or `timeout_s` is over.
-- Somebody applied the weights: the others have the deadline of a phase from then on.
-- Somebody failed: a group that breaks for one breaks for all, so the others have half of it after the last answer.
-Who is silent beyond is absent, and out of all broadcasts until it answers or `timeout_s` passed: a stopped actor costs others
-one wait, not one a version. Who answered with errors twice in a row may be what breaks the group of the others: suspects take
-part one at a time, after all others.
+Deadlines of a broadcast, where Publish says how long one phase of it may take:
+- No member has answered: the learner gives up (its next Publish names the epoch), or `timeout_s` has passed.
+- A member applied the weights: the others have the deadline of a phase from then on.
+- A member failed: its failure breaks the broadcast for the others too, which have half that time after the last answer.
+A member that is silent for longer is absent, and takes part in no broadcast until it answers or `timeout_s` has passed: so a
+stopped actor delays the others once, not with every version. An actor that answered with errors twice in a row may be what
+breaks the broadcasts of the others: such suspects take part one at a time, once no other actor needs weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...common.messages import Publish, PublishPlan, PublishResult, UpdateWeights, WeightsApplied
+from ...common.types import Rendezvous
 
 SUSPICIOUS = 2  # errors in a row that make an actor a suspect
 
@@ -28,106 +29,115 @@ class Holding:
     """The weights of one living actor."""
 
     generation: int = -1
-    version: int = -1  # last acknowledged; -1: none, or not to be trusted
+    version: int = -1  # acknowledged last; -1: none, or not to be trusted
     cordoned: bool = False
-    out_until_s: float = 0.0  # it takes part in no broadcast before that
-    errors: int = 0  # in a row
+    excluded_until_s: float = 0.0  # it takes part in no broadcast before that time
+    num_errors: int = 0  # in a row
 
 
 @dataclass(slots=True)
-class _Group:
-    """What a process group stands on: any difference makes another epoch."""
+class _EpochKey:
+    """What an epoch stands for: any difference begins another one."""
 
     generation: int
-    store_host: str
-    store_port: int
+    rendezvous: Rendezvous
     members: list[str]
 
 
 @dataclass(slots=True)
-class _Publishing:
+class _Broadcast:
     """The broadcast under way."""
 
     message: Publish
     epoch: int
     members: list[str]
-    deadline_s: float
     started_s: float
+    deadline_s: float
     phase_timeout_s: float
     first_applied_s: float | None = None
     last_answer_s: float | None = None
     num_answers: int = 0
     applied: dict[str, list[int]] = field(default_factory=dict)  # name -> checksums
-    failed: dict[str, str] = field(default_factory=dict)  # name -> why
-    absent: set[str] = field(default_factory=set)  # of `failed`: gave no answer
+    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
+    absent: set[str] = field(default_factory=set)  # names in `failed` that gave no answer
 
     @property
-    def done(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether every member has applied the weights or failed."""
         return len(self.applied) + len(self.failed) == len(self.members)
 
-    def look(self, now: float) -> None:
-        """Note when answers came: at the first look after them."""
+    def note_answers(self, now: float) -> None:
+        """Note when answers came: `now`, if some have come since the last call."""
         num_answers = len(self.applied) + len(self.failed) - len(self.absent)
         if num_answers > self.num_answers:
             self.num_answers, self.last_answer_s = num_answers, now
         if self.applied and self.first_applied_s is None:
             self.first_applied_s = now
 
-    def close(self, now: float) -> None:
-        """Who is silent is absent."""
+    def silent_until_s(self) -> float:
+        """The time at which members that have not answered become absent."""
+        if self.last_answer_s is None:
+            return self.deadline_s
+        until_s = self.last_answer_s + self.phase_timeout_s / 2
+        if self.first_applied_s is not None:
+            until_s = max(until_s, self.first_applied_s + self.phase_timeout_s)
+        return min(self.deadline_s, until_s)
+
+    def give_up(self, now: float) -> None:
+        """Members that have not answered are absent."""
         for name in self.members:
             if name not in self.applied and name not in self.failed:
                 self.failed[name] = f"no answer within {now - self.started_s:.3g} s"
                 self.absent.add(name)
 
-    def due_s(self) -> float:
-        """When who is silent counts as absent."""
-        if self.last_answer_s is None:
-            return self.deadline_s
-        sure_s = self.last_answer_s + self.phase_timeout_s / 2
-        if self.first_applied_s is not None:
-            sure_s = max(sure_s, self.first_applied_s + self.phase_timeout_s)
-        return min(self.deadline_s, sure_s)
-
 
 class Membership:
-    """The weights plane as the buffer sees it. Bytes never pass here."""
+    """The weights plane as the buffer sees it. No clock: the caller says what time it is.
+
+    Example:
+        membership = Membership(timeout_s=60.0, resync_interval_s=1.0)
+        membership.join("actor-0")
+        plan, updates = membership.publish(Publish(version=7, ...), now)   # plan.members == ["actor-0"]
+        membership.applied("actor-0", WeightsApplied(version=7, epoch=plan.epoch, ...))
+        result = membership.try_finish(now)                                # PublishResult(checksums={"actor-0": [...]}, ...)
+        membership.version_of("actor-0", generation=1)                     # 7: it may generate
+    """
 
     def __init__(self, *, timeout_s: float, resync_interval_s: float) -> None:
-        """`timeout_s`: of one publish. `resync_interval_s`: between two requests to the learner."""
+        """`timeout_s`: of one broadcast. `resync_interval_s`: the learner is not asked for weights more often than that."""
         self.epoch = 0
         self._timeout_s, self._resync_interval_s = timeout_s, resync_interval_s
         self._holdings: dict[str, Holding] = {}
-        self._group: _Group | None = None  # of the current epoch; None when it cannot be used again
-        self._publishing: _Publishing | None = None
-        self._ask_at_s = 0.0  # not before this is the learner asked to publish again
+        self._epoch_key: _EpochKey | None = None  # of the current epoch; None when it cannot be used again
+        self._broadcast: _Broadcast | None = None
+        self._ask_at_s = 0.0  # the learner is not asked for weights before that time
 
     def restore(self, epoch: int) -> None:
         """Go on from the recorded epoch: no epoch is used twice."""
         self.epoch = epoch
 
     def join(self, name: str) -> None:
-        """An actor (re)started: it holds nothing."""
+        """An actor started, or started again: it holds nothing."""
         self._holdings[name] = Holding()
-        self._break_epoch_of(name)
+        self._end_epoch_of(name)
 
     def leave(self, name: str) -> None:
         """An actor is gone, or takes no more weights."""
         self._holdings.pop(name, None)
-        self._break_epoch_of(name)
-        publishing = self._publishing
-        if publishing is not None and name in publishing.members and name not in publishing.applied:
-            publishing.failed.setdefault(name, "the actor is gone")
-            publishing.absent.add(name)
+        self._end_epoch_of(name)
+        broadcast = self._broadcast
+        if broadcast is not None and name in broadcast.members and name not in broadcast.applied:
+            broadcast.failed.setdefault(name, "the actor is gone")
+            broadcast.absent.add(name)
 
-    def _break_epoch_of(self, name: str) -> None:
-        if self._group is not None and name in self._group.members:
-            self._group = None
+    def _end_epoch_of(self, name: str) -> None:
+        if self._epoch_key is not None and name in self._epoch_key.members:
+            self._epoch_key = None
 
     def learner_joined(self, now: float) -> None:
-        """Another learner process: the epoch cannot go on. It publishes first; nobody needs to ask."""
-        self._group = None
-        self._publishing = None
+        """Another learner process: the epoch cannot go on. A learner publishes when it starts, so it is not asked to."""
+        self._epoch_key = None
+        self._broadcast = None
         self._ask_at_s = now + self._resync_interval_s
 
     def version_of(self, name: str, generation: int) -> int | None:
@@ -143,138 +153,147 @@ class Membership:
         return holding is not None and holding.cordoned
 
     def publish(self, message: Publish, now: float) -> tuple[PublishPlan, dict[str, UpdateWeights]]:
-        """Plan a broadcast: (the learner's plan, each member's part). An earlier one that is still under way is given up."""
-        interrupted, self._publishing = self._publishing, None
+        """Plan a broadcast: (the learner's plan, each member's part by name). An earlier one that goes on is given up."""
+        interrupted, self._broadcast = self._broadcast, None
         if interrupted is not None:
-            self._group = None  # it is in the middle of a broadcast
-            self._give_up(interrupted, message, now)
+            self._epoch_key = None  # its connections are in the middle of a broadcast
+            self._interrupt(interrupted, message, now)
         members = self._members_of(message, now)
-        if not members:
-            return PublishPlan(epoch=self.epoch, version=message.version, members=[]), {}
-        group = _Group(message.generation, message.store_host, message.store_port, members)
-        if group != self._group:
-            self.epoch += 1
-            self._group = group
-        self._publishing = _Publishing(
-            message=message,
-            epoch=self.epoch,
-            members=members,
-            started_s=now,
-            deadline_s=now + self._timeout_s,
-            phase_timeout_s=message.phase_timeout_s if 0 < message.phase_timeout_s < self._timeout_s else self._timeout_s,
-        )
-        return PublishPlan(epoch=self.epoch, version=message.version, members=members), {
-            name: UpdateWeights(
-                generation=message.generation,
-                version=message.version,
+        if members:
+            self._enter_epoch(_EpochKey(message.generation, message.rendezvous, members))
+            timeout_s = message.phase_timeout_s
+            self._broadcast = _Broadcast(
+                message=message,
                 epoch=self.epoch,
-                rank=rank,
-                world_size=len(members) + 1,
-                store_host=message.store_host,
-                store_port=message.store_port,
-                manifest=message.manifest,
-                phase_timeout_s=message.phase_timeout_s,
+                members=members,
+                started_s=now,
+                deadline_s=now + self._timeout_s,
+                phase_timeout_s=timeout_s if 0 < timeout_s < self._timeout_s else self._timeout_s,
             )
-            for rank, name in enumerate(members, start=1)
-        }
+        plan = PublishPlan(generation=message.generation, version=message.version, epoch=self.epoch, members=members)
+        return plan, {name: self._update(message, members, place) for place, name in enumerate(members)}
 
-    def _give_up(self, publishing: _Publishing, message: Publish, now: float) -> None:
-        """Another Publish came first. The learner never saw these acknowledgements, so nobody has compared the checksums."""
-        for name in publishing.applied.keys() & self._holdings.keys():
+    def _enter_epoch(self, key: _EpochKey) -> None:
+        if key != self._epoch_key:
+            self.epoch += 1
+            self._epoch_key = key
+
+    def _update(self, message: Publish, members: list[str], member: int) -> UpdateWeights:
+        return UpdateWeights(
+            generation=message.generation,
+            version=message.version,
+            epoch=self.epoch,
+            member=member,
+            num_members=len(members),
+            rendezvous=message.rendezvous,
+            manifest=message.manifest,
+            phase_timeout_s=message.phase_timeout_s,
+        )
+
+    def _interrupt(self, broadcast: _Broadcast, message: Publish, now: float) -> None:
+        """`message` came before the result of `broadcast`.
+
+        The learner never saw these acknowledgements, so it has not compared the checksums.
+        """
+        for name in broadcast.applied.keys() & self._holdings.keys():
             self._holdings[name].cordoned = True
-        if message.given_up == publishing.epoch:  # not so when a Publish came twice, because its plan was lost
-            publishing.close(now)
-            self._cordon_failed(publishing, now)
+        if message.given_up == broadcast.epoch:  # false when a Publish came twice because its plan was lost
+            broadcast.give_up(now)
+            self._cordon_failed(broadcast, now)
 
     def _members_of(self, message: Publish, now: float) -> list[str]:
-        """Who is asked to take part: everybody that needs these weights, or the suspect with the fewest errors."""
+        """The actors that need these weights; if all of them are suspects, the one with the fewest errors."""
         needing = {
-            name: holding.errors
+            name: holding.num_errors
             for name, holding in self._holdings.items()
-            if now >= holding.out_until_s
+            if now >= holding.excluded_until_s
             and (holding.cordoned or holding.generation != message.generation or holding.version < message.version)
         }
-        sound = [name for name, errors in needing.items() if errors < SUSPICIOUS]
-        return sound or sorted(needing, key=needing.__getitem__)[:1]
+        trusted = [name for name, num_errors in needing.items() if num_errors < SUSPICIOUS]
+        if trusted:
+            return trusted
+        return sorted(needing, key=needing.__getitem__)[:1]
 
     def applied(self, name: str, message: WeightsApplied) -> None:
-        """A member answers. Answers to a broadcast that is over change nothing but that the actor is asked again."""
-        holding, publishing = self._holdings.get(name), self._publishing
+        """A member answers. After the end of its broadcast an answer only ends the exclusion of an absent actor."""
+        holding, broadcast = self._holdings.get(name), self._broadcast
         if holding is None:
             return  # it is leaving
-        current = publishing is not None and publishing.epoch == message.epoch and name in publishing.members
-        if publishing is None or not current or publishing.message.version != message.version:
-            holding.out_until_s = 0.0
+        current = broadcast is not None and broadcast.epoch == message.epoch and name in broadcast.members
+        if broadcast is None or not current or broadcast.message.version != message.version:
+            holding.excluded_until_s = 0.0
             return
-        if name in publishing.applied or name in publishing.failed:
+        if name in broadcast.applied or name in broadcast.failed:
             return
         if message.error:
-            publishing.failed[name] = message.error
-            holding.errors += 1
+            broadcast.failed[name] = message.error
+            holding.num_errors += 1
             return
-        publishing.applied[name] = message.checksums
+        broadcast.applied[name] = message.checksums
         holding.generation, holding.version = message.generation, message.version
-        holding.cordoned, holding.out_until_s, holding.errors = False, 0.0, 0
+        holding.cordoned, holding.excluded_until_s, holding.num_errors = False, 0.0, 0
 
     def try_finish(self, now: float) -> PublishResult | None:
-        """The result of the broadcast under way, once everybody answered or its deadline passed."""
-        publishing = self._publishing
-        if publishing is None:
+        """The result of the broadcast under way, once every member has answered or is absent."""
+        broadcast = self._broadcast
+        if broadcast is None:
             return None
-        publishing.look(now)
-        if now >= publishing.due_s():
-            publishing.close(now)
-        if not publishing.done:
+        broadcast.note_answers(now)
+        if now >= broadcast.silent_until_s():
+            broadcast.give_up(now)
+        if not broadcast.is_over:
             return None
-        self._publishing = None
+        self._broadcast = None
         self._ask_at_s = now + self._resync_interval_s
-        self._cordon_failed(publishing, now)
+        self._cordon_failed(broadcast, now)
         return PublishResult(
-            epoch=publishing.epoch,
-            version=publishing.message.version,
-            checksums=publishing.applied,
-            failed=publishing.failed,
+            epoch=broadcast.epoch,
+            version=broadcast.message.version,
+            checksums=broadcast.applied,
+            failed=broadcast.failed,
         )
 
-    def _cordon_failed(self, publishing: _Publishing, now: float) -> None:
-        """Who gave no answer is out; who answered with an error also, for a while, if the broadcast reached others.
+    def _cordon_failed(self, broadcast: _Broadcast, now: float) -> None:
+        """Cordon the members that failed. Exclude the absent ones and, if others got the weights, those with errors.
 
-        When it reached nobody, an error is most likely that of another member: one that is gone breaks the broadcast of all.
+        When the broadcast reached no member, an error is most likely the fault of another one: a member that is gone breaks the
+        broadcast for all.
         """
-        if not publishing.failed:
+        if not broadcast.failed:
             return
-        self._group = None
-        for name in publishing.failed.keys() & self._holdings.keys():
+        self._epoch_key = None
+        for name in broadcast.failed.keys() & self._holdings.keys():
             holding = self._holdings[name]
             holding.cordoned = True
-            if name in publishing.absent:
-                holding.out_until_s = now + self._timeout_s
-            elif publishing.applied or (len(publishing.members) == 1 and holding.errors >= SUSPICIOUS):
-                holding.out_until_s = now + min(self._timeout_s, self._resync_interval_s * 2 ** min(holding.errors, 10))
+            if name in broadcast.absent:
+                holding.excluded_until_s = now + self._timeout_s
+            elif broadcast.applied or (len(broadcast.members) == 1 and holding.num_errors >= SUSPICIOUS):
+                pause_s = self._resync_interval_s * 2 ** min(holding.num_errors, 10)
+                holding.excluded_until_s = now + min(self._timeout_s, pause_s)
 
     def cordon(self, names: list[str]) -> dict[str, int]:
-        """The learner found these to hold other weights than it sent: they hold nothing now.
+        """The learner found that these actors received other weights than it sent: they hold nothing now.
 
-        Returns those that live, with the version that they were thought to hold.
+        Returns those of them that live, with the version that they were thought to hold.
         """
         living = {name: self._holdings[name].version for name in names if name in self._holdings}
         for name in living:
             self._holdings[name] = Holding(cordoned=True)
-            self._break_epoch_of(name)
+            self._end_epoch_of(name)
         return living
 
     def lacking(self, generation: int, version: int) -> list[str]:
-        """Living actors that hold nothing of this generation, or less than `version` (-1: anything will do)."""
+        """Living actors that hold no weights of this generation, or older ones than `version` (-1: any version will do)."""
         held = {name: self.version_of(name, generation) for name in self._holdings}
         return [name for name, holds in held.items() if holds is None or holds < version]
 
     def should_ask(self, generation: int, version: int, now: float) -> str:
-        """Why the learner must be asked to publish now; empty when it need not. Asks at most once per `resync_interval_s`.
+        """Why the learner must be asked to publish now; empty when it need not be. A reason starts the next interval.
 
-        `version`: what actors must hold, at least; -1 when anything of the generation will do.
+        `version`: what actors must hold at least; -1 when any version of the generation will do.
         """
-        lacking = [name for name in self.lacking(generation, version) if now >= self._holdings[name].out_until_s]
-        if not lacking or self._publishing is not None or now < self._ask_at_s:
+        lacking = [name for name in self.lacking(generation, version) if now >= self._holdings[name].excluded_until_s]
+        if not lacking or self._broadcast is not None or now < self._ask_at_s:
             return ""
         self._ask_at_s = now + max(self._resync_interval_s, self._timeout_s / 4)
         return f"{', '.join(lacking)} lack weights of generation {generation}"

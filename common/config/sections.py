@@ -239,11 +239,13 @@ class CheckpointConfig:
 class WeightsConfig:
     """How weights travel from the learner to the actors."""
 
+    transport: str = "collective"  # a name in common/weights/transports.py
     host: str = "127.0.0.1"  # address of the learner's rank 0 that actors can reach
     bucket_mb: int = 256  # weights are sent in portions of this size
-    timeout_s: float = 60.0  # for one publish: join, broadcast, load, acknowledge
+    timeout_s: float = 60.0  # for one publish: reach the actors, send, load, acknowledge
 
     def __post_init__(self) -> None:
+        require(self.transport != "", "weights.transport", self.transport, "the name of a weight transport")
         require(self.bucket_mb >= 1, "weights.bucket_mb", self.bucket_mb, "at least 1")
         require(self.timeout_s > 0, "weights.timeout_s", self.timeout_s, "a positive number of seconds")
 

@@ -1,13 +1,13 @@
 """The layout of a weight update: tensors in flat buckets, and the checksum that proves them equal on both sides.
 
-    tensors --plan_buckets--> Manifest      tensors --pack--> flat bucket ... flat bucket --unpack--> named views
-
-Every weight transport sends these buckets; how the bytes travel is the transport's business (`api.py`).
+names, dtypes, shapes --plan_buckets--> Manifest
+tensors --fill_bucket--> flat bucket --a transport (api.py)--> flat bucket --bucket_views--> named tensors
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 
 import msgspec
@@ -18,11 +18,24 @@ from ..errors import WeightsError
 from ..types import BucketSpec, Manifest, TensorSpec
 
 ALIGNMENT = 16  # bytes: every tensor starts at a multiple, so that views of any dtype are aligned
-_CHUNK = 1 << 15  # words of a checksum's temporaries: they stay in a core's cache
+_CHUNK = 1 << 15  # words that a checksum takes at once: its temporaries then stay in a core's cache
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed integer
 _MIX = -4658895280553007687  # of splitmix64
 
 TensorShape = tuple[str, torch.dtype | str, Iterable[int]]  # name, dtype, shape
+
+
+@dataclass(slots=True)
+class PackedWeights:
+    """The weights of one version, as every transport sends them: one flat tensor per bucket of the manifest."""
+
+    version: int
+    manifest: Manifest
+    buckets: list[torch.Tensor]  # each [num_bytes] uint8
+
+    def checksums(self) -> list[int]:
+        """One number per bucket, as an actor acknowledges them."""
+        return [checksum(flat) for flat in self.buckets]
 
 
 def dtype_name(dtype: torch.dtype | str) -> str:
@@ -31,7 +44,7 @@ def dtype_name(dtype: torch.dtype | str) -> str:
 
 
 def named_dtype(name: str) -> torch.dtype:
-    """ "float32" -> torch.float32. Raises WeightsError for anything that is no dtype."""
+    """ "float32" -> torch.float32. Raises WeightsError when torch has no dtype of that name."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise WeightsError(f"manifest names the dtype {name!r}: expected one of torch's, like float32 or bfloat16")
@@ -39,7 +52,7 @@ def named_dtype(name: str) -> torch.dtype:
 
 
 def plan_buckets(specs: Iterable[TensorShape], bucket_bytes: int) -> Manifest:
-    """Lay tensors out, in their order, in buckets of at most `bucket_bytes`; a larger tensor gets a bucket of its own."""
+    """Put the tensors, in their order, into buckets of at most `bucket_bytes`. A larger tensor gets a bucket of its own."""
     buckets: list[BucketSpec] = []
     tensors: list[TensorSpec] = []
     offset = 0
@@ -57,7 +70,7 @@ def plan_buckets(specs: Iterable[TensorShape], bucket_bytes: int) -> Manifest:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise WeightsError unless every tensor lies inside its bucket, aligned, behind the one before, of a dtype of torch's."""
+    """Raise WeightsError unless every tensor is aligned, lies in its bucket behind the one before, and has a torch dtype."""
     for bucket in manifest.buckets:
         end = 0
         for spec in bucket.tensors:
@@ -69,15 +82,15 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """The manifest, digested. Members must agree: gloo ends a process that expects fewer bytes than it gets."""
+    """A short text that is the same for equal manifests and, but for one chance in 2^32, different for others."""
     return f"{len(manifest.buckets)}-{crc32(msgspec.msgpack.encode(manifest)):08x}"
 
 
 def fill_bucket(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
-    """Copy the bucket's tensors into one flat buffer, [num_bytes] uint8 on their device; padding is zero.
+    """Copy the bucket's tensors into one flat tensor, [num_bytes] uint8 on their device. The padding between them is zero.
 
-    `out` is reused if given (its padding must be zero: a buffer that an earlier `pack` of the same bucket returned).
-    Raises WeightsError if a tensor is missing or of another shape or dtype than the manifest says.
+    `out`, if given, is filled and returned. It must come from an earlier call for the same bucket: its padding is not written.
+    Raises WeightsError if a tensor is missing, or has another shape or dtype than the manifest says.
     """
     if out is None:
         device = next((tensors[spec.name].device for spec in bucket.tensors if spec.name in tensors), torch.device("cpu"))
@@ -92,14 +105,15 @@ def fill_bucket(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: to
 
 
 def bucket_views(bucket: BucketSpec, flat: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Named views into `flat`, [num_bytes] uint8, in the manifest's order; nothing is copied."""
+    """The bucket's tensors as named views into `flat`, [num_bytes] uint8, in the manifest's order. Nothing is copied."""
     return [(spec.name, view) for spec, view in zip(bucket.tensors, _views(bucket, flat), strict=True)]
 
 
 def checksum(flat: torch.Tensor) -> int:
-    """A signed 64-bit sum over scrambled (word, position) pairs of `flat`, [n] uint8 with n a multiple of 8.
+    """The sum, as a signed 64-bit integer, of the scrambled (word, position) pairs of `flat`, [n] uint8, n a multiple of 8.
 
-    The same on CPU and GPU, because integer arithmetic modulo 2^64 is exact in any order; sees flipped, moved, swapped words.
+    CPU and GPU agree, because integer arithmetic modulo 2^64 is exact in any order. Words that were flipped, moved or swapped
+    change the sum. The scrambler is the end of splitmix64 (Steele, Lea, Flood 2014). It detects faults, not forgeries.
     """
     if flat.numel() % 8:
         raise WeightsError(f"checksum of {flat.numel()} bytes: expected a multiple of 8")

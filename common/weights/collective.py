@@ -1,158 +1,193 @@
-"""The process group that carries a collective weight broadcast.
+"""Weights by collective broadcast: for every epoch of members a process group of its own, with the learner as rank 0.
 
-A fresh group per membership epoch over the learner's TCPStore; torch's default group is never touched. gloo on CPU, NCCL on
-GPUs. A returned broadcast proves nothing (a dead leaf may go unnoticed): acknowledgements with checksums do.
+    learner: WeightsStore (a TCPStore)   rendezvous = its host and port
+    plan --> join the group of its epoch, unless already in it --> broadcast every bucket: NCCL on GPUs, gloo on CPUs
 
-A group breaks for all of its members soon after it broke for one: that one says so in the store, rank 0 looks there before
-every bucket, and leaves; a member whose peer left gets an error at once. Nobody waits in a phase for longer than its deadline.
+A group outlives a broadcast: the next plan of the same epoch uses it again. A group breaks for all of its members once it broke
+for one, so an error ends the epoch. `collective_group.py` holds the group itself. Neither encrypted nor authenticated:
+docs/security.md.
 """
-# pyright: reportPrivateImportUsage=false
-# torch.distributed exports its stores and groups without naming them in __all__.
 
 from __future__ import annotations
 
-import socket
-from contextlib import suppress
-from datetime import timedelta
+import threading
+from collections.abc import Generator
+from itertools import pairwise
+from time import perf_counter
+from typing import Annotated
 
+import msgspec
 import torch
-import torch.distributed as dist
 
+from ..config.sections import WeightsConfig
 from ..errors import WeightsError
+from ..messages import PublishPlan, UpdateWeights
+from ..types import Manifest, Rendezvous, Word
+from .buckets import PackedWeights, manifest_digest
+from .collective_group import WeightsGroup, WeightsStore
 
-_BROKEN = "broken"  # key of the store: who left the group in the middle
+NAME = "collective"
+JOIN_FACTOR = 1.5  # of an actor's deadline: rank 0 gives up first, and tells the others
+
+Epoch = tuple[int, int]  # (generation, epoch): what a process group belongs to
 
 
-class WeightsStore:
-    """The learner's TCPStore, where the groups of all epochs meet. Listens on `host` only."""
+class CollectiveRendezvous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the learner's TCPStore listens."""
 
-    def __init__(self, host: str, port: int = 0, *, timeout_s: float) -> None:
+    host: Word
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class CollectiveTransport:
+    """`weights.transport: collective`."""
+
+    def open_learner_end(self, cfg: WeightsConfig, device: torch.device) -> CollectiveLearnerEnd:
+        """Listens on `weights.host`. Raises WeightsError when that is no address of this machine."""
+        return CollectiveLearnerEnd(WeightsStore.listen(cfg.host, timeout_s=cfg.timeout_s), device)
+
+    def open_actor_end(self, device: torch.device) -> CollectiveActorEnd:
+        return CollectiveActorEnd(device)
+
+
+class CollectiveLearnerEnd:
+    """Rank 0 of every group. Contract: `api.LearnerEnd`."""
+
+    def __init__(self, store: WeightsStore, device: torch.device) -> None:
+        address = msgspec.msgpack.encode(CollectiveRendezvous(host=store.host, port=store.port))
+        self._rendezvous = Rendezvous(transport=NAME, address=address)
+        self._store, self._device = store, device
+        self._group: WeightsGroup | None = None
+        self._epoch: Epoch | None = None  # of `_group`
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        return self._rendezvous
+
+    def publish(self, plan: PublishPlan, weights: PackedWeights, phase_timeout_s: float) -> list[float]:
+        """Phases: the join (about 0 s when the group is joined already), then each bucket."""
+        times = [perf_counter()]
         try:
-            listener = socket.create_server((host, port), backlog=128)
-        except OSError as error:
+            group = self._group_of(plan, weights.manifest, phase_timeout_s)
+            times.append(perf_counter())
+            for flat in weights.buckets:
+                group.broadcast(flat, phase_timeout_s)
+                times.append(perf_counter())
+        except WeightsError:
+            self.disconnect()
+            raise
+        return [end - start for start, end in pairwise(times)]
+
+    def _group_of(self, plan: PublishPlan, manifest: Manifest, timeout_s: float) -> WeightsGroup:
+        epoch = plan.generation, plan.epoch
+        if self._group is not None and self._epoch == epoch:
+            return self._group
+        self.disconnect()
+        self._group = WeightsGroup.join(
+            self._store.host,
+            self._store.port,
+            generation=plan.generation,
+            epoch=plan.epoch,
+            rank=0,
+            world_size=len(plan.members) + 1,
+            device=self._device,
+            timeout_s=timeout_s,
+            digest=manifest_digest(manifest),
+        )
+        self._epoch = epoch
+        return self._group
+
+    def disconnect(self) -> None:
+        group, self._group, self._epoch = self._group, None, None
+        if group is not None:
+            group.close()
+
+    def close(self) -> None:
+        self.disconnect()
+        self._store.close()
+
+
+class CollectiveActorEnd:
+    """Rank `member + 1` of the groups that it joins. Contract: `api.ActorEnd`.
+
+    A download takes the group out of `_idle_group` while it uses it, and puts it back at its end. A download that its caller
+    gave up on finds that another one has begun, and closes its group instead.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._idle_group: WeightsGroup | None = None
+        self._epoch: Epoch | None = None  # of the download begun last, and of `_idle_group`
+        self._busy = False  # that download goes on
+        self._num_downloads = 0  # begun so far
+        self._closed = False
+
+    def download(self, update: UpdateWeights, phase_timeout_s: float) -> Generator[torch.Tensor]:
+        group, number = self._begin(update)
+        try:
+            if group is None:
+                group = self._join(update, JOIN_FACTOR * phase_timeout_s)
+            for bucket in update.manifest.buckets:
+                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self._device)
+                group.broadcast(flat, phase_timeout_s)
+                yield flat
+        except BaseException:  # GeneratorExit too: the caller failed
+            self._end(number)
+            if group is not None:
+                group.fail()
+            raise
+        self._end(number, reusable=group)
+
+    def _begin(self, update: UpdateWeights) -> tuple[WeightsGroup | None, int]:
+        """(the group of the update's epoch if it was joined before, the number of this download)."""
+        epoch = update.generation, update.epoch
+        with self._lock:
+            if self._busy and epoch == self._epoch:
+                # two broadcasts in one group would take each other's bytes
+                raise WeightsError(f"version {update.version} offered in epoch {update.epoch}, whose broadcast goes on")
+            group, self._idle_group = self._idle_group, None
+            if group is not None and epoch != self._epoch:
+                group.close()
+                group = None
+            self._epoch, self._busy = epoch, True
+            self._num_downloads += 1
+            return group, self._num_downloads
+
+    def _end(self, number: int, reusable: WeightsGroup | None = None) -> None:
+        """Download `number` is over; the next one of its epoch may use its group again if there is one."""
+        with self._lock:
+            newest = number == self._num_downloads
+            if newest:
+                self._busy = False
+            if reusable is None:
+                return
+            if newest and not self._closed:
+                self._idle_group = reusable
+            else:
+                reusable.close()
+
+    def _join(self, update: UpdateWeights, timeout_s: float) -> WeightsGroup:
+        try:
+            where = msgspec.msgpack.decode(update.rendezvous.address, type=CollectiveRendezvous)
+        except msgspec.DecodeError as error:
             raise WeightsError(
-                f"weights.host = {host}: cannot listen there ({error}); name an address of this machine"
+                f"the rendezvous of version {update.version} is none of a collective broadcast: {error}"
             ) from error
-        self.host, self.port = host, int(listener.getsockname()[1])
-        descriptor = listener.detach()  # the store's from here on
-        timeout = timedelta(seconds=timeout_s)
-        self._store = dist.TCPStore(
-            host, self.port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=descriptor
+        return WeightsGroup.join(
+            where.host,
+            where.port,
+            generation=update.generation,
+            epoch=update.epoch,
+            rank=update.member + 1,
+            world_size=update.num_members + 1,
+            device=self._device,
+            timeout_s=timeout_s,
+            digest=manifest_digest(update.manifest),
         )
 
     def close(self) -> None:
-        """Stop listening. Groups that were joined go on working."""
-        self._store = None
-
-
-class WeightsGroup:
-    """The process group of one membership epoch: rank 0 is the learner. Build it with `join`."""
-
-    def __init__(self, group: dist.ProcessGroup, store: dist.Store, rank: int, timeout_s: float) -> None:
-        self._group, self._store, self._rank, self._timeout_s = group, store, rank, timeout_s
-
-    @classmethod
-    def join(
-        cls,
-        store_host: str,
-        store_port: int,
-        *,
-        generation: int,
-        epoch: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        timeout_s: float,
-        digest: str = "",
-    ) -> WeightsGroup:
-        """Meet the other ranks of this epoch; blocks until all are there, for `timeout_s` at most.
-
-        Raises WeightsError when somebody did not come in time or with another `digest`, or the store is out of reach.
-        """
-        timeout = timedelta(seconds=timeout_s)
-        try:
-            with socket.create_connection((store_host, store_port), timeout=timeout_s) as probe:
-                address = probe.getsockname()[0]  # of the interface that leads to the store
-            client = dist.TCPStore(store_host, store_port, is_master=False, wait_for_workers=False, timeout=timeout)
-            store = dist.PrefixStore(f"weights/{generation}/{epoch}", client)
-            _meet(store, rank, world_size, timeout, digest)
-            if device.type == "cuda":
-                group = _nccl_group(store, rank, world_size, timeout)
-            else:
-                group = _gloo_group(store, rank, world_size, timeout, address)
-        except (RuntimeError, OSError) as error:  # torch.distributed's errors derive from RuntimeError
-            raise WeightsError(
-                f"weights group {generation}/{epoch}: rank {rank} of {world_size} did not meet the others "
-                f"at {store_host}:{store_port} within {timeout_s:g} s ({_first_line(error)})"
-            ) from error
-        return cls(group, store, rank, timeout_s)
-
-    def broadcast(self, flat: torch.Tensor, timeout_s: float | None = None) -> None:
-        """Send (rank 0) or receive `flat`; blocks until done here, for `timeout_s` at most (default: that of `join`).
-
-        Raises WeightsError on a lost peer or at the deadline.
-
-        The group is of no use after an error: `fail` or close it.
-        """
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        options.timeout = timedelta(seconds=self._timeout_s if timeout_s is None else timeout_s)
-        try:
-            if self._rank == 0 and self._store.check([_BROKEN]):
-                raise RuntimeError(f"{self._store.get(_BROKEN).decode()} gave up")
-            self._group.broadcast([flat], options).wait(options.timeout)
-        except RuntimeError as error:
-            raise WeightsError(f"weight broadcast of {flat.numel()} bytes failed ({_first_line(error)})") from error
-
-    def fail(self) -> None:
-        """Leave after an error; rank 0 hears of it before its next bucket."""
-        with suppress(RuntimeError):  # the store may be what was lost
-            self._store.set(_BROKEN, f"rank {self._rank}")
-        self.close()
-
-    def close(self) -> None:
-        """Leave the group; peers that still wait in it get an error."""
-        if self._group.name() == "nccl":
-            self._group.abort()
-        del self._group, self._store
-
-
-def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta, digest: str) -> None:
-    """Return once every rank is here with the same digest ("": not known), and rank 0 still is.
-
-    gloo has no deadline while it connects to a peer that came, gave up and went: a late rank would hang for ever.
-    """
-    if rank:
-        store.set(f"here/{rank}", digest)
-        store.wait(["go"], timeout)
-        if refusal := store.get("go").decode():
-            raise RuntimeError(refusal)
-        return
-    others = [f"here/{other}" for other in range(1, world_size)]
-    try:
-        store.wait(others, timeout)
-    except RuntimeError:
-        store.set("go", "rank 0 gave up waiting for the others")
-        raise
-    if digest and (odd := [other for other in others if store.get(other).decode() not in ("", digest)]):
-        store.set("go", f"{odd} have other buckets than rank 0")
-        raise RuntimeError(f"{odd} have other buckets: expected {digest}")
-    store.set("go", "")
-
-
-def _gloo_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta, address: str) -> dist.ProcessGroup:
-    """Bound to the interface of `address`: gloo's own choice follows the host name, which may lead nowhere."""
-    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._timeout = timeout
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # type: ignore[attr-defined]
-    return dist.ProcessGroupGloo(store, rank, world_size, options)  # type: ignore[attr-defined, call-arg]
-
-
-def _nccl_group(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> dist.ProcessGroup:
-    options = dist.ProcessGroupNCCL.Options()  # type: ignore[attr-defined]
-    options._timeout = timeout
-    return dist.ProcessGroupNCCL(store, rank, world_size, options)  # type: ignore[attr-defined]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        with self._lock:
+            group, self._idle_group, self._closed = self._idle_group, None, True
+        if group is not None:
+            group.close()

@@ -34,6 +34,7 @@ from ...common.messages import (
 from ...common.models import DTYPES
 from ...common.tokenizer import Tokenizer
 from ...common.types import Batch
+from ...common.weights.transports import transport_named
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
@@ -208,7 +209,11 @@ class ConnectedLine:
     def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet:
         dtype = DTYPES[self._cfg.model.dtype]
         specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
-        return WeightSender(self._client, self._weights, self._cfg.weights, specs, device)
+        cfg = self._cfg.weights
+        end = transport_named(cfg.transport).open_learner_end(cfg, device)
+        sender = WeightSender(self._client, self._weights, end, specs, cfg)
+        sender.start()
+        return sender
 
     def close(self) -> None:
         self._client.close()

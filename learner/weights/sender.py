@@ -1,14 +1,15 @@
 """The backward edge learner -> actors: weights.
 
-    publish(): snapshot into flat buckets --Publish--> buffer --PublishPlan--> join the epoch's group, broadcast
-               <--PublishResult-- (acknowledgements with checksums); another checksum --Cordon--> buffer; one retry
+    publish(): pack --Publish--> buffer --PublishPlan--> LearnerEnd.publish --> actors
+               <--PublishResult-- their acknowledgements, with checksums
+               members with other checksums --Cordon--> buffer; a failed publish is tried once more
 
-Only the snapshot is on the learner's critical path; a thread does the rest. A newer snapshot replaces one that waits. No
-actor can stop the learner: one that fails is cordoned by the buffer and asked in again (SyncRequested). Only when publish
-after publish reaches nobody at all does the next `publish` or `close` raise.
+Only the packing is on the learner's critical path; a thread does the rest. Newer weights replace those that wait. No actor can
+stop the learner: one that fails is cordoned by the buffer, which asks for weights again (SyncRequested). Only when one publish
+after the other reaches no actor at all does the next call of `publish` raise.
 
-Deadlines: the join and every bucket may take as long as `adaptive_deadline.py` says. Publish carries that number to the buffer
-and the actors. Who is silent for longer costs the others that, half of it again, and the retry in a fresh group.
+Deadlines: every phase of a broadcast may take as long as `adaptive_deadline.py` says, and Publish tells the buffer and the
+actors that number. A member that is silent for longer costs the others that time, half of it again, and the second try.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from time import monotonic, perf_counter
 
-import torch
 from torch import Tensor
 
 from ...buffer.client.client import BufferClient, Inbox
@@ -28,269 +27,274 @@ from ...common.config.sections import WeightsConfig
 from ...common.errors import ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
 from ...common.types import Manifest
-from ...common.weights.buckets import TensorShape, checksum, fill_bucket, manifest_digest, plan_buckets
-from ...common.weights.collective import WeightsGroup, WeightsStore
+from ...common.weights.api import LearnerEnd
+from ...common.weights.buckets import PackedWeights, TensorShape
 from .adaptive_deadline import AdaptiveDeadline
+from .packer import WeightPacker
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2  # how soon the thread notices `close` and a new generation
-FRUITLESS = 10  # publishes in a row that reached none of their members, until the learner gives up
-TRIES = 2  # of one publish
+MAX_UNREACHED = 10  # publishes in a row that reached none of their members, until the learner stops
+MAX_TRIES = 2  # of one publish
 CLOSE_S = 2.0
-RESULT_S = 2.0  # for the buffer's own delays
+RESULT_SLACK_S = 2.0  # for the buffer's own delays
 
 
 @dataclass(slots=True)
-class PackedWeights:
-    """The weights of one version, packed."""
-
-    version: int
-    buckets: list[Tensor]
-
-
-@dataclass(slots=True)
-class _Request:
+class _Attempt:
     """A Publish that was sent."""
 
     weights: PackedWeights
     generation: int
-    tries: int
+    number: int  # 1, or 2 for the second try
     phase_timeout_s: float
-    sent: float = field(default_factory=monotonic)
+    sent_s: float = field(default_factory=monotonic)
+
+
+@dataclass(slots=True)
+class _State:
+    """What the sender knows: shared by both threads, and written under the sender's lock."""
+
+    newest: PackedWeights | None = None  # what the actors should hold
+    attempt: _Attempt | None = None  # the one under way, if any
+    error: ProlongError | None = None  # what ended the thread
+    thread_ended: bool = False
+    # of the thread alone
+    reached_version: int = -1  # the newest that at least one actor acknowledged
+    num_unreached: int = 0  # publishes in a row that reached none of their members
 
 
 class WeightSender:
-    """Owned by rank 0. `publish` and `close` belong to the main thread, everything else to the sender's own."""
+    """Sends every published version to the actors. Rank 0 owns one, and calls it from its main thread.
+
+    Example:
+        end = transport_named(cfg.transport).open_learner_end(cfg, device)
+        sender = WeightSender(client, client.inbox(PublishPlan, PublishResult, SyncRequested), end, specs, cfg)
+        client.connect(30.0)
+        sender.start()
+        sender.publish(version, model.named_parameters())  # packs and returns: the tensors may change
+        metrics = sender.metrics()
+        sender.close()
+    """
 
     def __init__(
         self,
         client: BufferClient,
         inbox: Inbox[PublishPlan | PublishResult | SyncRequested],
-        cfg: WeightsConfig,
+        end: LearnerEnd,
         specs: Iterable[TensorShape],
-        device: torch.device,
+        cfg: WeightsConfig,
         deadline: AdaptiveDeadline | None = None,
     ) -> None:
-        """`inbox` holds PublishPlan, PublishResult and SyncRequested; `specs` name all tensors, in the order of `publish`."""
-        self.manifest: Manifest = plan_buckets(specs, cfg.bucket_mb << 20)
-        self._client, self._inbox, self._cfg, self._device = client, inbox, cfg, device
-        self._deadline = deadline or AdaptiveDeadline(cfg.timeout_s)
-        self._digest = manifest_digest(self.manifest)
-        self._store = WeightsStore(cfg.host, timeout_s=cfg.timeout_s)
-        self._lock = threading.Lock()
-        self._latest: PackedWeights | None = None
-        self._request: _Request | None = None  # at most one Publish is under way
-        self._spare: list[list[Tensor]] = []
-        self._group: WeightsGroup | None = None
-        self._group_key: tuple[int, int] | None = None  # (generation, epoch)
-        self._fruitless = 0
-        self._reached = -1  # the last version that anybody has
-        self._error: ProlongError | None = None
+        """`inbox` holds PublishPlan, PublishResult and SyncRequested. `end` is the sender's from now on, `close` included.
+
+        `specs` name all tensors, in the order of `publish`.
+        """
+        self._packer = WeightPacker(specs, cfg.bucket_mb << 20)
+        self._client, self._inbox, self._end, self._cfg = client, inbox, end, cfg
+        self._deadline = AdaptiveDeadline(cfg.timeout_s) if deadline is None else deadline
+        self._state = _State()
+        self._changed = threading.Condition()  # the lock of `_state`; notified when an attempt or the thread ends
+        self._metrics = {
+            "weights/publish_s": 0.0,  # from Publish to the result, of the last broadcast
+            "weights/critical_s": 0.0,  # the last call of `publish`
+            "weights/phase_timeout_s": 0.0,  # of the last Publish
+            "weights/failed": 0.0,  # members that did not get what was sent, so far
+            "weights/replaced": 0.0,  # versions that were never sent because a newer one came, so far
+        }
         self._closing = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
-        self._numbers = {f"weights/{x}": 0.0 for x in ("publish_s", "critical_s", "phase_timeout_s", "failed", "replaced")}
         self._thread = threading.Thread(target=self._run, name="weight-sender", daemon=True)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The layout of every update."""
+        return self._packer.manifest
+
+    def start(self) -> None:
+        """Start the thread. The client is connected."""
         self._thread.start()
 
     def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Pack the tensors as `version` and return; they may change afterwards. Raises what stopped the thread."""
+        """Pack the tensors as `version` and return; they may change afterwards. Raises the error that ended the thread."""
         started = perf_counter()
-        if self._error is not None:
-            raise self._error
-        weights = PackedWeights(version, self._pack(iter(tensors)))
-        with self._lock:
-            replaced = self._latest
-            self._latest = weights
-            self._idle.clear()
-            if replaced is not None and (self._request is None or self._request.weights is not replaced):
-                self._spare.append(replaced.buckets)
-            if self._request is None:
-                self._ask(weights, tries=1)
-            elif replaced is not None and self._request.weights is not replaced:
-                self._numbers["weights/replaced"] += 1
-        self._numbers["weights/critical_s"] = perf_counter() - started
+        if self._state.error is not None:
+            raise self._state.error
+        weights = self._packer.pack(version, tensors)
+        with self._changed:
+            replaced, self._state.newest = self._state.newest, weights
+            attempt = self._state.attempt
+            if replaced is not None and (attempt is None or attempt.weights is not replaced):
+                self._packer.recycle(replaced)
+                if attempt is not None:
+                    self._metrics["weights/replaced"] += 1
+            if attempt is None:
+                self._send_publish(weights, number=1)
+        self._metrics["weights/critical_s"] = perf_counter() - started
 
     def metrics(self) -> dict[str, float]:
-        """Seconds of the last publish, its critical part, deadline of a phase; counts: failed members, snapshots never sent."""
-        return dict(self._numbers)
+        """Seconds of the last publish and counts since the start, by name."""
+        return dict(self._metrics)
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until the latest snapshot was sent to whoever there is. For tests and benches."""
-        return self._idle.wait(timeout_s)
+        """Wait until the newest version was sent to the actors that there are. For tests and benches."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._state.attempt is None or self._state.thread_ended, timeout_s)
 
     def close(self) -> None:
-        """Stop the thread and give the store back. A thread inside a broadcast is left to its deadline."""
+        """Stop the thread and close the transport's end. A thread inside a broadcast is left to its deadline."""
         self._closing.set()
-        self._thread.join(timeout=CLOSE_S)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=CLOSE_S)
         if not self._thread.is_alive():
-            self._drop_group()
-            self._store.close()
+            self._end.close()
 
-    def _pack(self, tensors: Iterable[tuple[str, Tensor]]) -> list[Tensor]:
-        with self._lock:
-            buffers = self._spare.pop() if self._spare else [None] * len(self.manifest.buckets)
-        flats = []
-        for bucket, out in zip(self.manifest.buckets, buffers, strict=True):
-            flats.append(fill_bucket(bucket, dict(next(tensors) for _ in bucket.tensors), out))  # pyright: ignore[reportArgumentType]
-        return flats
-
-    def _ask(self, weights: PackedWeights, tries: int, given_up: int = -1) -> None:
-        """Send Publish; the lock is held. `given_up`: epoch of a broadcast whose result did not come."""
-        assert self._client.welcome is not None
-        request = self._request = _Request(weights, self._client.welcome.generation, tries, self._deadline.phase_timeout_s)
-        self._numbers["weights/phase_timeout_s"] = request.phase_timeout_s
-        self._client.send(
-            Publish(
-                generation=request.generation,
-                version=weights.version,
-                store_host=self._store.host,
-                store_port=self._store.port,
-                manifest=self.manifest,
-                phase_timeout_s=request.phase_timeout_s,
-                given_up=given_up,
-            )
-        )
+    # --- the sender's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         """The loop of the thread.
 
         Consumes: plans and requests for weights. Blocks on: the inbox and, inside a plan, the broadcast and its result.
-        Unblocked by: the buffer's messages, deadlines. Stops on: `close`, the end of the run, or an error kept for `publish`.
+        Unblocked by: the buffer's messages, deadlines. Stops on: `close`, the end of the run, an error kept for `publish`.
         """
+        error: ProlongError | None = None
         try:
             while not self._closing.is_set():
-                message = self._maybe_take()
+                message = self._take_or_none()
                 if message is None:
-                    self._maybe_ask_again()
+                    self._repeat_lost_publish()
                 elif isinstance(message, PublishPlan):
                     self._serve(message)
                 elif isinstance(message, SyncRequested):
-                    log.info("weights asked for: %s", message.reason)
-                    with self._lock:
-                        if self._request is None and self._latest is not None:
-                            self._ask(self._latest, tries=1)
-        except ProlongError as error:
-            self._error = error
+                    self._publish_again(message.reason)
+        except ProlongError as raised:
+            error = raised
         finally:
-            self._idle.set()
+            with self._changed:
+                self._state.error, self._state.thread_ended = error, True
+                self._changed.notify_all()
 
-    def _maybe_take(self) -> PublishPlan | PublishResult | SyncRequested | None:
-        """What comes within POLL_S. Raises BufferUnreachable, RunStopped."""
+    def _take_or_none(self) -> PublishPlan | PublishResult | SyncRequested | None:
+        """The next message, or None after POLL_S. Raises BufferUnreachable, RunStopped."""
         return self._inbox.take_within(POLL_S)
 
-    def _maybe_ask_again(self) -> None:
-        """A Publish without a plan: the buffer restarted, or began another generation."""
-        with self._lock:
-            request, welcome = self._request, self._client.welcome
-            if request is None or welcome is None:
+    def _publish_again(self, reason: str) -> None:
+        """An actor lacks weights."""
+        log.info("weights asked for: %s", reason)
+        with self._changed:
+            if self._state.attempt is None and self._state.newest is not None:
+                self._send_publish(self._state.newest, number=1)
+
+    def _repeat_lost_publish(self) -> None:
+        """Send Publish again when the buffer restarted or began another generation, and so will not answer the last one."""
+        with self._changed:
+            attempt, welcome = self._state.attempt, self._client.welcome
+            if attempt is None or welcome is None:
                 return
-            if welcome.generation != request.generation or monotonic() - request.sent > self._cfg.timeout_s:
-                self._ask(request.weights, request.tries)
+            if welcome.generation != attempt.generation or monotonic() - attempt.sent_s > self._cfg.timeout_s:
+                self._send_publish(attempt.weights, attempt.number)
+
+    def _send_publish(self, weights: PackedWeights, number: int, given_up: int = -1) -> None:
+        """Begin an attempt; the lock is held. `given_up`: epoch of a broadcast whose result did not come."""
+        assert self._client.welcome is not None, "the sender is started before the client is connected"
+        attempt = _Attempt(weights, self._client.welcome.generation, number, self._deadline.phase_timeout_s)
+        self._state.attempt = attempt
+        self._metrics["weights/phase_timeout_s"] = attempt.phase_timeout_s
+        self._client.send(
+            Publish(
+                generation=attempt.generation,
+                version=weights.version,
+                rendezvous=self._end.rendezvous,
+                manifest=weights.manifest,
+                phase_timeout_s=attempt.phase_timeout_s,
+                given_up=given_up,
+            )
+        )
 
     def _serve(self, plan: PublishPlan) -> None:
-        request = self._request
-        if request is None or plan.version != request.weights.version:
+        """Broadcast what the plan is for, wait for its result, and go on from there."""
+        attempt = self._state.attempt
+        if attempt is None or plan.version != attempt.weights.version:
             return
-        failed, given_up = {}, -1
+        failed: dict[str, str] = {}
+        given_up = -1
         if plan.members:
             planned_by = self._client.welcome
-            phases_s = self._broadcast(plan, request)
-            result = self._await_result(plan, request, planned_by)
+            phases_s = self._broadcast(plan, attempt)
+            result = self._await_result(plan, attempt, planned_by)
             if self._closing.is_set():
                 return
-            given_up = plan.epoch if result is None else -1
-            failed = self._failures(plan, request, result)
-            self._numbers["weights/publish_s"] = monotonic() - request.sent
-            if failed or not phases_s:
-                self._deadline.failed()
-            else:
-                self._deadline.succeeded([*phases_s, monotonic() - request.sent - sum(phases_s)])
-        self._settle(request, plan, failed, given_up)
+            if result is None:
+                given_up = plan.epoch
+            failed = self._failures(plan, attempt, result)
+            self._note_time(attempt, phases_s, succeeded=not failed)
+        self._note_reach(plan, failed)
+        self._go_on(attempt, bool(failed), given_up)
 
-    def _broadcast(self, plan: PublishPlan, request: _Request) -> list[float]:
-        """Join the epoch's group if it is another one, send every bucket; the seconds of each phase, none after a failure."""
-        times = [perf_counter()]
+    def _broadcast(self, plan: PublishPlan, attempt: _Attempt) -> list[float]:
+        """Seconds of each phase; none after a failure."""
         try:
-            group = self._join(plan, request)
-            times.append(perf_counter())
-            for flat in request.weights.buckets:
-                group.broadcast(flat, request.phase_timeout_s)
-                times.append(perf_counter())
+            return self._end.publish(plan, attempt.weights, attempt.phase_timeout_s)
         except WeightsError as error:
             log.warning("weights of version %d, epoch %d: %s", plan.version, plan.epoch, error)
-            self._drop_group()
             return []
-        return [end - start for start, end in pairwise(times)]
 
-    def _join(self, plan: PublishPlan, request: _Request) -> WeightsGroup:
-        key = request.generation, plan.epoch
-        if self._group is not None and self._group_key == key:
-            return self._group
-        self._drop_group()
-        self._group = WeightsGroup.join(
-            self._store.host,
-            self._store.port,
-            generation=request.generation,
-            epoch=plan.epoch,
-            rank=0,
-            world_size=len(plan.members) + 1,
-            device=self._device,
-            timeout_s=request.phase_timeout_s,
-            digest=self._digest,
-        )
-        self._group_key = key
-        return self._group
-
-    def _await_result(self, plan: PublishPlan, request: _Request, planned_by: Welcome | None) -> PublishResult | None:
-        """None when nobody answered within twice the deadline of a phase, or the buffer that planned it is gone."""
-        deadline = monotonic() + 2 * request.phase_timeout_s + RESULT_S
-        while not self._closing.is_set() and monotonic() < deadline and self._client.welcome is planned_by:
-            message = self._maybe_take()
+    def _await_result(self, plan: PublishPlan, attempt: _Attempt, planned_by: Welcome | None) -> PublishResult | None:
+        """None when no result came within twice the deadline of a phase, or another buffer welcomed us since the plan."""
+        deadline_s = monotonic() + 2 * attempt.phase_timeout_s + RESULT_SLACK_S
+        while not self._closing.is_set() and monotonic() < deadline_s and self._client.welcome is planned_by:
+            message = self._take_or_none()
             if isinstance(message, PublishResult) and (message.epoch, message.version) == (plan.epoch, plan.version):
                 return message
         return None
 
-    def _failures(self, plan: PublishPlan, request: _Request, result: PublishResult | None) -> dict[str, str]:
-        """Who does not hold these weights now, and why; those with another checksum are cordoned."""
+    def _failures(self, plan: PublishPlan, attempt: _Attempt, result: PublishResult | None) -> dict[str, str]:
+        """The members that do not hold these weights, and why. Those with other checksums are cordoned."""
         if result is None:
             return dict.fromkeys(plan.members, "no answer, and none from the buffer about it")
-        sent = [checksum(flat) for flat in request.weights.buckets]
-        wrong = [name for name, received in result.checksums.items() if received != sent]
-        if wrong:
-            self._client.send(Cordon(epoch=plan.epoch, names=wrong))
-        return result.failed | dict.fromkeys(wrong, "received other bytes than were sent")
+        sent = attempt.weights.checksums()
+        different = [name for name, received in result.checksums.items() if received != sent]
+        if different:
+            self._client.send(Cordon(epoch=plan.epoch, names=different))
+        return result.failed | dict.fromkeys(different, "received other bytes than were sent")
 
-    def _settle(self, request: _Request, plan: PublishPlan, failed: dict[str, str], given_up: int) -> None:
-        """Retry, go on with a newer snapshot, or rest."""
-        self._numbers["weights/failed"] += len(failed)
+    def _note_time(self, attempt: _Attempt, phases_s: list[float], *, succeeded: bool) -> None:
+        """Adapt the deadline. The wait for acknowledgements is a phase too."""
+        took_s = monotonic() - attempt.sent_s
+        self._metrics["weights/publish_s"] = took_s
+        if succeeded and phases_s:
+            self._deadline.succeeded([*phases_s, took_s - sum(phases_s)])
+        else:
+            self._deadline.failed()
+
+    def _note_reach(self, plan: PublishPlan, failed: dict[str, str]) -> None:
+        """Count failures. Raises WeightsError when too many publishes in a row reached no member."""
+        self._metrics["weights/failed"] += len(failed)
         for name, reason in failed.items():
             log.warning("weights of version %d did not reach %s: %s", plan.version, name, reason)
         if failed:
-            self._drop_group()
+            self._end.disconnect()
+        state = self._state
         if len(failed) < len(plan.members):
-            self._reached, self._fruitless = plan.version, 0
-        elif failed and self._reached != plan.version:
-            self._fruitless += 1
-        if self._fruitless >= FRUITLESS:
+            state.reached_version, state.num_unreached = plan.version, 0
+        elif failed and state.reached_version != plan.version:
+            state.num_unreached += 1
+        if state.num_unreached >= MAX_UNREACHED:
             raise WeightsError(
-                f"{self._fruitless} publishes in a row reached no actor (last: {failed}); is weights.host = "
+                f"{state.num_unreached} publishes in a row reached no actor (last: {failed}); is weights.host = "
                 f"{self._cfg.host} an address that the actors can reach?"
             )
-        with self._lock:
-            latest = self._latest
-            assert latest is not None
-            if latest is not request.weights:
-                self._spare.append(request.weights.buckets)
-                self._ask(latest, 1, given_up)
-            elif failed and (request.tries < TRIES or given_up >= 0):
-                self._ask(latest, request.tries + 1, given_up)
-            else:
-                self._request = None
-                self._idle.set()
 
-    def _drop_group(self) -> None:
-        group, self._group, self._group_key = self._group, None, None
-        if group is not None:
-            group.close()
+    def _go_on(self, attempt: _Attempt, failed: bool, given_up: int) -> None:
+        """Send newer weights, try the same once more, or rest."""
+        with self._changed:
+            newest = self._state.newest
+            assert newest is not None
+            if newest is not attempt.weights:
+                self._packer.recycle(attempt.weights)
+                self._send_publish(newest, 1, given_up)
+            elif failed and (attempt.number < MAX_TRIES or given_up >= 0):
+                self._send_publish(newest, attempt.number + 1, given_up)
+            else:
+                self._state.attempt = None
+                self._changed.notify_all()

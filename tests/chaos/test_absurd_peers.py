@@ -7,6 +7,7 @@ import pytest
 import zmq
 from prolong.common import messages as m
 from prolong.common.transport.wire import encode
+from prolong.common.types import Rendezvous
 
 from tests.support.attack import Hostile, Pair, assert_sound
 from tests.support.buffer_process import NOTHING, BufferProcess, make_client, make_config
@@ -91,7 +92,8 @@ def test_a_publish_of_a_megabyte_is_told_to_its_learner_and_ends_nothing(cfg, bu
     with make_client(cfg, buffer.address, m.Role.actor, "actor-0") as actor:
         actor.connect(5.0)
         generation = hostile.status().generation + 1
-        publish = m.Publish(generation=generation, version=0, store_host="x" * (LIMIT - 200), store_port=1, manifest=NOTHING)
+        rendezvous = Rendezvous(transport="collective", address=b"x" * (LIMIT - 250))
+        publish = m.Publish(generation=generation, version=0, rendezvous=rendezvous, manifest=NOTHING)
         hostile.tell([encode(hostile.hello(m.Role.learner)), encode(publish)])
     assert_unharmed(cfg, buffer, hostile)
 

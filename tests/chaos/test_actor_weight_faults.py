@@ -32,7 +32,8 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch, Group, Rollout, float32_array, int32_array
-from prolong.common.weights.collective import WeightsGroup
+from prolong.common.weights.collective_group import WeightsGroup
+from prolong.common.weights.transports import transport_named
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
@@ -75,7 +76,9 @@ class Cluster:
         self.batches, weights = self.client.inbox(BatchReady), self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(30.0)
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in self.first.items()]
-        self.sender = WeightSender(self.client, weights, self.cfg.weights, specs, torch.device("cpu"))
+        end = transport_named("collective").open_learner_end(self.cfg.weights, torch.device("cpu"))
+        self.sender = WeightSender(self.client, weights, end, specs, self.cfg.weights)
+        self.sender.start()
         self.publish()
 
     def _hello(self) -> Hello:

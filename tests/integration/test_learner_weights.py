@@ -1,4 +1,4 @@
-"""WeightSender against the real buffer and actors that join real gloo groups; one of them dies inside a broadcast."""
+"""WeightSender, the real buffer and actors that download for real, over every transport; an actor dies inside a broadcast."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
+from prolong.common.weights.transports import TRANSPORTS, transport_named
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, make_client
+from tests.support.folder_transport import FolderTransport
 from tests.support.runs import wait_until
 from tests.support.scripted_actor import ScriptedActor
 from tests.support.tiny_model import make_tiny_model
@@ -41,13 +43,24 @@ def cfg(tmp_path: Path) -> Config:
     return cfg
 
 
+TRANSPORTS_UNDER_TEST = TRANSPORTS | {"folder": FolderTransport()}
+
+
+@pytest.fixture(params=["collective", "folder"])
+def transport(request: pytest.FixtureRequest, cfg: Config) -> str:
+    cfg.weights.transport = request.param
+    return request.param
+
+
 @contextmanager
 def sender_of(cfg: Config, address: str) -> Iterator[tuple[WeightSender, BufferClient]]:
     client = make_client(cfg, address, Role.learner, "learner")
     inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
     client.connect(20.0)
     specs = [(name, torch.float32, shape) for name, shape in SHAPES.items()]
-    sender = WeightSender(client, inbox, cfg.weights, specs, torch.device("cpu"))
+    end = transport_named(cfg.weights.transport, TRANSPORTS_UNDER_TEST).open_learner_end(cfg.weights, torch.device("cpu"))
+    sender = WeightSender(client, inbox, end, specs, cfg.weights)
+    sender.start()
     try:
         yield sender, client
     finally:
@@ -67,9 +80,9 @@ def holds(actor: ScriptedActor, version: int) -> bool:
     return all(torch.equal(actor.received[name], tensor) for name, tensor in weights(version).items())
 
 
-def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Config) -> None:
+def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Config, transport: str) -> None:
     with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
-        actors = [ScriptedActor(cfg, buffer.address, f"actor-{i}") for i in range(2)]
+        actors = [ScriptedActor(cfg, buffer.address, f"actor-{i}", transports=TRANSPORTS_UNDER_TEST) for i in range(2)]
         for actor in actors:
             actor.start()
         critical = []
@@ -87,9 +100,9 @@ def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Conf
             actor.join(10)
 
 
-def test_published_tensors_may_change_at_once(cfg: Config) -> None:
+def test_published_tensors_may_change_at_once(cfg: Config, transport: str) -> None:
     with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
-        actor = ScriptedActor(cfg, buffer.address)
+        actor = ScriptedActor(cfg, buffer.address, transports=TRANSPORTS_UNDER_TEST)
         actor.start()
         tensors = weights(0)
         sender.publish(0, tensors.items())
@@ -100,9 +113,9 @@ def test_published_tensors_may_change_at_once(cfg: Config) -> None:
         actor.join(10)
 
 
-def test_a_newer_snapshot_replaces_one_that_waits(cfg: Config) -> None:
+def test_a_newer_snapshot_replaces_one_that_waits(cfg: Config, transport: str) -> None:
     with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
-        actor = ScriptedActor(cfg, buffer.address)
+        actor = ScriptedActor(cfg, buffer.address, transports=TRANSPORTS_UNDER_TEST)
         actor.start()
         for version in range(30):
             sender.publish(version, weights(version).items())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from prolong.actor.engines.vllm.engine import VllmEngine
 from prolong.common.errors import WeightsError
 from prolong.common.types import float32_array, int32_array
 from prolong.common.weights.buckets import plan_buckets
+from prolong.common.weights.collective import CollectiveRendezvous
 
 from tests.support.engine_rig import EOS, PROMPT, TIMEOUT_S, Rig, differences
 
@@ -100,7 +102,7 @@ def test_rollouts_in_flight_go_on_and_carry_the_version_of_every_token(rig: Rig)
 
 SENDER = """
 import os, sys, torch
-from prolong.common.weights.collective import WeightsGroup
+from prolong.common.weights.collective_group import WeightsGroup
 port, epoch, num_bytes = map(int, sys.argv[1:])
 where = dict(generation=1, epoch=epoch, rank=0, world_size=2, device=torch.device("cpu"), timeout_s=20)
 group = WeightsGroup.join("127.0.0.1", port, **where)
@@ -117,7 +119,8 @@ def test_a_sender_that_dies_between_buckets_leaves_the_weights_untouched_and_the
     tensors = rig.versions[held]
     manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()], 100_000)
     assert len(manifest.buckets) >= 3
-    arguments = [str(rig.store.port), str(rig.epoch), str(manifest.buckets[0].num_bytes)]
+    port = msgspec.msgpack.decode(rig.end.rendezvous.address, type=CollectiveRendezvous).port
+    arguments = [str(port), str(rig.epoch), str(manifest.buckets[0].num_bytes)]
     sender = subprocess.Popen([sys.executable, "-c", SENDER, *arguments])
 
     async def scenario() -> int:

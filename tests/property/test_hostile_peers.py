@@ -42,7 +42,7 @@ from prolong.common.tokenizer import Tokenizer
 from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Batch, Rollout, Ticket, VersionSpan, float32_array
 
-from tests.support.buffer_process import NOTHING, answer, hello, make_config
+from tests.support.buffer_process import NOTHING, NOWHERE, answer, hello, make_config
 
 ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**31, 2**53, -(2**53), 2**62, -(2**62), 2**64 - 1]
@@ -78,7 +78,7 @@ class Stranger:
 
     def learn(self, generation: int, version: int) -> None:
         step = {"generation": generation, "version": version}
-        self.duties.append(("lea", Publish(**step, store_host="h", store_port=1, manifest=NOTHING)))
+        self.duties.append(("lea", Publish(**step, rendezvous=NOWHERE, manifest=NOTHING)))
         self.duties.append(("lea", TakeBatch(**step)))
 
     def next(self):
@@ -113,7 +113,7 @@ class Stranger:
                 lambda: StepDone(**step, stage=self.number(0, 0, 1)),
                 lambda: RequestReset(),
                 lambda: CheckpointSaved(**step),
-                lambda: Publish(**step, store_host="h", store_port=1, manifest=NOTHING),
+                lambda: Publish(**step, rendezvous=NOWHERE, manifest=NOTHING),
                 lambda: WeightsApplied(
                     **step,
                     epoch=self.number(self.core.run.membership.epoch),

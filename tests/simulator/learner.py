@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prolong.common import messages as m
-from prolong.common.types import Batch, Manifest
+from prolong.common.types import Batch, Manifest, Rendezvous
 
 from .client import Client
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .world import World
 
 MANIFEST = Manifest(buckets=[])
+NOWHERE = Rendezvous(transport="collective", address=b"")
 RESULT_S = 30.0  # local; a broadcast of which nothing is heard for so long is given up
 TRIES = 2
 
@@ -80,7 +81,7 @@ class Learner(Client):
     def publish(self, tries: int = 1, given_up: int = -1) -> None:
         self.request, self.epoch = (self.version, tries), -1
         step = {"generation": self.generation, "version": self.version}
-        self.say(m.Publish(**step, store_host="h", store_port=1, manifest=MANIFEST, given_up=given_up))
+        self.say(m.Publish(**step, rendezvous=NOWHERE, manifest=MANIFEST, given_up=given_up))
 
     def serve(self, plan: m.PublishPlan) -> None:
         if self.request is None or plan.version != self.request[0]:

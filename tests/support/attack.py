@@ -17,7 +17,7 @@ from prolong.common.transport.sockets import connect_dealer
 from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Group, Ticket
 
-from tests.support.buffer_process import NOTHING, BufferProcess, answer, apply, hello, make_client, publish
+from tests.support.buffer_process import NOTHING, NOWHERE, BufferProcess, answer, apply, hello, make_client, publish
 from tests.support.fuzzing import Fuzzer, make_samples
 from tests.support.runs import wait_until
 
@@ -134,7 +134,7 @@ class Hostile:
         steps = [{"generation": generation, "version": version} for version in (0, 1, 2)]
         kinds = (m.TakeBatch, m.StepDone, m.CheckpointSaved, m.Finish)
         said = [kind(**step) for kind in kinds for step in steps]
-        publish = m.Publish(**steps[0], store_host="h", store_port=1, manifest=NOTHING)
+        publish = m.Publish(**steps[0], rendezvous=NOWHERE, manifest=NOTHING)
         return [greeting, *said, publish, m.Heartbeat(stats={"x": 1.0}), m.Cordon(epoch=1, names=["rogue"])]
 
     def dealer(self) -> zmq.Socket:

@@ -34,7 +34,17 @@ from prolong.common.messages import (
 )
 from prolong.common.messages import Tickets as Tickets
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import FinishReason, Group, Manifest, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
+from prolong.common.types import (
+    FinishReason,
+    Group,
+    Manifest,
+    Rendezvous,
+    Rollout,
+    Ticket,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 
@@ -45,6 +55,7 @@ from prolong.common.config.run_files import load_config
 main(load_config(Path({!r})))
 """
 NOTHING = Manifest(buckets=[])
+NOWHERE = Rendezvous(transport="collective", address=b"")
 
 
 def write_tokenizer(folder: Path, words: str = "zero one two three plus") -> Path:
@@ -145,7 +156,7 @@ def make_client(cfg: Config, address: str, role: Role, name: str, **changes) -> 
 
 def publish(learner: BufferClient, inbox: Inbox[PublishPlan | PublishResult], generation: int, version: int) -> PublishResult:
     """The learner's half of a weight update without weights."""
-    learner.send(Publish(generation=generation, version=version, store_host="h", store_port=1, manifest=NOTHING))
+    learner.send(Publish(generation=generation, version=version, rendezvous=NOWHERE, manifest=NOTHING))
     plan = inbox.take(5.0)
     assert isinstance(plan, PublishPlan)
     return inbox.take(5.0)

@@ -15,11 +15,12 @@ from prolong.actor.engines.api import Engine
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.registry import engine_class
 from prolong.common.config.choices import EngineKind
-from prolong.common.config.sections import ActorConfig, ModelConfig
-from prolong.common.messages import UpdateWeights
+from prolong.common.config.sections import ActorConfig, ModelConfig, WeightsConfig
+from prolong.common.messages import PublishPlan, UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
-from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
-from prolong.common.weights.collective import WeightsGroup, WeightsStore
+from prolong.common.weights.api import LearnerEnd
+from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
+from prolong.common.weights.transports import transport_named
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_model import make_tiny_model, randomize
@@ -37,10 +38,9 @@ class Rig:
     engine: Engine
     model: torch.nn.Module
     runner: asyncio.Runner
-    store: WeightsStore
-    epoch: int = 0
+    end: LearnerEnd
+    epoch: int = 1
     versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)  # what every version's weights were
-    _group: WeightsGroup | None = None
     _sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _ordinal: int = 0
 
@@ -89,7 +89,7 @@ class Rig:
         weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         self.versions[version] = weights
         manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in weights.items()], BUCKET_BYTES)
-        if new_epoch or self._group is None:
+        if new_epoch:
             self.leave()
         update = self.update(version, manifest)
         return update, self._sender.submit(self._send, update, weights)
@@ -99,30 +99,23 @@ class Rig:
             generation=1,
             version=version,
             epoch=self.epoch,
-            rank=1,
-            world_size=2,
-            store_host=self.store.host,
-            store_port=self.store.port,
+            member=0,
+            num_members=1,
+            rendezvous=self.end.rendezvous,
             manifest=manifest,
         )
 
     def leave(self) -> None:
         """The next offer goes to a new epoch."""
-        if self._group is not None:
-            self._group.close()
-        self._group, self.epoch = None, self.epoch + 1
+        self.end.disconnect()
+        self.epoch += 1
 
     def _send(self, update: UpdateWeights, weights: dict[str, torch.Tensor]) -> list[int]:
-        if self._group is None:
-            where = {"generation": 1, "epoch": update.epoch, "rank": 0, "world_size": 2}
-            cpu = torch.device("cpu")
-            self._group = WeightsGroup.join(self.store.host, self.store.port, **where, device=cpu, timeout_s=TIMEOUT_S)
-        sums = []
-        for bucket in update.manifest.buckets:
-            flat = fill_bucket(bucket, weights)
-            self._group.broadcast(flat)
-            sums.append(checksum(flat))
-        return sums
+        buckets = [fill_bucket(bucket, weights) for bucket in update.manifest.buckets]
+        packed = PackedWeights(version=update.version, manifest=update.manifest, buckets=buckets)
+        plan = PublishPlan(generation=1, version=update.version, epoch=update.epoch, members=["engine"])
+        self.end.publish(plan, packed, TIMEOUT_S)
+        return packed.checksums()
 
     async def push(self, version: int, *, new_epoch: bool = False) -> None:
         """Send the weights of `version` and have them applied; what arrived is what was sent."""
@@ -143,7 +136,7 @@ class Rig:
         self._sender.shutdown()
         self.runner.run(self.engine.close())
         self.runner.close()
-        self.store.close()
+        self.end.close()
 
 
 def differences(rig: Rig, completions: list[Completion], temperature: float, version: int) -> np.ndarray:
@@ -160,6 +153,11 @@ def build_rig(folder: Path, *, tied: bool, kind: EngineKind = EngineKind.vllm) -
     model = ModelConfig(path=str(folder), max_context=256)
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    rig = Rig(engine, transformers_model, runner, WeightsStore("127.0.0.1", timeout_s=TIMEOUT_S))
+    rig = Rig(
+        engine,
+        transformers_model,
+        runner,
+        transport_named("collective").open_learner_end(WeightsConfig(timeout_s=TIMEOUT_S), torch.device("cpu")),
+    )
     rig.run(rig.push(0))
     return rig

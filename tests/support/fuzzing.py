@@ -20,6 +20,7 @@ from prolong.common.types import (
     Group,
     Manifest,
     Prompt,
+    Rendezvous,
     Rollout,
     Sampling,
     TensorSpec,
@@ -95,7 +96,7 @@ def make_samples(hello: m.Hello) -> list[Any]:
         m.TakeBatch(**step),
         m.StepDone(**step),
         m.CheckpointSaved(**step),
-        m.Publish(**step, store_host="h", store_port=1, manifest=manifest),
+        m.Publish(**step, rendezvous=Rendezvous(transport="collective", address=b""), manifest=manifest),
         m.WeightsApplied(**step, epoch=1, checksums=[7, 2**31], seconds=0.5),
         m.Cordon(epoch=1, names=["rogue"]),
         m.Finish(**step),
@@ -260,7 +261,7 @@ def bombs(size: int) -> dict[str, bytes]:
     """Frames of at most `size` bytes whose objects would take many times as much: name -> frame."""
     step = {"generation": 1, "version": 1}
     applied = {"type": "WeightsApplied", **step, "epoch": 1, "seconds": 0.5}
-    publish = {"type": "Publish", **step, "store_host": "h", "store_port": 1}
+    publish = {"type": "Publish", **step, "rendezvous": {"transport": "collective", "address": b""}}
     group = msgpack.unpackb(msgspec.msgpack.encode(make_group()))
     rollout = group["rollouts"][0]
     crowded = _grown(rollout, "spans", _array(b"\x93\x00\x00\x01", 256))

@@ -13,16 +13,18 @@ import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import msgspec
 import torch
-from prolong.actor.weight_download import WeightDownload, WeightDownloader
+from prolong.actor.weight_download import DownloadResult, WeightDownloader
 from prolong.buffer.client.client import BufferClient
 from prolong.common.errors import DeadlineExceeded, ProlongError
 from prolong.common.messages import Hello, UpdateWeights, WeightsApplied
-from prolong.common.types import BucketSpec, Manifest
+from prolong.common.types import Manifest
+from prolong.common.weights import collective
 from prolong.common.weights.buckets import bucket_views, checksum, fill_bucket
-from prolong.common.weights.collective import WeightsGroup
+from prolong.common.weights.collective_group import WeightsGroup
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -40,40 +42,43 @@ class Fault:
     late_s: float = 0.0
 
 
-class FaultyDownload(WeightDownload):
-    """Trips over the fault of its process, if one is armed."""
+class FaultyGroup(WeightsGroup):
+    """A process group that trips over the fault of its process, if one is armed."""
 
     armed: Fault | None = None
     pipe: Connection
+    num_received = 0  # buckets of the download under way
 
-    def _trip(self, bucket: int, *kinds: str) -> Fault | None:
-        fault = FaultyDownload.armed
+    @classmethod
+    def trip(cls, bucket: int, *kinds: str) -> Fault | None:
+        fault = FaultyGroup.armed
         if fault is None or fault.kind not in kinds or fault.bucket != bucket:
             return None
-        report(FaultyDownload.pipe)
+        report(FaultyGroup.pipe)
         if fault.kind in ("kill", "stop"):
             os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
         return fault
 
-    def join(self, timeout_s: float) -> WeightsGroup:
-        if fault := self._trip(-1, "kill", "stop", "late"):
+    @classmethod
+    def join(cls, *args: Any, **kwargs: Any) -> WeightsGroup:
+        if fault := cls.trip(-1, "kill", "stop", "late"):
             time.sleep(fault.late_s)
-        return super().join(timeout_s)
+        return super().join(*args, **kwargs)
 
-    def receive(self, group: WeightsGroup, bucket: BucketSpec, timeout_s: float) -> torch.Tensor:
-        index = len(self.staged)
-        self._trip(index, "kill", "stop")
-        if self._trip(index, "allocation"):
+    def broadcast(self, flat: torch.Tensor, timeout_s: float | None = None) -> None:
+        index = FaultyGroup.num_received
+        self.trip(index, "kill", "stop")
+        if self.trip(index, "allocation"):
             raise RuntimeError("out of memory")
-        flat = super().receive(group, bucket, timeout_s)
-        if self._trip(index, "corrupt"):
+        super().broadcast(flat, timeout_s)
+        if self.trip(index, "corrupt"):
             flat[flat.numel() // 2] ^= 16
-        return flat
+        FaultyGroup.num_received += 1
 
 
 def report(pipe: Connection) -> None:
     """The armed fault happens now."""
-    FaultyDownload.armed = None
+    FaultyGroup.armed = None
     pipe.send(("fault", time.monotonic()))
 
 
@@ -84,7 +89,7 @@ class LightMember:
         self.pipe, self.timeout_s = pipe, timeout_s
         self.client = BufferClient(address, hello, max_bytes=1 << 22)
         self.inbox = self.client.inbox(UpdateWeights)
-        self.downloader = WeightDownloader(FaultyDownload)
+        self.downloader = WeightDownloader(CPU)
         self.update: UpdateWeights | None = None
         self.generation, self.version = -1, -1
         self.manifest = Manifest(buckets=[])
@@ -100,19 +105,21 @@ class LightMember:
                 offered = None
             if offered is not None:
                 self._begin(offered)
-            if self.update is not None and self.downloader.ended(0.005)[0]:
-                self._apply(self.update)
+            if self.update is not None:
+                result = self.downloader.result(0.005)
+                if result is not None:
+                    self._apply(self.update, result)
 
     def _command(self) -> None:
         while self.pipe.poll():
             command = self.pipe.recv()
             if isinstance(command, Fault):
-                FaultyDownload.armed = command
+                FaultyGroup.armed = command
             sums = [checksum(fill_bucket(bucket, self.model)) for bucket in self.manifest.buckets]
             self.pipe.send(("state", self.generation, self.version, sums))
 
     def _begin(self, update: UpdateWeights) -> None:
-        fault = FaultyDownload.armed
+        fault = FaultyGroup.armed
         if fault is not None and fault.kind == "never":
             report(self.pipe)
             return
@@ -120,23 +127,23 @@ class LightMember:
             report(self.pipe)
             update = msgspec.structs.replace(update, manifest=spoil(update.manifest, fault.kind))
         self.update = update
-        self.downloader.begin(update, CPU, self.timeout_s)
+        FaultyGroup.num_received = 0
+        self.downloader.start(update, self.timeout_s)
 
-    def _apply(self, update: UpdateWeights) -> None:
+    def _apply(self, update: UpdateWeights, result: DownloadResult) -> None:
         self.update = None
-        _, sums, error = self.downloader.ended(0.0)
+        sums, error = result
         if not error:
-            assert self.downloader.last is not None
-            for bucket, flat in zip(update.manifest.buckets, self.downloader.last.staged, strict=True):
+            for bucket, flat in zip(update.manifest.buckets, self.downloader.take_buckets(), strict=True):
                 self.model |= {name: tensor.clone() for name, tensor in bucket_views(bucket, flat)}
             self.generation, self.version, self.manifest = update.generation, update.version, update.manifest
             self.pipe.send(("holds", self.version, sums, time.monotonic()))
-        epoch, fault = update.epoch, FaultyDownload.armed
+        epoch, fault = update.epoch, FaultyGroup.armed
         if fault is not None and fault.kind == "wrong_epoch":
             report(self.pipe)
             epoch -= 1
         answer = {"generation": update.generation, "version": update.version, "epoch": epoch, "error": error}
-        self.client.send(WeightsApplied(**answer, checksums=[] if error else sums, seconds=0.0))
+        self.client.send(WeightsApplied(**answer, checksums=sums, seconds=0.0))
 
 
 def spoil(manifest: Manifest, kind: str) -> Manifest:
@@ -151,7 +158,8 @@ def spoil(manifest: Manifest, kind: str) -> Manifest:
 def run_member(address: str, hello: Hello, timeout_s: float, pipe: Connection) -> None:
     """Entry of the process; ends with its parent's pipe or the buffer."""
     torch.set_num_threads(1)
-    FaultyDownload.pipe = pipe
+    FaultyGroup.pipe = pipe
+    collective.WeightsGroup = FaultyGroup
     try:
         LightMember(address, msgspec.structs.replace(hello, pid=os.getpid()), timeout_s, pipe).run()
     except (ProlongError, EOFError, BrokenPipeError):

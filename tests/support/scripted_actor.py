@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from prolong.actor.weight_download import WeightDownload, WeightDownloader
+from prolong.actor.weight_download import WeightDownloader
 from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import load_config
 from prolong.common.config.sections import Config
@@ -21,7 +22,6 @@ from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStoppe
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import (
-    BucketSpec,
     FinishReason,
     Group,
     Rollout,
@@ -32,34 +32,34 @@ from prolong.common.types import (
     int32_array,
     rollout_seed,
 )
+from prolong.common.weights.api import WeightTransport
 from prolong.common.weights.buckets import bucket_views
-from prolong.common.weights.collective import WeightsGroup
+from prolong.common.weights.transports import TRANSPORTS
 from transformers import AutoConfig, AutoModelForCausalLM
-
-
-class DyingDownload(WeightDownload):
-    """Ends the process in the group, before the first byte of `die_at`."""
-
-    die_at = -1
-
-    def receive(self, group: WeightsGroup, bucket: BucketSpec, timeout_s: float) -> torch.Tensor:
-        if self.update.version == self.die_at:
-            os._exit(1)
-        return super().receive(group, bucket, timeout_s)
 
 
 class ScriptedActor(threading.Thread):
     """Runs until the run stops. `versions`: acknowledged ones, in order."""
 
-    def __init__(self, cfg: Config, address: str, name: str = "actor-0", *, corrupt_checksum_of: int = -1) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        address: str,
+        name: str = "actor-0",
+        *,
+        corrupt_checksum_of: int = -1,
+        die_at: int = -1,
+        transports: Mapping[str, WeightTransport] = TRANSPORTS,
+    ) -> None:
+        """`die_at`: the version in whose broadcast this process ends, before the first byte."""
         super().__init__(name=name, daemon=True)
         self.cfg, self.address = cfg, address
         self.versions: list[int] = []
         self.received: dict[str, torch.Tensor] = {}
         self.error: BaseException | None = None
         self.leave = threading.Event()
-        self._corrupt = corrupt_checksum_of
-        self._downloader = WeightDownloader(DyingDownload)
+        self._corrupt, self._die_at = corrupt_checksum_of, die_at
+        self._downloader = WeightDownloader(torch.device("cpu"), transports)
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model.path)).eval()
 
     def run(self) -> None:
@@ -93,12 +93,14 @@ class ScriptedActor(threading.Thread):
             self._downloader.close()
 
     def _receive(self, update: UpdateWeights) -> WeightsApplied:
-        self._downloader.begin(update, torch.device("cpu"), 10.0)
-        ended, sums, error = self._downloader.ended(60.0)
-        assert ended, "a download outlived its deadlines"
+        if update.version == self._die_at:
+            os._exit(1)
+        self._downloader.start(update, 10.0)
+        result = self._downloader.result(60.0)
+        assert result is not None, "a download outlived its deadlines"
+        sums, error = result
         if not error:
-            assert self._downloader.last is not None
-            for bucket, flat in zip(update.manifest.buckets, self._downloader.last.staged, strict=True):
+            for bucket, flat in zip(update.manifest.buckets, self._downloader.take_buckets(), strict=True):
                 self.received |= dict(bucket_views(bucket, flat))
             self.model.load_state_dict(self.received, strict=False)
             self.versions.append(update.version)
@@ -132,5 +134,4 @@ class ScriptedActor(threading.Thread):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    DyingDownload.die_at = int(sys.argv[4])
-    ScriptedActor(load_config(Path(sys.argv[1])), sys.argv[2], sys.argv[3]).run()
+    ScriptedActor(load_config(Path(sys.argv[1])), sys.argv[2], sys.argv[3], die_at=int(sys.argv[4])).run()

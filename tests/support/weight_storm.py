@@ -20,7 +20,8 @@ from prolong.common.config.sections import Config
 from prolong.common.errors import WeightsError
 from prolong.common.messages import Cordon, PublishPlan, PublishResult, Role, SyncRequested
 from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
-from prolong.common.weights.collective import WeightsGroup
+from prolong.common.weights.collective_group import WeightsGroup
+from prolong.common.weights.transports import transport_named
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.sender import WeightSender
 
@@ -127,7 +128,9 @@ class Storm:
         inbox = self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(HANG_S)
         deadline = AdaptiveDeadline(self.cfg.weights.timeout_s, slack_s=self._slack_s)
-        self.sender = WeightSender(self.client, inbox, self.cfg.weights, SPECS, torch.device("cpu"), deadline)
+        end = transport_named("collective").open_learner_end(self.cfg.weights, torch.device("cpu"))
+        self.sender = WeightSender(self.client, inbox, end, SPECS, self.cfg.weights, deadline)
+        self.sender.start()
 
     def stop_learner(self) -> None:
         self.sender.close()

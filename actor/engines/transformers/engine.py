@@ -52,7 +52,7 @@ class TransformersEngine:
             on_finished=lambda rows: self._tell(self._finished, rows),
             on_death=lambda error: self._tell(self._died, error),
         )
-        self._downloads = WeightDownloader()
+        self._downloads = WeightDownloader(self._device)
         self._applying = asyncio.Lock()
         self._superseded = False
         self._loading: Future[float] | None = None  # the last load
@@ -144,25 +144,20 @@ class TransformersEngine:
 
     async def _receive(self, update: UpdateWeights, timeout_s: float) -> list[int]:
         """Wait for the download, which has deadlines of its own; returns checksums. Raises WeightsError."""
-        await asyncio.to_thread(self._downloads.begin, update, self._device, timeout_s)
-        while True:
-            over, checksums, error = self._downloads.ended(0.0)
-            if error:
-                raise WeightsError(error)
-            if over:
-                return list(checksums)
+        self._downloads.start(update, timeout_s)
+        while (result := self._downloads.result(0.0)) is None:
             if self._superseded:
                 raise WeightsError(f"version {update.version} was superseded before it arrived")
             await asyncio.sleep(_POLL_S)
+        if result.error:
+            raise WeightsError(result.error)
+        return result.checksums
 
     def _take_weights(self, update: UpdateWeights) -> dict[str, Tensor]:
         """What was received, as named views into the staging memory."""
-        last = self._downloads.last
-        assert last is not None
-        staged, last.staged = last.staged, []
         return {
             name: view
-            for bucket, flat in zip(update.manifest.buckets, staged, strict=True)
+            for bucket, flat in zip(update.manifest.buckets, self._downloads.take_buckets(), strict=True)
             for name, view in bucket_views(bucket, flat)
         }
 

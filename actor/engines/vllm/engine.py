@@ -174,11 +174,11 @@ class VllmEngine:
         frame = msgspec.msgpack.encode(update)
         try:
             async with asyncio.timeout(2 * timeout_s + 1.0):  # the group's own deadlines come first: join, then each bucket
-                await self._llm.collective_rpc("prolong_receive", args=(frame, timeout_s))
+                await self._llm.collective_rpc("prolong_download", args=(frame, timeout_s))
                 while True:
-                    workers = await self._llm.collective_rpc("prolong_received", args=(_POLL_S,))
-                    over, checksums, error = workers[0]
-                    if over:
+                    workers = await self._llm.collective_rpc("prolong_download_result", args=(_POLL_S,))
+                    if workers[0] is not None:
+                        checksums, error = workers[0]
                         break
                     if self._superseded:
                         raise WeightsError(f"version {update.version} was superseded before it arrived")

@@ -1,12 +1,12 @@
-"""The actor's end of the weights plane, inside vLLM's worker process: what `weight_download.py` staged goes into the model.
+"""Inside vLLM's worker process: weights that `weight_download.py` staged are loaded into the model.
 
 `engine.py` drives it with three calls (`collective_rpc` to the extension below):
-  prolong_receive   a thread joins the epoch's group and receives every bucket into staging memory, while generation goes on;
-                    an error or a deadline here leaves the weights untouched
-  prolong_received  waits a moment for that thread and tells how it ended: nothing yet, checksums, or an error
-  prolong_load      with generation paused: staging memory -> model, through vLLM's layerwise reload
+  prolong_download         begin to download into staging memory, in a thread beside generation; an error or a deadline
+                           leaves the weights untouched
+  prolong_download_result  wait a moment for that download: None (it goes on), or its checksums and error
+  prolong_load             with generation paused: staging memory -> model, through vLLM's layerwise reload
 
-The backward edge learner -> actor of design.md's picture ends here.
+The backward edge learner -> actors ends here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from ....common.messages import UpdateWeights
-from ....common.types import BucketSpec
 from ....common.weights.buckets import bucket_views
-from ...weight_download import WeightDownloader
+from ...weight_download import DownloadResult, WeightDownloader
 from .cpu_kernels import install
 from .parent_watch import end_with_actor
 
@@ -34,7 +33,7 @@ BACKEND = "prolong"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """Groups are per epoch and joined by the receiving thread: there is nothing to initialise."""
+    """vLLM asks for a type here. The download connects by itself: there is nothing to initialise."""
 
 
 @dataclass
@@ -42,33 +41,32 @@ class Load(WeightTransferUpdateInfo):
     """Load what was staged."""
 
 
-class WeightReceiver(WeightTransferEngine[NoInit, Load]):
-    """One worker's receiver. With tensor parallelism the first worker receives, and hands the buckets on when they load."""
+class WeightLoader(WeightTransferEngine[NoInit, Load]):
+    """Loads updates into one worker's model. With tensor parallelism the first worker downloads for all of them."""
 
     init_info_cls = NoInit
     update_info_cls = Load
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._update: UpdateWeights | None = None
-        self._downloader = WeightDownloader()
+        self._update: UpdateWeights | None = None  # begun last
+        self.downloader = WeightDownloader(self.device)  # works on the first worker only
 
-    # --- receive, beside generation ---
+    @property
+    def downloads(self) -> bool:
+        """Whether this worker is the one that downloads."""
+        return self.parallel_config.rank == 0
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
-        """Start to receive `update`; an older download that goes on is dropped. Raises WeightsError if both share an epoch."""
+        """Begin to download `update`, which the next load puts into the model."""
         self._update = update
-        if self.parallel_config.rank == 0:
-            self._downloader.begin(update, self.device, timeout_s)
+        if self.downloads:
+            self.downloader.start(update, timeout_s)
 
-    def ended(self, wait_s: float) -> tuple[bool, list[int], str]:
-        """(over, checksums of what was received, error), after waiting for at most `wait_s`."""
-        return self._downloader.ended(wait_s)
-
-    # --- load, with generation paused (vLLM's life cycle of an update) ---
+    # The methods below are vLLM's life cycle of an update, with generation paused.
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
-        """Nothing: groups come and go with epochs."""
+        """Nothing to do: see NoInit."""
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
@@ -80,19 +78,14 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
 
     def receive_weights(self, update_info: Load) -> None:
         assert self._update is not None
-        for i, bucket in enumerate(self._update.manifest.buckets):
-            flat = self._bucket(i, bucket)
+        staged = iter(self.downloader.take_buckets() if self.downloads else [])
+        for bucket in self._update.manifest.buckets:
+            flat = next(staged, None)
+            if flat is None:
+                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+            if self.parallel_config.tensor_parallel_size > 1:
+                flat = get_tp_group().broadcast(flat, src=0)
             self.model.load_weights(bucket_views(bucket, flat))  # type: ignore[operator]
-        if self._downloader.last is not None:
-            self._downloader.last.staged = []
-
-    def _bucket(self, index: int, bucket: BucketSpec) -> torch.Tensor:
-        """The staged bucket; on the other workers of a tensor-parallel engine, the first one's."""
-        if self._downloader.last is not None:
-            flat = self._downloader.last.staged[index]
-        else:
-            flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-        return flat if self.parallel_config.tensor_parallel_size == 1 else get_tp_group().broadcast(flat, src=0)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -100,7 +93,7 @@ class WeightReceiver(WeightTransferEngine[NoInit, Load]):
             _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        self._downloader.close()
+        self.downloader.close()
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
@@ -113,7 +106,7 @@ def _repack_tied_heads(model: torch.nn.Module) -> None:
 class WorkerExtension:
     """Methods that vLLM mixes into its worker class (`worker_extension_cls`); called by `collective_rpc`."""
 
-    weight_transfer_engine: WeightReceiver
+    weight_transfer_engine: WeightLoader
     device: torch.device
     model_runner: Any
 
@@ -122,11 +115,14 @@ class WorkerExtension:
         if self.device.type == "cpu":
             install(self.model_runner)
 
-    def prolong_receive(self, update: bytes, timeout_s: float) -> None:
+    def prolong_download(self, update: bytes, timeout_s: float) -> None:
+        """Begin to download an encoded UpdateWeights. An earlier download that goes on is dropped."""
         self.weight_transfer_engine.begin(msgspec.msgpack.decode(update, type=UpdateWeights), timeout_s)
 
-    def prolong_received(self, wait_s: float) -> tuple[bool, list[int], str]:
-        return self.weight_transfer_engine.ended(wait_s)
+    def prolong_download_result(self, wait_s: float) -> DownloadResult | None:
+        """None while the download goes on, and on workers that do not download."""
+        loader = self.weight_transfer_engine
+        return loader.downloader.result(wait_s) if loader.downloads else None
 
     def prolong_load(self) -> None:
         self.start_weight_update()  # type: ignore[attr-defined]
@@ -134,5 +130,5 @@ class WorkerExtension:
         self.finish_weight_update()  # type: ignore[attr-defined]
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, WeightReceiver)
+WeightTransferEngineFactory.register_engine(BACKEND, WeightLoader)
 end_with_actor()  # vLLM imports this module in its engine process, and forgets that process when ours is killed

@@ -31,6 +31,7 @@ from prolong.common.types import (
     Group,
     Manifest,
     Prompt,
+    Rendezvous,
     Rollout,
     Sampling,
     Ticket,
@@ -160,7 +161,10 @@ class Scene:
 
     def publish(self, version: int) -> m.PublishPlan:
         message = m.Publish(
-            generation=self.generation, version=version, store_host="h", store_port=1, manifest=Manifest(buckets=[])
+            generation=self.generation,
+            version=version,
+            rendezvous=Rendezvous(transport="collective", address=b""),
+            manifest=Manifest(buckets=[]),
         )
         return only(self.say(LEARNER, message), m.PublishPlan)
 

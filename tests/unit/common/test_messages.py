@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from prolong.common import messages as m
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Manifest
+from prolong.common.types import Batch, Manifest, Rendezvous
 
+NOWHERE = Rendezvous(transport="collective", address=b"")
 BASES = {m.Message, m.BufferMessage, m.Answer, m.ClientMessage, m.ActorMessage, m.LearnerMessage, m.OfGeneration, m.Question}
 STATUS = m.Status(run="r", generation=3, version=9, steps=9, ledger={}, balanced=True, peers={}, counters={}, validation=[])
 
@@ -45,8 +46,8 @@ def test_each_question_names_answers_that_the_buffer_sends() -> None:
         (m.TakeBatch(generation=3, version=7), m.BatchReady(batch=Batch(generation=3, version=7, groups=[]))),
         (m.Finish(generation=3, version=9), m.Finished(status=STATUS)),
         (
-            m.Publish(generation=3, version=5, store_host="h", store_port=1, manifest=Manifest(buckets=[])),
-            m.PublishPlan(epoch=1, version=5, members=[]),
+            m.Publish(generation=3, version=5, rendezvous=NOWHERE, manifest=Manifest(buckets=[])),
+            m.PublishPlan(generation=3, epoch=1, version=5, members=[]),
         ),
     ],
 )
@@ -61,6 +62,7 @@ def test_an_answer_has_the_number_of_its_question(question: m.Question[m.Answer]
 def test_answers_of_another_generation_are_told_apart() -> None:
     assert not m.BatchReady(batch=Batch(generation=3, version=7, groups=[])).is_of(4)
     assert not m.Finished(status=STATUS).is_of(4)
+    assert not m.PublishPlan(generation=3, epoch=1, version=7, members=[]).is_of(4)
 
 
 def test_only_messages_that_tell_of_no_change_leave_before_it_is_durable() -> None:

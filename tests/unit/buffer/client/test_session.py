@@ -30,14 +30,16 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Group, Manifest, Prompt, Sampling, TicketKind, ValidationSetting
+from prolong.common.types import Batch, Group, Manifest, Prompt, Rendezvous, Sampling, TicketKind, ValidationSetting
 
 HELLO = Hello(role=Role.learner, name="learner", protocol=1, tokenizer="t", host="h", pid=1, version=0)
 WELCOME = Welcome(generation=3, heartbeat_s=0.5, lease_s=10.0, version=0)
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
 PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
 TAKE = TakeBatch(generation=3, version=0)
-PUBLISH = Publish(generation=3, version=0, store_host="h", store_port=1, manifest=Manifest(buckets=[]))
+PUBLISH = Publish(
+    generation=3, version=0, rendezvous=Rendezvous(transport="collective", address=b""), manifest=Manifest(buckets=[])
+)
 FINISH = Finish(generation=3, version=9)
 STATUS = Status(run="r", generation=3, version=9, steps=9, ledger={}, balanced=True, peers={}, counters={}, validation=[])
 
@@ -143,7 +145,7 @@ def test_a_question_that_was_answered_is_not_asked_again():
     answers = [
         GroupAck(ordinal=1, accepted=False, reason="duplicate"),
         BatchReady(batch=Batch(generation=3, version=0, groups=[])),
-        PublishPlan(epoch=1, version=0, members=[]),
+        PublishPlan(generation=3, epoch=1, version=0, members=[]),
         Finished(status=STATUS),
     ]
     assert [talk.hears(answer) for answer in answers] == answers

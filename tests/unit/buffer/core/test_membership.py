@@ -3,15 +3,16 @@ from __future__ import annotations
 import pytest
 from prolong.buffer.core.membership import Membership
 from prolong.common.messages import Publish, WeightsApplied
-from prolong.common.types import Manifest
+from prolong.common.types import Manifest, Rendezvous
 
 
-def publish(version: int, generation: int = 1, port: int = 5, *, phase_timeout_s: float = 0.0, given_up: int = -1) -> Publish:
+def publish(
+    version: int, generation: int = 1, address: bytes = b"here", *, phase_timeout_s: float = 0.0, given_up: int = -1
+) -> Publish:
     return Publish(
         generation=generation,
         version=version,
-        store_host="host",
-        store_port=port,
+        rendezvous=Rendezvous(transport="any", address=address),
         manifest=Manifest(buckets=[]),
         phase_timeout_s=phase_timeout_s,
         given_up=given_up,
@@ -37,13 +38,11 @@ def everybody(membership: Membership, version: int, now: float = 0.0) -> None:
     assert membership.try_finish(now) is not None
 
 
-def test_members_have_ranks_in_order_and_the_learner_is_rank_zero(two: Membership) -> None:
+def test_members_know_their_places_in_the_plan_and_where_the_learner_is(two: Membership) -> None:
     plan, updates = two.publish(publish(0), 0.0)
     assert (plan.epoch, plan.members) == (1, ["a", "b"])
-    assert [(name, u.rank, u.world_size, u.store_host, u.store_port) for name, u in updates.items()] == [
-        ("a", 1, 3, "host", 5),
-        ("b", 2, 3, "host", 5),
-    ]
+    assert [(name, u.member, u.num_members) for name, u in updates.items()] == [("a", 0, 2), ("b", 1, 2)]
+    assert {u.rendezvous for u in updates.values()} == {Rendezvous(transport="any", address=b"here")}
 
 
 def test_nobody_holds_weights_before_the_acknowledgement(two: Membership) -> None:
@@ -77,13 +76,13 @@ def test_another_list_of_members_is_another_epoch(two: Membership) -> None:
     assert (plan.epoch, plan.members) == (3, ["a", "b", "c"])
 
 
-def test_another_store_or_generation_is_another_epoch(two: Membership) -> None:
+def test_another_rendezvous_or_generation_is_another_epoch(two: Membership) -> None:
     everybody(two, 0)
-    assert two.publish(publish(1, port=6), 1.0)[0].epoch == 2
+    assert two.publish(publish(1, address=b"there"), 1.0)[0].epoch == 2
     two.applied("a", applied(1, 2))
     two.applied("b", applied(1, 2))
     two.try_finish(1.0)
-    assert two.publish(publish(2, generation=2, port=6), 2.0)[0].epoch == 3
+    assert two.publish(publish(2, generation=2, address=b"there"), 2.0)[0].epoch == 3
 
 
 def test_an_actor_that_restarts_breaks_its_epoch_though_the_names_are_the_same(two: Membership) -> None:
@@ -254,7 +253,7 @@ def test_a_cordoned_actor_is_asked_in_again_once_the_learner_is_asked(two: Membe
     assert two.publish(publish(0), 20.1)[0].members == ["b"]
 
 
-def test_a_learner_that_arrives_has_another_store_and_so_another_epoch(two: Membership) -> None:
+def test_a_learner_that_arrives_begins_another_epoch(two: Membership) -> None:
     everybody(two, 0)
     two.learner_joined(5.0)
     plan, _ = two.publish(publish(1), 6.0)

@@ -1,0 +1,105 @@
+"""The seam of the weights plane: how the packed buckets of one version travel from the learner to the actors.
+
+    learner/weights/sender.py  --PublishPlan, PackedWeights-->  LearnerEnd.publish
+                                                                       |  the transport's own bytes
+    actor/weight_download.py   <---------buckets--------------  ActorEnd.download  <--UpdateWeights--  buffer
+
+A transport moves bytes and gives up in time; nothing else. Packing and checksums (`buckets.py`), who takes part and who is
+cordoned (`buffer/core/membership.py`), retries and deadlines (`learner/weights/sender.py`) are the same for every transport.
+A new one is a file beside `collective.py` and a line in `transports.py`: docs/extending.md shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+import torch
+
+from ..config.sections import WeightsConfig
+from ..messages import PublishPlan, UpdateWeights
+from ..types import Rendezvous
+from .buckets import PackedWeights
+
+
+class LearnerEnd(Protocol):
+    """The learner's end of a transport. Rank 0 opens one for its life; the sender's thread alone calls it.
+
+    Example:
+        end = transport_named("collective").open_learner_end(cfg.weights, device)
+        client.send(Publish(generation=1, version=7, rendezvous=end.rendezvous, manifest=weights.manifest))
+        plan = inbox.take(60.0)                                       # a PublishPlan: the actors know where to download from
+        phases_s = end.publish(plan, weights, phase_timeout_s=2.6)    # blocks; WeightsError: at least one member may lack it
+        end.disconnect()                                              # a member failed: the next plan has another epoch
+        end.close()
+    """
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        """Where actors find this end. The same value from open to close, and another one for every other end."""
+        ...
+
+    def publish(self, plan: PublishPlan, weights: PackedWeights, phase_timeout_s: float) -> list[float]:
+        """Give `weights` to `plan.members`; returns the seconds of each phase, at least one.
+
+        Called when: the buffer has planned the broadcast; every member has been sent an UpdateWeights of the same epoch, and
+        may call `download` before or after this call. Plans of one epoch have the same members in the same order.
+        Blocks: until this end has done its part. A phase (reaching the members; one bucket) lasts `phase_timeout_s` at most.
+        Afterwards: the caller may overwrite `weights.buckets`. A return proves nothing about the members: their
+        acknowledgements do, which carry checksums through the buffer.
+        Raises: WeightsError when it failed for any member. The epoch is of no use then, as after `disconnect`.
+        """
+        ...
+
+    def disconnect(self) -> None:
+        """Give up what connects this end to the members of the last plan; the next plan has another epoch.
+
+        Called when: a member failed in a way that only the buffer saw. May come twice, or before the first plan. Never blocks.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnect, and give the rendezvous back. Downloads that are under way may fail. May come twice. Never blocks."""
+        ...
+
+
+class ActorEnd(Protocol):
+    """The actor's end of a transport. An engine's first worker opens one for its life.
+
+    Example:
+        end = transport_named(update.rendezvous.transport).open_actor_end(device)
+        with closing(end.download(update, phase_timeout_s=2.6)) as buckets:
+            staged = [(flat, checksum(flat)) for flat in buckets]
+        end.close()
+    """
+
+    def download(self, update: UpdateWeights, phase_timeout_s: float) -> Generator[torch.Tensor]:
+        """Yield every bucket of `update.manifest`, in order: a new flat tensor each, [num_bytes] uint8 on the device.
+
+        Called when: an UpdateWeights came and its manifest was checked. It runs in a thread of its own, beside generation.
+        Blocks: each phase (reaching the learner; one bucket) about `phase_timeout_s` at most.
+        Afterwards: the tensors belong to the caller, who keeps views into them: never write to one that was yielded.
+        Raises: WeightsError when a bucket does not come in time, the learner has another manifest, or the rendezvous is
+        none of this transport's.
+
+        A generator that is closed early means that the caller failed: peers that would wait for this member should hear of it.
+        A caller may give up on a download that hangs, and start another of a later epoch in another thread: the first one ends
+        by its deadlines and must not disturb the second.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the learner. A download that still hangs ends by its deadlines. May come twice. Never blocks."""
+        ...
+
+
+class WeightTransport(Protocol):
+    """One way to move weights: a line of `transports.TRANSPORTS`. Holds no state: a process may open several ends."""
+
+    def open_learner_end(self, cfg: WeightsConfig, device: torch.device) -> LearnerEnd:
+        """Open the end from which tensors on `device` are sent. Raises WeightsError if actors could not reach it."""
+        ...
+
+    def open_actor_end(self, device: torch.device) -> ActorEnd:
+        """An end that receives into memory of `device`. Reaches nobody yet, so it neither blocks nor fails."""
+        ...

@@ -1,0 +1,21 @@
+"""The table of weight transports: `weights.transport` at the learner, and `Rendezvous.transport` on the wire, name a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import WeightsError
+from .api import WeightTransport
+from .collective import NAME as COLLECTIVE
+from .collective import CollectiveTransport
+
+TRANSPORTS: dict[str, WeightTransport] = {
+    COLLECTIVE: CollectiveTransport(),
+}
+
+
+def transport_named(name: str, table: Mapping[str, WeightTransport] = TRANSPORTS) -> WeightTransport:
+    """The transport of that name. Raises WeightsError when there is none."""
+    if name not in table:
+        raise WeightsError(f"no weight transport is called {name[:80]!r}: expected one of {', '.join(sorted(table))}")
+    return table[name]
