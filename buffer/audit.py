@@ -1,7 +1,8 @@
-"""Every record of a journal read once, and the conservation law: what the ledger says is what its steps add up to.
+"""The audit of a journal: every record is read once, and the ledger's moves must add up to its counts.
 
-counts of the oldest state that is kept (or nothing at all)  +  every step since  =  counts of the newest state
-tickets under way and groups that wait are records; batches have their groups; each ticket's steps follow one another
+    counts of the oldest state that is recorded (or zero)  +  every move since  =  counts of the newest state
+
+Tickets under way and stored groups have records, batches have their groups, and the moves of a ticket follow one another.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from .journal.journal import Journal
 from .tickets.ledger import NOWHERE, TRANSITIONS
 
 STATES = list(TicketState)
-MAX_FINDINGS = 20  # told one by one
+MAX_FINDINGS = 20  # described; the others are counted
 
 T = TypeVar("T")
 
 
 @dataclass
 class Audit:
-    """What was found; a journal is sound when `findings` is empty."""
+    """The result; a journal is sound when `findings` is empty."""
 
     findings: list[str] = field(default_factory=list)
     num_findings: int = 0
@@ -36,24 +37,25 @@ class Audit:
     num_bytes: int = 0
 
     def find(self, what: str) -> None:
-        """Note a finding."""
+        """Add a finding."""
         self.num_findings += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(what)
 
 
 def audit(journal: Journal) -> Audit:
-    """Read everything. Raises nothing for what is in the journal."""
+    """Audit a journal. Broken records are findings; nothing is raised for them."""
     found = Audit(num_bytes=journal.num_bytes())
     newest = _try(found, journal.load_state)
     if newest is None:
         if not found.findings:
-            found.find("it holds no state: the buffer never said anything")
+            found.find("it holds no state: the buffer never committed anything")
         return found
     found.ledger = newest.ledger | {"total": sum(newest.ledger.values())}
-    found.num_records += 2  # and the format, which was read when it was opened
+    found.num_records += 2  # the state and the format, which was read when the journal was opened
     for version in journal.states():
-        found.num_records += _try(found, lambda version=version: journal.load_state(version)) is not None
+        if _try(found, lambda version=version: journal.load_state(version)) is not None:
+            found.num_records += 1
     for version in sorted(set(newest.checkpoints) - set(journal.states())):
         found.find(f"the learner retains the checkpoint of version {version}, the state that belongs to it is gone")
     _try(found, journal.sweeps)
@@ -68,7 +70,7 @@ def audit(journal: Journal) -> Audit:
 
 
 def _try(found: Audit, read: Callable[[], T]) -> T | None:
-    """What `read` gives; a record that cannot be read is a finding."""
+    """The result of `read`; None, and a finding, for a record that cannot be read."""
     try:
         return read()
     except JournalError as error:
@@ -77,7 +79,7 @@ def _try(found: Audit, read: Callable[[], T]) -> T | None:
 
 
 def _check_batches(found: Audit, journal: Journal, newest: r.BufferState) -> set[int]:
-    """Ordinals of the groups that are in a batch."""
+    """Check the batches; returns the ordinals of their groups."""
     batched: Counter[int] = Counter()
     for version in journal.versions():
         record = _try(found, lambda version=version: journal.batch_record(version))
@@ -96,19 +98,20 @@ def _check_batches(found: Audit, journal: Journal, newest: r.BufferState) -> set
 
 
 def _check_groups(found: Audit, journal: Journal, under_way: set[int], batched: set[int]) -> set[int]:
-    """Ordinals of the groups that are stored and in no batch."""
+    """Check the groups; returns the ordinals of those that are in no batch."""
     present = set(journal.groups())
     for ordinal in sorted(batched - present):
         found.find(f"the group of ticket {ordinal} is in a batch and lost")
     for ordinal in sorted(present - batched - under_way):
-        found.find(f"the group of ticket {ordinal} belongs to nothing")
+        found.find(f"the group of ticket {ordinal} is in no batch, and its ticket is not under way")
     for ordinal in present:
-        found.num_records += _try(found, lambda ordinal=ordinal: journal.group(ordinal)) is not None
+        if _try(found, lambda ordinal=ordinal: journal.group(ordinal)) is not None:
+            found.num_records += 1
     return present - batched
 
 
 def _check_counts(found: Audit, newest: r.BufferState, tickets: list[r.TicketRecord], waiting: set[int]) -> None:
-    """Tickets under way are what the ledger counts."""
+    """Check that the tickets under way are those that the ledger counts."""
     train = {record.ticket.ordinal for record in tickets if record.ticket.kind is TicketKind.train}
     counted = {"issued": 0, "leased": len(train - waiting), "stored": len(train & waiting)}
     for state, count in counted.items():
@@ -119,15 +122,15 @@ def _check_counts(found: Audit, newest: r.BufferState, tickets: list[r.TicketRec
 
 
 def _check_moves(found: Audit, journal: Journal, newest: r.BufferState) -> None:
-    """The steps that are kept lead from the oldest state to the newest."""
+    """Check that the recorded moves lead from the oldest state to the newest."""
     first, moves = _try(found, journal.moves) or (0, [])
     found.num_moves = len(moves)
     if first + len(moves) != newest.num_moves:
-        found.find(f"the ledger made {newest.num_moves} steps, those from {first} to {first + len(moves)} are recorded")
+        found.find(f"the ledger made {newest.num_moves} moves, those from {first} to {first + len(moves)} are recorded")
         return
     base = None if first == 0 else _oldest_state(found, journal, first)
     if first > 0 and base is None:
-        found.find(f"steps before {first} are gone, and no state says what they came to")
+        found.find(f"moves before {first} are gone, and no recorded state replaces them")
         return
     start = 0 if base is None else base.num_moves - first
     counts = Counter({} if base is None else {state: count for state, count in base.ledger.items() if count})
@@ -135,7 +138,7 @@ def _check_moves(found: Audit, journal: Journal, newest: r.BufferState) -> None:
     for state in STATES:
         if counts[state.value] != newest.ledger.get(state.value, 0):
             said = newest.ledger.get(state.value, 0)
-            found.find(f"the steps add up to {counts[state.value]} {state.value}, the ledger says {said}")
+            found.find(f"the moves add up to {counts[state.value]} {state.value}, the ledger says {said}")
     found.num_records += 1
 
 
@@ -146,7 +149,7 @@ def _oldest_state(found: Audit, journal: Journal, first: int) -> r.BufferState |
 
 
 def _add_up(found: Audit, moves: list[r.Move], counts: Counter[str]) -> Counter[str]:
-    """Counts after these steps; each ticket's must follow one another and be allowed."""
+    """The counts after these moves, each of which must be allowed and follow the ticket's move before it."""
     last: dict[int, int] = {}
     for move in moves:
         before = last.get(move.ordinal, move.from_state) if move.ordinal >= 0 else move.from_state

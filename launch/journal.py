@@ -30,7 +30,7 @@ def audit_page(folder: str, found: Audit, seconds: float) -> str:
     ledger = ", ".join(f"{count} {state}" for state, count in found.ledger.items() if count and state != "total")
     kept = f"batches {found.batches[0]} to {found.batches[-1]}" if found.batches else "no batch"
     lines = [
-        f"{folder}: {found.num_records} records, {found.num_bytes / 2**20:.1f} MiB, {kept}, {found.num_moves} ledger steps",
+        f"{folder}: {found.num_records} records, {found.num_bytes / 2**20:.1f} MiB, {kept}, {found.num_moves} ledger moves",
         f"ledger: {found.ledger.get('total', 0)} issued = {ledger or 'nothing'}",
         *found.findings,
     ]

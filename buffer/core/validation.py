@@ -1,7 +1,7 @@
 """Validation sweeps: held-out prompts as tickets of their own, outside admission and ledger, never trained on.
 
-before   at version 0 of a fresh run, ahead of every training ticket (it alone blocks training)
-between  every N versions, setting "sampled" only
+before   at version 0 of a fresh run, ahead of every training ticket: the only sweep that training waits for
+between  every N versions, only with the setting `sampled`
 after    when the learner has made its last version
 """
 
@@ -25,12 +25,12 @@ class Sweep:
     version: int
     setting: ValidationSetting
     sampling: Sampling
-    queue: deque[tuple[Prompt, int]]  # to be issued, with their attempt
+    queue: deque[tuple[Prompt, int]]  # prompts to be issued, with their attempt
     uids: set[str]  # of all its prompts
-    blocks: bool  # training waits for it
-    leased: dict[int, tuple[Prompt, int]] = field(default_factory=dict)  # ordinal -> prompt, attempt
+    blocks: bool  # whether training waits for it
+    leased: dict[int, tuple[Prompt, int]] = field(default_factory=dict)  # ordinal -> (prompt, attempt)
     rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by "domain/task"
-    versions: set[int] = field(default_factory=set)
+    versions: set[int] = field(default_factory=set)  # that sampled its tokens
 
     @property
     def done(self) -> bool:
@@ -44,8 +44,10 @@ class Validation:
         self._cfg, self._heldout, self._seed, self._lease_s = cfg, heldout, seed, lease_s
         self._counters = counters
         self._sweeps: list[Sweep] = []
-        self.scores: list[ValidationScore] = []  # of the run, in order of ending
-        self.reported = 0  # scores that went out with a batch: the first so many
+        # of the run, in the order in which their sweeps ended
+        self.scores: list[ValidationScore] = []
+        # number of scores, from the first on, that went out with a batch
+        self.reported = 0
         # since the last `take_changed`
         self._changed = False
 
@@ -60,16 +62,16 @@ class Validation:
         return not self._sweeps
 
     def start_whole(self, version: int, *, blocks: bool) -> None:
-        """Start a sweep before or after: every prompt, sampled and (if asked) greedily; what is scored already is left out.
+        """Start a sweep of every prompt, sampled and (if the configuration says so) greedily, unless it was scored already.
 
-        A sweep between that is under way for this version becomes the whole one.
+        A sweep of a few prompts that is under way for this version is extended to all of them.
         """
         settings = [ValidationSetting.sampled, ValidationSetting.greedy] if self._cfg.greedy else [ValidationSetting.sampled]
         for setting in settings:
             self._start(version, setting, self._heldout, blocks=blocks)
 
     def maybe_start_between(self, version: int) -> None:
-        """Start a sampled sweep when `version` is due; skipped and counted while another one is under way."""
+        """Start a sampled sweep when one is due at `version`; while another one is under way it is skipped, and counted."""
         if self._cfg.every == 0 or version == 0 or version % self._cfg.every != 0 or not self._heldout:
             return
         if self._sweeps:
@@ -110,14 +112,14 @@ class Validation:
         self._sweeps.append(Sweep(version=version, setting=setting, sampling=sampling, queue=queue, uids=uids, blocks=blocks))
 
     def _is_scored(self, version: int, setting: ValidationSetting, prompts: list[Prompt]) -> bool:
-        """Whether a sweep of these prompts has ended; one between, of a few prompts, does not stand for the whole."""
+        """Whether a sweep of these prompts has ended; a sweep of a few prompts does not count for all of them."""
         few = len(self._few_per_task())
-        # rollouts of a sweep that does not count
+        # the number of rollouts of a sweep that does not count
         most = few * self._cfg.n if setting == ValidationSetting.sampled and len(prompts) > few else 0
         return any((s.version, s.setting) == (version, setting) and s.num_rollouts > most for s in self.scores)
 
     def wanted(self, actor_version: int) -> Sampling | None:
-        """How the next validation ticket for an actor of this version would be sampled; None when there is none for it."""
+        """The sampling of the next validation ticket for an actor of this version; None when there is no ticket for it."""
         sweep = self._next_sweep(actor_version)
         return None if sweep is None else sweep.sampling
 
@@ -125,7 +127,7 @@ class Validation:
         return next((sweep for sweep in self._sweeps if sweep.queue and sweep.version <= actor_version), None)
 
     def issue(self, ordinal: int, generation: int, actor_version: int) -> Ticket:
-        """Issue the ticket that `wanted` announced."""
+        """Issue the ticket that `wanted` described."""
         sweep = self._next_sweep(actor_version)
         assert sweep is not None, "issue() without wanted()"
         prompt, attempt = sweep.queue.popleft()
@@ -144,11 +146,12 @@ class Validation:
         )
 
     def take_group(self, group: Group, oldest: int, newest: int) -> str:
-        """Take the group of a leased validation ticket; its tokens are of versions `oldest` to `newest`.
+        """Take the group of a leased validation ticket, whose tokens must be of versions `oldest` to `newest`.
 
-        Returns why it was unusable, and its prompt will be asked again; else nothing.
+        Returns the reason why it cannot be used (its prompt is then issued again), or an empty text.
         """
-        if defect := group_defect(group) or version_defect(group, oldest, newest):
+        defect = group_defect(group) or version_defect(group, oldest, newest)
+        if defect is not None:
             self._counters.count(f"buffer/flawed_{defect.kind}")
             self.fail_ticket(group.ordinal)
             return defect.why
@@ -165,11 +168,11 @@ class Validation:
         return ""
 
     def expects(self, ordinal: int) -> bool:
-        """Whether the ticket is of a sweep under way."""
+        """Whether a sweep under way has leased this ticket."""
         return any(ordinal in sweep.leased for sweep in self._sweeps)
 
     def fail_ticket(self, ordinal: int) -> None:
-        """A leased ticket came to nothing; its prompt is asked again, a bounded number of times."""
+        """A leased ticket yields no group: its prompt is issued again, at most MAX_ATTEMPTS times in all."""
         sweep = self._holder(ordinal)
         prompt, attempt = sweep.leased.pop(ordinal)
         self._changed = True
@@ -187,7 +190,7 @@ class Validation:
             return
         self._sweeps.remove(sweep)
         self._changed = True
-        if not sweep.rewards:  # a score of 0 that nobody measured would look like a collapse
+        if not sweep.rewards:  # a score of 0 without a measurement would look like a collapse
             self._counters.count("validation/empty_sweeps")
             return
         self._forget(sweep.version, sweep.setting)
@@ -209,21 +212,22 @@ class Validation:
         return changed
 
     def take_unreported(self) -> list[ValidationScore]:
-        """Scores that ended since the last call."""
+        """The scores since the last call."""
         unreported = self.scores[self.reported :]
         self.reported = len(self.scores)
         return unreported
 
     def _forget(self, version: int, setting: ValidationSetting) -> None:
-        """Drop the score of a sweep of a few prompts: the whole one takes its place."""
+        """Drop the score of a sweep of a few prompts: that of all prompts takes its place."""
         for index, score in enumerate(self.scores):
             if (score.version, score.setting) == (version, setting):
                 del self.scores[index]
-                self.reported -= index < self.reported
+                if index < self.reported:
+                    self.reported -= 1
                 return
 
     def rewind(self, version: int, reported: int) -> None:
-        """A dead timeline ends: drop its sweeps, and the scores of versions after `version`.
+        """A generation begins at `version`: drop all sweeps, and the scores of later versions.
 
         `reported`: how many the learner of the new one was given; they ended before any of those that are dropped.
         """
@@ -250,7 +254,7 @@ class Validation:
         ]
 
     def restore(self, sweeps: list[SweepRecord], scores: list[ValidationScore], reported: int) -> None:
-        """Become what a dead buffer had recorded; prompts that are held out no more are left out."""
+        """Become what was recorded; prompts that the configuration no longer lists are left out."""
         prompts = {prompt.uid: prompt for prompt in self._heldout}
         self._sweeps = [
             Sweep(

@@ -1,9 +1,9 @@
-"""The journal: everything that a buffer which dies must find again, and the recorded batches of the run.
+"""The journal: all that a buffer which restarts must find again, and the recorded batches of the run.
 
-    put, drop, log_batch ... (staged) --commit--> disk, whole or not at all --> what the buffer said of it may leave
+    put, drop, log_batch ... (pending changes) --commit--> disk, whole or not at all --> messages that follow may leave
 
-A reader sees what is staged. Batches are logged before they are handed out, so that a learner that restarts is served the very
-same ones; their groups are records of their own, written once, when they were stored. What no retained checkpoint needs is
+Readers see pending changes. A batch is logged before it is handed out, so that a learner that restarts is served the very same
+one; its groups are records of their own, written once, when they were stored. Records that no retained checkpoint needs are
 dropped, unless `keep_history`.
 """
 
@@ -22,18 +22,21 @@ from . import records as r
 from .disk import Disk, LmdbDisk, MemoryDisk
 
 T = TypeVar("T")
-MAX_FRAME_BYTES = 1 << 32  # of a group that was let in once
+# of a group's frame: the buffer accepted it once, so any size that fits the disk will do
+MAX_FRAME_BYTES = 1 << 32
 _groups: Decoder[GroupResult] = Decoder(GroupResult, MAX_FRAME_BYTES)
 
 
 class Journal:
-    """Records over a disk. Everything that reads raises JournalError for a record that is broken."""
+    """Records over a disk. Every method that reads raises JournalError for a broken record."""
 
     def __init__(self, disk: Disk, *, keep_history: bool = False, where: str = "the journal") -> None:
-        """Raises JournalError for a disk that holds something of another format."""
+        """`where` names the journal in errors. Raises JournalError for a disk that holds another format."""
         self._disk, self._keep_history, self._where = disk, keep_history, where
-        self._pending_changes: dict[bytes, bytes | None] = {}  # None: dropped
-        self._writing: dict[bytes, bytes | None] = {}  # was staged, and is on its way to the disk
+        # key -> value, None for a key that is dropped
+        self._pending_changes: dict[bytes, bytes | None] = {}
+        # changes on their way to the disk, and the commit that writes them
+        self._writing: dict[bytes, bytes | None] = {}
         self._written: Future[None] | None = None
         self.num_moves = self._count_moves()
         self._check_format()
@@ -51,30 +54,33 @@ class Journal:
             )
 
     def _count_moves(self) -> int:
-        last = self._keys(r.MOVES)[-1:]
-        return 0 if not last else r.number_of(last[0]) + len(self._read(last[0], list[r.Move]) or [])
+        keys = self._keys(r.MOVES)
+        if not keys:
+            return 0
+        last = self._read(keys[-1], list[r.Move]) or []
+        return r.number_of(keys[-1]) + len(last)
 
-    # --- staging ------------------------------------------------------------------------------------------------------
+    # --- pending changes ----------------------------------------------------------------------------------------------
 
     def put(self, key: bytes, record: Any) -> None:
-        """Stage a record."""
+        """Write a record with the next commit."""
         self._pending_changes[key] = r.pack_record(record)
 
     def drop(self, key: bytes) -> None:
-        """Stage the end of a record."""
+        """Drop a record with the next commit."""
         self._pending_changes[key] = None
 
     def put_group(self, group: Group, frame: bytes) -> None:
-        """Stage a stored group; `frame` is the GroupResult that it came in, empty when there is none."""
+        """Write a stored group. `frame` is the GroupResult that it came in, empty when there is none."""
         self._pending_changes[r.key(r.GROUP, group.ordinal)] = frame or encode(GroupResult(group=group))
 
     def add_moves(self, moves: list[r.Move]) -> None:
-        """Stage what the ledger did."""
+        """Write moves of the ledger, after those that are there."""
         self.put(r.key(r.MOVES, self.num_moves), moves)
         self.num_moves += len(moves)
 
     def log_batch(self, batch: Batch) -> None:
-        """Stage a batch; its groups are staged or written already."""
+        """Write a batch; its groups are records already, pending or on the disk."""
         record = r.BatchRecord(
             generation=batch.generation,
             version=batch.version,
@@ -86,12 +92,12 @@ class Journal:
         self.put(r.key(r.BATCH, batch.version), record)
 
     def save_state(self, version: int, state: r.BufferState) -> None:
-        """Stage the state that belongs to the checkpoint of `version`; one that is there already is the truer one."""
+        """Write the state that belongs to the checkpoint of `version`, unless there is one: the first is the true one."""
         if self.load_state(version) is None:
             self.put(r.key(r.STATE, version), state)
 
     def forget_before(self, version: int) -> None:
-        """Stage the end of what no checkpoint from `version` on needs."""
+        """Drop all that no checkpoint from `version` on needs."""
         if self._keep_history:
             return
         self._drop_batches([logged for logged in self.versions() if logged < version])
@@ -107,7 +113,7 @@ class Journal:
                 self.drop(r.key(r.MOVES, start))
 
     def forget_from(self, version: int) -> None:
-        """Stage the end of batches of `version` and later, and of states after `version`: another timeline starts there."""
+        """Drop batches of `version` and later, and states after `version`: a generation begins there."""
         self._drop_batches([logged for logged in self.versions() if logged >= version])
         for key in self._keys(r.STATE):
             if r.number_of(key) > version:
@@ -120,10 +126,11 @@ class Journal:
             self.drop(r.key(r.BATCH, version))
 
     def commit(self, newest: r.BufferState) -> Future[None] | None:
-        """Make everything that is staged durable, with the newest state: it is when this returns None.
+        """Make every pending change durable, with the newest state.
 
-        Else when the future is done and the next call, which must wait for it, raises nothing.
-        Raises JournalFull: nothing of this or the last commit was written, everything stays staged. Raises JournalError.
+        It is durable when this returns None; else when the future is done and the next call raises nothing (that call must
+        come after the future is done). Raises JournalFull: nothing of this or the last commit was written, and all of it is
+        pending again. Raises JournalError.
         """
         self._settle()
         packed = r.pack_record(newest)
@@ -131,12 +138,14 @@ class Journal:
             return None
         self._pending_changes[r.NEWEST] = packed
         put = {key: value for key, value in self._pending_changes.items() if value is not None}
-        self._written = self._disk.commit(put, [key for key, value in self._pending_changes.items() if value is None])
-        self._writing, self._pending_changes = ({} if self._written is None else self._pending_changes), {}
+        drop = [key for key, value in self._pending_changes.items() if value is None]
+        self._written = self._disk.commit(put, drop)
+        self._writing = {} if self._written is None else self._pending_changes
+        self._pending_changes = {}
         return self._written
 
     def _settle(self) -> None:
-        """The last commit is on the disk, or staged again."""
+        """End the last commit: it is on the disk, or its changes are pending again."""
         written, self._written = self._written, None
         if written is None:
             return
@@ -166,7 +175,7 @@ class Journal:
         )
 
     def batch_record(self, version: int) -> r.BatchRecord:
-        """The record of a batch that is there."""
+        """The record of a batch. Raises JournalError when there is none."""
         record = self._read(r.key(r.BATCH, version), r.BatchRecord)
         if record is None:
             raise JournalError(f"{self._where} holds no batch of version {version}")
@@ -177,7 +186,7 @@ class Journal:
         return [r.number_of(key) for key in self._keys(r.BATCH)]
 
     def group(self, ordinal: int) -> Group:
-        """A group that is there."""
+        """The group of a ticket. Raises JournalError when there is none."""
         frame = self._get(r.key(r.GROUP, ordinal))
         if frame is None:
             raise JournalError(f"{self._where} has lost the group of ticket {ordinal}")
@@ -196,11 +205,11 @@ class Journal:
         return [record for record in found if record is not None]
 
     def load_state(self, version: int | None = None) -> r.BufferState | None:
-        """The state of a checkpoint, or the newest one."""
+        """The state that belongs to the checkpoint of `version`, or the newest state."""
         return self._read(r.NEWEST if version is None else r.key(r.STATE, version), r.BufferState)
 
     def states(self) -> list[int]:
-        """Versions of the checkpoints whose states are there."""
+        """Versions of the checkpoints whose states are recorded, ascending."""
         return [r.number_of(key) for key in self._keys(r.STATE)]
 
     def sweeps(self) -> list[r.SweepRecord]:
@@ -212,17 +221,17 @@ class Journal:
         return self._read(r.SCORES, list[ValidationScore]) or []
 
     def moves(self) -> tuple[int, list[r.Move]]:
-        """(number of the first one that is there, moves of the ledger from it on)."""
+        """The ledger's moves that are recorded, and the number of the first of them."""
         starts = [r.number_of(key) for key in self._keys(r.MOVES)]
         moves = [move for start in starts for move in self._read(r.key(r.MOVES, start), list[r.Move]) or []]
         return (starts[0] if starts else 0), moves
 
     def num_bytes(self) -> int:
-        """What the committed records take on the disk, about."""
+        """The approximate size of the committed records on the disk."""
         return self._disk.num_bytes
 
     def close(self) -> None:
-        """Release the disk; what is staged is lost."""
+        """Release the disk; pending changes are lost."""
         self._disk.close()
 
     def _read(self, key: bytes, kind: type[T]) -> T | None:
@@ -236,13 +245,18 @@ class Journal:
         return self._disk.get(key)
 
     def _keys(self, prefix: bytes) -> list[bytes]:
-        staged = {key: value for key, value in (self._writing | self._pending_changes).items() if key.startswith(prefix)}
-        kept = {key for key in self._disk.keys(prefix) if key not in staged}
-        return sorted(kept | {key for key, value in staged.items() if value is not None})
+        """Keys that begin with `prefix`, ascending, as if every change were on the disk."""
+        changes = self._writing | self._pending_changes
+        changed = {key: value for key, value in changes.items() if key.startswith(prefix)}
+        unchanged = {key for key in self._disk.keys(prefix) if key not in changed}
+        return sorted(unchanged | {key for key, value in changed.items() if value is not None})
 
 
 def open_journal(folder: Path, *, max_gb: float, keep_history: bool, background: bool = False) -> Journal:
-    """The journal that a buffer writes; `max_gb` 0: in memory only; `background`: by a thread. Raises JournalError."""
+    """The journal that a buffer writes. Raises JournalError.
+
+    `max_gb` 0 keeps it in memory only; with `background` a thread writes to the disk.
+    """
     disk = LmdbDisk.open(folder, max_gb, background=background) if max_gb > 0 else MemoryDisk()
     return Journal(disk, keep_history=keep_history, where=f"the journal {folder}")
 

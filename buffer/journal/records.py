@@ -1,12 +1,12 @@
-"""What the journal holds, record by record. Keys are a letter and a number (8 bytes, big-endian, so that they sort).
+"""The records of the journal. Keys are a letter and a number (8 bytes, big-endian, so that they sort).
 
     n          BufferState, the newest      s VERSION  BufferState that belongs to the checkpoint of VERSION
     t ORDINAL  TicketRecord, under way      g ORDINAL  the GroupResult frame of a group: stored, batched or trained
-    b VERSION  BatchRecord                  m NUMBER   Moves: NUMBER and later, of the ledger
-    w          Sweeps under way             e          validation scores
+    b VERSION  BatchRecord                  m NUMBER   list of the ledger's moves, the first of which has this number
+    w          SweepRecords under way       e          validation scores
     f          number of this format
 
-Every value but a group's frame, which has its own, begins with its CRC-32.
+Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PromptCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restarted buffer must know besides the other records."""
+    """All that a restarted buffer must know and no other record says."""
 
     generation: int = 0
     version: int = 0  # of the learner
@@ -47,7 +47,8 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     next_ordinal: int = 0
     cursor: PromptCursor
     retries: list[tuple[str, int]] = []  # uids of prompts that wait to be issued again, with their next attempt
-    under_way: list[tuple[str, int]] = []  # of a checkpoint's state: uids of prompts whose tickets were untrained, with attempt
+    # in the state of a checkpoint: uids of prompts whose tickets were untrained, with their attempt
+    under_way: list[tuple[str, int]] = []
     filtered: int = 0  # groups without signal since the last batch
     reported: int = 0  # validation scores that went out with a batch
     checkpoints: list[int] = []  # versions of the retained checkpoints, ascending
@@ -57,7 +58,7 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TicketRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A ticket that an actor holds, or whose group is stored."""
+    """A ticket that an actor works on, or whose group is stored."""
 
     ticket: Ticket
     attempt: int
@@ -90,7 +91,10 @@ class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Move(msgspec.Struct, frozen=True, array_like=True):
-    """A step of the ledger. States are indices into TicketState; -1: not issued before. ordinal -1: `count` unnamed tickets."""
+    """A move of the ledger. States are indices into TicketState, -1 for a ticket that was not issued before.
+
+    Ordinal -1 stands for `count` tickets without names.
+    """
 
     ordinal: int
     from_state: int
@@ -109,13 +113,13 @@ def number_of(numbered: bytes) -> int:
 
 
 def pack_record(record: Any) -> bytes:
-    """A value: checksum and MessagePack."""
+    """A record as a value: its checksum, then MessagePack."""
     payload = msgspec.msgpack.encode(record)
     return crc32(payload).to_bytes(CRC_BYTES, "big") + payload
 
 
 def unpack_record(value: bytes, kind: type[T], where: str) -> T:
-    """The record in a value. Raises JournalError that says `where` it was."""
+    """The record of a value. Raises JournalError naming `where` it was."""
     payload = memoryview(value)[CRC_BYTES:]
     if len(value) < CRC_BYTES or crc32(payload) != int.from_bytes(value[:CRC_BYTES], "big"):
         raise JournalError(f"{where}: {len(value)} bytes whose checksum is wrong; the disk lost or changed some")

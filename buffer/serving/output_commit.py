@@ -1,10 +1,11 @@
-"""The buffer without its socket: frames in, frames out, and nothing said that the journal does not have.
+"""The buffer without its socket: frames in, frames out, and no frame leaves before the journal holds what it follows from.
 
     frame --decode--> core.handle --messages--> held --commit--> frames to send
 
-One commit for everything that a burst of frames brought (group commit). While the disk is full the core goes on hearing, so
-that peers stay known, but nothing becomes due and nothing that follows from what was heard is said: actors keep their groups,
-the learner waits. What is held is bounded by what was under way. Called by `service.py`, or by a simulator.
+This is output commit: one commit makes durable what a whole burst of frames brought (group commit), then their answers leave.
+While the disk is full the core still hears frames, so that clients stay known, but it does nothing that became due and its
+answers are held: actors keep their groups, and the learner waits. The messages held are bounded by the work under way.
+`service.py` calls it over a socket, the simulator of the tests in virtual time.
 """
 
 from __future__ import annotations
@@ -22,48 +23,69 @@ from ...common.types import View
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # between two tries of a commit that found no room
-DISPENSABLE = (Status, Refused, PublishResult)  # what peers say of themselves is in them: it must not end the buffer
+# Their size depends on what clients say of themselves: one that is too large is dropped, and does not end the buffer.
+DISPENSABLE = (Status, Refused, PublishResult)
 
-Outgoing = tuple[bytes, FromBuffer]  # (peer identity, message)
-Frame = tuple[bytes, bytes]  # (peer identity, encoded message)
+Outgoing = tuple[bytes, FromBuffer]  # (client's socket identity, message)
+Frame = tuple[bytes, bytes]  # (client's socket identity, encoded message)
 
 
 class Core(Protocol):
-    """What decides; `BufferCore` is the real one. Pure: no socket, no clock, no thread."""
+    """The part that decides; `BufferCore` is the real one. It has no socket, no clock and no thread.
 
-    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[Outgoing]: ...
+    One thread calls it: `handle` for each message, then `tick`, then `commit`. None of them may block.
+    """
 
-    def tick(self, now: float) -> list[Outgoing]: ...
+    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[Outgoing]:
+        """Take in one message; `frame` is what it came in, and may be kept."""
+        ...
 
-    def commit(self) -> Future[None] | None: ...
+    def tick(self, now: float) -> list[Outgoing]:
+        """Do what became due by `now`."""
+        ...
 
-    def may_leave(self, message: FromBuffer) -> bool: ...
+    def commit(self) -> Future[None] | None:
+        """Make durable all that happened: it is when this returns None, else when the future is done. Raises JournalFull."""
+        ...
 
-    def finished(self) -> bool: ...
+    def may_leave(self, message: FromBuffer) -> bool:
+        """Whether a message may be sent before the next commit."""
+        ...
 
-    def stop(self, reason: str, *, failed: bool) -> list[Outgoing]: ...
+    def finished(self) -> bool:
+        """Whether the service may end."""
+        ...
 
-    def count(self, name: str, amount: int = 1) -> None: ...
+    def stop(self, reason: str, *, failed: bool) -> list[Outgoing]:
+        """The messages that tell every client of the end."""
+        ...
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Count something that the service dropped."""
+        ...
 
 
 class OutputCommit:
     """One core, and the messages that wait for the disk."""
 
     def __init__(self, core: Core, max_bytes: int, quarantine: Quarantine | None = None) -> None:
-        """`quarantine`: shared with who tells of it (the core's status)."""
+        """`quarantine` is also read by the core, for its status."""
         self.core = core
-        self.full: JournalFull | None = None  # why nothing is acknowledged now
-        self.writing: Future[None] | None = None  # a commit under way; call `flush` when it is done
+        # why nothing is acknowledged now
+        self.full: JournalFull | None = None
+        # the commit under way; call `flush` when it is done
+        self.writing: Future[None] | None = None
         self._max_bytes = max_bytes
         self._quarantine = quarantine or Quarantine()
         self._decoder = Decoder[FromClient](FromClient, max_bytes)
-        self._held: list[Outgoing] = []  # waits for the next commit
-        self._committing: list[Outgoing] = []  # waits for the commit under way
+        # messages that wait for the next commit, and for the one under way
+        self._held: list[Outgoing] = []
+        self._committing: list[Outgoing] = []
         self._retry_at = 0.0
         self._num_rejected = 0
 
     def receive(self, frames: list[View], now: float) -> None:
-        """Take in one message: [peer identity, frame]; what is kept of it keeps the frame."""
+        """Take in one message: [client's identity, frame]. Values decoded from it keep the frame alive."""
         peer = frames[0]
         if self._quarantine.holds(peer, now):
             self.core.count("buffer/rejected_frames")
@@ -77,12 +99,12 @@ class OutputCommit:
         self._held += self.core.handle(peer, message, now, frame)
 
     def tick(self, now: float) -> None:
-        """Whatever became due; nothing does while the disk is full."""
+        """Let the core do what became due; nothing does while the disk is full."""
         if self.full is None:
             self._held += self.core.tick(now)
 
     def flush(self, now: float) -> list[Frame]:
-        """Commit, and what may be said now, in order. Raises JournalError, WireSizeError."""
+        """Commit; returns the frames that may leave now, in order. Raises JournalError, WireSizeError."""
         leaving: list[Outgoing] = []
         if (self.writing is None or self.writing.done()) and (self.full is None or now >= self._retry_at):
             leaving = self._commit(now)
@@ -92,11 +114,11 @@ class OutputCommit:
         return self._encode(leaving)
 
     def last_words(self, reason: str, *, failed: bool) -> list[Frame]:
-        """Stop, to everybody."""
+        """Stop, for every client."""
         return self._encode(self.core.stop(reason, failed=failed))
 
     def _commit(self, now: float) -> list[Outgoing]:
-        """Finish a commit, begin the next; what is durable now."""
+        """Finish a commit and begin the next; returns the messages that follow from durable changes only."""
         try:
             self.writing = self.core.commit()
         except JournalFull as error:
@@ -116,7 +138,7 @@ class OutputCommit:
         return durable
 
     def _reject(self, peer: bytes, error: WireError, now: float) -> None:
-        """Count every frame; log the 1st, 2nd, 4th, 8th ... so that a flood does not fill the disk."""
+        """Count every malformed frame; log the 1st, 2nd, 4th, 8th ... so that a flood does not fill the disk."""
         self.core.count("buffer/rejected_frames")
         if self._quarantine.strike(peer, now):
             self.core.count("buffer/quarantines")

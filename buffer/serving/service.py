@@ -1,4 +1,4 @@
-"""The buffer's socket loop. Owns socket and clock; `output_commit.py` and the core behind it decide everything.
+"""The buffer's socket loop. It owns the socket and the clock; `output_commit.py` and the core behind it decide.
 
 client --frame--> OutputCommit --(commit)--> frame --> client
 """
@@ -21,9 +21,9 @@ from .output_commit import Core, Frame, OutputCommit
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
-BURST = 256  # frames handled between two commits at most
-BURST_BYTES = 4 << 20  # and so many bytes, or one frame
-LINGER_S = 1.0  # for the last words
+BURST = 256  # frames handled between two commits, at most
+BURST_BYTES = 4 << 20  # of the frames handled between two commits, at most, unless one frame alone is larger
+LINGER_S = 1.0  # time for the last words to leave
 
 
 class BufferService:
@@ -32,7 +32,7 @@ class BufferService:
     def __init__(
         self, core: Core, router: zmq.Socket, max_bytes: int, *, quarantine: Quarantine | None = None, gate: Gate | None = None
     ) -> None:
-        """`quarantine`: shared with who tells of it (the core's status). `gate`: of a router with keys."""
+        """`quarantine` is also read by the core, for its status. `gate` admits clients by their keys, if there are keys."""
         self.stop = threading.Event()
         self._core, self._gate = core, gate
         self._output = OutputCommit(core, max_bytes, quarantine)
@@ -40,27 +40,28 @@ class BufferService:
         for source in (router, gate.socket) if gate is not None else (router,):
             self._poller.register(source, zmq.POLLIN)
         self._router = router
-        self._wake_reader, self._wake_writer = socket.socketpair()  # the journal's thread has written
+        # the journal's thread writes a byte when a commit is done
+        self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._poller.register(self._wake_reader, zmq.POLLIN)
 
     def run(self) -> None:
-        """Serve.
+        """Serve until the run is over.
 
-        Consumes: frames of clients, questions who may connect. Blocks on: their sockets. Unblocked by: one of them, a commit
-        that is durable, or the next tick.
-        Stops when: the core has finished, or `stop` is set, or something failed; everybody is told of the last two.
+        Consumes: frames of clients, and requests to admit a connection. Blocks on: their sockets. Unblocked by: one of them,
+        a commit that became durable, or the next tick. Stops when: the core has finished, `stop` is set, or anything raises;
+        every client is told of the last two.
         """
         try:
             self._loop()
         except Exception as error:
-            self.tell_everybody(f"the buffer failed: {error}", failed=True)
+            self.say_stop(f"the buffer failed: {error}", failed=True)
             raise
         finally:
             self._wake_reader.close()
             self._wake_writer.close()
         if not self._core.finished():
-            self.tell_everybody("the buffer was told to stop")
+            self.say_stop("the buffer was told to stop")
 
     def _loop(self) -> None:
         next_tick = monotonic()
@@ -89,11 +90,11 @@ class BufferService:
             self._output.writing.add_done_callback(self._wake)
 
     def _wake(self, _: object) -> None:
-        with suppress(OSError):  # the loop is over
+        with suppress(OSError):  # the loop is over, and the sockets are closed
             self._wake_writer.send(b"\0")
 
-    def tell_everybody(self, reason: str, *, failed: bool = False) -> None:
-        """Send Stop. Best effort: who is gone, or far behind, does not hear it."""
+    def say_stop(self, reason: str, *, failed: bool = False) -> None:
+        """Send Stop to every client. A client that is gone, or far behind, does not get it."""
         self._send(self._output.last_words(reason, failed=failed))
 
     def _receive_burst(self) -> None:
@@ -114,7 +115,8 @@ class BufferService:
             try:
                 self._router.send_multipart((peer, frame), zmq.NOBLOCK)
             except zmq.Again:
-                self._core.count("buffer/dropped_sends")  # thousands of frames behind: as good as dead
+                # thousands of frames behind: as good as dead
+                self._core.count("buffer/dropped_sends")
                 log.warning("dropped %d bytes for %s, which does not read", len(frame), peer[:80])
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:

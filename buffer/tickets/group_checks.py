@@ -1,10 +1,8 @@
-"""What makes a group unfit whatever its age: numbers that are none, parts that contradict each other, more than was asked for.
+"""Checks that a group must pass before it is stored: finite numbers, consistent lengths, no more than the ticket asked for.
 
-A group that passes is about as large as its ticket lets it be (n rollouts of `max_tokens`), whoever made it: B of them are a
-batch, which must fit into one message.
-
-The actor's own mistakes end here, with a reason in the acknowledgement: a group that was merely dropped would hold its ticket
-until the lease ends.
+A group that passes is at most about as large as its ticket allows (n rollouts of `max_tokens`): B of them are a batch, which
+must fit into one message. A group that fails is acknowledged with the reason, and its prompt is issued again at once; if it
+were only dropped, its ticket would wait until the lease ends.
 """
 
 from __future__ import annotations
@@ -16,49 +14,58 @@ import numpy as np
 
 from ...common.types import MAX_DETAIL, Group, Rollout, Verdict, float32_array, int32_array
 
-MAX_LOGPROB = 1e-3  # log-probabilities are at most 0; a softmax in float32 may round this far above it
+# log-probabilities are at most 0; a softmax in float32 may round this far above it
+MAX_LOGPROB = 1e-3
 MAX_WORD = 256  # characters of a name
 MAX_METRICS = 256  # numbers of a verdict
 
 
 class Defect(NamedTuple):
-    """Why a group cannot be used."""
+    """The reason why a group cannot be used."""
 
-    kind: str  # what it is counted as: buffer/flawed_KIND
-    why: str  # one line for the actor's log
+    kind: str  # counted as buffer/flawed_KIND
+    why: str  # one line, for the actor's log
 
 
 def group_defect(group: Group) -> Defect | None:
-    """The first thing that is wrong with a group of either kind; None when nothing is. A reward may be missing."""
+    """The first defect of a group, for training or validation; None when there is none. A reward may be missing."""
     if not math.isfinite(group.seconds):
         return Defect("nonfinite", f"it took {group.seconds} seconds")
     num_rollouts = len(group.rollouts) + group.dropped_rollouts
     if group.dropped_rollouts < 0 or num_rollouts > group.sampling.n:
-        got = f"{len(group.rollouts)} rollouts" + f" and {group.dropped_rollouts} dropped" * bool(group.dropped_rollouts)
+        got = f"{len(group.rollouts)} rollouts"
+        if group.dropped_rollouts:
+            got += f" and {group.dropped_rollouts} dropped"
         return Defect("malformed", f"{got}, {group.sampling.n} were asked for")
     if max(len(group.actor), len(group.setting)) > MAX_WORD:
         return Defect("oversized", f"names of {len(group.actor)} and {len(group.setting)} characters, at most {MAX_WORD}")
     for index, rollout in enumerate(group.rollouts):
-        if defect := _rollout_defect(rollout, group.sampling.max_tokens) or _verdict_defect(rollout.verdict):
-            return _of(index, defect)
-    if _number_defect(group.rollouts):  # all at once: a call of NumPy costs as much as the rest of a rollout's check
-        return next(_of(i, defect) for i, rollout in enumerate(group.rollouts) if (defect := _number_defect([rollout])))
-    return None
+        defect = _rollout_defect(rollout, group.sampling.max_tokens) or _verdict_defect(rollout.verdict)
+        if defect is not None:
+            return _in_rollout(index, defect)
+    # all rollouts in one call: a call of NumPy costs as much as the other checks of a rollout
+    if _number_defect(group.rollouts) is None:
+        return None
+    found = ((index, _number_defect([rollout])) for index, rollout in enumerate(group.rollouts))
+    return next(_in_rollout(index, defect) for index, defect in found if defect is not None)
 
 
 def version_defect(group: Group, oldest: int, newest: int) -> Defect | None:
-    """Tokens of versions that the actor did not hold: a wrong label would break the bound silently (AReaL #1569)."""
+    """A defect when tokens are of versions that the actor cannot have held.
+
+    A wrong version would break the staleness bound silently (AReaL #1569).
+    """
     if group.oldest_version >= oldest and group.newest_version <= newest:
         return None
     return Defect("versions", f"versions {group.oldest_version}..{group.newest_version} are not in {oldest}..{newest}")
 
 
-def _of(index: int, defect: Defect) -> Defect:
+def _in_rollout(index: int, defect: Defect) -> Defect:
     return Defect(defect.kind, f"rollout {index}: {defect.why}")
 
 
 def _rollout_defect(rollout: Rollout, max_tokens: int) -> Defect | None:
-    """Lengths and spans of one rollout."""
+    """Check the lengths and version spans of one rollout."""
     num_bytes, num_tokens = len(rollout.token_ids), rollout.num_tokens
     if not num_bytes or num_bytes % 4:
         return Defect("malformed", f"token ids of {num_bytes} bytes, expected a positive multiple of 4 (int32)")
@@ -78,7 +85,7 @@ def _rollout_defect(rollout: Rollout, max_tokens: int) -> Defect | None:
 
 
 def _verdict_defect(verdict: Verdict) -> Defect | None:
-    """Its numbers, and how much it says."""
+    """Check the numbers and the sizes of one verdict."""
     if not math.isfinite(verdict.seconds) or not math.isfinite(verdict.reward or 0.0):
         return Defect("nonfinite", f"reward {verdict.reward} after {verdict.seconds} seconds, expected finite numbers")
     if len(verdict.detail) > MAX_DETAIL or len(verdict.metrics) > MAX_METRICS:
@@ -91,7 +98,7 @@ def _verdict_defect(verdict: Verdict) -> Defect | None:
 
 
 def _number_defect(rollouts: list[Rollout]) -> Defect | None:
-    """Token ids and log-probabilities of rollouts whose lengths are right."""
+    """Check the token ids and log-probabilities of rollouts whose lengths are right."""
     if not rollouts:
         return None
     logprobs = float32_array(b"".join(rollout.behaviour_logprobs for rollout in rollouts))

@@ -4,9 +4,9 @@
                  |         |         |          |
                  +---------+---------+----------+--> filtered | stale | failed   (TRANSITIONS says which)
 
-Entries exist for issued, leased and stored tickets only; afterwards a ticket is a count, so memory is bounded by admission.
-That is also all that recognising duplicates needs: an ordinal without an entry is settled.
-What changed since the last `take_changes` is what the journal is told of.
+Entries exist for issued, leased and stored tickets only; later a ticket is only counted, so admission bounds the memory.
+Duplicates are recognised by the same rule: an ordinal without an entry is settled.
+The journal records the changes since the last `take_changes`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ TRANSITIONS: dict[TicketState, frozenset[TicketState]] = {
     TicketState.leased: frozenset({TicketState.stored, TicketState.filtered, TicketState.stale, TicketState.failed}),
     TicketState.stored: frozenset({TicketState.batched, TicketState.stale, TicketState.failed}),
     TicketState.batched: frozenset({TicketState.trained, TicketState.stale}),
-    TicketState.trained: frozenset({TicketState.batched, TicketState.stale}),  # a learner that restarts redoes or disowns steps
+    # a learner that restarts repeats steps, or begins a generation without them
+    TicketState.trained: frozenset({TicketState.batched, TicketState.stale}),
     TicketState.filtered: frozenset(),
     TicketState.stale: frozenset(),
     TicketState.failed: frozenset(),
 }
 _WITH_ENTRY = (TicketState.issued, TicketState.leased, TicketState.stored)
-CODES = {state: code for code, state in enumerate(TicketState)}  # of records.Move
+# states in a `Move`; a ticket that is issued comes from NOWHERE
+CODES = {state: code for code, state in enumerate(TicketState)}
 NOWHERE = -1
 
 
@@ -44,10 +46,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Changes:
-    """What the journal must be told of."""
+    """Changes that the journal has yet to record."""
 
-    moves: list[Move] = field(default_factory=list)  # every step
-    touched: dict[int, None] = field(default_factory=dict)  # ordinals of the tickets that made one
+    moves: list[Move] = field(default_factory=list)  # in order
+    touched: dict[int, None] = field(default_factory=dict)  # ordinals of the tickets that moved, in order
     stored: dict[int, tuple[Group, bytes]] = field(default_factory=dict)  # groups, with the frames that they came in
 
 
@@ -62,11 +64,11 @@ class Ledger:
 
     @property
     def untrained(self) -> int:
-        """Tickets that hold a place: issued, leased, stored and batched."""
+        """The number of tickets that admission counts: issued, leased, stored and batched."""
         return len(self._entries) + self.counts[TicketState.batched]
 
     def issue(self, ticket: Ticket, attempt: int = 0) -> Entry:
-        """Enter a ticket. Raises LedgerError when its ordinal is taken."""
+        """Add a ticket. Raises LedgerError when its ordinal is taken."""
         if ticket.ordinal in self._entries:
             raise LedgerError(f"ticket {ticket.ordinal} was issued twice")
         entry = Entry(ticket=ticket, attempt=attempt)
@@ -85,7 +87,7 @@ class Ledger:
         return list(self._entries.values())
 
     def move(self, ordinal: int, to: TicketState) -> Entry:
-        """Put one ticket into another state. Raises LedgerError when it is settled or the step is not one of TRANSITIONS."""
+        """Move one ticket to another state. Raises LedgerError when it is settled or TRANSITIONS does not allow the move."""
         entry = self._entries.get(ordinal)
         if entry is None:
             raise LedgerError(f"ticket {ordinal} cannot become {to}: it is settled, or was never issued")
@@ -97,12 +99,12 @@ class Ledger:
         return entry
 
     def store(self, group: Group, frame: bytes = b"") -> None:
-        """A leased ticket's group is here, in the message `frame`. Raises LedgerError."""
+        """Store the group of a leased ticket; `frame` is the message that it came in. Raises LedgerError."""
         self.move(group.ordinal, TicketState.stored).group = group
         self._changes.stored[group.ordinal] = (group, frame)
 
     def shift(self, from_state: TicketState, to_state: TicketState, num_tickets: int = 1) -> None:
-        """Move counts without looking at entries: for batched and trained tickets, which have none. Raises LedgerError."""
+        """Move tickets that have no entry: batched and trained ones. Raises LedgerError."""
         self._count(from_state, to_state, num_tickets)
         if num_tickets:
             self._changes.moves.append(Move(-1, CODES[from_state], CODES[to_state], num_tickets))
@@ -121,20 +123,20 @@ class Ledger:
         self.counts[to_state] += num_tickets
 
     def adopt(self, num_tickets: int) -> None:
-        """Count tickets as trained that this ledger never saw: a learner came with steps of which the journal knows nothing."""
+        """Count tickets as trained that were never issued here: a learner came with steps that the journal does not have."""
         self.total += num_tickets
         self.counts[TicketState.trained] += num_tickets
         self._changes.moves.append(Move(-1, NOWHERE, CODES[TicketState.trained], num_tickets))
 
     def restore(self, counts: dict[TicketState, int], entries: list[Entry]) -> None:
-        """Become the ledger that was recorded so, entries in order of issue."""
+        """Become the recorded ledger; entries in order of issue."""
         self._entries = {entry.ticket.ordinal: entry for entry in entries}
         self.counts = dict.fromkeys(TicketState, 0) | counts
         self.total = sum(counts.values())
         self._changes = Changes()
 
     def take_changes(self) -> Changes:
-        """What happened since the last call."""
+        """The changes since the last call."""
         changes, self._changes = self._changes, Changes()
         return changes
 
@@ -144,7 +146,7 @@ class Ledger:
 
     @property
     def balanced(self) -> bool:
-        """The conservation law: issued = sum of the states, and an entry for exactly those that need one."""
+        """Whether the conservation law holds: issued = sum of the states, and every ticket that needs an entry has one."""
         counts = self.counts
         live = counts[TicketState.issued] + counts[TicketState.leased] + counts[TicketState.stored]
         return self.total == sum(counts.values()) and len(self._entries) == live and min(counts.values()) >= 0

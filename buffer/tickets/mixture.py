@@ -14,8 +14,8 @@ from ..journal.records import PromptCursor
 class PromptMixture:
     """Endless prompts from weighted sources, the same for the same seed, resumable from a cursor.
 
-    Smooth weighted round-robin over the sources; in each source a seeded permutation per epoch, so that every prompt is drawn
-    once before any is drawn twice. Weights may change on the way; where each source stands does not.
+    Smooth weighted round-robin over the sources. In each source a seeded permutation for each epoch: every prompt is drawn
+    once before any is drawn twice. When the weights change, the position inside each source does not.
     """
 
     def __init__(self, sources: Sequence[tuple[Sequence[Prompt], float]], seed: int) -> None:
@@ -27,7 +27,8 @@ class PromptMixture:
         self._seed = seed
         self._credits = [0.0] * len(sources)
         self._drawn = [0] * len(sources)
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> (epoch, permutation)
+        # source -> (epoch, permutation)
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._by_uid = {prompt.uid: prompt for prompts in self._prompts for prompt in prompts}
         if len(self._by_uid) != sum(map(len, self._prompts)):
             raise DataError("two training prompts have the same uid; give every prompt of every file in data.train its own")
@@ -44,10 +45,11 @@ class PromptMixture:
         return self._prompts[source][self._order(source, epoch)[index]]
 
     def weigh(self, weights: Sequence[float]) -> None:
-        """Draw with these weights from now on, one per source; a source of weight 0 is not drawn. The same ones change nothing.
+        """Draw with these weights from now on, one for each source; a source of weight 0 is not drawn.
 
-        The round-robin starts anew: what was owed under other weights would be paid at the cost of the new ones. To resume,
-        weigh first and `restore` after. Raises DataError for another number of weights, or none above 0.
+        Other weights than before start the round-robin afresh: draws still owed under the former weights would distort the
+        present ones. Weights that are in force already change nothing. To resume, call `weigh` first, then `restore`.
+        Raises DataError for another number of weights, or none above 0.
         """
         if len(weights) != len(self._weights) or min(weights) < 0 or max(weights) <= 0:
             raise DataError(
@@ -65,16 +67,16 @@ class PromptMixture:
         return known[1]
 
     def find(self, uid: str) -> Prompt | None:
-        """The prompt of a uid, if the sources (still) have it."""
+        """The prompt of a uid, if the sources still have it."""
         return self._by_uid.get(uid)
 
     @property
     def cursor(self) -> PromptCursor:
-        """Where the mixture stands."""
+        """The present position."""
         return PromptCursor(credits=list(self._credits), drawn=list(self._drawn))
 
     def restore(self, cursor: PromptCursor) -> None:
-        """Go on from a cursor. Raises DataError when it belongs to another number of sources."""
+        """Continue from a cursor. Raises DataError when it belongs to another number of sources."""
         if len(cursor.drawn) != len(self._drawn) or len(cursor.credits) != len(self._credits):
             raise DataError(
                 f"the run was recorded with {len(cursor.drawn)} training sources, data.train lists {len(self._drawn)}; "

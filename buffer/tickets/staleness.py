@@ -1,14 +1,14 @@
-"""The staleness contract: who may be issued a ticket, by when its group must be trained, what the learner may take.
+"""The staleness contract: which actor may be issued a ticket, by when its group must be trained, what a batch may hold.
 
 `head` is the version of the next batch to be formed. A ticket whose oldest token may be of version v has the deadline v + eta:
-the last head that may take it. The contract of `wait` is one inequality, kept at every moment:
+the last head that may take it. The contract of the policy `wait` is one inequality, which holds at every moment:
 
     for every k in 0..eta:   untrained tickets with deadline <= head + k   <=   (k + 1) * B                             (F)
 
-Admission keeps it when tickets are issued, selection keeps it when head moves on, and everything else only takes tickets away.
-So a batch that meets every deadline always exists once the right groups have arrived. (It is the scheduling of unit jobs with
+Admission keeps it when tickets are issued, selection keeps it when head moves on, and every other event only removes tickets.
+So a batch that meets every deadline always exists once the right groups have arrived. (This is the scheduling of unit jobs with
 deadlines on a machine that does B jobs a slot: (F) is the exact test of feasibility, and earliest deadline first attains it.)
-`evict` and `mask` issue without (F) and drop groups that missed their deadline instead.
+The policies `evict` and `mask` issue tickets without (F), and drop groups that missed their deadline.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ...common.errors import LedgerError
 
 
 def required(pending: Sequence[int], batch: int) -> list[int]:
-    """How many tickets of the k + 1 earliest deadline classes the next batch must hold, at least, so that (F) holds after it.
+    """The least number of tickets of the k + 1 earliest deadlines that the next batch must hold so that (F) holds after it.
 
-    `pending[k]`: untrained tickets with deadline head + k, stored or not. The answer ascends; above `batch`, (F) is broken.
+    `pending[k]`: untrained tickets with deadline head + k, stored or not. The result ascends; above `batch`, (F) is broken.
     """
     late = (total - k * batch for k, total in enumerate(accumulate(pending)))
     return list(accumulate((max(count, 0) for count in late), max))
 
 
 def choose_counts(stored: Sequence[int], need: Sequence[int], batch: int, preference: Preference) -> list[int] | None:
-    """How many stored groups of each deadline class the batch takes, or None when no choice meets `need`.
+    """The number of stored groups of each deadline that the batch takes, or None when no choice meets `need`.
 
-    `stored[k]`: stored groups with deadline head + k. `need[k]`: at least so many of classes 0..k must be taken.
-    Both preferences find a choice whenever one exists: earliest_deadline takes the most of every prefix of classes,
-    freshest the least of every prefix that `need` allows.
+    `stored[k]`: stored groups with deadline head + k. `need[k]`: the least number of groups of deadlines head .. head + k.
+    Both preferences find a choice whenever one exists: `earliest_deadline` takes the most of every prefix of deadlines,
+    `freshest` the least that `need` allows.
     """
     if sum(stored) < batch or any(have < least for have, least in zip(accumulate(stored), need, strict=True)):
         return None
@@ -55,15 +55,18 @@ def choose_counts(stored: Sequence[int], need: Sequence[int], batch: int, prefer
 
 
 class StalenessContract:
-    """The tickets that still need a batch, by deadline. B up to thousands: each event costs O(eta), a batch O(stored)."""
+    """The tickets that need a batch, by deadline. Each event costs O(eta), a batch O(stored groups): B may be thousands."""
 
     def __init__(self, *, eta: int, batch: int, steps: int, straggler: Straggler, preference: Preference) -> None:
         self.eta, self.batch, self.steps = eta, batch, steps
         self.straggler, self.preference = straggler, preference
         self.head = 0
-        self._deadlines: dict[int, int] = {}  # ordinal -> deadline, of every ticket that needs a batch
-        self._waiting: dict[int, int] = {}  # deadline -> tickets not stored yet
-        self._stored: dict[int, dict[int, None]] = {}  # deadline -> ordinals of stored groups, in order of arrival
+        # ordinal -> deadline, of every ticket that needs a batch
+        self._deadlines: dict[int, int] = {}
+        # deadline -> number of tickets that are not stored yet
+        self._waiting: dict[int, int] = {}
+        # deadline -> ordinals of stored groups, in order of arrival
+        self._stored: dict[int, dict[int, None]] = {}
 
     def admits(self, version: int, learner_version: int, untrained: int) -> bool:
         """Whether a ticket may be issued to an actor that holds `version`.
@@ -98,14 +101,14 @@ class StalenessContract:
         return version + self.eta >= self.head
 
     def store(self, ordinal: int, version: int) -> None:
-        """A ticket's group arrived. `version` decides its deadline now: of the oldest token (`mask`: of the newest)."""
+        """A ticket's group arrived: `version`, of its oldest token (`mask`: of its newest), decides the deadline now."""
         self._forget_waiting(ordinal)
         deadline = version + self.eta
         self._deadlines[ordinal] = deadline
         self._stored.setdefault(deadline, {})[ordinal] = None
 
     def drop(self, ordinal: int) -> None:
-        """A ticket needs no batch any more: filtered, stale or failed. Its place is free."""
+        """A ticket needs no batch any more, because it is filtered, stale or failed: another one may be issued for it."""
         deadline = self._deadlines[ordinal]
         if ordinal in self._stored.get(deadline, ()):
             self._forget_stored(ordinal)
@@ -159,7 +162,7 @@ class StalenessContract:
         return dict(self._deadlines)
 
     def clear(self, head: int) -> None:
-        """Forget every ticket: a new timeline starts at `head`."""
+        """Forget every ticket: a generation begins at `head`."""
         self._deadlines.clear()
         self._waiting.clear()
         self._stored.clear()

@@ -1,7 +1,7 @@
 """Survival by length: the share of groups offered to the learner that were trained, by decile of completion length.
 
-A staleness bound that eats long answers shows up here: `evict` drives the last deciles below 1, `wait` keeps all at 1.
-Filtered groups are no matter of the bound and stay out.
+A staleness bound that costs long answers shows here: `evict` drives the last deciles below 1, `wait` keeps all of them at 1.
+Filtered groups do not count: the bound did not drop them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Survival:
         self._groups: deque[tuple[float, bool]] = deque(maxlen=window)  # (mean tokens a rollout, survived)
 
     def record(self, group: Group, survived: bool) -> None:
-        """A group was batched (survived) or dropped as stale."""
+        """Count a group that was batched (survived) or dropped as stale."""
         num_tokens = sum(rollout.num_tokens for rollout in group.rollouts)
         self._groups.append((num_tokens / max(len(group.rollouts), 1), survived))
 

@@ -113,16 +113,16 @@ def moves(change: Callable[[list[r.Move]], list[r.Move]]) -> Damage:
         (flip(r.SCORES), "record b'e'.*checksum is wrong"),
         (lose(r.GROUP, 0), "the group of ticket .* is in a batch and lost"),
         (lose(r.GROUP), "8 tickets are stored, the ledger counts 9"),
-        (lose(r.TICKET), "tickets are leased, the ledger counts|belongs to nothing"),
-        (lose(r.BATCH), "belongs to nothing"),
-        (lose(r.MOVES), "the ledger made .* steps, those from"),
+        (lose(r.TICKET), "tickets are leased, the ledger counts|is in no batch"),
+        (lose(r.BATCH), "is in no batch"),
+        (lose(r.MOVES), "the ledger made .* moves, those from"),
         (lose(r.STATE, 0), "checkpoint of version 4, the state that belongs to it is gone"),
         (lose(r.NEWEST), "it holds no state"),
-        (newest(trained=7), "the steps add up to 20 trained, the ledger says 7"),
+        (newest(trained=7), "the moves add up to 20 trained, the ledger says 7"),
         (newest(stored=11), "9 tickets are stored, the ledger counts 11"),
         (newest(stale=-1), "a count is negative"),
         (batch(lambda ordinals: [*ordinals, ordinals[0]]), "is in 2 batches"),
-        (batch(lambda ordinals: ordinals[1:]), "belongs to nothing"),
+        (batch(lambda ordinals: ordinals[1:]), "is in no batch"),
         (
             moves(lambda steps: [*steps[:-1], r.Move(steps[-1].ordinal, 4, 2)]),
             "went from trained to stored|and then left trained",
@@ -136,13 +136,13 @@ def test_damage_is_found_and_named(disk: MemoryDisk, damage: Damage, finding: st
     assert re.search(finding, "\n".join(found.findings))
 
 
-def test_a_journal_whose_last_steps_do_not_read_is_refused(disk: MemoryDisk) -> None:
+def test_a_journal_whose_last_moves_do_not_read_is_refused(disk: MemoryDisk) -> None:
     flip(r.MOVES)(disk)
     with pytest.raises(JournalError, match=r"record b'm.*checksum is wrong"):
         Journal(disk)
 
 
-def test_findings_are_counted_beyond_those_that_are_told(disk: MemoryDisk) -> None:
+def test_findings_are_counted_beyond_those_that_are_described(disk: MemoryDisk) -> None:
     for key in disk.keys(r.GROUP):
         disk.commit({r.key(r.GROUP, 10_000 + r.number_of(key)): disk.get(key) or b""}, [])
     for number in range(30):
