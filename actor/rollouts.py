@@ -61,7 +61,7 @@ class RolloutWorker:
     def _group(self, ticket: Ticket, rollouts: list[Rollout], seconds: float) -> Group:
         kept = [rollout for rollout in rollouts if rollout.verdict.reward is not None]
         self._stats.counts["dropped_rollouts"] += len(rollouts) - len(kept)
-        return Group.of(ticket, kept, actor=self._name, seconds=seconds, dropped_rollouts=len(rollouts) - len(kept))
+        return Group.for_ticket(ticket, kept, actor=self._name, seconds=seconds, dropped_rollouts=len(rollouts) - len(kept))
 
 
 def answer_ids(completion: Completion, stop_ids: Sequence[int]) -> list[int]:

@@ -96,7 +96,7 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
         )
         for i in range(ticket.sampling.n)
     ]
-    return Group.of(ticket, rollouts, actor="actor", seconds=0.0)
+    return Group.for_ticket(ticket, rollouts, actor="actor", seconds=0.0)
 
 
 async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:

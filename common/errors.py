@@ -1,46 +1,42 @@
-"""The errors of prolong.
+"""The errors of prolong. Messages say what happened, the value, what was expected, and what to do.
 
-    ProlongError
-    +- UserError                exit code 2: the caller can mend it
-    |  +- ConfigError           a key, its value, what was expected
-    |  +- DataError             a prompt file or an empty prompt set
-    |  +- ModelError            a model or tokenizer that cannot be loaded
-    |  +- AddressInUse
-    |  +- HandshakeRefused      the buffer said no: protocol, tokenizer, second learner
-    +- WireError                bytes from outside that are not a message
-    |  +- WireVersionError
-    |  +- WireSizeError
-    |  +- WireChecksumError
-    |  +- WireSchemaError
-    +- DeadlineExceeded         a wait that ended without its event
-    |  +- LearnerStarved        no batch in time
-    +- BufferUnreachable        no handshake or no heartbeat in time: the connection is lost
-    +- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
-    +- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
-    +- JournalError             the buffer's disk is locked, broken or unreadable
-    |  +- JournalFull           it has no room: nothing was written, and the same may be tried again
-    +- CheckpointError          a checkpoint could not be written
-    +- StalenessViolation       a batch that breaks the contract reached the learner
-    +- NonFiniteUpdate          too many skipped updates in a row
-    +- VerifierFailure          too many verdicts None
-    +- WeightsError             a broadcast that failed twice, or a checksum that differs
-
-Messages say what, got, expected, what to do.
+ProlongError
++- UserError                exit code 2: the caller can correct it
+|  +- ConfigError           a key, its value, what was expected
+|  +- DataError             a prompt file or an empty prompt set
+|  +- ModelError            a model or tokenizer that cannot be loaded
+|  +- AddressInUse
+|  +- HandshakeRefused      the buffer refused: another protocol or tokenizer, or a second learner
++- WireError                bytes from outside that are not a valid message
+|  +- WireVersionError
+|  +- WireSizeError
+|  +- WireChecksumError
+|  +- WireSchemaError
++- DeadlineExceeded         the awaited event did not happen in time
+|  +- LearnerStarved        no batch in time
++- BufferUnreachable        no handshake or no heartbeat in time: the connection is lost
++- RunStopped               the buffer said Stop: exit code 0 when the run is over, 1 when it failed
++- LedgerError              a transition that the ledger does not know, or an unbalanced ledger
++- JournalError             the buffer's disk is locked, broken or unreadable
+|  +- JournalFull           the disk is full: nothing was written, and the commit may be tried again
++- CheckpointError          a checkpoint could not be written
++- StalenessViolation       a batch that breaks the contract reached the learner
++- NonFiniteUpdate          too many skipped updates in a row
++- VerifierFailure          too many verdicts without a reward
++- WeightsError             a broadcast that failed twice, or a checksum that differs
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class ProlongError(Exception):
-    """Base of everything that prolong raises on purpose."""
+    """Base of all errors that prolong raises on purpose."""
 
     exit_code = 1
 
 
 class UserError(ProlongError):
-    """Something that the caller can mend; printed as one sentence, exit code 2."""
+    """An error that the caller can correct; printed as one sentence, exit code 2."""
 
     exit_code = 2
 
@@ -66,19 +62,19 @@ class HandshakeRefused(UserError):
 
 
 class WireError(ProlongError):
-    """Bytes from outside that are not a message of ours."""
+    """Bytes from outside that are not a valid message."""
 
 
 class WireVersionError(WireError):
-    """Another schema version."""
+    """The frame has another schema version."""
 
 
 class WireSizeError(WireError):
-    """A frame over the limit."""
+    """The frame is larger than the limit, or too short."""
 
 
 class WireChecksumError(WireError):
-    """The payload is not what was sent."""
+    """The payload differs from the one that was sent."""
 
 
 class WireSchemaError(WireError):
@@ -86,15 +82,15 @@ class WireSchemaError(WireError):
 
 
 class DeadlineExceeded(ProlongError):
-    """A wait ended without its event."""
+    """The awaited event did not happen in time."""
 
 
 class LearnerStarved(DeadlineExceeded):
-    """No batch in time."""
+    """The learner got no batch, or no last validation, in time."""
 
 
 class BufferUnreachable(ProlongError):
-    """No handshake, or silence for longer than the lease."""
+    """No handshake in time, or silence for longer than a client bears: no message will come any more."""
 
 
 class RunStopped(ProlongError):
@@ -114,11 +110,11 @@ class JournalError(ProlongError):
 
 
 class JournalFull(JournalError):
-    """There is no room for a commit: nothing of it was written, and it may be tried again."""
+    """The disk has no room for a commit: nothing of it was written, and it may be tried again."""
 
 
 class CheckpointError(ProlongError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
 
 class StalenessViolation(ProlongError):
@@ -130,14 +126,14 @@ class NonFiniteUpdate(ProlongError):
 
 
 class VerifierFailure(ProlongError):
-    """Too many verdicts are None."""
+    """Too many verdicts have no reward."""
 
 
 class WeightsError(ProlongError):
-    """Weights could not be sent, or did not arrive as they were."""
+    """Weights could not be sent, or other bytes arrived than were sent."""
 
 
-def require(condition: bool, key: str, got: Any, expected: str) -> None:
+def require(condition: bool, key: str, got: object, expected: str) -> None:
     """Raise ConfigError with the dotted key unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key} = {got!r}: expected {expected}")

@@ -1,7 +1,7 @@
-"""Log-probabilities of tokens: the only place where "position i predicts token i + 1" is written down.
+"""Log-probabilities of tokens. No other module implements "position i predicts token i + 1".
 
-Everything is tempered: log_softmax(logits / temperature), which is what the sampler of the actor drew from (recipe: b, p and
-t). Policy, proximal, behaviour and reference log-probabilities all use it, so that ratios and KL speak of the same
+All of them are tempered: log_softmax(logits / temperature), the distribution that the actor's sampler drew from
+(docs/recipe.md). Policy, proximal, behaviour and reference log-probabilities all use it, so that ratios and KL compare the same
 distributions. The head runs on completion positions only, in chunks, with float32 logits: bf16 logits cost .015-.05 nat.
 """
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-KEEP_LOGITS = 1 << 22  # so few logits are kept for the backward pass instead of being made again
+KEEP_LOGITS = 1 << 22  # up to this many logits are kept for the backward pass; more are computed again there
 
 
 def predictors(prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
     """Indices of the hidden states that predict the completion's tokens.
 
-    prompt [P] and completion [T] hold the flat indices at which the tokens lie (P >= 1, T >= 1): the last token of the prompt
-    predicts the completion's first, and each of the completion predicts the one after it. Returns [T].
+    prompt [P] and completion [T] hold the flat indices of the tokens (P >= 1, T >= 1). The last token of the prompt predicts
+    the first of the completion, and each token of the completion predicts the next one. Returns [T].
     """
     return np.concatenate((prompt[-1:], completion[:-1]))
 
@@ -28,10 +28,10 @@ def predictors(prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
 def token_logprobs(
     logits: Tensor, token_ids: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Tempered log-probabilities of tokens, and the entropy of their distributions, with its gradient only if asked for.
+    """Tempered log-probabilities of tokens, and the entropy of their distributions (with a gradient if `entropy_gradient`).
 
-    logits [..., V] and token_ids [...] int64 belong together position by position (no shift). Returns ([...], [...]) of at
-    least float32.
+    logits [..., V] and token_ids [...] int64 correspond position by position (no shift). Returns ([...], [...]) of at least
+    float32.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     table = F.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
@@ -53,10 +53,10 @@ def head_logprobs(
     chunk: int,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs` of a linear head, never holding more than [chunk, V] logits, or KEEP_LOGITS in all.
+    """`token_logprobs` of a linear head that never holds more than [chunk, V] logits, or KEEP_LOGITS in all.
 
     hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]; temperature [M]. With more than one chunk the
-    logits are made again in the backward pass. Returns ([M], [M]) of at least float32.
+    logits are computed again in the backward pass. Returns ([M], [M]) of at least float32.
     """
     if hidden.shape[0] <= chunk:
         return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy_gradient)
@@ -74,7 +74,7 @@ def head_logprobs(
 def _head_chunk(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, temperature: Tensor, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Tempers the states [M, H], which are far smaller than the logits [M, V]; a second copy of those would be felt."""
+    """One chunk. The temperature divides the states [M, H], not the far larger logits [M, V], which would be copied."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     inverse = temperature.to(wide).reciprocal()
     logits = F.linear(hidden.to(wide) * inverse.unsqueeze(-1), weight.to(wide))

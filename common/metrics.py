@@ -1,6 +1,6 @@
-"""One record per learner step: a line of metrics.jsonl first, TensorBoard beside it. Dashboards are readers of the file.
+"""The metrics of a run: one record per learner step, in metrics.jsonl and in TensorBoard. Dashboards read the file.
 
-Record: {"step": 12, "learner/step_s": 0.8, ...}; names are `group/name` with the unit; what is not finite is null.
+Record: {"step": 12, "learner/step_s": 0.8, ...}; names are `group/name` with the unit; a number that is not finite is null.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Record = dict[str, Any]  # "step": int, "group/name": float | None
 
 
 class MetricsWriter:
-    """Writes `folder`/metrics.jsonl and `folder`/tensorboard/. One process at a time, the learner's rank 0."""
+    """Writes `folder`/metrics.jsonl and `folder`/tensorboard/. Only one process may have one: the learner's rank 0."""
 
     def __init__(self, folder: Path, *, resume_step: int = 0, tensorboard: bool = True) -> None:
-        """Keep what was recorded up to `resume_step`; later records are of a timeline that will be trained again."""
+        """Keep the records up to `resume_step`; later ones are of steps that will be trained again."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         _keep(path, resume_step)
@@ -32,7 +32,7 @@ class MetricsWriter:
         self._events = EventWriter(folder / "tensorboard", first_step=resume_step + 1) if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one record; another process can read it when this returns."""
+        """Append one record; other processes can read it when this returns."""
         numbers = {name: _plain(value) for name, value in values.items()}
         record = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
         self._file.write(msgspec.json.encode(record) + b"\n")
@@ -55,7 +55,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All complete records, in order of writing. A last line that is still being written, or was torn by a crash, is left out.
+    """All complete records, in order of writing, without a last line that is still being written or was torn by a crash.
 
     Raises: UserError naming file and line for a broken line that is not the last.
     """
@@ -73,12 +73,12 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def _plain(value: float) -> int | float:
-    """NumPy's and torch's scalars are welcome too."""
+    """A plain number for `value`, which may be a scalar of NumPy or torch."""
     return value if isinstance(value, int) else float(value)
 
 
 def _keep(path: Path, last_step: int) -> None:
-    """Rewrite the file with the records of steps up to `last_step`, so that it is whole at every moment."""
+    """Rewrite the file atomically, with the records of steps up to `last_step`."""
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= last_step]

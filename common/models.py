@@ -1,6 +1,6 @@
-"""Loading a policy: one place that calls transformers' `from_pretrained`, and one kind of error.
+"""Loading of models. No other module calls transformers' `from_pretrained`; all failures are ModelErrors.
 
-Only safetensors are read and no code of a model repository is ever run.
+Only safetensors are read, and no code of a model repository is ever run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(device: Device, local_rank: int = 0) -> torch.device:
-    """The device of this process. Raises ModelError if a GPU is asked for and there is none."""
+    """The device of this process. Raises ModelError if the configuration demands a GPU and there is none."""
     if device is Device.cpu or (device is Device.auto and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -30,8 +30,8 @@ def resolve_device(device: Device, local_rank: int = 0) -> torch.device:
 def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """A causal LM on the CPU, in evaluation mode, with every parameter read from the checkpoint.
 
-    `model.path` is a local folder or a hub name. Raises ModelError with a sentence: nothing there, not a causal LM, a
-    damaged or incomplete checkpoint, an attention implementation that this model or machine does not have.
+    `model.path` is a local folder or a hub name. Raises ModelError: there is no model, it is not a causal LM, its checkpoint
+    is damaged or incomplete, or the model or machine lacks the attention implementation.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -60,7 +60,7 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
 
 
 def context_limit(path: str) -> int | None:
-    """Longest context the model's own configuration allows, in tokens; None if it does not say. Raises ModelError."""
+    """Longest context that the model's own configuration allows, in tokens; None if it names none. Raises ModelError."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

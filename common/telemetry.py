@@ -1,7 +1,7 @@
 """Timing spans, and scalars for TensorBoard.
 
-TensorBoard reads TFRecord files of Event protocol buffers. The package's own writer costs 0.25 s of imports and looks for
-TensorFlow; the format is five lines, so it is written here and read back with TensorBoard's own reader in the tests.
+TensorBoard reads TFRecord files of Event protocol buffers. The package's own writer takes 0.25 s to import and looks for
+TensorFlow; the format takes five lines, so this module writes it, and the tests read it back with TensorBoard's own reader.
 Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details; RFC 3720 appendix B.4 (CRC-32C).
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class Spans:
-    """Seconds spent under each name since the last `take`. Any thread; nested names count in both.
+    """Seconds spent under each name since the last `take`. For any thread; time under nested names counts for both.
 
     Example: span = Spans(); `with span("learner/step"): ...`; span.take() == {"learner/step_s": 1.25}
     """
@@ -37,12 +37,12 @@ class Spans:
             self.add(name, perf_counter() - started)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count seconds that were measured elsewhere."""
+        """Add seconds that were measured elsewhere."""
         with self._lock:
             self._seconds[f"{name}_s"] = self._seconds.get(f"{name}_s", 0.0) + seconds
 
     def take(self) -> dict[str, float]:
-        """Everything since the last call."""
+        """The seconds since the last call, by name."""
         with self._lock:
             seconds, self._seconds = self._seconds, {}
         return seconds
@@ -52,20 +52,23 @@ class EventWriter:
     """Scalars in a TensorBoard folder: one event file per writer, flushed at every step."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2  # only the process that writes pays for it
+        # imported here, so that only a process that writes pays for it
+        from tensorboard.compat.proto import event_pb2, summary_pb2
 
-        events: Any = event_pb2  # generated at import: type checkers see nothing in it
+        # generated at import: type checkers do not see their contents
+        events: Any = event_pb2
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("xb")
         self._write(self._event(wall_time=time(), file_version="brain.Event:2"))
-        start = events.SessionLog(status=events.SessionLog.START)  # readers forget what a dead run wrote from here on
+        # readers drop the points that a dead run wrote from `first_step` on
+        start = events.SessionLog(status=events.SessionLog.START)
         self._write(self._event(wall_time=time(), step=first_step, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of every curve."""
+        """Write one point of each curve."""
         scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(self._event(wall_time=time(), step=step, summary=self._summary(value=scalars)))
 
@@ -93,7 +96,7 @@ _TABLE = _crc32c_table()
 
 
 def _masked_crc32c(payload: bytes) -> int:
-    """CRC-32C, rotated right by 15 bits and shifted by a constant, as TFRecord wants it."""
+    """CRC-32C, rotated right by 15 bits and increased by a constant, as TFRecord demands."""
     crc = 0xFFFFFFFF
     for byte in payload:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

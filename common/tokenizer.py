@@ -1,6 +1,6 @@
-"""The tokenizer of the run, without torch or transformers: render a prompt, text <-> token ids, and a fingerprint to compare.
+"""The tokenizer of a run, without torch or transformers: it renders prompts, converts text, and has a fingerprint to compare.
 
-Reads what transformers writes: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
+It reads the files that transformers writes: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
 Chat templates run in jinja2's sandbox with the filters and globals that transformers gives them.
 """
 
@@ -28,7 +28,7 @@ _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token
 
 
 class Tokenizer:
-    """One tokenizer. `load` makes it."""
+    """One tokenizer; `Tokenizer.load` reads it."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelError when `folder` holds no tokenizer.json, or one that cannot be read."""
@@ -56,9 +56,9 @@ class Tokenizer:
         return self._template is not None
 
     def render(self, prompt: str | list[dict[str, Any]]) -> str:
-        """The text that the model is to continue: a string as it is, messages through the chat template.
+        """The text that the model is to continue: a string unchanged, messages through the chat template.
 
-        Raises DataError when there is no template, or it does not like the messages.
+        Raises DataError when there is no template, or it raises an error for these messages.
         """
         if isinstance(prompt, str):
             return prompt
@@ -74,22 +74,26 @@ class Tokenizer:
             raise DataError(f"the chat template refused the prompt: {error}") from error
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """Token ids, [T] int32. `special` adds what the tokenizer puts around a bare text (a BOS, for some)."""
+        """Token ids, [T] int32. `special` adds the tokens that the tokenizer puts around a bare text (a BOS, for some)."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=special).ids, dtype="<i4")
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
-        """Text of token ids; special tokens are spelt out unless skipped."""
+        """Text of token ids; special tokens are spelled out unless skipped."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
     def _eos_ids(self, generation: dict[str, Any]) -> tuple[int, ...]:
-        """Ids that end a completion: of tokenizer_config.json and generation_config.json, ascending."""
+        """Ids that end a completion, from tokenizer_config.json and generation_config.json, ascending."""
         ids: set[int] = set()
         eos = self._special.get("eos_token")
         if eos is not None:
             token_id = self._tokenizer.token_to_id(eos)
-            ids |= set() if token_id is None else {token_id}
+            if token_id is not None:
+                ids.add(token_id)
         listed = generation.get("eos_token_id")
-        ids |= {listed} if isinstance(listed, int) else set(listed or ())
+        if isinstance(listed, int):
+            ids.add(listed)
+        elif listed is not None:
+            ids.update(listed)
         return tuple(sorted(ids))
 
 
@@ -120,7 +124,7 @@ def _build(path: Path) -> tokenizers.Tokenizer:
 
 
 def tokenizer_folder(path: str) -> Path:
-    """Where the tokenizer files of a model are: its own folder, or what was fetched of it from the hub. Raises ModelError."""
+    """The folder of a model's tokenizer files: its own, or a copy fetched from the hub. Raises ModelError."""
     folder = Path(path)
     return folder if folder.is_dir() else _fetch(path)
 
@@ -132,11 +136,11 @@ def _fetch(name: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"model.path = {name!r} is no folder, and cannot be fetched from the hub: {error}") from error
+        raise ModelError(f"model.path = {name!r} is not a folder, and cannot be fetched from the hub: {error}") from error
 
 
 def _special_tokens(config: dict[str, Any], legacy: dict[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token ... as text, for chat templates."""
+    """The texts of bos_token, eos_token ..., for chat templates."""
     special: dict[str, str] = {}
     for name in _SPECIAL_NAMES:
         token = config.get(name, legacy.get(name))
@@ -147,7 +151,7 @@ def _special_tokens(config: dict[str, Any], legacy: dict[str, Any]) -> dict[str,
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str:
-    """The template's text; empty when there is none. A file wins over the configuration, "default" over other names."""
+    """The template's text; empty when there is none. The file has priority; of named templates, "default" is taken."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -194,7 +198,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _fingerprint(source: dict[str, Any], special: dict[str, str], template: str) -> str:
-    """16 hex digits of the SHA-256 of everything that decides what ids a prompt becomes."""
+    """16 hex digits of the SHA-256 of all parts that determine the ids of a prompt."""
     decisive = {key: value for key, value in source.items() if key not in ("version", "truncation", "padding")}
     text = json.dumps([decisive, special, template], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The nouns of prolong: what a prompt, a ticket, a rollout, a group and a batch are.
+"""The data types of prolong: prompt, ticket, rollout, group, batch, and the layout of a weight update.
 
-Every value that crosses a process boundary is one of these (or a message of `messages.py` that carries them).
-Arrays travel as raw little-endian bytes, because a list of a thousand integers costs 7-50 us to code and a buffer 1-3 us;
+Each value that crosses a process boundary is one of these, or a message of `messages.py` that carries them.
+Arrays travel as raw little-endian bytes, because a list of a thousand integers takes 7-50 us to encode and a buffer 1-3 us;
 `int32_array` and `float32_array` view them without a copy.
 
     prompt --issue--> ticket --generate, verify--> group of rollouts --select--> batch
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 
-# What a field may hold at most. Checked when a frame is decoded, before memory is taken for it: a list of small items would
-# take forty times its frame, and a number near 2**64 would not fit into a message once something was added to it.
+# Limits of fields, checked when a frame is decoded, before memory is allocated: a list of small items would take forty times
+# the memory of its frame, and a number near 2**64 would not fit into a message any more once something was added to it.
 Number = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 Word = Annotated[str, msgspec.Meta(max_length=256)]  # a name, a host
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]  # a reason, for a person
@@ -30,26 +30,26 @@ MAX_DETAIL = 10_000  # characters of a verdict's detail: verifiers cut longer on
 if TYPE_CHECKING:
     View = bytes
 else:
-    View = memoryview  # decoded without a copy: it keeps the frame that it came in
+    View = memoryview  # decoded without a copy: it keeps its frame in memory
 
 
 class TicketKind(StrEnum):
-    """What a ticket is for. Validation tickets are outside admission and are never trained on."""
+    """The purpose of a ticket. Validation tickets are outside admission and are never trained on."""
 
     train = "train"
     validation = "validation"
 
 
 class FinishReason(StrEnum):
-    """Why a rollout ended: the model said so, it ran out of tokens, or it was given up."""
+    """Why a rollout ended."""
 
-    stop = "stop"
-    length = "length"
-    abort = "abort"
+    stop = "stop"  # the model produced an end token
+    length = "length"  # it reached its token limit
+    abort = "abort"  # it was given up
 
 
 class TicketState(StrEnum):
-    """Every ticket is in exactly one of these: issued -> leased -> stored -> batched -> trained, or one of the last three."""
+    """The state of a ticket: issued -> leased -> stored -> batched -> trained, or one of the last three."""
 
     issued = "issued"  # permitted, not yet handed to an actor
     leased = "leased"  # an actor generates it, until its lease ends
@@ -57,7 +57,7 @@ class TicketState(StrEnum):
     batched = "batched"  # its group was handed to the learner
     trained = "trained"  # the learner made a policy version with it
     filtered = "filtered"  # its group carried no signal
-    stale = "stale"  # its group was too old to train, or of a dead timeline
+    stale = "stale"  # its group was too old to train, or of a dead generation
     failed = "failed"  # the actor died, hung or gave up
 
 
@@ -93,13 +93,13 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     verifier="math", answer='{"answer": "932"}')
     """
 
-    uid: str  # unique and stable in a run: says which line of which source it is
-    domain: str  # "math", "logic": what rewards are reported by
+    uid: str  # unique and stable in a run: names the source and the line in it
+    domain: str  # "math", "logic": rewards are reported per domain
     task: str  # a finer name inside the domain
-    text: str  # what was tokenized, after the chat template
+    text: str  # the tokenized text, after the chat template
     token_ids: bytes  # [P] int32
     verifier: str  # a name in verifiers/registry.py
-    answer: str = "{}"  # what the verifier needs: a JSON object
+    answer: str = "{}"  # a JSON object for the verifier
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +119,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prompt: Prompt
     sampling: Sampling
     seed: Number  # rollout i samples with `rollout_seed(ticket.seed, i)`
-    generation: Number  # fencing token of the learner's timeline
+    generation: Number  # fencing token: goes up when a learner starts again from an older state
     version: Number  # policy version that the actor held when the ticket was issued
     lease_s: float  # seconds after issue at which an unfinished ticket counts as lost
     setting: ValidationSetting = ValidationSetting.none
@@ -134,9 +134,9 @@ class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, fo
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a verifier said. `reward` is None when the verifier itself failed: never a silent 0."""
+    """A verifier's judgement of one completion."""
 
-    reward: float | None
+    reward: float | None  # None when the verifier itself failed: never a silent 0
     status: VerdictStatus
     verifier: str
     seconds: float  # time inside the verifier
@@ -145,7 +145,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sampled completion with what the sampler thought of it."""
+    """One sampled completion, its log-probabilities under the sampler, and its verdict."""
 
     token_ids: View  # [T] int32, without the prompt
     behaviour_logprobs: View  # [T] float32, of the tempered distribution that was sampled from
@@ -178,8 +178,10 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dropped_rollouts: Number = 0  # verdict None after the retry
 
     @classmethod
-    def of(cls, ticket: Ticket, rollouts: list[Rollout], *, actor: str, seconds: float, dropped_rollouts: int = 0) -> Group:
-        """What became of `ticket`: everything else is as it says."""
+    def for_ticket(
+        cls, ticket: Ticket, rollouts: list[Rollout], *, actor: str, seconds: float, dropped_rollouts: int = 0
+    ) -> Group:
+        """The group of `ticket`, with the ticket's own fields copied."""
         return cls(
             ordinal=ticket.ordinal,
             kind=ticket.kind,
@@ -206,10 +208,10 @@ class ValidationScore(msgspec.Struct, frozen=True, kw_only=True):
     """One sweep of the held-out prompts under one sampling setting."""
 
     version: Number  # policy version that the sweep was started for
-    versions: list[int]  # the versions that really produced its tokens, ascending
+    versions: list[int]  # the versions that actually produced its tokens, ascending
     setting: ValidationSetting
     by_task: dict[str, float]  # "domain/task" -> mean reward
-    mean: float  # over tasks, each weighing the same
+    mean: float  # over tasks, each with the same weight
     num_rollouts: int
 
 
@@ -220,12 +222,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     version: Number
     groups: list[Group]
     validation: list[ValidationScore] = []  # finished since the last batch
-    reset_requested: bool = False  # somebody asked for a reset of the reference (`prolong reset`) since the last batch
+    reset_requested: bool = False  # a reset of the reference was requested (`prolong reset`) since the last batch
     metrics: dict[str, float] = {}  # of the buffer and the actors, for this step
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Where one tensor lies in its bucket."""
+    """The place of one tensor in its bucket."""
 
     name: Word
     dtype: Word  # "float32", "bfloat16", ...
@@ -241,7 +243,7 @@ class BucketSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a weight broadcast consists of, in order."""
+    """The buckets of a weight broadcast, in order."""
 
     buckets: Annotated[list[BucketSpec], MANY]
 
@@ -267,8 +269,9 @@ def float32_array(buffer: bytes) -> np.ndarray:
 
 
 def rollout_seed(ticket_seed: int, index: int) -> int:
-    """A seed of its own for every rollout: with one seed for all, prompts would share their noise.
+    """The seed of rollout `index` of a ticket. With one seed for all tickets, prompts would share their noise.
 
-    Consecutive within a ticket, because vLLM gives child i of a request the request's seed + i; far apart between tickets.
+    Seeds are consecutive within a ticket, because vLLM gives child i of a request the request's seed + i, and far apart between
+    tickets.
     """
     return (int(np.random.SeedSequence([ticket_seed]).generate_state(1)[0]) & 0x7FFFFFFF) + index

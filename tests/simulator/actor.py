@@ -127,7 +127,7 @@ def make_group(work: Work, actor: str, world: World) -> Group:
     shorter = work.versions[: world.rng.randint(1, len(work.versions))]
     ticket = work.ticket
     others = [make_rollout(tuple(shorter), 0.0 if signal else 1.0)] * (ticket.sampling.n - 1)
-    return Group.of(ticket, [make_rollout(tuple(work.versions), 1.0), *others], actor=actor, seconds=1.0)
+    return Group.for_ticket(ticket, [make_rollout(tuple(work.versions), 1.0), *others], actor=actor, seconds=1.0)
 
 
 _ROLLOUTS: dict[tuple[tuple[int, ...], float], Rollout] = {}

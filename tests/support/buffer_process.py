@@ -182,4 +182,4 @@ def answer(ticket: Ticket, actor: str, num_tokens: int = 4) -> Group:
         )
         for index in range(ticket.sampling.n)
     ]
-    return Group.of(ticket, rollouts, actor=actor, seconds=0.1)
+    return Group.for_ticket(ticket, rollouts, actor=actor, seconds=0.1)

@@ -112,7 +112,7 @@ class ScriptedActor(threading.Thread):
 
     def _answer(self, ticket: Ticket) -> Group:
         rollouts = [self._rollout(ticket, rollout_seed(ticket.seed, i), i) for i in range(ticket.sampling.n)]
-        return Group.of(ticket, rollouts, actor=self.name, seconds=0.01)
+        return Group.for_ticket(ticket, rollouts, actor=self.name, seconds=0.01)
 
     def _rollout(self, ticket: Ticket, seed: int, index: int) -> Rollout:
         rng = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ class Worker:
         await self.may_end.wait()
         if self.failure is not None:
             raise self.failure
-        return Group.of(ticket, [None], actor="a", seconds=0.0)  # pyright: ignore[reportArgumentType]
+        return Group.for_ticket(ticket, [None], actor="a", seconds=0.0)  # pyright: ignore[reportArgumentType]
 
 
 class Wire:

@@ -63,7 +63,7 @@ def rollout(*versions: int, reward: float | None = 1.0, tokens: int = 4) -> Roll
 
 
 def group(ticket: Ticket, *rollouts: Rollout, actor: str = "actor-0") -> Group:
-    return Group.of(ticket, list(rollouts), actor=actor, seconds=1.0)
+    return Group.for_ticket(ticket, list(rollouts), actor=actor, seconds=1.0)
 
 
 def config(

@@ -165,9 +165,9 @@ def test_what_is_no_tokenizer_is_refused_in_one_sentence(tmp_path: Path) -> None
 
 def test_a_name_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="is no folder, and cannot be fetched"):
+    with pytest.raises(ModelError, match="is not a folder, and cannot be fetched"):
         Tokenizer.load("prolong-tests/no-such-model")
-    with pytest.raises(ModelError, match="is no folder, and cannot be fetched"):
+    with pytest.raises(ModelError, match="is not a folder, and cannot be fetched"):
         Tokenizer.load("/no/such/folder")
 
 
