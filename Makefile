@@ -3,11 +3,12 @@
 # make install  the set-up alone: .venv, from requirements-cpu.lock
 # make check    lint, format, types, layers, tests
 # make soak     a million simulated rollouts under a thousand faults, and ten times as much fuzzing: minutes
+# make wheel    dist/*.whl
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-trl demo test check soak lint parity docs clean
+.PHONY: help install install-trl demo test check soak lint wheel parity docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,8 +33,15 @@ $(DEMO)/train.jsonl: launch/conf/demo/model.safetensors | $(STAMP)
 demo: $(STAMP) $(DEMO)/train.jsonl
 	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0
 
+# Neither pip nor uv made bytecode: without it the first start of every process would compile what it imports.
+# Some packages hold templates that are no Python, which is no error of ours.
+$(VENV)/.compiled: $(STAMP)
+	@echo "test: compiling the installed packages once (half a minute)"
+	@$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true
+	@touch $@
+
 # Three workers: one runs the tests that start whole processes, the others share the rest (tests/support/lanes.py).
-test: $(STAMP)
+test: $(VENV)/.compiled
 	@mkdir -p $(REPORT)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --durations=25 --junitxml=$(REPORT)/junit.xml
 
@@ -48,6 +56,10 @@ check: lint test
 # -s: what ran, what struck
 soak: $(STAMP)
 	@PROLONG_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $$(grep -rl PROLONG_SOAK tests --include='test_*.py')
+
+wheel: $(STAMP)
+	@$(BIN)/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
 
 # TRL and what it needs, in an environment of its own: only `prolong bench race-trl` uses it
 install-trl: .venv-trl/.installed

@@ -1,40 +1,88 @@
-"""The import contracts of pyproject.toml can really be broken: a configuration that sees no module keeps every contract."""
+"""The import contracts of pyproject.toml hold on the tree, and each of them breaks on an import that it must refuse.
+
+A contract that names a module which no longer exists, or a configuration that sees no module at all, would be kept for ever.
+"""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = tuple(PROJECT["tool"]["setuptools"]["package-dir"].values())
+CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
 
-
-def lint(tree: Path, offence: dict[str, str]) -> str:
-    """What lint-imports says about a copy of our folders with lines added to some files."""
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, tree / "prolong" / folder, ignore=shutil.ignore_patterns("__pycache__", "conf"))
-    shutil.copy(ROOT / "pyproject.toml", tree)
-    for file, text in offence.items():
-        with (tree / "prolong" / file).open("a") as module:
-            module.write(text)
-    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
-    env = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout + done.stderr
-
-
+# contract -> (module, import to plant there, module that the contract must name as imported)
 OFFENCES = {
-    "Imports point one way": {"common/types.py": "from ..buffer.tickets import ledger\n"},
-    "The learner never judges": {"learner/step.py": "from ..verifiers import registry\n"},
-    "Actor and learner know the buffer by its client alone": {"learner/step.py": "from ..buffer.tickets import ledger\n"},
-    "Buffer and verifiers start without torch": {"buffer/tickets/ledger.py": "import torch\n"},
-    "vLLM has one door": {"launch/local/train.py": "import vllm\n"},
+    "Imports point one way": ("common/types.py", "from ..buffer.tickets import ledger", "prolong.buffer.tickets.ledger"),
+    "The learner never judges": ("learner/ranks.py", "from ..verifiers import registry", "prolong.verifiers.registry"),
+    "Actor and learner know the buffer by its client alone": (
+        "learner/step.py",
+        "from ..buffer.tickets import store",
+        "prolong.buffer.tickets.store",
+    ),
+    "Rooms of the buffer: imports point one way": (
+        "buffer/journal/records.py",
+        "from ..serving import output_commit",
+        "prolong.buffer.serving.output_commit",
+    ),
+    "Rooms of the learner: imports point one way": (
+        "learner/batches/packing.py",
+        "from ..checkpoints import saver",
+        "prolong.learner.checkpoints.saver",
+    ),
+    "Buffer and verifiers start without torch": ("buffer/tickets/ledger.py", "import torch", "torch"),
+    "vLLM has one door": ("launch/local/train.py", "import vllm", "vllm"),
 }
 
 
-@pytest.mark.parametrize(("contract", "offence"), OFFENCES.items(), ids=lambda value: value if isinstance(value, str) else "")
-def test_an_offence_breaks_its_contract(contract: str, offence: dict[str, str], tmp_path: Path) -> None:
-    assert f"{contract} BROKEN" in lint(tmp_path, offence)
+def lint(folder: Path, *, path: Path | None = None) -> str:
+    """The report of import-linter with the configuration in `folder`; `path`: where to find another `prolong`."""
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    env = {**os.environ, "PYTHONPATH": str(path or "")}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report on a copy of our folders that holds every offence."""
+    tree = tmp_path_factory.mktemp("tree")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tree / "prolong" / folder, ignore=shutil.ignore_patterns("__pycache__", "conf"))
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    for file, line, _ in OFFENCES.values():
+        with (tree / "prolong" / file).open("a") as module:
+            module.write(f"{line}\n")
+    return lint(tree, path=tree)
+
+
+def findings(report: str, contract: str) -> str:
+    """The section of the report on one broken contract."""
+    match = re.search(rf"^{re.escape(contract)}\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", report, re.MULTILINE | re.DOTALL)
+    assert match, f"no section on {contract!r} in\n{report}"
+    return match.group(1)
+
+
+def test_every_contract_has_an_offence() -> None:
+    assert OFFENCES.keys() == set(CONTRACTS)
+
+
+def test_the_tree_keeps_every_contract() -> None:
+    report = lint(ROOT)
+    assert [contract for contract in CONTRACTS if f"{contract} KEPT" not in report] == [], report
+    assert f"Contracts: {len(CONTRACTS)} kept, 0 broken." in report
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_an_offence_breaks_its_contract(planted: str, contract: str) -> None:
+    assert f"{contract} BROKEN" in planted
+    file, _, imported = OFFENCES[contract]
+    importer = ".".join(("prolong", *Path(file).with_suffix("").parts))
+    assert re.search(rf"{re.escape(importer)} -> {re.escape(imported)}\b", findings(planted, contract))

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -33,7 +34,12 @@ def test_pyproject_lists_exactly_the_packages_of_the_tree() -> None:
     assert set(tools["packages"]) == packages(), "an unlisted package is missing from the wheel"
     assert tools["package-dir"] == {f"prolong.{name}": name for name in package_folders()}
     assert set(PROJECT["tool"]["importlinter"]["root_packages"]) == {f"prolong.{name}" for name in package_folders()}
-    assert set(PROJECT["tool"]["pyright"]["include"]) >= package_folders()
+    assert set(PROJECT["tool"]["pyright"]["include"]) >= {*package_folders(), "tests", "examples"}
+
+
+def test_editors_and_pyright_see_the_folders_under_their_installed_names() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / "typings" / "prolong").iterdir()}
+    assert links == {name: ROOT / name for name in package_folders()}
 
 
 def test_every_package_says_what_lives_there() -> None:
@@ -73,8 +79,33 @@ def test_the_wheel_contains_every_module_and_data_file(wheel: Path) -> None:
     expected = {f"prolong/{path.relative_to(ROOT)}" for name in package_folders() for path in (ROOT / name).rglob("*.py")}
     conf = ROOT / "launch" / "conf"
     expected |= {f"prolong/{path.relative_to(ROOT)}" for path in conf.rglob("*") if path.is_file()}
+    expected |= {f"prolong/{name}/py.typed" for name in package_folders()}  # checkers read the types of what has this file
     assert expected - names == set()
     assert not [name for name in names if name.startswith(("actor/", "common/", "tests/", "prolong/__init__"))]
+
+
+def test_the_wheel_works_in_an_environment_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """The environment holds the wheel alone; the dependencies are lent to it, without the links of the editable install."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
+    pip = [sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--quiet"]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", wheel], check=True, timeout=120)
+    (packages_folder,) = (venv / "lib").glob("python*/site-packages")
+    # the .pth files of a folder that is named by a .pth file are not read: not those of the editable install either
+    (packages_folder / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
+
+    def run(*command: str) -> str:
+        program = [venv / "bin" / command[0], *command[1:]]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    where = run("python", "-c", "import prolong.common.types as module; print(module.__file__)")
+    assert Path(where.strip()).is_relative_to(venv)
+    assert "prolong COMMAND" in run("prolong", "--help")
+    assert "python" in run("prolong", "doctor").lower()
+    run("prolong", "bootstrap", "--out", "model")
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 0
 
 
 def test_the_lock_pins_every_dependency(tmp_path: Path) -> None:
