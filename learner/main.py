@@ -1,8 +1,6 @@
-"""`prolong learner`, one rank of it: batches in, policy versions out.
+"""`prolong learner`, one rank of it: batches come in, policy versions go out.
 
-    source.take -> trainer.train -> outcome (reference reset, next stage) -> StepDone, weights -> metrics -> checkpoint
-
-The weights that it starts from are published before optimizer and reference exist: actors begin meanwhile.
+source.take -> trainer.train -> outcome (reference reset, next stage) -> step_done, publish -> metrics -> checkpoint
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from ..common.config.choices import ResetSource
 from ..common.config.run_files import run_paths
-from ..common.config.sections import Config, ModelConfig
+from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import total_steps
 from ..common.errors import ModelError
 from ..common.metrics import MetricsWriter
@@ -43,22 +41,21 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], BatchSource] = LiveSource) -> None:
-    """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT; the last version is saved either way.
+    """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT. The last version is saved in any case.
 
-    make_source: where batches come from; a live buffer, unless a recorded run is learnt again.
-
-    Returns then: exit code 0. Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
+    make_source: builds the source of batches: a live buffer, or the recorded batches of a run.
+    Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
     """
     device = resolve_device(cfg.model.device)
     stop = threading.Event()
-    # first of all: a rank that dies of a signal takes the others with it
+    # before anything else: a rank that dies of a signal takes the others with it
     with stop_on_signals(stop, "the step under way is finished, then the learner saves and leaves"):
         ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
         source = make_source(cfg, ranks, stop)
         try:
-            learner = Learner(cfg, ranks, source, device)
+            learner = Learner.start(cfg, ranks, source, device)
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
@@ -69,56 +66,68 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
 
 
 class Learner:
-    """One rank of the learner. Building it connects, loads and publishes."""
+    """One rank of the learner. `start` connects, loads and publishes; `run` is the loop."""
 
-    def __init__(self, cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device) -> None:
-        self.cfg, self.ranks, self.source, self.device = cfg, ranks, source, device
+    def __init__(
+        self,
+        cfg: Config,
+        ranks: Ranks,
+        source: BatchSource,
+        *,
+        state: LearnerState,
+        schedule: Schedule,
+        trainer: Trainer,
+        saver: Checkpointer,
+        saved: int,
+    ) -> None:
+        """Put connected and loaded parts together. saved: version of the newest checkpoint, -1 without one."""
+        self.cfg, self.ranks, self.source = cfg, ranks, source
+        self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
         self.paths = run_paths(cfg)
-        checkpoint = find_newest(self.paths.checkpoints)
-        self.state = LearnerState() if checkpoint is None else read_state(checkpoint)
-        self.saved = self.state.version if checkpoint else -1
-        self.schedule = Schedule(cfg, self.state.stage, self.state.resets)
-        source.connect(self.state.version, self.state.generation, self.state.stage.index)
+        self.spans = Spans()
+        self.metrics = MetricsWriter(self.paths.folder, resume_step=state.version) if ranks.first else None
+
+    @classmethod
+    def start(cls, cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device) -> Learner:
+        """Connect the source, load the newest checkpoint or the model, and publish its weights. Collective.
+
+        The weights are published before reference and optimizer exist: actors begin meanwhile. Blocks as `source.connect`
+        does. Raises: as `source.connect`; ModelError, CheckpointError, WeightsError.
+        """
+        paths = run_paths(cfg)
+        checkpoint = find_newest(paths.checkpoints)
+        state = LearnerState() if checkpoint is None else read_state(checkpoint)
+        schedule = Schedule(cfg, state.stage, state.resets)
+        source.connect(state.version, state.generation, state.stage.index)
         model = cfg.model if checkpoint is None else replace(cfg.model, path=str(checkpoint))
         check_context(model)
-        policy = self._load(model)
+        policy = load_policy(model, cfg.learner, ranks, device)
         source.open_weights(policy, device)
-        source.publish(self.state.version, policy)
+        source.publish(state.version, policy)
         reference = None
         if cfg.objective.kl_beta > 0:
-            reference = Reference(self._load(model, trainable=False))
-        self.trainer = Trainer(StepConfig.of(self.schedule.cfg), policy, reference, ranks, device)
+            reference = Reference(load_policy(model, cfg.learner, ranks, device, trainable=False))
+        trainer = Trainer(StepConfig.of(schedule.cfg), policy, reference, ranks, device)
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self.state, self.trainer, ranks)
-        self.saver = Checkpointer(
-            self.paths.checkpoints,
+            load_checkpoint(checkpoint, state, trainer, ranks)
+        saver = Checkpointer(
+            paths.checkpoints,
             ranks,
             dtype=cfg.model.dtype,
             source=tokenizer_folder(cfg.model.path) if checkpoint is None else checkpoint,
             keep=cfg.checkpoint.keep,
             resumed=checkpoint,
         )
-        self.spans = Spans()
-        self.metrics = MetricsWriter(self.paths.folder, resume_step=self.state.version) if ranks.first else None
-        log.info("learner at version %d of %d, generation %d", self.state.version, total_steps(cfg), source.generation)
-
-    def _load(self, model: ModelConfig, *, trainable: bool = True) -> Policy:
-        return build_policy(
-            model,
-            device=self.device,
-            chunk=self.cfg.learner.logprob_chunk,
-            shard=self.ranks.size > 1 or model.dtype != "float32",
-            reshard=self.cfg.learner.fsdp_reshard,
-            trainable=trainable,
-            recompute=self.cfg.learner.recompute,
-        )
+        log.info("learner at version %d of %d, generation %d", state.version, total_steps(cfg), source.generation)
+        saved = -1 if checkpoint is None else state.version
+        return cls(cfg, ranks, source, state=state, schedule=schedule, trainer=trainer, saver=saver, saved=saved)
 
     def run(self) -> bool:
-        """The loop; whether the run is at its end then, with its summary written. On rank 0, that is: others return False.
+        """Run the loop; return whether the run has ended with its summary written, which only rank 0 can tell.
 
-        Consumes: batches. Blocks on: the batch source, until the buffer's contract allows a batch. Unblocked by: BatchReady,
-        SIGTERM, Stop. Stops when: `run.steps` are done, a signal came, or the buffer is gone or says so; always with its
-        version saved.
+        Consumes: batches. Blocks on: the batch source, until the staleness contract allows a batch. Unblocked by: BatchReady,
+        SIGTERM, Stop. Stops when: `run.steps` are done, a signal came, or the buffer is gone or has ended the run; always
+        with its version saved.
         """
         since = perf_counter()
         while not self.schedule.ended(self.state.version):
@@ -128,19 +137,19 @@ class Learner:
                 break
             metrics = self.trainer.train(batch)
             self.state.version += 1
-            happened = self._act_on_outcome(batch, metrics)
+            outcome_metrics = self._act_on_outcome(batch, metrics)
             with self.spans("learner/publish"):
                 self.source.step_done(self.state.version, self.schedule.stage.index)
                 self.source.publish(self.state.version, self.trainer.policy)
             step_s, since = perf_counter() - since, perf_counter()
-            self._record(batch, metrics | happened, step_s)
+            self._record(batch, metrics | outcome_metrics, step_s)
             if self.state.version % self.cfg.checkpoint.every == 0:
                 self._save()
-            self._tell_durable()
+            self._report_durable()
         if self.state.version != self.saved:
             self._save()
         self.saver.wait()
-        self._tell_durable()
+        self._report_durable()
         if self.source.ended is not None:
             raise self.source.ended
         return self.schedule.ended(self.state.version) and self._finish(since)
@@ -150,20 +159,24 @@ class Learner:
         version, stage = self.state.version, self.schedule.stage.index
         since = version - self.schedule.resets.last
         outcome = self.schedule.step_outcome(evidence_of(batch, metrics, version))
-        if outcome.stage:
-            self.trainer.configure(StepConfig.of(self.schedule.cfg))
-            log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
-        if outcome.reset:
-            self._reset(outcome.reset)
         recorded = {
             "stage/index": float(stage),
             "reference/steps": float(since),
             "reference/asked": float(batch.reset_requested),
         }
-        return recorded | ({f"reference/reset_{outcome.reset}": 1.0} if outcome.reset else {})
+        if outcome.stage:
+            self.trainer.configure(StepConfig.of(self.schedule.cfg))
+            log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
+        if outcome.reset:
+            self._reset(outcome.reset)
+            recorded[f"reference/reset_{outcome.reset}"] = 1.0
+        return recorded
 
     def _reset(self, reason: str) -> None:
-        """reference <- policy, and AdamW anew, as far as `reference` says; with source `best` the policy goes back first."""
+        """Copy the policy to the reference and replace the optimizer, as far as `reference` says.
+
+        With source `best` the policy itself first goes back to the version with the best validation score.
+        """
         how = self.schedule.cfg.reference
         if how.source is ResetSource.best:
             self.trainer.policy.copy_parameters(self._best_weights())
@@ -174,28 +187,31 @@ class Learner:
         log.info("reset %d at version %d (%s)", self.schedule.resets.count, self.state.version, reason)
 
     def _best_weights(self) -> dict[str, Tensor]:
-        """Of the version with the best validation score; before any sweep ended, of the one that the run began with."""
+        """Load the version with the best validation score; before any sweep has ended, the one that the run began with."""
         version = max(self.schedule.resets.record_version, 0)
         if version == 0:
-            return dict(self._load(self.cfg.model, trainable=False).full_parameters())
-        self.saver.wait()  # it may be the one that rank 0 is writing
+            frozen = load_policy(self.cfg.model, self.cfg.learner, self.ranks, self.trainer.device, trainable=False)
+            return dict(frozen.full_parameters())
+        # rank 0 may be writing that very checkpoint: all ranks wait for it
+        self.saver.wait()
         self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
         return load_weights(checkpoint_path(self.paths.checkpoints, version))
 
     def _save(self) -> None:
+        """Begin to save the present version."""
         with self.spans("learner/checkpoint"):
             self.state.generation = self.source.generation
             self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
             self.saver.save(self.state, self.trainer, protect=self.schedule.protected())
             self.saved = self.state.version
 
-    def _tell_durable(self) -> None:
-        """Only what is on the disk lets the buffer forget the batches before it."""
+    def _report_durable(self) -> None:
+        """Report the checkpoints that have reached the disk: only these let the buffer forget the batches before them."""
         for version in self.saver.durable():
             self.source.checkpoint_saved(version)
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
-        """One line of metrics; what is cumulative goes into the state."""
+        """Write the step's line of metrics, and add its cumulative numbers to the state."""
         record = batch_metrics(batch) | metrics | self.spans.take() | self.source.metrics() | self.saver.metrics()
         self.state.wall_s += step_s
         self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
@@ -211,7 +227,7 @@ class Learner:
             self.metrics.write(self.state.version, record | own)
 
     def _finish(self, since: float) -> bool:
-        """The last validation, then the summary; False without them."""
+        """Wait for the last validation, then write the summary; return whether there is one."""
         status = self.source.finish(self.state.version)
         if status is None:
             return False
@@ -221,6 +237,21 @@ class Learner:
         self.state.reference_epoch = self.trainer.reference.epoch if self.trainer.reference else 0
         write_summary(self.paths.summary, summarize(self.state, status))
         return True
+
+
+def load_policy(
+    model: ModelConfig, learner: LearnerConfig, ranks: Ranks, device: torch.device, *, trainable: bool = True
+) -> Policy:
+    """Load a policy on this rank, sharded if there are several ranks or it computes in less than float32."""
+    return build_policy(
+        model,
+        device=device,
+        chunk=learner.logprob_chunk,
+        shard=ranks.size > 1 or model.dtype != "float32",
+        reshard=learner.fsdp_reshard,
+        trainable=trainable,
+        recompute=learner.recompute,
+    )
 
 
 def check_context(model: ModelConfig) -> None:

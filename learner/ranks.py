@@ -1,6 +1,6 @@
-"""The learner's ranks: what one process must know of the others under torchrun. With one rank nothing is ever sent.
+"""The learner's ranks: how one process under torchrun talks to the others. With one rank nothing is ever sent.
 
-Two groups: the default one carries FSDP's collectives, a gloo one on the CPU carries batches and numbers. Every wait has a
+The default process group carries FSDP's collectives; gloo groups on the CPU carry batches and numbers. Every wait has a
 deadline.
 """
 
@@ -9,24 +9,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+# longest wait for another rank, except for rank 0's wait for a batch
 CONTROL_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
 class Ranks:
-    """Rank `rank` of `size`; `handover`: gloo group whose deadline covers the wait for a batch; `control`: for all else."""
+    """Rank `rank` of `size`, with its process groups."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    handover: Any = None
-    control: Any = None
+    # gloo group whose timeout covers rank 0's wait for a batch
+    handover: dist.ProcessGroup | None = None
+    # gloo group for everything else
+    control: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -34,7 +36,7 @@ class Ranks:
         return self.rank == 0
 
     def broadcast_bytes(self, payload: bytes | None) -> bytes:
-        """Rank 0's payload, on every rank; the others pass None. Raises RuntimeError when rank 0 is gone or late."""
+        """Return rank 0's payload on every rank; the others pass None. Raises: RuntimeError when rank 0 is gone or late."""
         if self.size == 1:
             assert payload is not None
             return payload
@@ -47,7 +49,7 @@ class Ranks:
         return content.numpy().tobytes()
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place, of a tensor on any device."""
+        """Sum a tensor on any device over ranks, in place."""
         if self.size > 1:
             host = values.cpu()
             dist.all_reduce(host, group=self.control)
@@ -55,7 +57,7 @@ class Ranks:
         return values
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """The same-shaped CPU tensors of all ranks, on every rank."""
+        """Return the same-shaped CPU tensors of all ranks, on every rank."""
         if self.size == 1:
             return [values]
         parts = [torch.empty_like(values) for _ in range(self.size)]
@@ -63,7 +65,7 @@ class Ranks:
         return parts
 
     def gather_ragged(self, values: Tensor) -> list[Tensor]:
-        """The CPU tensors of all ranks, on every rank; they may differ in the size of their last dimension."""
+        """Return the CPU tensors of all ranks, on every rank; they may differ in the size of their last dimension."""
         sizes = [int(size) for size in self.gather(torch.tensor(values.shape[-1]))]
         padded = torch.nn.functional.pad(values, (0, max(sizes) - values.shape[-1]))
         return [part[..., :size] for part, size in zip(self.gather(padded), sizes, strict=True)]
@@ -75,9 +77,9 @@ class Ranks:
 
 
 def join_ranks(*, starve_s: float, cuda: bool, always: bool = False) -> Ranks:
-    """Read torchrun's environment and build the groups; without that environment this is the only rank.
+    """Read torchrun's environment and build the groups. Without that environment this is the only rank.
 
-    `always`: also a single rank gets a default process group (FSDP needs one). starve_s: longest wait for a batch.
+    `always`: a single rank gets a default process group too (FSDP needs one). starve_s: longest wait for a batch.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -95,12 +97,18 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False) -> Ranks:
     )
     if size == 1:
         return Ranks(local_rank=local_rank)
-    handover = dist.new_group(backend="gloo", timeout=timedelta(seconds=starve_s + CONTROL_TIMEOUT_S))
-    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONTROL_TIMEOUT_S))
+    handover, control = _gloo_group(starve_s + CONTROL_TIMEOUT_S), _gloo_group(CONTROL_TIMEOUT_S)
     return Ranks(rank=rank, size=size, local_rank=local_rank, handover=handover, control=control)
 
 
+def _gloo_group(timeout_s: float) -> dist.ProcessGroup:
+    """Build a group of all ranks on the CPU. Collective."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+    return group
+
+
 def leave_ranks() -> None:
-    """Give the groups back; safe to call twice and without any."""
+    """Destroy the groups. May be called twice, and without any."""
     if dist.is_initialized():
         dist.destroy_process_group()

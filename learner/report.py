@@ -1,4 +1,4 @@
-"""What the learner tells people: one record per step, and the summary at the end of the run."""
+"""The learner's reports: one record of metrics per step, and the summary at the end of the run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ..common.types import Batch, FinishReason, ValidationScore
 from .algorithm.rewards import rewards_of
 from .checkpoints.checkpoint import LearnerState
 
-SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")  # what the learner's time is split into
+# the activities that the learner's time is split into
+SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Rewards by domain and task, completion lengths, the validation scores and numbers that the batch carries."""
+    """Compute rewards by domain and task and completion lengths; add the scores and metrics that the batch carries."""
     rewards: dict[str, list[float]] = defaultdict(list)
     for group in batch.groups:
         values = rewards_of(group).tolist()
@@ -39,7 +40,10 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
 
 
 def _score_metrics(score: ValidationScore) -> dict[str, float]:
-    """Mean over tasks, of each domain and of each task; the version that was swept, and the oldest that made a token of it."""
+    """Compute the means over all tasks, of each domain and of each task.
+
+    `version` was swept; `oldest_version` is the oldest version that made a token of the sweep.
+    """
     domains: dict[str, list[float]] = defaultdict(list)
     for task, value in score.by_task.items():
         domains[task.partition("/")[0]].append(value)
@@ -48,7 +52,7 @@ def _score_metrics(score: ValidationScore) -> dict[str, float]:
 
 
 def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
-    """summary.json: held-out scores before and after, the ledger, and where the time went on each side."""
+    """Make the content of summary.json: held-out scores before and after, the ledger, and the time split of each side."""
     own = ("busy_s", "idle_s", "weights_s")
     actors = {
         name: {key: value for key, value in peer.items() if key.removeprefix("actor/") in own}
@@ -76,15 +80,16 @@ def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Whole or not at all: its existence says that the run has ended."""
+    """Write summary.json atomically: its existence says that the run has ended."""
     write_atomically(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _scores(scores: list[ValidationScore], *, first: bool) -> dict[str, Any]:
-    """By setting, the scores of the first or of the last version that has any."""
+    """Return by setting the scores of the first or of the last version that has any."""
     if not scores:
         return {}
-    version = (min if first else max)(score.version for score in scores)
+    versions = [score.version for score in scores]
+    version = min(versions) if first else max(versions)
     return {
         score.setting: {"by_task": score.by_task, "mean": score.mean, "version": score.version, "rollouts": score.num_rollouts}
         for score in scores

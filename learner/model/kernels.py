@@ -1,8 +1,8 @@
-"""Leaner CPU versions of two of transformers' building blocks, with their gradients written out.
+"""Faster CPU versions of two of transformers' building blocks, with their gradients written out.
 
-RMSNorm and rotary embeddings are a fifth of the backward pass of a small model on a CPU: autograd walks through five to eight
-full-size temporaries for each. Here it is two or three. A block is replaced only if, on random input, ours gives what the
-model's own gives; anything else (other dtypes, partial rotation, another formula) stays what it was.
+RMSNorm and rotary embeddings take a fifth of the backward pass of a small model on a CPU, because autograd goes through five to
+eight full-size temporaries for each. The versions here need two or three. A block is replaced only if both versions agree on
+random input; others (other dtypes, partial rotation, another formula) stay as they are.
 Source: RMSNorm, arXiv 1910.07467, equation 4; rotary embeddings, arXiv 2104.09864, equation 34, in the half-split order of
 Llama.
 """
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
+# the dtypes that the replacements handle
 WIDE = (torch.float32, torch.float64)
 
 
@@ -34,7 +35,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
         normal, weight, inverse = ctx.saved_tensors
         weighted = grad * normal
         mean = (weighted @ weight).div_(normal.shape[-1]).unsqueeze(-1)
@@ -51,7 +53,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
         cos, sin = ctx.saved_tensors
         return _rotated(grad, cos, sin, -1.0), None, None
 
@@ -65,7 +68,10 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 def install_kernels(causal: PreTrainedModel) -> list[str]:
-    """Replace what can be replaced in `causal` (rotation: in its modelling code, for the whole process). Returns the names."""
+    """Replace the blocks of `causal` that agree: the norms in the model, the rotation in its module of transformers.
+
+    Returns the names of the replaced blocks. The rotation is replaced for the whole process.
+    """
     norms = ((name, module) for name, module in causal.named_modules() if type(module).__name__.endswith("RMSNorm"))
     replaced = [name for name, module in norms if _lean_norm(module)]
     home = sys.modules[type(causal).__module__]
@@ -73,14 +79,15 @@ def install_kernels(causal: PreTrainedModel) -> list[str]:
     if original is not None and not hasattr(original, "lean"):
         lean = _lean_rotation(original)
         if _same_rotation(original, lean):
-            setattr(lean, "lean", True)  # noqa: B010  a mark, so that the second model of a process does not wrap it again
+            # a mark, so that the second model of a process does not wrap the function again
+            setattr(lean, "lean", True)  # noqa: B010
             setattr(home, "apply_rotary_pos_emb", lean)  # noqa: B010
             replaced.append("apply_rotary_pos_emb")
     return replaced
 
 
 def _lean_norm(module: nn.Module) -> bool:
-    """Give the module another forward, if it is the formula above."""
+    """Replace the module's forward, if it computes the same as `_RMSNorm`; whether it does."""
     weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if not isinstance(weight, Tensor) or not isinstance(epsilon, float) or weight.dtype not in WIDE:
         return False
@@ -117,9 +124,10 @@ def _same_rotation(original: Rotate, lean: Rotate) -> bool:
         pairs = zip(original(q, k, angles.cos(), angles.sin()), lean(q, k, angles.cos(), angles.sin()), strict=True)
         return all(torch.allclose(left, right, rtol=1e-4, atol=1e-5) for left, right in pairs)
     except (TypeError, ValueError, RuntimeError):
-        return False  # another signature or layout
+        # another signature or layout
+        return False
 
 
 def _generator(device: torch.device) -> torch.Generator:
-    """Of its own: probing must not move the run's random state."""
+    """Make a generator for random input: probing must not move the run's random state."""
     return torch.Generator(device).manual_seed(0)

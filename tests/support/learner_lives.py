@@ -101,7 +101,7 @@ def learn(cfg: Config, history: Path, trap: Trap | None = None) -> None:
     torch.manual_seed(cfg.run.seed)
     source = RecordedSource(cfg, Ranks(), read_journal(history), threading.Event())
     try:
-        Learner(cfg, Ranks(), source, torch.device("cpu")).run()
+        Learner.start(cfg, Ranks(), source, torch.device("cpu")).run()
     finally:
         source.close()
 
