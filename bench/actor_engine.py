@@ -1,12 +1,14 @@
-"""Tokens per second of the actor's engine on one core, against vLLM as it comes.
+"""Start-up seconds and tokens per second of the engines on one core, beside vLLM as it comes.
 
-    ours        Engine: AsyncLLM in two processes, our scheduler and CPU sampler
-    stock       AsyncLLM in two processes, nothing of ours
-    stock_mp    AsyncLLM as vLLM starts it on a CPU: three processes
-    in_process  LLMEngine, one process: no weights could be updated beside generation, but nothing crosses a socket
+    vllm          VllmEngine: AsyncLLM in two processes, our scheduler and CPU sampler
+    transformers  TransformersEngine: a thread of this process
+    stock         AsyncLLM in two processes, nothing of ours
+    stock_mp      AsyncLLM as vLLM starts it on a CPU: three processes
+    in_process    LLMEngine, one process: weights could not be updated beside generation, but nothing crosses a socket
 
-All rollouts have the same length; 256 are in flight, 16 a ticket. Layouts are interleaved; each is a process of its own. On a
-busy machine CPU microseconds per token say more than tokens per second.
+All rollouts have the same length; 256 are in flight, 16 a ticket. Layouts are interleaved, each in a process of its own.
+On a busy machine, CPU microseconds per token are the better figure. `start_s` begins after torch and transformers are imported
+and ends when the engine has its first weights (stock layouts: when it is built).
 """
 
 from __future__ import annotations
@@ -26,32 +28,38 @@ from typing import Any
 import psutil
 import torch
 
+from ..common.config.choices import EngineKind
 from .engines import MAX_CONTEXT, Sender, make_ticket, start_engine
 from .learner_step import make_model
 
-LAYOUTS = ("ours", "stock", "stock_mp", "in_process")
+OURS = tuple(kind.name for kind in EngineKind)
+LAYOUTS = (*OURS, "stock", "stock_mp", "in_process")
 IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48
 
-
 Speed = tuple[float, float]  # tokens per second, CPU microseconds per token
+Rounds = tuple[float, list[Speed]]  # start-up seconds, then every round
 
 
-async def ours(folder: Path, tickets: int) -> list[Speed]:
-    engine = await start_engine(folder)
+async def ours(kind: EngineKind, folder: Path, tickets: int) -> Rounds:
+    start = perf_counter()
+    engine = await start_engine(folder, kind)
     await Sender(folder, None).push(engine, 0)
+    start_s = perf_counter() - start
 
     async def work(ordinal: int) -> int:
         return sum([completion.num_tokens async for _, completion in engine.generate(make_ticket(ordinal, N, MAX_TOKENS))])
 
     speeds = [await _speed(work, round_ * tickets, tickets) for round_ in range(3)]
     await engine.close()
-    return speeds
+    return start_s, speeds
 
 
-async def stock(folder: Path, tickets: int) -> list[Speed]:
+async def stock(folder: Path, tickets: int) -> Rounds:
+    start = perf_counter()
     from vllm.v1.engine.async_llm import AsyncLLM
 
     llm = AsyncLLM.from_engine_args(_stock_args(folder))
+    start_s = perf_counter() - start
 
     async def work(ordinal: int) -> int:
         async for output in llm.generate(_prompt(ordinal), _params(ordinal), str(ordinal)):
@@ -61,13 +69,15 @@ async def stock(folder: Path, tickets: int) -> list[Speed]:
 
     speeds = [await _speed(work, round_ * tickets, tickets) for round_ in range(3)]
     llm.shutdown()
-    return speeds
+    return start_s, speeds
 
 
-def in_process(folder: Path, tickets: int) -> list[Speed]:
+def in_process(folder: Path, tickets: int) -> Rounds:
+    begun = perf_counter()
     from vllm.v1.engine.llm_engine import LLMEngine
 
     llm = LLMEngine.from_engine_args(_stock_args(folder))
+    start_s = perf_counter() - begun
     speeds = []
     for round_ in range(3):
         waiting, live, tokens = list(range(round_ * tickets, (round_ + 1) * tickets)), 0, 0
@@ -81,7 +91,7 @@ def in_process(folder: Path, tickets: int) -> list[Speed]:
                 live -= output.finished
                 tokens += sum(len(completion.token_ids) for completion in output.outputs)  # type: ignore[union-attr]
         speeds.append((tokens / (perf_counter() - start), 1e6 * (_cpu_s() - cpu) / tokens))
-    return speeds
+    return start_s, speeds
 
 
 async def _speed(work: Any, first: int, tickets: int) -> Speed:
@@ -119,8 +129,8 @@ def _stock_args(folder: Path) -> Any:
         enforce_eager=True,
         disable_log_stats=True,
         kv_cache_memory_bytes=1 << 30,
-        max_num_batched_tokens=1
-        << 13,  # a prompt prefilled in pieces kills a seeded engine on a CPU (actor/engines/vllm/cpu_kernels.py)
+        # a prompt prefilled in pieces kills a seeded engine on a CPU (actor/engines/vllm/cpu/kernels.py)
+        max_num_batched_tokens=1 << 13,
         distributed_executor_backend="mp" if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1" else "uni",
     )
 
@@ -138,25 +148,27 @@ def _params(ordinal: int) -> Any:
     return SamplingParams(n=N, max_tokens=MAX_TOKENS, seed=ordinal, logprobs=0, detokenize=False, output_kind=final)
 
 
-def measure(layout: str, tickets: int) -> Speed:
-    """In this process: the better of two rounds after one that warms up."""
+def measure(layout: str, tickets: int) -> tuple[float, float, float]:
+    """In this process: start-up seconds, and the better speed of two rounds after one that warms up."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if layout == "in_process":
-            speeds = in_process(Path(folder), tickets)
+        if layout in OURS:
+            start_s, speeds = asyncio.run(ours(EngineKind[layout], Path(folder), tickets))
+        elif layout == "in_process":
+            start_s, speeds = in_process(Path(folder), tickets)
         else:
-            speeds = asyncio.run((ours if layout == "ours" else stock)(Path(folder), tickets))
-    return max(speed for speed, _ in speeds[1:]), min(cost for _, cost in speeds[1:])
+            start_s, speeds = asyncio.run(stock(Path(folder), tickets))
+    return start_s, max(speed for speed, _ in speeds[1:]), min(cost for _, cost in speeds[1:])
 
 
-def measure_elsewhere(layout: str, tickets: int) -> Speed:
+def measure_elsewhere(layout: str, tickets: int) -> tuple[float, float, float]:
     """`measure` in a fresh process."""
     environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if layout == "stock_mp" else "0"}
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--here", layout, "--tickets", str(tickets)]
     done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True, timeout=600)
-    speed, cost = json.loads(done.stdout.splitlines()[-1])
-    return speed, cost
+    start_s, speed, cost = json.loads(done.stdout.splitlines()[-1])
+    return start_s, speed, cost
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -171,13 +183,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.here:
         sys.stdout.write(json.dumps(measure(args.here, args.tickets)) + "\n")
         return 0
-    measured: dict[str, list[Speed]] = {layout: [] for layout in args.layouts}
+    measured: dict[str, list[tuple[float, float, float]]] = {layout: [] for layout in args.layouts}
     for _ in range(args.rounds):
         for layout in args.layouts:
             measured[layout].append(measure_elsewhere(layout, args.tickets))
     result = {
-        "tokens_per_s": {layout: statistics.median(speed for speed, _ in pairs) for layout, pairs in measured.items()},
-        "cpu_us_per_token": {layout: statistics.median(cost for _, cost in pairs) for layout, pairs in measured.items()},
+        "start_s": {layout: statistics.median(start_s for start_s, _, _ in rounds) for layout, rounds in measured.items()},
+        "tokens_per_s": {layout: statistics.median(speed for _, speed, _ in rounds) for layout, rounds in measured.items()},
+        "cpu_us_per_token": {layout: statistics.median(cost for _, _, cost in rounds) for layout, rounds in measured.items()},
         "rounds": measured,
     }
     sys.stdout.write(json.dumps(result) + "\n")

@@ -1,4 +1,4 @@
-"""What the benches of the actor's engine share: a model of the demo's shape, tickets for it, a learner's end for weights."""
+"""For the benchmarks of engines: a model of the demo's shape, tickets for it, and a learner's end for weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..actor.engines.vllm.engine import VllmEngine
+from ..actor.engines.api import Engine
+from ..actor.engines.registry import engine_class
+from ..common.config.choices import EngineKind
 from ..common.config.sections import ActorConfig, ModelConfig, WeightsConfig
 from ..common.messages import PublishPlan, UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
@@ -37,7 +39,7 @@ class Sender:
             self._thread.submit(os.sched_setaffinity, 0, {core}).result()
 
     def offer(self, version: int) -> tuple[UpdateWeights, Future[list[int]]]:
-        """What the buffer would tell the actor, and the broadcast that has begun."""
+        """The message that the buffer would send to the actor, and the broadcast, which has begun."""
         update = UpdateWeights(
             generation=1,
             version=version,
@@ -49,7 +51,7 @@ class Sender:
         )
         return update, self._thread.submit(self._send, version)
 
-    async def push(self, engine: VllmEngine, version: int) -> None:
+    async def push(self, engine: Engine, version: int) -> None:
         """Send and apply one version. Raises AssertionError when something else arrived."""
         update, sent = self.offer(version)
         assert await engine.apply_weights(update, TIMEOUT_S) == await asyncio.wrap_future(sent)
@@ -77,14 +79,14 @@ def make_ticket(ordinal: int, n: int, max_tokens: int) -> Ticket:
     )
 
 
-async def start_engine(folder: Path, *, clear_kv: bool = True) -> VllmEngine:
-    """An engine as the demo's actor starts it; nothing stops a rollout before its limit."""
+async def start_engine(folder: Path, kind: EngineKind, *, clear_kv: bool = True) -> Engine:
+    """An engine as the demo's actor starts it, without stop tokens: every rollout runs to its limit."""
     make_model(folder)
     model = ModelConfig(path=str(folder), max_context=MAX_CONTEXT)
-    return await VllmEngine.start(model, ActorConfig(clear_kv=clear_kv), 0, [])
+    return await engine_class(kind).start(model, ActorConfig(engine=kind, clear_kv=clear_kv), 0, [])
 
 
-async def generate_forever(engine: VllmEngine, in_flight: int, n: int, max_tokens: int) -> None:
+async def generate_forever(engine: Engine, in_flight: int, n: int, max_tokens: int) -> None:
     """Keep `in_flight` rollouts going until cancelled."""
     ordinals = iter(range(1 << 40, 1 << 60))
 

@@ -1,7 +1,7 @@
 """How long a live weight update takes on a model of the demo's shape: from the order to the acknowledgement, and paused.
 
 Idle: nothing is generated. Loaded: 256 rollouts are in flight, and go on afterwards. The learner's end is a thread on the first
-core, the actor has the last one. `slowdown` is what an update costs the actor: tokens lost, in seconds of generation.
+core; the actor has the last one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from time import perf_counter
 
 import torch
 
-from ..actor.engines.vllm.engine import VllmEngine
+from ..actor.engines.api import Engine
+from ..common.config.choices import EngineKind
 from .engines import Sender, generate_forever, start_engine
 
 IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48
 EVERY_S = 0.3  # between two updates under load
 
 
-async def measure(engine: VllmEngine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
+async def measure(engine: Engine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
     """Milliseconds of `updates` updates: total and paused."""
     totals, pauses = [], []
     for version in range(first, first + updates):
@@ -38,12 +39,12 @@ async def measure(engine: VllmEngine, sender: Sender, first: int, updates: int, 
     return {"median_ms": statistics.median(totals), "p90_ms": slowest, "paused_ms": statistics.median(pauses)}
 
 
-async def run(updates: int, clear_kv: bool) -> dict:
+async def run(kind: EngineKind, updates: int, clear_kv: bool) -> dict[str, object]:
     """Start the engine and measure."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         os.sched_setaffinity(0, {cores[-1]})
-        engine = await start_engine(Path(folder), clear_kv=clear_kv)
+        engine = await start_engine(Path(folder), kind, clear_kv=clear_kv)
         sender = Sender(Path(folder), cores[0])
         await sender.push(engine, 0)
         idle = await measure(engine, sender, 1, updates, 0.0)
@@ -59,12 +60,13 @@ async def run(updates: int, clear_kv: bool) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Print one JSON line."""
     parser = argparse.ArgumentParser(prog="prolong bench weight-update", description=__doc__)
+    parser.add_argument("--engine", choices=[kind.name for kind in EngineKind], default=EngineKind.vllm.name)
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--keep-kv", action="store_true", help="actor.clear_kv=false")
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is always JSON")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    result = asyncio.run(run(args.updates, not args.keep_kv))
+    result = asyncio.run(run(EngineKind[args.engine], args.updates, not args.keep_kv))
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 

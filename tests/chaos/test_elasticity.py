@@ -21,6 +21,7 @@ from tests.support.buffer_process import BufferProcess
 from tests.support.learner_process import end_of, learner, make_config, wait_for_steps
 from tests.support.runs import SMALL, Run, free_port
 from tests.support.scripted_actor import ScriptedActor
+from tests.support.storm import ON_COMMAND_LINE, children
 from tests.support.tiny_model import make_tiny_model
 
 BATCH = 4
@@ -112,20 +113,24 @@ def hangs_and_comes_back(cluster: Cluster, name: str, process: subprocess.Popen)
     assert cluster.peer(name)["state"] == "ready"
 
 
-def stop_engine_at_work(cluster: Cluster, name: str, process: subprocess.Popen) -> psutil.Process:
-    """SIGSTOP to the engine alone, while it holds tickets: what was finished before has half a second to leave the actor."""
-    (engine,) = (child for child in psutil.Process(process.pid).children() if "EngineCore" in " ".join(child.cmdline()))
+def stop_verifiers_at_work(cluster: Cluster, name: str, process: subprocess.Popen) -> list[psutil.Process]:
+    """SIGSTOP to the verifiers alone, while the actor holds tickets: those cannot end. Groups that were ready have half a
+    second to leave the actor."""
+    verifiers = children(psutil.Process(process.pid), ON_COMMAND_LINE["verifier"])
 
-    def works_on_some() -> bool:
-        engine.send_signal(signal.SIGSTOP)
+    def holds_some() -> bool:
+        for verifier in verifiers:
+            verifier.send_signal(signal.SIGSTOP)
         select.select([], [], [], 0.5)
         if cluster.number(name, "leases"):
             return True
-        engine.send_signal(signal.SIGCONT)
+        for verifier in verifiers:
+            verifier.send_signal(signal.SIGCONT)
         return False
 
-    cluster.run.wait(f"tickets in the engine of {name}", works_on_some, 30)
-    return engine
+    assert verifiers
+    cluster.run.wait(f"tickets at {name}", holds_some, 30)
+    return verifiers
 
 
 def leaves(cluster: Cluster, process: subprocess.Popen) -> tuple[Status, Status]:
@@ -161,11 +166,11 @@ def test_actors_join_hang_come_back_and_leave_while_the_run_goes_on(cluster: Clu
     assert counters["buffer/lost_actors"] == 1  # that was its silence
     cluster.wait_for_progress()
 
-    engine = stop_engine_at_work(cluster, "first", first)
+    verifiers = stop_verifiers_at_work(cluster, "first", first)
     before, after = leaves(cluster, first)
     failed, returned = lost(before, after)
     assert failed == returned > 0
-    _, alive = psutil.wait_procs([engine], timeout=5)
+    _, alive = psutil.wait_procs(verifiers, timeout=5)
     assert not alive
     assert after.ledger["leased"] == 0
 

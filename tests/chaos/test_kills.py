@@ -1,4 +1,4 @@
-"""`kill -9` and SIGINT in the middle of a supervised run: it is mended, it ends well, nothing is left running."""
+"""`kill -9` and SIGINT in the middle of a supervised run: it recovers, it ends well, nothing is left running."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import SMALL, Run, assert_balanced
+from tests.support.runs import ON_VLLM, SMALL, Run, assert_balanced
+from tests.support.storm import children
 
 STEPS = 12
 
@@ -29,10 +30,14 @@ def kill(run: Run, role: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_actor_is_restarted_and_its_tickets_are_reissued(run: Run) -> None:
+def test_an_actor_whose_vllm_is_killed_is_restarted_and_its_tickets_are_reissued(run: Run) -> None:
+    """The engine process takes its actor with it. This is also the run of the demo on vLLM from its start to its end."""
+    run.overrides.append(ON_VLLM)
     train = run.start("train")
     run.wait_for_step(3)
-    kill(run, "actor")
+    (actor,) = run.find("actor")
+    (engine,) = children(actor, "EngineCore")
+    engine.kill()
     assert run.ended(train, 200) == 0, run.output()
     summary = run.summary()
     assert_balanced(summary, STEPS, batch_groups=4)

@@ -14,6 +14,7 @@ from prolong.learner.schedule import outcomes_of
 from tests.support.runs import Run, assert_balanced
 
 SHORT = [  # three steps a stage
+    "actor.engine=transformers",
     "run.steps=24",
     "buffer.batch_groups=4",
     "sampling.n=4",

@@ -1,7 +1,8 @@
-"""A storm over one run: `kill -9` and SIGSTOP of buffer, learner, actor, engine and verifiers, again and again. It ends as if
-nothing had been: every step once, ledger balanced, bound kept, as good a policy, and its history replays to the same bits.
+"""A storm over one run: `kill -9` and SIGSTOP of buffer, learner, actor and verifiers, again and again. It ends like a run
+without faults: every step once, ledger balanced, bound kept, as good a policy, and its history replays to the same bits.
 
-`make soak` (PROLONG_SOAK=1) strikes thirty times, and compares the curve with that of an undisturbed run.
+`make soak` (PROLONG_SOAK=1) runs vLLM, strikes thirty times, vLLM's engine process included, and compares the curve with that
+of an undisturbed run. In the short form the engine is transformers; test_kills.py kills vLLM's process.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.runs import CLI, SMALL, Run, assert_balanced
-from tests.support.storm import VICTIMS, Storm, blows, restarts
+from tests.support.runs import CLI, ON_VLLM, SMALL, Run, assert_balanced
+from tests.support.storm import ENGINE, VICTIMS, Storm, blows, restarts
 
 SOAK = bool(os.environ.get("PROLONG_SOAK"))
 SEED = int(os.environ.get("PROLONG_SEED", "0"))
@@ -27,7 +28,12 @@ ETA = 2
 SILENCE_S = 3.0
 SETTINGS = ["buffer.keep_history=true", f"buffer.silence_s={SILENCE_S}", f"run.steps={STEPS}", "run.seed=3"]
 SETTINGS += ["launch.max_restarts=1000", "weights.timeout_s=20", f"buffer.eta={ETA}", "buffer.address=tcp://127.0.0.1:0"]
-SETTINGS += ["checkpoint.every=5"] if SOAK else [*SMALL, "checkpoint.every=3"]
+if SOAK:
+    SETTINGS += ["checkpoint.every=5", ON_VLLM]
+    STRUCK = (*VICTIMS, ENGINE)
+else:
+    SETTINGS += [*SMALL, "checkpoint.every=3"]
+    STRUCK = VICTIMS
 HARM = 0.05  # of a pass rate
 
 
@@ -95,14 +101,14 @@ def test_a_storm_of_kills_and_stops_changes_nothing_but_the_time(tmp_path: Path,
     try:
         train = run.start("train")
         run.wait_for_step(2)
-        for blow in blows(rng, ROUNDS, LONGEST_S):
+        for blow in blows(rng, STRUCK, ROUNDS, LONGEST_S):
             storm.strike(blow, rng)
         assert run.ended(train, 300) == 0, run.output()
         print("\n".join(storm.log))
         print(f"faults {sum(storm.struck.values())}: {dict(storm.struck)}, absent {storm.absent}, redone {storm.redone} steps")
         print(f"restarts: {dict(restarts(run.root / 'train-0.log'))}, slowest {storm.slowest_s:.1f} s")
         assert set(storm.struck.values()) == {ROUNDS}
-        assert len(storm.struck) == 2 * len(VICTIMS)
+        assert len(storm.struck) == 2 * len(STRUCK)
         check_books(run)
         print("SHA-256:", check_replay(run))
         if SOAK:

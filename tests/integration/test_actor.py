@@ -65,6 +65,7 @@ class Stage:
             "buffer.silence_s=5",
             f"sampling.n={N}",
             "sampling.max_tokens=24",
+            "actor.engine=transformers",
             "actor.kv_cache_gib=0.25",
             "actor.grace_s=3",
             "weights.timeout_s=20",
@@ -154,7 +155,7 @@ def test_an_actor_delivers_scored_groups_and_leaves_cleanly_on_sigterm(stage: St
         assert all([span.version for span in rollout.spans] == [0] for rollout in group.rollouts)
         assert all(rollout.verdict.verifier == "math" and rollout.verdict.reward is not None for rollout in group.rollouts)
     family = descendants(actor)
-    assert len(family) >= 2  # the engine and a verifier
+    assert family  # a verifier
     actor.send_signal(signal.SIGTERM)
     assert actor.wait(30) == 0, stage.log(actor)
     _, alive = psutil.wait_procs(family, timeout=5)
@@ -162,23 +163,17 @@ def test_an_actor_delivers_scored_groups_and_leaves_cleanly_on_sigterm(stage: St
     assert stage.status().ledger["leased"] == 0
 
 
-def test_a_killed_actor_leaves_no_process_and_its_successor_takes_over(stage: Stage):
-    first = stage.start("actor", "--name", "a")
+def test_a_killed_actor_leaves_no_process_and_a_successor_with_another_engine_takes_over(stage: Stage):
+    first = stage.start("actor", "--name", "a", actor__engine="vllm")
     stage.learner()
     wait_until("a group", lambda: stage.status().ledger["stored"] > 0, 60.0)
     family = descendants(first)
+    assert len(family) >= 2  # vLLM's engine process and a verifier
     first.kill()
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
     stage.start("actor", "--name", "a")
     assert len(stage.batch().groups) == BATCH
-
-
-def test_an_actor_with_another_tokenizer_is_refused_with_one_sentence_and_exit_code_2(stage: Stage):
-    other = make_tiny_model(stage.root / "other", tied=True, vocab=80)
-    actor = stage.start("actor", "--name", "b", model__path=str(other))
-    assert actor.wait(90) == 2
-    assert "tokenizer" in stage.log(actor).splitlines()[-1]
 
 
 def test_an_actor_without_a_model_says_so_with_exit_code_2(stage: Stage):

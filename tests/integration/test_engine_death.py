@@ -11,7 +11,7 @@ from prolong.common.errors import ProlongError, WeightsError
 from prolong.common.weights.buckets import plan_buckets
 
 from tests.support.engine_rig import BUCKET_BYTES, TIMEOUT_S, Rig, build_rig
-from tests.support.runs import SMALL, Run, free_port
+from tests.support.runs import ON_VLLM, SMALL, Run, free_port
 
 SOON_S = 3.0
 
@@ -53,7 +53,7 @@ def test_an_update_ends_when_its_engine_dies(fragile: tuple[Rig, psutil.Process]
 @pytest.mark.timeout(120)
 def test_an_actor_whose_engine_is_killed_while_it_starts_may_be_started_again(tmp_path: Path, demo_model: Path) -> None:
     settings = [f"model.path={demo_model}", f"buffer.address=tcp://127.0.0.1:{free_port()}"]
-    run = Run(tmp_path, "killed", [*SMALL, *settings])
+    run = Run(tmp_path, "killed", [*SMALL, ON_VLLM, *settings])
     actor = run.start("actor")
     try:
         (engine,) = run.wait("its engine", lambda: engines(of=actor.pid), 60)  # type: ignore[misc]

@@ -1,6 +1,5 @@
-"""Buffer, learner and actor started by hand, in any order; a second actor in the middle."""
+"""Buffer, learner and actor started by hand, in either order; a second actor in the middle."""
 
-from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,9 @@ def run(tmp_path: Path, demo_model: Path):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("order", list(permutations(["buffer", "learner", "actor"])), ids="-".join)
-def test_any_start_order_reaches_the_same_end(run: Run, order: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("order", [("buffer", "learner", "actor"), ("actor", "learner", "buffer")], ids="-".join)
+def test_both_start_orders_reach_the_same_end(run: Run, order: tuple[str, ...]) -> None:
+    """The buffer first or last; tests/property/test_start_orders.py starts simulated processes in all six orders."""
     run.overrides.append(f"run.steps={STEPS}")
     for command in order:
         run.start(command)

@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
+ON_VLLM = "actor.engine=vllm"  # behind SMALL, where vLLM is what a test is about
 SMALL = [  # the demo, cut down to seconds
+    "actor.engine=transformers",
     "buffer.batch_groups=4",
     "sampling.n=4",
     "sampling.max_tokens=24",

@@ -9,7 +9,7 @@ import contextlib
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -18,7 +18,8 @@ import psutil
 
 from tests.support.runs import Run
 
-VICTIMS = ("buffer", "learner", "actor", "engine", "verifier")
+VICTIMS = ("buffer", "learner", "actor", "verifier")
+ENGINE = "engine"  # the process that vLLM generates in; other engines are threads of their actor
 ON_COMMAND_LINE = {"engine": "EngineCore", "verifier": "prolong.verifiers.workers.worker"}  # of an actor's children
 PROGRESS_S = 150.0  # for a step that was not there: several restarts on a busy machine, and steps done again
 
@@ -107,13 +108,15 @@ def children(actor: psutil.Process, word: str) -> list[psutil.Process]:
         return []
 
 
-def blows(rng: random.Random, rounds: int, longest_s: float) -> list[Blow]:
-    """`rounds` times every kind of fault, shuffled; two of three wait for a step, the others hit a run that is being mended.
+def blows(rng: random.Random, victims: Sequence[str], rounds: int, longest_s: float) -> list[Blow]:
+    """`rounds` times a kill and a stop of each victim, shuffled.
 
-    A quarter of the stops are `longest_s`, the others as short as .5 s."""
+    Two of three blows wait for a step; the others hit a run that is still recovering. A quarter of the stops last `longest_s`,
+    the others may be as short as .5 s.
+    """
     drawn = []
     for _ in range(rounds):
-        for victim in VICTIMS:
+        for victim in victims:
             stopped_s = longest_s if rng.random() < 0.25 else rng.uniform(0.5, longest_s)
             drawn += [Blow(victim, 0.0, rng.random() < 2 / 3), Blow(victim, stopped_s, rng.random() < 2 / 3)]
     rng.shuffle(drawn)
