@@ -68,11 +68,11 @@ class BufferMessage(Message, frozen=True):
 class Answer(BufferMessage, frozen=True):
     """The answer to a Question."""
 
-    only_once: ClassVar[bool] = False  # without an open question of its number it is counted and dropped
+    only_once: ClassVar[bool] = False  # without an open question of its key it is counted and dropped
 
-    def number(self) -> int:
-        """The `number` of its question."""
-        return 0
+    def key(self) -> tuple[int, ...]:
+        """The `key` of its question."""
+        return ()
 
     def is_of(self, generation: int) -> bool:
         """Whether it answers for this generation; answers of an earlier one are ignored by `BufferClient.ask`."""
@@ -119,9 +119,9 @@ class Question(ClientMessage, Generic[A], frozen=True):
         question = next(base for base in vars(cls)["__orig_bases__"] if get_origin(base) is Question)
         return get_args(question)[0]
 
-    def number(self) -> int:
-        """Tells questions of one class apart: the answer has the same number."""
-        return 0
+    def key(self) -> tuple[int, ...]:
+        """Tells questions of one class apart: the answer has the same key."""
+        return ()
 
 
 # --- every client: arriving, staying, the end -------------------------------------------------------------------------
@@ -203,8 +203,8 @@ class GroupAck(Answer, frozen=True):
     accepted: bool
     reason: str = ""
 
-    def number(self) -> int:
-        return self.ordinal
+    def key(self) -> tuple[int, ...]:
+        return (self.ordinal,)
 
 
 class GroupResult(ActorMessage, Question[GroupAck], frozen=True):
@@ -216,8 +216,8 @@ class GroupResult(ActorMessage, Question[GroupAck], frozen=True):
 
     group: Group
 
-    def number(self) -> int:
-        return self.group.ordinal
+    def key(self) -> tuple[int, ...]:
+        return (self.group.ordinal,)
 
 
 class TicketReturned(ActorMessage, frozen=True):
@@ -243,8 +243,8 @@ class BatchReady(Answer, frozen=True):
 
     batch: Batch
 
-    def number(self) -> int:
-        return self.batch.version
+    def key(self) -> tuple[int, ...]:
+        return self.batch.generation, self.batch.version
 
     def is_of(self, generation: int) -> bool:
         return self.batch.generation == generation
@@ -257,8 +257,8 @@ class TakeBatch(OfGeneration, Question[BatchReady], frozen=True):
 
     version: Number
 
-    def number(self) -> int:
-        return self.version
+    def key(self) -> tuple[int, ...]:
+        return self.generation, self.version
 
 
 class StepDone(OfGeneration, frozen=True):
@@ -295,6 +295,9 @@ class Finished(Answer, frozen=True):
 
     status: Status
 
+    def key(self) -> tuple[int, ...]:
+        return (self.status.generation,)
+
     def is_of(self, generation: int) -> bool:
         return self.status.generation == generation
 
@@ -305,6 +308,9 @@ class Finish(OfGeneration, Question[Finished], frozen=True):
     asked_again = True
 
     version: Number
+
+    def key(self) -> tuple[int, ...]:
+        return (self.generation,)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -321,8 +327,8 @@ class PublishPlan(Answer, frozen=True):
     epoch: int
     members: list[str]  # none: every actor has these weights, or takes part in no broadcast now
 
-    def number(self) -> int:
-        return self.version
+    def key(self) -> tuple[int, ...]:
+        return self.generation, self.version
 
     def is_of(self, generation: int) -> bool:
         return self.generation == generation
@@ -341,8 +347,8 @@ class Publish(OfGeneration, Question[PublishPlan], frozen=True):
     # epoch of a broadcast that the learner no longer waits for: members that have not answered count as absent
     given_up: Number = -1
 
-    def number(self) -> int:
-        return self.version
+    def key(self) -> tuple[int, ...]:
+        return self.generation, self.version
 
 
 class PublishResult(BufferMessage, frozen=True):

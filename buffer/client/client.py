@@ -230,6 +230,11 @@ class BufferClient:
         raise RunStopped("told to stop before the buffer answered")
 
     @property
+    def is_running(self) -> bool:
+        """Whether the I/O thread runs: from `connect` until the conversation ends."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def generation(self) -> int:
         """Of the buffer's last Welcome. After `connect`."""
         assert self.welcome is not None, "connect comes first"

@@ -38,7 +38,7 @@ REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 KEYS_HINT = "the keys may differ: is buffer.keys on both sides what one `prolong keys` made?"
 SILENCES = 6  # times lease_s without a message: the buffer is unreachable
 
-AnswerKey = tuple[type[BufferMessage], int]  # class and number of the answer that a question waits for
+AnswerKey = tuple[type[BufferMessage], tuple[int, ...]]  # class and key of the answer that a question waits for
 Frame = tuple[AnswerKey | None, bytes]  # (key of a question that is asked again, encoded message)
 
 
@@ -99,7 +99,7 @@ class Session:
 
     def _ask(self, question: Question[BufferMessage], frame: bytes) -> AnswerKey:
         """Remember a question until its answer."""
-        key = question.answer_type(), question.number()
+        key = question.answer_type(), question.key()
         if question.newest_only:
             self._open = {other: asked for other, asked in self._open.items() if other[0] is not key[0]}
             self._awaited &= self._open.keys()
@@ -128,8 +128,8 @@ class Session:
         return None
 
     def _is_answered(self, answer: Answer) -> bool:
-        """Close the question of an answer; False for the second answer to a question that was sent twice."""
-        key = type(answer), answer.number()
+        """Close the question of an answer; False if there is none, and an answer of its class comes only once."""
+        key = type(answer), answer.key()
         was_open = self._open.pop(key, None) is not None
         self._awaited.discard(key)
         if not was_open and answer.only_once:

@@ -51,11 +51,11 @@ def test_each_question_names_answers_that_the_buffer_sends() -> None:
         ),
     ],
 )
-def test_an_answer_has_the_number_of_its_question(question: m.Question[m.Answer], answer: m.Answer) -> None:
+def test_an_answer_has_the_key_of_its_question(question: m.Question[m.Answer], answer: m.Answer) -> None:
     assert question.asked_again
     assert question.newest_only
     assert isinstance(answer, question.answer_type())
-    assert answer.number() == question.number()
+    assert answer.key() == question.key()
     assert answer.is_of(3)
 
 

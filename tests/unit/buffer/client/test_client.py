@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import os
-import statistics
 import threading
 from collections import Counter
-from time import monotonic, perf_counter
+from collections.abc import Callable
+from time import monotonic
 
 import pytest
 import zmq
@@ -15,6 +15,7 @@ from prolong.buffer.client.observer import request_status
 from prolong.common.errors import BufferUnreachable, ConfigError, DeadlineExceeded, HandshakeRefused, RunStopped, WireSizeError
 from prolong.common.messages import (
     Alive,
+    BatchReady,
     FromClient,
     GroupAck,
     GroupResult,
@@ -24,13 +25,14 @@ from prolong.common.messages import (
     Role,
     Stop,
     SyncRequested,
+    TakeBatch,
     TicketReturned,
     Tickets,
     Welcome,
 )
 from prolong.common.transport.sockets import bind_router, endpoint_of
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Group, Prompt, Sampling, TicketKind, ValidationSetting
+from prolong.common.types import Batch, Group, Prompt, Sampling, TicketKind, ValidationSetting
 
 LIMIT = 1 << 20
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
@@ -46,14 +48,25 @@ def group_result(ordinal: int) -> GroupResult:
 
 
 class ScriptedBuffer(threading.Thread):
-    """Welcomes everybody, echoes TicketReturned as SyncRequested, acknowledges groups; `silent` says nothing at all."""
+    """Admits every client, echoes TicketReturned as SyncRequested, acknowledges groups, answers TakeBatch with an empty batch
+    unless `starve`; says nothing at all while `silent`."""
 
-    def __init__(self, address: str = "tcp://127.0.0.1:0", *, silent: bool = False, ack: bool = True, refuse: str = "") -> None:
+    def __init__(
+        self,
+        address: str = "tcp://127.0.0.1:0",
+        *,
+        ack: bool = True,
+        starve: bool = False,
+        refuse: str = "",
+        generation: int = 1,
+        heartbeat_s: float = 0.05,
+    ) -> None:
         super().__init__(daemon=True)
         self.context = zmq.Context()
         self.router = bind_router(self.context, address, LIMIT)
         self.address = endpoint_of(self.router)
-        self.silent, self.ack, self.refuse = silent, ack, refuse
+        self.silent, self.ack, self.starve, self.refuse = False, ack, starve, refuse
+        self.welcome = Welcome(generation=generation, heartbeat_s=heartbeat_s, lease_s=3 * heartbeat_s, version=0)
         self.heard: list = []
         self.known: set[bytes] = set()
         self.outbox: list[bytes] = []  # frames for everybody who is known
@@ -84,7 +97,7 @@ class ScriptedBuffer(threading.Thread):
             if self.refuse:
                 return Refused(reason=self.refuse, retry=True)
             self.known.add(peer)
-            return Welcome(generation=1, heartbeat_s=0.05, lease_s=0.15, version=0)
+            return self.welcome
         if peer not in self.known:
             return Alive(known=False)
         match message:
@@ -92,6 +105,8 @@ class ScriptedBuffer(threading.Thread):
                 return Alive(known=True)
             case GroupResult() if self.ack:
                 return GroupAck(ordinal=message.group.ordinal, accepted=True)
+            case TakeBatch() if not self.starve:
+                return BatchReady(batch=Batch(generation=message.generation, version=message.version, groups=[]))
             case TicketReturned():
                 return SyncRequested(reason=str(message.ordinal))
         return None
@@ -117,12 +132,16 @@ def client_of(address: str) -> BufferClient:
     return BufferClient(address, hello, max_bytes=LIMIT)
 
 
-def until(condition, timeout_s: float = 3.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0, *, busy: bool = False) -> None:
+    """Wait for an event; `busy` keeps this thread computing meanwhile."""
     deadline = monotonic() + timeout_s
     waiting = threading.Event()
     while not condition():
         assert monotonic() < deadline, "it did not happen"
-        waiting.wait(0.005)
+        if busy:
+            sum(range(1000))
+        else:
+            waiting.wait(0.005)
 
 
 def ask(client: BufferClient, inbox, ordinal: int, timeout_s: float = 2.0) -> int:
@@ -130,16 +149,15 @@ def ask(client: BufferClient, inbox, ordinal: int, timeout_s: float = 2.0) -> in
     return int(inbox.take(timeout_s).reason)
 
 
-def test_a_question_over_loopback_is_answered_within_milliseconds(buffer):
+def test_a_message_wakes_the_io_thread_instead_of_waiting_for_the_next_heartbeat():
+    buffer = ScriptedBuffer(heartbeat_s=3600.0)
     with client_of(buffer.address) as client:
         inbox = client.inbox(SyncRequested)
         assert client.connect(5.0).generation == 1
-        seconds = []
         for ordinal in range(100):
-            started = perf_counter()
             assert ask(client, inbox, ordinal) == ordinal
-            seconds.append(perf_counter() - started)
-    assert statistics.median(seconds) < 0.005  # 0.2 ms on an idle machine; a poll interval would show
+    assert buffer.of(Heartbeat) == []
+    buffer.stop()
 
 
 def test_nothing_is_lost_when_many_threads_send(buffer):
@@ -174,10 +192,9 @@ def test_a_deadline_names_what_did_not_come(buffer):
     with client_of(buffer.address) as client:
         inbox = client.inbox(Tickets, SyncRequested)
         client.connect(5.0)
-        started = monotonic()
         with pytest.raises(DeadlineExceeded, match=r"no Tickets or SyncRequested from the buffer within 0.05 s"):
             inbox.take(0.05)
-        assert 0.05 <= monotonic() - started < 0.5
+        assert inbox.take_within(0.01) is None
 
 
 def test_an_event_loop_waits_without_blocking_and_cancelling_loses_nothing(buffer):
@@ -213,7 +230,7 @@ def test_stop_ends_every_inbox_after_what_came_before(buffer):
         for _ in range(2):
             with pytest.raises(RunStopped, match="out of disk") as raised:
                 tickets.take(2.0)
-        assert raised.value.exit_code == 1
+            assert raised.value.exit_code == 1
         with pytest.raises(RunStopped):
             syncs.try_take()
         with pytest.raises(RunStopped):
@@ -243,11 +260,9 @@ def test_a_silent_buffer_becomes_unreachable_in_every_inbox(buffer):
     with client_of(buffer.address) as client:
         inbox = client.inbox(SyncRequested)
         client.connect(5.0)
-        started = monotonic()
         buffer.silent = True
         with pytest.raises(BufferUnreachable, match=r"within 0.9 s"):
             inbox.take(10.0)
-        assert 0.5 < monotonic() - started < 3.0
         client.send(TicketReturned(ordinal=1, reason="too late"))
         assert client.counters["client/dropped_messages"] >= 1
 
@@ -259,7 +274,7 @@ def test_a_short_silence_is_forgiven(buffer):
         buffer.silent = True
         until(lambda: len(buffer.of(Hello)) == 2)
         buffer.silent = False
-        buffer.outbox.append(encode(Welcome(generation=1, heartbeat_s=0.05, lease_s=0.15, version=0)))
+        buffer.outbox.append(encode(buffer.welcome))
         assert ask(client, inbox, 3) == 3
 
 
@@ -318,9 +333,9 @@ def test_close_does_not_wait_longer_than_it_is_told():
     client = client_of(buffer.address)
     client.connect(5.0)
     client.send(group_result(1))
-    started = monotonic()
-    client.close(timeout_s=0.2)
-    assert 0.15 < monotonic() - started < 1.0
+    client.close(timeout_s=0.2)  # the acknowledgement never comes, and the I/O thread ends nevertheless
+    assert len(buffer.of(GroupResult)) == 1
+    assert not client.is_running
     buffer.stop()
 
 
@@ -328,11 +343,8 @@ def test_heartbeats_go_on_while_the_main_thread_is_busy(buffer):
     with client_of(buffer.address) as client:
         client.connect(5.0)
         client.set_stats({"actor/tokens": 3.0})
-        busy_until = monotonic() + 0.5
-        while monotonic() < busy_until:
-            sum(range(1000))
+        until(lambda: len(buffer.of(Heartbeat)) >= 3, busy=True)
         beats = buffer.of(Heartbeat)
-        assert len(beats) >= 3
         assert beats[-1].stats == {"actor/tokens": 3.0}
 
 
@@ -351,3 +363,64 @@ def test_damaged_frames_are_counted_and_the_conversation_goes_on(buffer):
         assert ask(client, inbox, 1) == 1
         until(lambda: client.counters["client/unrouted_messages"] == 1)
         assert client.counters["client/rejected_frames"] == 2
+
+
+def learner_of(address: str) -> BufferClient:
+    hello = Hello(role=Role.learner, name="learner", protocol=1, tokenizer="t", host="h", pid=os.getpid(), version=7)
+    return BufferClient(address, hello, max_bytes=LIMIT)
+
+
+def take_batch(generation: int) -> TakeBatch:
+    return TakeBatch(generation=generation, version=7)
+
+
+def test_an_answer_to_a_question_is_returned_with_its_type(buffer):
+    with learner_of(buffer.address) as client:
+        batches = client.inbox(BatchReady)
+        client.connect(5.0)
+        for _ in range(2):
+            ready = client.ask(batches, take_batch, deadline_s=5.0, stop=threading.Event())
+            assert ready is not None
+            assert (ready.batch.generation, ready.batch.version) == (1, 7)
+
+
+def test_a_question_is_asked_again_in_another_generation_and_answers_of_an_earlier_one_are_ignored():
+    first = ScriptedBuffer(starve=True)
+    client = learner_of(first.address)
+    batches = client.inbox(BatchReady)
+    client.connect(5.0)
+    answers: list[BatchReady | None] = []
+    stop = threading.Event()
+    asking = threading.Thread(target=lambda: answers.append(client.ask(batches, take_batch, deadline_s=30.0, stop=stop)))
+    asking.start()
+    until(lambda: len(first.of(TakeBatch)) == 1)
+    first.stop()
+    second = ScriptedBuffer(first.address, generation=2)  # it answers the question of generation 1 too, which is sent again
+    asking.join(30.0)
+    assert answers == [BatchReady(batch=Batch(generation=2, version=7, groups=[]))]
+    assert [message.generation for message in second.of(TakeBatch)] == [1, 2]
+    client.close()
+    second.stop()
+
+
+def test_a_question_ends_at_its_deadline_or_when_told_to_stop():
+    buffer, stop = ScriptedBuffer(starve=True), threading.Event()
+    with learner_of(buffer.address) as client:
+        batches = client.inbox(BatchReady)
+        client.connect(5.0)
+        with pytest.raises(DeadlineExceeded, match=r"did not answer within 0.01 s"):
+            client.ask(batches, take_batch, deadline_s=0.01, stop=stop)
+        stop.set()
+        assert client.ask(batches, take_batch, deadline_s=30.0, stop=stop) is None
+        buffer.outbox.append(encode(Stop(reason="out of disk", failed=True)))
+        with pytest.raises(RunStopped, match="out of disk"):
+            client.ask(batches, take_batch, deadline_s=30.0, stop=threading.Event())
+    buffer.stop()
+
+
+def test_connecting_ends_when_told_to_stop():
+    client, stop = client_of("tcp://127.0.0.1:9"), threading.Event()
+    stop.set()
+    with pytest.raises(RunStopped, match="told to stop before the buffer answered"):
+        client.connect(3600.0, stop)
+    assert not client.is_running
