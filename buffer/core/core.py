@@ -79,7 +79,7 @@ class BufferCore:
                 speaker = self.peers.find(peer)
                 if speaker is None:
                     return [(peer, m.Alive(known=False))]
-                speaker.seen_s = now
+                speaker.heard(now)
                 out = self._route(speaker, message, now, frame)
         self.run.store.check()
         return out
@@ -107,7 +107,7 @@ class BufferCore:
             case m.WeightsApplied():
                 self.run.membership.applied(peer.name, message)
             case m.Leave():
-                peer.leaving = True
+                peer.start_leaving()
                 self.run.membership.leave(peer.name)
             case _:
                 assert_never(message)

@@ -36,6 +36,14 @@ class Peer:
             return False
         return (self.hello.role, self.hello.host, self.hello.pid) == (hello.role, hello.host, hello.pid)
 
+    def heard(self, now: float) -> None:
+        """Note that a message came."""
+        self.seen_s = now
+
+    def start_leaving(self) -> None:
+        """An actor takes no more tickets; it finishes what it has."""
+        self.leaving = True
+
     def heard_stats(self, stats: dict[str, float]) -> None:
         """Keep the numbers of a heartbeat; one without numbers changes nothing."""
         if stats:

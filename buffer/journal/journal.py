@@ -12,7 +12,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ...common.errors import JournalError, WireError
 from ...common.messages import GroupResult
@@ -62,7 +62,7 @@ class Journal:
 
     # --- pending changes ----------------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, record: Any) -> None:
+    def put(self, key: bytes, record: object) -> None:
         """Write a record with the next commit."""
         self._pending_changes[key] = r.pack_record(record)
 

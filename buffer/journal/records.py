@@ -11,7 +11,7 @@ Every value begins with its CRC-32, except the frame of a group, which has a che
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from isal.isal_zlib import crc32
@@ -112,7 +112,7 @@ def number_of(numbered: bytes) -> int:
     return int.from_bytes(numbered[1:], "big")
 
 
-def pack_record(record: Any) -> bytes:
+def pack_record(record: object) -> bytes:
     """A record as a value: its checksum, then MessagePack."""
     payload = msgspec.msgpack.encode(record)
     return crc32(payload).to_bytes(CRC_BYTES, "big") + payload

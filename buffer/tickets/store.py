@@ -322,13 +322,12 @@ class Store:
         self.contract.clear(state.head)
         entries: list[Entry] = []
         for record in tickets:
-            ordinal = record.ticket.ordinal
-            entry = Entry(ticket=record.ticket, attempt=record.attempt, state=TicketState.leased)
+            ordinal, group = record.ticket.ordinal, groups.get(record.ticket.ordinal)
             self.contract.issue(ordinal, record.ticket.version)
-            if ordinal in groups:
-                entry.state, entry.group = TicketState.stored, groups[ordinal]
-                self.contract.store(ordinal, self.deadline_version(entry.group))
-            entries.append(entry)
+            if group is not None:
+                self.contract.store(ordinal, self.deadline_version(group))
+            state_of_ticket = TicketState.leased if group is None else TicketState.stored
+            entries.append(Entry(record.ticket, record.attempt, state_of_ticket, group))
         self.ledger.restore({TicketState(name): count for name, count in state.ledger.items()}, entries)
         self.check()
         self._resume_prompts(state)

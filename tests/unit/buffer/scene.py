@@ -209,3 +209,11 @@ def tickets(messages: list[Any], kind: TicketKind | None = None) -> list[Ticket]
     """All tickets among these messages."""
     given = [ticket for message in messages if isinstance(message, m.Tickets) for ticket in message.tickets]
     return [ticket for ticket in given if kind is None or ticket.kind is kind]
+
+
+def started(**settings: object) -> tuple[Scene, list]:
+    """A scene with a learner and one actor that holds version 0; and the tickets that it got."""
+    scene = Scene(config(**settings))  # pyright: ignore[reportArgumentType]
+    scene.actor()
+    scene.learner()
+    return scene, scene.weights(0)

@@ -1,4 +1,4 @@
-"""An early end of the run, and requests for a reset of the reference."""
+"""The end of a run, early or not, and requests for a reset of the reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from prolong.common import messages as m
 from prolong.common.config.sections import ValidationConfig
 from prolong.common.types import TicketKind
 
-from .scene import LEARNER, Scene, config, group, only, rollout, tickets
+from ..scene import LEARNER, Scene, config, group, only, rollout, tickets
+from ..scene import started as started_plainly
 from .test_stages import forget_learner, started, step
 
 
@@ -155,3 +156,77 @@ def test_scores_that_were_recorded_and_not_reported_reach_the_learner_after_a_re
     work = [ticket for ticket in scene.weights(0) if ticket.kind is TicketKind.train]
     batch, _ = step(scene, work, 0)
     assert [score.mean for score in batch.validation] == [1.0]
+
+
+def test_a_run_of_three_steps_ends_with_every_ticket_accounted_for() -> None:
+    scene, work = started_plainly(steps=3, eta=1, batch=2)
+    for version in range(3):
+        for ticket in work:
+            assert scene.result(ticket).accepted
+        batch = scene.take(version)
+        assert batch is not None
+        assert [g.ordinal for g in batch.groups] == [2 * version, 2 * version + 1]
+        scene.done(version + 1)
+        work = scene.weights(version + 1)
+    assert scene.counts == {"trained": 6, "total": 6}
+    heard = scene.say_all(LEARNER, m.Finish(generation=1, version=3))
+    assert only(heard[LEARNER], m.Finished).status.ledger["trained"] == 6
+    assert only(heard[b"actor-0"], m.Stop).failed is False
+
+
+def test_the_sweep_before_comes_first_and_the_sweep_after_ends_the_run() -> None:
+    scene = Scene(config(batch=1, eta=0, steps=1, validation=ValidationConfig(n=2, greedy=True)), heldout=1)
+    scene.actor()
+    scene.learner()
+    before = scene.weights(0)
+    assert [(t.kind, t.setting) for t in before] == [(TicketKind.validation, "sampled"), (TicketKind.validation, "greedy")]
+    scene.result(before[0])
+    heard = scene.say("actor-0", m.GroupResult(group=group(before[1], rollout(0))))
+    (ticket,) = tickets(heard)
+    assert ticket.kind is TicketKind.train
+    scene.result(ticket)
+    batch = scene.take(0)
+    assert batch is not None
+    assert [(score.setting, score.mean) for score in batch.validation] == [("sampled", 0.5), ("greedy", 1.0)]
+    scene.done(1)
+    assert scene.weights(1) == []
+    heard = scene.say_all(LEARNER, m.Finish(generation=1, version=1))
+    after = tickets(heard[b"actor-0"])
+    assert [(t.setting, t.version) for t in after] == [("sampled", 1), ("greedy", 1)]
+    scene.result(after[0], 1)
+    heard = scene.say_all(b"actor-0", m.GroupResult(group=group(after[1], rollout(1))))
+    status = only(heard[LEARNER], m.Finished).status
+    assert [(score.version, score.setting) for score in status.validation] == [
+        (0, "sampled"),
+        (0, "greedy"),
+        (1, "sampled"),
+        (1, "greedy"),
+    ]
+
+
+def test_the_buffer_leaves_when_its_peers_have_left_or_had_time_to() -> None:
+    for silent in (True, False):
+        scene, work = started_plainly(batch=1, eta=0, steps=1)
+        scene.result(work[0])
+        scene.take(0)
+        scene.done(1)
+        scene.say(LEARNER, m.Finish(generation=1, version=1))
+        assert not scene.core.finished()
+        for _ in range(9):
+            scene.wait(0.5) if silent else scene.say(LEARNER, m.Heartbeat(), after_s=0.5)
+        assert scene.core.finished() is silent
+        scene.wait(1.0)
+        assert scene.core.finished()
+
+
+def test_a_last_word_that_was_lost_with_its_connection_is_said_again() -> None:
+    scene, (ticket,) = started_plainly(batch=1, eta=0, steps=1)
+    scene.result(ticket)
+    scene.take(0)
+    scene.done(1)
+    assert only(scene.say(LEARNER, m.Finish(generation=1, version=1)), m.Finished).status.balanced
+    heard = scene.say(b"socket-2", scene.hello(m.Role.learner, "learner", version=1, generation=1), after_s=1.0)
+    assert only(heard, m.Finished).status.balanced
+    assert scene.counts == {"trained": 1, "total": 1}, "nothing is issued after the end"
+    scene.wait(6.0)
+    assert scene.core.finished()

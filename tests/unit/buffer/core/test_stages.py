@@ -7,7 +7,7 @@ from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import ValidationConfig
 from prolong.common.types import Batch, Ticket, TicketKind
 
-from .scene import LEARNER, Scene, config, group, only, rollout, tickets
+from ..scene import LEARNER, Scene, config, group, only, rollout, tickets
 
 WIDE = StageConfig(
     name="wide", sampling={"n": 3, "temperature": 0.7, "max_tokens": 48}, data={"weights": {"sums": 0.0, "sorts": 1.0}}

@@ -1,0 +1,34 @@
+"""The numbers that a status shows and that a batch carries."""
+
+from __future__ import annotations
+
+from prolong.common import messages as m
+
+from ..scene import started
+
+
+def test_status_says_who_does_what() -> None:
+    scene, _ = started(batch=2, eta=0)
+    scene.actor("actor-1")
+    scene.say("actor-0", m.Heartbeat(stats={"busy_s": 3.0}))
+    status = scene.core.status(scene.now)
+    assert (status.run, status.generation, status.version, status.steps, status.balanced) == ("scene", 1, 0, 10, True)
+    assert status.ledger["leased"] == 2
+    about = status.peers["actor-0"]
+    assert (about["role"], about["state"], about["leases"], about["rollouts"], about["busy_s"]) == ("actor", "ready", 2, 4, 3)
+    assert status.peers["actor-1"]["state"] == "waits for weights"
+    assert status.peers["learner"]["role"] == "learner"
+
+
+def test_actor_numbers_reach_the_batch_as_what_grew() -> None:
+    scene, work = started(batch=1, eta=1)
+    for ticket in work:
+        scene.result(ticket)
+    scene.say("actor-0", m.Heartbeat(stats={"busy_s": 3.0}))
+    first = scene.take(0)
+    scene.say("actor-0", m.Heartbeat(stats={"busy_s": 5.0}))
+    second = scene.take(1)
+    assert first is not None
+    assert second is not None
+    assert (first.metrics["actor/busy_s"], second.metrics["actor/busy_s"]) == (3.0, 2.0)
+    assert first.metrics["buffer/ledger_batched"] == 1.0
