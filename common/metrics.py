@@ -17,7 +17,7 @@ from .errors import UserError
 from .files import write_atomically
 from .telemetry import EventWriter
 
-Record = dict[str, Any]  # "step": int, "group/name": float | None
+MetricsRecord = dict[str, Any]  # "step": int, "group/name": float | None
 
 
 class MetricsWriter:
@@ -54,13 +54,13 @@ class MetricsWriter:
         self.close()
 
 
-def read_metrics(path: Path) -> list[Record]:
+def read_metrics(path: Path) -> list[MetricsRecord]:
     """All complete records, in order of writing, without a last line that is still being written or was torn by a crash.
 
     Raises: UserError naming file and line for a broken line that is not the last.
     """
     lines = path.read_bytes().splitlines()
-    records: list[Record] = []
+    records: list[MetricsRecord] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = msgspec.json.decode(line, type=dict[str, Any])

@@ -1,4 +1,4 @@
-"""Which cores and which GPUs each process of a run on one machine has."""
+"""The cores and the GPUs of each process of a run on one machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ...common.config.sections import Config, Device
 
 
 def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
-    """Name -> cores with `launch.pin_cores`: the learner's ranks first, the rest shared among the actors; all else floats.
+    """Name -> cores: the first ones for the ranks of the learner, the others shared among the actors; the buffer is not pinned.
 
-    Empty when nothing is to be pinned, or when there are not enough cores for everybody to have one.
+    Empty without `launch.pin_cores`, and when there are fewer cores than ranks and actors.
     """
     ranks, actors = cfg.launch.learner_ranks, cfg.launch.actors
     if not cfg.launch.pin_cores or len(cores) < ranks + actors:
@@ -23,7 +23,7 @@ def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
 def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
     """Name -> CUDA_VISIBLE_DEVICES: one GPU for each of the learner's ranks, `actor.tensor_parallel` for each actor.
 
-    Empty when there are not that many GPUs: then everybody sees all of them, as the environment says.
+    Empty when there are fewer GPUs: then every process sees all that the environment names.
     """
     ranks, actors, each = cfg.launch.learner_ranks, cfg.launch.actors, cfg.actor.tensor_parallel
     if cfg.model.device is Device.cpu or len(gpus) < ranks + actors * each:
@@ -33,7 +33,7 @@ def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES: what it says already, or else one per device file."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names, or else one number per device file."""
     if "CUDA_VISIBLE_DEVICES" in environ:
         return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
     return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]

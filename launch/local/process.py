@@ -1,6 +1,6 @@
-"""One supervised process: its own session, its own log, never outliving the supervisor.
+"""A child process with a session and a log of its own, which never outlives the process that started it.
 
-The kernel is asked for every event: PR_SET_PDEATHSIG for the supervisor's death, a pidfd for the child's.
+The kernel reports both ends: PR_SET_PDEATHSIG that of the parent, a pidfd that of the child.
 Linux only, as vLLM's CPU and GPU builds are.
 """
 
@@ -19,9 +19,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:
-    """Have the kernel send `signum` to this process when the thread that started it ends.
+    """Make the kernel send `signum` to this process when the thread that started it ends.
 
-    `parent`: the pid that is expected; when it is already gone by now, this process ends itself.
+    `parent`: the expected pid of the parent; when the parent has ended already, this process sends itself `signum`.
     """
     if _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -29,8 +29,8 @@ def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> 
         os.kill(os.getpid(), signum)
 
 
-class Process:
-    """A command that can be started again. `cores` is the set it is pinned to; empty: it floats."""
+class ChildProcess:
+    """A command that can be started again. `cores`: the set that it is pinned to; empty: all of them."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, env: Mapping[str, str], log: Path, cores: frozenset[int] = frozenset()
@@ -53,12 +53,12 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> int:
-        """Start (again), appending to the log; returns a pidfd, readable when it has ended, for the caller to close."""
+        """Start (again), appending to the log. Returns a pidfd, readable once the process has ended, for the caller to close."""
         assert not self.running
-        supervisor = os.getpid()
+        parent = os.getpid()
 
         def in_child() -> None:
-            die_with_parent(signal.SIGTERM, supervisor)
+            die_with_parent(signal.SIGTERM, parent)
             if self.cores:
                 os.sched_setaffinity(0, self.cores)
 
@@ -76,24 +76,24 @@ class Process:
         return os.pidfd_open(self._child.pid)
 
     def reap(self) -> int:
-        """The exit code of an ended process, 128 + n for signal n. What it left in its group is killed."""
+        """The exit code of the ended process, 128 + n for signal n. Kills the processes that it left in its group."""
         assert self._child is not None
         code = self._child.wait(timeout=5.0)
         self.kill_group()
         return code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Ask the process (not its children: it ends those itself) to leave."""
+        """Send SIGTERM to the process; it ends its children itself."""
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
     def kill_group(self) -> None:
-        """SIGKILL to the process and all that it started, as far as they kept its process group."""
+        """Send SIGKILL to the process and to its children that kept its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def tail(self, lines: int = 15) -> list[str]:
-        """The log's last lines."""
+        """The last lines of the log; empty without a log."""
         with contextlib.suppress(FileNotFoundError), self.log.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 64 * 1024))
             return log.read().decode(errors="replace").splitlines()[-lines:]

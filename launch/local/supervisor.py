@@ -1,13 +1,13 @@
-"""Keeps the processes of one run alive until their leader is done, and ends them all when it is, fails, or is interrupted.
+"""Keeps the processes of a run alive until their leader ends, and ends all of them when it does, fails or is interrupted.
 
     events: a pidfd (a process ended)   a signal (stop)   a timer (start again)   fail() (the run cannot go on)
 
 *Blocks on* the event loop alone. *Stops when* the leader ends well, a process ends with a mistake of the user (exit code 2)
-or more often than allowed, or a signal arrives; then everything is ended within STOP_S.
+or more often than allowed, or a signal arrives; then all processes are ended within STOP_S.
 
-An actor that ends with code 0 was asked to, by a signal or because the run is over, and stays gone: actors can be taken from a
-run. When the last of them left and the run does not end, that one is started again, which counts as a restart.
-A process that hangs is not seen here: the buffer notices its silence, and a learner without batches ends by itself.
+An actor that ends with code 0 was asked to leave, by a signal or because the run is over, and is not started again: actors can
+be taken from a run. When no actor is left and the run does not end, the last one is started again, which counts as a restart.
+A process that hangs is not noticed here: the buffer notices its silence, and a learner without batches ends by itself.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
-from .process import Process
+from .process import ChildProcess
 
 USER_ERROR = 2
-HEALTHY_S = 600.0  # a process that ran for this long starts counting its restarts anew
-EPISODE_S = 60.0  # failures closer than this have one cause: the first of them
-BACKOFF_S = 0.5  # before the first restart; each of the next waits twice as long
+HEALTHY_S = 600.0  # a process that ran for so long may be restarted as often as at the beginning
+EPISODE_S = 60.0  # failures that are closer than this have one cause, the first of them
+BACKOFF_S = 0.5  # wait before the first restart; it doubles with each further one
 MAX_BACKOFF_S = 10.0
-LEAVE_S = 10.0  # between the leader's end and that of the others, whichever comes first
-TERMINATE_S = 6.0  # after SIGTERM, before the buffer is asked too
-LAST_S = 2.0  # after the buffer was asked, before SIGKILL
+LEAVE_S = 10.0  # after the leader or an actor ended well: time for the others to end by themselves
+TERMINATE_S = 6.0  # after SIGTERM to all but the buffer, before the buffer gets it too
+LAST_S = 2.0  # after SIGTERM to the buffer, before SIGKILL to all
 STOP_S = TERMINATE_S + LAST_S + 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutcome:
-    """How the run ended: exit code, one sentence, and the log's end of the process that failed first."""
+    """How the run ended: exit code, one sentence, and the end of the log of the process that failed first."""
 
     code: int
     reason: str = ""
@@ -47,7 +47,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """A process that ended when it should not have."""
+    """A process that ended although the run was not over."""
 
     at: float
     name: str
@@ -56,7 +56,7 @@ class Failure:
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
-    """The first failure of the latest episode: when one process dies the others follow, and their logs say little."""
+    """The first failure of the latest episode. When one process dies others follow, and their logs do not name the cause."""
     cause = failures[-1]
     for failure in reversed(failures):
         if cause.at - failure.at > EPISODE_S:
@@ -65,12 +65,21 @@ def first_cause(failures: Sequence[Failure]) -> Failure:
     return cause
 
 
+def restart_delay_s(restarts: int) -> float:
+    """The wait before the next start of a process that was restarted so many times."""
+    return min(BACKOFF_S * 2 ** min(restarts, 16), MAX_BACKOFF_S)
+
+
 class Supervisor:
-    """`leader`'s end is the run's end; `last` is asked to leave after all others, because they hand things back to it."""
+    """Supervises the processes of one run.
+
+    `leader`: the run ends when this process ends well, which it does if `finished()` is true then. `last`: is asked to leave
+    after all others, which hand their work back to it. `note` is told of every restart, in a sentence.
+    """
 
     def __init__(
         self,
-        processes: Sequence[Process],
+        processes: Sequence[ChildProcess],
         *,
         leader: str,
         last: str,
@@ -81,7 +90,7 @@ class Supervisor:
         self._processes = {process.name: process for process in processes}
         self._leader, self._last = leader, last
         self._max_restarts = max_restarts
-        self._finished = finished  # what the leader must have left behind for its end to be a good one
+        self._finished = finished
         self._note = note
         self._failures: list[Failure] = []
         self._restarts = dict.fromkeys(self._processes, 0)
@@ -93,7 +102,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
 
     async def run(self) -> RunOutcome:
-        """Start everything, supervise, end everything."""
+        """Start all processes, supervise them, end all of them."""
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[RunOutcome] = self._loop.create_future()
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -112,7 +121,7 @@ class Supervisor:
                 self._loop.remove_signal_handler(signum)
 
     def fail(self, reason: str, code: int = 1) -> None:
-        """End the run; the log shown is that of the process that failed first, if one did."""
+        """End the run. The outcome shows the log of the process that failed first, if one did."""
         cause = first_cause(self._failures) if self._failures else None
         if cause is None:
             self._finish(RunOutcome(code=code, reason=reason))
@@ -145,7 +154,8 @@ class Supervisor:
             return
         if code == 0 and name != self._leader:
             self._left.add(name)
-            if name != self._last and self._deserted():  # the end of the run, unless the leader goes on
+            # no actor is left: usually the run is over; if the leader goes on, it needs one
+            if name != self._last and self._no_actor_left():
                 self._timers.append(self._loop.call_later(LEAVE_S, self._repopulate, name))
             return
         if code == 0 and self._finished():
@@ -153,21 +163,20 @@ class Supervisor:
             return
         self._fault(name, code)
 
-    def _deserted(self) -> bool:
-        """Whether all who work for the leader left."""
+    def _no_actor_left(self) -> bool:
+        """Whether all processes but the leader and `last` ended well."""
         return self._left >= self._processes.keys() - {self._leader, self._last}
 
     def _repopulate(self, name: str) -> None:
-        if not self._end.done() and self._deserted():
+        if not self._end.done() and self._no_actor_left():
             self._fault(name, 0)
 
     def _fault(self, name: str, code: int) -> None:
-        """A process is gone that the run cannot do without."""
+        """Record the failure of a process that the run needs, and start it again if that may help."""
         self._failures.append(Failure(at=monotonic(), name=name, code=code, log=self._processes[name].tail()))
-        self._mend(name, code)
+        self._restart_or_fail(name, code)
 
-    def _mend(self, name: str, code: int) -> None:
-        """Start it again after a back-off, unless that is hopeless."""
+    def _restart_or_fail(self, name: str, code: int) -> None:
         if code == USER_ERROR:
             self.fail(f"{name} refused to go on", code=USER_ERROR)
             return
@@ -179,7 +188,7 @@ class Supervisor:
         if self._restarts[name] >= self._max_restarts:
             self.fail(f"{name} ended with code {code} after {self._restarts[name]} restarts (launch.max_restarts)")
             return
-        delay_s = min(BACKOFF_S * 2 ** min(self._restarts[name], 16), MAX_BACKOFF_S)
+        delay_s = restart_delay_s(self._restarts[name])
         self._restarts[name] += 1
         count = f"restart {self._restarts[name]} of {self._max_restarts}"
         self._note(f"{name} ended with code {code} at {datetime.now():%H:%M:%S}: {count} in {delay_s:.1f} s")
@@ -207,7 +216,7 @@ class Supervisor:
         await self._wait_for(names, timeout_s)
 
     async def _wait_for(self, names: list[str], timeout_s: float, *, hurry: bool = True) -> None:
-        """Until all of them have ended, the deadline, or a second interrupt if that is to `hurry` things."""
+        """Wait until all of them have ended, for `timeout_s` at most; a second interrupt ends the wait if `hurry` is set."""
         ends = [self._running[name] for name in names if name in self._running]
         waits: list[asyncio.Task[Any]] = [self._loop.create_task(_all_set(ends))]
         if hurry:

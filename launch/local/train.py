@@ -26,7 +26,7 @@ from ..summary import closing_lines, read_summary, scores_table
 from .live import MetricsTail, RunProgress, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, is_folder_name, prepare
-from .process import Process
+from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
 
 REFRESH_S = 0.5
@@ -66,14 +66,14 @@ def _set_aside_summary(paths: RunPaths) -> None:
         paths.summary.rename(paths.folder / f"summary-step-{steps:08d}.json")
 
 
-def run_processes(cfg: Config, paths: RunPaths) -> list[Process]:
+def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
     """What a run consists of on this machine, each with its command, its environment and its place."""
     roles = {"buffer": ["buffer"], "learner": ["learner"]}
     roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
     cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
     gpus = assign_gpus(cfg, visible_gpus(os.environ))
     return [
-        Process(
+        ChildProcess(
             name,
             [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
             env=process_environment(cfg, gpus.get(name)),

@@ -1,8 +1,8 @@
-"""`prolong diff`: the settings that two runs do not share, and the first step where they part.
+"""`prolong diff`: the settings in which two runs differ, and the first step at which they do.
 
     config.yaml -> journal/ (batches, in) -> metrics.jsonl (numbers, out) -> checkpoints/ (weights, out)
 
-What belongs to one step is compared in that order, as far as both recorded it. Both runs are only read; they may live.
+The parts of one step are compared in that order, as far as both runs recorded them. Both runs are only read; they may be live.
 """
 
 from __future__ import annotations
@@ -17,47 +17,46 @@ from typing import Any
 
 import yaml
 
-from ...buffer.journal.journal import Journal
+from ...buffer.journal.journal import Journal, read_journal
 from ...common.config.run_files import RunPaths
 from ...common.errors import ProlongError, UserError
-from ...common.metrics import Record
+from ...common.metrics import MetricsRecord
 from ..status import find_run
-from .compare import (
+from .comparison import (
     Difference,
+    compare_batches,
     compare_checkpoints,
     compare_records,
     find_checkpoints,
     fingerprint,
     flatten,
-    open_history,
     read_steps,
 )
-from .compare_batches import compare_batches
 
-# say where a run is, not what it does
+# settings that say where a run is, not what it does
 PLACES = ("run.name", "run.root", "buffer.address", "buffer.keys", "weights.host")
-SIDE_BY_SIDE = ("actor/", "buffer/", "weights/")  # depends on how fast processes run beside each other
-MAX_SETTINGS_SHOWN = 12  # settings that are printed
+TIMED = ("actor/", "buffer/", "weights/")  # metrics that depend on how fast the processes run
+MAX_SETTINGS_SHOWN = 12
 
 
 @dataclass(slots=True, kw_only=True)
 class Recording:
-    """What a run left."""
+    """The files that a run left."""
 
     paths: RunPaths
     settings: dict[str, Any]  # dotted key -> value; empty without a config.yaml
-    history: Journal | None
+    journal: Journal | None
     versions: frozenset[int]  # of the recorded batches
-    records: dict[int, Record]  # by step
+    records: dict[int, MetricsRecord]  # by step
     checkpoints: dict[int, Path]  # by version
 
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """Of two runs. `num_*` count what both recorded."""
+    """The result for two runs. `num_*` count what both recorded."""
 
     settings: dict[str, tuple[Any, Any]]
-    parting: Difference | None
+    first: Difference | None
     num_batches: int
     num_records: int
     num_checkpoints: int
@@ -73,30 +72,32 @@ def show_diff(left: str, right: str, *, as_json: bool) -> int:
         raise UserError(str(error)) from error
     text = json.dumps(_tree(pair, found)) if as_json else "\n".join(_page(pair, found))
     sys.stdout.write(text + "\n")
-    return 1 if found.settings or found.parting else 0
+    return 1 if found.settings or found.first else 0
 
 
 @contextlib.contextmanager
 def _opened(paths: RunPaths) -> Iterator[Recording]:
-    history = open_history(paths)
+    # read_journal raises for a run without a journal, which can still be compared
+    journal = read_journal(paths.journal) if (paths.journal / "data.mdb").is_file() else None
     try:
-        versions = frozenset(history.versions() if history else [])
+        versions = frozenset(journal.versions() if journal else [])
         yield Recording(
             paths=paths,
             settings=read_settings(paths),
-            history=history,
+            journal=journal,
             versions=versions,
             records=read_steps(paths),
             checkpoints=find_checkpoints(paths.checkpoints),
         )
     finally:
-        if history is not None:
-            history.close()
+        if journal is not None:
+            journal.close()
 
 
 def read_settings(paths: RunPaths) -> dict[str, Any]:
-    """What config.yaml says, without places; the run's own folder in a value is called RUN. Read as it is: it may be of another
-    version of prolong. Raises: UserError.
+    """The settings in config.yaml, without PLACES; RUN stands for the folder of the run in values.
+
+    The file is not checked: another version of prolong may have written it. Raises: UserError when it is not YAML.
     """
     if not paths.config.is_file():
         return {}
@@ -104,18 +105,18 @@ def read_settings(paths: RunPaths) -> dict[str, Any]:
         tree = yaml.safe_load(paths.config.read_text())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{paths.config} cannot be read: {error}") from error
-    own = str(paths.folder)
-    known = {name: value.replace(own, "RUN") if isinstance(value, str) else value for name, value in flatten(tree)}
+    folder = str(paths.folder)
+    known = {name: value.replace(folder, "RUN") if isinstance(value, str) else value for name, value in flatten(tree)}
     return {name: value for name, value in known.items() if name not in PLACES}
 
 
 def compare_runs(left: Recording, right: Recording) -> Comparison:
-    """Raises: UserError when there is nothing that both recorded."""
+    """Raises: UserError when the runs recorded nothing in common."""
     names = left.settings | right.settings if left.settings and right.settings else {}
     values = {name: (left.settings.get(name), right.settings.get(name)) for name in names}
     found = Comparison(
         settings={name: pair for name, pair in values.items() if pair[0] != pair[1]},
-        parting=first_difference(left, right),
+        first=first_difference(left, right),
         num_batches=len(left.versions & right.versions),
         num_records=len(left.records.keys() & right.records.keys()),
         num_checkpoints=len(left.checkpoints.keys() & right.checkpoints.keys()),
@@ -126,7 +127,7 @@ def compare_runs(left: Recording, right: Recording) -> Comparison:
 
 
 def first_difference(left: Recording, right: Recording) -> Difference | None:
-    """Step by step: what went in, then what came out."""
+    """The first difference, step by step: in the batch, then in the results."""
     steps = {version + 1 for version in left.versions & right.versions}
     steps |= left.records.keys() & right.records.keys()
     steps |= left.checkpoints.keys() & right.checkpoints.keys()
@@ -138,15 +139,16 @@ def first_difference(left: Recording, right: Recording) -> Difference | None:
 
 
 def _compare_step(left: Recording, right: Recording, step: int) -> Difference | None:
-    """Of the batch, the record and the checkpoint of a step; of each only what both have. A run that lives may drop its part
-    meanwhile.
+    """The first difference in batch, record and checkpoint of a step, of each only if both runs have it.
+
+    A live run may drop a batch or a checkpoint meanwhile.
     """
     found = None
-    if left.history and right.history and step - 1 in left.versions & right.versions:
-        ours, theirs = left.history.batch(step - 1), right.history.batch(step - 1)
+    if left.journal and right.journal and step - 1 in left.versions & right.versions:
+        ours, theirs = left.journal.batch(step - 1), right.journal.batch(step - 1)
         found = compare_batches(ours, theirs) if ours and theirs else None
     if found is None and step in left.records and step in right.records:
-        found = compare_records(left.records[step], right.records[step], SIDE_BY_SIDE)
+        found = compare_records(left.records[step], right.records[step], TIMED)
     if found is None and step in left.checkpoints and step in right.checkpoints:
         one, other = fingerprint(step, left.checkpoints[step]), fingerprint(step, right.checkpoints[step])
         found = compare_checkpoints(one, other) if one and other else None
@@ -156,9 +158,9 @@ def _compare_step(left: Recording, right: Recording, step: int) -> Difference | 
 def _tree(pair: list[Recording], found: Comparison) -> dict[str, Any]:
     return {
         "runs": [str(each.paths.folder) for each in pair],
-        "same": not found.settings and found.parting is None,
+        "same": not found.settings and found.first is None,
         "settings": found.settings,
-        "difference": found.parting and found.parting.tree(),
+        "difference": None if found.first is None else found.first.tree(),
         "batches": found.num_batches,
         "records": found.num_records,
         "checkpoints": found.num_checkpoints,
@@ -182,10 +184,10 @@ def _page(pair: list[Recording], found: Comparison) -> Iterator[str]:
         if len(found.settings) > MAX_SETTINGS_SHOWN:
             yield f"  and {len(found.settings) - MAX_SETTINGS_SHOWN} more (--json lists all)"
     both = f"{found.num_batches} batches, {found.num_records} records of metrics, {found.num_checkpoints} checkpoints"
-    if found.parting is None:
+    if found.first is None:
         yield f"all steps that both recorded are the same: {both}"
         return
-    yield found.parting.sentence()
-    if found.parting.rounding:
-        yield "these are the last bits of a number, as another kind of processor or number of threads gives them"
-    yield f"until step {found.parting.step - 1} everything that both recorded is the same (of {both} in all)"
+    yield found.first.sentence()
+    if found.first.rounding:
+        yield "only the last bits of a number differ, as between kinds of processors or numbers of threads"
+    yield f"until step {found.first.step - 1} everything that both recorded is the same (of {both} in all)"

@@ -1,10 +1,10 @@
-"""`prolong replay`: the learner of a run again, from its recorded batches, and the first thing that comes out differently.
+"""`prolong replay`: run the learner of a run again on its recorded batches, and name the first result that differs.
 
     RUN/{config.yaml, journal/, checkpoints/} --> RUN/replay/ {config.yaml, learner.log, metrics.jsonl, checkpoints/}
     this process  --one per rank-->  launch/replay/rerun.py: the real learner on recorded batches
     RUN/{metrics.jsonl, checkpoints/}  <--compared, step by step-->  RUN/replay/{metrics.jsonl, checkpoints/}
 
-There are no actors, no buffer and none of our sockets, and the run itself is only read: it may live.
+Neither actors nor a buffer nor our sockets take part. The run itself is only read; it may be live.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import select
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -29,47 +29,47 @@ from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
-from ...common.metrics import Record
+from ...common.metrics import MetricsRecord
 from ..local.live import MetricsTail
-from ..local.process import Process
+from ..local.process import ChildProcess
 from ..status import find_run
-from .compare import Difference, Fingerprint, compare_checkpoints, compare_records, find_checkpoints, fingerprint, read_steps
+from .comparison import Difference, Fingerprint, compare_checkpoints, compare_records, find_checkpoints, fingerprint, read_steps
 from .rerun import failure_reason, learner_process, running
 
-REPLAY_FOLDER = "replay"  # in the run's
-NOT_REPLAYED = ("weights/",)  # nobody takes the weights
+REPLAY_FOLDER = "replay"  # in the folder of the run
+NOT_REPLAYED = ("weights/",)  # no actor receives weights
 STEP_POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What is run again: the steps that make versions `start` + 1 to `until`; and what was recorded of them."""
+    """The steps that are run again, which make versions `start` + 1 to `until`, and their recorded results."""
 
     paths: RunPaths
-    cfg: Config  # of the replay, in its own folder
+    cfg: Config  # of the replay, with a run folder of its own
     start: int
     until: int
-    records: dict[int, Record]  # by step
+    records: dict[int, MetricsRecord]  # by step
     checkpoints: dict[int, Fingerprint]  # by version
-    origins: dict[int, Path]  # the run's checkpoints that the replay begins with
+    origins: dict[int, Path]  # checkpoints of the run that the replay starts from, by version
 
     @property
     def origin(self) -> str:
-        """In words."""
+        """The starting point, for a person."""
         return f"the checkpoint {self.origins[self.start].name}" if self.origins else f"the model {self.cfg.model.path}"
 
 
 def replay_run(name: str, *, until: int | None, keep: bool, as_json: bool) -> int:
-    """Run again, compare, say what was found; 0 when it is the same, 1 when not.
+    """Run again, compare and print; 0 when everything is the same, 1 when something differs.
 
-    Raises: UserError when it cannot be run again.
+    Raises: UserError when the run cannot be run again.
     """
     try:
         plan = make_plan(find_run(name), until)
         scratch = RunPaths(plan.paths.folder / REPLAY_FOLDER)
         with _hold(scratch.folder):
             found = _replay(plan, scratch)
-            _say(plan, scratch, found, as_json=as_json)
+            _print_result(plan, scratch, found, as_json=as_json)
             if found is None and not keep:
                 shutil.rmtree(scratch.folder)
     except (ProlongError, OSError) as error:
@@ -78,10 +78,10 @@ def replay_run(name: str, *, until: int | None, keep: bool, as_json: bool) -> in
 
 
 def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
-    """Raises: UserError when the run has not what it takes; ConfigError, JournalError."""
+    """The longest replay up to `until`. Raises: UserError when there is none; ConfigError, JournalError."""
     cfg = load_config(paths.config)
-    with contextlib.closing(read_journal(paths.journal)) as history:
-        versions = history.versions()
+    with contextlib.closing(read_journal(paths.journal)) as journal:
+        versions = journal.versions()
     records, checkpoints = read_steps(paths), find_checkpoints(paths.checkpoints)
     start = starting_version(versions, list(checkpoints))
     recorded = min(versions[-1] + 1, max([*records, *checkpoints], default=0))
@@ -105,9 +105,9 @@ def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
 
 
 def starting_version(versions: list[int], checkpoints: list[int]) -> int:
-    """0, or else the oldest checkpoint after which every batch is recorded. `versions`: of the batches, ascending.
+    """Version 0, or else that of the oldest checkpoint, after which every batch is recorded.
 
-    Raises: UserError when there is none.
+    `versions`: of the recorded batches, ascending. Raises: UserError when there is no such version.
     """
     recorded = set(versions)
     for start in (0, *checkpoints):
@@ -125,7 +125,7 @@ def _extent(versions: list[int]) -> str:
 
 @contextlib.contextmanager
 def _hold(folder: Path) -> Iterator[None]:
-    """An empty folder, this process's alone."""
+    """Create or empty the folder, and lock it. Raises: UserError while another process holds it."""
     folder.mkdir(exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -134,26 +134,34 @@ def _hold(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another `prolong replay` works in it; wait for its end") from None
         for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         yield
     finally:
         os.close(handle)
 
 
 def _replay(plan: ReplayPlan, scratch: RunPaths) -> Difference | None:
-    """The first difference, if there is one. Raises: UserError when the learner fails before."""
+    """The first difference, or None. Raises: UserError when the learner fails before one is found."""
     for path in plan.origins.values():
         shutil.copytree(path, scratch.checkpoints / path.name, copy_function=_link)
     save_config(plan.cfg, scratch.config)
     different, done = _follow(plan, scratch, learner_process(plan.cfg, plan.paths, plan.until))
-    found = _first_checkpoint(plan, scratch, before=different.step if different else done + 1) or different
-    return found if found or done == plan.until else _early_end(plan, done)
+    # a checkpoint of an earlier step comes first, although it is looked at last
+    earlier = _first_checkpoint(plan, scratch, before=different.step if different else done + 1)
+    if earlier is not None:
+        return earlier
+    if different is None and done < plan.until:
+        return _early_end(plan, done)
+    return different
 
 
 def _early_end(plan: ReplayPlan, done: int) -> Difference:
-    """The learner found that the run is over. Raises: UserError when it only found no batch."""
-    with contextlib.closing(read_journal(plan.paths.journal)) as history:
-        if history.batch(done) is None:
+    """The difference when the learner took the run for ended. Raises: UserError when a batch was dropped meanwhile."""
+    with contextlib.closing(read_journal(plan.paths.journal)) as journal:
+        if journal.batch(done) is None:
             raise UserError(
                 f"the run went on and dropped the batch of version {done} meanwhile: the steps before it are the same; a run "
                 "that keeps its batches (buffer.keep_history=true) can be replayed while it lives"
@@ -162,40 +170,42 @@ def _early_end(plan: ReplayPlan, done: int) -> Difference:
 
 
 def _link(source: str, target: str) -> None:
-    """Two names of one file, which nobody writes to any more; a copy where the disk has no links."""
+    """A hard link to a file that is never written again; a copy where the file system has no links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def _follow(plan: ReplayPlan, scratch: RunPaths, process: Process) -> tuple[Difference | None, int]:
-    """Compare each step as it is made: the first difference, and the last step that was made. Ends the process then.
+def _follow(plan: ReplayPlan, scratch: RunPaths, process: ChildProcess) -> tuple[Difference | None, int]:
+    """Compare each step when it is done; return the first difference, or None, and the last step done. Ends the process.
 
-    Blocks on: the next step, `learner.starve_s` at most. Raises: UserError when none came, or the learner failed.
+    Blocks on the next step, for `learner.starve_s` at most. Raises: UserError when no step came in time, or the learner failed.
     """
-    done, tail, patience_s = plan.start, MetricsTail(scratch.metrics), plan.cfg.learner.starve_s
-    deadline, ended = monotonic() + patience_s, False
+    done, tail, step_timeout_s = plan.start, MetricsTail(scratch.metrics), plan.cfg.learner.starve_s
+    deadline, ended = monotonic() + step_timeout_s, False
     with running(process) as ending, _progress(plan) as advance:
         while not ended:
-            # before the last look at what it wrote
+            # asked before the metrics are read: what the process wrote before its end is then read as well
             ended = bool(select.select([ending], [], [], STEP_POLL_S)[0])
             for record in tail.read()[0]:
-                done, deadline = int(record["step"]), monotonic() + patience_s
+                done, deadline = int(record["step"]), monotonic() + step_timeout_s
                 advance(done)
                 different = compare_records(plan.records.get(done, record), record, NOT_REPLAYED)
                 if different is not None:
                     return different, done
             if not ended and monotonic() > deadline:
-                raise UserError(f"the replayed learner made no step in {patience_s:g} s (learner.starve_s); see {process.log}")
+                raise UserError(
+                    f"the replayed learner made no step in {step_timeout_s:g} s (learner.starve_s); see {process.log}"
+                )
     if code := process.reap():
         raise UserError(f"the replayed learner failed at step {done + 1}: {failure_reason(process, code)}")
     return None, done
 
 
 @contextlib.contextmanager
-def _progress(plan: ReplayPlan) -> Iterator[Any]:
-    """A bar on a terminal; gives a function of the step that was made."""
+def _progress(plan: ReplayPlan) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal; yields a function that takes the last step done."""
     console = Console(stderr=True)
     console.print(
         f"replaying {plan.paths.folder.name} from version {plan.start} ({plan.origin}) to version {plan.until}",
@@ -209,7 +219,7 @@ def _progress(plan: ReplayPlan) -> Iterator[Any]:
 
 
 def _first_checkpoint(plan: ReplayPlan, scratch: RunPaths, before: int) -> Difference | None:
-    """The first checkpoint of a version below `before` that differs."""
+    """The difference of the first checkpoint that differs, of the versions below `before`."""
     for version, path in find_checkpoints(scratch.checkpoints).items():
         if version in plan.checkpoints and version < before and (replayed := fingerprint(version, path)):
             found = compare_checkpoints(plan.checkpoints[version], replayed)
@@ -218,8 +228,8 @@ def _first_checkpoint(plan: ReplayPlan, scratch: RunPaths, before: int) -> Diffe
     return None
 
 
-def _say(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
-    """One object on one line, or one short page."""
+def _print_result(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
+    """One JSON object on one line, or a short page."""
     common = sorted({*plan.checkpoints} & {*find_checkpoints(scratch.checkpoints)})
     known: dict[str, Any] = {
         "run": plan.paths.folder.name,
@@ -230,7 +240,7 @@ def _say(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, *, as_js
         "records": len(plan.records),
         "checkpoints": common,
         "sha256": plan.checkpoints[common[-1]].digests if common and found is None else {},
-        "difference": found and found.tree(),
+        "difference": None if found is None else found.tree(),
     }
     text = json.dumps(known) if as_json else "\n".join(_page(plan, scratch, found, common))
     sys.stdout.write(text + "\n")
@@ -240,24 +250,26 @@ def _page(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, common:
     if found is None:
         count = plan.until - plan.start
         yield f"{count} steps are the same as recorded, from version {plan.start} ({plan.origin}) to version {plan.until}:"
-        yield f"  all numbers of {len(plan.records)} records of metrics.jsonl, without clocks"
+        yield f"  all numbers of {len(plan.records)} records of metrics.jsonl, without durations"
         yield (
-            f"  the checkpoints of version {_list(common)}" if common else "  no checkpoint: the run has none of these versions"
+            f"  the checkpoints of version {_list(common)}"
+            if common
+            else "  no checkpoint: the run kept none of these versions"
         )
-        for last in common[-1:]:
-            checkpoint = plan.checkpoints[last]
+        if common:
+            checkpoint = plan.checkpoints[common[-1]]
             yield from (f"SHA-256 {digest}  {checkpoint.folder.name}/{name}" for name, digest in checkpoint.digests.items())
         return
     yield found.sentence("recorded", "replayed")
     yield f"until version {found.step - 1} everything is the same, from version {plan.start} ({plan.origin}) on"
     if found.rounding:
         yield (
-            "these are the last bits of a number: another kind of processor, number of threads or build of torch may round "
-            "otherwise; nothing need be damaged"
+            "only the last bits of a number differ: another kind of processor, number of threads or build of torch may round "
+            "differently; nothing needs to be damaged"
         )
     else:
         yield "the model, a setting, a recorded batch or the code is not what it was when this step was recorded"
-    yield f"what was replayed is in {scratch.folder}; `prolong diff {plan.paths.folder} {scratch.folder}` compares on"
+    yield f"what was replayed is in {scratch.folder}; `prolong diff {plan.paths.folder} {scratch.folder}` compares further"
 
 
 def _list(versions: list[int]) -> str:

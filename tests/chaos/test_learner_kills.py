@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from prolong.common.config.run_files import run_paths
-from prolong.common.metrics import Record, read_metrics
+from prolong.common.metrics import MetricsRecord, read_metrics
 from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, read_state
 
 from tests.support.recorded_run import staged_config
@@ -48,7 +48,7 @@ def exact_state(checkpoint: Path) -> LearnerState:
     return msgspec.structs.replace(read_state(checkpoint), wall_s=0.0, spent={})
 
 
-def exact_record(record: Record) -> Record:
+def exact_record(record: MetricsRecord) -> MetricsRecord:
     """Without what clocks say."""
     return {name: value for name, value in record.items() if not name.endswith("_s")}
 

@@ -9,9 +9,9 @@ import pytest
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
-from prolong.launch.local.process import Process
+from prolong.launch.local.process import ChildProcess
 from prolong.launch.replay import replay
-from prolong.launch.replay.compare import Difference, Fingerprint
+from prolong.launch.replay.comparison import Difference, Fingerprint
 from prolong.launch.replay.replay import ReplayPlan, make_plan, starting_version
 from prolong.launch.replay.rerun import failure_reason, learner_process
 
@@ -124,7 +124,7 @@ def test_ranks_are_as_many_as_the_run_had(tmp_path: Path) -> None:
 
 
 def test_the_sentence_of_a_learner_that_failed_is_found_in_its_log(tmp_path: Path) -> None:
-    process = Process("learner", [], env={}, log=tmp_path / "learner.log")
+    process = ChildProcess("learner", [], env={}, log=tmp_path / "learner.log")
     assert failure_reason(process, 7) == f"exit code 7; {tmp_path}/learner.log says more"
     process.log.write_text("INFO x\nprolong replay: model.path = 'x': expected a folder\nW1123 torchrun: worker died\n")
     assert failure_reason(process, 1) == "model.path = 'x': expected a folder"
