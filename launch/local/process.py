@@ -53,7 +53,7 @@ class ChildProcess:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> int:
-        """Start (again), appending to the log. Returns a pidfd, readable once the process has ended, for the caller to close."""
+        """Start (again), appending to the log. Returns a pidfd, readable once the process has ended; the caller closes it."""
         assert not self.running
         parent = os.getpid()
 
