@@ -33,7 +33,7 @@ from ..common.messages import (
 )
 from ..common.tokenizer import Tokenizer
 from ..common.types import Ticket
-from ..verifiers.workers.remote import make_pool
+from ..verifiers.workers.pool import make_pool
 from .engines.api import Engine
 from .engines.registry import engine_class
 from .rollouts import RolloutWorker

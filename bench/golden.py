@@ -1,10 +1,11 @@
-"""Accuracy of the `math` and `stem` verifiers by class of the golden set, against math-verify on the same pairs.
+"""Accuracy of the `math` and `stem` verifiers by class of the golden sets, beside math-verify on the same pairs.
 
-plain: math-verify as its documentation uses it: gold, unit behind it, and whole completion parsed with its defaults.
-given box: the same, but it is handed the box that our extraction found.
-A false positive (FP) pays a wrong answer, a false negative (FN) refuses a right one. Sets: tests/unit/verifiers/golden.
-heldout.jsonl was written after the code and counted before any fix (docs/log.md); since then it guards against regressions.
-second_reader.jsonl is somebody else's, later still: blind, aimed at holes seen in the code, and after the fixes of those.
+plain: math-verify as its documentation uses it; the reference with its unit behind it, and the whole completion, are parsed
+with its defaults. given box: the same, but it is handed the box that our extraction found.
+A false positive (FP) pays a wrong answer, a false negative (FN) refuses a right one.
+The sets are in tests/unit/verifiers/golden of a checkout; they are not part of the wheel. heldout.jsonl was written after the
+code, and counted before any fix (docs/log.md). second_reader.jsonl was written later by another author, blind, against holes
+seen in the code, and after their fixes. Both guard against regressions now.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Any
 
 import msgspec
 
-from ..verifiers import math, stem
+from ..common.errors import UserError
+from ..launch.entry import exit_code_of
+from ..verifiers.answers.algebra import load_algebra
 from ..verifiers.api import Task, Verifier
+from ..verifiers.math import MATH, boxed_answer
+from ..verifiers.stem import STEM
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "unit" / "verifiers" / "golden"
+CHECKOUT_FOLDER = Path(__file__).resolve().parent.parent / "tests" / "unit" / "verifiers" / "golden"
 SETS = ("math", "stem", "heldout", "second_reader")
-VERIFIERS: dict[str, Verifier] = {"math": math.MATH, "stem": stem.STEM}
+VERIFIERS: dict[str, Verifier] = {"math": MATH, "stem": STEM}
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +47,12 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 Judge = Callable[[Pair], bool]
 
 
-def read_pairs(name: str, folder: Path = FOLDER) -> list[Pair]:
-    """Raises FileNotFoundError where there is no checkout around this file."""
-    lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [msgspec.json.decode(line, type=Pair) for line in lines]
+def read_pairs(name: str, folder: Path = CHECKOUT_FOLDER) -> list[Pair]:
+    """Read a golden set. Raises UserError where the folder does not hold it."""
+    path = folder / f"{name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the golden sets are in a checkout, not in the wheel; name it by --folder")
+    return [msgspec.json.decode(line, type=Pair) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def ours(pair: Pair) -> bool:
@@ -54,26 +61,27 @@ def ours(pair: Pair) -> bool:
     return (verifier.quick(task) or verifier.score(task)).reward == 1.0
 
 
-def gold_text(pair: Pair) -> str:
+def boxed_reference(pair: Pair) -> str:
+    """The stored answer with its unit behind it, in a box."""
     unit = pair.answer.get("unit")
     return f"\\boxed{{{pair.answer['answer']}" + (f" \\text{{ {unit}}}}}" if unit else "}")
 
 
-def plain(pair: Pair) -> bool:
+def math_verify_plain(pair: Pair) -> bool:
     from math_verify import parse, verify
 
-    return verify(parse(gold_text(pair)), parse(pair.completion))
+    return verify(parse(boxed_reference(pair)), parse(pair.completion))
 
 
-def given_box(pair: Pair) -> bool:
+def math_verify_given_box(pair: Pair) -> bool:
     from math_verify import parse, verify
 
-    box = math.extract(Task(completion=pair.completion, answer={}))
-    return bool(box) and verify(parse(gold_text(pair)), parse(f"\\boxed{{{box}}}"))
+    box = boxed_answer(Task(completion=pair.completion, answer={}))
+    return bool(box) and verify(parse(boxed_reference(pair)), parse(f"\\boxed{{{box}}}"))
 
 
 def mistakes(pairs: list[Pair], judge: Judge) -> Counter[tuple[str, str]]:
-    """(class, "FN" or "FP") -> how many; the class "all" has the sums."""
+    """Count the mistakes of a judge by (class, "FN" or "FP"); the class "all" has the sums."""
     found: Counter[tuple[str, str]] = Counter()
     for pair in pairs:
         if judge(pair) != pair.right:
@@ -83,8 +91,8 @@ def mistakes(pairs: list[Pair], judge: Judge) -> Counter[tuple[str, str]]:
 
 
 def table(pairs: list[Pair]) -> dict[str, dict[str, int]]:
-    """Class -> pairs, and both kinds of mistakes of each judge."""
-    judges = {"ours": ours, "plain": plain, "given box": given_box}
+    """For each class: the number of pairs, and both kinds of mistakes of each judge."""
+    judges = {"ours": ours, "plain": math_verify_plain, "given box": math_verify_given_box}
     found = {name: mistakes(pairs, judge) for name, judge in judges.items()}
     sizes = Counter(pair.kind for pair in pairs) + Counter({"all": len(pairs)})
     return {
@@ -97,11 +105,18 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench golden", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--folder", type=Path, default=CHECKOUT_FOLDER, help="of the golden sets (default: this checkout's)")
     args = parser.parse_args(argv)
+    return exit_code_of("bench golden", lambda: show(args.folder, args.sets, as_json=args.json))
+
+
+def show(folder: Path, names: list[str], *, as_json: bool) -> int:
+    """Print the table of each set. Raises UserError where the folder does not hold one."""
+    pairs = {name: read_pairs(name, folder) for name in names}
     logging.disable(logging.ERROR)
-    math.load()
-    tables = {name: table(read_pairs(name)) for name in args.sets}
-    if args.json:
+    load_algebra()
+    tables = {name: table(pairs[name]) for name in names}
+    if as_json:
         sys.stdout.write(json.dumps(tables) + "\n")
         return 0
     for name, rows in tables.items():

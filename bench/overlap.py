@@ -1,7 +1,7 @@
-"""How much of verification hides behind generation in a real run: `prolong train --recipe demo`, sandboxed programs included.
+"""The share of verification that overlaps generation in a real run: `prolong train --recipe demo`, with sandboxed programs.
 
-hidden: share of the seconds in which some verdict was awaited and rollouts were being generated at the same time.
-verifier_share: seconds that verifiers spent, per second of the run: what they would cost if nothing overlapped.
+hidden: of the seconds in which a verdict was awaited, the share in which rollouts were generated at the same time.
+verifier_share: seconds spent in verifiers per second of the run, which is their cost if nothing overlapped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What verdicts cost. `code`: sandboxed programs, one process per test, in each backend that this machine has.
+"""The cost of verdicts. `code`: sandboxed programs, one process per test, in each backend that this machine has.
 
-A run is one jailed process, from the request to the last byte of its output; a verdict on a program with three tests is three
-runs. Figures are of one warm sandbox, which keeps about one core busy: parent, launcher and program take turns. On a machine
-that is busy otherwise, the CPU time of a run says more than the rate.
+A run is one jailed process, from the request to the last byte of its output; a verdict on a program with three tests takes
+three runs. The figures are those of one warm sandbox, which keeps about one core busy: parent, launcher and program take turns.
+On a busy machine the CPU time of a run says more than the rate.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..common.errors import UserError
 from ..verifiers import code
 from ..verifiers.api import Task
 from ..verifiers.sandbox.launcher import Limits
+from ..verifiers.sandbox.opening import open_sandbox
 from ..verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
 from .measure import report
 
@@ -29,7 +30,7 @@ LIMITS = Limits()
 
 
 def rate(run: Callable[[], object], seconds: float) -> float:
-    """Runs per second: the median of ten slices of `seconds` altogether."""
+    """Runs per second: the median of ten slices, which take `seconds` together."""
     run()
     rates = []
     for _ in range(10):
@@ -42,7 +43,7 @@ def rate(run: Callable[[], object], seconds: float) -> float:
 
 
 def cpu_ms(sandbox: Sandbox, run: Callable[[], object], count: int = 50) -> float:
-    """CPU time of one run: ours, the launcher's and the program's."""
+    """CPU milliseconds of one run: this process, the launcher and the program."""
     outermost = psutil.Process(sandbox.pid)
     family = [outermost, *outermost.children(recursive=True)]
 
@@ -57,12 +58,12 @@ def cpu_ms(sandbox: Sandbox, run: Callable[[], object], count: int = 50) -> floa
 
 
 def sandboxed_code(seconds: float) -> dict[str, object]:
-    """Runs and verdicts per second of every backend, seconds that its start and self-test take; a backend's absence and why."""
+    """For every backend: runs and verdicts per second, and seconds of its start and self-test; or why it is absent."""
     result: dict[str, object] = {}
     for backend in (BUBBLEWRAP, JAIL):
         began = perf_counter()
         try:
-            sandbox = Sandbox.open(backends=(backend,))
+            sandbox = open_sandbox(backends=(backend,))
         except UserError as error:
             result[f"{backend.name}"] = f"- {error}"
             continue
@@ -81,7 +82,7 @@ def _rates(sandbox: Sandbox, seconds: float) -> dict[str, float]:
         "call_cpu_ms_per_run": cpu_ms(sandbox, lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=LIMITS)),
         "call_runs_per_s": rate(lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=LIMITS), seconds),
         "stdin_runs_per_s": rate(lambda: sandbox.run(ADD_LINES, "1 2\n", LIMITS), seconds),
-        "verdicts_of_3_tests_per_s": rate(lambda: code.judge(sandbox, task), seconds),
+        "verdicts_of_3_tests_per_s": rate(lambda: code.judge_in(sandbox, task), seconds),
     }
     try:
         with sandbox.compiled(ADD_IN_C) as (_, run):

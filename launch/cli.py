@@ -94,7 +94,7 @@ def verifier(argv: list[str]) -> int:
 
     log_to_stderr()
     cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
-    from ..verifiers.workers.server import judge_file, serve
+    from .verifier import judge_file, serve
 
     return judge_file(cfg.verifiers, args.file) if args.file else serve(cfg.verifiers, args.address)
 

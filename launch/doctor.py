@@ -64,10 +64,10 @@ def _machine() -> Iterator[Finding]:
 
 def _sandbox() -> Finding:
     """Opened here and now: the backend that judges of code would get, and what its self-test showed."""
-    from ..verifiers.sandbox.sandbox import Sandbox
+    from ..verifiers.sandbox.opening import open_sandbox
 
     try:
-        sandbox = Sandbox.open()
+        sandbox = open_sandbox()
     except UserError as error:
         return None, "sandbox", f"code cannot be judged here: {error}"
     sandbox.close()

@@ -1,28 +1,28 @@
-"""What a verifier is, and the frames that pool and worker exchange.
+"""The interface of a verifier, and what goes into it and comes out of it.
 
-    actor --verify--> pool ==Job==> worker: quick -> (load) -> score ==Scored==> pool --> Verdict
+    rollout --> workers/ (pool, deadline, retry) --Task--> Verifier.quick, or .score --Score--> workers/ --> Verdict
 
-A verifier judges a text; it never decides what a failure of its own costs: `pool.py` turns scores, silence and death into
-verdicts. Frames are MessagePack behind a 4-byte little-endian length; both ends are ours, the texts inside are not.
+A verifier judges one text. It does not decide what its own failure costs: the pool and its workers turn scores, silence and
+death into verdicts, and a failure is never a reward of 0.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import msgspec
 
-LENGTH = struct.Struct("<I")
+from ..common.types import VerdictStatus
+
+Answer = dict[str, Any]  # a prompt's answer specification: the JSON object that says what is right
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verifier says about one completion."""
+    """A verifier's judgement of one completion."""
 
     reward: float
-    status: str = "ok"  # "ok", "no_answer", "input_rejected"
+    status: VerdictStatus = VerdictStatus.ok
     detail: str = ""
     metrics: dict[str, float] = {}
 
@@ -31,109 +31,82 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One completion to judge."""
 
     completion: str
-    answer: dict[str, Any]  # the prompt's answer specification
-    thinking_open: bool = False  # the prompt itself ended with <think>: the completion starts inside the thinking
-    cut_off: bool = False  # the completion ran out of tokens: what it says last is not what it ends with
-    prompt: str = ""  # its text; this and the next two for verifiers of the run's own (foreign.py) alone
+    answer: Answer
+    # the prompt itself ended with <think>, so the completion starts inside the thinking
+    thinking_open: bool = False
+    # the completion ran out of tokens, so its last words are not where it wanted to end
+    cut_off: bool = False
+    # the next three are filled in for the user's verifiers (adapters/user_verifiers.py) only
+    prompt: str = ""
     prompt_ids: bytes = b""  # [P] int32
     completion_ids: bytes = b""  # [T] int32; empty where the caller did not give them
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Pool -> worker. `last_try`: judge the stored answer alone first, and say so, to learn whom to blame."""
+class Verifier(ABC):
+    """A judge of completions. Prompts name it by its key in registry.py, or by a key of `verifiers.own`.
 
-    number: int
-    verifier: str
-    completion: str
-    answer: str  # JSON object
-    thinking_open: bool = False
-    cut_off: bool = False
-    last_try: bool = False
-    prompt: str = ""
-    prompt_ids: bytes = b""
-    completion_ids: bytes = b""
+    `check`, `gold` and `needs_sandbox` run in every process that reads prompts, so they import none of the judge's libraries.
+    All other methods run in the main thread of a worker process, one job at a time. They may block, because the pool kills the
+    worker at the deadline. The completion is hostile text: take no longer than linear time where you can, and never execute it.
 
+    A method that raises is retried or blamed by workers/worker.py; the reward is then None, or 0 with status "input_rejected"
+    where `probe` shows that the completion is to blame. Raise VerifierFailure where the completion cannot be to blame.
 
-class Loading(msgspec.Struct, frozen=True, tag=True):
-    """Worker -> pool: imports something slow now; the deadline of the job in hand stands still."""
+    Example: the reward is 1 for the stored word and nothing else.
 
+        class ExactVerifier(Verifier):
+            def check(self, answer: Answer) -> None:
+                if not isinstance(answer.get("word"), str):
+                    raise DataError(f'verifier exact: got answer {answer!r}; expected {{"word": a text}}')
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Worker -> pool: imports are done. The first one also says that the worker lives."""
+            def gold(self, answer: Answer) -> str | None:
+                return answer["word"]
 
-
-class Probed(msgspec.Struct, frozen=True, tag=True):
-    """Worker -> pool: the stored answer of this job alone was judged without trouble."""
-
-    number: int
-
-
-class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Worker -> pool: a score, or the verifier's own failure (`score` None, `error` says which)."""
-
-    number: int
-    score: Score | None
-    seconds: float
-    error: str = ""
-
-
-class Unusable(msgspec.Struct, frozen=True, tag=True):
-    """Worker -> pool, its last word: a verifier cannot be imported, or needs a sandbox that this machine does not give. So it
-    would be with every worker."""
-
-    reason: str
-
-
-FromWorker = Loading | Ready | Probed | Scored | Unusable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verifier:
-    """A named judge.
-
-    check: raises UserError unless the answer specification can be judged; cheap, no imports of the judge's libraries.
-    quick: a verdict in linear time without any slow import, or None when only `score` can tell.
-    load:  imports what `score` and `probe` need; never counts against a completion's deadline.
-    score: the full judgement; it may hang, crash or eat memory, because it runs in a killable worker.
-    probe: judges the stored answer alone; that it returns shows that a failure of `score` is the completion's doing (but for a
-           VerifierFailure, which never is).
-           None for code that is not ours: whatever goes wrong in it is its own fault, and there is no reward.
-    eager: load when the worker starts (a verifier without a quick path).
-    in_sandbox: whether judging this answer specification runs what the model wrote, and so needs a sandbox.
-    open_sandbox: opens it, once, for the first such answer, if `load` has not; raises UserError.
+            def score(self, task: Task) -> Score:
+                return Score(reward=float(task.completion.strip() == task.answer["word"]))
     """
 
-    check: Callable[[dict[str, Any]], None]
-    score: Callable[[Task], Score]
-    probe: Callable[[dict[str, Any]], None] | None
-    quick: Callable[[Task], Score | None] = lambda task: None
-    load: Callable[[], None] = lambda: None
-    eager: bool = False
-    in_sandbox: Callable[[dict[str, Any]], bool] = lambda answer: False
-    open_sandbox: Callable[[], object] = lambda: None
+    eager: ClassVar[bool] = False  # `load` when the worker starts; for verifiers without a `quick` path
 
+    @abstractmethod
+    def check(self, answer: Answer) -> None:
+        """Raise UserError unless this answer specification can be judged. Called for every prompt before a run; cheap."""
 
-def frame(message: msgspec.Struct) -> bytes:
-    """Length and payload."""
-    payload = msgspec.msgpack.encode(message)
-    return LENGTH.pack(len(payload)) + payload
+    @abstractmethod
+    def gold(self, answer: Answer) -> str | None:
+        """Return a completion that must earn 1, made of the stored answer; None where the stored answer does not tell one.
 
+        Called for an answer that passed `check`; `prolong data check` judges what it returns.
+        """
 
-class Frames:
-    """Cuts a byte stream into payloads."""
+    @abstractmethod
+    def score(self, task: Task) -> Score:
+        """Judge one completion in full, after `load`. It may hang, crash or exhaust memory: the worker can be killed."""
 
-    def __init__(self) -> None:
-        self._rest = bytearray()
+    def quick(self, task: Task) -> Score | None:
+        """Judge without any slow import, in linear time; None when only `score` can tell."""
+        return None
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Payloads that `chunk` completes."""
-        self._rest += chunk
-        payloads, at = [], 0
-        while len(self._rest) - at >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(self._rest, at)
-            if len(self._rest) - at - LENGTH.size < size:
-                break
-            payloads.append(bytes(self._rest[at + LENGTH.size : at + LENGTH.size + size]))
-            at += LENGTH.size + size
-        del self._rest[:at]
-        return payloads
+    def load(self) -> None:  # noqa: B027  an optional hook
+        """Import what `score` and `probe` need. The time it takes never counts against a completion's deadline.
+
+        Raises UserError where that cannot be had on this machine.
+        """
+
+    def probe(self, answer: Answer) -> bool:
+        """Judge a harmless completion for this stored answer. True if that went well; raises whatever went wrong.
+
+        True shows that a failure of `score` was the completion's doing. False, the default, says that this verifier cannot
+        tell: a failure then gives no reward.
+        """
+        return False
+
+    def needs_sandbox(self, answer: Answer) -> bool:
+        """Whether judging this answer specification runs what the model wrote."""
+        return False
+
+    def open_sandbox(self, *, allow_unsafe: bool) -> None:  # noqa: B027  an optional hook
+        """Open the sandbox of this verifier. Called once, before the first answer that needs it; no deadline runs meanwhile.
+
+        allow_unsafe: go on without protection where no sandbox works. Raises UserError where none works and that is False.
+        """

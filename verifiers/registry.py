@@ -1,4 +1,4 @@
-"""Names -> verifiers: ours, and those of the run's own (foreign.py). Importing this costs nothing: judges import in `load`."""
+"""Verifiers by the names that prompts give. Importing this is cheap: verifiers import their libraries in `load`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import difflib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from ..common.errors import DataError, UserError
 from ..common.types import Prompt
-from .api import Verifier
+from .api import Answer, Verifier
 from .code import CODE
 from .instructions.verifier import INSTRUCTIONS
 from .logic.reasoning_gym import REASONING_GYM
@@ -26,11 +25,11 @@ VERIFIERS: dict[str, Verifier] = {
     "code": CODE,
 }
 
-NONE_OF_ITS_OWN: Mapping[str, Verifier] = MappingProxyType({})
+NO_VERIFIERS: Mapping[str, Verifier] = MappingProxyType({})
 
 
-def find(name: str, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Verifier:
-    """`own`: those of the run, beside ours. Raises UserError for an unknown name."""
+def find(name: str, own: Mapping[str, Verifier] = NO_VERIFIERS) -> Verifier:
+    """Find a verifier among those of the user (`own`) and ours. Raises UserError for an unknown name."""
     if name in own:
         return own[name]
     if name not in VERIFIERS:
@@ -41,8 +40,8 @@ def find(name: str, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Verifier:
     return VERIFIERS[name]
 
 
-def parse_answer(text: str) -> dict[str, Any]:
-    """The answer specification of a prompt. Raises DataError unless it is a JSON object."""
+def parse_answer(text: str) -> Answer:
+    """Parse a prompt's answer specification. Raises DataError unless it is a JSON object."""
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -52,11 +51,14 @@ def parse_answer(text: str) -> dict[str, Any]:
     return answer
 
 
-def check_prompt(prompt: Prompt, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> bool:
-    """Whether judging it needs a sandbox. Raises UserError, naming the prompt, unless its verifier can judge its answer."""
+def check_prompt(prompt: Prompt, own: Mapping[str, Verifier] = NO_VERIFIERS) -> bool:
+    """Check that the prompt's verifier can judge its answer. Returns whether judging it needs a sandbox.
+
+    Raises UserError, naming the prompt.
+    """
     try:
         verifier, answer = find(prompt.verifier, own), parse_answer(prompt.answer)
         verifier.check(answer)
-        return verifier.in_sandbox(answer)
+        return verifier.needs_sandbox(answer)
     except UserError as error:
         raise type(error)(f"prompt {prompt.uid}: {error}") from error

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from ...common.tokenizer import Tokenizer
 from ...common.types import FinishReason, Prompt
 from ...verifiers.adapters.user_verifiers import declared
 from ...verifiers.api import Verifier
-from ...verifiers.data.reference_answers import gold_completion
-from ...verifiers.registry import NONE_OF_ITS_OWN, check_prompt, parse_answer
-from ...verifiers.workers.pool import VerifierPool
+from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
+from ...verifiers.workers.pool import make_pool
 from .files import print_bad_lines
 
 IN_FLIGHT = 256  # gold answers that the pool holds at a time
@@ -70,7 +69,7 @@ def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int
     return 1 if contents.bad or failures or not contents.prompts else 0
 
 
-def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> Contents:
+def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NO_VERIFIERS) -> Contents:
     """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
     contents = Contents()
     for line, read in read_prompts(path, tokenizer):
@@ -79,7 +78,9 @@ def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifi
                 raise read
             prompt = read.prompt
             check_prompt(prompt, own)
-            gold = gold_completion(prompt.verifier, parse_answer(prompt.answer), read.record.get("gold"))
+            gold = read.record.get("gold")
+            if gold is None:
+                gold = find(prompt.verifier, own).gold(parse_answer(prompt.answer))
         except UserError as error:
             contents.bad.append(f"line {line}: {error}")
             continue
@@ -129,8 +130,7 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     if not known:
         return []
     names = tuple(sorted({contents.prompts[i].verifier for i in known}))
-    workers, unsafe = min(cfg.workers, len(known)), cfg.allow_unsafe_code
-    pool = VerifierPool(workers, cfg.timeout_s, preload=names, own=cfg.own, allow_unsafe_code=unsafe)
+    pool = make_pool(replace(cfg, hosts=[], workers=min(cfg.workers, len(known))), preload=names)
     await pool.start()
     gate, told = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
 

@@ -17,7 +17,7 @@ from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
 from ...verifiers.adapters.user_verifiers import declared
 from ...verifiers.registry import check_prompt
-from ...verifiers.sandbox.sandbox import Sandbox
+from ...verifiers.sandbox.opening import open_sandbox
 from ..recipes import compose
 
 
@@ -84,7 +84,7 @@ def check_prompts(cfg: Config) -> None:
     sources += [(source, cfg.validation.max_tokens) for source in cfg.data.heldout]
     in_sandbox = [_check_source(cfg, source, tokenizer, max_tokens) for source, max_tokens in sources]
     if any(in_sandbox) and not cfg.verifiers.allow_unsafe_code:
-        Sandbox.open().close()
+        open_sandbox().close()
 
 
 def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:

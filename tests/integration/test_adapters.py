@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prolong.common.errors import ConfigError, UserError
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool
 
 from tests.support.runs import CLI
 
@@ -28,7 +28,7 @@ import os
 import re
 import time
 
-from prolong.verifiers import adapters
+from prolong.verifiers.adapters import libraries as adapters
 
 
 def reward_func(completions, ground_truth, **kwargs):
@@ -96,9 +96,9 @@ def prompt(verifier: str, **answer: Any) -> Prompt:
     return Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier=verifier, answer=json.dumps(answer))
 
 
-def judged(own: dict[str, str], work: Callable[[VerifierPool], Awaitable[None]], timeout_s: float = 20.0) -> None:
+def judged(own: dict[str, str], work: Callable[[LocalPool], Awaitable[None]], timeout_s: float = 20.0) -> None:
     async def scenario() -> None:
-        pool = VerifierPool(1, timeout_s, own=own)
+        pool = LocalPool(1, timeout_s, own=own)
         await pool.start()
         try:
             await work(pool)
@@ -108,12 +108,12 @@ def judged(own: dict[str, str], work: Callable[[VerifierPool], Awaitable[None]],
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
-def stop(pool: VerifierPool, verifier: str, completion: str, **answer: Any) -> Awaitable[Verdict]:
+def stop(pool: LocalPool, verifier: str, completion: str, **answer: Any) -> Awaitable[Verdict]:
     return pool.verify(prompt(verifier, **answer), completion, FinishReason.stop)
 
 
 def test_functions_of_the_documentation_of_trl_and_verl_run_unmodified(folder: Path):
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         async def reward(*args: Any, **answer: Any) -> float | None:
             return (await stop(pool, *args, **answer)).reward
 
@@ -137,7 +137,7 @@ def test_functions_of_the_documentation_of_trl_and_verl_run_unmodified(folder: P
     [("raise", "crash"), ("none", "crash"), ("leave", "crash"), ("exit", "crash"), ("hang", "timeout")],
 )
 def test_whatever_goes_wrong_in_their_code_is_no_reward_and_never_a_0(folder: Path, completion: str, status: str):
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         wrong, *right = await asyncio.gather(*(stop(pool, "faulty", text) for text in (completion, *"abcdef")))
         assert (wrong.reward, wrong.status) == (None, status)
         assert [verdict.reward for verdict in right] == [1.0] * 6, "those behind it in the same worker"
@@ -154,7 +154,7 @@ def test_whatever_goes_wrong_in_their_code_is_no_reward_and_never_a_0(folder: Pa
 def test_a_module_that_cannot_be_imported_is_said_at_once_to_everybody(folder: Path, target: str, why: str):
     (folder / "broken.py").write_text("1 / 0\n")
 
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         asked = asyncio.ensure_future(stop(pool, "mine", "x"))
         for waiting in (pool.usable(), asked, stop(pool, "math", "\\boxed{5}", answer="5")):
             with pytest.raises(ConfigError, match=rf"verifiers\.own\.mine = '{target}'.*{why}"):
@@ -165,7 +165,7 @@ def test_a_module_that_cannot_be_imported_is_said_at_once_to_everybody(folder: P
 
 
 def test_a_prompt_cannot_name_code(folder: Path):
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         for name in ("rewards_of_a_test:boxed", "os:getcwd", "boxed=os:getcwd"):
             with pytest.raises(UserError, match="unknown verifier"):
                 await stop(pool, name, "x")
@@ -177,12 +177,12 @@ class Judge(BaseHTTPRequestHandler):
     """A judge over HTTP; counts requests, and says what it was told to say."""
 
     requests: list[dict[str, Any]]
-    responses: list[tuple[int, bytes]]
+    replies: list[tuple[int, bytes]]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.requests.append(body)
-        code, text = self.responses.pop(0)
+        code, text = self.replies.pop(0)
         self.send_response(code)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -194,7 +194,7 @@ class Judge(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Judge]]:
-    handler = type("ThisJudge", (Judge,), {"requests": [], "responses": []})
+    handler = type("ThisJudge", (Judge,), {"requests": [], "replies": []})
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -209,11 +209,11 @@ def judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Judge]
 
 
 def test_a_judge_behind_http_is_asked_as_nemo_gym_is(judge: type[Judge]):
-    judge.responses += [(200, b'{"reward": 0.5, "more": 1}'), (503, b"busy"), (200, b'{"reward": 1}')]
+    judge.replies += [(200, b'{"reward": 0.5, "more": 1}'), (503, b"busy"), (200, b'{"reward": 1}')]
     bad = [(404, b"no"), (200, b"[]"), (200, b'{"reward": "1"}'), (200, b'{"reward": NaN}'), (200, b"{"), (200, b"")]
-    judge.responses += [*bad, (500, b""), (500, b"")]
+    judge.replies += [*bad, (500, b""), (500, b"")]
 
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         assert (await stop(pool, "gym", "it is 4", expected_answer="4")).reward == 0.5
         asked = judge.requests[0]
         assert asked["expected_answer"] == "4"
@@ -223,16 +223,16 @@ def test_a_judge_behind_http_is_asked_as_nemo_gym_is(judge: type[Judge]):
         for _ in range(len(bad) + 1):
             verdict = await stop(pool, "gym", "x")
             assert (verdict.reward, verdict.status) == (None, "crash")
-        assert judge.responses == []
+        assert judge.replies == []
 
     judged({"gym": "judges:gym"}, work)
 
 
 def test_an_environment_without_the_package_verifiers_is_said_at_the_start(folder: Path):
     line = f"toy = adapters.from_verifiers('toy', python={sys.executable!r})\n"
-    (folder / "environments.py").write_text("from prolong.verifiers import adapters\n" + line)
+    (folder / "environments.py").write_text("from prolong.verifiers.adapters import libraries as adapters\n" + line)
 
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         with pytest.raises(ConfigError, match=r"verifiers\.own\.toy.*No module named .*verifiers"):
             await stop(pool, "toy", "x")
 
@@ -274,16 +274,16 @@ def test_a_task_of_the_package_verifiers_is_judged_in_its_own_environment(folder
     site = Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
     (site / "prolong_toy_environment.py").write_text(TOY_ENVIRONMENT)
     line = f"toy = adapters.from_verifiers('prolong-toy-environment', python={python!r})\n"
-    (folder / "environments.py").write_text("from prolong.verifiers import adapters\n" + line)
+    (folder / "environments.py").write_text("from prolong.verifiers.adapters import libraries as adapters\n" + line)
 
-    async def work(pool: VerifierPool) -> None:
+    async def work(pool: LocalPool) -> None:
         right, wrong, unfit = await asyncio.gather(
             stop(pool, "toy", "it is 4", answer="4"), stop(pool, "toy", "it is 5", answer="4"), stop(pool, "toy", "it is 5")
         )
         assert (right.reward, right.metrics) == (2.0, {"length": 7.0})
         assert wrong.reward == 0.0
         assert (unfit.reward, unfit.status) == (None, "crash")
-        os.killpg(pool._workers[0].pid, signal.SIGKILL)
+        os.killpg(pool.statuses()[0].pid, signal.SIGKILL)
         assert (await stop(pool, "toy", "it is 4", answer="4")).reward == 2.0
 
     judged({"toy": "environments:toy"}, work)

@@ -19,7 +19,8 @@ from prolong.common.errors import ConfigError
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.sandbox.sandbox import FIRST_UID, NUM_UIDS
 from prolong.verifiers.workers import process
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool
+from prolong.verifiers.workers.process import WorkerState
 
 from tests.support.pools import run, running
 from tests.support.runs import wait_until
@@ -52,7 +53,7 @@ os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 
 
-def asked(pool: VerifierPool, problem: dict[str, Any], program: str, language: str = "python") -> Awaitable[Verdict]:
+def asked(pool: LocalPool, problem: dict[str, Any], program: str, language: str = "python") -> Awaitable[Verdict]:
     prompt = Prompt(uid="u", domain="d", task="t", text="?", token_ids=b"", verifier="code", answer=json.dumps(problem))
     return pool.verify(prompt, f"<think>hm</think>\n```{language}\n{program}\n```\n", FinishReason.stop)
 
@@ -68,18 +69,19 @@ def descendants(pids: list[int]) -> list[psutil.Process]:
 class Trouble:
     """Kills and stops what judges, at random moments; remembers every worker and every process of a sandbox that it saw."""
 
-    def __init__(self, pool: VerifierPool, seed: int) -> None:
+    def __init__(self, pool: LocalPool, seed: int) -> None:
         self._pool, self.random = pool, random.Random(seed)
         self.workers, self.hit, self.inside = set[int](), set[int](), set[psutil.Process]()
         self.done = Counter[str]()
 
     def look(self) -> None:
-        self.workers |= {worker.pid for worker in self._pool._workers}
-        self.inside |= set(descendants([worker.pid for worker in self._pool._workers]))
+        self.workers |= {worker.pid for worker in self._pool.statuses()}
+        self.inside |= set(descendants([worker.pid for worker in self._pool.statuses()]))
 
     def strike(self) -> None:
         self.look()
-        busy = [worker for worker in self._pool._workers if worker.was_ready and worker.jobs and worker.pid not in self.hit]
+        started = [worker for worker in self._pool.statuses() if worker.state is not WorkerState.starting]
+        busy = [worker for worker in started if worker.num_jobs and worker.pid not in self.hit]
         if not busy:
             return
         worker = self.random.choice(busy)
@@ -161,7 +163,7 @@ def test_a_worker_that_is_stopped_past_its_deadline_costs_the_program_nothing():
     async def scenario() -> None:
         async with running(timeout_s=2.0, preload=("code",)) as pool:
             await pool.usable()
-            (stopped,) = pool._workers
+            (stopped,) = pool.statuses()
             family = descendants([stopped.pid])
             assert family, "its sandbox is open"
             os.kill(stopped.pid, signal.SIGSTOP)
@@ -181,7 +183,7 @@ def test_a_program_whose_sandbox_is_killed_every_time_has_no_reward():
             killed = set[int]()
             while not job.done() and len(killed) < 2:
                 await asyncio.sleep(0.2)
-                launchers = [one for one in descendants([pool._workers[0].pid]) if one.name() != "bwrap"]
+                launchers = [one for one in descendants([pool.statuses()[0].pid]) if one.name() != "bwrap"]
                 if len(launchers) > 1 and launchers[0].pid not in killed:  # it has started a program
                     killed.add(launchers[0].pid)
                     launchers[0].kill()

@@ -32,14 +32,14 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(autouse=True)
-def shared(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code, "shared", lambda: box)
+def in_box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code.CODE, "_sandbox", box)
 
 
 def judge(program: str, problem: dict, language: str = "python") -> Score:
-    code.check(problem)
+    code.CODE.check(problem)
     task = Task(completion=f"<think>easy</think>So:\n```{language}\n{program}\n```\n", answer=problem)
-    return code.quick(task) or code.score(task)
+    return code.CODE.quick(task) or code.CODE.score(task)
 
 
 def test_there_are_enough_golden_problems():
@@ -231,19 +231,22 @@ def test_a_failing_sandbox_is_no_verdict(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(VerifierFailure):
         judge("print(1)", {"tests": [{"stdin": "", "stdout": "1"}]})
     with pytest.raises(VerifierFailure):
-        code.probe({"tests": []})
+        code.CODE.probe({"tests": []})
 
 
 def test_without_a_compiler_the_fault_is_ours(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    for judged in (lambda: judge("int main() {}", PROBLEMS[-1]["problem"], "cpp"), lambda: code.probe(PROBLEMS[-1]["problem"])):
+    for judged in (
+        lambda: judge("int main() {}", PROBLEMS[-1]["problem"], "cpp"),
+        lambda: code.CODE.probe(PROBLEMS[-1]["problem"]),
+    ):
         with pytest.raises(UserError, match=r"no C\+\+ compiler"):
             judged()
 
 
 def test_probes_pass_and_unsafe_verdicts_say_so(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
-    code.probe({"tests": []})
-    code.probe({"language": "cpp", "tests": []})
+    code.CODE.probe({"tests": []})
+    code.CODE.probe({"language": "cpp", "tests": []})
     assert "unsafe_code" not in judge("print(1)", {"tests": [{"stdin": "", "stdout": "1"}]}).metrics
     monkeypatch.setattr(box, "proved", [])
     assert judge("print(1)", {"tests": [{"stdin": "", "stdout": "1"}]}).metrics["unsafe_code"] == 1.0

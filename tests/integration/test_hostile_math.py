@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool
 
 TIMEOUT_S = 0.8
 MEMORY_MB = 1024
@@ -58,7 +58,7 @@ def prompt(answer: str) -> Prompt:
 class Watch:
     """The largest resident memory of any worker, sampled while the pool works."""
 
-    def __init__(self, pool: VerifierPool) -> None:
+    def __init__(self, pool: LocalPool) -> None:
         self.pool, self.largest_mb = pool, 0.0
 
     async def run(self) -> None:
@@ -71,7 +71,7 @@ class Watch:
             await asyncio.sleep(0.05)
 
 
-async def judged(pool: VerifierPool) -> dict[str, tuple[Verdict, float]]:
+async def judged(pool: LocalPool) -> dict[str, tuple[Verdict, float]]:
     async def one(text: str) -> tuple[Verdict, float]:
         began = time.monotonic()
         return await pool.verify(prompt("2\\sqrt{3}"), f"\\boxed{{{text}}}", FinishReason.stop), time.monotonic() - began
@@ -85,7 +85,7 @@ def test_no_hostile_answer_holds_the_pool_past_its_deadline_or_earns_anything():
     assert len(HOSTILE) >= 25
 
     async def scenario() -> None:
-        pool = VerifierPool(1, TIMEOUT_S, memory_mb=MEMORY_MB)
+        pool = LocalPool(1, TIMEOUT_S, memory_mb=MEMORY_MB)
         await pool.start()
         watch = Watch(pool)
         watching = asyncio.ensure_future(watch.run())

@@ -18,8 +18,9 @@ from prolong.verifiers.data.formats import FORMATS
 from prolong.verifiers.logic import reasoning_gym as logic
 from prolong.verifiers.logic.reasoning_gym import formulas
 from prolong.verifiers.sandbox.launcher import Limits
+from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import Sandbox
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool
 
 from tests.support.hostile_formulas import BREAKING, FORMLESS, INTEGRAL, RIGHT, STALLING, WRONG
 from tests.support.sandboxes import BACKENDS, Targets, assert_in_order, missing, targets
@@ -73,9 +74,9 @@ def reward(given: str, answer: dict[str, Any]) -> float:
     """As the worker judges: what a scorer raises for this answer alone rejects it."""
     completion = f"<think>hm</think>\n<answer>{given}</answer>"
     try:
-        return logic.score(Task(completion=completion, answer=answer)).reward
+        return logic.REASONING_GYM.score(Task(completion=completion, answer=answer)).reward
     except Exception:  # as in verifiers/workers/worker.py
-        logic.probe(answer)
+        logic.REASONING_GYM.probe(answer)
         return 0.0
 
 
@@ -89,14 +90,14 @@ def test_106_datasets_are_known():
 def opened(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     if reason := missing(BACKENDS[request.param]):
         pytest.skip(f"no {request.param} sandbox here: {reason}")
-    sandbox = Sandbox.open(preload=logic.PRELOAD, backends=(BACKENDS[request.param],))
+    sandbox = open_sandbox(preload=logic.PRELOAD, backends=(BACKENDS[request.param],))
     yield sandbox
     sandbox.close()
 
 
 @pytest.fixture
 def box(opened: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    monkeypatch.setattr(logic, "shared", lambda preload: opened)
+    monkeypatch.setattr(logic.REASONING_GYM, "_sandbox", opened)
     return opened
 
 
@@ -132,13 +133,13 @@ def test_junk_earns_less_than_a_tenth(entries: dict[str, list[dict[str, Any]]]):
 def test_inside_the_sandbox_the_same_is_true(entries: dict[str, list[dict[str, Any]]], box: Sandbox):
     for name in IN_SANDBOX:
         for answer in entries[name]:
-            logic.check(answer)
+            logic.REASONING_GYM.check(answer)
     assert golds_that_earn_less(IN_SANDBOX, entries) == {}
     assert paid_for_junk(IN_SANDBOX, entries) == {}
 
 
 def scored(given: str) -> tuple[float, str]:
-    result = logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
+    result = logic.REASONING_GYM.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
     return result.reward, result.status
 
 
@@ -173,7 +174,7 @@ def test_a_pool_contains_hostile_answers_and_serves_on():
     hostile = [given for given in (FORMLESS | WRONG | STALLING).values() if "\ud800" not in given]
 
     async def scenario() -> tuple[list[Verdict], list[Verdict], int]:
-        pool = VerifierPool(2, 1.5)
+        pool = LocalPool(2, 1.5)
         await pool.start()
         try:
 
@@ -199,4 +200,4 @@ def test_answers_without_tags_or_inside_the_thinking_earn_nothing(entries: dict[
         for answer in entries[name]:
             gold = answer["entry"]["answer"]
             for text in (gold, f"<think><answer>{gold}</answer></think>", f"<answer>{gold}"):
-                assert logic.score(Task(completion=text, answer=answer)).reward == 0.0, name
+                assert logic.REASONING_GYM.score(Task(completion=text, answer=answer)).reward == 0.0, name

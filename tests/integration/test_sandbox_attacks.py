@@ -11,6 +11,7 @@ import psutil
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers.sandbox.launcher import Limits
+from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
 
 from tests.support.runs import wait_until
@@ -248,7 +249,7 @@ def test_the_attacks_are_real(aims: Targets):
 @pytest.mark.parametrize("layer", ["landlock", "seccomp"])
 def test_the_self_test_misses_each_layer_of_the_jail(layer: str):
     with pytest.raises(UserError, match="the self-test failed"):
-        Sandbox.open(backends=(Backend(name="weak", without=(layer,)),))
+        open_sandbox(backends=(Backend(name="weak", without=(layer,)),))
 
 
 def test_a_dead_launcher_takes_its_program_along_and_is_replaced(box: Sandbox, aims: Targets):
@@ -299,9 +300,8 @@ def test_a_dead_owner_takes_everything_along(box: Sandbox):
 def test_without_a_backend_there_is_no_sandbox_but_by_leave(monkeypatch: pytest.MonkeyPatch):
     broken = (Backend(name="broken", without=("landlock", "seccomp")),)
     with pytest.raises(UserError, match=r"apt-get install bubblewrap.*allow_unsafe_code"):
-        Sandbox.open(backends=broken)
-    monkeypatch.setattr(Sandbox, "unsafe_allowed", True)
-    sandbox = Sandbox.open(backends=broken)
+        open_sandbox(backends=broken)
+    sandbox = open_sandbox(backends=broken, allow_unsafe=True)
     try:
         assert (sandbox.backend, sandbox.unsafe, sandbox.run("print(1)").stdout) == ("unsafe", True, b"1\n")
     finally:
@@ -311,6 +311,6 @@ def test_without_a_backend_there_is_no_sandbox_but_by_leave(monkeypatch: pytest.
 def test_a_missing_bwrap_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="bubblewrap: bwrap is not installed"):
-        Sandbox.open(backends=(BUBBLEWRAP,))
+        open_sandbox(backends=(BUBBLEWRAP,))
     with opened(JAIL) as sandbox:
         assert sandbox.backend == "jail"

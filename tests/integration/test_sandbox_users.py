@@ -16,11 +16,12 @@ NOBODY = 65534
 SCRIPT = """
 import json
 from prolong.common.errors import UserError
+from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
 report = {}
 for backend in (BUBBLEWRAP, JAIL):
     try:
-        sandbox = Sandbox.open(backends=(backend,))
+        sandbox = open_sandbox(backends=(backend,))
     except UserError as error:
         report[backend.name] = str(error)
         continue

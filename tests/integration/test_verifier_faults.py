@@ -13,7 +13,9 @@ import zmq
 import zmq.asyncio
 from prolong.common.transport.wire import encode
 from prolong.common.types import FinishReason, Prompt
-from prolong.verifiers.workers.remote import VERIFIER_PROTOCOL, Attach, Attached, Declined, SharedPool
+from prolong.verifiers.workers.host_messages import VERIFIER_PROTOCOL, Attach, Attached, Declined
+from prolong.verifiers.workers.local_pool import LocalPool
+from prolong.verifiers.workers.shared_pool import SharedPool
 
 from tests.support.runs import CLI
 
@@ -31,22 +33,24 @@ def test_a_fault_of_ours_in_the_listening_leaves_no_job_waiting_and_is_told(capl
     async def scenario() -> None:
         context = zmq.asyncio.Context()
         router = context.socket(zmq.ROUTER)
-        pool = SharedPool(1, 1000.0, addresses=[f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"])
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        pool = SharedPool(LocalPool(1, 1000.0), [f"tcp://127.0.0.1:{port}"])
         await pool.start()
         try:
             peer, _ = await router.recv_multipart()
             told = Attached(protocol=VERIFIER_PROTOCOL, workers=100, verifiers=["math"])
             await router.send_multipart((peer, encode(told)))
-            host = pool._hosts[0]
+            host = pool.hosts[0]
             await asyncio.wait_for(host.attached.wait(), 30)
-            pool._num_here = 1  # so that the host has the fewest
+            here = asyncio.ensure_future(pool.verify(PROMPT, "\\boxed{2}", FinishReason.stop))
+            await asyncio.sleep(0)  # it is in the hands of the only worker here, so the host has the fewest
             asked = asyncio.ensure_future(pool.verify(PROMPT, "\\boxed{2}", FinishReason.stop))
             await router.recv_multipart()
             host._decoder = Faulty()  # pyright: ignore[reportAttributeAccessIssue]
             for _ in range(2):  # it waits for the first one with the decoder that it had
                 await router.send_multipart((peer, encode(Declined(number=99, reason=""))))
-            verdict = await asyncio.wait_for(asked, 60)  # its patience is 50 minutes
-            assert verdict.reward == 1.0
+            verdict = await asyncio.wait_for(asked, 60)  # its deadline is in 50 minutes
+            assert verdict.reward == (await asyncio.wait_for(here, 60)).reward == 1.0
             assert (pool.counters["hosts/broken"], host.num_workers, host.attached.is_set()) == (1, 0, False)
             assert "a fault of ours" in caplog.text
         finally:

@@ -15,10 +15,12 @@ import pytest
 import zmq
 from prolong.common.errors import ConfigError
 from prolong.common.transport.keys import make_keys
-from prolong.common.transport.wire import encode
+from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import FinishReason, Prompt, Verdict
-from prolong.verifiers.workers import remote as hosts
-from prolong.verifiers.workers.remote import Attach, Declined, Judge, SharedPool
+from prolong.verifiers.workers import shared_pool
+from prolong.verifiers.workers.host_messages import Attach, Declined, FromHost, Judge
+from prolong.verifiers.workers.local_pool import LocalPool
+from prolong.verifiers.workers.shared_pool import SharedPool
 
 from tests.support.runs import CLI, free_port
 
@@ -60,8 +62,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def shared(*addresses: str, timeout_s: float = 20.0, **options: Any):
-    pool = SharedPool(1, timeout_s, addresses=list(addresses), **options)
+async def shared(*addresses: str, timeout_s: float = 20.0, keys: str = "", own: dict[str, str] | None = None):
+    pool = SharedPool(LocalPool(1, timeout_s, own=own or {}), addresses, keys=keys)
     await pool.start()
     try:
         yield pool
@@ -70,7 +72,7 @@ async def shared(*addresses: str, timeout_s: float = 20.0, **options: Any):
 
 
 async def attached(pool: SharedPool) -> None:
-    await until(lambda: all(host.num_workers for host in pool._hosts))
+    await until(lambda: all(host.num_workers for host in pool.hosts))
 
 
 def judge(pool: SharedPool, number: int) -> Awaitable[Verdict]:
@@ -109,9 +111,9 @@ def test_a_host_killed_under_load_costs_no_rollout_anything_and_is_used_again_wh
                 jobs = [pool.verify(prompt("slow", s=0.02), "x", FinishReason.stop) for _ in range(100)]
                 asked = [asyncio.ensure_future(job) for job in jobs]
                 await until(lambda: pool.counters["hosts/verdicts"] > 5)
-                assert len(pool._hosts[0].waiting) > 10
+                assert pool.hosts[0].num_waiting > 10
                 os.killpg(process.pid, signal.SIGKILL)
-                verdicts = await asyncio.wait_for(asyncio.gather(*asked), 20)  # at once, not when its patience is over
+                verdicts = await asyncio.wait_for(asyncio.gather(*asked), 20)  # at once, not at their deadlines
                 assert [verdict.reward for verdict in verdicts] == [1.0] * 100
                 assert pool.counters["hosts/lost"] == 1
                 assert pool.counters["hosts/judged_here_instead"] > 5
@@ -129,7 +131,7 @@ def test_a_host_killed_under_load_costs_no_rollout_anything_and_is_used_again_wh
 def test_a_host_that_stands_still_is_given_up_and_what_it_says_later_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(hosts, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(shared_pool, "REMOTE_SLACK_S", 0.2)
 
     async def scenario() -> None:
         with serving(tmp_path) as (process, address):
@@ -168,7 +170,7 @@ def test_strangers_are_declined_and_garbage_is_not_listened_to(tmp_path: Path):
         dealer.setsockopt(zmq.RCVTIMEO, 20_000)
         dealer.connect(address)
         dealer.send(encode(Judge(number=4, prompt=prompt("os:getcwd"), completion="x", finish_reason=FinishReason.stop)))
-        declined = hosts.Decoder(hosts.FromHost, 1 << 20).decode(dealer.recv())
+        declined = Decoder(FromHost, 1 << 20).decode(dealer.recv())
         assert isinstance(declined, Declined)
         assert "unknown verifier 'os:getcwd'" in declined.reason
         for _ in range(100):
@@ -210,7 +212,7 @@ def test_with_keys_only_those_who_have_one_are_let_in(tmp_path: Path):
 
 def test_beyond_loopback_neither_side_goes_without_keys(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"verifiers\.hosts.*loopback"):
-        SharedPool(1, 1.0, addresses=["tcp://10.0.0.1:5720"])
+        SharedPool(LocalPool(1, 1.0), ["tcp://10.0.0.1:5720"])
     command = [*CLI, "verifier", "--address", "tcp://0.0.0.0:0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2

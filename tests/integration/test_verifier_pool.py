@@ -15,10 +15,12 @@ import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.workers import process
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool, WorkerStatus
+from prolong.verifiers.workers.process import WorkerState
 
 from tests.support.pools import run, running
 
+MEMORY_FOR_IMPORTS_MB = 180  # enough for a worker without sympy, which is about 150 MiB of address space
 STALLS_SYMPY = "\\boxed{\\int_0^1 x^{x^{x^{x^{x}}}} dx}"
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}
 
@@ -27,7 +29,7 @@ def prompt(verifier: str, text: str = "?", **answer: Any) -> Prompt:
     return Prompt(uid="u", domain="d", task="t", text=text, token_ids=b"", verifier=verifier, answer=json.dumps(answer))
 
 
-def stop(pool: VerifierPool, prompt: Prompt, completion: str) -> Awaitable[Verdict]:
+def stop(pool: LocalPool, prompt: Prompt, completion: str) -> Awaitable[Verdict]:
     return pool.verify(prompt, completion, FinishReason.stop)
 
 
@@ -38,8 +40,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def ready(pool: VerifierPool) -> None:
-    await until(lambda: bool(pool._workers) and all(worker.ready for worker in pool._workers))
+async def ready(pool: LocalPool) -> None:
+    await until(lambda: all(worker.state is WorkerState.ready for worker in pool.statuses()))
+
+
+def only_worker(pool: LocalPool) -> WorkerStatus:
+    (worker,) = pool.statuses()
+    return worker
 
 
 def test_verdicts_come_back_to_those_who_asked():
@@ -119,12 +126,12 @@ def test_a_worker_killed_in_the_middle_of_a_job_costs_the_rollout_nothing(signal
     async def scenario() -> None:
         async with running() as pool:
             await ready(pool)
-            worker = pool._workers[0]
-            os.kill(worker.pid, signal.SIGSTOP)  # the jobs are in its hands, and it will not finish them
+            pid = only_worker(pool).pid
+            os.kill(pid, signal.SIGSTOP)  # the jobs are in its hands, and it will not finish them
             asked = [asyncio.ensure_future(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}")) for i in range(20)]
-            await until(lambda: len(worker.jobs) > 0)
-            os.kill(worker.pid, signal_number)
-            os.kill(worker.pid, signal.SIGCONT)
+            await until(lambda: only_worker(pool).num_jobs > 0)
+            os.kill(pid, signal_number)
+            os.kill(pid, signal.SIGCONT)
             verdicts = await asyncio.gather(*asked)
             assert [v.reward for v in verdicts] == [1.0] * 20
             assert pool.counters["verdicts"] == 20
@@ -152,8 +159,9 @@ def test_kills_under_load_leave_one_verdict_per_job_and_none_of_them_is_a_0_beca
             asked = [asyncio.ensure_future(judge(number)) for number in range(1, 401)]
             kills = 0
             while not all(job.done() for job in asked):
-                victim = rng.choice(pool._workers)
-                if kills < 15 and victim.was_ready and (victim.jobs or rng.random() < 0.1):
+                victim = rng.choice(pool.statuses())
+                has_started = victim.state is not WorkerState.starting
+                if kills < 15 and has_started and (victim.num_jobs or rng.random() < 0.1):
                     os.kill(victim.pid, signal.SIGKILL)
                     kills += 1
                 await asyncio.sleep(rng.uniform(0.0, 0.3))
@@ -174,12 +182,10 @@ def test_a_job_whose_worker_somebody_kills_twice_has_no_reward():
         async with running() as pool:
             await ready(pool)
             asked = asyncio.ensure_future(stop(pool, prompt("math", answer="2\\sqrt{3}"), STALLS_SYMPY))
-            await until(lambda: len(pool._workers[0].jobs) == 1)
-            os.kill(pool._workers[0].pid, signal.SIGKILL)
-            await until(
-                lambda: pool.counters["retries"] == 1 and bool(pool._workers[0].jobs) and pool._workers[0].jobs[0].probed
-            )
-            os.kill(pool._workers[0].pid, signal.SIGKILL)
+            await until(lambda: only_worker(pool).num_jobs == 1)
+            os.kill(only_worker(pool).pid, signal.SIGKILL)
+            await until(lambda: pool.counters["retries"] == 1 and only_worker(pool).probed)
+            os.kill(only_worker(pool).pid, signal.SIGKILL)
             verdict = await asked
             assert (verdict.reward, verdict.status) == (None, "crash")
 
@@ -190,7 +196,7 @@ def test_a_hung_worker_is_replaced_and_the_rollout_keeps_its_reward():
     async def scenario() -> None:
         async with running(timeout_s=2.0) as pool:
             await ready(pool)
-            os.kill(pool._workers[0].pid, signal.SIGSTOP)
+            os.kill(only_worker(pool).pid, signal.SIGSTOP)
             verdict = await stop(pool, prompt("math", answer="5"), "\\boxed{5}")
             assert verdict.reward == 1.0
             assert pool.counters["timeouts"] == 1
@@ -223,7 +229,7 @@ def test_a_stored_answer_that_stalls_the_judge_gives_no_reward():
 
 def test_a_worker_without_memory_for_its_judge_gives_no_reward():
     async def scenario() -> None:
-        async with running(memory_mb=120) as pool:
+        async with running(memory_mb=MEMORY_FOR_IMPORTS_MB) as pool:
             assert (await stop(pool, prompt("math", answer="7"), "\\boxed{7}")).reward == 1.0
             verdict = await stop(pool, prompt("math", answer="2\\sqrt{3}"), "\\boxed{\\sqrt{12}}")
             assert verdict.reward is None
@@ -248,7 +254,7 @@ def test_workers_are_recycled_without_losing_a_verdict():
             for _ in range(4):
                 verdicts = await asyncio.gather(*(stop(pool, prompt("math", answer="5"), "\\boxed{5}") for _ in range(300)))
                 assert [v.reward for v in verdicts] == [1.0] * 300
-            await until(lambda: len(pool._workers) == 2 and all(worker.ready for worker in pool._workers))
+            await until(lambda: [worker.state for worker in pool.statuses()] == [WorkerState.ready] * 2)
             assert pool.counters["recycled"] >= 2
             assert pool.counters["restarts"] == 0
 
@@ -271,9 +277,9 @@ def test_closing_leaves_no_process_and_cancels_what_waits():
     async def scenario() -> None:
         async with running(2) as pool:
             await ready(pool)
-            pids = [worker.pid for worker in pool._workers]
+            pids = [worker.pid for worker in pool.statuses()]
             waiting = asyncio.ensure_future(stop(pool, prompt("math", answer="2\\sqrt{3}"), STALLS_SYMPY))
-            await until(lambda: any(worker.jobs for worker in pool._workers))
+            await until(lambda: any(worker.num_jobs for worker in pool.statuses()))
             await pool.close()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -303,6 +309,6 @@ def test_an_unknown_verifier_is_refused():
             with pytest.raises(UserError, match="unknown verifier"):
                 await stop(pool, prompt("nobody"), "x")
         with pytest.raises(UserError, match="unknown verifier"):
-            VerifierPool(1, 1.0, preload=("nobody",))
+            LocalPool(1, 1.0, preload=("nobody",))
 
     run(scenario)

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from prolong.verifiers.workers.pool import VerifierPool
+from prolong.verifiers.workers.local_pool import LocalPool
 
 
 @asynccontextmanager
-async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any) -> AsyncIterator[VerifierPool]:
+async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any) -> AsyncIterator[LocalPool]:
     """A pool that is started; its workers may not be ready yet."""
-    pool = VerifierPool(workers, timeout_s, **options)
+    pool = LocalPool(workers, timeout_s, **options)
     await pool.start()
     try:
         yield pool

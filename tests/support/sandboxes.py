@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from prolong.verifiers.sandbox import landlock
+from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
 
 from tests.support.runs import wait_until
@@ -49,7 +50,7 @@ def opened(backend: Backend) -> Iterator[Sandbox]:
     """A sandbox of this backend; skips, saying why, where the machine cannot have it. A self-test that fails is no reason."""
     if reason := missing(backend):
         pytest.skip(f"no {backend.name} sandbox here: {reason}")
-    sandbox = Sandbox.open(backends=(backend,))
+    sandbox = open_sandbox(backends=(backend,))
     try:
         yield sandbox
     finally:

@@ -32,6 +32,21 @@ OFFENCES = {
         "from ..serving import output_commit",
         "prolong.buffer.serving.output_commit",
     ),
+    "Rooms of verifiers: imports point one way": (
+        "verifiers/answers/units.py",
+        "from .. import registry\n",
+        "prolong.verifiers.registry",
+    ),
+    "A sandbox does not know its self-test": (
+        "verifiers/sandbox/sandbox.py",
+        "from . import selftest\n",
+        "prolong.verifiers.sandbox.selftest",
+    ),
+    "Pools of verifier workers: imports point one way": (
+        "verifiers/workers/process.py",
+        "from . import pool\n",
+        "prolong.verifiers.workers.pool",
+    ),
     "Rooms of the learner: imports point one way": (
         "learner/batches/packing.py",
         "from ..checkpoints import saver",

@@ -1,7 +1,7 @@
-"""Runs in the environment of somebody else: `PYTHON -I environment_host.py TASKSET CONFIG_JSON`. Imports nothing of prolong.
+"""Runs in a foreign Python environment: `PYTHON -I environment_host.py TASKSET CONFIG_JSON`. Imports nothing of prolong.
 
 Loop: consumes one JSON line {"prompt", "completion", "data"} at a time from standard input; blocks on it; answers one line,
-{"reward", "metrics"} or {"error"}; stops at the end of standard input. What the environment prints goes to standard error.
+{"reward", "metrics"} or {"error"}; stops at the end of standard input. The environment's own prints go to standard error.
 Written for verifiers 0.4 (https://pypi.org/project/verifiers): Taskset, Task.score(trace).
 """
 
@@ -16,8 +16,8 @@ import sys
 from typing import Any
 
 
-class Environment:
-    """One taskset."""
+class LoadedTaskset:
+    """One taskset of `verifiers`."""
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
@@ -30,14 +30,14 @@ class Environment:
         self._task_type, self._task_config = type(taskset).task_type(), getattr(taskset.config, "task", None)
 
     async def judge(self, prompt: str, completion: str, data: dict[str, Any]) -> dict[str, Any]:
-        """Reward and metrics of one completion as the only turn. Raises what the environment raises."""
+        """Reward and metrics of a completion, as the only turn of a trace. Raises whatever the environment raises."""
         node, agent, trace_task = self._parts
         vf = self._vf
-        task = self._task_type(self._task_type.data_type()(**({"prompt": prompt} | data)), self._task_config)
+        task = self._task_type(self._task_type.data_type()(**{"prompt": prompt, **data}), self._task_config)
         for reward in task.hooks("reward"):
             runtime = inspect.signature(reward).parameters.get("runtime")
             if runtime is not None and runtime.default is inspect.Parameter.empty:
-                raise RuntimeError(f"reward {reward.__name__} needs a runtime of theirs")
+                raise RuntimeError(f"reward {reward.__name__} needs a runtime of its library, which is not offered here")
         asked = node(message=vf.UserMessage(content=prompt))
         said = node(parent=0, message=vf.AssistantMessage(content=completion), sampled=True)
         trace = vf.Trace(
@@ -52,14 +52,14 @@ class Environment:
 
 def main(name: str, config: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # from here on, prints go to standard error
 
     def say(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
     try:
-        environment = Environment(name, json.loads(config))
+        environment = LoadedTaskset(name, json.loads(config))
     except Exception as error:
         say({"error": f"{type(error).__name__}: {error!s:.500}"})
         raise

@@ -1,4 +1,4 @@
-"""Formulas of substances, where capitals matter: CO is not Co, and H_2O is H2O however it is set."""
+"""Formulas of substances, in which capitals matter: CO is not Co, and H_2O is H2O in every typesetting."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?|[()\[\]]|\d)+(?:\d?[+-]|[+-]\d)?(?:\((?:s|l|g|aq)\))?")
 _PHASE = re.compile(r"\((?:s|l|g|aq)\)\Z")
 _CHARGE = re.compile(r"([+-])(\d)\Z")  # +2 for 2+
-_CONFIGURATION = re.compile(r"(?:\[[A-Z][a-z]\])?(?:[1-7][spdf]\d{1,2})+")  # of electrons
+_CONFIGURATION = re.compile(r"(?:\[[A-Z][a-z]\])?(?:[1-7][spdf]\d{1,2})+")  # electron configuration
 MAX_FORMULA_CHARS = 60
 
 
 def formula(text: str) -> str | None:
-    """A substance or an electron configuration without typesetting and phase, or None for anything else."""
+    """A substance or an electron configuration, without typesetting and phase; None for anything else."""
     flat = re.sub(r"[_^{}]", "", squeeze(plain(unwrap(tidy(text)))))
     if len(flat) <= MAX_FORMULA_CHARS and _CONFIGURATION.fullmatch(flat.replace(" ", "")):
         return flat.replace(" ", "")
@@ -32,12 +32,13 @@ def formula(text: str) -> str | None:
     return flat if symbols and all(symbol in _ELEMENTS for symbol in symbols) else None
 
 
-def same_chemical(gold: str, given: str) -> bool | None:
-    """True, False for what is certain, None where no two substances are compared (PV may be a product)."""
-    mine, theirs = formula(gold), formula(given)
-    if mine is None or theirs is None or mine == "No":
+def same_chemical(reference: str, answer: str) -> bool | None:
+    """Whether two substances are the same; None where the texts may be something else (PV may be a product)."""
+    expected, found = formula(reference), formula(answer)
+    if expected is None or found is None or expected == "No":
         return None
-    if mine == theirs:
+    if expected == found:
         return True
-    certain = all(any(map(str.islower, one)) for one in (mine, theirs))
-    return False if certain or mine.lower() == theirs.lower() else None
+    # a small letter makes an element's symbol certain
+    certain = all(any(map(str.islower, one)) for one in (expected, found))
+    return False if certain or expected.lower() == found.lower() else None

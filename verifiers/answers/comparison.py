@@ -1,8 +1,8 @@
-"""Are two answers the same? What can be told exactly is told here; `algebra` is asked for the rest, part by part.
+"""Whether two answers are the same. Certain cases are told exactly; `algebra` is asked for the rest, part by part.
 
     read (value, unit, percent) -> numbers | words | choices | lists, sets, tuples, intervals, matrices (part by part) | algebra
 
-True and False are certain, None means that only algebra can tell.
+True and False are certain; None means that only algebra can tell. "reference" is the stored answer, "answer" the completion's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 
-from .numbers import based
+from .plain_numbers import based
 from .quantity import Quantity, exact, read, take_unit
 from .spelling import clean, plain, tidy, unwrap
 from .structure import Parts, assigned, by_variable, parts
@@ -33,31 +33,46 @@ _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
 _LOOSE = re.compile(r"[^\w+\-\\{}()<>=/^,!%|:*]+")
 SYNONYMS = {
-    **dict.fromkeys(
-        ["no solution", "no solutions", "no real solution", "no real solutions", "empty set", "\\{\\}"], "\\emptyset"
-    ),
-    **dict.fromkeys(["none", "there are no solutions", "there is no solution"], "\\emptyset"),
-    **dict.fromkeys(["does not exist", "limit does not exist", "doesnt exist"], "dne"),
-    **dict.fromkeys(["all real numbers", "all reals", "all real x", "real numbers", "\\mathbb{r}"], "\\mathbb{R}"),
-    **dict.fromkeys(
-        ["(-\\infty, \\infty)", "(-\\infty,\\infty)", "(-\\infty, +\\infty)", "(-\\infty,+\\infty)"], "\\mathbb{R}"
-    ),
-    **dict.fromkeys(["infinity", "positive infinity", "+\\infty"], "\\infty"),
-    **dict.fromkeys(["negative infinity", "minus infinity"], "-\\infty"),
+    "no solution": "\\emptyset",
+    "no solutions": "\\emptyset",
+    "no real solution": "\\emptyset",
+    "no real solutions": "\\emptyset",
+    "there is no solution": "\\emptyset",
+    "there are no solutions": "\\emptyset",
+    "none": "\\emptyset",
+    "empty set": "\\emptyset",
+    "\\{\\}": "\\emptyset",
+    "does not exist": "dne",
+    "limit does not exist": "dne",
+    "doesnt exist": "dne",
+    "all real numbers": "\\mathbb{R}",
+    "all reals": "\\mathbb{R}",
+    "all real x": "\\mathbb{R}",
+    "real numbers": "\\mathbb{R}",
+    "\\mathbb{r}": "\\mathbb{R}",
+    "(-\\infty, \\infty)": "\\mathbb{R}",
+    "(-\\infty,\\infty)": "\\mathbb{R}",
+    "(-\\infty, +\\infty)": "\\mathbb{R}",
+    "(-\\infty,+\\infty)": "\\mathbb{R}",
+    "infinity": "\\infty",
+    "positive infinity": "\\infty",
+    "+\\infty": "\\infty",
+    "negative infinity": "-\\infty",
+    "minus infinity": "-\\infty",
 }
 
 
-def no_algebra(gold: str, given: str) -> None:
-    """For those who want only what is certain."""
+def no_algebra(reference: str, answer: str) -> None:
+    """An Algebra that never tells: only what is certain is decided."""
 
 
-def agree(gold: str, given: str, algebra: Algebra = no_algebra, depth: int = 0) -> bool | None:
+def agree(reference: str, answer: str, algebra: Algebra = no_algebra, depth: int = 0) -> bool | None:
     """Whether an answer equals the stored one. `algebra` gets two LaTeX texts."""
-    if gold.strip() == given.strip():
+    if reference.strip() == answer.strip():
         return True
-    if (letters := _same_choice(gold, given)) is not None:
-        return letters
-    a, b = _both(gold, given)
+    if (same := _same_choice(reference, answer)) is not None:
+        return same
+    a, b = _read_both(reference, answer)
     if a.unit and b.unit and not a.unit.agrees(b.unit):
         return False
     if a.number is not None and b.number is not None:
@@ -67,13 +82,13 @@ def agree(gold: str, given: str, algebra: Algebra = no_algebra, depth: int = 0) 
     return _same_parts(a, b, algebra, depth)
 
 
-def _both(gold: str, given: str) -> tuple[Quantity, Quantity]:
-    """Both taken apart alike: 0.5 m beside a formula is half of a variable, beside 3 \\text{ m} it has a unit."""
-    a, b = read(gold), read(given)
+def _read_both(reference: str, answer: str) -> tuple[Quantity, Quantity]:
+    """Take both apart in the same way: 0.5 m beside a formula is half of a variable, beside 3 \\text{ m} it has a unit."""
+    a, b = read(reference), read(answer)
     if a.number is not None and b.number is None and not a.marked:
-        a = read(gold, whole=True)
+        a = read(reference, whole=True)
     elif b.number is not None and a.number is None and not b.marked:
-        b = read(given, whole=True)
+        b = read(answer, whole=True)
     if a.unit and a.marked and not b.unit:
         b = take_unit(b, a.unit)
     elif b.unit and b.marked and not a.unit:
@@ -81,8 +96,8 @@ def _both(gold: str, given: str) -> tuple[Quantity, Quantity]:
     return a, b
 
 
-def word(text: str) -> str:
-    """A phrase as it is compared: words in small letters, single spaces, no article, no hyphens and no punctuation.
+def normal_words(text: str) -> str:
+    """A phrase in the form in which it is compared: small letters, single spaces, no article, hyphens and punctuation.
 
     Symbols keep their case: R - r is not r - R.
     """
@@ -91,16 +106,18 @@ def word(text: str) -> str:
 
 
 def _spelled(text: str) -> str:
-    """A phrase as `word` has it, a symbol as it is, one spelling for what has many names."""
-    flat = word(text)
-    return SYNONYMS.get(flat.lower()) or (flat if _PHRASE.fullmatch(text) else text)
+    """A phrase in normal words, a symbol as it is, and one spelling for a thing of several names."""
+    flat = normal_words(text)
+    if synonym := SYNONYMS.get(flat.lower()):
+        return synonym
+    return flat if _PHRASE.fullmatch(text) else text
 
 
-def _same_choice(gold: str, given: str) -> bool | None:
-    """(B), B., `\\textbf{(B)} 12` for the stored letter B."""
-    wanted = _LETTER.fullmatch(clean(gold))
-    got = _CHOICE.match(plain(unwrap(tidy(given)))) if wanted else None
-    return wanted[1] == (got[1] or got[2]) if wanted and got else None
+def _same_choice(reference: str, answer: str) -> bool | None:
+    """Compare (B), B., `\\textbf{(B)} 12` with the stored letter B."""
+    wanted = _LETTER.fullmatch(clean(reference))
+    found = _CHOICE.match(plain(unwrap(tidy(answer)))) if wanted else None
+    return wanted[1] == (found[1] or found[2]) if wanted and found else None
 
 
 def _same_number(a: Quantity, b: Quantity, x: Fraction, y: Fraction) -> bool:
@@ -116,28 +133,28 @@ def _same_number(a: Quantity, b: Quantity, x: Fraction, y: Fraction) -> bool:
 def _same_text(a: Quantity, b: Quantity) -> bool | None:
     if a.value == b.value:
         return a.unit is None or b.unit is None or a.unit == b.unit
-    mine, theirs = (_spelled(text) for text in (a.text, b.text))
-    if mine == theirs and mine:
+    expected, found = (_spelled(text) for text in (a.text, b.text))
+    if expected == found and expected:
         return True
     if a.words and b.words:
         return False
     return _same_digits(a.value, b.value)
 
 
-def _same_digits(gold: str, given: str) -> bool | None:
-    """Times of day and ratios, and numbers in a base: the base may be left out, a wrong one not be named."""
-    if _RATIO.fullmatch(gold) and _RATIO.fullmatch(given):
-        return _same_ratio(gold.split(":"), given.split(":"))
-    mine, theirs = based(gold), based(given)
-    if mine and theirs:
-        return mine == theirs and mine[1] is not None
-    return mine[0] == given if mine and given.isalnum() else None
+def _same_digits(reference: str, answer: str) -> bool | None:
+    """Compare times of day, ratios, and numbers in a base. The base may be left out, but must not be wrong."""
+    if _RATIO.fullmatch(reference) and _RATIO.fullmatch(answer):
+        return _same_ratio(reference.split(":"), answer.split(":"))
+    expected, found = based(reference), based(answer)
+    if expected and found:
+        return expected == found and expected[1] is not None
+    return expected[0] == answer if expected and answer.isalnum() else None
 
 
-def _same_ratio(gold: list[str], given: list[str]) -> bool:
-    """2:4 is 1:2, but 2:40 is no 1:20 where both may be times of day."""
-    x, y = [Fraction(part) for part in gold], [Fraction(part) for part in given]
-    if len(x) != len(y) or x == y or (len(gold[1]) == 2 and len(given[1]) == 2):
+def _same_ratio(reference: list[str], answer: list[str]) -> bool:
+    """2:4 is 1:2, but 2:40 is not 1:20 where both may be times of day."""
+    x, y = [Fraction(part) for part in reference], [Fraction(part) for part in answer]
+    if len(x) != len(y) or x == y or (len(reference[1]) == 2 and len(answer[1]) == 2):
         return x == y
     return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True))
 
@@ -146,14 +163,15 @@ def _same_parts(a: Quantity, b: Quantity, algebra: Algebra, depth: int) -> bool 
     x, y = _unassigned(a.text, b.text)
     if (x, y) != (a.text, b.text):
         return agree(x, y, algebra, depth + 1) if depth < MAX_DEPTH else None
-    mine, theirs = parts(x), parts(y)
-    if mine and theirs and depth < MAX_DEPTH and max(len(mine.items), len(theirs.items)) <= MAX_PARTS:
-        verdict = _compare_parts(mine, theirs, lambda p, q: agree(p, q, algebra, depth + 1))
+    expected, found = parts(x), parts(y)
+    if expected and found and depth < MAX_DEPTH and max(len(expected.items), len(found.items)) <= MAX_PARTS:
+        verdict = _compare_parts(expected, found, lambda p, q: agree(p, q, algebra, depth + 1))
         if verdict is not None:
             return verdict
-    if a.number is not None and theirs:  # a number is no list of several, but 2 and 2/5 may be one number
-        return exact(b.text.replace(" and ", "")) == a.number or (None if len(theirs.items) == 1 else False)
-    if b.number is not None and mine and mine.kind in ("list", "set", "tuple", "matrix") and len(mine.items) > 1:
+    if a.number is not None and found:
+        # a number is not a list of several numbers, but 2 and 2/5 may be one number
+        return exact(b.text.replace(" and ", "")) == a.number or (None if len(found.items) == 1 else False)
+    if b.number is not None and expected and expected.kind in ("list", "set", "tuple", "matrix") and len(expected.items) > 1:
         return False
     if _EQUATION.match(x) and "=" not in y:  # x + y = 4 is a line
         return False
@@ -162,51 +180,52 @@ def _same_parts(a: Quantity, b: Quantity, algebra: Algebra, depth: int) -> bool 
 
 def _by_algebra(a: Quantity, b: Quantity, algebra: Algebra) -> bool | None:
     if {a.unit, b.unit} == {DEGREES, RADIANS}:
-        turned = (f"({one.text})\\cdot\\frac{{\\pi}}{{180}}" if one.unit == DEGREES else one.text for one in (a, b))
-        return algebra(*turned)
+        in_radians = (f"({one.text})\\cdot\\frac{{\\pi}}{{180}}" if one.unit == DEGREES else one.text for one in (a, b))
+        return algebra(*in_radians)
     if a.unit and b.unit and a.unit.factor != b.unit.factor:
         return algebra(_scaled(a.text, a.unit.factor), _scaled(b.text, b.unit.factor))
     return algebra(a.text, b.text)
 
 
-def _unassigned(gold: str, given: str) -> tuple[str, str]:
+def _unassigned(reference: str, answer: str) -> tuple[str, str]:
     """Both without the name that only one of them has, or that both share."""
-    mine, theirs = assigned(gold), assigned(given)
-    if mine and theirs:
-        return (mine[1], theirs[1]) if mine[0] == theirs[0] else (gold, given)
-    if mine and "=" not in given:
-        return mine[1], given
-    if theirs and "=" not in gold:
-        return gold, theirs[1]
-    return gold, given
+    expected, found = assigned(reference), assigned(answer)
+    if expected and found:
+        return (expected[1], found[1]) if expected[0] == found[0] else (reference, answer)
+    if expected and "=" not in answer:
+        return expected[1], answer
+    if found and "=" not in reference:
+        return reference, found[1]
+    return reference, answer
 
 
 def _scaled(text: str, factor: Fraction) -> str:
     return f"({text})\\cdot\\frac{{{factor.numerator}}}{{{factor.denominator}}}"
 
 
-def _compare_parts(gold: Parts, given: Parts, same: Algebra) -> bool | None:
-    """Part by part: in order where the stored answer has one, otherwise as sets with repetition."""
-    if gold.variable and given.variable and gold.variable != given.variable:
+def _compare_parts(reference: Parts, answer: Parts, same: Algebra) -> bool | None:
+    """Compare part by part: in order where the stored answer has one, otherwise as sets with repetition."""
+    if reference.variable and answer.variable and reference.variable != answer.variable:
         return None
-    if gold.kind == "tuple" and (sorted_parts := by_variable(given)):
-        given = sorted_parts
-    elif given.kind == "tuple" and (sorted_parts := by_variable(gold)):
-        gold = sorted_parts
-    elif by_variable(gold) and given.kind == "list" and not any(map(assigned, given.items)):  # in the order as written
-        gold, given = (replace(one, kind="tuple", brackets="()") for one in (gold, given))
-    if {gold.kind, given.kind} == {"tuple", "set"}:
+    if reference.kind == "tuple" and (sorted_parts := by_variable(answer)):
+        answer = sorted_parts
+    elif answer.kind == "tuple" and (sorted_parts := by_variable(reference)):
+        reference = sorted_parts
+    elif by_variable(reference) and answer.kind == "list" and not any(map(assigned, answer.items)):
+        # values without names: in the order as written
+        reference, answer = (replace(one, kind="tuple", brackets="()") for one in (reference, answer))
+    if {reference.kind, answer.kind} == {"tuple", "set"}:
         return False
-    if not gold.ordered and not given.ordered:
-        return _same_set(gold.items, given.items, same)
-    if gold.kind == given.kind and gold.brackets != given.brackets:
+    if not reference.ordered and not answer.ordered:
+        return _same_set(reference.items, answer.items, same)
+    if reference.kind == answer.kind and reference.brackets != answer.brackets:
         return False
-    loose = gold.kind == given.kind or {gold.kind, given.kind} == {"tuple", "list"}
-    if not loose or "union" in (gold.kind, given.kind):
+    comparable = reference.kind == answer.kind or {reference.kind, answer.kind} == {"tuple", "list"}
+    if not comparable or "union" in (reference.kind, answer.kind):
         return None
-    if len(gold.items) != len(given.items):
+    if len(reference.items) != len(answer.items):
         return False
-    return every(same(x, y) for x, y in zip(gold.items, given.items, strict=True))
+    return every(same(x, y) for x, y in zip(reference.items, answer.items, strict=True))
 
 
 def every(verdicts: Iterable[bool | None]) -> bool | None:
@@ -219,14 +238,14 @@ def every(verdicts: Iterable[bool | None]) -> bool | None:
     return None if unknown else True
 
 
-def _same_set(gold: tuple[str, ...], given: tuple[str, ...], same: Algebra) -> bool | None:
-    if len(gold) != len(given):
+def _same_set(reference: tuple[str, ...], answer: tuple[str, ...], same: Algebra) -> bool | None:
+    if len(reference) != len(answer):
         return False
-    rest, unknown = list(given), False
-    for wanted in gold:
+    rest, unknown = list(answer), False
+    for wanted in reference:
         partner, doubtful = None, False
-        for at, got in enumerate(rest):
-            verdict = same(wanted, got)
+        for at, candidate in enumerate(rest):
+            verdict = same(wanted, candidate)
             if verdict:
                 partner = at
                 break

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 
-from .numbers import number
+from .plain_numbers import number
 from .spelling import END, WORD, plain, squeeze, tidy, unwrap
 from .units import MAX_UNIT_CHARS, Unit, parse_unit
 
@@ -38,25 +38,21 @@ _WORDS = re.compile(r"[^\W\d_][\w\s'.,()-]*")
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """text: without unit and percent sign. value: the same squeezed. number: its exact value, if it is a plain number.
+    """An answer taken apart."""
 
-    words: it is text, not mathematics. rest: what stands behind the value and is no unit that we know.
-    marked: \\text{} is used, so that a unit is one and no variable.
-    """
-
-    text: str
-    value: str
-    number: Fraction | None
+    text: str  # without unit and percent sign
+    value: str  # the same, squeezed
+    number: Fraction | None  # its exact value, if it is a plain number
     unit: Unit | None
     percent: bool
-    words: bool
-    rest: str
-    marked: bool
+    words: bool  # the text is words, not mathematics
+    rest: str  # an unknown unit behind the value
+    marked: bool  # the answer uses \\text{}, so a unit can be told from a product of variables
 
 
 @lru_cache(maxsize=512)  # the rollouts of a group share their stored answer
 def read(latex: str, *, whole: bool = False) -> Quantity:
-    """Take an answer apart; `whole`: leave the unit where it is."""
+    """Take an answer apart. whole: leave the unit in the text."""
     marked = _APPROXIMATE.sub("", _UNIT_FRACTION.sub(r"\1/(\2)", unwrap(tidy(latex))))
     marked = _SCALED.sub(_multiplied, marked)
     text, has_mark = plain(marked), WORD in marked
@@ -79,7 +75,8 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
 def _multiplied(match: re.Match[str]) -> str:
     """5 million as 5000000."""
     value = Decimal(match[1].replace(",", "")) * _SCALES[match[3]]
-    return f"{value.normalize():f}{' ' * (match[2] != '')}{match[2]}"
+    space = " " if match[2] else ""
+    return f"{value.normalize():f}{space}{match[2]}"
 
 
 def _compound(text: str) -> Quantity | None:
@@ -94,7 +91,7 @@ def _compound(text: str) -> Quantity | None:
 
 
 def take_unit(found: Quantity, wanted: Unit) -> Quantity:
-    """A quantity without \\text{} whose last words may be a unit, because the answer that it is compared with has one."""
+    """Read the last words of a quantity as a unit that fits `wanted`, the unit of the answer it is compared with."""
     if found.unit or found.rest:
         return found
     tail = found.text[-MAX_UNIT_CHARS:]
@@ -106,12 +103,12 @@ def take_unit(found: Quantity, wanted: Unit) -> Quantity:
 
 
 def exact(text: str) -> Fraction | None:
-    """The value of a plain number that may hold spaces: 3 1/4 means something else than 31/4, and 1, 234 are two numbers."""
+    """The value of a plain number that may hold spaces. 3 1/4 differs from 31/4, and 1, 234 are two numbers."""
     return number(text) if _GAP.search(text) else number(squeeze(text))
 
 
 def _splits(marked: str, text: str) -> list[tuple[str, str]]:
-    """Where the value may end and its unit begin: at the first marked word, or behind a plain number."""
+    """Pairs (value, unit) that the text may consist of: split at the first marked word, or behind a plain number."""
     found = []
     at = marked.find(WORD)
     if at > 0 and marked[at - 1] not in "_^{" and (head := plain(marked[:at])):
@@ -135,7 +132,7 @@ def _quantity(text: str, unit: Unit | None = None, *, rest: str = "", words: boo
 
 
 def _is_words(marked: str, text: str) -> bool:
-    """Several letters in a row that stood in \\text{}, or a word too long to be a product of variables."""
+    """Whether the text is words: some letters in a row stood in \\text{}, or are too many to be a product of variables."""
     if not _WORDS.fullmatch(text):
         return False
     longest = max(map(len, re.findall(r"[^\W\d_]+", text)), default=0)

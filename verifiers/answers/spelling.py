@@ -1,15 +1,17 @@
-"""One spelling for what LaTeX and Unicode write in many ways, so that equal answers become equal texts.
+"""One spelling for things that LaTeX and Unicode write in many ways, so that equal answers become equal texts.
 
-    boxed text --tidy--> what algebra reads --unwrap--> words between marks --squeeze--> what is compared
+    boxed text --tidy--> text for algebra --unwrap--> words between marks --squeeze--> text for comparison
 
-Every step is one pass: the texts are the model's.
+Every step is a single pass, because the texts are the model's and may be hostile.
 """
+
+# ruff: noqa: RUF001  the table of characters lists look-alikes on purpose
 
 from __future__ import annotations
 
 import re
 
-WORD, END = "\ue000", "\ue001"  # around what stood in \text{} and the like
+WORD, END = "\ue000", "\ue001"  # marks around words that stood in \text{} and the like
 _SPACES = re.compile(r"\s+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\[\s\S]")
 _OPENED = re.compile(r"\\(?P<name>[a-zA-Z]+)\s*\{|\\[\s\S]|[{}]")
@@ -27,88 +29,54 @@ _PREAMBLE = re.compile(r"(?:(?:thus|so|therefore),? )?(?:the )?(?:final |correct
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
-CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("−–—‐‑", "-"),  # noqa: RUF001
-        **dict.fromkeys("\u00a0\u2009\u202f\u200a\u2002\u2003", " "),
-        **dict.fromkeys("’‘′", "'"),  # noqa: RUF001
-        **{"×": "\\times ", "⋅": "\\cdot ", "·": "\\cdot ", "∙": "\\cdot ", "÷": "/", "±": "\\pm ", "∞": "\\infty "},  # noqa: RUF001
-        **{"≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset "},  # noqa: RUF001
-        **{"π": "\\pi ", "θ": "\\theta ", "λ": "\\lambda ", "μ": "\\mu ", "µ": "\\mu ", "Ω": "\\Omega ", "\u2126": "\\Omega "},
-        **{"α": "\\alpha ", "β": "\\beta ", "ω": "\\omega ", "Δ": "\\Delta ", "ρ": "\\rho ", "ℝ": "\\mathbb{R}"},  # noqa: RUF001
-        **{"½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅔": "\\frac{2}{3}"},
-        **{"°": "^\\circ ", "≈": "\\approx ", "Å": "\\AA ", "℃": "^\\circ C", "⟨": "\\langle ", "⟩": "\\rangle "},
-        **{"≡": "\\equiv ", "→": "\\to ", "∨": "\\text{ or }", "∧": "\\text{ and }"},  # noqa: RUF001
-    }
-)
-COMMANDS: dict[str, str] = {  # one spelling; the empty ones mean nothing
-    **dict.fromkeys(["\\left", "\\right", "\\big", "\\Big", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr", "\\bigg", "\\Bigg"], ""),
-    **dict.fromkeys(["\\displaystyle", "\\textstyle", "\\limits", "\\!", "\\middle"], ""),
-    **dict.fromkeys(["\\,", "\\;", "\\:", "\\ ", "\\quad", "\\qquad", "\\>", "\\thinspace", "\\\n", "\\\t"], " "),
-    **dict.fromkeys(["\\dfrac", "\\tfrac", "\\cfrac"], "\\frac"),
-    **dict.fromkeys(["\\leq", "\\leqslant", "\\leqq"], "\\le "),
-    **dict.fromkeys(["\\geq", "\\geqslant", "\\geqq"], "\\ge "),
-    **dict.fromkeys(["\\varnothing", "\\O"], "\\emptyset "),
-    **dict.fromkeys(["\\dbinom", "\\tbinom"], "\\binom"),
-    **dict.fromkeys(["\\degree", "\\textdegree"], "^\\circ "),
-    **dict.fromkeys(["\\R", "\\Reals"], "\\mathbb{R}"),
-    **{"\\ne": "\\neq ", "\\lt": "<", "\\gt": ">", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\%": "%", "\\colon": ":"},
-    **{"\\lor": "\\text{ or }", "\\land": "\\text{ and }", "\\mid": "|", "\\vert": "|", "\\lvert": "|", "\\rvert": "|"},
-    **{"\\infin": "\\infty ", "\\textmu": "\\mu ", "\\ohm": "\\Omega ", "\\simeq": "\\approx ", "\\ast": "*"},
-}
-WORDS = frozenset(
-    [
-        "text",
-        "mathrm",
-        "textrm",
-        "textbf",
-        "textit",
-        "textsf",
-        "texttt",
-        "textnormal",
-        "mbox",
-        "hbox",
-        "operatorname",
-        "ce",
-        "rm",
-        "unit",
-        "si",
-        "mathsf",
-    ]
-)
-PLAIN = frozenset(
-    [
-        "mathbf",
-        "boldsymbol",
-        "bm",
-        "vec",
-        "mathit",
-        "mathcal",
-        "overrightarrow",
-        "emph",
-        "underline",
-        "boxed",
-        "fbox",
-        "ensuremath",
-    ]
-)
+CHARACTERS = str.maketrans({
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200a": " ", "\u2002": " ", "\u2003": " ",
+    "’": "'", "‘": "'", "′": "'",
+    "×": "\\times ", "⋅": "\\cdot ", "·": "\\cdot ", "∙": "\\cdot ", "÷": "/", "±": "\\pm ", "∞": "\\infty ",
+    "≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
+    "π": "\\pi ", "θ": "\\theta ", "λ": "\\lambda ", "μ": "\\mu ", "µ": "\\mu ", "Ω": "\\Omega ", "\u2126": "\\Omega ",
+    "α": "\\alpha ", "β": "\\beta ", "ω": "\\omega ", "Δ": "\\Delta ", "ρ": "\\rho ", "ℝ": "\\mathbb{R}",
+    "½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅔": "\\frac{2}{3}",
+    "°": "^\\circ ", "≈": "\\approx ", "Å": "\\AA ", "℃": "^\\circ C", "⟨": "\\langle ", "⟩": "\\rangle ",
+    "≡": "\\equiv ", "→": "\\to ", "∨": "\\text{ or }", "∧": "\\text{ and }",
+})  # fmt: skip
+COMMANDS: dict[str, str] = {
+    # sizing, which has no meaning
+    "\\left": "", "\\right": "", "\\middle": "", "\\limits": "", "\\displaystyle": "", "\\textstyle": "", "\\!": "",
+    "\\big": "", "\\Big": "", "\\bigl": "", "\\bigr": "", "\\Bigl": "", "\\Bigr": "", "\\bigg": "", "\\Bigg": "",
+    # spaces
+    "\\,": " ", "\\;": " ", "\\:": " ", "\\ ": " ", "\\>": " ", "\\\n": " ", "\\\t": " ",
+    "\\quad": " ", "\\qquad": " ", "\\thinspace": " ",
+    # several names of one symbol
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
+    "\\leq": "\\le ", "\\leqslant": "\\le ", "\\leqq": "\\le ", "\\lt": "<", "\\ne": "\\neq ",
+    "\\geq": "\\ge ", "\\geqslant": "\\ge ", "\\geqq": "\\ge ", "\\gt": ">", "\\simeq": "\\approx ",
+    "\\varnothing": "\\emptyset ", "\\O": "\\emptyset ", "\\R": "\\mathbb{R}", "\\Reals": "\\mathbb{R}",
+    "\\degree": "^\\circ ", "\\textdegree": "^\\circ ", "\\infin": "\\infty ", "\\textmu": "\\mu ", "\\ohm": "\\Omega ",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\%": "%", "\\colon": ":", "\\ast": "*",
+    "\\mid": "|", "\\vert": "|", "\\lvert": "|", "\\rvert": "|", "\\lor": "\\text{ or }", "\\land": "\\text{ and }",
+}  # fmt: skip
+WORDS = frozenset({
+    "text", "mathrm", "textrm", "textbf", "textit", "textsf", "texttt", "textnormal", "mbox", "hbox", "operatorname", "ce",
+    "rm", "unit", "si", "mathsf",
+})  # fmt: skip
+PLAIN = frozenset({
+    "mathbf", "boldsymbol", "bm", "vec", "mathit", "mathcal", "overrightarrow", "emph", "underline", "boxed", "fbox",
+    "ensuremath",
+})  # fmt: skip
 
 
 def tidy(latex: str) -> str:
-    """What algebra reads: no sizing, no dollar signs, one spelling per symbol, short forms completed, no final full stop."""
+    """LaTeX without sizing, dollar signs and final full stop, with one spelling per symbol and short forms completed."""
     text = latex.translate(CHARACTERS)
     text = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(SUPERSCRIPTS) + "}", text)
     text = _SUBSCRIPT.sub(lambda match: "_{" + match.group().translate(SUBSCRIPTS) + "}", text)
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
     text = text.replace("{,}", ",").replace("{:}", ":").replace("~", " ")
     text = bold[1] if (bold := _BOLD.fullmatch(text)) else text.replace("**", "^")
-    text = (
-        _without_dollars(text)
-        .replace("^{\\prime}", "'")
-        .replace("^\\prime", "'")
-        .replace("^{\\circ}", "^\\circ")
-        .replace("^\\circ ", "^\\circ")
-    )
+    text = _without_dollars(text).replace("^{\\prime}", "'").replace("^\\prime", "'")
+    text = text.replace("^{\\circ}", "^\\circ").replace("^\\circ ", "^\\circ")
     text = _ROOT.sub(lambda match: "\\sqrt{" + next(filter(None, match.groups()), "") + "}", text)
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
     text = _HALF_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
@@ -117,7 +85,7 @@ def tidy(latex: str) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    """Math delimiters go; a dollar sign that stands for money becomes \\$."""
+    """Remove math delimiters; a dollar sign that stands for money becomes \\$."""
     bare = text.replace("\\$", "")
     if bare.count("$") == 1 and bare.lstrip()[:1] == "$" and bare.lstrip()[1:2].isdigit():
         return text.replace("$", "\\$", 1)
@@ -127,7 +95,7 @@ def _without_dollars(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    """\\text{words} and the like become words between marks, \\mathbf{x} and the like x; nested ones too."""
+    """Turn \\text{words} and the like into words between marks, and \\mathbf{x} and the like into x; nested ones too."""
     if "\\" not in text:
         return text
     out: list[str] = []
@@ -154,13 +122,13 @@ def unwrap(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Without the marks that `unwrap` leaves, and without a preamble such as "The answer is"."""
+    """Remove the marks that `unwrap` leaves, and a preamble such as "The answer is"."""
     text = _SPACES.sub(" ", text.replace(WORD, " ").replace(END, " ")).strip()
     return text[match.end() :] if (match := _PREAMBLE.match(text)) else text
 
 
 def squeeze(text: str) -> str:
-    """Without spaces, but for those that end a command or part two numbers."""
+    """Remove spaces, except those that end a command or separate two numbers."""
     return _KEPT_SPACE.sub(lambda match: match.group()[:-1] + "\ue003", text).replace(" ", "").replace("\ue003", " ")
 
 
@@ -170,7 +138,7 @@ def clean(latex: str) -> str:
 
 
 def split_top(text: str, separators: str = ",;") -> list[str]:
-    """The parts between separators that stand in no bracket. Brackets need not match: intervals do not."""
+    """The parts between separators outside of brackets. Brackets need not match: those of intervals do not."""
     parts, depth, start = [], 0, 0
     escaped = False
     for at, char in enumerate(text):

@@ -1,6 +1,6 @@
 """Answers that have parts: lists, sets, tuples, intervals, unions, matrices, and inequalities read as intervals.
 
-Texts come from `quantity.read`: tidied, without \\text{}, spaces kept, because " or " is a separator.
+Texts come from `quantity.read`: tidied, without \\text{}, but with spaces, because " or " is a separator.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """brackets: both ends of a tuple or interval, rows x columns of a matrix. variable: of an inequality."""
+    """The parts of one answer."""
 
     kind: Kind
     items: tuple[str, ...]
-    brackets: str = ""
-    variable: str = ""
+    brackets: str = ""  # both ends of a tuple or interval; rows x columns of a matrix
+    variable: str = ""  # of an inequality
 
     @property
     def ordered(self) -> bool:
@@ -43,13 +43,13 @@ class Parts:
 
 
 def assigned(text: str) -> tuple[str, str] | None:
-    """Name and value of `x = 5`, `f(x)=x^2`, `x_1=2`."""
+    """Name and value of `x = 5`, `f(x)=x^2`, `x_1=2`; None for other texts."""
     match = _ASSIGNED.fullmatch(text)
     return (squeeze(match[1]), match[2].strip()) if match else None
 
 
 def parts(text: str) -> Parts | None:
-    """The parts of an answer, or None for one thing."""
+    """The parts of an answer; None for an answer without parts."""
     text = text.strip()
     if match := _CASES.fullmatch(text):
         text = ", ".join(row.strip(" ,;") for row in match[1].split("\\\\") if row.strip(" ,;"))
@@ -109,7 +109,7 @@ def _bracketed(text: str) -> Parts | None:
 
 
 def _matrix(text: str) -> Parts | None:
-    """A matrix row by row; a column of one is a tuple. A determinant is a number."""
+    """A matrix, row by row; a single column is a tuple. A determinant is a number, so it is left alone."""
     match = _MATRIX.match(text)
     if not match or text.count("\\begin") != 1 or not text.endswith(f"\\end{{{match[1]}}}"):
         return None

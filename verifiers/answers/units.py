@@ -1,7 +1,7 @@
-"""Units of answers: what a text such as `m s^{-2}`, `km/h` or `square centimeters` measures, and by which exact factor.
+"""Units of answers: the quantity that a text such as `m s^{-2}`, `km/h` or `square centimeters` measures, with its factor.
 
-A unit is a factor to SI, the powers of its base quantities and, for degrees Celsius and Fahrenheit, an offset. Words that no
-number can be converted between, such as `east` and `west`, are base quantities of their own.
+A unit is an exact factor to SI, the powers of its base quantities and, for degrees Celsius and Fahrenheit, an offset. Words
+without a conversion between them, such as `east` and `west`, are base quantities of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEMPERATURE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """value in SI = number * factor + offset."""
+    """A unit: value in SI = number * factor + offset."""
 
     factor: Fraction
     powers: tuple[tuple[str, int], ...]
@@ -32,8 +32,9 @@ class Unit:
 
     def agrees(self, other: Unit) -> bool:
         """Whether both measure the same quantity; turns and radians may be left out, as in rad/s and 1/s."""
-        mine, theirs = self.powers, other.powers
-        return mine == theirs or _turnless(mine) == theirs or mine == _turnless(theirs)
+        if self.powers == other.powers:
+            return True
+        return _turnless(self.powers) == other.powers or self.powers == _turnless(other.powers)
 
 
 def _turnless(powers: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...] | None:
@@ -48,13 +49,13 @@ def _unit(factor: str | Fraction, powers: str, offset: str = "0") -> Unit:
 
 
 PREFIXES = {
-    **{"T": "1e12", "G": "1e9", "M": "1e6", "k": "1e3", "K": "1e3", "h": "1e2", "d": "1e-1", "c": "1e-2", "m": "1e-3"},
-    **{"\\mu": "1e-6", "u": "1e-6", "n": "1e-9", "p": "1e-12", "f": "1e-15"},
-}
+    "T": "1e12", "G": "1e9", "M": "1e6", "k": "1e3", "K": "1e3", "h": "1e2", "d": "1e-1", "c": "1e-2", "m": "1e-3",
+    "\\mu": "1e-6", "u": "1e-6", "n": "1e-9", "p": "1e-12", "f": "1e-15",
+}  # fmt: skip
 PREFIX_WORDS = {
-    **{"tera": "1e12", "giga": "1e9", "mega": "1e6", "kilo": "1e3", "deci": "1e-1", "centi": "1e-2"},
-    **{"milli": "1e-3", "micro": "1e-6", "nano": "1e-9", "pico": "1e-12"},
-}
+    "tera": "1e12", "giga": "1e9", "mega": "1e6", "kilo": "1e3", "deci": "1e-1", "centi": "1e-2", "milli": "1e-3",
+    "micro": "1e-6", "nano": "1e-9", "pico": "1e-12",
+}  # fmt: skip
 SYMBOLS = {  # these take prefixes
     "m": _unit("1", "m"),
     "g": _unit("1e-3", "kg"),
@@ -142,43 +143,33 @@ WHOLE = {  # these do not
     "ppm": _unit("1e-6", "share"),
     "dB": _unit("1", "decibel"),
 }
-NAMES = {
-    **{
-        "meter": "m",
-        "metre": "m",
-        "gram": "g",
-        "gm": "g",
-        "second": "s",
-        "ampere": "A",
-        "amp": "A",
-        "kelvin": "K",
-        "mole": "mol",
-    },
-    **{"newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V", "ohm": "\\Omega"},
-    **{"farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S", "becquerel": "Bq"},
-    **{"liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad"},
-}
-WHOLE_NAMES = {
-    **{"degree": "^\\circ", "revolution": "rev", "minute": "min", "hour": "h", "day": "d", "week": "wk", "year": "yr"},
-    **{"inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz"},
-    **{"tonne": "t", "atmosphere": "atm", "celsius": "^\\circC", "fahrenheit": "^\\circF", "acre": "acre", "hectare": "ha"},
-    **{"sec": "sec", "min": "min", "hr": "h", "wk": "wk", "yr": "yr"},
-    **{"dollar": "\\$", "euro": "€", "gallon": "gal", "angstrom": "\\AA", "horsepower": "hp", "dyne": "dyn"},
-}
+NAMES = {  # of SYMBOLS
+    "meter": "m", "metre": "m", "gram": "g", "gm": "g", "second": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol",
+    "newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V", "ohm": "\\Omega",
+    "farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S", "becquerel": "Bq",
+    "liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad",
+}  # fmt: skip
+WHOLE_NAMES = {  # of WHOLE
+    "degree": "^\\circ", "revolution": "rev", "minute": "min", "hour": "h", "day": "d", "week": "wk", "year": "yr",
+    "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz",
+    "tonne": "t", "atmosphere": "atm", "celsius": "^\\circC", "fahrenheit": "^\\circF", "acre": "acre", "hectare": "ha",
+    "sec": "sec", "min": "min", "hr": "h", "wk": "wk", "yr": "yr", "dollar": "\\$", "euro": "€", "gallon": "gal",
+    "angstrom": "\\AA", "horsepower": "hp", "dyne": "dyn",
+}  # fmt: skip
 WHOLE["AM"], WHOLE["PM"] = _unit("1", "am"), _unit("1", "pm")
 WHOLE["kmh"] = WHOLE["kmph"] = WHOLE["kph"]
 WHOLE["acre"] = _unit("4046.8564224", "m2")
 WHOLE["cent"] = WHOLE["cents"] = _unit("1e-2", "dollar")
 MARKS = (
-    *("north", "south", "east", "west", "left", "right", "up", "down", "upward", "downward", "clockwise", "counterclockwise"),
-    *("profit", "loss", "increase", "decrease", "month"),
-)
+    "north", "south", "east", "west", "left", "right", "up", "down", "upward", "downward", "clockwise", "counterclockwise",
+    "profit", "loss", "increase", "decrease", "month",
+)  # fmt: skip
 POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 AFTER_WORDS = {"squared": 2, "cubed": 3}
 
 
 def _named(name: str) -> Unit | None:
-    """The unit of one symbol or word."""
+    """The unit of one symbol or word, or None."""
     name = name.replace(" ", "")
     if name in WHOLE:
         return WHOLE[name]
@@ -208,7 +199,7 @@ def _scaled(unit: Unit, scale: Fraction) -> Unit:
 
 
 def _product(factors: list[tuple[Unit, int]]) -> Unit | None:
-    """An offset has no meaning inside a product: there a degree Celsius is a kelvin."""
+    """Multiply units with their exponents. An offset has no meaning in a product: there a degree Celsius is a kelvin."""
     if len(factors) == 1 and factors[0][1] == 1:
         return factors[0][0]
     scale, powers = Fraction(1), {}
@@ -222,7 +213,7 @@ def _product(factors: list[tuple[Unit, int]]) -> Unit | None:
 
 @lru_cache(maxsize=4096)
 def parse_unit(text: str) -> Unit | None:
-    """The unit that the whole text names, or None. No bracket may hold another one."""
+    """The unit that the whole text names, or None. Brackets may not be nested."""
     text = text.strip().strip(".").replace("a.m", "AM").replace("p.m", "PM")
     text = _TEMPERATURE.sub(lambda match: "K" if match[1] in "kK" else f"^\\circ {match[1].upper()}", text)
     if not 0 < len(text) <= MAX_UNIT_CHARS:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...common.errors import DataError
 from ..answers.extraction import last_boxed
-from ..instructions.verifier import given_of
+from ..instructions.verifier import present_kwargs
 from . import puzzles
 
 Record = dict[str, Any]
@@ -146,7 +146,7 @@ def _final(solution: str) -> str | None:
 
 
 def _instruction(name: Any, kwargs: Any) -> Record:
-    given = given_of(kwargs)
+    given = present_kwargs(kwargs)
     if given is None:
         raise DataError(f"kwargs of {name!r} = {kwargs!r:.200}: expected an object")
     return {"id": name, "kwargs": given}

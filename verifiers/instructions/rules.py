@@ -1,8 +1,8 @@
 """The 25 verifiable instruction types of IFEval (arXiv 2311.07911, table 1), one rule each.
 
-A rule gets the text behind the thinking, stripped and never empty, and the instruction's kwargs by their published names. Where
-the published checkers let emptiness, errors or accidents pass (a failed language detection, a bare number as JSON, a keyword
-read as a regular expression), these do not; otherwise they mean the same. Every rule is linear in the text.
+A rule gets the text behind the thinking, stripped and never empty, and the instruction's kwargs by their published names. The
+published checkers let emptiness, errors and accidents pass (a failed language detection, a bare number as JSON, a keyword read
+as a regular expression); these rules do not, and otherwise mean the same. Every rule is linear in the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from .text import LANGUAGES, capital_words, count_sentences, first_word, is_json, language, parts, words
 
-Kwarg = tuple[Callable[[Any], bool], str]  # (is it valid?, what was expected)
+Kwarg = tuple[Callable[[Any], bool], str]  # (whether a value is valid, description of valid values)
 RELATIONS = ("less than", "at least")
 NEEDS_LANGUAGE = frozenset({"language:response_language", "change_case:english_capital", "change_case:english_lowercase"})
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -45,12 +45,12 @@ LETTER: Kwarg = (lambda value: _is_text(value) and len(value.strip()) == 1, "one
 
 
 @dataclass(frozen=True)
-class Rule:
-    """follows(text, kwargs); kwargs by name; impossible(kwargs): why no text can follow it, or ""."""
+class InstructionRule:
+    """One instruction type."""
 
-    follows: Callable[[str, Any], bool]
-    kwargs: dict[str, Kwarg]
-    impossible: Callable[[dict[str, Any]], str] = lambda kwargs: ""
+    follows: Callable[[str, Any], bool]  # of (text, kwargs)
+    kwargs: dict[str, Kwarg]  # by name
+    impossible: Callable[[dict[str, Any]], str] = lambda kwargs: ""  # the reason why no text can follow these kwargs, or ""
 
 
 def _compare(count: int, relation: str, limit: float) -> bool:
@@ -58,7 +58,7 @@ def _compare(count: int, relation: str, limit: float) -> bool:
 
 
 def _never_less(count: str, relation: str, least: int, what: str) -> Callable[[dict[str, Any]], str]:
-    """Impossible: fewer than a text has at the very least."""
+    """`impossible` of a rule that asks for fewer than every text has."""
     return lambda k: f"every text has {what}" if k[relation] == "less than" and k[count] <= least else ""
 
 
@@ -99,7 +99,7 @@ def _nth_impossible(k: dict[str, Any]) -> str:
 
 
 def _postscript(text: str, k: dict[str, Any]) -> bool:
-    """The marker at a line's or word's beginning, perhaps in bold, with or without spaces in it, and something after it."""
+    """The marker begins a line or a word, perhaps in bold, with or without spaces in it, and text follows it."""
     marker = r"\s?".join(re.escape(character) for character in k["postscript_marker"].strip() if not character.isspace())
     return re.search(rf"(?<![^\s*_]){marker}[:\s*_]*[^:\s*_]", text, re.IGNORECASE) is not None
 
@@ -147,58 +147,60 @@ def _quotation(text: str, k: dict[str, Any]) -> bool:
 
 
 def _counted(key: str) -> Callable[[dict[str, Any]], str]:
-    """Impossible: none, of what makes up every text."""
+    """`impossible` of a rule that asks for 0 parts of a kind that every text has."""
     return lambda k: f"every text has one, and {key} is 0" if k[key] < 1 else ""
 
 
-RULES: dict[str, Rule] = {
-    "keywords:existence": Rule(_existence, {"keywords": TEXTS}),
-    "keywords:frequency": Rule(
+RULES: dict[str, InstructionRule] = {
+    "keywords:existence": InstructionRule(_existence, {"keywords": TEXTS}),
+    "keywords:frequency": InstructionRule(
         _frequency,
         {"keyword": TEXT, "frequency": COUNT, "relation": RELATION},
         _never_less("frequency", "relation", 0, "0 of it or more"),
     ),
-    "keywords:forbidden_words": Rule(_forbidden, {"forbidden_words": TEXTS}),
-    "keywords:letter_frequency": Rule(
+    "keywords:forbidden_words": InstructionRule(_forbidden, {"forbidden_words": TEXTS}),
+    "keywords:letter_frequency": InstructionRule(
         _letter_frequency,
         {"letter": LETTER, "let_frequency": COUNT, "let_relation": RELATION},
         _never_less("let_frequency", "let_relation", 0, "0 of it or more"),
     ),
-    "language:response_language": Rule(lambda text, k: language(text) == k["language"], {"language": LANGUAGE}),
-    "length_constraints:number_sentences": Rule(
+    "language:response_language": InstructionRule(lambda text, k: language(text) == k["language"], {"language": LANGUAGE}),
+    "length_constraints:number_sentences": InstructionRule(
         lambda text, k: _compare(count_sentences(text), k["relation"], k["num_sentences"]),
         {"num_sentences": COUNT, "relation": RELATION},
         _never_less("num_sentences", "relation", 1, "a sentence"),
     ),
-    "length_constraints:number_paragraphs": Rule(_paragraphs, {"num_paragraphs": COUNT}, _counted("num_paragraphs")),
-    "length_constraints:number_words": Rule(
+    "length_constraints:number_paragraphs": InstructionRule(_paragraphs, {"num_paragraphs": COUNT}, _counted("num_paragraphs")),
+    "length_constraints:number_words": InstructionRule(
         lambda text, k: _compare(len(words(text)), k["relation"], k["num_words"]),
         {"num_words": COUNT, "relation": RELATION},
         _never_less("num_words", "relation", 1, "a word"),
     ),
-    "length_constraints:nth_paragraph_first_word": Rule(
+    "length_constraints:nth_paragraph_first_word": InstructionRule(
         _nth_paragraph, {"num_paragraphs": COUNT, "nth_paragraph": COUNT, "first_word": TEXT}, _nth_impossible
     ),
-    "detectable_content:number_placeholders": Rule(
+    "detectable_content:number_placeholders": InstructionRule(
         lambda text, k: len(_PLACEHOLDER.findall(text)) >= k["num_placeholders"], {"num_placeholders": COUNT}
     ),
-    "detectable_content:postscript": Rule(_postscript, {"postscript_marker": TEXT}),
-    "detectable_format:number_bullet_lists": Rule(_bullets, {"num_bullets": COUNT}),
-    "detectable_format:constrained_response": Rule(lambda text, k: any(answer in text for answer in CONSTRAINED), {}),
-    "detectable_format:number_highlighted_sections": Rule(_highlights, {"num_highlights": COUNT}),
-    "detectable_format:multiple_sections": Rule(_sections, {"section_spliter": TEXT, "num_sections": COUNT}),
-    "detectable_format:json_format": Rule(lambda text, k: is_json(text), {}),
-    "detectable_format:title": Rule(_title, {}),
-    "combination:two_responses": Rule(_two_responses, {}),
-    "combination:repeat_prompt": Rule(_repeat_prompt, {"prompt_to_repeat": TEXT}),
-    "startend:end_checker": Rule(_end, {"end_phrase": TEXT}),
-    "startend:quotation": Rule(_quotation, {}),
-    "change_case:capital_word_frequency": Rule(
+    "detectable_content:postscript": InstructionRule(_postscript, {"postscript_marker": TEXT}),
+    "detectable_format:number_bullet_lists": InstructionRule(_bullets, {"num_bullets": COUNT}),
+    "detectable_format:constrained_response": InstructionRule(
+        lambda text, k: any(answer in text for answer in CONSTRAINED), {}
+    ),
+    "detectable_format:number_highlighted_sections": InstructionRule(_highlights, {"num_highlights": COUNT}),
+    "detectable_format:multiple_sections": InstructionRule(_sections, {"section_spliter": TEXT, "num_sections": COUNT}),
+    "detectable_format:json_format": InstructionRule(lambda text, k: is_json(text), {}),
+    "detectable_format:title": InstructionRule(_title, {}),
+    "combination:two_responses": InstructionRule(_two_responses, {}),
+    "combination:repeat_prompt": InstructionRule(_repeat_prompt, {"prompt_to_repeat": TEXT}),
+    "startend:end_checker": InstructionRule(_end, {"end_phrase": TEXT}),
+    "startend:quotation": InstructionRule(_quotation, {}),
+    "change_case:capital_word_frequency": InstructionRule(
         lambda text, k: _compare(capital_words(text), k["capital_relation"], k["capital_frequency"]),
         {"capital_frequency": COUNT, "capital_relation": RELATION},
         _never_less("capital_frequency", "capital_relation", 0, "0 of them or more"),
     ),
-    "change_case:english_capital": Rule(lambda text, k: text.isupper() and language(text) == "en", {}),
-    "change_case:english_lowercase": Rule(lambda text, k: text.islower() and language(text) == "en", {}),
-    "punctuation:no_comma": Rule(lambda text, k: _COMMA.search(text) is None, {}),
+    "change_case:english_capital": InstructionRule(lambda text, k: text.isupper() and language(text) == "en", {}),
+    "change_case:english_lowercase": InstructionRule(lambda text, k: text.islower() and language(text) == "en", {}),
+    "punctuation:no_comma": InstructionRule(lambda text, k: _COMMA.search(text) is None, {}),
 }

@@ -1,14 +1,15 @@
-"""What words, sentences, paragraphs, sections and languages of a text are, for `instructions.py`. Linear in the text.
+"""Words, sentences, paragraphs, sections and languages of a text, as rules.py counts them. Linear in the text.
 
-Where IFEval's checkers (arXiv 2311.07911) count with NLTK's trained models, rules of ours count: the same for every version and
-machine. Limits, known and accepted:
-  - Sentences end at . ! ? … and their CJK, Devanagari, Arabic, Urdu and Armenian like, before white space and not before a
-    lower-case letter; at a blank line; not after a single initial ("J. Smith"), a number at a line's beginning ("1. Milk"), or
-    one of ABBREVIATIONS before anything. A heading without a full stop is a sentence if a blank line follows it.
-  - Words are runs of letters, digits and underscores, as IFEval counts them: "don't" is two. Chinese, Japanese and Thai write
-    no spaces: a run of them is one word.
-  - The language is the most likely of LANGUAGES by py3langid (a naive Bayes model over bytes; nothing random in it). Without
-    a letter there is none.
+Where IFEval's checkers (arXiv 2311.07911) count with NLTK's trained models, rules of ours count, which give the same result in
+every version and on every machine. Known and accepted limits:
+  - A sentence ends at . ! ? … and their CJK, Devanagari, Arabic, Urdu and Armenian counterparts, in front of white space but
+    not of a lower-case letter; and at a blank line. It does not end after a single initial ("J. Smith"), after a number that
+    begins a line ("1. Milk"), or after one of ABBREVIATIONS. A heading without a full stop is a sentence if a blank line
+    follows it.
+  - Words are runs of letters, digits and underscores, as IFEval counts them: "don't" is two. Chinese, Japanese and Thai are
+    written without spaces, so a run of them is one word.
+  - The language is the most likely of LANGUAGES by py3langid (a naive Bayes model over bytes, without randomness). A text
+    without a letter has none.
 """
 
 from __future__ import annotations
@@ -19,22 +20,20 @@ import re
 from typing import Any
 
 LANGUAGES = {
-    **{"en": "English", "es": "Spanish", "pt": "Portuguese", "ar": "Arabic", "hi": "Hindi", "fr": "French", "ru": "Russian"},
-    **{"de": "German", "ja": "Japanese", "it": "Italian", "bn": "Bengali", "uk": "Ukrainian", "th": "Thai", "ur": "Urdu"},
-    **{"ta": "Tamil", "te": "Telugu", "bg": "Bulgarian", "ko": "Korean", "pl": "Polish", "he": "Hebrew", "fa": "Persian"},
-    **{"vi": "Vietnamese", "ne": "Nepali", "sw": "Swahili", "kn": "Kannada", "mr": "Marathi", "gu": "Gujarati"},
-    **{"pa": "Punjabi", "ml": "Malayalam", "fi": "Finnish", "zh": "Chinese"},
-}
-ABBREVIATIONS = frozenset(
-    re.findall(
-        r"\S+",
-        "mr mrs ms dr prof st sr jr vs etc e.g i.e cf al fig no vol inc ltd co approx dept est gen gov sen rep u.s u.k a.m p.m",
-    )
-)
+    "en": "English", "es": "Spanish", "pt": "Portuguese", "ar": "Arabic", "hi": "Hindi", "fr": "French", "ru": "Russian",
+    "de": "German", "ja": "Japanese", "it": "Italian", "bn": "Bengali", "uk": "Ukrainian", "th": "Thai", "ur": "Urdu",
+    "ta": "Tamil", "te": "Telugu", "bg": "Bulgarian", "ko": "Korean", "pl": "Polish", "he": "Hebrew", "fa": "Persian",
+    "vi": "Vietnamese", "ne": "Nepali", "sw": "Swahili", "kn": "Kannada", "mr": "Marathi", "gu": "Gujarati",
+    "pa": "Punjabi", "ml": "Malayalam", "fi": "Finnish", "zh": "Chinese",
+}  # fmt: skip
+ABBREVIATIONS = frozenset({
+    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "etc", "e.g", "i.e", "cf", "al", "fig", "no", "vol", "inc", "ltd",
+    "co", "approx", "dept", "est", "gen", "gov", "sen", "rep", "u.s", "u.k", "a.m", "p.m",
+})  # fmt: skip
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _END = re.compile(r"([.!?\u2026\u061f\u06d4\u0964\u0589]+)[\"'\u201d\u2019)\]*_]*|[\u3002\uff01\uff1f]+")
-AROUND = 20  # characters
+AROUND = 20  # characters that are looked at on each side of a full stop
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -45,12 +44,12 @@ def words(text: str) -> list[str]:
 
 
 def capital_words(text: str) -> int:
-    """Words written in capitals alone; "I" and "A" count, "don't" and "well-known" are one word."""
+    """How many words are written in capitals only. "I" and "A" count; "don't" and "well-known" are one word."""
     return sum(token.isupper() for token in _TOKEN.findall(text))
 
 
 def count_sentences(text: str) -> int:
-    """Sentences that hold a letter or a digit."""
+    """How many sentences hold a letter or a digit."""
     return sum(_count_in_block(block.strip()) for block in _BLANK_LINE.split(text))
 
 
@@ -65,7 +64,7 @@ def _count_in_block(block: str) -> int:
 
 
 def _ends_here(block: str, match: re.Match[str]) -> bool:
-    """Looks at no more than a few characters on each side."""
+    """Whether a sentence ends at this mark. Looks at a few characters on each side only."""
     follows = block[match.end() : match.end() + AROUND]
     if follows[:1].strip():
         return False
@@ -82,7 +81,7 @@ def _ends_here(block: str, match: re.Match[str]) -> bool:
 
 
 def parts(text: str, separator: str) -> list[str] | None:
-    """Text between separators, stripped; empty ones at both ends are left out, and an empty one in between makes it None."""
+    """The stripped parts between separators, without an empty one at either end; None if another one is empty."""
     found = [part.strip() for part in text.split(separator)]
     found = found[1:] if found and not found[0] else found
     found = found[:-1] if found and not found[-1] else found
@@ -90,13 +89,13 @@ def parts(text: str, separator: str) -> list[str] | None:
 
 
 def first_word(paragraph: str) -> str:
-    """In lower case, without quotes before it and punctuation after it."""
+    """The first word in lower case, without quotes before it and punctuation after it."""
     word = paragraph.split(maxsplit=1)[0].lstrip("\"'*_\u201c\u2018") if paragraph.split() else ""
     return re.split(r"[.,?!:;\"'\u201d\u2019*_]", word, maxsplit=1)[0].lower()
 
 
 def is_json(text: str) -> bool:
-    """A JSON object or list, and nothing else; a Markdown fence around it is taken off."""
+    """Whether the text is a JSON object or list and nothing else. A Markdown fence around it is taken off."""
     body = text.strip()
     if body.startswith("```") and body.endswith("```") and len(body) >= 6:
         body = re.sub(r"^```[a-zA-Z]*", "", body[:-3], count=1)
@@ -111,7 +110,7 @@ def _refuse(constant: str) -> Any:
 
 
 def load_languages() -> None:
-    """Import the language model: about a second, 100 MB."""
+    """Import the language model, which takes about a second and 100 MB."""
     _identifier()
 
 
@@ -125,5 +124,5 @@ def _identifier() -> Any:
 
 
 def language(text: str) -> str:
-    """Code of the most likely of LANGUAGES; "" for a text without a letter."""
+    """The code of the most likely of LANGUAGES; "" for a text without a letter."""
     return _identifier().classify(text[:20_000].lower())[0] if _LETTER.search(text) else ""

@@ -4,9 +4,9 @@
        ^                                                                                  |
        +---------------------------- standard output, result ----------------------------+
 
-The launcher never sees a byte of code, input or output: they travel in descriptors that the parent made, so one program can
-learn nothing of another from memory that it inherits. It is not root, and what it forks cannot signal or trace it. It ends
-when the parent closes the socket. Standard library only.
+The launcher never sees a byte of code, input or output: they travel in descriptors that the parent made, so that a program
+learns nothing of another one from the memory that it inherits. The launcher is not root, and its children cannot signal or
+trace it. It ends when the parent closes the socket. Standard library only, because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ import struct
 import sys
 from typing import Any
 
-from . import jailed_main as inmate
-from . import landlock, seccomp
+from . import jailed_main, landlock, seccomp
 
 MAX_REQUEST_BYTES = 1 << 16
 DESCRIPTORS = 5  # standard input, output and error, payload, result
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 8, 24, 36
 CAP_DAC_READ_SEARCH, CAP_LAST = 2, 63
-PROGRAM = "program"  # in the scratch folder: what the compiler made
+PROGRAM = "program"  # name of the compiler's output in the scratch folder
 WARM = ("bisect", "collections", "copy", "decimal", "fractions", "functools", "heapq", "itertools", "math", "re", "typing")
 
 
 def main(fd: int) -> None:
-    """Prepare, say so, serve. In a forked child `serve` returns what the child shall do."""
+    """Prepare, report "ready", serve. In a forked child `serve` returns the kind of program that the child runs next."""
     with socket.socket(fileno=fd) as channel:
         setup = json.loads(channel.recv(MAX_REQUEST_BYTES))
         drop_privileges(setup["uid"], keep_search=setup["keep_search"])
@@ -46,21 +45,21 @@ def main(fd: int) -> None:
         for name in (*WARM, *setup["preload"]):
             importlib.import_module(name)
         gc.collect()
-        gc.freeze()  # children neither copy nor sweep what is here: their end takes half the time
+        gc.freeze()  # children neither copy nor sweep the objects that exist now, which halves the time of their end
         tell(channel, {"event": "ready"})
         kind = serve(channel, setup)
     if kind is not None:
-        inmate.run(kind)
+        jailed_main.run(kind)
     elif setup["remove_scratch"]:
         clean(setup["scratch"])
         os.rmdir(setup["scratch"])
 
 
 def drop_privileges(uid: int | None, *, keep_search: bool) -> None:
-    """Become `uid` (None: stay who we are) without capabilities.
+    """Become `uid` (None: keep the present user) and give up all capabilities.
 
     keep_search: keep the right to pass through folders such as /root on the way to this interpreter; Landlock still decides
-    what is read. Raises OSError.
+    which files can be read. Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,7 +87,7 @@ def drop_privileges(uid: int | None, *, keep_search: bool) -> None:
 def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
     """Consumes requests; blocks on the next; unblocked by the parent; stops when it closes its end (None).
 
-    In a forked, jailed child: returns the kind of what it shall run.
+    In a forked, jailed child it returns the kind of program to run.
     """
     while True:
         try:
@@ -98,20 +97,20 @@ def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
         if not data:
             return None
         request = json.loads(data)
-        if request.get("kill"):  # of a process that has ended meanwhile
+        if request.get("kill"):  # the process to kill has ended meanwhile
             continue
         if request.get("clean"):
             clean(setup["scratch"])
             tell(channel, {"event": "clean"})
             continue
-        jailed, told = os.pipe()
+        trouble_reader, trouble_writer = os.pipe()
         pid = os.fork()
         if not pid:
-            channel.detach()  # its number is another descriptor's soon
-            return enter(request, setup, fds, told)
-        for descriptor in (*fds, told):
+            channel.detach()  # another descriptor gets its number soon
+            return enter(request, setup, fds, trouble_writer)
+        for descriptor in (*fds, trouble_writer):
             os.close(descriptor)
-        with os.fdopen(jailed, "rb") as pipe:
+        with os.fdopen(trouble_reader, "rb") as pipe:
             trouble = pipe.read()
         if trouble:
             os.waitpid(pid, 0)
@@ -122,26 +121,27 @@ def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
 
 
 def tell(channel: socket.socket, event: dict[str, Any]) -> None:
-    """To the parent; if it is gone, the next receive says so."""
+    """Send an event to the parent. If the parent is gone, the next receive finds out."""
     with contextlib.suppress(ConnectionError):
         channel.send(json.dumps(event).encode())
 
 
 def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
-    """Wait for the child's end, or end it when the parent says so or is gone; then nothing of it is left."""
+    """Wait for the child's end, or end it when the parent says so or is gone; no process of the child survives this."""
     watched = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(watched, select.POLLIN)
     poll.register(channel, select.POLLIN)
     poll.poll()
     os.close(watched)
-    for target in (pid, -pid):  # its group exists from its setsid on; its zombie holds the number
+    # the process group exists from the child's setsid on; the zombie keeps the pid from being reused
+    for target in (pid, -pid):
         try:
             os.kill(target, signal.SIGKILL)
         except ProcessLookupError:
             continue
     _, status, usage = os.wait4(pid, 0)
-    while True:  # what it had started is ours now
+    while True:  # as the subreaper we have inherited the child's own children
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
@@ -151,7 +151,7 @@ def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
 
 
 def clean(scratch: str) -> None:
-    """Remove what a compiler left."""
+    """Remove the files that a compiler left."""
     for entry in os.scandir(scratch):
         os.unlink(entry.path)
 
@@ -159,45 +159,48 @@ def clean(scratch: str) -> None:
 # --- in the child -------------------------------------------------------------------------------------------------------
 
 
-def enter(request: dict[str, Any], setup: dict[str, Any], fds: list[int], told: int) -> str:
-    """Shut the jail from inside. Does not return for compiled programs; a layer that fails ends the process with its reason."""
+def enter(request: dict[str, Any], setup: dict[str, Any], fds: list[int], trouble: int) -> str:
+    """Enter the jail. Does not return for compiled programs. A layer that fails writes its reason to `trouble` and ends the
+    process.
+    """
     try:
         os.setsid()
         if len(fds) != DESCRIPTORS:
             raise OSError(errno.EBADF, f"{len(fds)} descriptors, expected {DESCRIPTORS}")
-        told = take_descriptors(fds, told)
+        trouble = take_descriptors(fds, trouble)
         os.chdir("/")
         if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
             raise OSError(errno.EPERM, "prctl(PR_SET_PDEATHSIG) failed")
-        command = shut(request, setup)
+        command = confine(request, setup)
         if command:
             os.execve(command[0], command, request["environment"])
-        os.close(told)
+        os.close(trouble)
     except BaseException as error:
-        os.write(told, f"{type(error).__name__}: {error}"[:500].encode())
+        os.write(trouble, f"{type(error).__name__}: {error}"[:500].encode())
         os._exit(99)
     return request["kind"]
 
 
-def take_descriptors(fds: list[int], told: int) -> int:
-    """The five descriptors become 0 to 4; `told` is 5 (closed by exec); nothing else stays open."""
+def take_descriptors(fds: list[int], trouble: int) -> int:
+    """Move the five descriptors to 0 to 4 and `trouble` to 5, which exec closes. Close all others. Returns 5."""
     import fcntl
 
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (*fds, told)]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (*fds, trouble)]
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=number < DESCRIPTORS)
     os.closerange(len(high), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     return DESCRIPTORS
 
 
-def shut(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
-    """Limits, Landlock, seccomp, in this order; the command to exec ([]: stay in this interpreter).
+def confine(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
+    """Apply limits, Landlock and seccomp, in this order. Returns the command to exec; [] to stay in this interpreter.
 
     setup["lenient"]: go on without a layer that this kernel lacks (allow_unsafe_code).
     """
     profile, scratch = request["profile"], setup["scratch"]
     compiled = os.path.join(scratch, PROGRAM)
-    allowed = [(path, landlock.READ | landlock.EXECUTE * (profile == "compile")) for path in setup["system"]]
+    of_system = landlock.READ | landlock.EXECUTE if profile == "compile" else landlock.READ
+    allowed = [(path, of_system) for path in setup["system"]]
     allowed += [("/dev/null", landlock.READ | landlock.WRITE), ("/dev/urandom", landlock.READ)]
     if profile == "python":
         allowed += [(path, landlock.READ) for path in setup["python"]]
@@ -217,14 +220,16 @@ def shut(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Soft and hard; a second more for hard CPU time, so that the first signal is SIGXCPU. None rises above what holds
-    already.
+    """Set soft and hard limits, never above the hard limit in force.
+
+    The hard limit of CPU time is a second more than the soft one, so that the first signal is SIGXCPU.
     """
     for name, value in limits.items():
         which = getattr(resource, f"RLIMIT_{name.upper()}")
         most = resource.getrlimit(which)[1]
-        hard = value + (name == "cpu")
-        hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
+        hard = value + 1 if name == "cpu" else value
+        if most != resource.RLIM_INFINITY:
+            hard = min(hard, most)
         resource.setrlimit(which, (min(value, hard), hard))
 
 

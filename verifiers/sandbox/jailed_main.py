@@ -1,10 +1,10 @@
-"""What a jailed Python process does: runs one untrusted program, or calls one function, and ends.
+"""The main function of a jailed Python process: it runs one untrusted program, or calls one function, and ends.
 
-    payload (descriptor 3) --> inmate --> standard output, or plain JSON on descriptor 4
+    payload (descriptor 3) --> run --> standard output, or plain JSON on descriptor 4
 
-Everything here may be tampered with by the program that it runs. That is harmless: what comes out is an answer to be compared
-by the parent, never a verdict. The exception is `trusted`, whose function sees untrusted text: see Sandbox.call. Standard
-library only: this runs inside the sandbox.
+The program may tamper with everything here. That is harmless, because the parent compares the output with the expected answer
+and takes no verdict from it. The exception is the kind `trusted`, whose function sees untrusted text: see Sandbox.call.
+Standard library only, because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Source(importlib.abc.InspectLoader):
 
 
 def load(code: str, name: str) -> Any:
-    """Run the text as module `name`, in the calling process."""
+    """Run the text as module `name` in this process."""
     loader = Source(code)
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
@@ -45,7 +45,7 @@ def load(code: str, name: str) -> Any:
 
 
 def open_streams() -> None:
-    """Text streams on descriptors 0 to 2, whatever the launcher had there; the same random numbers in every process."""
+    """Open text streams on descriptors 0 to 2, and seed the random numbers so that every process draws the same."""
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -57,7 +57,10 @@ def open_streams() -> None:
 
 
 def run(kind: str) -> None:
-    """Do what the payload says, and end the process; exceptions of the program end it as they would any Python program."""
+    """Run the payload and end the process. An exception of the program ends it as in any Python program.
+
+    kind: "program", "function" (of untrusted code) or "trusted" (a function of a module of ours).
+    """
     with open(PAYLOAD, "rb") as file:
         payload = file.read()
     open_streams()
@@ -82,8 +85,9 @@ def run(kind: str) -> None:
 
 
 def end() -> None:
-    """Everything at a program's end that may still print. The interpreter's own end would also take its modules apart: two
-    thirds of the time of a short run.
+    """Do everything at a program's end that may still print, and exit.
+
+    The interpreter's own end would also take its modules apart, which is two thirds of the time of a short run.
     """
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
@@ -97,7 +101,7 @@ def end() -> None:
 
 
 def _find(module: Any, path: str) -> Any:
-    """`name`, `Class.name` (of an instance made without arguments), or `name` as a method of a class called Solution."""
+    """Find `name`, `Class.name` (of an instance made without arguments), or `name` as a method of a class called Solution."""
     owner, _, name = path.rpartition(".")
     if not owner and not hasattr(module, name) and hasattr(module, "Solution"):
         owner = "Solution"

@@ -1,8 +1,7 @@
-"""Which files a jailed process may touch (Landlock, Linux 5.13 and later).
+"""The files that a jailed process may touch (Landlock, Linux 5.13 and later).
 
-Everything is forbidden but what is listed, for the calling process and all that it starts, for good. Where the kernel knows
-how, TCP, abstract Unix sockets and signals to processes outside are forbidden too. Standard library only: this runs in the
-sandbox.
+Only listed paths are allowed, for the calling process and all that it starts; this cannot be undone. Newer kernels also forbid
+TCP, abstract Unix sockets and signals to processes outside. Standard library only, because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -15,30 +14,23 @@ import struct
 from collections.abc import Sequence
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every machine
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_REG, TRUNCATE = (
-    1 << 0,
-    1 << 1,
-    1 << 2,
-    1 << 3,
-    1 << 5,
-    1 << 8,
-    1 << 14,
-)
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 READ = READ_FILE | READ_DIR
 WRITE = READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG
-RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # version of the interface -> number of file rights that it handles
+RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # version of the kernel's interface -> number of file rights that it knows
 TCP, SCOPED = 0b11, 0b11  # bind and connect; abstract sockets and signals
 PR_SET_NO_NEW_PRIVS = 38
 
 
 def version() -> int:
-    """Of the kernel's interface; 0 where there is none."""
+    """Version of the kernel's Landlock interface; 0 where there is none."""
     return max(0, ctypes.CDLL(None).syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1)))
 
 
 def restrict(allowed: Sequence[tuple[str, int]]) -> None:
-    """Allow each path (and what is below it) its rights, and nothing else. Paths that do not exist are left out.
+    """Allow each path, with everything below it, its rights, and forbid the rest. Paths that do not exist are left out.
 
     Raises OSError where the kernel has no Landlock.
     """

@@ -1,8 +1,7 @@
-"""One launcher process (jail.py) as its sandbox sees it: started inside a backend, asked to run one program after the other.
+"""One launcher process (jail_server.py) as its sandbox sees it: started inside a backend, it runs one program after the other.
 
-The deadline of every run is owned here, and so is the bound on its output. What goes in travels in sealed memory files, what
-comes out in pipes of which the launcher keeps no end. A launcher that does not do as told is killed and `alive` is False from
-then on.
+This side owns the deadline of every run and the bound on its output. Input travels in sealed memory files, output in pipes of
+which the launcher keeps no end. A launcher that disobeys is killed, and `alive` is False from then on.
 """
 
 from __future__ import annotations
@@ -17,15 +16,17 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from time import monotonic
+from typing import NoReturn
 
 import msgspec
 
 from ...common.errors import VerifierFailure
 
-START_TIMEOUT_S = 120.0  # imports of what is preloaded included
+START_TIMEOUT_S = 120.0  # covers the imports of the preloaded modules
 LAST_WORDS_S = 0.5
-GRACE_S = 10.0  # for a launcher to kill and report
+GRACE_S = 10.0  # for a launcher to kill a program and report
 MAX_MESSAGE_BYTES = 1 << 16
 KEPT_STDERR_BYTES = 4096
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -33,30 +34,40 @@ SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Of one run. CPU time is what a program is held to; wall time, larger, is for programs that wait."""
+    """Limits of one run. The CPU time is the program's budget; the wall time is larger, for programs that wait."""
 
     cpu_s: float = 5.0
     wall_s: float = 8.0
     memory_mb: int = 1024  # of address space
-    output_bytes: int = 1 << 20  # each of standard output, standard error and result
-    file_bytes: int = 0  # written by the program; no program but the compiler may write
+    output_bytes: int = 1 << 20  # of each: standard output, standard error, result
+    file_bytes: int = 0  # that the program may write; only the compiler may write at all
     tasks: int = 64  # threads and processes of the sandbox's user
+
+
+class RunStatus(StrEnum):
+    """How a run ended."""
+
+    ok = "ok"
+    error = "error"  # an exit code other than 0
+    signal = "signal"
+    timeout = "timeout"  # CPU time or wall time
+    output = "output"  # more output than allowed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """How a run ended. status: ok | error (exit code not 0) | signal | timeout | output (more than allowed)."""
+    """The end of a run, and what it left in its pipes. All bytes are hostile."""
 
-    status: str
+    status: RunStatus
     code: int  # exit code, or minus the signal
     stdout: bytes
-    stderr: bytes  # the end of it
-    result: bytes  # what a called function returned, as JSON
+    stderr: bytes  # its last 4096 bytes
+    result: bytes  # the return value of a called function, as JSON
     seconds: float
     cpu_s: float
 
 
-class Event(msgspec.Struct, kw_only=True):
+class LauncherEvent(msgspec.Struct, kw_only=True):
     """Launcher -> us."""
 
     event: str  # ready, started, failed, ended, clean
@@ -67,8 +78,8 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Progress:
-    """Of the run in hand."""
+class _Run:
+    """The run in hand."""
 
     limits: Limits
     deadline: float
@@ -76,40 +87,51 @@ class _Progress:
     taken: dict[int, int] = field(default_factory=dict)
     pid: int = 0
     began: float = 0.0
-    verdict: str = ""  # ours, once we have given up on it
-    ended: Event | None = None
+    given_up: RunStatus | None = None  # our own verdict, once we ordered its end
+    ended: LauncherEvent | None = None
 
 
 class Launcher:
-    """Starts at construction and blocks until it is ready. Raises VerifierFailure with the launcher's own words if it does not.
+    """A launcher that is ready; made by `start`. `alive` is False once it was closed or killed."""
 
-    wrap: the backend's command line, to which the launcher's is appended. setup: see jail.py.
-    """
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, said: int, *, sees_pids: bool) -> None:
+        """said: descriptor of the memory file that is its standard error. sees_pids: whether its pids are also ours."""
+        self.alive = True
+        self._process, self._channel, self._said, self._sees_pids = process, channel, said, sees_pids
+        self._running = 0  # pid of the program in hand
 
-    def __init__(self, wrap: Sequence[str], python: str, setup: dict) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._said = os.memfd_create("launcher-stderr")
-        command = [*wrap, python, "-s", "-P", "-m", "prolong.verifiers.sandbox.jail_server", str(theirs.fileno())]
-        self.alive, self._running, self._sees_pids = True, 0, not wrap
-        with theirs:
+    @classmethod
+    def start(cls, wrap: Sequence[str], python: str, setup: dict) -> Launcher:
+        """Start a launcher and block until it is ready.
+
+        wrap: the backend's command line, in front of the launcher's. setup: see jail_server.py.
+        Raises VerifierFailure, with the launcher's own words, if it does not become ready.
+        """
+        channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        said = os.memfd_create("launcher-stderr")
+        command = [*wrap, python, "-s", "-P", "-m", "prolong.verifiers.sandbox.jail_server", str(far_end.fileno())]
+        with far_end:
             try:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=self._said,
-                    pass_fds=[theirs.fileno()],
-                    env={"PYTHONHASHSEED": "0"},  # the same order of sets in every run; nothing of ours is in it
+                    stderr=said,
+                    pass_fds=[far_end.fileno()],
+                    # nothing of our environment; the fixed seed gives sets the same order in every run
+                    env={"PYTHONHASHSEED": "0"},
                     start_new_session=True,
                 )
             except OSError as error:
-                self._channel.close()
-                os.close(self._said)
+                channel.close()
+                os.close(said)
                 raise VerifierFailure(f"sandbox: the launcher could not be started: {error}") from error
-        self._send(setup)
-        event = self._receive(monotonic() + START_TIMEOUT_S)
+        launcher = cls(process, channel, said, sees_pids=not wrap)
+        launcher._send(setup)
+        event = launcher._receive(monotonic() + START_TIMEOUT_S)
         if event.event != "ready":
-            self._fail(f"the launcher said {event.event!r} instead of ready")
+            launcher._fail(f"the launcher said {event.event!r} instead of ready")
+        return launcher
 
     @property
     def pid(self) -> int:
@@ -129,21 +151,21 @@ class Launcher:
             finally:
                 for descriptor in (out, err, result, *inputs):
                     os.close(descriptor)
-            progress = _Progress(limits, monotonic() + GRACE_S, {reader: bytearray() for reader in readers})
-            self._follow(progress)
+            run = _Run(limits, monotonic() + GRACE_S, {reader: bytearray() for reader in readers})
+            self._follow(run)
         finally:
             for reader in readers:
                 os.close(reader)
-        ended = progress.ended
+        ended = run.ended
         assert ended is not None
-        stdout, stderr, value = (bytes(progress.streams[reader]) for reader in readers)
+        stdout, stderr, value = (bytes(run.streams[reader]) for reader in readers)
         return RunResult(
-            status=progress.verdict or _status(ended, limits),
+            status=_status(ended, limits) if run.given_up is None else run.given_up,
             code=ended.code,
             stdout=stdout,
             stderr=stderr[-KEPT_STDERR_BYTES:],
             result=value,
-            seconds=monotonic() - progress.began,
+            seconds=monotonic() - run.began,
             cpu_s=ended.cpu_s,
         )
 
@@ -153,7 +175,7 @@ class Launcher:
         self._receive(monotonic() + GRACE_S)
 
     def close(self) -> None:
-        """End the launcher and what it runs; kill it if it does not end by itself."""
+        """End the launcher and its program; kill it if it does not end by itself."""
         self.alive = False
         self._channel.close()
         try:
@@ -166,57 +188,58 @@ class Launcher:
 
     # --- the run in hand ------------------------------------------------------------------------------------------------
 
-    def _follow(self, progress: _Progress) -> None:
+    def _follow(self, run: _Run) -> None:
         """Consumes events and output; blocks until the program ended and its pipes are empty, or the deadline."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
-            for reader in progress.streams:
+            for reader in run.streams:
                 selector.register(reader, selectors.EVENT_READ)
-            while not progress.ended or len(selector.get_map()) > 1:
-                ready = selector.select(max(0.0, progress.deadline - monotonic()))
+            while not run.ended or len(selector.get_map()) > 1:
+                ready = selector.select(max(0.0, run.deadline - monotonic()))
                 if not ready:
-                    self._late(progress)
+                    self._on_deadline(run)
                 for key, _ in ready:
                     if key.fileobj is self._channel:
-                        self._hear(progress)
-                    elif not self._drain(progress, key.fd):
+                        self._on_event(run)
+                    elif not self._drain(run, key.fd):
                         selector.unregister(key.fd)
 
-    def _hear(self, progress: _Progress) -> None:
-        event = self._receive(progress.deadline)
+    def _on_event(self, run: _Run) -> None:
+        event = self._receive(run.deadline)
         if event.event == "started":
-            progress.pid = self._running = event.pid
-            progress.began = monotonic()
-            progress.deadline = progress.began + progress.limits.wall_s
+            run.pid = self._running = event.pid
+            run.began = monotonic()
+            run.deadline = run.began + run.limits.wall_s
         elif event.event == "ended":
             self._running = 0
-            progress.ended = event
-            progress.deadline = monotonic() + GRACE_S
+            run.ended = event
+            run.deadline = monotonic() + GRACE_S
         else:
             self._fail(f"the jail could not be closed: {event.why or event.event}")
 
-    def _drain(self, progress: _Progress, reader: int) -> bool:
-        """False at the end of the stream."""
+    def _drain(self, run: _Run, reader: int) -> bool:
+        """Read once from a pipe. Returns False at the end of the stream."""
         chunk = os.read(reader, 1 << 16)
-        kept = progress.streams[reader]
-        progress.taken[reader] = progress.taken.get(reader, 0) + len(chunk)
+        kept = run.streams[reader]
+        run.taken[reader] = run.taken.get(reader, 0) + len(chunk)
         kept += chunk
-        if progress.taken[reader] > progress.limits.output_bytes:
-            del kept[progress.limits.output_bytes :]
-            self._give_up(progress, "output")
+        if run.taken[reader] > run.limits.output_bytes:
+            del kept[run.limits.output_bytes :]
+            self._give_up(run, RunStatus.output)
         return bool(chunk)
 
-    def _late(self, progress: _Progress) -> None:
-        if not progress.pid or progress.ended or progress.verdict:
+    def _on_deadline(self, run: _Run) -> None:
+        if not run.pid or run.ended or run.given_up:
             self._fail("the launcher did not end a program in time")
-        self._give_up(progress, "timeout")
+        self._give_up(run, RunStatus.timeout)
 
-    def _give_up(self, progress: _Progress, verdict: str) -> None:
-        if progress.verdict:
+    def _give_up(self, run: _Run, status: RunStatus) -> None:
+        """Order the program's end, unless that was done before."""
+        if run.given_up:
             return
-        progress.verdict = verdict
-        if not progress.ended:
-            progress.deadline = monotonic() + GRACE_S
+        run.given_up = status
+        if not run.ended:
+            run.deadline = monotonic() + GRACE_S
             self._send({"kill": True})
 
     # --- the launcher -----------------------------------------------------------------------------------------------------
@@ -228,7 +251,7 @@ class Launcher:
         except OSError as error:
             self._fail(f"the launcher is gone: {error}")
 
-    def _receive(self, deadline: float) -> Event:
+    def _receive(self, deadline: float) -> LauncherEvent:
         try:
             self._channel.settimeout(max(0.001, deadline - monotonic()))
             payload = self._channel.recv(MAX_MESSAGE_BYTES)
@@ -239,19 +262,20 @@ class Launcher:
             why = "the launcher ended"
         if not payload:
             self._fail(why)
-        return msgspec.json.decode(payload, type=Event)
+        return msgspec.json.decode(payload, type=LauncherEvent)
 
-    def _fail(self, what: str) -> None:
-        """Kill everything and raise VerifierFailure with the launcher's last words."""
+    def _fail(self, what: str) -> NoReturn:
+        """Kill everything and raise VerifierFailure with the last line of the launcher's standard error."""
+        # it may be dying by itself, about to write the reason
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=LAST_WORDS_S)  # it may be dying by itself, and about to say why
+            self._process.wait(timeout=LAST_WORDS_S)
         self._kill()
         said = os.pread(self._said, 1 << 16, max(0, os.fstat(self._said).st_size - 2000)).decode(errors="replace").strip()
         self.close()
         raise VerifierFailure(f"sandbox: {what}{': ' + said.splitlines()[-1] if said else ''}")
 
     def _kill(self) -> None:
-        """The launcher, and the group of what it runs if that is ours to see (else its namespace ends with it)."""
+        """Kill the launcher, and the group of its program if we can see that; otherwise it ends with its pid namespace."""
         self.alive = False
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -261,10 +285,12 @@ class Launcher:
                 os.killpg(self._running, signal.SIGKILL)
 
 
-def _status(ended: Event, limits: Limits) -> str:
+def _status(ended: LauncherEvent, limits: Limits) -> RunStatus:
     if ended.code == -signal.SIGXCPU or ended.cpu_s > limits.cpu_s:
-        return "timeout"
-    return "ok" if ended.code == 0 else "signal" if ended.code < 0 else "error"
+        return RunStatus.timeout
+    if ended.code < 0:
+        return RunStatus.signal
+    return RunStatus.error if ended.code else RunStatus.ok
 
 
 def _rlimits(limits: Limits) -> dict[str, int]:
@@ -281,7 +307,7 @@ def _rlimits(limits: Limits) -> dict[str, int]:
 
 
 def _sealed(content: bytes) -> int:
-    """A memory file that nobody can change any more, read from its start."""
+    """Descriptor of a memory file that can no longer be changed, at its start."""
     descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     rest = memoryview(content)
     while rest:

@@ -1,7 +1,8 @@
-"""Is what an untrusted program gave back what was expected? Its bytes are hostile; the expected values never left the parent.
+"""Comparison of an untrusted program's output with the expected one. The bytes are hostile; the expected values stay here.
 
-Values: plain JSON, equal in value and in type (2, 2.0 and true differ); numbers within a tolerance where the problem states
-one. Text: line by line without trailing whitespace and trailing empty lines ("lines"), or word by word ("tokens").
+Values are plain JSON and must be equal in value and in type (2, 2.0 and true differ); where the problem states a tolerance,
+numbers may differ by it. Text is compared line by line without trailing whitespace and trailing empty lines ("lines"), or word
+by word ("tokens").
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_NUMBER_CHARS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """As in math.isclose. With both 0 numbers must be equal, and of the same type."""
+    """The tolerances of math.isclose. With both 0, numbers must be equal and of the same type."""
 
     rel: float = 0.0
     abs: float = 0.0
@@ -34,7 +35,10 @@ EXACT = Tolerance()
 
 
 def plain_json(raw: bytes) -> Any:
-    """One JSON value. Raises ValueError for anything else, NaN, repeated keys, unreasonable depth or integers."""
+    """Decode one JSON value.
+
+    Raises ValueError for anything else, and for NaN, repeated keys, extreme depth and extremely long integers.
+    """
     try:
         return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -53,7 +57,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def same_value(expected: Any, got: Any, tolerance: Tolerance = EXACT) -> bool:
-    """Equal, with the same types all the way down; a number is near enough to an expected float within the tolerance."""
+    """Whether two values are equal, with the same types at every level. A number may differ from an expected float by the
+    tolerance.
+    """
     if tolerance and type(expected) is float and type(got) in (int, float):
         try:
             return tolerance.accepts(expected, float(got))
@@ -69,17 +75,18 @@ def same_value(expected: Any, got: Any, tolerance: Tolerance = EXACT) -> bool:
 
 
 def same_text(expected: str, got: bytes, compare: str = "lines", tolerance: Tolerance = EXACT) -> bool:
-    """compare: "lines" or "tokens"; with a tolerance, words that are plain numbers are compared as numbers."""
+    """Whether two texts are equal, by "lines" or by "tokens". With a tolerance, plain numbers are compared as numbers."""
     try:
         text = got.decode()
     except UnicodeDecodeError:
         return False
     if compare == "lines" and not tolerance:
         return _lines(expected) == _lines(text)
-    wanted, given = ([side.split()] if compare == "tokens" else _words(side) for side in (expected, text))
-    return len(wanted) == len(given) and all(
+    split = _one_line if compare == "tokens" else _words
+    wanted, found = split(expected), split(text)
+    return len(wanted) == len(found) and all(
         len(a) == len(b) and all(_same_word(x, y, tolerance) for x, y in zip(a, b, strict=True))
-        for a, b in zip(wanted, given, strict=True)
+        for a, b in zip(wanted, found, strict=True)
     )
 
 
@@ -91,7 +98,13 @@ def _lines(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[list[str]]:
+    """The words of each line."""
     return [line.split() for line in _lines(text)]
+
+
+def _one_line(text: str) -> list[list[str]]:
+    """All words, as if the text were one line."""
+    return [text.split()]
 
 
 def _same_word(expected: str, got: str, tolerance: Tolerance) -> bool:

@@ -1,19 +1,17 @@
 """Where untrusted programs run: bubblewrap around a jail of rlimits, Landlock and seccomp, or the jail alone.
 
-    code.py --Sandbox--> Launcher --> [bwrap: own pid, net, ipc, mount namespaces] --> jail.py --fork--> a jailed process
+    code.py --Sandbox--> Launcher --> [bwrap: own pid, net, ipc, mount namespaces] --> jail_server.py --fork--> jailed process
 
-A jailed process is not root, has an empty environment, reads the system's and Python's libraries and what it is given, writes
-nothing but its output, starts no process, opens no socket, signals nobody. Only the C++ compiler may start processes and
-write, into a scratch folder that is emptied after each program. The backend is the first that passes the self-test
-(selftest.py); there is no sandbox without one that did, unless the caller allows unsafe code.
+A jailed process is not root and has an empty environment. It reads the libraries of the system and of Python, and its input; it
+writes nothing but its output, starts no process, opens no socket, and signals no other process. Only the C++ compiler may start
+processes and write, into a scratch folder that is emptied after each program.
 
-One Sandbox serves one thread, and must be opened by a thread that outlives it: bubblewrap dies with the thread that started it.
+opening.py chooses the backend; a Sandbox made there has passed its self-test, unless the caller allowed unsafe code. A Sandbox
+serves one thread. It must be opened by a thread that outlives it, because bubblewrap dies with the thread that started it.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import glob
 import json
 import os
@@ -24,29 +22,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ...common.errors import UserError, VerifierFailure
 from .launcher import Launcher, Limits, RunResult
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
-LOADERS = ("/lib64/ld-*.so.*", "/lib/ld-*.so.*")  # what the kernel executes along with a compiled program
+LOADERS = ("/lib64/ld-*.so.*", "/lib/ld-*.so.*")  # the kernel executes them with a compiled program
 DEVICES = ("/dev/null", "/dev/urandom")
 SCRATCH = "/scratch"  # under bubblewrap; a temporary folder otherwise
 SCRATCH_BYTES = 256 << 20
-FIRST_UID, NUM_UIDS = 61184, 4336  # the range that systemd gives to services; two sandboxes seldom share one
+FIRST_UID, NUM_UIDS = 61184, 4336  # the range that systemd gives to services; two sandboxes seldom share a uid
 RECYCLE_AFTER = 5000  # runs of one launcher
 COMPILE = Limits(cpu_s=10, wall_s=15, memory_mb=2048, file_bytes=64 << 20)
 SMALL = Limits(cpu_s=2, wall_s=5, memory_mb=512)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
-    """A way to start the launcher. `without` names layers of the jail that are left out: for tests of the self-test."""
+    """A way to start the launcher."""
 
     name: str  # bubblewrap, jail, unsafe
     bubblewrap: bool = False
     lenient: bool = False  # go on without layers that this kernel lacks
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()  # layers of the jail to leave out; for tests of the self-test
 
 
 BUBBLEWRAP, JAIL = Backend(name="bubblewrap", bubblewrap=True), Backend(name="jail")
@@ -54,86 +55,58 @@ UNSAFE = Backend(name="unsafe", lenient=True)
 
 
 class Sandbox:
-    """Runs untrusted programs, one at a time. Made by `open`.
+    """Runs untrusted programs, one at a time. The launcher starts with the first program.
 
-    backend: name of the one in force. proved: what its self-test showed (empty when unsafe). restarts: launchers that died.
+    backend: name of the one in force. proved: the findings of its self-test (empty when unsafe). restarts: launchers that died.
     """
 
-    unsafe_allowed = False  # set by a process whose configuration says verifiers.allow_unsafe_code
-
     def __init__(self, backend: Backend, preload: tuple[str, ...] = ()) -> None:
+        """preload: modules for `call`, imported once."""
         self.backend, self.proved = backend.name, list[str]()
         self.restarts = 0
         self._how, self._preload, self._num_runs = backend, preload, 0
         self._scratch = SCRATCH
         self._launcher: Launcher | None = None
 
-    @classmethod
-    def open(
-        cls,
-        *,
-        preload: tuple[str, ...] = (),
-        backends: tuple[Backend, ...] = (BUBBLEWRAP, JAIL),
-    ) -> Sandbox:
-        """The first backend that passes its self-test. preload: modules for `call`, imported once.
-
-        Raises UserError, with what failed and what to install, when none does and unsafe code is not allowed.
-        """
-        from .selftest import prove
-
-        failures = []
-        for backend in backends:
-            sandbox = cls(backend, preload)
-            try:
-                sandbox.proved = prove(sandbox)
-                return sandbox
-            except (OSError, UserError, VerifierFailure) as error:
-                sandbox.close()
-                failures.append(f"{backend.name}: {error}")
-        if cls.unsafe_allowed:
-            return cls(UNSAFE, preload)
-        raise UserError(
-            f"no sandbox for untrusted code on this machine ({'; '.join(failures)}). Install bubblewrap (Debian: "
-            f"`apt-get install bubblewrap`) where user namespaces are allowed, or use Linux 5.13 or later with Landlock "
-            f"and seccomp; or run such code unprotected with verifiers.allow_unsafe_code=true, which marks every verdict"
-        )
+    def mark_proved(self, findings: list[str]) -> None:
+        """Count as safe from now on, with what the self-test showed."""
+        self.proved = findings
 
     @property
     def unsafe(self) -> bool:
         return not self.proved
 
     def run(self, code: str, stdin: str | bytes = "", limits: Limits = SMALL) -> RunResult:
-        """A Python program, as `__main__`."""
+        """Run a Python program as `__main__`."""
         payload = stdin.encode() if isinstance(stdin, str) else stdin
         return self._run({"profile": "python", "kind": "program"}, code.encode(errors="replace"), payload, limits)
 
     def call_untrusted(
         self, code: str, function: str, args: list, kwargs: dict | None = None, limits: Limits = SMALL
     ) -> RunResult:
-        """Call a function that untrusted Python code defines; `result` is what it returned, as JSON (hostile, see
-        outputs.py).
-        """
+        """Call a function that untrusted Python code defines; `result` is its return value as JSON, hostile (outputs.py)."""
         payload = {"code": code, "function": function, "args": args, "kwargs": kwargs or {}}
         return self._run({"profile": "python", "kind": "function"}, json.dumps(payload).encode(), b"", limits)
 
     def call(self, module: str, function: str, args: list, limits: Limits = SMALL) -> RunResult:
         """Call a function of a trusted module on untrusted text, for scorers that may execute it; `result` is plain JSON.
 
-        This contains the text, it does not make the function honest: text that is executed inside the scorer's process can
-        write any result. Check what can be checked of the text before.
+        This contains the text, but does not make the function honest: text that is executed inside the scorer's process can
+        write any result. Check the text first, as far as that goes.
         """
         payload = {"module": module, "function": function, "args": args}
         return self._run({"profile": "python", "kind": "trusted"}, json.dumps(payload).encode(), b"", limits)
 
     @contextmanager
     def compiled(self, code: str) -> Iterator[tuple[RunResult, Callable[[bytes, Limits], RunResult]]]:
-        """Compile C++ and give (how that went, a function that runs the program on a standard input).
+        """Compile C++; yields (result of the compiler, function that runs the program on a standard input).
 
         Raises UserError where there is no compiler.
         """
         compiler = shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
             raise UserError("no C++ compiler on this machine: expected g++ or clang++ (Debian: `apt-get install g++`)")
+        self._live_launcher()  # a launcher that replaces another brings a scratch folder of its own
         flags = ["-O2", "-std=c++17", "-pipe", "-w", "-x", "c++", "-", "-o", f"{self._scratch}/program"]
         request = {
             "profile": "compile",
@@ -152,44 +125,58 @@ class Sandbox:
                 self._launcher.clean()
 
     def close(self) -> None:
-        """End the launcher; nothing of it or of what it ran is left."""
+        """End the launcher; no process or file of it, or of its programs, is left."""
         if self._launcher:
             self._launcher.close()
             self._launcher = None
             self._remove_scratch()
 
     def _remove_scratch(self) -> None:
-        """A launcher removes its folder itself, unless it was killed; under bubblewrap it is gone with its mounts."""
+        """Remove the scratch folder of a launcher that was killed; under bubblewrap it is gone with its mounts."""
         if not self._how.bubblewrap:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def pid(self) -> int:
-        """Of the outermost process of the launcher, started if need be."""
-        return self._started().pid
+        """Pid of the launcher's outermost process, which is started if need be."""
+        return self._live_launcher().pid
 
     def _run(self, request: dict, payload: bytes, stdin: bytes, limits: Limits) -> RunResult:
-        if not self._how.bubblewrap and os.getuid():  # the user's other threads count too
+        if not self._how.bubblewrap and os.getuid():
+            # the limit counts all tasks of the user, so those that live elsewhere are added
             limits = replace(limits, tasks=limits.tasks + _tasks_of_user())
-        launcher = self._started()
+        launcher = self._live_launcher()
         self._num_runs += 1
         return launcher.run(request, payload, stdin, limits)
 
-    def _started(self) -> Launcher:
+    def _live_launcher(self) -> Launcher:
+        """The launcher, started if there is none, if it died, or if it is due for recycling."""
         if self._launcher and self._launcher.alive and self._num_runs < RECYCLE_AFTER:
             return self._launcher
         if self._launcher:
-            self.restarts += not self._launcher.alive
+            if not self._launcher.alive:
+                self.restarts += 1
             self.close()
         self._num_runs = 0
-        wrap, python = _bubblewrap(_python_folders()) if self._how.bubblewrap else [], _python_folders()
+        python = _python_folders()
+        wrap = _bubblewrap(python) if self._how.bubblewrap else []
         uid = FIRST_UID + os.getpid() % NUM_UIDS if os.getuid() == 0 else None
         if not self._how.bubblewrap:
             self._scratch = tempfile.mkdtemp(prefix="prolong-scratch-")
             os.chown(self._scratch, -1 if uid is None else uid, -1)
-        setup = {
+        try:
+            self._launcher = Launcher.start(wrap, sys.executable, self._setup(uid, python))
+        except VerifierFailure:
+            self._remove_scratch()
+            raise
+        return self._launcher
+
+    def _setup(self, uid: int | None, python: list[str]) -> dict[str, Any]:
+        """The first message to jail_server.py."""
+        in_reach = all(_reachable(folder) for folder in python)
+        return {
             "uid": uid,
-            "keep_search": uid is not None and not self._how.bubblewrap and not all(map(_reachable, python)),
+            "keep_search": uid is not None and not self._how.bubblewrap and not in_reach,
             "system": SYSTEM,
             "loaders": [path for pattern in LOADERS for path in glob.glob(pattern)],
             "python": python,
@@ -199,52 +186,48 @@ class Sandbox:
             "lenient": self._how.lenient,
             "without": self._how.without,
         }
-        try:
-            launcher = self._launcher = Launcher(wrap, sys.executable, setup)
-        except VerifierFailure:
-            self._remove_scratch()
-            raise
-        return launcher
 
 
-@functools.cache
-def shared(preload: tuple[str, ...] = ()) -> Sandbox:
-    """This process's sandbox for code, or for the scorers of the modules named, closed at its end.
+def retry_once(run: Callable[[], T]) -> T:
+    """Run something in a sandbox; once more if the sandbox fails, because its launcher may have been killed from outside.
 
-    Raises UserError as `Sandbox.open` does.
+    Raises VerifierFailure if it fails twice.
     """
-    sandbox = Sandbox.open(preload=preload)
-    atexit.register(sandbox.close)
-    return sandbox
+    try:
+        return run()
+    except VerifierFailure:
+        return run()
 
 
 def _python_folders() -> list[str]:
-    """Where Python, its packages and the two packages of ours that the inside needs lie."""
+    """Folders of Python, of its packages, and of our own two packages that run inside the sandbox."""
     ours = Path(__file__).resolve().parents[1]
     folders = [os.path.realpath(sys.base_prefix), sys.prefix, str(ours), str(ours.parent / "common")]
     return [folder for folder in dict.fromkeys(folders) if not folder.startswith("/usr/") and folder != "/usr"]
 
 
 def _reachable(folder: str) -> bool:
-    """Whether any user may pass through to it."""
+    """Whether any user may pass through to this folder."""
     path = Path(folder)
     return all(place.stat().st_mode & 0o005 == 0o005 for place in (path, *path.parents))
 
 
 def _bubblewrap(python: list[str]) -> list[str]:
-    """The command line. Raises UserError where there is no bwrap."""
+    """The command line of bwrap. Raises UserError where it is not installed."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise UserError("bwrap is not installed")
     command = [bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     command += ["--die-with-parent", "--cap-drop", "ALL"]
-    if os.getuid() == 0:  # the launcher gives these up once it has another uid; no user namespace is needed
+    if os.getuid() == 0:
+        # no user namespace is needed; the launcher gives these up once it has another uid
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
             command += ["--cap-add", capability]
     else:
         command += ["--unshare-user"]
     for parent in sorted({str(parent) for path in (*SYSTEM, *DEVICES, *python) for parent in Path(path).parents} - {"/"}):
-        command += ["--perms", "0755", "--dir", parent]  # bwrap's own would be closed to all but root
+        # folders that bwrap makes by itself would be closed to all users but root
+        command += ["--perms", "0755", "--dir", parent]
     for path in SYSTEM:
         if os.path.islink(path):
             command += ["--symlink", os.readlink(path), path]
@@ -259,7 +242,7 @@ def _bubblewrap(python: list[str]) -> list[str]:
 
 
 def _tasks_of_user() -> int:
-    """Threads of this user that live now."""
+    """How many threads of this user live now."""
     count, uid = 0, os.getuid()
     for entry in os.scandir("/proc"):
         try:

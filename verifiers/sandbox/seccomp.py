@@ -1,9 +1,9 @@
 """The system calls that a jailed process may make: an allow-list in classic BPF, for x86-64 and aarch64.
 
-What is not listed fails with EPERM, whatever the kernel learns to do later: sockets, ptrace, mounts, namespaces, io_uring,
-kernel keys, shared memory. Numbers are those of the kernel's unistd_64.h and asm-generic/unistd.h; an argument is compared by
-its low 32 bits, which is all that the kernel reads of the arguments used here. Standard library only: this runs inside the
-sandbox.
+A call that is not listed fails with EPERM, and so does every call that a later kernel adds: sockets, ptrace, mounts,
+namespaces, io_uring, kernel keys, shared memory. Numbers are those of the kernel's unistd_64.h and asm-generic/unistd.h. An
+argument is compared by its low 32 bits, which is all that the kernel reads of the arguments used here. Standard library only,
+because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {  # name: (x86-64, aarch64)
     "ftruncate": (77, 46), "fallocate": (285, 47),
 }  # fmt: skip
 TO_COMPILE = (
-    *("execve", "fork", "vfork", "unlink", "unlinkat", "rename", "renameat", "renameat2", "chmod", "fchmod", "fchmodat"),
-    *("ftruncate", "fallocate"),
-)
+    "execve", "fork", "vfork", "unlink", "unlinkat", "rename", "renameat", "renameat2", "chmod", "fchmod", "fchmodat",
+    "ftruncate", "fallocate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ArgumentRule:
     """A call that is allowed only while (its argument number `argument`) & `mask` is one of `values`."""
 
     argument: int
@@ -63,33 +63,35 @@ class Rule:
     mask: int = 0xFFFFFFFF
 
 
-def rules(profile: str, pid: int) -> dict[str, Rule | int | None]:
-    """Name -> None (allowed), a Rule, or the errno it fails with. `profile`: "python", "native" (may also exec) or "compile"
-    (may also start processes and write files; Landlock says which).
+def rules(profile: str, pid: int) -> dict[str, ArgumentRule | int | None]:
+    """Map each call to None (allowed), an ArgumentRule, or the errno that it fails with.
+
+    profile: "python", "native" (may also exec) or "compile" (may also start processes and write the files that Landlock
+    allows).
     """
-    special: dict[str, Rule | int | None] = {
-        "kill": Rule(0, (pid,)),
-        "tgkill": Rule(0, (pid,)),
-        "prlimit64": Rule(0, (0,)),
-        "prctl": Rule(0, (15, 16, 0x53564D41)),  # names of threads and of memory areas
-        "ioctl": Rule(1, (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),  # TCGETS TIOCGWINSZ FIONREAD FIONCLEX FIOCLEX
-        "fcntl": Rule(1, (0, 1, 2, 3, 4, 1030)),  # nothing that makes the kernel signal somebody
-        "clone": Rule(0, (CLONE_THREAD,), CLONE_THREAD | CLONE_NAMESPACES),
-        "clone3": errno.ENOSYS,  # its flags lie in memory, out of a filter's sight; libc then takes clone
+    special: dict[str, ArgumentRule | int | None] = {
+        "kill": ArgumentRule(0, (pid,)),
+        "tgkill": ArgumentRule(0, (pid,)),
+        "prlimit64": ArgumentRule(0, (0,)),
+        "prctl": ArgumentRule(0, (15, 16, 0x53564D41)),  # names of threads and of memory areas
+        "ioctl": ArgumentRule(1, (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),  # TCGETS TIOCGWINSZ FIONREAD FIONCLEX FIOCLEX
+        "fcntl": ArgumentRule(1, (0, 1, 2, 3, 4, 1030)),  # no command that makes the kernel send signals
+        "clone": ArgumentRule(0, (CLONE_THREAD,), CLONE_THREAD | CLONE_NAMESPACES),
+        "clone3": errno.ENOSYS,  # a filter cannot see its flags, which lie in memory; libc then falls back to clone
     }
-    plain: dict[str, Rule | int | None] = {name: None for name in NUMBERS if name not in TO_COMPILE}
+    plain: dict[str, ArgumentRule | int | None] = {name: None for name in NUMBERS if name not in TO_COMPILE}
     if profile == "native":
         plain["execve"] = None
     elif profile == "compile":
         plain |= dict.fromkeys(TO_COMPILE)
-        special["clone"] = Rule(0, (0,), CLONE_NAMESPACES)
+        special["clone"] = ArgumentRule(0, (0,), CLONE_NAMESPACES)
     elif profile != "python":
         raise ValueError(f"profile {profile!r}: expected python, native or compile")
     return plain | special
 
 
 def program(machine: str, profile: str, pid: int) -> bytes:
-    """The filter: 8 bytes an instruction. Raises OSError for a machine that we have no numbers for."""
+    """The filter program, 8 bytes an instruction. Raises OSError for a machine whose call numbers are not listed here."""
     if machine not in AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"no seccomp filter for {machine}: expected one of {', '.join(AUDIT_ARCH)}")
     denied = ERRNO | errno.EPERM
@@ -100,12 +102,15 @@ def program(machine: str, profile: str, pid: int) -> bytes:
         number = NUMBERS[name][column]
         if number is None:
             continue
-        block = [_op(RETURN, ALLOW if rule is None else ERRNO | rule)] if not isinstance(rule, Rule) else _checked(rule, denied)
+        if isinstance(rule, ArgumentRule):
+            block = _checked(rule, denied)
+        else:
+            block = [_op(RETURN, ALLOW if rule is None else ERRNO | rule)]
         code += [_op(JUMP_EQUAL, number, 0, len(block)), *block]
     return b"".join([*code, _op(RETURN, denied)])
 
 
-def _checked(rule: Rule, denied: int) -> list[bytes]:
+def _checked(rule: ArgumentRule, denied: int) -> list[bytes]:
     code = [_op(LOAD, 16 + 8 * rule.argument), _op(AND, rule.mask)]
     for value in rule.values:
         code += [_op(JUMP_EQUAL, value, 0, 1), _op(RETURN, ALLOW)]
@@ -117,7 +122,10 @@ def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 def install(profile: str) -> None:
-    """Confine the calling thread, and all that it starts, for good. Raises OSError where the kernel has no seccomp filters."""
+    """Confine the calling thread and all that it starts; this cannot be undone.
+
+    Raises OSError where the kernel has no seccomp filters.
+    """
     code = program(platform.machine(), profile, os.getpid())
     instructions = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions)))

@@ -1,7 +1,7 @@
-"""What a sandbox must show before it is trusted: attacks with a known outcome, run inside it.
+"""The self-test that a sandbox must pass before it is trusted: attacks with a known outcome, run inside it.
 
-The probe reports what it achieved; anything achieved is a failure. A canary file, a listening socket and a process of ours
-are set out as targets, so that "nothing was reachable" is not said of things that were not there.
+The probe reports its successes, and each is a failure of the sandbox. A canary file, a listening socket and this process are
+set out as targets, so that the probe cannot fail merely because there was nothing to reach.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...common.errors import UserError
-from .launcher import Limits, RunResult
-
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
+from .launcher import Limits, RunResult, RunStatus
+from .sandbox import Sandbox
 
 PROBE = """
 import json, os, signal, socket, sys
@@ -74,27 +71,38 @@ def is_open(descriptor):
         return False
     return True
 """
-PROVED = (
-    *("files of others unreadable", "nothing writable", "no network", "no abstract sockets", "no processes", "no programs"),
-    *("signals to nobody", "empty environment", "not root", "no inherited descriptors"),
-)
+PROVED = [
+    "files of others unreadable",
+    "nothing writable",
+    "no network",
+    "no abstract sockets",
+    "no processes",
+    "no programs",
+    "signals to nobody",
+    "empty environment",
+    "not root",
+    "no inherited descriptors",
+]
+BOUNDED = ["memory bounded", "CPU time bounded", "wall time bounded", "output bounded"]
 QUICK = Limits(cpu_s=5, wall_s=10, memory_mb=512)
 
 
 def prove(sandbox: Sandbox) -> list[str]:
-    """What the sandbox prevents. Raises UserError naming what it does not; VerifierFailure or OSError if it cannot run at
-    all.
+    """Attack the sandbox and return the list of what it prevents.
+
+    Raises UserError naming what it does not prevent; VerifierFailure or OSError if it cannot run at all.
     """
     achieved = _probe(sandbox)
     for what, result, expected in _resources(sandbox):
-        if result.status != expected:
+        if result.status is not expected:
             achieved.append(f"{what} (ended with {result.status} instead of {expected})")
     if achieved:
         raise UserError(f"the self-test failed: a program inside {', '.join(achieved)}")
-    return [*PROVED, "memory bounded", "CPU time bounded", "wall time bounded", "output bounded"]
+    return PROVED + BOUNDED
 
 
 def _probe(sandbox: Sandbox) -> list[str]:
+    """The probe's successes. Raises UserError if it did not run to its end."""
     with tempfile.TemporaryDirectory(prefix="prolong-canary-") as folder, socket.socket() as listener:
         os.chmod(folder, 0o777)
         canary = Path(folder) / "canary"
@@ -109,7 +117,7 @@ def _probe(sandbox: Sandbox) -> list[str]:
             targets = [str(canary), folder, listener.getsockname()[1], name, os.getpid()]
             result = sandbox.run(IS_OPEN + PROBE, json.dumps(targets), QUICK)
         touched = ["changes files of others"] if canary.read_text() != "secret" or len(os.listdir(folder)) > 1 else []
-    if result.status != "ok":
+    if result.status is not RunStatus.ok:
         raise UserError(
             f"the self-test's probe ended with {result.status}: {result.stderr.decode(errors='replace').strip()!r:.300}"
         )
@@ -119,13 +127,15 @@ def _probe(sandbox: Sandbox) -> list[str]:
         return ["executes other programs in its own place", *touched]
 
 
-def _resources(sandbox: Sandbox) -> list[tuple[str, RunResult, str]]:
+def _resources(sandbox: Sandbox) -> list[tuple[str, RunResult, RunStatus]]:
+    """(offence, how a program that tried it ended, how it must end)."""
+
     def run(code: str, limits: Limits) -> RunResult:
         return sandbox.run(code, "", limits)
 
     return [
-        ("takes more memory than allowed", run("x = bytearray(1 << 30)", QUICK), "error"),
-        ("waits longer than allowed", run("import signal; signal.pause()", Limits(wall_s=0.1)), "timeout"),
-        ("writes more than allowed", run("while True: print('x' * 9999)", Limits(output_bytes=1 << 16)), "output"),
-        ("computes longer than allowed", run("while True: pass", Limits(cpu_s=0.01, wall_s=0.2)), "timeout"),
+        ("takes more memory than allowed", run("x = bytearray(1 << 30)", QUICK), RunStatus.error),
+        ("waits longer than allowed", run("import signal; signal.pause()", Limits(wall_s=0.1)), RunStatus.timeout),
+        ("writes more than allowed", run("while True: print('x' * 9999)", Limits(output_bytes=1 << 16)), RunStatus.output),
+        ("computes longer than allowed", run("while True: pass", Limits(cpu_s=0.01, wall_s=0.2)), RunStatus.timeout),
     ]

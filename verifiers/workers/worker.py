@@ -1,9 +1,11 @@
 """The killable process that runs verifiers: `python -m prolong.verifiers.workers.worker FD MEMORY_MB SAFETY [VERIFIER...]`.
 
-SAFETY: "sandbox", or "unsafe": what models write may run unprotected where no sandbox works. VERIFIER: a name of the registry,
-loaded now if it is eager, or NAME=MODULE:ATTRIBUTE, one of the run's own, imported now.
+SAFETY is "sandbox", or "unsafe": code that models write may run unprotected where no sandbox works. VERIFIER is a name of the
+registry, loaded at the start if it is eager, or NAME=MODULE:ATTRIBUTE, a verifier of the user's, imported at the start.
+
 Loop: consumes Jobs from the socket; blocks on the next one; unblocked by the pool; stops when the pool closes its end.
-It owns no deadline: the pool kills it. Everything runs in the main thread, where signal handlers of the judges' libraries work.
+The worker owns no deadline: the pool kills it. All judging happens in the main thread, where the signal handlers of the judges'
+libraries work.
 """
 
 from __future__ import annotations
@@ -17,25 +19,25 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
 
 from ...common.errors import UserError, VerifierFailure
-from ..adapters import user_verifiers as foreign
-from ..api import Frames, Job, Loading, Probed, Ready, Score, Scored, Task, Unusable, Verifier, frame
-from ..registry import NONE_OF_ITS_OWN, VERIFIERS, find, parse_answer
-from ..sandbox.sandbox import Sandbox
+from ...common.types import VerdictStatus
+from ..adapters import user_verifiers
+from ..api import Answer, Score, Task, Verifier
+from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
+from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
 
 PR_SET_PDEATHSIG = 1
 
 
 class CannotLoad(BaseException):
-    """A verifier will never work on this machine: not the job's fault, so nothing that judges a job may catch it."""
+    """A verifier cannot work on this machine. No job is to blame, so nothing that judges a job may catch it."""
 
 
 def limit_process(memory_mb: int) -> None:
-    """No core files, an address-space limit, death with the parent; Ctrl-C is the pool's business."""
+    """Take away core files, limit the address space, die with the parent; leave Ctrl-C to the pool."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,52 +49,58 @@ def limit_process(memory_mb: int) -> None:
 
 def received(channel: socket.socket) -> Iterator[Job]:
     """Jobs, until the other end closes."""
-    frames, decoder = Frames(), msgspec.msgpack.Decoder(Job)
+    frames, decoder = FrameReader(), msgspec.msgpack.Decoder(Job)
     while chunk := channel.recv(1 << 18):
         yield from map(decoder.decode, frames.feed(chunk))
 
 
 class Worker:
-    """Judges one job after the other."""
+    """Judges one job after the other. own: the user's verifiers by name, already loaded. allow_unsafe: see Verifier."""
 
-    def __init__(self, channel: socket.socket, own: Mapping[str, Verifier] = NONE_OF_ITS_OWN) -> None:
-        self._channel, self._own = channel, own
-        self._loaded = {(name, False) for name in own}  # True: its sandbox is open, too
+    def __init__(
+        self, channel: socket.socket, own: Mapping[str, Verifier] = NO_VERIFIERS, *, allow_unsafe: bool = False
+    ) -> None:
+        self._channel, self._own, self._allow_unsafe = channel, own, allow_unsafe
+        self._loaded = set(own)
+        self._with_sandbox = set[str]()
 
     def send(self, message: msgspec.Struct) -> None:
-        self._channel.sendall(frame(message))
+        self._channel.sendall(to_frame(message))
 
-    def load(self, name: str, verifier: Verifier, answer: dict[str, Any]) -> None:
-        """Import what the verifier needs, open the sandbox if this answer needs it, with the job's deadline standing still.
+    def load(self, name: str, verifier: Verifier, answer: Answer) -> None:
+        """Import what the verifier needs and open its sandbox if this answer needs one; the job's deadline stands still.
 
         Raises CannotLoad.
         """
-        in_sandbox = verifier.in_sandbox(answer)
-        if (name, in_sandbox) in self._loaded:
+        needs_sandbox = verifier.needs_sandbox(answer)
+        if name in self._loaded and (name in self._with_sandbox or not needs_sandbox):
             return
         self.send(Loading())
         try:
-            verifier.load()
-            if in_sandbox:
-                verifier.open_sandbox()
+            if name not in self._loaded:
+                verifier.load()
+            if needs_sandbox:
+                verifier.open_sandbox(allow_unsafe=self._allow_unsafe)
         except UserError as error:
             raise CannotLoad(f"verifier {name}: {error}") from error
-        self._loaded |= {(name, False), (name, in_sandbox)}
+        self._loaded.add(name)
+        if needs_sandbox:
+            self._with_sandbox.add(name)
         self.send(Ready())
 
     def judge(self, job: Job) -> Scored:
-        """Raises MemoryError, CannotLoad.
+        """Judge one job. Raises MemoryError, CannotLoad.
 
-        A judge's exception is the completion's doing if the stored answer passes; a VerifierFailure never is.
+        An exception of the judge is blamed on the completion if the stored answer passes; a VerifierFailure never is.
         """
         began = time.perf_counter()
         try:
             verifier, answer = find(job.verifier, self._own), parse_answer(job.answer)
             task = _task(job, answer)
-            if job.last_try and verifier.probe is not None:
+            if job.last_try:
                 self.load(job.verifier, verifier, answer)
-                verifier.probe(answer)
-                self.send(Probed(job.number))
+                if verifier.probe(answer):
+                    self.send(Probed(job.number))
             began = time.perf_counter()
             score = self._score(job.verifier, verifier, task)
         except (Exception, SystemExit) as error:
@@ -109,14 +117,15 @@ class Worker:
                 score = verifier.score(task)
             return score
         except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError | VerifierFailure) or verifier.probe is None:
+            if isinstance(error, MemoryError | VerifierFailure):
                 raise
             self.load(name, verifier, task.answer)
-            verifier.probe(task.answer)
-            return Score(reward=0.0, status="input_rejected", detail=f"the judge raised {error!r:.200}")
+            if not verifier.probe(task.answer):
+                raise
+            return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"the judge raised {error!r:.200}")
 
 
-def _task(job: Job, answer: dict[str, Any]) -> Task:
+def _task(job: Job, answer: Answer) -> Task:
     return Task(
         completion=job.completion,
         answer=answer,
@@ -130,11 +139,10 @@ def _task(job: Job, answer: dict[str, Any]) -> Task:
 
 def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
     limit_process(memory_mb)
-    Sandbox.unsafe_allowed = safety == "unsafe"
     targets = dict(name.split("=", 1) for name in names if "=" in name)
     with socket.socket(fileno=fd) as channel:
         try:
-            worker = Worker(channel, foreign.imported(targets))
+            worker = Worker(channel, user_verifiers.imported(targets), allow_unsafe=safety == "unsafe")
             for name in names:
                 if name in VERIFIERS and VERIFIERS[name].eager:
                     worker.load(name, VERIFIERS[name], {})
@@ -145,12 +153,12 @@ def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
 
 
 def serve(worker: Worker, channel: socket.socket) -> None:
-    """The loop. Raises CannotLoad."""
+    """Judge jobs until the pool closes its end. Raises CannotLoad."""
     for job in received(channel):
         try:
             worker.send(worker.judge(job))
         except MemoryError:
-            worker.send(Scored(number=job.number, score=None, seconds=0.0, error="memory"))
+            worker.send(Scored(number=job.number, score=None, seconds=0.0, error=OUT_OF_MEMORY))
             return
 
 

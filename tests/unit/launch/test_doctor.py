@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from prolong.common.errors import UserError
 from prolong.launch import doctor
+from prolong.verifiers.sandbox import opening
 from prolong.verifiers.sandbox.sandbox import Sandbox
 
 from tests.support.sandboxes import BACKENDS, missing
@@ -33,7 +34,7 @@ def test_a_machine_without_a_sandbox_is_a_note_with_the_cure(lines, monkeypatch:
     def refuse(**_: object) -> Sandbox:
         raise UserError("no sandbox for untrusted code on this machine: install bubblewrap")
 
-    monkeypatch.setattr(Sandbox, "open", refuse)
+    monkeypatch.setattr(opening, "open_sandbox", refuse)
     code, found = lines()
     assert found["sandbox"].startswith("note")
     assert "install bubblewrap" in found["sandbox"]

@@ -4,7 +4,7 @@ import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import code
 from prolong.verifiers.api import Task
-from prolong.verifiers.sandbox.launcher import RunResult
+from prolong.verifiers.sandbox.launcher import RunResult, RunStatus
 
 FUNCTION = {"function": "f", "tests": [{"args": [1], "output": 2}]}
 LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}
@@ -43,9 +43,12 @@ def test_extraction_is_linear():
 
 def test_only_what_follows_the_thinking_counts():
     block = "```python\nprint(1)\n```"
-    assert code.quick(Task(completion=f"<think>{block}</think>", answer=LINES)).status == "no_answer"
-    assert code.quick(Task(completion=block, answer=LINES, thinking_open=True)).reward == 0.0
-    assert code.quick(Task(completion=f"<think></think>{block}", answer=LINES)) is None
+    inside = code.CODE.quick(Task(completion=f"<think>{block}</think>", answer=LINES))
+    still_open = code.CODE.quick(Task(completion=block, answer=LINES, thinking_open=True))
+    for score in (inside, still_open):
+        assert score is not None
+        assert (score.reward, score.status) == (0.0, "no_answer")
+    assert code.CODE.quick(Task(completion=f"<think></think>{block}", answer=LINES)) is None
 
 
 def test_c_plus_plus_has_tags_of_its_own():
@@ -77,24 +80,26 @@ def test_c_plus_plus_has_tags_of_its_own():
 )
 def test_a_problem_that_cannot_be_judged_is_refused_with_what_was_expected(answer: dict, word: str):
     with pytest.raises(DataError, match=word) as caught:
-        code.check(answer)
+        code.CODE.check(answer)
     assert "expected" in str(caught.value)
 
 
 def test_problems_of_every_kind_are_accepted():
     null = {"function": "f", "tests": [{"args": [], "output": None}]}
     for answer in (FUNCTION, LINES, null, LINES | {"language": "cpp", "reward": "all", "compare": "tokens", "abs_tol": 0.1}):
-        code.check(answer)
+        code.CODE.check(answer)
 
 
 def result(cpu_s: float, stdout: bytes = b"2", status: str = "ok") -> RunResult:
-    return RunResult(status=status, code=0, stdout=stdout, stderr=b"a\nlast words", result=b"", seconds=cpu_s, cpu_s=cpu_s)
+    return RunResult(
+        status=RunStatus(status), code=0, stdout=stdout, stderr=b"a\nlast words", result=b"", seconds=cpu_s, cpu_s=cpu_s
+    )
 
 
 def test_each_test_gets_what_the_ones_before_left():
-    problem = code.Problem(tests=[code.Case(stdin="", stdout="2")] * 3, time_limit_s=4.0, test_time_limit_s=3.0)
+    problem = code.CodeProblem(tests=[code.CodeTest(stdin="", stdout="2")] * 3, time_limit_s=4.0, test_time_limit_s=3.0)
     limits = []
-    runner = code.Runner(problem, lambda case, given: limits.append(given) or result(1.5))
+    runner = code.CodeRun(problem, lambda case, given: limits.append(given) or result(1.5))
     assert [runner.passes(number, case) for number, case in enumerate(problem.tests)] == [True] * 3
     assert [given.cpu_s for given in limits] == [3.0, 2.5, 1.0]
     assert all(given.wall_s <= 3.0 * code.WALL_FACTOR for given in limits)
@@ -102,9 +107,9 @@ def test_each_test_gets_what_the_ones_before_left():
 
 
 def test_the_first_failure_is_told_with_its_reason():
-    problem = code.Problem(tests=[code.Case(stdin="", stdout="2")] * 3)
+    problem = code.CodeProblem(tests=[code.CodeTest(stdin="", stdout="2")] * 3)
     results = iter([result(0.1), result(0.1, b"3"), result(0.1, status="error")])
-    runner = code.Runner(problem, lambda case, given: next(results))
+    runner = code.CodeRun(problem, lambda case, given: next(results))
     assert [runner.passes(number, case) for number, case in enumerate(problem.tests)] == [True, False, False]
     assert runner.first_failure == "; test 1: wrong output"
     assert "error 0: last words" in code._failure(problem, problem.tests[0], result(0.1, status="error"))

@@ -109,7 +109,7 @@ NUMBER = [
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded() -> None:
-    math.load()
+    math.MATH.load()
 
 
 def earns(verifier: Verifier, gold: str, completion: str) -> float:
@@ -141,4 +141,4 @@ def test_number_refuses_a_tolerance_that_is_none(tolerance: Any):
 
 
 def test_number_reads_no_answer_of_a_million_characters():
-    assert math.score_number(Task(completion="\\boxed{" + "°" * 900_000 + "}", answer={"answer": 5})).status == "input_rejected"
+    assert math.NUMBER.score(Task(completion="\\boxed{" + "°" * 900_000 + "}", answer={"answer": 5})).status == "input_rejected"

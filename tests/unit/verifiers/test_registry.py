@@ -4,7 +4,7 @@ import sys
 import pytest
 from prolong.common.errors import DataError, UserError
 from prolong.common.types import Prompt
-from prolong.verifiers.adapters import user_verifiers as foreign
+from prolong.verifiers.adapters import user_verifiers
 from prolong.verifiers.registry import VERIFIERS, check_prompt, find
 
 
@@ -38,7 +38,7 @@ def test_the_registry_imports_no_judge():
 
 
 def test_a_prompt_of_the_runs_own_verifier_passes_where_the_run_names_it():
-    own = foreign.declared({"boxed": "rewards:boxed"})
+    own = user_verifiers.declared({"boxed": "rewards:boxed"})
     check_prompt(prompt("boxed", '{"ground_truth": "2"}'), own)
     with pytest.raises(DataError, match="prompt file:7"):
         check_prompt(prompt("boxed", "[1]"), own)

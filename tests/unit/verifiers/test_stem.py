@@ -2,18 +2,17 @@ from typing import Any
 
 import pytest
 from prolong.common.errors import DataError
-from prolong.verifiers import stem
 from prolong.verifiers.api import Task
-from prolong.verifiers.stem import check, kind_of, quick
+from prolong.verifiers.stem import STEM, kind_of
 
 
 @pytest.fixture(scope="module")
 def loaded() -> None:
-    stem.load()
+    STEM.load()
 
 
 def reward(answer: dict[str, Any], completion: str) -> float | None:
-    score = quick(Task(completion=completion, answer=answer))
+    score = STEM.quick(Task(completion=completion, answer=answer))
     return score and score.reward
 
 
@@ -35,7 +34,7 @@ def reward(answer: dict[str, Any], completion: str) -> float | None:
     ],
 )
 def test_the_kind_is_read_off_the_stored_answer(answer: dict[str, Any], kind: str):
-    check(answer)
+    STEM.check(answer)
     assert kind_of(answer) == kind
 
 
@@ -64,7 +63,7 @@ def test_the_kind_is_read_off_the_stored_answer(answer: dict[str, Any], kind: st
 )
 def test_an_answer_that_cannot_be_judged_is_refused_with_a_sentence(answer: dict[str, Any], says: str):
     with pytest.raises(DataError, match=f"verifier stem: .*{says}"):
-        check(answer)
+        STEM.check(answer)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +114,4 @@ def test_an_alias_is_as_good_as_the_answer():
 
 @pytest.mark.usefixtures("loaded")
 def test_probe_needs_no_completion():
-    stem.probe({"answer": "\\sqrt{2gh}"})
+    STEM.probe({"answer": "\\sqrt{2gh}"})

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from prolong.launch.demo import tasks as demo_tasks
 from prolong.launch.demo.tokenizer import VOCABULARY, write_tokenizer
-from prolong.verifiers import code
 from prolong.verifiers.api import Task
+from prolong.verifiers.code import CODE
 from prolong.verifiers.registry import VERIFIERS
-from prolong.verifiers.sandbox.sandbox import Sandbox
+from prolong.verifiers.sandbox.opening import open_sandbox
 from tokenizers import Tokenizer
 
 TASKS = sorted(demo_tasks.TASKS)
@@ -27,8 +27,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(scope="module")
 def box() -> Iterator[None]:
     """A sandbox that is closed again: tests that look for what a sandbox left behind would find it."""
-    with contextlib.closing(Sandbox.open()) as sandbox, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code, "shared", lambda: sandbox)
+    with contextlib.closing(open_sandbox()) as sandbox, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CODE, "_sandbox", sandbox)
         yield
 
 

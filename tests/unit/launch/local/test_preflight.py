@@ -1,5 +1,6 @@
 """Every mistake that can be known before a start is one sentence and exit code 2, and starts nothing."""
 
+import functools
 import json
 import socket
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from prolong.common.config.run_files import run_paths
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from prolong.launch.local import preflight
 from prolong.launch.local.preflight import prepare, settle_address
-from prolong.verifiers.sandbox.sandbox import Sandbox
+from prolong.verifiers.sandbox.opening import open_sandbox
 
 from tests.support.tiny_model import make_tiny_model
 
@@ -89,7 +91,7 @@ def test_prompts_that_need_a_sandbox_are_refused_where_there_is_none(
     prompts = tmp_path / "prompts.jsonl"
     program = PROMPT | {"verifier": "code", "answer": {"tests": [{"stdin": "", "stdout": "1"}]}}
     prompts.write_text("".join(json.dumps(line) + "\n" for line in (PROMPT, program, PROMPT)))
-    monkeypatch.setattr(Sandbox.open.__func__, "__kwdefaults__", {"preload": (), "backends": ()})
+    monkeypatch.setattr(preflight, "open_sandbox", functools.partial(open_sandbox, backends=()))
     with pytest.raises(UserError, match=r"no sandbox .*apt-get install bubblewrap.* verifiers\.allow_unsafe_code=true"):
         attempt(settings)
     attempt(settings, verifiers__allow_unsafe_code="true")

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from prolong.common.config.sections import VerifiersConfig
 from prolong.common.errors import ConfigError, UserError
+from prolong.common.types import VerdictStatus
 from prolong.verifiers.adapters import libraries as adapters
 from prolong.verifiers.adapters.libraries import from_areal, from_function, from_reasoning_gym, from_trl, from_verl
 from prolong.verifiers.adapters.user_verifiers import declared, imported
 from prolong.verifiers.api import Score, Task, Verifier
 from prolong.verifiers.registry import VERIFIERS, find
-from prolong.verifiers.workers.pool import VerifierPool
-from prolong.verifiers.workers.remote import SharedPool, make_pool
+from prolong.verifiers.workers.local_pool import LocalPool
+from prolong.verifiers.workers.pool import make_pool
+from prolong.verifiers.workers.shared_pool import SharedPool
 
 
 def ids(*numbers: int) -> bytes:
@@ -115,10 +117,10 @@ def test_async_functions_share_one_event_loop() -> None:
     async def judge(completion, answer):
         await asyncio.sleep(0)
         loops.append(asyncio.get_running_loop())
-        return answer["is"]
+        return answer["reward"]
 
     verifier = from_function(judge)
-    assert [verifier.score(task(**{"is": x})).reward for x in (0.5, 1)] == [0.5, 1.0]
+    assert [verifier.score(task(reward=x)).reward for x in (0.5, 1)] == [0.5, 1.0]
     assert loops[0] is loops[1]
     adapters._runner().close()
     adapters._runner.cache_clear()
@@ -184,7 +186,7 @@ def test_only_names_of_the_configuration_are_found() -> None:
 
 
 def test_the_process_that_knows_only_names_cannot_judge() -> None:
-    with pytest.raises(AssertionError, match="workers alone"):
+    with pytest.raises(AssertionError, match="workers only"):
         declared({"boxed": "rewards:boxed"})["boxed"].score(task())
 
 
@@ -203,19 +205,30 @@ def test_what_is_imported_is_a_verifier_or_becomes_one(tmp_path, monkeypatch: py
         imported({"x": "no_such_module_anywhere:f"})
 
 
+@pytest.mark.parametrize("line", ["from prolong.verifiers.adapters import from_trl", "adapters.from_trl(len)"])
+def test_a_module_written_for_the_old_place_of_the_adapters_is_told_the_new_one(
+    line: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"old_rewards_of_a_test_{len(line)}"
+    (tmp_path / f"{name}.py").write_text(f"from prolong.verifiers import adapters\n{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"imported from prolong\.verifiers\.adapters\.libraries"):
+        imported({"boxed": f"{name}:boxed"})
+
+
 def test_the_configuration_decides_where_workers_are(tmp_path) -> None:
     own = {"boxed": "rewards:boxed"}
-    assert type(make_pool(VerifiersConfig(own=own))) is VerifierPool
+    assert type(make_pool(VerifiersConfig(own=own))) is LocalPool
     assert isinstance(make_pool(VerifiersConfig(own=own, hosts=["tcp://127.0.0.1:5720"])), SharedPool)
-    for wrong in ({"own": {"math": "rewards:boxed"}}, {"hosts": ["tcp://10.0.0.1:5720"]}):
+    for wrong in (VerifiersConfig(own={"math": "rewards:boxed"}), VerifiersConfig(hosts=["tcp://10.0.0.1:5720"])):
         with pytest.raises(ConfigError, match=r"verifiers\.(own|hosts)"):
-            make_pool(VerifiersConfig(**wrong))
+            make_pool(wrong)
 
 
 def test_what_is_theirs_is_never_probed() -> None:
     made: list[Verifier] = [from_function(len), from_trl(len), from_verl(len), from_areal(len), from_reasoning_gym(object())]
     made += [adapters.from_http("http://localhost:1/verify"), adapters.from_verifiers("toy", python="/bin/false")]
-    assert [verifier.probe for verifier in made] == [None] * len(made)
+    assert [verifier.probe({}) for verifier in made] == [False] * len(made)
 
 
 def test_http_judges_have_http_addresses() -> None:
@@ -225,7 +238,7 @@ def test_http_judges_have_http_addresses() -> None:
 
 def test_a_score_of_their_own_is_held_to_the_same_limits():
     numbers = {f"m{i}": 1.0 for i in range(300)} | {"nan": float("nan")}
-    score = adapters.as_score(Score(reward=1.0, status="ok", metrics=numbers))
+    score = adapters.as_score(Score(reward=1.0, status=VerdictStatus.ok, metrics=numbers))
     assert len(score.metrics) == adapters.MAX_METRICS
     assert "nan" not in score.metrics
     with pytest.raises(ValueError, match="finite"):

@@ -5,11 +5,10 @@ from fractions import Fraction
 
 import pytest
 from prolong.verifiers import stem
-from prolong.verifiers.answers import chemistry, numbers, quantity, structure, units
-from prolong.verifiers.answers import spelling as normalize
+from prolong.verifiers.answers import chemistry, plain_numbers, quantity, spelling, structure, units
 from prolong.verifiers.answers.comparison import agree, every
 from prolong.verifiers.answers.extraction import last_boxed, last_number, last_tagged
-from prolong.verifiers.answers.numbers import number
+from prolong.verifiers.answers.plain_numbers import number
 from prolong.verifiers.answers.structure import Parts, parts
 
 
@@ -155,10 +154,10 @@ FRAGMENTS = (
     ),
 )
 READERS = {
-    "clean": normalize.clean,
-    "unwrap": normalize.unwrap,
-    "number": numbers.number,
-    "based": numbers.based,
+    "clean": spelling.clean,
+    "unwrap": spelling.unwrap,
+    "number": plain_numbers.number,
+    "based": plain_numbers.based,
     "read": quantity.read,
     "parts": structure.parts,
     "assigned": structure.assigned,

@@ -75,7 +75,9 @@ def test_extraction_is_linear_in_hostile_text():
     hostile = ["\\boxed{" * 100_000, "\\boxed{" * 50_000 + "}" * 50_000, "{" * 300_000, "<answer>" * 50_000, "1," * 200_000]
     began = time.process_time()
     for text in hostile:
-        last_boxed(text), last_tagged(text), last_number(text)
+        last_boxed(text)
+        last_tagged(text)
+        last_number(text)
     assert time.process_time() - began < 5
 
 

@@ -9,9 +9,9 @@ import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import code, math, stem
 from prolong.verifiers.data.formats import BOX, FORMATS
-from prolong.verifiers.data.reference_answers import gold_completion
 from prolong.verifiers.instructions import verifier as instructions
 from prolong.verifiers.logic import reasoning_gym as logic
+from prolong.verifiers.registry import VERIFIERS
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -31,7 +31,7 @@ def test_deepscaler_becomes_math_in_a_box():
     ]
     for record in (first, second, third):
         assert (record["domain"], record["task"], record["verifier"]) == ("math", "deepscaler", "math")
-        math.check(record["answer"])
+        math.MATH.check(record["answer"])
 
 
 def test_eurus_mathematics_keeps_its_own_words_and_loses_the_system_message():
@@ -68,7 +68,7 @@ def test_instructions_lose_their_nulls_and_pass_the_verifiers_check():
     assert rivers["prompt"].startswith("Name three rivers")
     assert rivers["answer"]["instructions"] == [{"id": "detectable_format:number_bullet_lists", "kwargs": {"num_bullets": 3}}]
     for record in (rain, harbour, rivers):
-        instructions.check(record["answer"])
+        instructions.INSTRUCTIONS.check(record["answer"])
 
 
 def test_an_entry_of_reasoning_gym_keeps_what_its_scorer_needs():
@@ -83,9 +83,9 @@ def test_an_entry_of_reasoning_gym_keeps_what_its_scorer_needs():
             "dataset": "spell_backward",
             "entry": {"answer": "tenalp", "metadata": {"source_dataset": "spell_backward", "word": "planet"}},
         }
-        logic.check(record["answer"])
+        logic.REASONING_GYM.check(record["answer"])
     assert "<answer>" in record["prompt"]
-    assert gold_completion("reasoning_gym", record["answer"]) == "<answer>tenalp</answer>"
+    assert logic.REASONING_GYM.gold(record["answer"]) == "<answer>tenalp</answer>"
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,20 @@ def test_a_record_that_cannot_be_used_says_why(name: str, record: dict, sentence
         FORMATS[name](record)
 
 
-def test_a_brought_solution_is_the_gold_completion():
-    assert gold_completion("code", {}, "```python\npass\n```") == "```python\npass\n```"
-    assert gold_completion("code", {}) is None
-    assert gold_completion("math", {"answer": "\\boxed{5}"}) == "\\boxed{5}"
+def test_the_gold_completion_is_made_of_the_stored_answer_where_that_tells_one():
+    assert code.CODE.gold({"tests": []}) is None
+    assert instructions.INSTRUCTIONS.gold({"instructions": []}) is None
+    for boxing in (math.MATH, math.NUMBER, stem.STEM):
+        assert boxing.gold({"answer": "\\boxed{5}"}) == boxing.gold({"answer": 5}) == "\\boxed{5}"
+    assert logic.REASONING_GYM.gold({"dataset": "x", "entry": {"answer": None}}) is None
 
 
 def test_every_sample_can_be_judged_by_the_verifier_that_it_names():
-    checks = {"code": code.check, "instructions": instructions.check, "math": math.check, "stem": stem.check}
-    checks["reasoning_gym"] = logic.check
     samples = [(path, "ifeval" if path.stem == "llama_nemotron" else path.stem) for path in sorted(DATA.glob("*.jsonl"))]
     records = [record for path, name in samples for record in converted(path.name, name)]
-    assert {record["verifier"] for record in records} == set(checks)
+    assert {record["verifier"] for record in records} == set(VERIFIERS) - {"number"}
     for record in records:
-        checks[record["verifier"]](record["answer"])
+        VERIFIERS[record["verifier"]].check(record["answer"])
 
 
 def test_an_answer_of_zero_is_an_answer():

@@ -17,7 +17,7 @@ def test_records_are_complete_different_and_judged_as_stored():
         assert json.loads(json.dumps(record)) == record
         assert (record["domain"], record["task"], record["verifier"]) == ("logic", "spell_backward", "reasoning_gym")
         assert record["prompt"].endswith("<answer> and </answer> tags.")
-        logic.check(record["answer"])
+        logic.REASONING_GYM.check(record["answer"])
         assert logic.judge(record["answer"]["entry"]["answer"], record["answer"]) == 1.0
 
 
@@ -64,7 +64,7 @@ def test_integrals_that_were_given_up_are_left_out(name: str):
     level = puzzles.levels(name)[4 if name == "intermediate_integration" else 0]
     entries = Entries(name, level, 3, seed=0)
     for record in entries:
-        logic.check(record["answer"])
+        logic.REASONING_GYM.check(record["answer"])
         assert "Integral" not in record["answer"]["entry"]["answer"]
     assert (entries.num_refused > 0) == (name == "intermediate_integration")
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers.api import Task
-from prolong.verifiers.instructions import verifier as instructions
 from prolong.verifiers.instructions.rules import NEEDS_LANGUAGE, RULES
+from prolong.verifiers.instructions.verifier import INSTRUCTIONS
 
 PARAGRAPHS = "One day it rained.\n***\nThe sun came.\n***\nEnd."
 RUSSIAN = "Вчера мы ходили в лес и собирали грибы, потом вечером пили чай."
@@ -144,15 +144,15 @@ CASES: list[Case] = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _languages():
-    instructions.INSTRUCTIONS.load()
+    INSTRUCTIONS.load()
 
 
 def reward(text: str, *asked: tuple[str, dict[str, Any]], **spec: Any) -> float:
     answer = {"instructions": [{"id": name, "kwargs": kwargs} for name, kwargs in asked]} | spec
-    instructions.check(answer)
+    INSTRUCTIONS.check(answer)
     task = Task(completion=text, answer=answer)
-    decided = instructions.quick(task) or instructions.score(task)
-    assert decided == instructions.score(task)
+    decided = INSTRUCTIONS.quick(task) or INSTRUCTIONS.score(task)
+    assert decided == INSTRUCTIONS.score(task)
     return decided.reward
 
 
@@ -174,7 +174,7 @@ def test_a_text_follows_its_instruction_or_not(name: str, kwargs: dict, good: li
 @pytest.mark.parametrize("text", ["", " \n\t ", "<think>My answer is yes.</think>", "<think>never closed", "ok</think>  "])
 def test_an_empty_text_follows_nothing(text: str):
     for name, kwargs, _, _ in CASES:
-        scored = instructions.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
+        scored = INSTRUCTIONS.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
         assert (scored.reward, scored.status) == (0.0, "no_answer"), name
 
 
@@ -183,7 +183,7 @@ def test_only_what_comes_after_the_thinking_is_judged():
     assert reward("<think>a, b, c</think>none", no_comma) == 1.0
     assert reward("<think>none</think>a, b", no_comma) == 0.0
     opened = Task(completion="none", answer={"instructions": [{"id": "punctuation:no_comma"}]}, thinking_open=True)
-    assert instructions.score(opened).reward == 0.0
+    assert INSTRUCTIONS.score(opened).reward == 0.0
 
 
 def test_the_reward_is_the_share_or_all_of_them():
@@ -193,7 +193,7 @@ def test_the_reward_is_the_share_or_all_of_them():
     assert reward(text, *asked, reward="average") == 0.75
     assert reward(text, *asked, reward="all") == 0.0
     assert reward(f'"{text}"', *asked, reward="all") == 1.0
-    assert instructions.score(
+    assert INSTRUCTIONS.score(
         Task(completion=text, answer={"instructions": [{"id": name, "kwargs": k} for name, k in asked]})
     ).metrics == {"followed": 0.75, "followed_all": 0.0}
 
@@ -201,7 +201,7 @@ def test_the_reward_is_the_share_or_all_of_them():
 def test_only_language_takes_the_language_model():
     for name, kwargs, good, _ in CASES:
         task = Task(completion=good[0], answer={"instructions": [{"id": name, "kwargs": kwargs}]})
-        assert (instructions.quick(task) is None) == (name in NEEDS_LANGUAGE)
+        assert (INSTRUCTIONS.quick(task) is None) == (name in NEEDS_LANGUAGE)
 
 
 @pytest.mark.parametrize(
@@ -246,19 +246,19 @@ def test_only_language_takes_the_language_model():
 )
 def test_what_cannot_be_judged_is_refused_in_a_sentence(instruction: Any, sentence: str):
     with pytest.raises(DataError, match="verifier instructions") as caught:
-        instructions.check({"instructions": [instruction]})
+        INSTRUCTIONS.check({"instructions": [instruction]})
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("answer", [{}, {"instructions": []}, {"instructions": "x"}])
 def test_an_answer_without_instructions_is_refused(answer: dict):
     with pytest.raises(DataError, match="expected"):
-        instructions.check(answer)
+        INSTRUCTIONS.check(answer)
 
 
 def test_an_unknown_reward_is_refused():
     with pytest.raises(DataError, match="'some': expected one of average, all"):
-        instructions.check({"instructions": [{"id": "punctuation:no_comma"}], "reward": "some"})
+        INSTRUCTIONS.check({"instructions": [{"id": "punctuation:no_comma"}], "reward": "some"})
 
 
 def test_nulls_of_published_files_are_no_kwargs():
@@ -273,11 +273,11 @@ def test_hostile_texts_of_100_000_characters_are_judged_in_linear_time(unit: str
     text = unit * (100_000 // len(unit)) + "x"
     began = time.perf_counter()
     for name, kwargs, _, _ in CASES:
-        instructions.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
+        INSTRUCTIONS.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
     assert time.perf_counter() - began < 2.0  # all of them; a quadratic one takes minutes
 
 
 @pytest.mark.parametrize(("text", "followed"), [("**P.S.** More.", 1.0), ("*P.S. More.*", 1.0), ("**P.S.**", 0.0)])
 def test_a_postscript_may_be_set_in_bold(text: str, followed: float):
     answer = {"instructions": [{"id": "detectable_content:postscript", "kwargs": {"postscript_marker": "P.S."}}]}
-    assert instructions.score(Task(completion=f"Bye\n{text}", answer=answer)).reward == followed
+    assert INSTRUCTIONS.score(Task(completion=f"Bye\n{text}", answer=answer)).reward == followed

@@ -6,8 +6,8 @@ from prolong.common.errors import DataError, UserError, VerifierFailure
 from prolong.verifiers.api import Task
 from prolong.verifiers.logic import reasoning_gym as logic
 from prolong.verifiers.logic.reasoning_gym import formulas
-from prolong.verifiers.logic.replaced_scorers import MENDED
-from prolong.verifiers.sandbox.launcher import Limits, RunResult
+from prolong.verifiers.logic.replaced_scorers import REPLACED
+from prolong.verifiers.sandbox.launcher import Limits, RunResult, RunStatus
 
 from tests.support.hostile_formulas import INTEGRAL, RIGHT
 
@@ -16,7 +16,7 @@ PRODUCT = {"dataset": "polynomial_multiplication", "entry": {"answer": "x**2 - 1
 
 
 def reward(completion: str, answer: dict) -> float:
-    return logic.score(Task(completion=completion, answer=answer)).reward
+    return logic.REASONING_GYM.score(Task(completion=completion, answer=answer)).reward
 
 
 def test_partial_credit_is_the_scorers_own():
@@ -34,7 +34,7 @@ def test_a_stored_entry_is_scored_as_reasoning_gym_scores_a_fresh_one():
     dataset = reasoning_gym.create_dataset("number_sorting", seed=5, size=5)
     for entry in dataset:
         answer = {"dataset": "number_sorting", "entry": entry}
-        logic.probe(answer)
+        logic.REASONING_GYM.probe(answer)
         for given in (entry["answer"], "['1', '2']", "[", "1e999", "[[[[", entry["answer"][:-1]):
             assert reward(f"<answer>{given}</answer>", answer) == dataset.score_answer(given, entry)
 
@@ -42,35 +42,35 @@ def test_a_stored_entry_is_scored_as_reasoning_gym_scores_a_fresh_one():
 def test_only_datasets_that_execute_model_output_need_a_sandbox():
     assert reasoning_gym.factory.DATASETS.keys() >= logic.UNSAFE
     for answer in (INTEGRAL, PRODUCT):
-        logic.check(answer)
-        assert logic.REASONING_GYM.in_sandbox(answer)
-    assert not logic.REASONING_GYM.in_sandbox(SPELL)
-    assert not logic.REASONING_GYM.in_sandbox({})
+        logic.REASONING_GYM.check(answer)
+        assert logic.REASONING_GYM.needs_sandbox(answer)
+    assert not logic.REASONING_GYM.needs_sandbox(SPELL)
+    assert not logic.REASONING_GYM.needs_sandbox({})
 
 
 @pytest.mark.parametrize("gold", ["Integral(x, x) + C", None, "", 3.5, "y"])
 def test_a_stored_answer_that_is_no_formula_is_refused(gold: object):
     entry = {"answer": gold, "metadata": {"variable": "x", "integrand": "x"}}
     if gold == 3.5:
-        logic.check({"dataset": "simple_integration", "entry": entry})
+        logic.REASONING_GYM.check({"dataset": "simple_integration", "entry": entry})
         return
     with pytest.raises(DataError, match="is no formula"):
-        logic.check({"dataset": "simple_integration", "entry": entry})
+        logic.REASONING_GYM.check({"dataset": "simple_integration", "entry": entry})
 
 
-def test_every_scorer_that_calls_eval_is_mended_or_unsafe():
+def test_every_scorer_that_calls_eval_is_replaced_or_unsafe():
     """As found by reading the scorers of 0.1.25; stored entries that are evaluated count too."""
     evaluating = {"binary_matrix", "countdown", "n_queens", "puzzle24", "spiral_matrix", "string_insertion"}
     evaluating |= {"bitwise_arithmetic", "number_sorting"} | logic.UNSAFE
-    assert evaluating <= set(MENDED) | logic.UNSAFE
-    assert not set(MENDED) & logic.UNSAFE
-    assert (set(MENDED) | logic.UNSAFE | set(logic.REFUSED)) <= set(reasoning_gym.factory.DATASETS)
+    assert evaluating <= set(REPLACED) | logic.UNSAFE
+    assert not set(REPLACED) & logic.UNSAFE
+    assert (set(REPLACED) | logic.UNSAFE | set(logic.REFUSED)) <= set(reasoning_gym.factory.DATASETS)
 
 
 @pytest.mark.parametrize("name", sorted(logic.REFUSED))
 def test_datasets_without_a_usable_scorer_are_refused_with_the_reason(name: str):
     with pytest.raises(UserError, match=logic.REFUSED[name]):
-        logic.check({"dataset": name, "entry": {"answer": "1"}})
+        logic.REASONING_GYM.check({"dataset": name, "entry": {"answer": "1"}})
 
 
 def test_the_refused_scorer_pays_for_a_copied_premise():
@@ -90,18 +90,18 @@ class Box:
         assert (module, function) == ("prolong.verifiers.logic.formulas", "judge")
         self.calls.append(args[1])
         status, result = self.answers(args[1])
-        return RunResult(status=status, code=0, stdout=b"", stderr=b"why", result=result, seconds=0, cpu_s=0)
+        return RunResult(status=RunStatus(status), code=0, stdout=b"", stderr=b"why", result=result, seconds=0, cpu_s=0)
 
 
 @pytest.fixture
 def box(monkeypatch: pytest.MonkeyPatch) -> Box:
     made = Box(lambda text: ("ok", b"1.0" if text == RIGHT else b"0.0"))
-    monkeypatch.setattr(logic, "shared", lambda preload: made)
+    monkeypatch.setattr(logic.REASONING_GYM, "_sandbox", made)
     return made
 
 
 def scored(given: str) -> tuple[float, str]:
-    result = logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
+    result = logic.REASONING_GYM.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL))
     return result.reward, result.status
 
 
@@ -124,7 +124,7 @@ def test_if_the_stored_answer_fails_as_well_there_is_no_verdict(box: Box, gold: 
     with pytest.raises((ValueError, VerifierFailure)):
         scored("X")
     with pytest.raises((ValueError, VerifierFailure)):
-        logic.probe(INTEGRAL)
+        logic.REASONING_GYM.probe(INTEGRAL)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_sandbox_that_fails_once_is_asked_again_and_twice_is_no_verdict(box: B
 
 def test_unsafe_verdicts_say_so(box: Box):
     def stamps(given: str) -> dict[str, float]:
-        return logic.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL)).metrics
+        return logic.REASONING_GYM.score(Task(completion=f"<answer>{given}</answer>", answer=INTEGRAL)).metrics
 
     assert stamps(RIGHT) == {}
     box.unsafe = True
@@ -164,15 +164,15 @@ def test_unsafe_verdicts_say_so(box: Box):
 )
 def test_a_broken_entry_is_refused(answer: dict):
     with pytest.raises(DataError, match="verifier reasoning_gym"):
-        logic.check(answer)
+        logic.REASONING_GYM.check(answer)
 
 
 def test_a_very_long_answer_is_not_judged():
-    scored = logic.score(Task(completion=f"<answer>{'a' * 100_000}</answer>", answer=SPELL))
+    scored = logic.REASONING_GYM.score(Task(completion=f"<answer>{'a' * 100_000}</answer>", answer=SPELL))
     assert (scored.reward, scored.status) == (0.0, "input_rejected")
 
 
 def test_a_scorer_that_leaves_its_range_has_no_verdict(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logic, "_theirs", lambda dataset, given, entry: 1.5)
+    monkeypatch.setattr(logic, "_library_score", lambda dataset, text, entry: 1.5)
     with pytest.raises(ValueError, match=r"returned 1\.5: expected 0 to 1"):
         logic.judge("x", SPELL)

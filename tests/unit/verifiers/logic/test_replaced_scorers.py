@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import reasoning_gym
-from prolong.verifiers.logic import replaced_scorers as mended
 from prolong.verifiers.logic.arithmetic import evaluate
-from prolong.verifiers.logic.replaced_scorers import MENDED
+from prolong.verifiers.logic.replaced_scorers import REPLACED, replaced_score
 
 CODE = "__import__('os').getpid()"
 QUEENS = "_ Q\nQ _"
@@ -72,21 +71,21 @@ CASES: list[Case] = [
 
 
 def test_every_scorer_has_a_case():
-    assert {name for name, _, _ in CASES} == set(MENDED)
+    assert {name for name, _, _ in CASES} == set(REPLACED)
 
 
 @pytest.mark.parametrize(("name", "entry", "pays"), CASES)
 def test_a_right_answer_earns_one_and_what_theirs_pays_for_earns_nothing(name: str, entry: dict, pays: dict[str, float]):
-    assert {given: mended.score(name, given, entry) for given in pays} == pays
+    assert {given: replaced_score(name, given, entry) for given in pays} == pays
 
 
-@pytest.mark.parametrize("name", sorted(MENDED))
+@pytest.mark.parametrize("name", sorted(REPLACED))
 @pytest.mark.parametrize(
     "given", ["[" * 90_000, "9" * 50_000, "(" * 400 + "1", "{}", "\x00", "-" * 499, "1e9999", "\u0664", "[NaN]"]
 )
 def test_hostile_answers_earn_next_to_nothing_and_raise_nothing(name: str, given: str):
     entry = next(entry for known, entry, _ in CASES if known == name)
-    assert mended.score(name, given, entry) < 0.1
+    assert replaced_score(name, given, entry) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
-from prolong.verifiers.sandbox import jail_server as jail
-from prolong.verifiers.sandbox import launcher, sandbox
+from prolong.verifiers.sandbox import jail_server, launcher, sandbox
+from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import JAIL, Sandbox
 
 
@@ -56,7 +56,7 @@ def test_a_launcher_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch):
     box.close()
     monkeypatch.setattr(sandbox.sys, "executable", "/nowhere/python")
     with pytest.raises(UserError, match="jail: sandbox: the launcher could not be started"):
-        Sandbox.open(backends=(JAIL,))
+        open_sandbox(backends=(JAIL,))
 
 
 def test_limits_never_rise_and_cpu_time_warns_first():
@@ -91,7 +91,7 @@ def test_inputs_are_sealed_before_anybody_sees_them():
     [(0, 0.1, "ok"), (1, 0.1, "error"), (-11, 0.1, "signal"), (-24, 0.1, "timeout"), (0, 9.0, "timeout")],
 )
 def test_an_end_has_a_name(code: int, cpu_s: float, status: str):
-    event = launcher.Event(event="ended", code=code, cpu_s=cpu_s)
+    event = launcher.LauncherEvent(event="ended", code=code, cpu_s=cpu_s)
     assert launcher._status(event, launcher.Limits(cpu_s=5.0)) == status
 
 
@@ -106,4 +106,4 @@ def test_the_launcher_needs_nothing_but_the_standard_library():
     )
     new = set(done.stdout.split()) - {name.split(".")[0] for name in bare.stdout.split()} - {"prolong"}
     assert new <= sys.stdlib_module_names
-    assert jail.DESCRIPTORS == 5
+    assert jail_server.DESCRIPTORS == 5

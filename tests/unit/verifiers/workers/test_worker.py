@@ -2,13 +2,15 @@
 
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import registry
-from prolong.verifiers.api import Frames, FromWorker, Job, Loading, Probed, Ready, Score, Scored, Task, Verifier, frame
+from prolong.verifiers.api import Answer, Score, Task, Verifier
+from prolong.verifiers.workers.frames import FrameReader, FromWorker, Job, Loading, Probed, Ready, Scored, to_frame
 from prolong.verifiers.workers.worker import CannotLoad, Worker
 
 
@@ -18,14 +20,51 @@ def faulty(task: Task) -> Score:
     ]("on purpose")
 
 
-def probe(answer: dict[str, Any]) -> None:
-    if answer.get("gold") == "broken":
-        raise ValueError("the stored answer cannot be judged")
+class Judge(Verifier):
+    """A verifier whose score is a function, and which cannot tell who is to blame for a failure."""
+
+    def __init__(self, score: Callable[[Task], Score] = faulty) -> None:
+        self._score = score
+
+    def check(self, answer: Answer) -> None:
+        """Accepts every answer."""
+
+    def gold(self, answer: Answer) -> str | None:
+        return None
+
+    def score(self, task: Task) -> Score:
+        return self._score(task)
+
+
+class Probing(Judge):
+    def probe(self, answer: Answer) -> bool:
+        if answer.get("gold") == "broken":
+            raise ValueError("the stored answer cannot be judged")
+        return True
+
+
+class InSandbox(Probing):
+    """Notes its hooks in `opened`; an answer says whether it needs the sandbox."""
+
+    def __init__(self, score: Callable[[Task], Score], error: UserError | None = None) -> None:
+        super().__init__(score)
+        self.opened, self.error = list[str](), error
+
+    def load(self) -> None:
+        self.opened.append("imports")
+
+    def needs_sandbox(self, answer: Answer) -> bool:
+        return answer.get("runs", False)
+
+    def open_sandbox(self, *, allow_unsafe: bool) -> None:
+        if self.error:
+            raise self.error
+        self.opened.append("unsafe sandbox" if allow_unsafe else "sandbox")
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(registry.VERIFIERS, "faulty", Verifier(check=lambda answer: None, score=faulty, probe=probe))
+    monkeypatch.setitem(registry.VERIFIERS, "faulty", Probing())
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield Worker(theirs), ours
@@ -37,7 +76,7 @@ def job(completion: str, gold: str = "fine", **changes: Any) -> Job:
 
 def sent(ours: socket.socket) -> list[Any]:
     ours.setblocking(False)
-    return [msgspec.msgpack.decode(payload, type=FromWorker) for payload in Frames().feed(ours.recv(1 << 16))]
+    return [msgspec.msgpack.decode(payload, type=FromWorker) for payload in FrameReader().feed(ours.recv(1 << 16))]
 
 
 @pytest.mark.parametrize("error", ["value", "exit", "deep"])
@@ -59,40 +98,28 @@ def test_a_failing_sandbox_is_never_the_completions_doing(worker: tuple[Worker, 
     assert "on purpose" in scored.error
 
 
-def test_a_sandbox_is_opened_for_the_first_answer_that_needs_one_with_the_clock_standing_still():
-    opened: list[str] = []
-    verifier = Verifier(
-        check=lambda answer: None,
-        score=lambda task: Score(reward=1.0),
-        probe=probe,
-        load=lambda: opened.append("imports"),
-        in_sandbox=lambda answer: answer.get("runs", False),
-        open_sandbox=lambda: opened.append("sandbox"),
-    )
+@pytest.mark.parametrize("allow_unsafe", [False, True])
+def test_a_sandbox_is_opened_for_the_first_answer_that_needs_one_with_the_clock_standing_still(allow_unsafe: bool):
+    verifier = InSandbox(lambda task: Score(reward=1.0))
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.VERIFIERS, "some", verifier)
-        worker = Worker(theirs)
+        worker = Worker(theirs, allow_unsafe=allow_unsafe)
         for answer, expected in (("{}", [Loading(), Ready()]), ('{"runs": true}', [Loading(), Ready()]), ("{}", [])):
             assert worker.judge(Job(number=1, verifier="some", completion="x", answer=answer)).score is not None
             worker.send(Probed(1))  # marks the end
             assert sent(ours) == [*expected, Probed(1)]
             ours.setblocking(True)
-        assert opened == ["imports", "imports", "sandbox"]
+        assert verifier.opened == ["imports", "unsafe sandbox" if allow_unsafe else "sandbox"]
 
 
 def test_a_sandbox_that_cannot_be_opened_is_nobodys_verdict():
-    def refuse() -> None:
-        raise UserError("no sandbox on this machine")
-
-    verifier = Verifier(
-        check=lambda answer: None, score=faulty, probe=probe, in_sandbox=lambda answer: True, open_sandbox=refuse
-    )
+    verifier = InSandbox(faulty, UserError("no sandbox on this machine"))
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.VERIFIERS, "some", verifier)
         with pytest.raises(CannotLoad, match="verifier some: no sandbox on this machine"):
-            Worker(theirs).judge(Job(number=1, verifier="some", completion="value", answer="{}"))
+            Worker(theirs).judge(Job(number=1, verifier="some", completion="value", answer='{"runs": true}'))
 
 
 def test_exhausted_memory_ends_the_worker(worker: tuple[Worker, socket.socket]):
@@ -115,7 +142,7 @@ def test_an_unknown_verifier_is_an_error_not_a_death(worker: tuple[Worker, socke
 def test_code_that_is_not_ours_is_never_the_completions_fault():
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        own = {"theirs": Verifier(check=lambda answer: None, score=faulty, probe=None)}
+        own = {"theirs": Judge()}
         worker = Worker(theirs, own)
         for error in ("value", "exit", "deep"):
             asked = Job(number=1, verifier="theirs", completion=error, answer="{}", last_try=True)
@@ -133,16 +160,26 @@ def test_code_that_is_not_ours_is_told_the_prompt():
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        worker = Worker(theirs, {"theirs": Verifier(check=lambda answer: None, score=judge, probe=None)})
-        ids = {"prompt_ids": b"\1\0\0\0", "completion_ids": b"\2\0\0\0"}
-        worker.judge(Job(number=1, verifier="theirs", completion="x", answer='{"a": 1}', prompt="2+2?", **ids))
-    assert seen == [Task(completion="x", answer={"a": 1}, prompt="2+2?", **ids)]
+        worker = Worker(theirs, {"theirs": Judge(judge)})
+        prompt_ids, completion_ids = b"\1\0\0\0", b"\2\0\0\0"
+        worker.judge(
+            Job(
+                number=1,
+                verifier="theirs",
+                completion="x",
+                answer='{"a": 1}',
+                prompt="2+2?",
+                prompt_ids=prompt_ids,
+                completion_ids=completion_ids,
+            )
+        )
+    assert seen == [Task(completion="x", answer={"a": 1}, prompt="2+2?", prompt_ids=prompt_ids, completion_ids=completion_ids)]
 
 
 def test_frames_are_cut_at_any_boundary():
     messages = [Probed(1), Scored(number=2, score=Score(reward=0.5), seconds=0.1), Ready()]
-    stream = b"".join(map(frame, messages))
+    stream = b"".join(map(to_frame, messages))
     for step in (1, 3, 7, len(stream)):
-        frames = Frames()
+        frames = FrameReader()
         payloads = [p for at in range(0, len(stream), step) for p in frames.feed(stream[at : at + step])]
         assert [msgspec.msgpack.decode(p, type=FromWorker) for p in payloads] == messages

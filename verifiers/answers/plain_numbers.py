@@ -1,6 +1,6 @@
 """The exact value of a plain number as people write it: 0.5, 1,234, 3\\frac{1}{4}, 2\\times10^{-7}, 0.\\overline{3}, 25\\%.
 
-Texts come from `normalize.squeeze`: no spaces that mean nothing, one spelling per symbol. Every pattern is linear in the text.
+Texts come from `spelling.squeeze`: no spaces without a meaning, one spelling per symbol. Every pattern is linear in the text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eig
 
 
 def number(text: str) -> Fraction | None:
-    """The value, or None for what is no plain number (or is written with more than 400 characters)."""
+    """The value; None for a text that is not a plain number, or has more than 400 characters."""
     if not 0 < len(text) <= MAX_NUMBER_CHARS:
         return None
     if text[0] == "(" and text[-1] == ")" and text.count("(") == 1 and "," not in text:
@@ -80,7 +80,7 @@ def _power_of_ten(text: str) -> Fraction | None:
 
 
 def _repeating(text: str) -> Fraction | None:
-    """0.1\\overline{6}: the digits to the end of the period, less those before it, over nines and zeros."""
+    """0.1\\overline{6}: (digits to the end of the period - digits before it) / (nines and zeros)."""
     if not (match := _REPEATING.fullmatch(text)):
         return None
     sign, whole, fixed, period = match.groups()
@@ -90,7 +90,7 @@ def _repeating(text: str) -> Fraction | None:
 
 
 def based(text: str) -> tuple[str, int | None] | None:
-    """Digits and base of 2516_{8}; the base is None where it is a word that is no base."""
+    """Digits and base of 2516_{8}; the base is None where it is an unknown word."""
     match = _BASED.fullmatch(text)
     if not match:
         return None

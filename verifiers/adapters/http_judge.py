@@ -1,4 +1,4 @@
-"""A judge behind HTTP: POST of the completion, the reward comes back as JSON, as NeMo-Gym's resources servers do it.
+"""A judge behind HTTP: the completion is POSTed and the reward comes back as JSON, as with NeMo-Gym's resources servers.
 
     -> {"responses_create_params": {"input": [the prompt]}, "response": {"output": [the completion], ...}, **answer}
     <- {"reward": number, ...}
@@ -15,50 +15,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...common.errors import UserError
-from ..api import Score, Task, Verifier
+from ..api import Answer, Score, Task, Verifier
 
 TRIES = 2
 MAX_RESPONSE_BYTES = 1 << 20
 
 
+class HttpVerifier(Verifier):
+    """Asks a service for each reward. See `from_http`."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
+        self._url, self._headers, self._timeout_s = url, headers, timeout_s
+
+    def check(self, answer: Answer) -> None:
+        """Accepts every answer: only the service knows which fields it needs."""
+
+    def gold(self, answer: Answer) -> str | None:
+        return None
+
+    def score(self, task: Task) -> Score:
+        request = urllib.request.Request(self._url, json.dumps(_body(task)).encode(), dict(self._headers))
+        reply = _post(request, self._timeout_s)
+        reward = reply.get("reward") if isinstance(reply, dict) else None
+        if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) < float("inf"):
+            raise ValueError(f"{self._url} answered {reply!r:.200}: expected an object with a number `reward`")
+        return Score(reward=float(reward))
+
+
 def from_http(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> Verifier:
     """POST to `url` (such as http://judge:8000/verify). The answer object's keys are fields of the request.
 
-    Waits in the worker: the deadline of the pool (verifiers.timeout_s) ends it, `timeout_s` is that of each silence.
-    A refused connection or a status of 5xx is tried once more; anything else that is no reward gives no reward, never a 0.
-    Raises UserError for what is no http address.
+    The worker waits for the reply: `timeout_s` bounds each silence of the service, and the pool's deadline
+    (verifiers.timeout_s) the whole. A refused connection or a status of 5xx is tried once more; all other failures give no
+    reward, never a 0. Raises UserError for a url that is not http.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"from_http({url!r}): expected an address that begins with http:// or https://")
-    sent_headers = {"Content-Type": "application/json"} | dict(headers or {})
-
-    def score(task: Task) -> Score:
-        request = urllib.request.Request(url, json.dumps(_body(task)).encode(), sent_headers)
-        answer = _post(request, timeout_s)
-        reward = answer.get("reward") if isinstance(answer, dict) else None
-        if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) < float("inf"):
-            raise ValueError(f"{url} answered {answer!r:.200}: expected an object with a number `reward`")
-        return Score(reward=float(reward))
-
-    def check(answer: dict[str, Any]) -> None:
-        """What fields the judge needs is its own to say."""
-
-    return Verifier(check=check, score=score, probe=None)
+    return HttpVerifier(url, {"Content-Type": "application/json", **(headers or {})}, timeout_s)
 
 
 def _post(request: urllib.request.Request, timeout_s: float) -> Any:
-    for last in [False] * (TRIES - 1) + [True]:
+    for attempt in range(1, TRIES + 1):
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
                 text = response.read(MAX_RESPONSE_BYTES + 1)
             break
         except urllib.error.HTTPError as error:
             with error:
-                if last or error.code < 500:
+                if attempt == TRIES or error.code < 500:
                     raise ValueError(f"{request.full_url} answered {error.code}: {error.read(300)!r}") from error
         except OSError:
-            if last:
+            if attempt == TRIES:
                 raise
+    else:
+        raise AssertionError("the last try returns or raises")
     if len(text) > MAX_RESPONSE_BYTES:
         raise ValueError(f"{request.full_url} answered more than {MAX_RESPONSE_BYTES} bytes")
     return json.loads(text)
