@@ -18,7 +18,7 @@ from prolong.common.messages import Status
 from prolong.common.metrics import read_metrics
 
 from tests.support.buffer_process import BufferProcess
-from tests.support.learner_process import end_of, learner, make_config, wait_for_steps
+from tests.support.learner_process import end_of, learner_under_torchrun, make_config, wait_for_steps
 from tests.support.runs import SMALL, Run, free_port
 from tests.support.scripted_actor import ScriptedActor
 from tests.support.storm import ON_COMMAND_LINE, children
@@ -202,7 +202,7 @@ def test_a_preempted_learner_saves_says_how_to_go_on_and_goes_on(cluster: Cluste
 def test_a_signal_to_one_rank_of_two_stops_both_at_the_same_step(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, steps=100_000)
     cfg.checkpoint.every = 100_000
-    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address, ranks=2) as agent:
+    with BufferProcess(cfg) as buffer, learner_under_torchrun(cfg, buffer.address, 2) as agent:
         actor = ScriptedActor(cfg, buffer.address)
         actor.start()
         wait_for_steps(cfg, 2)

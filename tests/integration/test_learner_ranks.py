@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.ranks import Ranks
 from safetensors.torch import load_file
 
+from tests.support import rank_script
 from tests.support.batches import (
     VARIANTS,
     assert_same_gradient,
@@ -27,34 +25,13 @@ from tests.support.batches import (
     unsettle,
     variant_config,
 )
-from tests.support.runs import free_port
+from tests.support.learner_process import fork_ranks
 from tests.support.tiny_model import make_tiny_model
 
 
 def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
-    """tests/support/rank_script.py on every rank, as torchrun would start it."""
-    port = free_port()
-    processes = []
-    for rank in range(ranks):
-        env = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        }
-        command = [sys.executable, "-m", "tests.support.rank_script", str(model), str(folder), mode]
-        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    """tests/support/rank_script.py on every rank, in the environment that torchrun would give it."""
+    fork_ranks(rank_script.run, model, folder, mode, ranks=ranks, folder=folder)
 
 
 @pytest.fixture(scope="module")

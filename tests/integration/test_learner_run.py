@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from prolong.common.config.run_files import run_paths
@@ -19,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.support.buffer_process import BufferProcess
-from tests.support.learner_process import end_of, learner, make_config, wait_for_steps, weights_of
+from tests.support.learner_process import end_of, learner, learner_under_torchrun, make_config, wait_for_steps, weights_of
 from tests.support.runs import free_port, wait_until
 from tests.support.scripted_actor import ScriptedActor
 
@@ -33,7 +31,7 @@ def cfg(tmp_path: Path) -> Config:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_reaches_its_end_and_actors_hold_what_the_last_checkpoint_holds(cfg: Config, ranks: int) -> None:
-    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address, ranks) as process:
+    with BufferProcess(cfg) as buffer, learner_under_torchrun(cfg, buffer.address, ranks) as process:
         actor = ScriptedActor(cfg, buffer.address)
         actor.start()
         end_of(process)
@@ -67,8 +65,7 @@ def test_sigterm_saves_and_ends_well_and_the_run_goes_on_from_there(cfg: Config)
         actor.start()
         with learner(cfg, buffer.address) as process:
             wait_for_steps(cfg, 2)
-            (rank,) = children_of(process.pid)
-            os.kill(rank, signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
             end_of(process)
         (checkpoint,) = run_paths(cfg).checkpoints.iterdir()
         stopped_at = int(checkpoint.name.removeprefix("step-"))
@@ -117,7 +114,7 @@ def test_a_killed_learner_redoes_its_steps_to_the_bit(cfg: Config) -> None:
         with learner(cfg, buffer.address) as process:
             wait_for_steps(cfg, 4)
             wait_until("a checkpoint", lambda: (folder / "step-00000004").exists(), 30)
-            os.kill(children_of(process.pid)[0], signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait(60)
         lost = digests(folder / "step-00000004")
         for path in folder.iterdir():
@@ -148,7 +145,7 @@ def test_a_buffer_that_lost_its_memory_begins_a_generation_and_the_learner_goes_
                 second.start()
                 steps = len(read_metrics(run_paths(cfg).metrics))
                 wait_for_steps(cfg, steps + 2)
-                os.kill(children_of(process.pid)[0], signal.SIGTERM)
+                process.send_signal(signal.SIGTERM)
                 end_of(process)
                 second.leave.set()
                 second.join(10)
@@ -169,7 +166,3 @@ def check_export(cfg: Config, checkpoint: Path) -> None:
 
 def digests(checkpoint: Path) -> dict[str, str]:
     return {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in EXACT}
-
-
-def children_of(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children()]

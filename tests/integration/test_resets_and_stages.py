@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import torch
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.choices import ResetSource
@@ -45,8 +45,7 @@ def test_a_reset_by_hand_is_part_of_the_next_batch(tmp_path: Path) -> None:
         assert said.returncode == 0, said.stderr
         version = int(said.stdout.rpartition("version ")[2])
         wait_for_steps(cfg, version + 2)
-        for child in psutil.Process(process.pid).children():
-            child.terminate()
+        process.send_signal(signal.SIGTERM)
         end_of(process)
         actor.leave.set()
         actor.join(20)

@@ -1,4 +1,7 @@
-"""The learner as a real process under torchrun, for tests: a configuration, the process, and waiting for its steps."""
+"""The learner as a real process, for tests: a configuration, the process, and waiting for its steps.
+
+Most tests take one forked rank, which starts in milliseconds; `learner_under_torchrun` starts as many as a cluster would.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import torch
-from prolong.common.config.run_files import run_paths, save_config
+from prolong.common.config.run_files import load_config, run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
+from prolong.common.errors import ProlongError
 from prolong.common.metrics import read_metrics
+from prolong.learner.main import main
 from safetensors.torch import load_file
 
-from tests.support.runs import wait_until
+from tests.support.forks import Fork
+from tests.support.runs import free_port, wait_until
 from tests.support.tiny_model import make_tiny_model
 
-ENTRY = """
-import sys
-from pathlib import Path
-from prolong.common.config.run_files import load_config
-from prolong.common.errors import ProlongError
-from prolong.learner.main import main
-try:
-    main(load_config(Path(sys.argv[1])))
-except ProlongError as error:
-    sys.stderr.write(f"{type(error).__name__}: {error}\\n")
-    raise SystemExit(error.exit_code)
-"""
+ROOT = Path(__file__).parents[2]
 
 
 def make_config(folder: Path, *, steps: int = 4, eta: int = 1) -> Config:
@@ -53,23 +49,39 @@ def make_config(folder: Path, *, steps: int = 4, eta: int = 1) -> Config:
     return cfg
 
 
+def run_learner(config: Path) -> None:
+    """Entry of one rank; the exit code is that of `prolong learner`."""
+    torch.set_num_threads(1)
+    try:
+        main(load_config(config))
+    except ProlongError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        raise SystemExit(error.exit_code) from None
+
+
 @contextmanager
-def learner(cfg: Config, address: str, ranks: int = 1) -> Iterator[subprocess.Popen[str]]:
+def learner(cfg: Config, address: str) -> Iterator[Fork]:
+    """One rank of the learner, without torchrun; killed at the end of the block."""
     cfg.buffer.address = address
     path = run_paths(cfg).folder / "learner.yaml"
     save_config(cfg, path)
-    script = path.with_name("entry.py")
-    script.write_text(ENTRY)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        str(script),
-        str(path),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    fork = Fork(run_learner, path, log=path.with_name(f"learner-{uuid4().hex}.log")).start()
+    try:
+        yield fork
+    finally:
+        fork.kill()
+
+
+@contextmanager
+def learner_under_torchrun(cfg: Config, address: str, ranks: int) -> Iterator[subprocess.Popen[str]]:
+    """Several ranks; the process is torchrun's agent."""
+    cfg.buffer.address = address
+    path = run_paths(cfg).folder / "learner.yaml"
+    save_config(cfg, path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*torchrun, "-m", "tests.support.learner_process", str(path)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     try:
         yield process
     finally:
@@ -79,7 +91,21 @@ def learner(cfg: Config, address: str, ranks: int = 1) -> Iterator[subprocess.Po
         process.communicate(timeout=20)
 
 
-def end_of(process: subprocess.Popen[str]) -> str:
+def fork_ranks(target: Callable[..., None], *args: object, ranks: int, folder: Path) -> None:
+    """`target(*args)` on every rank of a group, each with the environment that torchrun would give it; all must end well."""
+    port = free_port()
+    env = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    each = [env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    forks = [Fork(target, *args, log=folder / f"rank-{rank}-{port}.log", env=each[rank]).start() for rank in range(ranks)]
+    try:
+        for fork in forks:
+            end_of(fork)
+    finally:
+        for fork in forks:
+            fork.kill()
+
+
+def end_of(process: Fork | subprocess.Popen[str]) -> str:
     """Wait for the end, which must be good; what was written to stderr."""
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 0, errors
@@ -93,3 +119,7 @@ def weights_of(cfg: Config, version: int) -> dict[str, torch.Tensor]:
 def wait_for_steps(cfg: Config, steps: int) -> None:
     path = run_paths(cfg).metrics
     wait_until(f"{steps} steps", lambda: path.exists() and len(read_metrics(path)) >= steps, 60)
+
+
+if __name__ == "__main__":
+    run_learner(Path(sys.argv[1]))

@@ -7,7 +7,6 @@ Times are `monotonic`, which all processes of a machine share. A killed member c
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -26,10 +25,6 @@ from prolong.common.weights import collective
 from prolong.common.weights.buckets import bucket_views, checksum, fill_bucket
 from prolong.common.weights.collective_group import WeightsGroup
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["torch", "prolong.actor.weight_download", "prolong.buffer.client.client"]
-)  # a fork, not an import, per member
 CPU = torch.device("cpu")
 
 

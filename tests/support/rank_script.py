@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from tests.support.batches import (
 )
 
 
-def main(model: Path, folder: Path, mode: str) -> None:
+def run(model: Path, folder: Path, mode: str) -> None:
     """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume`: from 3, the last again, into folder/resumed.
 
     `variants`: one step of each of VARIANTS. `blame`: one that is skipped, and its error into folder/error-RANK.txt.
@@ -102,7 +101,3 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
             saver.save(state, trainer)
             saver.close()
             ranks.barrier()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

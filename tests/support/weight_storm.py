@@ -26,7 +26,8 @@ from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, hello, make_client
-from tests.support.light_member import CONTEXT, Fault, run_member
+from tests.support.forks import CONTEXT
+from tests.support.light_member import Fault, run_member
 from tests.support.runs import wait_until
 
 NUM_BUCKETS, SIDE = 8, 512  # of 1 MiB each
