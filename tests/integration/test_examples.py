@@ -76,3 +76,12 @@ def test_a_ticket_of_that_run_is_followed(trained: Path, tmp_path: Path) -> None
     printed = run(sys.executable, str(EXAMPLES / "follow_a_ticket.py"), str(trained), folder=tmp_path)
     assert "states: issued -> leased -> stored -> batched" in printed
     assert "staleness" in printed
+
+
+def test_a_loss_of_our_own_is_compared_on_that_run(folder: Path, trained: Path) -> None:
+    printed = run(sys.executable, "examples/own_loss.py", str(trained), "--steps", "2", folder=folder, timeout_s=120)
+    table = [line.split() for line in printed.splitlines()[1:]]
+    losses = {(step, name): (float(default), float(own)) for step, name, default, own in table}
+    default, own = losses["1", "learner/grad_norm"]
+    assert default != own
+    assert losses.keys() == {(step, name) for step in ("1", "2") for _, name in losses}
