@@ -20,7 +20,7 @@ from prolong.common.weights.transports import TRANSPORTS, transport_named
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, make_client
-from tests.support.folder_transport import FolderTransport
+from tests.support.folder_transport import folder_transport
 from tests.support.runs import wait_until
 from tests.support.scripted_actor import ScriptedActor
 from tests.support.tiny_model import make_tiny_model
@@ -43,7 +43,7 @@ def cfg(tmp_path: Path) -> Config:
     return cfg
 
 
-TRANSPORTS_UNDER_TEST = TRANSPORTS | {"folder": FolderTransport()}
+TRANSPORTS_UNDER_TEST = TRANSPORTS | {"folder": folder_transport()}
 
 
 @pytest.fixture(params=["collective", "folder"])

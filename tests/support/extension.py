@@ -27,6 +27,12 @@ def touched_files(diff: str) -> list[str]:
     return re.findall(r"^\+\+\+ b/(\S+)$", diff, flags=re.MULTILINE)
 
 
+def added_file(diff: str, path: str) -> str:
+    """The text of a file that a diff adds."""
+    (lines,) = re.findall(rf"^\+\+\+ b/{re.escape(path)}\n@@ -0,0 .*\n((?:^\+.*\n)+)", diff, flags=re.MULTILINE)
+    return re.sub(r"^\+", "", lines, flags=re.MULTILINE)
+
+
 def extended_tree(heading: str, folder: Path) -> dict[str, str]:
     """Copy the product into `folder`, apply the section's diff; returns the environment in which `prolong` is that copy."""
     package = folder / "prolong"

@@ -52,6 +52,16 @@ OFFENCES = {
         "from ..checkpoints import saver",
         "prolong.learner.checkpoints.saver",
     ),
+    "Rooms of the weights plane: imports point one way": (
+        "common/weights/api.py",
+        "from . import collective_group",
+        "prolong.common.weights.collective_group",
+    ),
+    "Weight transports are known to their table alone": (
+        "learner/weights/sender.py",
+        "from ...common.weights import collective",
+        "prolong.common.weights.collective",
+    ),
     "Buffer and verifiers start without torch": ("buffer/tickets/ledger.py", "import torch", "torch"),
     "vLLM has one door": ("launch/local/train.py", "import vllm", "vllm"),
 }

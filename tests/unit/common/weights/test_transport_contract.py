@@ -18,7 +18,7 @@ from prolong.common.weights.api import ActorEnd, LearnerEnd, WeightTransport
 from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
 from prolong.common.weights.transports import TRANSPORTS
 
-from tests.support.folder_transport import FolderTransport
+from tests.support.folder_transport import folder_transport
 
 pytestmark = pytest.mark.timeout(60)
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ NEVER_S = 600.0  # a deadline beyond the test's own: an error that is seen did n
 SHAPES = [("embed", "float32", (8, 4)), ("scale", "bfloat16", (3,)), ("head", "float32", (16, 8))]
 MANIFEST = plan_buckets(SHAPES, 256)
 
-IMPLEMENTATIONS = TRANSPORTS | {"folder": FolderTransport()}
+IMPLEMENTATIONS = {"folder": folder_transport()} | TRANSPORTS
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
@@ -165,7 +165,7 @@ def test_a_publish_whose_member_never_comes_ends_and_after_disconnect_the_next_e
 
 
 def test_an_abandoned_download_does_not_disturb_a_newer_one(pool, learner, actors):
-    hangs = pool.submit(download, actors[0], update_of(learner.rendezvous, plan_of(0, 1, 1), 0), 2.0)
+    hangs = pool.submit(download, actors[0], update_of(learner.rendezvous, plan_of(0, 1, 1), 0), 0.5)
     (received,) = broadcast(pool, learner, actors[:1], version=1, epoch=2)
     assert_holds(received, 1)
     assert isinstance(hangs.exception(), WeightsError)

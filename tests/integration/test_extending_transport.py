@@ -1,0 +1,86 @@
+"""The weight transport of docs/extending.md in a copy of the product: chosen by its knob, it carries weights to a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.buffer_process import BufferProcess, make_config
+from tests.support.extension import ROOT, diff_of, extended_tree, touched_files
+from tests.support.folder_transport import HEADING
+
+LEARNER = """
+import sys
+import torch
+from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
+from prolong.common.weights.transports import transport_named
+from prolong.learner.weights.sender import WeightSender
+from tests.support.buffer_process import make_client, make_config
+from pathlib import Path
+
+address, folder = sys.argv[1:]
+cfg = make_config(Path(folder))
+cfg.weights.transport = "folder"
+client = make_client(cfg, address, Role.learner, "learner")
+inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
+client.connect(20.0)
+end = transport_named(cfg.weights.transport).open_learner_end(cfg.weights, torch.device("cpu"))
+sender = WeightSender(client, inbox, end, [("weight", torch.float32, (4, 4))], cfg.weights)
+sender.start()
+sys.stdin.readline()  # the actor is in
+sender.publish(0, [("weight", torch.arange(16.0).view(4, 4))])
+assert sender.wait_idle(20.0)
+print(sender.metrics()["weights/failed"])
+sender.close()
+client.close()
+"""
+ACTOR = """
+import sys
+import torch
+from prolong.actor.weight_download import WeightDownloader
+from prolong.common.messages import Role, UpdateWeights, WeightsApplied
+from prolong.common.weights.buckets import bucket_views
+from tests.support.buffer_process import make_client, make_config
+from pathlib import Path
+
+address, folder = sys.argv[1:]
+client = make_client(make_config(Path(folder)), address, Role.actor, "actor-0")
+inbox = client.inbox(UpdateWeights)
+client.connect(20.0)
+print("in", flush=True)
+update = inbox.take(20.0)
+downloader = WeightDownloader(torch.device("cpu"))
+downloader.start(update, 20.0)
+result = downloader.result(20.0)
+((_, weight),) = bucket_views(update.manifest.buckets[0], downloader.take_buckets()[0])
+print(weight.sum().item())
+about = {"generation": update.generation, "version": update.version, "epoch": update.epoch, "seconds": 0.0}
+client.send(WeightsApplied(**about, checksums=result.checksums, error=result.error))
+client.close()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_weights_travel_from_the_sender_through_the_buffer_into_another_process(tmp_path: Path) -> None:
+    environment = extended_tree(HEADING, tmp_path / "tree")
+    environment["PYTHONPATH"] += f":{ROOT}"
+    cfg = make_config(tmp_path)
+
+    def start(program: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, buffer.address, str(tmp_path)]
+        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with BufferProcess(cfg, environment=environment) as buffer, start(LEARNER) as learner, start(ACTOR) as actor:
+        assert actor.stdout is not None
+        assert actor.stdout.readline() == "in\n"
+        said_by_learner, _ = learner.communicate("go\n", timeout=60)
+        said_by_actor, _ = actor.communicate(timeout=60)
+    assert said_by_actor.strip() == "120.0"
+    assert said_by_learner.strip() == "0.0"
+
+
+def test_it_touches_two_files() -> None:
+    assert touched_files(diff_of(HEADING)) == ["common/weights/folder.py", "common/weights/transports.py"]
