@@ -178,7 +178,7 @@ class MemoryDisk:
         self._values: dict[bytes, bytes] = {}
         self.num_bytes = 0
 
-    def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:
+    def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> Future[None] | None:
         for key in drop:
             self.num_bytes -= paged_bytes(self._values.pop(key, b""))
         for key, value in put.items():

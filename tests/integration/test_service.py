@@ -66,11 +66,9 @@ def test_scripted_peers_make_a_whole_run_and_everybody_hears_the_end(cfg, buffer
         learner.publish(version)
         batch = learner.step(version)
         assert (batch.version, len(batch.groups)) == (version, cfg.buffer.batch_groups)
-    learner.client.send(Finish(generation=learner.welcome.generation, version=cfg.run.steps))
-    finished = learner.batches.take(10.0)
-    ledger = finished.status.ledger
-    assert finished.status.balanced
-    assert ledger["trained"] == cfg.run.steps * cfg.buffer.batch_groups
+    status = learner.finish(cfg.run.steps)
+    assert status.balanced
+    assert status.ledger["trained"] == cfg.run.steps * cfg.buffer.batch_groups
     actor.join(10.0)
     assert isinstance(actor.ended, RunStopped)
     assert actor.ended.exit_code == 0
@@ -153,6 +151,7 @@ def damaged_frames(seed: int, count: int):
             frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
         elif kind == 3:
             payload = msgpack.packb({"type": rng.choice(["Hello", "GroupResult", "Nope"]), "x": rng.random()})
+            assert payload is not None
             frame = bytearray(frame[:4] + struct.pack("<I", zlib.crc32(payload)) + payload)
         yield bytes(frame)
 
@@ -193,22 +192,22 @@ def test_garbage_at_the_tcp_port_hurts_nobody(cfg, buffer):
 
 def test_a_flawed_group_is_counted_and_its_prompt_issued_again_at_once(cfg, buffer):
     client = make_client(cfg, buffer.address, Role.actor, "actor-0")
-    inbox, acks = client.inbox(Tickets, UpdateWeights), client.inbox(GroupAck)
+    work, updates, acks = client.inbox(Tickets), client.inbox(UpdateWeights), client.inbox(GroupAck)
     client.connect(5.0)
     learner = start_learner(cfg, buffer.address)
     learner.weights.try_take()
     publisher = threading.Thread(target=learner.publish, args=(0,))
     publisher.start()
-    apply(client, inbox.take(5.0))
+    apply(client, updates.take(5.0))
     publisher.join(5.0)
-    ticket = inbox.take(5.0).tickets[0]
+    ticket = work.take(5.0).tickets[0]
     group = answer(ticket, "actor-0")
     broken = msgspec.structs.replace(group.rollouts[0], behaviour_logprobs=b"\0\0\xc0\x7f" * 4)
     client.send(GroupResult(group=msgspec.structs.replace(group, rollouts=[broken, group.rollouts[1]])))
     ack = acks.take(5.0)
     assert (ack.ordinal, ack.accepted) == (ticket.ordinal, True)
     assert ack.reason == "failed: rollout 0: a log-probability that is not finite"
-    assert inbox.take(5.0).tickets[0].prompt == ticket.prompt
+    assert work.take(5.0).tickets[0].prompt == ticket.prompt
     assert request_status(buffer.address, 5.0).counters["buffer/flawed_nonfinite"] == 1
     client.close(0.1)
     learner.client.close()
@@ -253,11 +252,11 @@ def test_a_run_that_ends_early_leaves_a_ledger_at_rest(cfg, buffer):
     actor, learner = start_actor(cfg, buffer.address), start_learner(cfg, buffer.address)
     learner.publish(0)
     learner.step(0)
-    learner.client.send(Finish(generation=learner.welcome.generation, version=1))
-    ledger = learner.batches.take(10.0).status.ledger
+    ledger = learner.finish(1).ledger
     assert_balanced({"ledger": ledger}, 1, cfg.buffer.batch_groups)
     assert ledger["stored"] == 0
     actor.join(10.0)
+    assert isinstance(actor.ended, RunStopped)
     assert actor.ended.exit_code == 0
     actor.client.close()
     learner.client.close()
@@ -291,7 +290,7 @@ def test_a_run_goes_on_after_the_buffer_was_killed_and_started_again(tmp_path):
         deadline = monotonic() + 10
         learner.syncs.take(10.0)
         learner.publish(1)
-        assert learner.batches.take(10.0).batch.version == 1
+        assert learner.batch().version == 1
         assert monotonic() < deadline
         assert request_status(second.address, 5.0).balanced
         actor.client.close()

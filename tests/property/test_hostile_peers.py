@@ -1,6 +1,7 @@
 """Well-formed messages in any order, with any numbers, from peers of every role: the core neither raises nor loses count.
 
-Every message goes over the wire's codec, both ways: what it refuses the core never sees, what the core answers can be sent.
+Every message passes the wire's codec, in both directions: the core sees none that the codec refuses, and all of its answers can
+be sent.
 """
 
 import math
@@ -22,6 +23,7 @@ from prolong.common.messages import (
     CheckpointSaved,
     Cordon,
     Finish,
+    FromBuffer,
     FromClient,
     GroupResult,
     Heartbeat,
@@ -51,24 +53,28 @@ MESSAGES = 200
 
 
 class Stranger:
-    """Mostly does what it is asked to, as every peer at once; otherwise says anything that the types allow."""
+    """Plays every peer at once: mostly as a well-behaved one, at times with any message that the types allow."""
 
     def __init__(self, seed: int, cfg: Config, core: BufferCore) -> None:
         self.rng = random.Random(seed)
         self.cfg, self.core = cfg, core
         self.greeting = hello(cfg, Role.observer, "nobody")
         self.tickets: list[Ticket] = []
-        self.duties = [(name, self.greet(name, pid=1, version=-1, generation=-1)) for name in ("lea", "anna", "bert")]
+        self.duties: list[tuple[str, FromClient]] = [
+            (name, self.greet(name, pid=1, version=-1, generation=-1)) for name in ("lea", "anna", "bert")
+        ]
 
-    def hear(self, name: str, message) -> None:
-        """Note what a well-behaved peer would answer."""
+    def hear(self, name: str, message: FromBuffer) -> None:
+        """Queue the answers of a well-behaved peer."""
         match message:
             case Tickets():
                 self.tickets += message.tickets
                 self.duties += [(name, GroupResult(group=answer(ticket, name))) for ticket in message.tickets]
             case UpdateWeights():
-                step = {"generation": message.generation, "version": message.version}
-                self.duties.append((name, WeightsApplied(**step, epoch=message.epoch, checksums=[], seconds=0.0)))
+                applied = WeightsApplied(
+                    generation=message.generation, version=message.version, epoch=message.epoch, checksums=[], seconds=0.0
+                )
+                self.duties.append((name, applied))
             case Welcome() if name == "lea":
                 self.learn(message.generation, message.version)
             case BatchReady():
@@ -81,8 +87,8 @@ class Stranger:
         self.duties.append(("lea", Publish(**step, rendezvous=NOWHERE, manifest=NOTHING)))
         self.duties.append(("lea", TakeBatch(**step)))
 
-    def next(self):
-        """Who says what."""
+    def next(self) -> tuple[str, FromClient]:
+        """The next message, and the name of its sender."""
         if self.duties and self.rng.random() < 0.8:
             return self.duties.pop(0)
         name = self.rng.choice(list(ROLES))
@@ -97,7 +103,7 @@ class Stranger:
     def version(self) -> int:
         return self.number(self.core.run.store.version, self.core.run.store.version + 1)
 
-    def say(self, name: str):
+    def say(self, name: str) -> FromClient:
         step = {"generation": self.generation(), "version": self.version()}
         epoch = self.number(self.core.run.membership.epoch)
         if self.rng.random() < 0.1:
@@ -156,7 +162,7 @@ class Stranger:
 
 
 def is_sound(batch: Batch) -> bool:
-    """Whether nothing in it would make a loss that is no number."""
+    """Whether the numbers of a batch are finite and consistent, so that its loss is a finite number."""
     rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
     logprobs = [float32_array(rollout.behaviour_logprobs) for rollout in rollouts]
     rewards = [rollout.verdict.reward for rollout in rollouts]

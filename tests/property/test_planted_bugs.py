@@ -84,8 +84,8 @@ def lagging_actors_admitted_like_others(patch: Patch) -> None:
 def admission_beyond_the_last_step(patch: Patch) -> None:
     init_well = StalenessContract.__init__
 
-    def init(self: StalenessContract, **settings: Any) -> None:
-        init_well(self, **(settings | {"steps": 1_000}))
+    def init(self: StalenessContract, *, steps: int, **settings: Any) -> None:
+        init_well(self, steps=1_000, **settings)
 
     patch.setattr(StalenessContract, "__init__", init)
 

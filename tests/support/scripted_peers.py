@@ -10,11 +10,13 @@ from prolong.common.config.sections import Config
 from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped
 from prolong.common.messages import (
     BatchReady,
+    Finish,
     Finished,
     GroupResult,
     PublishPlan,
     PublishResult,
     Role,
+    Status,
     StepDone,
     SyncRequested,
     TakeBatch,
@@ -67,10 +69,22 @@ class ScriptedLearner:
     def step(self, version: int, timeout_s: float = 10.0) -> Batch:
         """Take the batch of `version`, make version + 1."""
         self.client.send(TakeBatch(generation=self.welcome.generation, version=version))
+        batch = self.batch(timeout_s)
+        self.client.send(StepDone(generation=self.welcome.generation, version=version + 1))
+        return batch
+
+    def batch(self, timeout_s: float = 10.0) -> Batch:
+        """The batch that was asked for."""
         ready = self.batches.take(timeout_s)
         assert isinstance(ready, BatchReady)
-        self.client.send(StepDone(generation=self.welcome.generation, version=version + 1))
         return ready.batch
+
+    def finish(self, version: int, timeout_s: float = 10.0) -> Status:
+        """End the run at `version`; returns the last status."""
+        self.client.send(Finish(generation=self.welcome.generation, version=version))
+        finished = self.batches.take(timeout_s)
+        assert isinstance(finished, Finished)
+        return finished.status
 
 
 def start_actor(cfg: Config, address: str, name: str = "actor-0") -> ScriptedActor:

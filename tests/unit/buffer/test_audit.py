@@ -17,7 +17,7 @@ from prolong.common.errors import JournalError
 
 from .scene import LEARNER, Scene, config
 
-Damage = Callable[[MemoryDisk], None]
+Damage = Callable[[MemoryDisk], object]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def trained(cfg: Config, steps: int, *, checkpoint: int | None = None, heldout: 
             scene.done(version + 1)
             scene.weights(version + 1)
             if checkpoint == version + 1:
-                scene.say(LEARNER, m.CheckpointSaved(generation=1, version=checkpoint))
+                scene.say(LEARNER, m.CheckpointSaved(generation=1, version=version + 1))
     return scene, batches
 
 

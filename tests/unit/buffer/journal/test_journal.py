@@ -191,7 +191,7 @@ class SlowDisk(MemoryDisk):
     """A commit lasts when the test says so."""
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> Future[None]:
-        self.write = lambda: super(SlowDisk, self).commit(put, drop)
+        self.write = lambda: MemoryDisk.commit(self, put, drop)
         self.future: Future[None] = Future()
         return self.future
 

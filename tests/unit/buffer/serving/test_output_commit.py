@@ -24,11 +24,11 @@ class FragileDisk(MemoryDisk):
     trouble: JournalError | None = None
     num_commits = 0
 
-    def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:
+    def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> Future[None] | None:
         if self.trouble is not None:
             raise self.trouble
         self.num_commits += 1
-        super().commit(put, drop)
+        return super().commit(put, drop)
 
 
 @pytest.fixture
@@ -117,6 +117,7 @@ def test_a_burst_waits_for_its_own_commit_and_not_for_the_next() -> None:
     output.receive([b"actor-0", first], 1.0)
     assert heard(output, 1.0) == []
     under_way = output.writing
+    assert under_way is not None
     assert under_way is disk.future
     output.receive([b"actor-0", second], 1.0)
     output.receive([b"actor-0", encode(m.Heartbeat())], 1.0)

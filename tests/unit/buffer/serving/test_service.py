@@ -1,4 +1,4 @@
-"""The socket loop around a scripted core: failures are told to everybody, what cannot be sent is counted."""
+"""The socket loop around a scripted core: every client is told of a failure, and frames that cannot be sent are counted."""
 
 import os
 import threading
@@ -7,16 +7,17 @@ from collections import Counter
 import pytest
 import zmq
 from prolong.buffer.client.client import BufferClient
+from prolong.buffer.serving.output_commit import Outgoing
 from prolong.buffer.serving.service import BufferService
 from prolong.common.errors import LedgerError, RunStopped, WireSizeError
-from prolong.common.messages import Hello, Role, Status, Stop, TicketReturned, Welcome
+from prolong.common.messages import FromBuffer, FromClient, Hello, Leave, Role, Status, Stop, TicketReturned, Welcome
 from prolong.common.transport.sockets import bind_router, endpoint_of
 
 LIMIT = 1 << 16
 
 
 class ScriptedCore:
-    """Welcomes everybody; a TicketReturned triggers what its reason says."""
+    """Welcomes every client; a TicketReturned makes it do what the reason says."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -26,7 +27,7 @@ class ScriptedCore:
         self.reasons: list[str] = []
         self.greeted_again = threading.Event()
 
-    def handle(self, peer, message, now, frame=b""):
+    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[Outgoing]:
         if isinstance(message, Hello):
             if peer in self.peers:
                 self.greeted_again.set()
@@ -34,7 +35,7 @@ class ScriptedCore:
             return [(peer, Welcome(generation=1, heartbeat_s=5.0, lease_s=10.0, version=0))]
         if isinstance(message, TicketReturned):
             self.reasons.append(message.reason)
-        match getattr(message, "reason", ""):
+        match message.reason if isinstance(message, TicketReturned | Leave) else "":
             case "fail":
                 raise LedgerError("ticket 7 is nowhere")
             case "bug":
@@ -47,23 +48,23 @@ class ScriptedCore:
                 self.over = True
         return []
 
-    def tick(self, now):
+    def tick(self, now: float) -> list[Outgoing]:
         self.ticks += 1
         return []
 
-    def commit(self):
-        pass
+    def commit(self) -> None:
+        return None
 
-    def may_leave(self, message):
+    def may_leave(self, message: FromBuffer) -> bool:
         return True
 
-    def finished(self):
+    def finished(self) -> bool:
         return self.over
 
-    def stop(self, reason, *, failed):
+    def stop(self, reason: str, *, failed: bool) -> list[Outgoing]:
         return [(peer, Stop(reason=reason, failed=failed)) for peer in self.peers]
 
-    def count(self, name, amount=1):
+    def count(self, name: str, amount: int = 1) -> None:
         self.counts[name] += amount
 
 
