@@ -32,12 +32,10 @@ def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined:
 
 
 def _about(peer: Peer, run: RunState, now: float) -> About:
-    """One client: role, state, version, work in flight, silence, and the numbers that it reports itself."""
+    """One client: role, state, version, work in flight, silence, and the facts and numbers that it reports itself."""
     about: About = {
         "role": peer.role.value,
         "state": "connected",
-        "host": peer.hello.host,
-        "pid": float(peer.hello.pid),
         "silence_s": now - peer.seen_s,
     }
     if peer.role is Role.actor:
@@ -47,7 +45,7 @@ def _about(peer: Peer, run: RunState, now: float) -> About:
         about["leases"] = float(len(run.leases.held_by(peer.name)))
         about["rollouts"] = float(run.leases.rollouts(peer.name))
         about["capacity"] = float(peer.hello.capacity)
-    return about | peer.stats
+    return about | peer.facts | peer.stats
 
 
 def _waits_for(actor: Peer, run: RunState) -> str:
