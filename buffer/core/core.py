@@ -20,7 +20,7 @@ from ..journal.journal import Journal
 from ..tickets.api import PromptSource
 from .dispatch import Dispatch
 from .learner_progress import LearnerProgress
-from .peers import Peer, Peers, refusal
+from .peers import Peer, Peers, refuse_hello
 from .run_state import RunState
 from .settings import RunSettings
 from .status import make_status
@@ -175,7 +175,7 @@ class BufferCore:
     def _on_hello(self, identity: bytes, hello: m.Hello, now: float) -> list[Outgoing]:
         """A client greets: it is refused, or arrives, reconnects, or replaces a process of its name."""
         self._drop_silent(now)
-        refused = refusal(hello, self.peers, self._tokenizer, len(self._settings.stages))
+        refused = refuse_hello(hello, self.peers, self._tokenizer, len(self._settings.stages))
         if refused is not None:
             self.count("buffer/refused")
             return [(identity, refused)]

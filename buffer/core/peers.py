@@ -123,7 +123,7 @@ class Peers:
         return [peer for peer in self._by_name.values() if now - peer.seen_s > limit_s]
 
 
-def refusal(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:
+def refuse_hello(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:
     """The reason why a client is not let in; None for one that is."""
     if hello.protocol != PROTOCOL_VERSION:
         return Refused(

@@ -32,6 +32,21 @@ OFFENCES = {
         "from ..serving import output_commit",
         "prolong.buffer.serving.output_commit",
     ),
+    "The buffer's client knows no other room of the buffer": (
+        "buffer/client/session.py",
+        "from ..tickets import leases",
+        "prolong.buffer.tickets.leases",
+    ),
+    "Core of the buffer: imports point one way": (
+        "buffer/core/dispatch.py",
+        "from . import learner_progress",
+        "prolong.buffer.core.learner_progress",
+    ),
+    "Tickets of the buffer: imports point one way": (
+        "buffer/tickets/staleness.py",
+        "from . import ledger",
+        "prolong.buffer.tickets.ledger",
+    ),
     "Rooms of verifiers: imports point one way": (
         "verifiers/answers/units.py",
         "from .. import registry\n",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from prolong.buffer.core.peers import Peers, refusal
+from prolong.buffer.core.peers import Peers, refuse_hello
 from prolong.common.messages import PROTOCOL_VERSION, Hello, Role
 
 
@@ -10,7 +10,7 @@ def hello(role: Role = Role.actor, name: str = "actor-0", **more: object) -> Hel
 
 
 def test_another_protocol_is_refused_and_both_are_named() -> None:
-    refused = refusal(hello(protocol=9), Peers(), "tok", 1)
+    refused = refuse_hello(hello(protocol=9), Peers(), "tok", 1)
     assert refused is not None
     assert "protocol 9" in refused.reason
     assert f"the buffer speaks {PROTOCOL_VERSION}" in refused.reason
@@ -18,36 +18,36 @@ def test_another_protocol_is_refused_and_both_are_named() -> None:
 
 
 def test_another_tokenizer_is_refused_and_both_are_named_but_observers_need_none() -> None:
-    refused = refusal(hello(tokenizer="abc"), Peers(), "tok", 1)
+    refused = refuse_hello(hello(tokenizer="abc"), Peers(), "tok", 1)
     assert refused is not None
     assert "abc" in refused.reason
     assert "tok" in refused.reason
-    assert refusal(hello(Role.observer, "status", tokenizer=""), Peers(), "tok", 1) is None
+    assert refuse_hello(hello(Role.observer, "status", tokenizer=""), Peers(), "tok", 1) is None
 
 
 def test_a_second_learner_is_asked_to_try_again_and_the_same_process_is_let_in() -> None:
     peers = Peers()
     peers.join(b"1", hello(Role.learner, "learner", pid=1), 0.0)
-    refused = refusal(hello(Role.learner, "learner", pid=2), peers, "tok", 1)
+    refused = refuse_hello(hello(Role.learner, "learner", pid=2), peers, "tok", 1)
     assert refused is not None
     assert refused.retry
     assert "pid 1 on h" in refused.reason
-    assert refusal(hello(Role.learner, "learner", pid=1), peers, "tok", 1) is None
+    assert refuse_hello(hello(Role.learner, "learner", pid=1), peers, "tok", 1) is None
 
 
 def test_a_learner_in_a_stage_that_the_run_does_not_have_is_refused() -> None:
     for stage in (-1, 2):
-        refused = refusal(hello(Role.learner, "learner", stage=stage), Peers(), "tok", 2)
+        refused = refuse_hello(hello(Role.learner, "learner", stage=stage), Peers(), "tok", 2)
         assert refused is not None
         assert f"is in stage {stage}, the buffer's run has 2" in refused.reason
         assert not refused.retry
-    assert refusal(hello(Role.learner, "learner", stage=1), Peers(), "tok", 2) is None
+    assert refuse_hello(hello(Role.learner, "learner", stage=1), Peers(), "tok", 2) is None
 
 
 def test_a_name_of_another_role_is_refused() -> None:
     peers = Peers()
     peers.join(b"1", hello(Role.learner, "x"), 0.0)
-    refused = refusal(hello(Role.actor, "x"), peers, "tok", 1)
+    refused = refuse_hello(hello(Role.actor, "x"), peers, "tok", 1)
     assert refused is not None
     assert "the name x is taken by a living learner" in refused.reason
 
