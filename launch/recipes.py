@@ -1,9 +1,10 @@
-"""Recipe and overrides to one typed Config; Hydra composes, `common/config/trees.py` checks, nothing below main sees either.
+"""Recipe and overrides to one typed Config: Hydra composes, `common/config/trees.py` checks.
 
 A recipe is a YAML file of `launch/conf` (by name) or any YAML file (by path). It overrides the defaults of
-`common/config/sections.py`, and may stand on other recipes with Hydra's `defaults:` list. Overrides are `section.key=value` in
+`common/config/sections.py`, and may build on other recipes with Hydra's `defaults:` list. Overrides are `section.key=value` in
 Hydra's grammar; `model=X` is short for `model.path=X`, and `preset=X` lays the settings of a paper (launch/conf/preset) over
-the recipe. Hydra is imported when it is first used, so that `prolong buffer --help` does not pay for it.
+the recipe. Hydra is imported when it is first used: `prolong buffer --help` does without it. No other module sees Hydra or
+OmegaConf.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
 
 
 def presets() -> list[str]:
-    """Names of the presets: fragments of recipes that set objective, rewards and sampling as a paper did."""
+    """Names of the presets, which set objective, rewards and sampling as a paper did."""
     return sorted(path.stem for path in (CONF_FOLDER / "preset").glob("*.yaml"))
 
 
 def _compose_tree(recipe: str, preset: list[str], overrides: list[str]) -> Any:
-    """Plain dictionaries and lists, interpolations resolved, nothing checked but that the presets exist."""
+    """Plain dictionaries and lists, with interpolations resolved. Only the names of presets are checked here."""
     for name in preset:
         if name not in presets():
             raise ConfigError(f"preset = {name!r}: expected one of {', '.join(presets())}")
@@ -65,14 +66,14 @@ def _compose_tree(recipe: str, preset: list[str], overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="prolong"):
             composed = hydra_compose("_prolong_run", overrides=search + overrides)
-        # what is missing stays "???" and is named by `build`
+        # a missing value stays "???", and `build_section` names it
         return OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_one_sentence(error)) from error
 
 
 def _locate(recipe: str) -> tuple[Path, str]:
-    """Folder and name of the recipe for Hydra; the name is empty when there is none."""
+    """Folder and name of the recipe for Hydra; the name is empty without a recipe."""
     if not recipe:
         return CONF_FOLDER, ""
     path = Path(recipe).expanduser()
@@ -94,7 +95,7 @@ def _locate(recipe: str) -> tuple[Path, str]:
 
 
 def _as_forced(override: str) -> str:
-    """Hydra's `++key=value`, so that an unknown key reaches our own check with its dotted name."""
+    """`++key=value`, which Hydra takes for any key, so that our own check can name an unknown one."""
     if override.startswith("~"):
         return override
     key, equals, value = override.lstrip("+").partition("=")
@@ -104,7 +105,7 @@ def _as_forced(override: str) -> str:
 
 
 def _one_sentence(error: BaseException) -> str:
-    """What Hydra, OmegaConf or YAML said, without line breaks and links to their manuals."""
+    """The message of Hydra, OmegaConf or YAML without line breaks and links to their manuals."""
     lines = [line.strip() for line in str(error).splitlines()]
     text = "; ".join(line for line in lines if line and not line.startswith(("See https", "Config search path", "provider=")))
     grammar = "rror parsing" in text or "Ambiguous" in text or "expecting" in text

@@ -1,4 +1,4 @@
-"""`prolong reset`: ask a living run to reset its reference, as its `reference` section says, whatever its triggers say."""
+"""`prolong reset`: ask a live run for a reset as its `reference` section describes it, independent of the triggers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 def ask_for_reset(name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> int:
-    """Hand the request to the run's buffer, and print what becomes of it; 0.
+    """Send the request to the buffer of the run and print its answer; 0.
 
     Raises: UserError (no such run, or it has ended), BufferUnreachable.
     """
@@ -22,14 +22,14 @@ def ask_for_reset(name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> int:
     if not paths.buffer.exists():
         if paths.summary.exists():
             raise UserError(f"run {paths.folder.name} has ended: there is nothing to reset")
-        raise BufferUnreachable(f"run {paths.folder.name} has no living buffer: start it again, then ask for the reset")
+        raise BufferUnreachable(f"run {paths.folder.name} has no live buffer: start the run again, then ask for the reset")
     note = json.loads(paths.buffer.read_text())
     address, keys = note["address"], note.get("keys", "")
     run = request_status(address, timeout_s, keys=keys).run
     if run != paths.folder.name:
-        raise BufferUnreachable(f"the buffer at {address} is that of run {run}; the one of {paths.folder.name} is gone")
+        raise BufferUnreachable(f"the buffer at {address} belongs to run {run}; that of {paths.folder.name} is gone")
     answer = request_reset(address, timeout_s, keys=keys)
     if isinstance(answer, Refused):
         raise UserError(f"run {run} was not asked to reset: {answer.reason}")
-    sys.stdout.write(f"noted: the learner resets when it is given the batch of version {answer.version}\n")
+    sys.stdout.write(f"noted: the learner resets with the batch of version {answer.version}\n")
     return 0

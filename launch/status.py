@@ -1,4 +1,4 @@
-"""`prolong status`: the ledger of a run, from its buffer while it lives, from its summary once it has ended."""
+"""`prolong status`: the ledger of a run, from its buffer while it runs, and from its summary once it has ended."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from .summary import read_summary
 
 
 def find_run(name: str, root: str = "runs") -> RunPaths:
-    """The run folder meant by a name or a path. Raises: UserError naming the runs that there are."""
+    """The run folder of that name or path. Raises: UserError that lists the runs in `root`."""
     for folder in (Path(name), Path(root) / name):
         paths = RunPaths(folder)
         if any(path.exists() for path in (paths.config, paths.journal, paths.metrics, paths.summary)):
             return paths
-    there = sorted(path.parent.name for path in Path(root).glob("*/journal"))
-    raise UserError(f"run {name!r}: expected a run folder or one of {', '.join(there) or '(no runs yet)'} in {root}/")
+    known = sorted(path.parent.name for path in Path(root).glob("*/journal"))
+    listed = ", ".join(known) if known else "(no runs yet)"
+    raise UserError(f"run {name!r}: expected a run folder or one of {listed} in {root}/")
 
 
 def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
-    """What is known of a run: `state` is "live", "ended" or "stopped"; the ledger is None when nobody can tell it."""
+    """The state of a run ("live", "ended" or "stopped"), its version and its ledger, which is None for a stopped run."""
     if paths.buffer.exists():
         status = _ask_buffer(paths, timeout_s)
         if status is not None:
@@ -55,7 +56,7 @@ def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
 
 
 def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
-    """None when the buffer does not answer, or when it is another run's that took the port."""
+    """None when the buffer does not answer, or when the buffer of another run has taken the port."""
     note = json.loads(paths.buffer.read_text())
     try:
         status = request_status(note["address"], timeout_s, keys=note.get("keys", ""))
@@ -124,7 +125,7 @@ def ledger_table(ledger: dict[str, int]) -> Table:
 
 
 def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
-    """Who is connected, and how an actor spent its time so far."""
+    """The connected clients, and how each actor has spent its time."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("peer", "state", "version", "leases", "silent", "busy", "idle", "weights"):
         table.add_column(column, justify="left" if column in ("peer", "state") else "right")

@@ -1,4 +1,4 @@
-"""The end of a run, for people: summary.json as a table of before and after."""
+"""The end of a run: summary.json as a table of scores before and after, and two closing lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS_SHOWN = (ValidationSetting.sampled, ValidationSetting.greedy)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary.json of an ended run. Raises: UserError when it is not one."""
+    """The content of a summary.json. Raises: UserError when the file is not one."""
     try:
         summary = json.loads(path.read_text())
         return {"steps": 0, "wall_s": 0.0, "ledger": {}, "before": {}, "after": {}, **summary}
@@ -26,7 +26,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def by_domain(by_task: dict[str, float]) -> dict[str, float]:
-    """Mean over the tasks of each domain; keys of `by_task` are "domain/task"."""
+    """Domain -> mean over its tasks; keys of `by_task` are "domain/task"."""
     domains: dict[str, list[float]] = {}
     for name, score in by_task.items():
         domains.setdefault(name.partition("/")[0], []).append(score)
@@ -34,7 +34,7 @@ def by_domain(by_task: dict[str, float]) -> dict[str, float]:
 
 
 def scores_table(summary: dict[str, Any]) -> Table:
-    """One row per domain, its tasks below it, and the mean over tasks; a column pair per sampling setting."""
+    """A row for each domain, its tasks below it, and the mean over tasks; a column for each setting of validation."""
     settings = [name for name in SETTINGS_SHOWN if name in summary["after"] or name in summary["before"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("held-out pass rate")
@@ -56,7 +56,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def closing_lines(summary: dict[str, Any], folder: Path) -> list[str]:
-    """What else the end of a run says."""
+    """Steps, duration, groups, staleness and resets of the run, and its folder."""
     trained = summary["ledger"].get("trained", 0)
     return [
         f"{summary['steps']} steps in {format_duration(summary['wall_s'])}, {trained} groups trained, "
@@ -73,7 +73,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_score(value: float | None) -> str:
-    """.41, or a dash for nothing."""
+    """.41, or a dash for None."""
     return "-" if value is None else f"{value:.2f}".removeprefix("0")
 
 

@@ -2,11 +2,11 @@
 
     prolong learner  --launch()-->  torchrun's agent (this process)  --one per rank-->  python -m prolong.launch.torchrun CONFIG
 
-The agent is torchrun's own, called as a function instead of as a command, because the command turns every exit code of a rank
-into 1: a caller must be able to tell a mistake of the user (2) from a crash. There are no elastic restarts: whoever supervises
-starts the whole learner again, which resumes from its newest checkpoint.
-SIGTERM, SIGINT and SIGHUP go on to the ranks, which finish their step, save and leave; torchrun's own handler would kill them
-half a minute later, and report a failure.
+torchrun's agent is called as a function, not as a command: the command turns every exit code of a rank into 1, and a caller
+must be able to tell a mistake of the user (2) from a crash. There are no elastic restarts: the supervisor starts the whole
+learner again, which resumes from its newest checkpoint.
+SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which finish their step, save and leave; torchrun's own handler would
+kill them half a minute later and report a failure.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def launch_ranks(cfg: Config) -> int:
-    """Run `launch.learner_ranks` ranks until they end; returns the exit code of the rank that failed first, or 0."""
+    """Run `launch.learner_ranks` ranks until they end. Returns the exit code of the rank that failed first, or 0."""
     path = run_folder(cfg) / "config.yaml"
     save_config(cfg, path)
-    with _pass_signals_on() as told:
+    with _pass_signals_on() as received:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
 
@@ -43,19 +43,23 @@ def launch_ranks(cfg: Config) -> int:
             run(parse_args(["--standalone", "--signals-to-handle", "SIGQUIT", *ranks]))
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
-            if told and code == -signal.SIGTERM:
-                return 0  # a rank that was still importing: nothing is lost
+            # a rank that was still importing had nothing to save
+            if received and code == -signal.SIGTERM:
+                return 0
             return code if code > 0 else 128 - code
     return 0
 
 
 @contextlib.contextmanager
 def _pass_signals_on() -> Iterator[list[int]]:
-    """What asks this process to leave asks its ranks; before there are any it ends with exit code 0. Yields what came."""
-    told: list[int] = []
+    """Send SIGTERM to the ranks for each signal that asks this process to leave; without ranks, end with exit code 0.
+
+    Yields the list of signals received so far.
+    """
+    received: list[int] = []
 
     def request(number: int, _: object) -> None:
-        told.append(number)
+        received.append(number)
         ranks = psutil.Process().children()
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,21 +69,21 @@ def _pass_signals_on() -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, request) for number in _LEAVE}
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def train_rank(config: str) -> int:
-    from ..learner import main as process
+    from ..learner.main import main as run_learner
 
-    process.main(load_config(Path(config)))
+    run_learner(load_config(Path(config)))
     return 0
 
 
 def main(argv: list[str]) -> int:
-    """One rank. It dies with its agent, so that nothing is left running when the agent is killed."""
+    """One rank. It dies with its agent, so that no rank is left running when the agent is killed."""
     die_with_parent(parent=int(os.environ.get(_AGENT, os.getppid())))
     log_to_stderr()
     return exit_code_of("learner", lambda: train_rank(argv[0]))

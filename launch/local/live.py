@@ -1,6 +1,6 @@
-"""What a person sees while `prolong train` runs: a live page on a terminal, one line per step elsewhere.
+"""The display of `prolong train`: a live page on a terminal, one line per step elsewhere.
 
-Reads what everybody may read: the tail of metrics.jsonl (one record per learner step) and the buffer's Status.
+Its only sources are the tail of metrics.jsonl (one record per learner step) and the Status of the buffer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ StepNumbers = dict[str, float]
 
 
 class MetricsTail:
-    """New complete records of a growing metrics.jsonl; starts over when another file takes its place (a resume cuts it)."""
+    """Reads new complete records of a growing metrics.jsonl. Starts over when a resumed run has replaced the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class MetricsTail:
         except FileNotFoundError:
             return [], False
         with file:
-            # not the size: the redone steps may have outgrown it already
+            # the size does not tell: the steps that were done again may be more than those before
             inode = os.fstat(file.fileno()).st_ino
             restarted = self._inode not in (0, inode)
             self._offset, self._inode = 0 if restarted else self._offset, inode
@@ -61,15 +61,15 @@ class MetricsTail:
 
 @dataclass(slots=True)
 class RunProgress:
-    """What is known about the run now."""
+    """The state of a run, as far as it is known."""
 
     run: str
     steps: int
     eta: int
     folder: Path
     started: float = field(default_factory=monotonic)
-    stages: list[str] = field(default_factory=list)  # their names
-    first_step: int = 0  # the last step of the run before it was resumed
+    stages: list[str] = field(default_factory=list)  # names of the stages
+    first_step: int = 0  # the last step before the run was resumed
     records: deque[StepNumbers] = field(default_factory=lambda: deque(maxlen=RECENT))
     # domain -> one mean per step, from the start
     rewards: dict[str, list[float]] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class RunProgress:
 
     @property
     def left_s(self) -> float | None:
-        """From the pace of the last steps; unknown before there are three."""
+        """Seconds left, from the pace of the last steps; None before there are three."""
         if len(self.records) < 3:
             return None
         first, last = self.records[0], self.records[-1]
@@ -107,26 +107,26 @@ class RunProgress:
         return self.records[-1].get(key) if self.records else None
 
     def mean(self, key: str) -> float | None:
-        """Over the last steps that have it; the first step of all carries the start-up, and counts only while it is alone."""
+        """The mean over the last steps that have `key`. Step 1 includes the start-up, and counts only while it is alone."""
         values = [record[key] for record in self.records if key in record and (record["step"] > 1 or len(self.records) == 1)]
         return fmean(values) if values else None
 
     @property
     def idle_share(self) -> float | None:
-        """Of the actors' time over the last steps."""
+        """The idle share of the actors' time over the last steps."""
         spent = [self.mean(f"actor/{key}") for key in ("idle_s", "busy_s", "weights_s")]
-        total = sum(value or 0.0 for value in spent)
+        total = sum(value for value in spent if value is not None)
         return spent[0] / total if spent[0] is not None and total > 0 else None
 
     @property
     def wait_share(self) -> float | None:
-        """Of the learner's time over the last steps."""
+        """The share of the learner's time in which it waited for a batch, over the last steps."""
         wait, step = self.mean("learner/wait_s"), self.mean("learner/step_s")
         return None if wait is None or step is None else min(1.0, wait / max(step, 1e-9))
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens trained per second of wall time, waiting included."""
+        """Trained tokens per second, waiting included."""
         tokens, step = self.mean("learner/tokens"), self.mean("learner/step_s")
         return None if tokens is None or step is None else tokens / max(step, 1e-9)
 
@@ -136,7 +136,7 @@ def _domains(record: StepNumbers) -> set[str]:
 
 
 def sparkline(values: Sequence[float], width: int = CURVE) -> str:
-    """Values of 0 to 1 in at most `width` characters; each shows the mean of its stretch of values."""
+    """Values from 0 to 1 in at most `width` characters, each the mean of a stretch of values."""
     width = min(width, len(values))
     cuts = [i * len(values) // width for i in range(width + 1)] if width else []
     means = [fmean(values[start:end]) for start, end in pairwise(cuts)]
@@ -144,7 +144,7 @@ def sparkline(values: Sequence[float], width: int = CURVE) -> str:
 
 
 def heldout_scores(record: StepNumbers, setting: ValidationSetting = ValidationSetting.sampled) -> dict[str, float]:
-    """Domain -> pass rate of a record's validation scores (validation/SETTING/DOMAIN/TASK)."""
+    """Domain -> pass rate, of the validation scores of a record (validation/SETTING/DOMAIN/TASK)."""
     prefix = f"validation/{setting}/"
     return by_domain(
         {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix) and key.count("/") == 3}
@@ -152,7 +152,7 @@ def heldout_scores(record: StepNumbers, setting: ValidationSetting = ValidationS
 
 
 def live_page(progress: RunProgress) -> RenderableType:
-    """The live page; at home from 80 columns on."""
+    """The live page, for 80 columns or more."""
     rows = Table.grid(padding=(0, 2), expand=True)
     rows.add_column(style="bold", no_wrap=True, width=10)
     rows.add_column(ratio=1)
@@ -180,7 +180,7 @@ def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
     if progress.step == progress.first_step:
         rows.append(("starting", Text(_starting(progress.status), style="dim")))
     if progress.stages and progress.records:
-        rows.append(("stage", f"{_stage(progress)}: {progress.stages[int(progress.last('stage/index') or 0)]}"))
+        rows.append(("stage", f"{_stage_count(progress)}: {progress.stages[_stage_index(progress)]}"))
     if progress.records:
         rows += [
             ("reward", _rewards(progress)),
@@ -194,16 +194,21 @@ def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def _stage(progress: RunProgress) -> str:
-    return f"{int(progress.last('stage/index') or 0) + 1}/{len(progress.stages)}"
+def _stage_index(progress: RunProgress) -> int:
+    index = progress.last("stage/index")
+    return 0 if index is None else int(index)
+
+
+def _stage_count(progress: RunProgress) -> str:
+    return f"{_stage_index(progress) + 1}/{len(progress.stages)}"
 
 
 def _starting(status: Status | None) -> str:
-    """Who is there already; an engine takes the longest."""
+    """The processes that are connected already; an engine takes the longest to start."""
     if status is None:
         return "prompts are fine; buffer, learner and actors start"
-    there = [f"{name} {peer.get('state', '')}" for name, peer in sorted(status.peers.items())]
-    return "buffer serves" + "".join(f", {text}" for text in there)
+    connected = [f"{name} {peer.get('state', '')}" for name, peer in sorted(status.peers.items())]
+    return "buffer serves" + "".join(f", {text}" for text in connected)
 
 
 def _rewards(progress: RunProgress) -> RenderableType:
@@ -261,18 +266,18 @@ def _ledger(status: Status) -> RenderableType:
 
 
 def live_line(progress: RunProgress) -> str:
-    """The same in one line, for logs and pipes."""
+    """The state in one line, for logs and pipes."""
     rewards = " ".join(f"{domain} {format_score(history[-1])}" for domain, history in sorted(progress.rewards.items()))
     scores = progress.heldout[-1][1] if progress.heldout else {}
     heldout = " ".join(f"{domain} {format_score(value)}" for domain, value in scores.items())
     left = "-" if progress.left_s is None else format_duration(progress.left_s)
-    stale = f"{_number(progress.last('buffer/staleness_mean'), '.1f')}/{_number(progress.last('buffer/staleness_max'), '.0f')}"
+    mean, largest = progress.last("buffer/staleness_mean"), progress.last("buffer/staleness_max")
     publish = progress.last("weights/publish_s")
     parts = [
-        f"step {progress.step}/{progress.steps}" + (f" stage {_stage(progress)}" if progress.stages else ""),
+        f"step {progress.step}/{progress.steps}" + (f" stage {_stage_count(progress)}" if progress.stages else ""),
         f"reward {rewards or format_score(progress.last('reward/mean'))}",
         f"held-out {heldout or '-'}",
-        f"staleness {stale}",
+        f"staleness {_number(mean, '.1f')}/{_number(largest, '.0f')}",
         f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
         f"{_number(progress.tokens_per_s, ',.0f')} tokens/s",
         f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",

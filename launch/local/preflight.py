@@ -1,4 +1,4 @@
-"""What `prolong train` finds out before it starts anything: a mistake costs a second, not an engine's start."""
+"""The checks of `prolong train` before it starts a process: a mistake costs a second, not the start of an engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..recipes import compose
 def prepare(recipe: str, overrides: list[str]) -> Config:
     """The checked configuration of a run that can start, with a real port in `buffer.address`.
 
-    Raises: UserError of some kind, exit code 2.
+    Raises: a subclass of UserError, exit code 2.
     """
     cfg = compose(recipe, overrides)
     check_run_folder(cfg)
@@ -36,7 +36,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
 
 
 def check_run_folder(cfg: Config) -> None:
-    """A finished run is not overwritten, and a fresh start does not mix with what another run left."""
+    """Raise UserError if the run would overwrite a finished run, or start from nothing in a folder with checkpoints."""
     paths = run_paths(cfg)
     if not cfg.run.resume and paths.checkpoints.is_dir() and any(paths.checkpoints.iterdir()):
         raise UserError(f"run.resume = False: {paths.folder} already holds checkpoints; choose another run.name")
@@ -48,19 +48,19 @@ def check_run_folder(cfg: Config) -> None:
 
 
 def finished_steps(paths: RunPaths) -> int | None:
-    """Steps of the run that ended in this folder, if one did."""
+    """The number of steps of the run that ended in this folder; None if no run did."""
     if not paths.summary.exists():
         return None
     return int(json.loads(paths.summary.read_text())["steps"])
 
 
 def is_folder_name(path: str) -> bool:
-    """Whether `model.path` must be a folder: hub names never start like one."""
+    """Whether `model.path` is meant as a folder; hub names never begin like a path."""
     return path.startswith((".", "/", "~")) or Path(path).exists()
 
 
 def check_model(cfg: Config) -> None:
-    """A model folder exists, and the context fits the model. A hub name is left to those who download it."""
+    """Raise ModelError or ConfigError unless the folder holds a model that takes the context. Hub names are not looked up."""
     if not is_folder_name(cfg.model.path):
         return
     config = Path(cfg.model.path).expanduser() / "config.json"
@@ -76,7 +76,7 @@ def check_model(cfg: Config) -> None:
 
 
 def check_prompts(cfg: Config) -> None:
-    """Every prompt loads, fits the context and names a verifier that can judge it, on this machine."""
+    """Raise UserError unless every prompt can be read, fits the context and can be judged on this machine."""
     if not cfg.data.train:
         raise DataError("data.train = []: expected at least one prompt file, as data.train='[{file: PATH}]'")
     tokenizer = Tokenizer.load(cfg.model.path)
@@ -88,7 +88,7 @@ def check_prompts(cfg: Config) -> None:
 
 
 def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:
-    """Whether one of its prompts needs a sandbox."""
+    """Whether a prompt of this source needs a sandbox. Raises: UserError."""
     own = declared(cfg.verifiers.own)
     in_sandbox = False
     for prompt in load_prompts(source, tokenizer, cfg.model.max_context, max_tokens):
@@ -97,14 +97,14 @@ def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_t
 
 
 def check_keys(cfg: Config) -> None:
-    """An address beyond loopback has keys, for the buffer and for the clients of this host. Raises: ConfigError."""
+    """Raise ConfigError unless an address beyond loopback has keys, for the buffer and for the clients of this host."""
     load_buffer_keys(cfg.buffer.keys)
     load_client_keys(cfg.buffer.keys)
     check_address(cfg.buffer.address.replace(":*", ":0"), has_keys=bool(cfg.buffer.keys))
 
 
 def settle_address(address: str) -> str:
-    """`address` with a free port in the place of 0 or *, after trying that it can be bound.
+    """`address`, with a free port in place of 0 or *, after a test that it can be bound.
 
     Raises: AddressInUse, ConfigError.
     """

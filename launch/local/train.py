@@ -1,7 +1,7 @@
 """`prolong train`: buffer, learner and actors of one run on this machine.
 
-preflight  ->  runs/NAME/config.yaml  ->  supervisor { buffer, learner, actor-0, ... }  ->  before and after
-                                               live view (metrics.jsonl, buffer's Status)
+preflight  ->  runs/NAME/config.yaml  ->  supervisor { buffer, learner, actor-0, ... }  ->  scores before and after
+                                               live view (metrics.jsonl, Status of the buffer)
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
 
 REFRESH_S = 0.5
-ASK_S = 5.0  # patience for the buffer's answer
+STATUS_TIMEOUT_S = 5.0
 
 
 def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
-    """Run to the end; returns the exit code (0 done, 1 failed, 2 refused, 128 + n stopped by signal n).
+    """Run to the end. Returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n.
 
-    Raises: UserError before anything was started.
+    Raises: UserError before a process is started.
     """
     cfg = prepare(recipe, overrides)
     paths = run_paths(cfg)
-    with _only_one(paths):
+    with _locked(paths):
         save_config(cfg, paths.config)
         _set_aside_summary(paths)
         outcome = asyncio.run(_supervise(cfg, paths))
@@ -48,8 +48,8 @@ def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _only_one(paths: RunPaths) -> Iterator[None]:
-    """Hold the run folder: two supervisors in one would write over each other."""
+def _locked(paths: RunPaths) -> Iterator[None]:
+    """Lock the run folder: two supervisors in one folder would overwrite each other's files. Raises: UserError."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     with (paths.folder / ".lock").open("w") as lock:
         try:
@@ -60,14 +60,14 @@ def _only_one(paths: RunPaths) -> Iterator[None]:
 
 
 def _set_aside_summary(paths: RunPaths) -> None:
-    """A run that goes on with more steps keeps the summary of its first end under that step's name."""
+    """Rename the summary of a finished run that goes on with more steps: the name gets the step at which it ended."""
     steps = finished_steps(paths)
     if steps is not None:
         paths.summary.rename(paths.folder / f"summary-step-{steps:08d}.json")
 
 
 def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
-    """What a run consists of on this machine, each with its command, its environment and its place."""
+    """The processes of a run on this machine, not started, each with its command, environment, cores and GPUs."""
     roles = {"buffer": ["buffer"], "learner": ["learner"]}
     roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
     cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
@@ -85,8 +85,8 @@ def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
 
 
 def process_environment(cfg: Config, gpus: str | None) -> dict[str, str]:
-    """The caller's own, with what it left unsaid: one thread per process, and no look-ups when the model is a folder."""
-    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONUNBUFFERED": "1"}
+    """The environment of the caller. Unless it says otherwise: one thread per process, and no look-ups of a model folder."""
+    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
     if is_folder_name(cfg.model.path):
         env.setdefault("HF_HUB_OFFLINE", "1")
     if gpus is not None:
@@ -106,7 +106,7 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         note=progress.notes.append,
     )
     watching = asyncio.create_task(_watch(cfg, paths, progress))
-    watching.add_done_callback(_tell_blindness)
+    watching.add_done_callback(_report_failed_view)
     guarding = asyncio.create_task(_guard_first_group(cfg, supervisor))
     try:
         return await supervisor.run()
@@ -116,8 +116,8 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         await asyncio.wait([watching, guarding])
 
 
-def _tell_blindness(watching: asyncio.Task[None]) -> None:
-    """A run is worth more than its picture: it goes on without."""
+def _report_failed_view(watching: asyncio.Task[None]) -> None:
+    """An error of the live view does not end the run."""
     if not watching.cancelled() and (error := watching.exception()) is not None:
         sys.stderr.write(f"the live view failed ({error!r}); the run goes on without it, see `prolong status`\n")
 
@@ -126,7 +126,7 @@ async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
     """End the run when no group was scored within `launch.first_group_s`."""
     await asyncio.sleep(cfg.launch.first_group_s)
     try:
-        status = await asyncio.to_thread(request_status, cfg.buffer.address, ASK_S, keys=cfg.buffer.keys)
+        status = await asyncio.to_thread(request_status, cfg.buffer.address, STATUS_TIMEOUT_S, keys=cfg.buffer.keys)
         scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
     except BufferUnreachable:
         scored = 0
@@ -135,16 +135,18 @@ async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
 
 
 async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
-    """Show the run, every REFRESH_S."""
+    """Show the state of the run every REFRESH_S."""
     console = Console()
     tail, observer = MetricsTail(paths.metrics), Observer.open(cfg.buffer.address, cfg.buffer.keys)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-    progress.add(tail.read()[0])  # of the run that is resumed
+    progress.add(tail.read()[0])  # the steps before a resume
     progress.first_step = progress.step
     try:
-        with view or contextlib.nullcontext():
+        with contextlib.nullcontext() if view is None else view:
             while True:
-                progress.status = observer.poll_status() or progress.status
+                status = observer.poll_status()
+                if status is not None:
+                    progress.status = status
                 records, restarted = tail.read()
                 if view is not None:
                     progress.add(records, restarted=restarted)
@@ -166,7 +168,7 @@ def _print_lines(progress: RunProgress, records: list[dict[str, float]], restart
 
 
 def _report(outcome: RunOutcome, paths: RunPaths) -> int:
-    """Say how it ended, and how to go on."""
+    """Print how the run ended, and how to go on."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)
         console = Console()

@@ -225,7 +225,7 @@ def test_prolong_reset_reaches_the_learner_with_the_next_batch_and_only_that(cfg
     learner.publish(0)
     assert not learner.step(0).reset_requested
     learner.publish(1)
-    assert reset(buffer.paths.folder) == (0, "noted: the learner resets when it is given the batch of version 1\n", "")
+    assert reset(buffer.paths.folder) == (0, "noted: the learner resets with the batch of version 1\n", "")
     assert learner.step(1).reset_requested
     for version in (2, 3):
         learner.publish(version)
@@ -241,7 +241,7 @@ def test_prolong_reset_reaches_the_learner_with_the_next_batch_and_only_that(cfg
     assert buffer.process.wait(10.0) == 0
     code, _, error = reset(buffer.paths.folder)
     assert (code, error.count("\n")) == (1, 1)
-    assert "has no living buffer" in error
+    assert "has no live buffer" in error
     buffer.paths.summary.write_text("{}")
     code, _, error = reset(buffer.paths.folder)
     assert code == 2

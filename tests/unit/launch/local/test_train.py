@@ -45,9 +45,9 @@ def test_the_environment_says_what_the_caller_left_unsaid(cfg: Config, monkeypat
 
 
 def test_a_run_folder_belongs_to_one_supervisor(paths: RunPaths) -> None:
-    with local._only_one(paths), pytest.raises(UserError, match="another `prolong train`"), local._only_one(paths):
+    with local._locked(paths), pytest.raises(UserError, match="another `prolong train`"), local._locked(paths):
         pass
-    with local._only_one(paths):
+    with local._locked(paths):
         assert paths.logs.is_dir()
 
 
