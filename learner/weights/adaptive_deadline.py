@@ -1,8 +1,9 @@
-"""How long one phase of a broadcast may take before somebody in it counts as silent: learned, not configured.
+"""How long one phase of a broadcast may take before a silent member is given up: learned from the broadcasts before.
 
-A phase is the join of a group, one bucket, or the wait for the acknowledgements. Two seconds and twice the slowest that went
-well lately: a stopped actor holds up the others for seconds, whatever the model's size. After a failure, which may have been
-mere slowness, the deadline doubles until a broadcast goes well, so that a slow machine gets there.
+A phase is reaching the members, sending one bucket, or waiting for the acknowledgements. It may take two seconds plus twice the
+slowest phase of the last successful broadcasts: so a stopped actor delays the others for seconds, however large the model is.
+A failure may have been mere slowness. After each one the deadline doubles, until a broadcast succeeds: so a slow machine gets
+its weights in the end.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-SLACK_S = 2.0  # for what is not the transfer: an engine's step, a busy core
-FIRST_S = 10.0  # while nothing was measured
+SLACK_S = 2.0  # for everything but the transfer: an engine's step, a busy core
+FIRST_S = 10.0  # before the first success
 FACTOR = 2.0
 MEMORY = 20  # broadcasts whose slowest phase is remembered
 
 
 class AdaptiveDeadline:
-    """Seconds that one phase may take; at most `limit_s`. No clock: the caller measures."""
+    """Seconds that one phase may take, `limit_s` at most. No clock: the caller measures.
+
+    Example:
+        deadline = AdaptiveDeadline(60.0)
+        deadline.phase_timeout_s          # 10.0: nothing was measured
+        deadline.succeeded([0.01, 0.3])   # 2.6 from now on
+        deadline.failed()                 # 5.2
+    """
 
     def __init__(self, limit_s: float, *, slack_s: float = SLACK_S) -> None:
         self._limit_s, self._slack_s = limit_s, slack_s
@@ -26,16 +34,16 @@ class AdaptiveDeadline:
 
     @property
     def phase_timeout_s(self) -> float:
-        """The deadline of the next broadcast."""
+        """For each phase of the next broadcast."""
         base_s = self._slack_s + FACTOR * max(self._slowest) if self._slowest else FIRST_S
         return min(self._backoff * base_s, self._limit_s)
 
     def succeeded(self, phases_s: Iterable[float]) -> None:
-        """Every member has the weights; these were the phases."""
+        """Every member acknowledged the weights, and the phases took `phases_s`."""
         self._slowest.append(max(phases_s))
         self._backoff = 1.0
 
     def failed(self) -> None:
-        """Somebody does not have them."""
+        """At least one member did not get the weights."""
         if self.phase_timeout_s < self._limit_s:
             self._backoff *= 2
