@@ -1,7 +1,7 @@
 """The life of one ticket, from the records of a run: `python examples/follow_a_ticket.py runs/NAME [--version V]`.
 
-The ticket is the first one of the batch of version V (default: the last batch whose rollouts have a version span more than
-one, else the last). The run needs `buffer.keep_history=true` for batches that no checkpoint needs any more.
+The ticket is one of the batch of version V: the one whose rollouts were sampled by most policy versions. Without V, the batches
+are searched for it in the same way. The run needs `buffer.keep_history=true` for batches that no checkpoint needs any more.
 docs/walkthrough.md follows the same ticket through the code.
 """
 
@@ -10,10 +10,25 @@ from pathlib import Path
 
 import numpy as np
 from prolong.buffer.journal.journal import Journal, read_journal
-from prolong.common.config.run_files import RunPaths
+from prolong.buffer.tickets.store import ticket_seed
+from prolong.common.config.run_files import RunPaths, load_config
+from prolong.common.messages import GroupResult
 from prolong.common.metrics import read_metrics
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import Batch, Group, Rollout, TicketState, float32_array, int32_array
+from prolong.common.transport.wire import encode
+from prolong.common.types import Batch, Group, Rollout, TicketState, float32_array, int32_array, rollout_seed
+
+SHOWN = (
+    "buffer/staleness_mean",
+    "learner/tokens",
+    "learner/micro_batches",
+    "policy/loss",
+    "policy/ess",
+    "reference/kl",
+    "learner/grad_norm",
+    "weights/critical_s",
+    "weights/publish_s",
+)
 
 
 def most_spans(batch: Batch) -> int:
@@ -41,8 +56,8 @@ def describe(rollout: Rollout, tokenizer: Tokenizer) -> None:
     behaviour = float32_array(rollout.behaviour_logprobs)
     print(f"  {text!r}")
     print(f"    {rollout.num_tokens} tokens, {spans}; ended by {rollout.finish_reason.value}")
-    print(f"    behaviour log-probabilities {np.round(behaviour[:4], 3).tolist()} ...")
-    print(f"    verdict: reward {rollout.verdict.reward} ({rollout.verdict.status}), {1000 * rollout.verdict.seconds:.1f} ms")
+    print(f"    behaviour log-probabilities {', '.join(f'{value:.3f}' for value in behaviour[:5])}, ...")
+    print(f"    verdict: reward {rollout.verdict.reward} ({rollout.verdict.status}), {1000 * rollout.verdict.seconds:.2f} ms")
 
 
 def main() -> None:
@@ -58,8 +73,11 @@ def main() -> None:
     print(f"verifier {group.prompt.verifier}, answer {group.prompt.answer}")
     sampling = group.sampling
     print(f"ticket {group.ordinal}: n {sampling.n}, temperature {sampling.temperature}, max_tokens {sampling.max_tokens}")
+    seed = ticket_seed(load_config(run.config).run.seed, group.ordinal)
+    print(f"seed {seed}: rollout 0 samples with {rollout_seed(seed, 0)}")
     print(f"states: {states_of(journal, group.ordinal)}")
     print(f"group from {group.actor} after {group.seconds:.2f} s, rewards {[r.verdict.reward for r in group.rollouts]}")
+    print(f"its message is a frame of {len(encode(GroupResult(group=group)))} bytes")
     ranked = sorted(group.rollouts, key=lambda rollout: -len(rollout.spans))
     for rollout in ranked[:2]:
         describe(rollout, tokenizer)
@@ -68,11 +86,12 @@ def main() -> None:
     staleness = batch.version - group.oldest_version
     print(f"staleness {staleness}: its oldest token is of version {group.oldest_version}")
     rewards = np.array([rollout.verdict.reward for rollout in group.rollouts], dtype=float)
-    print(f"advantages (R - mean) / (std + 1e-6): mean {rewards.mean():.3f}, std {rewards.std(ddof=1):.3f}")
+    mean, std = rewards.mean(), rewards.std(ddof=1)
+    advantages = [f"{(reward - mean) / (std + 1e-6):.3f} for reward {reward:g}" for reward in np.unique(rewards)]
+    print(f"rewards of mean {mean:.3f} and deviation {std:.3f}: advantages {', '.join(advantages)}")
     record = next(record for record in read_metrics(run.metrics) if record["step"] == batch.version + 1)
-    for name in ("policy/loss", "policy/ess", "reference/kl", "learner/grad_norm", "weights/publish_s"):
-        if name in record:
-            print(f"step {record['step']}: {name} {record[name]:.4g}")
+    for name in SHOWN:
+        print(f"step {record['step']}: {name} {record[name]:.4g}")
     journal.close()
 
 
