@@ -6,6 +6,7 @@ Comments are read too, so the sources are parsed; of our modules only the list o
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -45,16 +46,6 @@ JSONL (one object a line) or parquet (one row a prompt):
 
 ## Verifiers
 """
-
-# name -> how it judges; docs/verifiers.md says more
-JUDGES = {
-    "math": "the last `\\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify",
-    "number": "the last number after `</think>`",
-    "stem": "science: the last box or `<answer>` tag, as a number with a unit, a choice, a formula or a phrase",
-    "reasoning_gym": "the content of `<answer>` tags, judged by the data set's own scorer, which may give partial credit",
-    "instructions": "the text after `</think>`: the share of its IFEval instructions that it follows, or all or nothing",
-    "code": "the last fenced code block after `</think>`, run in a sandbox: the share of tests passed, or all or nothing",
-}
 
 # constants of the code that bound what a user can do: (file, name); each has a comment
 LIMITS = (
@@ -119,8 +110,9 @@ def page() -> str:
 
 
 def _verifiers() -> list[str]:
-    """Raises: KeyError for a verifier without a sentence."""
-    return [f"- `{name}`: {JUDGES[name]}." for name in VERIFIERS]
+    """A line for each verifier: the first sentence of its class; docs/verifiers.md says more."""
+    sentences = {name: (inspect.getdoc(type(verifier)) or "").splitlines()[0] for name, verifier in VERIFIERS.items()}
+    return [f"- `{name}`: {sentence[0].lower()}{sentence[1:]}" for name, sentence in sentences.items()]
 
 
 def _section(title: str, source: Source, name: str) -> str:

@@ -1,1 +1,1 @@
-"""Verifiers: from a completion to a verdict, in killable workers."""
+"""Verifiers: from a completion to a verdict, in killable workers. Actors and `prolong verifier` enter by workers/pool.py."""

@@ -180,7 +180,7 @@ def _program(sandbox: Sandbox, problem: CodeProblem, code: str):
 
 
 class CodeVerifier(Verifier):
-    """`code`: the share of tests passed, or all or nothing."""
+    """The last fenced code block after `</think>`, run in a sandbox: the share of tests passed, or all or nothing."""
 
     eager = True
 

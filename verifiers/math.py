@@ -52,7 +52,7 @@ def quick_score(verdict: bool | None, reference: str, answer: str) -> Score | No
 
 
 class MathVerifier(Verifier):
-    """`math`: 1 if the last box equals the stored answer."""
+    r"""The last `\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify."""
 
     def check(self, answer: Answer) -> None:
         _check_answer(answer)
@@ -80,10 +80,11 @@ class MathVerifier(Verifier):
 
 
 class NumberVerifier(Verifier):
-    """`number`: 1 if the boxed or tagged answer, else the last number behind the thinking, is the stored number.
+    r"""The last number after `</think>`.
 
-    `tolerance` is the largest difference allowed. A name before the number and a unit behind it are left out: x = 18, \\$18 and
-    18 \\text{ dollars} are 18. A text that was cut off has no last number: it may be half of one, chosen by the token limit.
+    The reward is 1 if it is the stored number, up to `tolerance`. A number in a box or in <answer> tags wins over the last one.
+    A name before it and a unit behind it are left out: x = 18, \$18 and 18 \text{ dollars} are 18. A text that was cut off has
+    no last number, because that may be half of one, chosen by the token limit.
     """
 
     def check(self, answer: Answer) -> None:

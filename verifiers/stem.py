@@ -195,7 +195,7 @@ def final_answer(task: Task) -> str | None:
 
 
 class StemVerifier(Verifier):
-    """`stem`: 1 if the final answer is the stored one or one of its aliases."""
+    """Science: the last box or `<answer>` tag, as a number with a unit, a choice, a formula or a phrase."""
 
     def check(self, answer: Answer) -> None:
         value, kind = answer.get("answer"), answer.get("kind")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "extending.md"
-FOLDERS = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench")
+FOLDERS = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench", "docs")
 MAX_FILES = 3  # that an extension may touch
 
 

@@ -1,1 +1,1 @@
-"""Final answers: where they stand in a completion, what they mean, and when two are the same. For math and stem."""
+"""Final answers: finding them in a completion, reading them, and comparing two of them. For math and stem."""

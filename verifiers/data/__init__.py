@@ -1,1 +1,1 @@
-"""Prompt records made from public data sets and from generators. For `prolong data` alone."""
+"""Prompt records made of public data sets and by generators. For `prolong data` only."""

@@ -1,10 +1,10 @@
-"""Records of public data sets -> prompt records of ours: pure, one function a format.
+"""Conversion of records of public data sets to prompt records: pure functions, one a format.
 
     {"problem", "answer", ...} --FORMATS["deepscaler"]--> {"prompt", "domain", "task", "verifier", "answer", "uid"?}
 
 Each domain asks for its answer in the words of its template (ProRL, arXiv 2507.12507: math and science in a box, puzzles in
-<answer> tags, code in a fenced block, instructions as they are). A record that cannot be used raises DataError with the reason;
-system messages of other recipes are left out.
+<answer> tags, code in a fenced block, instructions as they are). System messages of other recipes are left out. Every function
+raises DataError with the reason for a record that cannot be used.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def ifeval(record: Record) -> Record:
     kwargs = _object(kwargs, "kwargs") if isinstance(kwargs, str) else kwargs
     if not isinstance(names, list) or not isinstance(kwargs, list) or len(names) != len(kwargs):
         raise DataError(f"instruction_id_list = {names!r:.200}, kwargs = {kwargs!r:.200}: expected two lists of one length")
-    instructions = [_instruction(name, given) for name, given in zip(names, kwargs, strict=True)]
+    instructions = [_instruction(name, own) for name, own in zip(names, kwargs, strict=True)]
     prompt = source.get("prompt", source.get("input"))
     return {
         "prompt": prompt if isinstance(prompt, str) and prompt else _last_user_message(prompt, "prompt"),
@@ -123,7 +123,8 @@ def _code(task: str, question: str, truth: str) -> Record:
     answer: Record = {"language": "python", "tests": [], "reward": "fraction"}
     if name:
         if all(isinstance(output, list) and len(output) == 1 for output in outputs):
-            outputs = [output[0] for output in outputs]  # these sets put a function's result into a list of its own
+            # these sets wrap a function's result in a list
+            outputs = [output[0] for output in outputs]
         answer["function"] = name
         answer["tests"] = [{"args": args, "output": output} for args, output in zip(inputs, outputs, strict=True)]
     else:
@@ -134,11 +135,12 @@ def _code(task: str, question: str, truth: str) -> Record:
 
 
 def _ask(question: str, template: str) -> str:
-    """The question with the template behind it, unless its end says already how to answer."""
+    """The question with the template behind it, unless its end already says how to answer."""
     return question.rstrip() if _ASKS.search(question[-400:]) else question.rstrip() + template
 
 
 def _final(solution: str) -> str | None:
+    """The last box of a solution, or a solution so short that it is an answer."""
     if box := last_boxed(solution):
         return box
     plain = solution.strip()
@@ -146,10 +148,10 @@ def _final(solution: str) -> str | None:
 
 
 def _instruction(name: Any, kwargs: Any) -> Record:
-    given = present_kwargs(kwargs)
-    if given is None:
+    present = present_kwargs(kwargs)
+    if present is None:
         raise DataError(f"kwargs of {name!r} = {kwargs!r:.200}: expected an object")
-    return {"id": name, "kwargs": given}
+    return {"id": name, "kwargs": present}
 
 
 def _lines(value: Any) -> str:

@@ -2,8 +2,8 @@
 
     generator(settings of a level, seed) --> entry, stored as it is --> {"uid", "prompt", "domain", "task", ...}
 
-What is stored is the entry, never the seed: several generators ignore it, or vary with Python's hash seed. An entry whose own
-answer does not earn 1 is not stored; `Entries.num_refused` counts them.
+The entry is stored, not the seed: several generators ignore the seed, or vary with Python's hash seed. An entry whose own
+answer does not earn 1 is left out; `Entries.num_refused` counts them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .solutions import SOLVERS
 
 INSTRUCTION = "\n\nPut your final answer between <answer> and </answer> tags."
 BROKEN_CURRICULA = frozenset({"knight_swap"})  # its generator refuses the settings of every level
-FAILURE = 20  # misses that a generator's failure counts for: it searched long
-MAX_MISSES = 50  # in a row: doubles and entries that cannot be used
+FAILURE = 20  # a generator's failure counts as this many misses, because it searched for long
+MAX_MISSES = 50  # in a row; duplicates and unusable entries are misses
 
 
 def datasets() -> list[str]:
-    """Names of all datasets that can be judged, in or out of the sandbox."""
+    """Names of all datasets that can be judged, in the sandbox or outside."""
     from reasoning_gym.factory import DATASETS
 
     return sorted(name for name in DATASETS if name not in logic.REFUSED)
 
 
 def levels(dataset: str) -> list[int]:
-    """Levels of its curriculum whose settings the generator accepts; [0], its default settings, if it has no curriculum."""
+    """Levels of a dataset's curriculum that its generator accepts; [0], the default settings, if it has no curriculum."""
     _known(dataset)
     if (curriculum := _curriculum(dataset)) is None:
         return [0]
@@ -61,14 +61,15 @@ def _settings(dataset: str, level: int, seed: int, size: int) -> Any:
 def _valid(dataset: str, level: int) -> bool:
     try:
         settings = _settings(dataset, level, 0, 1)
-        settings.validate() if hasattr(settings, "validate") else None
+        if hasattr(settings, "validate"):
+            settings.validate()
     except (AssertionError, ValueError):
         return False
     return True
 
 
 class Entries:
-    """Iterates over `count` different prompt records of one dataset at one level. num_refused: entries left out so far."""
+    """Iterates over `count` different prompt records of one dataset at one level. num_refused: unusable entries so far."""
 
     def __init__(self, dataset: str, level: int, count: int, seed: int) -> None:
         """Raises UserError for an unknown dataset or level."""
@@ -78,7 +79,7 @@ class Entries:
         self.num_refused = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Raises DataError when the generator yields nothing usable any more."""
+        """Raises DataError when the generator yields no more usable entries."""
         from reasoning_gym.factory import DATASETS
 
         size = self._count * 2 + MAX_MISSES
@@ -100,25 +101,26 @@ class Entries:
                 return
         raise DataError(
             f"{self._dataset} at level {self._level}: {len(questions)} different usable puzzles were found, "
-            f"{self._count} were asked for; ask for fewer, or another level"
+            f"{self._count} were asked for; ask for fewer, or for another level"
         )
 
     def _solvable(self, entry: dict[str, Any]) -> bool:
         answer = {"dataset": self._dataset, "entry": entry}
         solvable = logic.judge(entry["answer"].strip(), answer) == 1.0
-        self.num_refused += not solvable
+        if not solvable:
+            self.num_refused += 1
         return solvable
 
     def _make(self, generator: Any, index: int) -> dict[str, Any] | None:
         try:
             return generator[index]
-        except (AssertionError, ValueError):  # settings that it accepted and cannot meet
+        except (AssertionError, ValueError):  # it accepted settings that it cannot meet
             self.num_refused += 1
             return None
 
 
 def stored(made: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a generator as JSON keeps it: without the question, with an answer if it came without."""
+    """A generator's entry after a round trip through JSON: without the question, and with an answer if a solver knows one."""
     metadata, answer = made["metadata"], made["answer"]
     if answer is None and metadata.get("source_dataset") in SOLVERS:
         answer = SOLVERS[metadata["source_dataset"]](metadata)

@@ -12,7 +12,7 @@ SIDE = 6  # of a rush-hour board
 
 
 def graph_color(metadata: dict[str, Any]) -> str:
-    """The colouring that the generator found, under text keys as JSON has them."""
+    """The colouring that the generator found, with text keys as in JSON."""
     return json.dumps({str(vertex): colour for vertex, colour in metadata["possible_answer"].items()})
 
 
@@ -23,7 +23,7 @@ def rubiks_cube(metadata: dict[str, Any]) -> str:
 
 
 def boxnet(metadata: dict[str, Any]) -> str:
-    """Box after box along its row, then along its column, to a target of its colour; one move a step."""
+    """Move one box after the other along its row, then along its column, to a target of its colour; one move a step."""
     squares = {tuple(map(float, name.split("_"))): items for name, items in metadata["initial_state"].items()}
     boxes = [(item, square) for square, items in squares.items() for item in items if item.startswith("box_")]
     targets = [(item, square) for square, items in squares.items() for item in items if item.startswith("target_")]
@@ -46,7 +46,7 @@ def _nearer(row: float, column: float, to_row: float, to_column: float) -> tuple
 
 
 def rush_hour(metadata: dict[str, Any]) -> str:
-    """Fewest slides that bring the first car to the exit, by breadth-first search over the cars' places."""
+    """The fewest slides that bring the first car to the exit, by breadth-first search over the positions of the cars."""
     cells: dict[str, list[int]] = {}
     for at, label in enumerate(metadata["board_config"]):
         if label not in "ox":
@@ -76,12 +76,14 @@ def _way_back(came: dict[Positions, tuple[Positions, str] | None], here: Positio
 
 
 def _slides(here: Positions, cars: list[tuple[int, int]], walls: set[int]) -> Iterator[tuple[Positions, str]]:
-    """Every place that one car can slide to, as (positions, "B-2"). The letter is the car's rank, as the puzzle shows it."""
+    """Every slide of one car, as (positions after it, "B-2"). The letter is the car's rank, as in the puzzle."""
     taken = walls | {at + i * stride for at, (stride, length) in zip(here, cars, strict=True) for i in range(length)}
     for rank, (at, (stride, length)) in enumerate(zip(here, cars, strict=True)):
         for sign in (1, -1):
             for distance in range(1, SIDE):
-                head = at + sign * distance * stride + (length - 1) * stride * (sign > 0)
+                head = at + sign * distance * stride
+                if sign > 0:
+                    head += (length - 1) * stride
                 off_board = head < 0 or head >= SIDE * SIDE or (stride == 1 and head // SIDE != at // SIDE)
                 if off_board or head in taken:
                     break

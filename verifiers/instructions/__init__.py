@@ -1,1 +1,1 @@
-"""Instruction following: the 25 verifiable instruction types of IFEval and their verifier."""
+"""Instruction following: the 25 verifiable instruction types of IFEval, and their verifier."""

@@ -23,7 +23,7 @@ REWARDS = ("average", "all")
 
 
 class InstructionsVerifier(Verifier):
-    """`instructions`: the share of instructions followed, or all or nothing."""
+    """The text after `</think>`: the share of its IFEval instructions that it follows, or all or nothing."""
 
     def check(self, answer: Answer) -> None:
         """Raises DataError for an unknown type, and for kwargs that are missing, unknown or impossible to follow."""

@@ -1,1 +1,1 @@
-"""Puzzles of Reasoning Gym: their verifier, and the scorers that replace those of the library."""
+"""Puzzles of Reasoning Gym: their verifier, and our scorers in place of those of the library."""

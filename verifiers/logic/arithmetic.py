@@ -1,6 +1,6 @@
 """The value of an arithmetic expression that a model wrote, without running it: integers, + - * /, parentheses.
 
-A parser of its own, because the text is hostile: no code is made of it, and size and depth are bounded before any work.
+The text is hostile, so it has a parser of its own: no code is made of it, and size and depth are bounded before any work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SIGNS = str.maketrans({"\u2212": "-", "\u00d7": "*", "\u00f7": "/", "[": "(", "
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
-    """(value, the integers used, in order). Raises ValueError for anything that is not such an expression."""
+    """Return (value, the integers used, in order). Raises ValueError for any other text."""
     tokens = _tokens(text)
     value, at = _sum(tokens, 0, 0)
     if at != len(tokens):

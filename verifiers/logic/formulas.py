@@ -1,10 +1,10 @@
 """Formulas as answers: three datasets of Reasoning Gym whose scorers hand the answer to sympy's parser, which is eval().
 
-    logic.py --is_formula--> Sandbox.call ==text==> judge --> eval, without builtins --> 0.0 or 1.0
+    reasoning_gym.py --is_formula--> Sandbox.call ==text==> judge --> eval, without builtins --> 0.0 or 1.0
 
-Text that is executed beside the scorer could write any reward, and sympy executes strings wherever they stand: so a formula has
-numbers, known functions and the puzzle's own variables in it, no attributes, no quotes, no brackets but (); nothing else is
-evaluated. Reasoning Gym itself cannot be imported in the sandbox: it imports matplotlib, which must write files.
+Text that is executed in the scorer's process could write any reward, and sympy executes strings wherever they stand. So only
+formulas are evaluated: numbers, known functions and the puzzle's variables, without attributes, quotes, and brackets other than
+(). Reasoning Gym itself cannot be imported in the sandbox, because it imports matplotlib, which must write files.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import re
 from tokenize import TokenError
 from typing import Any
 
-FUNCTIONS = frozenset(re.findall(r"\w+", "exp log ln sqrt sin cos tan sec csc cot asin acos atan sinh cosh tanh erf Abs"))
+FUNCTIONS = frozenset({
+    "exp", "log", "ln", "sqrt", "sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf",
+    "Abs",
+})  # fmt: skip
 CONSTANTS = frozenset({"E", "I", "pi"})
 CONSTANT_OF_INTEGRATION = "C"
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TOKEN = re.compile(rf"{_NUMBER}|([A-Za-z_]\w*)|[-+*/(), \t\r\n]", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
-MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)  # what parsing raises
+MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by the parser
 
 
 def variables(entry: dict[str, Any]) -> set[str]:
-    """Of a stored entry; empty for one that is not as it should be."""
+    """The variables of a stored entry; empty for a malformed entry."""
     metadata = entry.get("metadata")
     if not isinstance(metadata, dict):
         return set()
@@ -33,25 +36,25 @@ def variables(entry: dict[str, Any]) -> set[str]:
 
 
 def is_formula(text: str, entry: dict[str, Any]) -> bool:
-    """Whether `text` may be evaluated. An unevaluated Integral(...) is no antiderivative. Linear in its length."""
+    """Whether `text` may be evaluated, in linear time. An unevaluated Integral(...) is no antiderivative, so it may not."""
     known = FUNCTIONS | CONSTANTS | {CONSTANT_OF_INTEGRATION} | variables(entry)
     return not _TOKEN.sub("", text) and known.issuperset(name for name in _TOKEN.findall(text) if name)
 
 
-def judge(dataset: str, given: str, entry: dict[str, Any]) -> float:
-    """1.0 for a right formula, else 0.0. In the sandbox, or on text of our own.
+def judge(dataset: str, text: str, entry: dict[str, Any]) -> float:
+    """Return 1.0 for a right formula, else 0.0. To be called in the sandbox, or on text of our own.
 
-    Raises what sympy raises on a formula that it cannot handle, KeyError for an entry that lacks what the puzzle needs.
+    Raises whatever sympy raises on a formula that it cannot handle, and KeyError for an entry that is incomplete.
     """
     try:
-        expression = _parsed(given, entry)
+        expression = _parsed(text, entry)
     except MALFORMED:
         return 0.0
     return 0.0 if expression is None else float(SCORERS[dataset](expression, entry))
 
 
 def _parsed(text: str, entry: dict[str, Any]) -> Any:
-    """A sympy expression; None for a value that is none, such as a tuple. Raises ValueError for text that is no formula."""
+    """A sympy expression; None for another value, such as a tuple. Raises ValueError for text that is not a formula."""
     import sympy
     from sympy.parsing.sympy_parser import auto_number
 
@@ -65,7 +68,7 @@ def _parsed(text: str, entry: dict[str, Any]) -> Any:
 
 
 def _antiderivative(expression: Any, entry: dict[str, Any]) -> bool:
-    """As theirs, which calls every exception a wrong answer: exhausted memory, too."""
+    """The library's rule, but the library takes every exception for a wrong answer, exhausted memory included."""
     import sympy
 
     metadata = entry["metadata"]
@@ -74,7 +77,7 @@ def _antiderivative(expression: Any, entry: dict[str, Any]) -> bool:
 
 
 def _expanded(expression: Any, entry: dict[str, Any]) -> bool:
-    """As theirs: equal as written, so that the product itself earns nothing."""
+    """The library's rule: equal as written, so that the unexpanded product earns nothing."""
     return expression == _parsed(entry["answer"], entry)
 
 

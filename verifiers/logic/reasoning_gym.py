@@ -71,7 +71,7 @@ def _library_score(dataset: str, text: str, entry: dict[str, Any]) -> float:
 
 
 class ReasoningGymVerifier(Verifier):
-    """`reasoning_gym`: the score of the dataset, 0 to 1, for the text between the last <answer> tags."""
+    """The content of `<answer>` tags, judged by the data set's own scorer, which may give partial credit."""
 
     eager = True
 

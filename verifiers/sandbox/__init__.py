@@ -1,1 +1,1 @@
-"""Where untrusted code runs: the backends, the jail inside them, and the self-test that must pass first."""
+"""The sandbox for untrusted code: its backends, the jail inside them, and the self-test. Enter by opening.py."""

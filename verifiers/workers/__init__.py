@@ -1,1 +1,1 @@
-"""Worker processes that judge: the pool, its workers here, and those on other hosts."""
+"""Worker processes that judge: pools of them, here and on other hosts. Enter by pool.py."""

@@ -1,0 +1,40 @@
+"""docs/security.md and docs/verifiers.md quote the constants of the code, and list every verifier."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prolong.buffer.tickets.group_checks import MAX_METRICS
+from prolong.common.transport.quarantine import REST_S, STRIKES, WINDOW_S
+from prolong.common.transport.sockets import FRAMES_AHEAD, FRAMES_BEHIND
+from prolong.common.types import MAX_DETAIL
+from prolong.verifiers.registry import VERIFIERS
+from prolong.verifiers.workers.host_messages import MAX_MESSAGE_BYTES
+from prolong.verifiers.workers.local_pool import DEFAULT_MEMORY_MB
+from prolong.verifiers.workers.server import MAX_JOBS
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+SENTENCES = [
+    ("security.md", f"At most {FRAMES_AHEAD} frames of one client wait in the buffer"),
+    ("security.md", f"Every connection may hold {FRAMES_AHEAD} frames of the largest size"),
+    ("security.md", f"At most {FRAMES_BEHIND:,} frames wait for a client that does not read"),
+    ("security.md", f"{STRIKES} malformed frames within {WINDOW_S:.0f} s put their sender in quarantine for {REST_S:.0f} s"),
+    ("security.md", f"a verdict of at most {MAX_DETAIL:,} characters and {MAX_METRICS} metrics each"),
+    ("verifiers.md", f"A worker may use {DEFAULT_MEMORY_MB >> 10} GiB of address space"),
+    ("verifiers.md", f"encrypted frames, {MAX_MESSAGE_BYTES >> 20} MiB at most"),
+    ("verifiers.md", f"At most {MAX_JOBS:,} jobs of one client wait on a host"),
+]
+
+
+def text_of(page: str) -> str:
+    return " ".join((DOCS / page).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(("page", "sentence"), SENTENCES)
+def test_limits_on_a_page_are_those_of_the_code(page: str, sentence: str):
+    assert sentence in text_of(page)
+
+
+def test_every_verifier_is_on_the_page():
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "verifiers.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(VERIFIERS)
