@@ -1,8 +1,8 @@
 """A hundred thousand rollouts under more than five hundred faults, in virtual time: the shipped buffer, journal and sessions.
 
-What must hold is checked at every event and every commit (tests/simulator/judge.py, audit.py): nothing acknowledged is lost,
-nothing is trained twice in one timeline, older than eta or of a wrong generation, the ledger balances, and a restarted buffer
-is what it was at its last commit. `make soak` (PROLONG_SOAK=1) runs ten times as many.
+The promises are checked at every event and every commit (tests/simulator/judge.py, audit.py): no acknowledged group is lost,
+none is trained twice in one history, older than eta or of a wrong generation, the ledger balances, and a restarted buffer is
+what it was at its last commit. `make soak` (PROLONG_SOAK=1) runs ten times as many.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_nothing_is_lost_trained_twice_too_old_or_of_a_dead_generation() -> None
 
 @pytest.mark.parametrize("kind", HARSHER)
 def test_frames_as_no_connection_delivers_them_break_no_promise_but_to_end(kind: Kind) -> None:
-    """Inside one connection nothing is ever said twice, so a question that is lost there is never answered."""
+    """Inside one connection a client never repeats a question, so one that is lost there is never answered."""
     num_seeds = 400 if SOAK else 40
     account = run_all((Plan.harsher(seed, kind) for seed in range(num_seeds)), may_be_stuck=True)
     show(account)

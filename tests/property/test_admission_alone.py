@@ -1,6 +1,6 @@
-"""Admission alone bounds how much is under way, not how old a group gets (field.md: AReaL; SkyRL documents the same).
+"""Admission alone bounds the work under way, not the age of a group (as in AReaL; SkyRL documents the same).
 
-The same pipeline twice: groups of very unequal length, taken in the order in which they end, and taken by feasibility.
+One pipeline runs twice: its groups, of very unequal length, are taken in the order in which they end, and by feasibility.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BATCH, STEPS, ACTORS = 8, 400, 64
 
 
 class CompletionOrder(StalenessContract):
-    """Admission as in AReaL, consumption in order of completion: the first B that ended."""
+    """Admits as AReaL does, and takes the first B groups that ended."""
 
     def choose(self) -> list[int] | None:
         return self.ended[:BATCH] if len(self.ended) >= BATCH else None

@@ -1,4 +1,4 @@
-"""The staleness contract alone, under any order of events that hypothesis can think of; it shrinks what it finds."""
+"""The staleness contract alone, under any order of events that hypothesis generates."""
 
 from __future__ import annotations
 

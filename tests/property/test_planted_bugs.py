@@ -1,4 +1,4 @@
-"""The test of the test: each of these faults, planted into the real buffer, must be noticed by the simulator."""
+"""A test of the simulator: its judge must notice each of these bugs when it is planted into the real buffer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.simulator.faults import Kind
 from tests.simulator.plan import Plan
 from tests.simulator.world import World
 
-ENOUGH = 400  # schedules
+ENOUGH = 400  # schedules, of which at least one must show a bug
 
 Patch = pytest.MonkeyPatch
 
@@ -109,7 +109,7 @@ def dead_generation_accepted(patch: Patch) -> None:
 
 
 def generation_not_raised(patch: Patch) -> None:
-    """A learner without a past is taken for one that goes on."""
+    """A learner that comes without a checkpoint is taken for one that continues."""
     begin_well = Store.begin_generation
 
     def begin_generation(self: Store, *args: Any) -> None:

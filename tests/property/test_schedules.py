@@ -15,7 +15,7 @@ from tests.simulator.campaign import run
 from tests.simulator.faults import BUFFER_DEATHS, HARSH, Kind
 from tests.simulator.plan import Plan
 
-FIRST = 300  # schedules, which must reach everything
+FIRST = 300  # schedules, which together must reach every state listed below
 PER_TEST = 150
 CHUNKS = 5
 ROOT = Path(__file__).parents[2]

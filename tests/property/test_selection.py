@@ -14,7 +14,7 @@ Counts = tuple[int, ...]
 def schedulable(pending: Counts, batch: int) -> bool:
     """Naive oracle: can batches of `batch`, one a slot, take every ticket by its deadline (class k: in slots 0..k)?
 
-    Plays the slots one after the other; in each it tries every way to fill the batch.
+    Fills the slots one after the other, and tries every way to fill each.
     """
     if not any(pending):
         return True

@@ -1,4 +1,4 @@
-"""Actors that are slow, lag, hand back, send twice, leave and come back."""
+"""Simulated actors: they are slow, lag, return tickets, send groups twice, leave and come back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ GRACE_S = 3.0
 
 @dataclass
 class Work:
-    """A ticket that an actor generates, and the versions that its tokens got so far."""
+    """A ticket that an actor works on, and the versions that have sampled tokens of it so far."""
 
     ticket: Ticket
     versions: list[int] = field(default_factory=list)
 
 
 class Actor(Client):
-    """What actor/main.py does with its messages, without an engine."""
+    """Answers messages as actor/main.py does, without an engine."""
 
     role = m.Role.actor
 
@@ -53,8 +53,9 @@ class Actor(Client):
             case m.GroupAck():
                 self.unacknowledged.discard(message.ordinal)
             case m.UpdateWeights():
-                if not self.world.chance(self.world.plan.bad_weights / 2):  # or it is never heard of again
-                    self.update = message  # the newest first
+                # else the update is lost, and never answered
+                if not self.world.chance(self.world.plan.bad_weights / 2):
+                    self.update = message  # replaces an older one that was not applied yet
                     self.maybe_apply()
 
     def maybe_apply(self) -> None:
@@ -106,7 +107,7 @@ class Actor(Client):
             self.say(m.GroupResult(group=group))
 
     def leave(self) -> None:
-        """SIGTERM: no more tickets; what does not end in time goes back."""
+        """SIGTERM: take no more tickets, and return those that do not end in time."""
         if not self.leaving:
             self.leaving = True
             self.say(m.Leave(reason="SIGTERM"))
@@ -117,12 +118,12 @@ class Actor(Client):
             self.give_back(key, "the actor leaves")
         self.exit()
 
-    def return_anew(self) -> None:
+    def start_again(self) -> None:
         self.world.actors[self.name] = Actor(self.world, self.name, self.life + 1)
 
 
 def make_group(work: Work, actor: str, world: World) -> Group:
-    """Rollout 0 lived through every version of the work, the others ended under an earlier one."""
+    """A group whose rollout 0 has tokens of every version of the work, while the others ended under an earlier one."""
     signal = not world.chance(world.plan.zero_spread)
     shorter = work.versions[: world.rng.randint(1, len(work.versions))]
     ticket = work.ticket
@@ -134,7 +135,10 @@ _ROLLOUTS: dict[tuple[tuple[int, ...], float], Rollout] = {}
 
 
 def make_rollout(versions: tuple[int, ...], reward: float) -> Rollout:
-    """A rollout of one token a version, and more of the last; the oldest versions are squeezed out when there are too many."""
+    """A rollout of one token for each version, and more of the last.
+
+    When there are more versions than tokens, it keeps the first version and the newest of the others.
+    """
     known = _ROLLOUTS.get((versions, reward))
     if known is None:
         spread = (versions[0], *versions[1:][-(TOKENS - 1) :])

@@ -1,4 +1,4 @@
-"""Reads every commit of the buffer as it reaches the disk, keeps its own books, and compares a restarted buffer with them."""
+"""An audit of the journal from outside: it keeps its own record of every commit, and compares a restarted buffer with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stuck(Violation):
 
 
 class Audit:
-    """What must be true of the journal after every commit."""
+    """Checks the promises that the journal must keep after every commit."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -35,17 +35,18 @@ class Audit:
         self.issued: set[int] = set()  # training tickets
         self.stored: set[int] = set()
         self.ever_stored: set[int] = set()
-        self.groups: set[int] = set()  # whose payload is there
-        self.batches: dict[int, list[int]] = {}  # version -> ordinals, of those that are there
+        self.groups: set[int] = set()  # tickets whose group the journal holds
+        self.batches: dict[int, list[int]] = {}  # version -> ordinals, of the batches that the journal holds
         self.logged: set[tuple[int, int]] = set()  # (generation, version) of every batch
         self.used: set[int] = set()  # ordinals in any batch
         self.generation = self.next_ordinal = 0
-        self.disowned = False  # since the last commit a generation or the run ended: what is untrained may become stale
+        # since the last commit a generation or the run ended: untrained tickets may become stale
+        self.disowned = False
         self.resets: list[tuple[int, bool]] = []  # (version, asks for a reset) of the last commit's batches
         self._pending: list[r.Move] = []
         self._checkpoint_moves: dict[int, int] = {}  # version -> moves that the state of its checkpoint covers
-        self._core: BufferCore | None = None  # that commits
-        self._lasting: dict[str, Any] | None = None  # what the core held at the last commit
+        self._core: BufferCore | None = None  # the one that commits
+        self._lasting: dict[str, Any] | None = None  # the core's state at the last commit
 
     # --- commits -------------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ class Audit:
         self._core = core
 
     def committed(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:
-        """A commit lasts."""
+        """Check a commit that reached the disk."""
         self.num_commits += 1
         numbered = {(key[:1], r.number_of(key)): value for key, value in put.items() if len(key) > 1}
         state = r.unpack_record(put[r.NEWEST], r.BufferState, "state")
@@ -79,11 +80,14 @@ class Audit:
         self._lasting = picture(self._core)
 
     def moved(self, moves: list[r.Move]) -> None:
-        """The ledger did this; it lasts with the next commit."""
+        """Note moves of the ledger, which last with the next commit."""
         self._pending += moves
 
     def _moves(self, written: dict[int, bytes], needed_from: int) -> set[int]:
-        """Book the moves; the ordinals that were batched. All are written, but those that the oldest checkpoint covers."""
+        """Count the moves; returns the ordinals that were batched.
+
+        Every move must be written, except those that the oldest checkpoint covers.
+        """
         batched: set[int] = set()
         last, self.num_moves = self.num_moves, self.num_moves + len(self._pending)
         for move in self._pending:
@@ -158,7 +162,7 @@ class Audit:
     # --- restarts ------------------------------------------------------------------------------------------------------
 
     def started(self, core: BufferCore, journal: Journal) -> None:
-        """A buffer started: it must be what the last one was at its last commit."""
+        """Check a buffer that started: its state must be that of the last one at its last commit."""
         self.disowned = False
         self._pending.clear()
         if self._lasting is None:
@@ -170,7 +174,7 @@ class Audit:
         self.examine(journal)
 
     def examine(self, journal: Journal) -> None:
-        """The whole journal: its law, and that it holds what it must and nothing more."""
+        """Check the whole journal: the moves add up, and it holds all that it must and nothing more."""
         states, (first, moves) = journal.states(), journal.moves()
         base = journal.load_state(states[0]) if states else None
         newest = journal.load_state()
@@ -192,7 +196,7 @@ class Audit:
 
 
 def picture(core: BufferCore) -> dict[str, Any]:
-    """Everything of a core that must outlive it."""
+    """All state of a core that must outlive it."""
     store, validation, leases = core.run.store, core.run.validation, core.run.leases
     return {
         "counts": dict(store.ledger.counts),

@@ -1,4 +1,4 @@
-"""Many worlds, one account: what ran, what struck, and how to have a failing seed again."""
+"""Runs of many worlds, one account of them, and how to repeat a seed that failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .world import World
 
 @dataclass
 class Account:
-    """What a campaign went through."""
+    """The numbers of a campaign."""
 
     rollouts: int = 0  # of groups that were handed out in batches, each once
     worlds: int = 0
@@ -21,7 +21,7 @@ class Account:
     commits: int = 0
     stuck: list[int] = field(default_factory=list)  # seeds
     struck: Counter[str] = field(default_factory=Counter)  # faults by kind
-    happened: Counter[str] = field(default_factory=Counter)  # restarts, and where the killed died
+    happened: Counter[str] = field(default_factory=Counter)  # restarts, and the places where processes died
 
     @property
     def faults(self) -> int:
@@ -47,7 +47,7 @@ class Account:
 
 
 def run(plan: Plan) -> World:
-    """One schedule; what it raises names its seed and its faults."""
+    """Run one schedule; an error of it gets a note with the seed and the faults."""
     world = World(plan)
     try:
         world.run()
@@ -60,7 +60,7 @@ def run(plan: Plan) -> World:
 
 
 def run_all(plans: Iterable[Plan], *, may_be_stuck: bool = False) -> Account:
-    """One after the other. `may_be_stuck`: a run that does not end is counted."""
+    """Run schedules one after the other. `may_be_stuck`: count a run that does not end, instead of raising."""
     account = Account()
     for plan in plans:
         try:

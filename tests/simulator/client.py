@@ -1,4 +1,4 @@
-"""A client process around the shipped Session, turned as client.py turns it."""
+"""A simulated client process around the shipped Session, driven as buffer/client/client.py drives it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Client(Process):
         self.identity = f"{self.role}/{name}/{life}".encode()
         self.session = Session(self.hello(), "simulated", self.clock(), PATIENCE_S, Counter())
         self.link: Link | None = None
-        self._carried: list[bytes] = []  # ZeroMQ sends with the next connection what it had not sent yet
+        # frames that ZeroMQ had not sent when the connection broke: it sends them over the next one
+        self._carried: list[bytes] = []
         self._wake_s = float("inf")
         self._connecting = False
         world.clients[self.identity] = self
@@ -48,7 +49,7 @@ class Client(Process):
         """Every Welcome."""
 
     def obey(self, message: Any) -> None:
-        """Whatever the session gives to the application."""
+        """Act on a message that the session gives to the application."""
         raise NotImplementedError
 
     # --- the I/O thread ------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class Client(Process):
         self.drive()
 
     def drive(self) -> None:
-        """Send what is due, and wake when the session has something to do."""
+        """Send frames that are due, and wake when the session has something to do."""
         if not self.alive:
             return
         session, link = self.session, self.link
@@ -91,7 +92,7 @@ class Client(Process):
     # --- the connection ------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Try until a buffer listens. ZeroMQ's thread does it: a stopped process connects when it goes on."""
+        """Try until a buffer listens. A stopped process connects when it goes on."""
         if not self._connecting:
             self._connecting = True
             self.later(self.world.soon(self.world.plan.latency_s), self._try_connect)
@@ -125,19 +126,19 @@ class Client(Process):
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def exit(self) -> None:
-        """The process ends by itself; what it sent arrives."""
+        """End the process in order; frames that it sent arrive."""
         self.die(lingers=True)
 
     def die(self, *, lingers: bool | None = None) -> None:
-        """Killed: what it sent may arrive, or not."""
+        """Kill the process; frames that it sent may arrive or not."""
         if not self.alive:
             return
         super().die()
         self.sever(lingers=self.world.chance(0.5) if lingers is None else lingers)
         del self.world.clients[self.identity]
         if not self.world.over:
-            self.world.at(self.world.soon(4.0), self.return_anew)
+            self.world.at(self.world.soon(4.0), self.start_again)
 
-    def return_anew(self) -> None:
-        """Its supervisor starts it again."""
+    def start_again(self) -> None:
+        """Start another process of this name, as a supervisor does."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """The buffer's disk: survives the buffer, fills up, fails.
 
-LMDB's commit is whole or nothing, also when it is torn: the old root stays until the new pages are written. So a torn write is
-a commit that never happened, or one that lasted though its writer never heard of it.
+A commit of LMDB is whole or nothing, even when it is torn: the old root stays until the new pages are written. So a torn write
+is a commit that never happened, or one that lasted although its writer never learned of it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class DiskBroken(JournalError):
 
 
 class FaultyDisk(MemoryDisk):
-    """`watch` hears of every commit that lasts."""
+    """`watch` is called with every commit that lasts."""
 
     def __init__(self, watch: Callable[[Mapping[bytes, bytes], Collection[bytes]], None]) -> None:
         super().__init__()
         self.is_full = False
-        self.doom = ""  # what the next commit meets: "torn", "written", "lost", "kept"
+        self.doom = ""  # fate of the next commit: "torn", "written", "lost", "kept"
         self._watch = watch
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Faults as data: what strikes whom before which event. Drawn from a seed, printed when a run fails, struck by world.py."""
+"""Faults as data: each strikes one process before one event. Drawn from a seed, printed when a run fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What can happen. The last four do not happen to a TCP connection: they are harsher than ZeroMQ's network."""
+    """The kinds of faults. The last four do not happen to a TCP connection: they are harsher than ZeroMQ's network."""
 
-    kill = "kill"  # SIGKILL; `how`: where it meets the buffer, what the learner starts from again
+    kill = "kill"  # SIGKILL; `how`: the point at which the buffer dies, or the checkpoint that the learner starts from again
     leave = "leave"  # SIGTERM to an actor
     pause = "pause"  # SIGSTOP, and SIGCONT `seconds` later
-    sever = "sever"  # the connection breaks; what is under way is lost, or leaves with the next one
-    cut = "cut"  # nothing passes for `seconds`; `how`: then it all arrives, or the connection breaks
+    sever = "sever"  # the connection breaks; frames under way are lost, or leave over the next one
+    cut = "cut"  # nothing passes for `seconds`; `how`: then all of it arrives, or the connection breaks
     full = "full"  # of the disk, for `seconds`
     broken = "broken"  # of the disk: one commit fails, `how`: nothing of it lasts, or all of it
     duplicate = "duplicate"  # a frame arrives twice
@@ -25,8 +25,8 @@ class Kind(StrEnum):
 
 
 HARSH = frozenset({Kind.duplicate, Kind.reorder, Kind.lose, Kind.corrupt})
-# where death meets the buffer: between two turns; with frames heard; with everything decided; in a commit that is lost, or that
-# lasts; with half of what it had to say said
+# The point at which the buffer dies: between two turns; after it heard frames; after it decided; in a commit that is lost, or
+# that lasts; when it has sent half of its frames.
 BUFFER_DEATHS = ("idle", "heard", "decided", "torn", "written", "speaking")
 RESTARTS = ("newest", "newest", "newest", "older", "none")  # checkpoint that a learner starts from
 
@@ -37,7 +37,7 @@ class Fault:
 
     event: int
     kind: Kind
-    victim: str  # "buffer", "learner", "actor-2": whoever has that name then
+    victim: str  # "buffer", "learner", "actor-2": the process of that name at the time
     seconds: float = 0.0
     how: str = ""
 

@@ -1,4 +1,4 @@
-"""The buffer process: the shipped OutputCommit over the shipped core and journal, turned as service.py turns them."""
+"""The simulated buffer process: the shipped OutputCommit, core and journal, driven as buffer/serving/service.py drives them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .judge import Judge
     from .world import World
 
-TICK_S = 1.0  # longer than the real one: most of what becomes due, a frame brings about
-TURN_S = 0.002  # from a frame's arrival to the turn that reads it, with all that came meanwhile
+TICK_S = 1.0  # longer than the real one, because frames cause most of what becomes due
+TURN_S = 0.002  # from a frame's arrival to the turn that reads it, with all frames that came meanwhile
 BURST = 64
 MAX_BYTES = 1 << 24
 _answers: Decoder[Any] = Decoder(m.FromBuffer, MAX_BYTES)
@@ -43,7 +43,7 @@ TRAIN, HELDOUT = [prompts(name, 5) for name in SOURCES], prompts("heldout", 2)
 
 
 class WatchedJournal(Journal):
-    """The journal, and the audit beside it: moves that a checkpoint covers may be dropped before the disk has them."""
+    """The journal; it tells the audit of moves: those that a checkpoint covers may be dropped before the disk has them."""
 
     def __init__(self, disk: Disk, audit: Audit) -> None:
         super().__init__(disk)
@@ -55,7 +55,7 @@ class WatchedJournal(Journal):
 
 
 class Watched:
-    """The core, and the judge beside it: what OutputCommit talks to."""
+    """The core as OutputCommit calls it, with the judge as a witness of every call."""
 
     def __init__(self, core: BufferCore, judge: Judge) -> None:
         self.core, self.judge = core, judge
@@ -86,7 +86,7 @@ class Watched:
 
 
 class Buffer(Process):
-    """One life of the buffer. It finds on the disk what the last one left there."""
+    """One life of the buffer. It goes on from the disk of the last one."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world, "buffer")
@@ -96,7 +96,7 @@ class Buffer(Process):
         self.journal = WatchedJournal(world.disk, world.judge.audit)
         self.core = world.core_class.open(RunSettings.from_config(cfg), mixture, heldout, "tok", self.journal, self.clock())
         self.output = OutputCommit(Watched(self.core, world.judge), MAX_BYTES, self.core.quarantine)
-        self.doom = ""  # where the next turn ends this life
+        self.doom = ""  # the point in the next turn at which it dies
         self._inbox: deque[tuple[bytes, bytes]] = deque()
         self._turn_due = False
         world.judge.buffer_started(self.core, self.journal)
@@ -119,7 +119,7 @@ class Buffer(Process):
             self._turn()
 
     def _turn(self) -> None:
-        """One round of the service's loop, and the death that was planned for it."""
+        """One round of the service's loop, with the death that is planned for it."""
         self._turn_due = False
         output, num_heard = self.output, 0
         try:

@@ -1,4 +1,4 @@
-"""Watches from outside what the buffer hears, decides and says: its own record of tickets, groups and batches."""
+"""The judge: it sees from outside all that the buffer hears, decides and says, and keeps a record of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .plan import Plan
 
 
 class Judge:
-    """Raises Violation."""
+    """Raises Violation when a promise is broken."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.audit = plan, Audit(plan)
@@ -28,9 +28,9 @@ class Judge:
         self.accepted_since_commit: set[int] = set()  # of them: undone when the buffer dies now
         self.acknowledged: set[int] = set()  # groups that the buffer said it stored
         self.handed_out: dict[tuple[int, int], bytes] = {}  # (generation, version) -> digest of the batch
-        self.sent: dict[int, tuple[Ticket, list[str]]] = {}  # every ticket, and to whom
-        self.trained_at: dict[int, int] = {}  # ordinal -> version, in the learner's present timeline
-        self.steps: dict[int, list[int]] = {}  # version -> ordinals, likewise
+        self.sent: dict[int, tuple[Ticket, list[str]]] = {}  # every ticket, and the actor that it was sent to
+        self.trained_at: dict[int, int] = {}  # ordinal -> version, in the learner's present history
+        self.steps: dict[int, list[int]] = {}  # version -> ordinals, in the same history
         self.num_served_again = self.num_sent_again = self.num_rollouts = 0
         self.num_resets = self.num_mixed = self.num_resets_across_crashes = 0
         self.generation = 0  # of the last learner that was let in
@@ -41,7 +41,7 @@ class Judge:
         self.seen_uids: set[str] = set()  # of prompts that were issued
         self.last_word: m.Status | None = None
 
-    # --- what the buffer hears -----------------------------------------------------------------------------------------
+    # --- the buffer hears -----------------------------------------------------------------------------------------------
 
     def made(self, group: Group) -> None:
         self.made_by_actors[group.ordinal] = group
@@ -106,10 +106,10 @@ class Judge:
         elif not core.finishing and core.run.store.generation > 0 and core.run.store.head < self.plan.steps:
             raise Violation(f"a reset was refused: {answer}")
 
-    # --- what it decides -----------------------------------------------------------------------------------------------
+    # --- it decides ----------------------------------------------------------------------------------------------------
 
     def issued(self, ticket: Ticket) -> None:
-        """A ticket is as the stage says, which is the learner's."""
+        """Check a ticket: it must have the settings of the learner's stage."""
         if ticket.kind is TicketKind.validation:
             if ticket.sampling.n not in (1, 2) or ticket.sampling.temperature not in (0.0, 0.6):
                 raise Violation(f"a validation ticket asks for {ticket.sampling}")
@@ -124,7 +124,7 @@ class Judge:
         self.seen_uids.add(uid)
 
     def deadlines(self, core: BufferCore) -> None:
-        """`wait`: for every k, at most k B tickets must be in the next k batches."""
+        """Check the contract of `wait`: for every k, at most k B tickets are due in the next k batches."""
         if self.plan.straggler is not Straggler.wait:
             return
         ages = [e.group.oldest_version if e.group else e.ticket.version for e in core.run.store.ledger.entries()]
@@ -134,23 +134,23 @@ class Judge:
                 raise Violation(f"{due} tickets are due in the next {k} batches of {self.plan.batch}: versions {ages}")
 
     def leases(self, core: BufferCore) -> None:
-        """No ticket is leased whose group was taken."""
+        """Check that no ticket is leased whose group was taken."""
         settled = [lease.ticket.ordinal for lease in core.run.leases.all() if lease.ticket.ordinal in self.accepted]
         if settled:
             raise Violation(f"tickets {settled} are settled, and leased")
 
     def balanced(self, core: BufferCore) -> None:
-        """The ledger adds up, and admission holds. Called after every event."""
+        """Check that the ledger adds up and admission holds. Called after every event."""
         counts, total = core.run.store.ledger.counts, core.run.store.ledger.total
         if total != sum(counts.values()) or counts[TicketState.trained] != core.run.store.version * self.plan.batch:
             raise Violation(f"out of balance: {total} issued, {counts}, version {core.run.store.version}")
         if counts[TicketState.leased] + counts[TicketState.stored] > (self.plan.eta + 1) * self.plan.batch:
             raise Violation(f"more tickets under way than admission allows: {counts}")
 
-    # --- what lasts ----------------------------------------------------------------------------------------------------
+    # --- a commit lasts ------------------------------------------------------------------------------------------------
 
     def committed(self, put: Any, drop: Any) -> None:
-        """A commit reached the disk. A batch asks for a reset exactly when one was promised."""
+        """Check a commit that reached the disk: a batch asks for a reset exactly when one was promised."""
         forked = self.audit.disowned
         self.audit.committed(put, drop)
         for version, asks in self.audit.resets:
@@ -167,7 +167,7 @@ class Judge:
         self.lasting_stages, self.lasting_promised = self.stages, list(self.promised)
 
     def buffer_started(self, core: BufferCore, journal: Journal) -> None:
-        """What the last buffer did not commit never happened."""
+        """Forget what the last buffer did not commit: it never happened."""
         self.stages, self.promised = self.lasting_stages, list(self.lasting_promised)
         self.accepted -= self.accepted_since_commit
         self.accepted_since_commit.clear()
@@ -175,10 +175,10 @@ class Judge:
         self.generation = core.run.store.generation
         self.audit.started(core, journal)
 
-    # --- what it says --------------------------------------------------------------------------------------------------
+    # --- it says -------------------------------------------------------------------------------------------------------
 
     def said(self, message: Any, to: list[str], frame: bytes) -> None:
-        """Nothing leaves that the disk does not know."""
+        """Check a message that leaves: all that it follows from must be on the disk."""
         audit = self.audit
         match message:
             case m.Tickets():
@@ -200,7 +200,7 @@ class Judge:
                 self.last_word = message.status
 
     def ticket(self, ticket: Ticket, to: list[str]) -> None:
-        """Issued once; the same actor may be sent it again, as it was."""
+        """Check a ticket that leaves: it is issued once, and may be sent again to the same actor, unchanged."""
         if ticket.ordinal in self.sent:
             if self.sent[ticket.ordinal] != (ticket, to):
                 raise Violation(f"issued twice: {ticket} to {to}")
@@ -213,7 +213,7 @@ class Judge:
         self.sent[ticket.ordinal] = (ticket, to)
 
     def batch(self, batch: Batch, frame: bytes) -> None:
-        """B groups as the actors made them, young enough, none used before; the very same when served again."""
+        """Check a batch that leaves: B groups as actors made them, young enough, not used before; the same when repeated."""
         key, digest = (batch.generation, batch.version), hashlib.blake2b(frame, digest_size=16).digest()
         if key in self.handed_out:
             self.num_served_again += 1
@@ -228,7 +228,7 @@ class Judge:
             raise Violation(f"batch {key} has groups {ordinals}")
         for group in batch.groups:
             if group.kind is not TicketKind.train or group != self.made_by_actors.pop(group.ordinal, None):
-                raise Violation(f"batch {key} holds a group that nobody made, or one again: {group.ordinal}")
+                raise Violation(f"batch {key} holds a group that no actor made, or one a second time: {group.ordinal}")
             versions = [span.version for rollout in group.rollouts for span in rollout.spans]
             oldest_trained = max(versions) if self.plan.straggler is Straggler.mask else min(versions)
             if batch.version - oldest_trained > self.plan.eta:
@@ -236,16 +236,16 @@ class Judge:
             if group.generation != batch.generation:
                 raise Violation(f"group {group.ordinal} of generation {group.generation} is in batch {key}")
 
-    # --- what the learner does with it ---------------------------------------------------------------------------------
+    # --- the learner trains --------------------------------------------------------------------------------------------
 
     def learner_started(self, version: int) -> None:
-        """From a checkpoint: later steps never happened to its weights."""
+        """A learner starts from a checkpoint: its weights do not have the later steps."""
         for undone in [step for step in self.steps if step >= version]:
             for ordinal in self.steps.pop(undone):
                 self.trained_at.pop(ordinal, None)
 
     def trains(self, batch: Batch, version: int, generation: int) -> None:
-        """A step: nothing twice in one timeline, nothing of another generation."""
+        """Check a step: no group twice in one history, none of another generation."""
         if (batch.generation, batch.version) != (generation, version):
             raise Violation(f"the learner at {version} of generation {generation} trains {batch.generation, batch.version}")
         self.steps[version] = [group.ordinal for group in batch.groups]
@@ -256,7 +256,7 @@ class Judge:
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def end(self, *, untroubled: bool) -> None:
-        """What the last word says must be the whole run."""
+        """Check the last status: it must account for the whole run."""
         assert self.last_word is not None
         counts = self.last_word.ledger
         live = sum(counts[state] for state in ("issued", "leased", "stored", "batched"))

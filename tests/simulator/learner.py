@@ -1,4 +1,4 @@
-"""A learner that crashes, forgets, changes stages and ends early."""
+"""A simulated learner: it crashes, loses checkpoints, changes stages and ends early."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 MANIFEST = Manifest(buckets=[])
 NOWHERE = Rendezvous(transport="collective", address=b"")
-RESULT_S = 30.0  # local; a broadcast of which nothing is heard for so long is given up
+RESULT_S = 30.0  # on its own clock; a broadcast without a result after this time is given up
 TRIES = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a learner starts from."""
+    """The state that a learner starts from."""
 
     version: int = 0
     generation: int = -1
@@ -52,7 +52,7 @@ class Learner(Client):
 
     def welcomed(self, welcome: m.Welcome) -> None:
         if welcome.generation == self.generation:
-            return  # the session sends again what has no answer
+            return  # the session itself sends questions without an answer again
         self.world.forks += welcome.generation not in (1, self.first_generation)
         self.generation, self.epoch = welcome.generation, -1
         self.publish()
@@ -112,7 +112,7 @@ class Learner(Client):
 
     def train(self, batch: Batch) -> None:
         if batch.generation != self.generation or batch.version != self.asked:
-            return  # asked for before a reconnect, answered twice
+            return  # the question was sent again after a reconnect, and answered twice
         self.asked, self.busy = -1, True
         world, plan = self.world, self.world.plan
         world.judge.trains(batch, self.version, self.generation)
@@ -141,8 +141,8 @@ class Learner(Client):
         self.finishing = True
         self.say(m.Finish(generation=self.generation, version=self.version))
 
-    def return_anew(self) -> None:
-        """From the newest checkpoint, an older one, or none."""
+    def start_again(self) -> None:
+        """Start from the newest checkpoint, an older one, or none."""
         world = self.world
         world.learner_restarts += 1
         num_saved = len(self.saved)

@@ -1,6 +1,6 @@
-"""Connections as ZeroMQ keeps them: ordered and whole while they last; what is under way when one breaks is lost.
+"""Connections as ZeroMQ keeps them: ordered and whole while they last; frames under way are lost when one breaks.
 
-Harsher faults (a frame twice, out of order, never, with a flipped bit) are there to see what the contract survives.
+Harsher faults (a frame twice, out of order, never, with a flipped bit) show how much more the contract survives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """One direction of a connection: what enters first leaves first, some time later."""
+    """One direction of a connection: first in, first out, some time later."""
 
     def __init__(self, world: World, deliver: Callable[[Any], None]) -> None:
         self.blocked_until_s = 0.0
@@ -38,7 +38,7 @@ class Lane:
             self._deliver(self.queue.popleft())
 
     def disturb(self, kind: Kind) -> bool:
-        """Treat what is under way as no TCP connection would. False when nothing is, or nothing that this can happen to."""
+        """Do to frames under way what no TCP connection does. False when there are no frames that this can happen to."""
         if len(self.queue) < (2 if kind is Kind.reorder else 1):
             return False
         if kind is Kind.reorder:
@@ -69,7 +69,7 @@ class Link:
             lane.blocked_until_s = max(lane.blocked_until_s, until_s)
 
     def close(self, *, lingers: bool = False) -> list[bytes]:
-        """It is broken: what was under way to the buffer, which has not arrived, unless it `lingers` in the network."""
+        """Break the connection; returns the frames that did not reach the buffer. With `lingers` they all still do."""
         self.up = False
         self.to_client.queue.clear()
         if lingers:

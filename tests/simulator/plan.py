@@ -1,4 +1,4 @@
-"""What one schedule is made of, drawn from its seed."""
+"""The settings of one schedule, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .faults import RESTARTS, Fault, Kind, draw_faults
 
 TOKENS = 4  # of every rollout
 EVENTS_PER_GROUP = 9.0  # of a long run, about
-TROUBLE = {  # what happens to processes that mean well
+TROUBLE = {  # faults that well-behaved processes meet, with their weights
     (Kind.kill, "actor"): 4.0,
     (Kind.leave, "actor"): 1.0,
     (Kind.pause, "actor"): 1.0,
@@ -44,7 +44,7 @@ SOURCES = ("odd", "even", "rare")  # of prompts
 
 @dataclass(kw_only=True)
 class Plan:
-    """What a schedule is made of. `draw` makes one from a seed."""
+    """The settings of a schedule. `draw` makes one from a seed."""
 
     seed: int
     batch: int
@@ -72,7 +72,7 @@ class Plan:
     keep: int
     stages: list[Phase]  # one or more
     last: int  # version at which the learner ends the run: `steps`, or earlier without warning
-    resets: float  # chance per batch that somebody asks for a reset while the learner trains it
+    resets: float  # chance per batch that a user asks for a reset while the learner trains it
     skew: float = 0.0  # clocks run faster or slower by up to this share
     faults: list[Fault] = field(default_factory=list, repr=False)
     drawn_by: str = ""  # call that draws it again
@@ -125,7 +125,7 @@ class Plan:
 
     @classmethod
     def large(cls, seed: int, *, rollouts: int, faults: int) -> Plan:
-        """A long run: about so many rollouts under about so many faults of every honest kind."""
+        """A long run of about so many rollouts and faults, of every kind that ZeroMQ's network has."""
         rng = random.Random(f"large {seed}")
         plan = cls.draw(seed)
         plan.batch, plan.eta, plan.actors, plan.capacity = 16, rng.choice((1, 2, 3)), 4, 256
@@ -145,7 +145,7 @@ class Plan:
 
     @classmethod
     def harsher(cls, seed: int, kind: Kind) -> Plan:
-        """A schedule of a network that does to frames what ZeroMQ never does."""
+        """A schedule with one kind of fault that ZeroMQ's network does not have."""
         plan = cls.draw(seed)
         rng = random.Random(f"{kind} {seed}")
         weights = {(kind, "actor"): 3.0, (kind, "learner"): 1.0, (Kind.kill, "buffer"): 0.5, (Kind.sever, "learner"): 0.5}

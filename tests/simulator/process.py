@@ -1,4 +1,4 @@
-"""What every simulated process has: a clock of its own, a death, and SIGSTOP."""
+"""The base of every simulated process: a clock of its own, a death, and SIGSTOP."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Process:
         self._pause = 0  # number of the last one
 
     def clock(self) -> float:
-        """What `monotonic()` says here, seconds."""
+        """The time of `monotonic()` in this process, in seconds."""
         return self.offset + self.world.now * self.rate
 
     def later(self, delay_s: float, action: Callable[..., None], *args: Any) -> None:
-        """Do something when this process's clock says so."""
+        """Run an action after a time on this process's clock."""
         self.world.at(delay_s / self.rate, self.run, action, *args)
 
     def run(self, action: Callable[..., None], *args: Any) -> None:
-        """Do something now, or when the process goes on; the dead do nothing."""
+        """Run an action now, or when the process goes on; a dead process runs none."""
         if not self.alive:
             return
         if self.paused:
@@ -38,7 +38,7 @@ class Process:
             action(*args)
 
     def pause(self, seconds: float) -> None:
-        """SIGSTOP: everything waits."""
+        """SIGSTOP, and SIGCONT `seconds` later."""
         self.paused = True
         self._pause += 1
         self.world.at(seconds, self._go_on, self._pause)
