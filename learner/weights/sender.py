@@ -60,9 +60,21 @@ class _State:
     attempt: _Attempt | None = None  # the one under way, if any
     error: ProlongError | None = None  # what ended the thread
     thread_ended: bool = False
-    # of the thread alone
-    reached_version: int = -1  # the newest that at least one actor acknowledged
+
+
+@dataclass(slots=True)
+class _Reach:
+    """Whether weights reach any actor at all. Of the thread alone."""
+
+    version: int = -1  # the newest that at least one actor acknowledged
     num_unreached: int = 0  # publishes in a row that reached none of their members
+
+    def note(self, version: int, *, num_members: int, num_failed: int) -> None:
+        """Count one publish. The second try of a version that reached others counts for nothing when it fails."""
+        if num_failed < num_members:
+            self.version, self.num_unreached = version, 0
+        elif num_failed and self.version != version:
+            self.num_unreached += 1
 
 
 class WeightSender:
@@ -95,6 +107,7 @@ class WeightSender:
         self._client, self._inbox, self._end, self._cfg = client, inbox, end, cfg
         self._deadline = AdaptiveDeadline(cfg.timeout_s) if deadline is None else deadline
         self._state = _State()
+        self._reach = _Reach()
         self._changed = threading.Condition()  # the lock of `_state`; notified when an attempt or the thread ends
         self._metrics = {
             "weights/publish_s": 0.0,  # from Publish to the result, of the last broadcast
@@ -160,7 +173,7 @@ class WeightSender:
         error: ProlongError | None = None
         try:
             while not self._closing.is_set():
-                message = self._take_or_none()
+                message = self._inbox.take_within(POLL_S)
                 if message is None:
                     self._repeat_lost_publish()
                 elif isinstance(message, PublishPlan):
@@ -173,10 +186,6 @@ class WeightSender:
             with self._changed:
                 self._state.error, self._state.thread_ended = error, True
                 self._changed.notify_all()
-
-    def _take_or_none(self) -> PublishPlan | PublishResult | SyncRequested | None:
-        """The next message, or None after POLL_S. Raises BufferUnreachable, RunStopped."""
-        return self._inbox.take_within(POLL_S)
 
     def _publish_again(self, reason: str) -> None:
         """An actor lacks weights."""
@@ -228,7 +237,7 @@ class WeightSender:
                 given_up = plan.epoch
             failed = self._failures(plan, attempt, result)
             self._note_time(attempt, phases_s, succeeded=not failed)
-        self._note_reach(plan, failed)
+        self._note_failures(plan, failed)
         self._go_on(attempt, bool(failed), given_up)
 
     def _broadcast(self, plan: PublishPlan, attempt: _Attempt) -> list[float]:
@@ -243,7 +252,7 @@ class WeightSender:
         """None when no result came within twice the deadline of a phase, or another buffer welcomed us since the plan."""
         deadline_s = monotonic() + 2 * attempt.phase_timeout_s + RESULT_SLACK_S
         while not self._closing.is_set() and monotonic() < deadline_s and self._client.welcome is planned_by:
-            message = self._take_or_none()
+            message = self._inbox.take_within(POLL_S)
             if isinstance(message, PublishResult) and (message.epoch, message.version) == (plan.epoch, plan.version):
                 return message
         return None
@@ -267,21 +276,17 @@ class WeightSender:
         else:
             self._deadline.failed()
 
-    def _note_reach(self, plan: PublishPlan, failed: dict[str, str]) -> None:
-        """Count failures. Raises WeightsError when too many publishes in a row reached no member."""
+    def _note_failures(self, plan: PublishPlan, failed: dict[str, str]) -> None:
+        """Count them, and end the epoch if there are any. Raises WeightsError when weights have reached no actor for long."""
         self._metrics["weights/failed"] += len(failed)
         for name, reason in failed.items():
             log.warning("weights of version %d did not reach %s: %s", plan.version, name, reason)
         if failed:
             self._end.disconnect()
-        state = self._state
-        if len(failed) < len(plan.members):
-            state.reached_version, state.num_unreached = plan.version, 0
-        elif failed and state.reached_version != plan.version:
-            state.num_unreached += 1
-        if state.num_unreached >= MAX_UNREACHED:
+        self._reach.note(plan.version, num_members=len(plan.members), num_failed=len(failed))
+        if self._reach.num_unreached >= MAX_UNREACHED:
             raise WeightsError(
-                f"{state.num_unreached} publishes in a row reached no actor (last: {failed}); is weights.host = "
+                f"{self._reach.num_unreached} publishes in a row reached no actor (last: {failed}); is weights.host = "
                 f"{self._cfg.host} an address that the actors can reach?"
             )
 

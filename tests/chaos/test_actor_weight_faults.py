@@ -1,5 +1,6 @@
-"""Two real actors with vLLM, one of them killed or stopped inside a broadcast: the other has the new weights in seconds, and
-who comes back generates with the versions that it says. `-s` prints the figures.
+"""Two real actors with vLLM, one of them killed or stopped inside a broadcast: the other has the new weights in seconds.
+
+An actor that comes back generates with the versions that it names. `-s` prints the figures.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ START_S = 240.0  # two engines on a busy machine
 
 
 class Cluster:
-    """A buffer and two actors as processes; the learner's end of the conversation in this one, with real weights."""
+    """A buffer and two actors as processes. The learner's client and sender live in this one, and send real weights."""
 
     def __init__(self, root: Path, model: Path) -> None:
         self.root, self.folder = root, model
@@ -95,22 +96,22 @@ class Cluster:
         self.start("actor", name, "--name", name)
 
     def family(self, name: str) -> list[psutil.Process]:
-        """The actor, its engine, its verifiers."""
+        """The processes of the actor, its engine and its verifiers."""
         actor = psutil.Process(self.processes[name].pid)
         return [actor, *actor.children(recursive=True)]
 
     def weights_of(self, version: int) -> dict[str, torch.Tensor]:
-        """Different enough that log-probabilities tell the versions apart."""
+        """Weights so different that log-probabilities tell the versions apart."""
         return {name: tensor * (1 + 0.05 * version) for name, tensor in self.first.items()}
 
     def publish(self) -> float:
-        """Send the current version; returns when."""
+        """Send the current version; returns the time."""
         started = time.monotonic()
         self.sender.publish(self.version, self.weights_of(self.version).items())
         return started
 
     def step(self) -> Batch:
-        """Take the batch of this version; the next version is made, not yet published."""
+        """Take the batch of this version and make the next version, which is not published yet."""
         assert self.client.welcome is not None
         now = {"generation": self.client.welcome.generation}
         self.client.send(TakeBatch(version=self.version, **now))
@@ -120,7 +121,7 @@ class Cluster:
         return batch
 
     def wait_for(self, *names: str, timeout_s: float = 60.0) -> float:
-        """Until the buffer has their acknowledgements of the current version; returns when."""
+        """Wait until the buffer has their acknowledgements of the current version; returns the time."""
 
         def ready() -> bool:
             peers = request_status(self.cfg.buffer.address, 20.0).peers
@@ -156,12 +157,12 @@ class Cluster:
                 process.wait(10)
 
 
-class Gate:
-    """Rank 0's broadcasts in this process; `then` runs once, after the first bucket of the next one left."""
+class AfterFirstBucket:
+    """Calls `then` once, after the learner has sent the first bucket of its next broadcast."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.then: Callable[[], None] | None = None
-        self.opened_s = 0.0
+        self.called_s = 0.0
         send = WeightsGroup.broadcast
 
         def broadcast(group: WeightsGroup, flat: torch.Tensor, timeout_s: float | None = None) -> None:
@@ -169,7 +170,7 @@ class Gate:
             if self.then is not None:
                 then, self.then = self.then, None
                 then()
-                self.opened_s = time.monotonic()
+                self.called_s = time.monotonic()
 
         monkeypatch.setattr(WeightsGroup, "broadcast", broadcast)
 
@@ -187,7 +188,7 @@ def cluster(tmp_path: Path, demo_model: Path) -> Iterator[Cluster]:
 def test_the_survivor_of_a_killed_or_stopped_actor_has_the_weights_in_five_seconds(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, figures, transfers = Gate(monkeypatch), [], []
+    hook, figures, transfers = AfterFirstBucket(monkeypatch), [], []
     for name in ("a", "b"):
         cluster.start_actor(name)
     cluster.wait_for("a", "b", timeout_s=START_S)
@@ -201,10 +202,10 @@ def test_the_survivor_of_a_killed_or_stopped_actor_has_the_weights_in_five_secon
                 process.suspend() if kind == "stop" else process.kill()
 
         cluster.step()
-        gate.then, gate.opened_s = fault, 0.0
+        hook.then, hook.called_s = fault, 0.0
         cluster.publish()
-        took_s = cluster.wait_for(survivor) - gate.opened_s
-        assert 0 < gate.opened_s < time.monotonic()
+        took_s = cluster.wait_for(survivor) - hook.called_s
+        assert 0 < hook.called_s < time.monotonic()
         assert took_s <= SURVIVORS_S + max(transfers), f"{kind} of {victim}: {took_s:.1f} s"
         figures.append(f"{kind} of {victim}: {took_s:.2f} s")
         if kind == "stop":

@@ -1,4 +1,4 @@
-"""Faults of the weights plane: nobody hangs, nobody holds wrong weights, the survivors have the new version in seconds.
+"""Faults of the weights plane: no member hangs or holds wrong weights, and survivors have the new version in seconds.
 
 `pytest tests/chaos/test_weight_faults.py -s` prints the figures; PROLONG_SOAK=1 runs 200 faults instead of 40.
 """
@@ -37,7 +37,7 @@ ODDS = {
     "learner": 4,
     "restart": 1,
 }
-GONE = ("kill", "stop")  # leave nothing to talk to
+GONE = ("kill", "stop")  # the member answers no more
 OF_THE_LEARNER = ("learner", "restart")
 
 
@@ -62,8 +62,8 @@ def hasty_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sto
     storm.close()
 
 
-def print_table(seconds: dict[str, list[float]], what: str) -> None:
-    print(f"\n{'fault':12s} {'times':>5s} {'median':>7s} {'worst':>7s}   seconds {what}")
+def print_table(seconds: dict[str, list[float]], until: str) -> None:
+    print(f"\n{'fault':12s} {'times':>5s} {'median':>7s} {'worst':>7s}   seconds {until}")
     for kind, values in seconds.items():
         print(f"{kind:12s} {len(values):5d} {statistics.median(values):7.2f} {max(values):7.2f}")
 
@@ -108,8 +108,8 @@ def test_survivors_of_any_killed_or_stopped_member_have_the_weights_in_five_seco
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_hundreds_of_faults_hang_nobody_and_nobody_has_wrong_weights(hasty_storm: Storm) -> None:
-    """Survivors within the deadline of each fault: one and a half times the deadline in force, a retry, and a busy machine."""
+def test_hundreds_of_faults_hang_no_member_and_leave_none_with_wrong_weights(hasty_storm: Storm) -> None:
+    """Each fault has a deadline for the survivors: one and a half times that of a phase, a retry, and a busy machine."""
     storm, rng = hasty_storm, random.Random(20261123)
     seconds: dict[str, list[float]] = defaultdict(list)
     noticed: dict[str, list[float]] = defaultdict(list)
@@ -136,7 +136,7 @@ def test_hundreds_of_faults_hang_nobody_and_nobody_has_wrong_weights(hasty_storm
 
 
 def inject(storm: Storm, kind: str, victim: Member, rng: random.Random) -> float:
-    """Publish the next version and have the fault happen in its broadcast; returns when it did."""
+    """Publish the next version and have the fault happen in its broadcast; returns the time of the fault."""
     if kind in OF_THE_LEARNER:
         storm.fail_at(rng.randrange(NUM_BUCKETS))
         storm.publish()
@@ -148,7 +148,7 @@ def inject(storm: Storm, kind: str, victim: Member, rng: random.Random) -> float
         return float(failed_s)  # type: ignore[arg-type]
     bucket = rng.randrange(-1 if kind in GONE else 0, NUM_BUCKETS)
     if kind in ("late", "truncated", "overlapping") or bucket < 0:
-        storm.new_epoch()  # a group is joined, and its manifest compared, when an epoch begins
+        storm.new_epoch()  # members join a group, and compare manifests, when an epoch begins
     victim.fault_s = None
     victim.ask(Fault(kind, -1 if kind == "late" else bucket, late_s=1.2 * storm.phase_timeout_s))
     storm.publish()
@@ -158,7 +158,7 @@ def inject(storm: Storm, kind: str, victim: Member, rng: random.Random) -> float
 
 
 def recover(storm: Storm, kind: str, victim: Member, rng: random.Random) -> None:
-    """Let the victim come back: of itself, by SIGCONT, or as another process."""
+    """Let the victim come back: by itself, by SIGCONT, or as another process."""
     if kind == "stop" and rng.random() < 0.5:
         assert victim.process.pid is not None
         os.kill(victim.process.pid, signal.SIGCONT)

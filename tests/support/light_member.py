@@ -1,8 +1,8 @@
-"""An actor without vLLM in a process of its own: the real client, the real download, and faults on command.
+"""An actor without an engine, in a process of its own: the real client, the real downloader, and faults on command.
 
     parent --Pipe--> Fault, "state"          member --Pipe--> ("fault", s), ("holds", ...), ("state", ...)
 
-Times are `monotonic`, which all processes of a machine share. A killed member costs a fork of the fork server, not an import.
+Times are `monotonic`, which all processes of a machine share. A new member is forked by a fork server that has imported torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, once. `bucket`: before this one; -1: before the join. `late_s`: of kind "late"."""
+    """A fault that happens once, before this bucket or, with -1, before the member joins its group. `late_s`: for "late"."""
 
     kind: str  # kill, stop, corrupt, truncated, overlapping, never, late, wrong_epoch, allocation
     bucket: int = -1
@@ -38,7 +38,7 @@ class Fault:
 
 
 class FaultyGroup(WeightsGroup):
-    """A process group that trips over the fault of its process, if one is armed."""
+    """A process group in which the armed fault of this process happens."""
 
     armed: Fault | None = None
     pipe: Connection
@@ -72,13 +72,13 @@ class FaultyGroup(WeightsGroup):
 
 
 def report(pipe: Connection) -> None:
-    """The armed fault happens now."""
+    """Tell the parent that the armed fault happens now."""
     FaultyGroup.armed = None
     pipe.send(("fault", time.monotonic()))
 
 
 class LightMember:
-    """Holds weights of one version, like an engine: what it says that it holds is what it would generate with."""
+    """Holds weights of one version, as an engine does: it reports those with which it would generate."""
 
     def __init__(self, address: str, hello: Hello, timeout_s: float, pipe: Connection) -> None:
         self.pipe, self.timeout_s = pipe, timeout_s
@@ -142,7 +142,7 @@ class LightMember:
 
 
 def spoil(manifest: Manifest, kind: str) -> Manifest:
-    """Without its last bucket, or with a tensor that reaches out of its bucket."""
+    """The manifest without its last bucket, or with a tensor that reaches out of its bucket."""
     if kind == "truncated":
         return Manifest(buckets=manifest.buckets[:-1])
     first = manifest.buckets[0]
@@ -151,7 +151,7 @@ def spoil(manifest: Manifest, kind: str) -> Manifest:
 
 
 def run_member(address: str, hello: Hello, timeout_s: float, pipe: Connection) -> None:
-    """Entry of the process; ends with its parent's pipe or the buffer."""
+    """The entry of the process. It ends when its parent's pipe or the buffer does."""
     torch.set_num_threads(1)
     FaultyGroup.pipe = pipe
     collective.WeightsGroup = FaultyGroup

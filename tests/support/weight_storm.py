@@ -1,6 +1,7 @@
-"""A real buffer, the learner's WeightSender in this process and light members in theirs: one fault after the other.
+"""A weights plane under faults: a real buffer, the learner's sender in this process, light members in processes of their own.
 
-After each: who survived has every byte of the new version, and when; nobody claims a version whose bytes it does not hold.
+After each fault a test can tell when the survivors got every byte of the new version, and that no member claims a version whose
+bytes it does not hold.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.support.runs import wait_until
 NUM_BUCKETS, SIDE = 8, 512  # of 1 MiB each
 SPECS = [(f"layer.{i}.weight", torch.float32, (SIDE, SIDE)) for i in range(NUM_BUCKETS)]
 MANIFEST = plan_buckets(SPECS, 1 << 20)
-HANG_S = 30.0  # whatever takes longer hangs
+HANG_S = 30.0  # a wait that takes longer hangs
 
 
 def weights(version: int) -> dict[str, torch.Tensor]:
@@ -48,18 +49,18 @@ def sums_of(version: int) -> list[int]:
 
 @dataclass
 class Member:
-    """One light member process, and what it said."""
+    """The process of one light member, and the messages that came from it."""
 
     name: str
     process: BaseProcess
     pipe: Connection
-    held: dict[int, float] = field(default_factory=dict)  # version -> when it had it
-    sums: dict[int, list[int]] = field(default_factory=dict)  # version -> of the last time it got it
+    held: dict[int, float] = field(default_factory=dict)  # version -> time at which it had that version
+    sums: dict[int, list[int]] = field(default_factory=dict)  # version -> checksums, of the last time it came
     num_received: int = 0
-    fault_s: float | None = None  # when the armed fault happened
+    fault_s: float | None = None  # time of the armed fault
 
     def listen(self) -> list[Any]:
-        """What it said since; states are returned, the rest is noted."""
+        """Read the messages that have come. Returns the states among them; faults and versions are noted."""
         states = []
         try:
             while self.pipe.poll():
@@ -77,7 +78,7 @@ class Member:
         return states
 
     def ask(self, command: Fault | str) -> Any:
-        """(generation, version, checksums of what it would generate with), once it has the command."""
+        """Send a command; returns (generation, version, checksums of the weights that it would generate with)."""
         self.pipe.send(command)
         return wait_until(f"a state of {self.name}", self.listen, HANG_S)[-1]  # type: ignore[index]
 
@@ -95,7 +96,7 @@ class Storm:
         self.members: dict[str, Member] = {}
         self.version = -1
         self._lives = 0
-        self._fail_at: int | None = None  # the learner's broadcast of this bucket fails
+        self._fail_at: int | None = None  # bucket whose broadcast fails at the learner
         self.failed_s: float | None = None
         self._patch(monkeypatch)
         self.start_learner()
@@ -106,7 +107,7 @@ class Storm:
         self.settle()
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Rank 0 lives in this process alone."""
+        """Let the learner's broadcasts fail at `_fail_at`. No other rank lives in this process."""
         send = WeightsGroup.broadcast
         sent = 0
 
@@ -124,7 +125,7 @@ class Storm:
 
     def start_learner(self) -> None:
         self._lives += 1
-        pid = os.getpid() + self._lives  # of another process, as far as the buffer can see
+        pid = os.getpid() + self._lives  # to the buffer, each life is another process
         self.client: BufferClient = make_client(self.cfg, self.buffer.address, Role.learner, "learner", pid=pid)
         inbox = self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(HANG_S)
@@ -138,7 +139,7 @@ class Storm:
         self.client.close()
 
     def publish(self) -> float:
-        """The next version; returns when."""
+        """Publish the next version; returns the time."""
         self.version += 1
         started = time.monotonic()
         self.sender.publish(self.version, weights(self.version).items())
@@ -146,11 +147,11 @@ class Storm:
 
     @property
     def phase_timeout_s(self) -> float:
-        """Of the last broadcast."""
+        """As in the last Publish."""
         return self.sender.metrics()["weights/phase_timeout_s"]
 
     def new_epoch(self) -> None:
-        """Have the next broadcast join a group: one member is cordoned, and gets its weights again alone."""
+        """Have the next broadcast begin another epoch: cordon one member, which then gets its weights again, alone."""
         member = next(iter(self.members.values()))
         before = member.num_received
         self.client.send(Cordon(epoch=0, names=[member.name]))
@@ -158,7 +159,7 @@ class Storm:
         self.settle()
 
     def fail_at(self, bucket: int) -> None:
-        """The learner's next broadcast breaks at that bucket."""
+        """Let the learner's next broadcast fail at that bucket."""
         self._fail_at, self.failed_s = bucket, None
 
     # --- the members ---
@@ -179,12 +180,12 @@ class Storm:
         self.members[name].pipe.close()
 
     def peers(self) -> dict[str, dict[str, float | str]]:
-        """The actors, as the buffer sees them."""
+        """The actors in the buffer's status."""
         peers = request_status(self.buffer.address, HANG_S).peers
         return {name: peer for name, peer in peers.items() if peer["role"] == "actor"}
 
     def settle(self) -> None:
-        """Wait until everybody is ready with the newest version, and hold every claim against the bytes."""
+        """Wait until every member is ready with the newest version; compare its bytes with what it claims."""
 
         def ready() -> bool:
             peers = self.peers()

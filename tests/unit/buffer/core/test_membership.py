@@ -31,7 +31,7 @@ def two() -> Membership:
     return membership
 
 
-def everybody(membership: Membership, version: int, now: float = 0.0) -> None:
+def reach_all(membership: Membership, version: int, now: float = 0.0) -> None:
     plan, _ = membership.publish(publish(version), now)
     for name in plan.members:
         membership.applied(name, applied(version, plan.epoch))
@@ -45,7 +45,7 @@ def test_members_know_their_places_in_the_plan_and_where_the_learner_is(two: Mem
     assert {u.rendezvous for u in updates.values()} == {Rendezvous(transport="any", address=b"here")}
 
 
-def test_nobody_holds_weights_before_the_acknowledgement(two: Membership) -> None:
+def test_an_actor_holds_no_weights_before_its_acknowledgement(two: Membership) -> None:
     plan, _ = two.publish(publish(4), 0.0)
     assert two.version_of("a", 1) is None
     two.applied("a", applied(4, plan.epoch))
@@ -55,7 +55,7 @@ def test_nobody_holds_weights_before_the_acknowledgement(two: Membership) -> Non
 
 
 def test_the_epoch_stays_while_the_members_stay_and_its_result_has_the_checksums(two: Membership) -> None:
-    everybody(two, 0)
+    reach_all(two, 0)
     plan, _ = two.publish(publish(1), 1.0)
     assert plan.epoch == 1
     for name in ("a", "b"):
@@ -66,7 +66,7 @@ def test_the_epoch_stays_while_the_members_stay_and_its_result_has_the_checksums
 
 
 def test_another_list_of_members_is_another_epoch(two: Membership) -> None:
-    everybody(two, 0)
+    reach_all(two, 0)
     two.join("c")
     plan, _ = two.publish(publish(0), 1.0)
     assert (plan.epoch, plan.members) == (2, ["c"]), "the others hold version 0 already"
@@ -77,7 +77,7 @@ def test_another_list_of_members_is_another_epoch(two: Membership) -> None:
 
 
 def test_another_rendezvous_or_generation_is_another_epoch(two: Membership) -> None:
-    everybody(two, 0)
+    reach_all(two, 0)
     assert two.publish(publish(1, address=b"there"), 1.0)[0].epoch == 2
     two.applied("a", applied(1, 2))
     two.applied("b", applied(1, 2))
@@ -86,7 +86,7 @@ def test_another_rendezvous_or_generation_is_another_epoch(two: Membership) -> N
 
 
 def test_an_actor_that_restarts_breaks_its_epoch_though_the_names_are_the_same(two: Membership) -> None:
-    everybody(two, 0)
+    reach_all(two, 0)
     two.leave("a")
     two.join("a")
     two.leave("b")
@@ -95,13 +95,13 @@ def test_an_actor_that_restarts_breaks_its_epoch_though_the_names_are_the_same(t
 
 
 def test_without_members_there_is_nothing_to_send(two: Membership) -> None:
-    everybody(two, 3)
+    reach_all(two, 3)
     plan, updates = two.publish(publish(3), 1.0)
     assert (plan.members, updates) == ([], {})
     assert two.try_finish(100.0) is None
 
 
-def test_a_silent_member_is_cordoned_and_out_until_the_timeout_passed_again(two: Membership) -> None:
+def test_a_silent_member_is_cordoned_and_excluded_until_the_timeout_passed_again(two: Membership) -> None:
     plan, _ = two.publish(publish(0), 0.0)
     two.applied("a", applied(0, plan.epoch))
     assert two.try_finish(9.9) is None
@@ -124,8 +124,8 @@ def test_a_silent_member_is_asked_in_as_soon_as_it_says_anything(two: Membership
 
 def test_after_the_first_that_applied_the_others_have_the_deadline_of_a_phase(two: Membership) -> None:
     plan, updates = two.publish(publish(0, phase_timeout_s=2.0), 0.0)
-    assert updates["a"].phase_timeout_s == 2.0, "everybody uses the learner's number"
-    assert two.try_finish(5.0) is None, "nobody has answered"
+    assert updates["a"].phase_timeout_s == 2.0, "all sides use the learner's number"
+    assert two.try_finish(5.0) is None, "no member has answered"
     two.applied("a", applied(0, plan.epoch))
     assert two.try_finish(5.1) is None
     assert two.try_finish(7.0) is None
@@ -157,7 +157,7 @@ def test_a_phase_deadline_out_of_range_becomes_the_timeout(two: Membership, phas
     assert two.try_finish(10.0) is not None
 
 
-def test_who_did_not_answer_a_broadcast_that_the_learner_gave_up_is_absent(two: Membership) -> None:
+def test_a_member_without_an_answer_is_absent_once_the_learner_gave_the_broadcast_up(two: Membership) -> None:
     plan, _ = two.publish(publish(0), 0.0)
     two.applied("a", applied(0, plan.epoch))
     plan, _ = two.publish(publish(0, given_up=plan.epoch), 3.0)
@@ -166,7 +166,7 @@ def test_who_did_not_answer_a_broadcast_that_the_learner_gave_up_is_absent(two: 
     assert two.is_cordoned("b")
 
 
-def test_a_publish_that_comes_twice_leaves_nobody_out(two: Membership) -> None:
+def test_a_publish_that_comes_twice_excludes_no_member(two: Membership) -> None:
     two.publish(publish(0), 0.0)
     plan, _ = two.publish(publish(0), 0.1)
     assert (plan.epoch, plan.members) == (2, ["a", "b"])
@@ -175,19 +175,18 @@ def test_a_publish_that_comes_twice_leaves_nobody_out(two: Membership) -> None:
 
 
 def test_one_actor_that_breaks_every_broadcast_ends_up_alone(two: Membership) -> None:
-    """b cannot reach the learner: whoever is in a group with it waits in vain."""
+    """b cannot reach the learner: a broadcast fails for every member while b is one of them."""
     two.join("c")
-    now, groups = 0.0, []
+    now, lists = 0.0, []
     for version in (0, 0, 0, 0, 0, 0, 1):
         now += 1.0
         plan, _ = two.publish(publish(version), now)
-        groups.append(plan.members)
+        lists.append(plan.members)
         for name in plan.members:
             two.applied(name, applied(version, plan.epoch, error="broken" if "b" in plan.members else ""))
         assert not plan.members or two.try_finish(now) is not None
-    everybody = ["a", "b", "c"]
-    assert groups == [everybody, everybody, ["a"], ["b"], ["c"], [], ["a", "c"]]
-    assert two.should_ask(1, -1, now + 4.9) == "", "b is out for 1 s x 2^3 after its error alone"
+    assert lists == [["a", "b", "c"], ["a", "b", "c"], ["a"], ["b"], ["c"], [], ["a", "c"]]
+    assert two.should_ask(1, -1, now + 4.9) == "", "b is excluded for 1 s x 2^3 after its error alone"
     assert two.should_ask(1, -1, now + 5.0) == "b lack weights of generation 1"
     assert two.publish(publish(1), now + 5.0)[0].members == ["b"]
 
@@ -215,13 +214,13 @@ def test_an_actor_that_fails_alone_is_left_out_of_the_retry(two: Membership) -> 
 def test_an_answer_to_an_earlier_broadcast_changes_no_version(two: Membership) -> None:
     first, _ = two.publish(publish(0), 0.0)
     second, _ = two.publish(publish(1), 1.0)
-    assert second.epoch == first.epoch + 1, "a group that is in the middle of a broadcast cannot be used for another"
+    assert second.epoch == first.epoch + 1, "connections in the middle of a broadcast cannot be used for another"
     two.applied("a", applied(0, first.epoch))
     assert two.version_of("a", 1) is None
 
 
 def test_an_actor_with_other_weights_than_were_sent_holds_nothing_and_is_sent_them_again(two: Membership) -> None:
-    everybody(two, 2)
+    reach_all(two, 2)
     assert two.cordon(["b", "gone"]) == {"b": 2}
     assert two.version_of("b", 1) is None
     plan, _ = two.publish(publish(2), 1.0)
@@ -238,7 +237,7 @@ def test_the_learner_is_asked_for_weights_that_an_actor_lacks_but_not_too_often(
 
 
 def test_a_waiting_learner_is_asked_also_for_actors_that_lag(two: Membership) -> None:
-    everybody(two, 3)
+    reach_all(two, 3)
     assert two.should_ask(1, -1, 5.0) == ""
     assert two.should_ask(1, 4, 5.0) == "a, b lack weights of generation 1"
 
@@ -248,13 +247,13 @@ def test_a_cordoned_actor_is_asked_in_again_once_the_learner_is_asked(two: Membe
     two.applied("a", applied(0, 1))
     assert two.try_finish(10.0) is not None
     assert two.publish(publish(0), 10.1)[0].members == []
-    assert two.should_ask(1, -1, 19.9) == "", "it is out"
+    assert two.should_ask(1, -1, 19.9) == "", "it is excluded"
     assert two.should_ask(1, -1, 20.0) == "b lack weights of generation 1"
     assert two.publish(publish(0), 20.1)[0].members == ["b"]
 
 
 def test_a_learner_that_arrives_begins_another_epoch(two: Membership) -> None:
-    everybody(two, 0)
+    reach_all(two, 0)
     two.learner_joined(5.0)
     plan, _ = two.publish(publish(1), 6.0)
     assert (plan.epoch, plan.members) == (2, ["a", "b"])
