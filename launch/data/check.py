@@ -1,7 +1,7 @@
-"""`prolong data check`: every line of a prompt file as the buffer would read it, and every gold answer as a rollout's.
+"""`prolong data check`: read every line of a prompt file as the buffer does, and judge every gold answer like a rollout.
 
-rows --> Prompt or a bad line --> counts, lengths, doubles
-              '--> gold completion --> VerifierPool --> reward 1, or a failure with its line number
+read_prompts --> Prompt or bad line --> counts, lengths, duplicates
+                   '--> gold completion --> VerifierPool --> reward 1, or a failure with its line number
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
 class Characters:
-    """Stands in for a tokenizer when no model is named: one "token" per character, chat messages joined by line breaks."""
+    """Takes the place of a tokenizer when no model is named: one "token" per character, chat messages joined by line breaks."""
 
     def render(self, prompt: str | list[dict[str, Any]]) -> str:
         if isinstance(prompt, str):
@@ -49,7 +49,7 @@ class Characters:
 
 @dataclass
 class Contents:
-    """What a file holds. lines[i] is the line of prompts[i]; golds[i] a completion that must earn 1, if one is known."""
+    """The content of a file. lines[i] is the line of prompts[i], golds[i] a completion that must earn 1, or None if unknown."""
 
     prompts: list[Prompt] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Contents:
 
 
 def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
-    """Print the report; 1 if a line is bad or a gold answer fails. Raises UserError."""
+    """Print the report; 1 if there is a bad line, no prompt, or a gold answer that fails. Raises: UserError."""
     contents = read_contents(path, Tokenizer.load(model) if model else Characters(), declared(cfg.own))
     print_contents(path, contents, "tokens" if model else "characters", longest)
     failures = asyncio.run(verify_golds(contents, cfg)) if golds and contents.prompts else []
@@ -70,7 +70,7 @@ def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int
 
 
 def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NO_VERIFIERS) -> Contents:
-    """Every line that is a prompt whose verifier can judge its answer; why the others are not. Raises DataError."""
+    """The prompts whose verifier can judge their answer, and the reason for each other line. Raises: DataError."""
     contents = Contents()
     for line, read in read_prompts(path, tokenizer):
         try:
@@ -78,7 +78,7 @@ def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifi
                 raise read
             prompt = read.prompt
             check_prompt(prompt, own)
-            gold = read.record.get("gold")
+            gold = read.record.get("gold")  # a right completion that the file brings along
             if gold is None:
                 gold = find(prompt.verifier, own).gold(parse_answer(prompt.answer))
         except UserError as error:
@@ -91,7 +91,7 @@ def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifi
 
 
 def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> None:
-    """To stdout: counts, lengths, the longest prompts, doubles."""
+    """Print counts, lengths, the longest prompts and duplicates."""
     prompts = contents.prompts
     print(f"{path}: {len(prompts)} prompts, {len(contents.bad)} bad lines")
     counts = Counter((prompt.domain, prompt.task, prompt.verifier) for prompt in prompts)
@@ -104,48 +104,48 @@ def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> N
     print(f"prompt length in {unit}: " + ", ".join(f"{name} {value}" for name, value in named))
     for index in np.argsort(-lengths, kind="stable")[:longest]:
         print(f"  line {contents.lines[index]}: {lengths[index]} {unit}: {prompts[index].text[:60]!r}...")
-    for what in duplicate_prompts(contents):
-        print(what)
+    for sentence in duplicate_prompts(contents):
+        print(sentence)
 
 
 def duplicate_prompts(contents: Contents) -> list[str]:
-    """Sentences about prompts that occur twice, and about those that do with another answer."""
+    """Sentences about prompts that occur again, with the same answer or with another one."""
     first: dict[str, int] = {}
     same, contradicting = list[str](), list[str]()
     for index, prompt in enumerate(contents.prompts):
         other = first.setdefault(prompt.text, index)
         if other != index:
-            agrees = (
-                contents.prompts[other].answer == prompt.answer or contents.golds[other] == contents.golds[index] is not None
-            )
-            (same if agrees else contradicting).append(f"{contents.lines[index]} (of {contents.lines[other]})")
-    told = [("the same prompt and answer as an earlier line", same), ("an earlier prompt, another answer", contradicting)]
-    return [f"{len(lines)} lines with {what}: {', '.join(lines[:5])}" for what, lines in told if lines]
+            same_gold = contents.golds[index] is not None and contents.golds[index] == contents.golds[other]
+            listed = same if same_gold or contents.prompts[other].answer == prompt.answer else contradicting
+            listed.append(f"{contents.lines[index]} (of {contents.lines[other]})")
+    kinds = [("the same prompt and answer as an earlier line", same), ("an earlier prompt, another answer", contradicting)]
+    return [f"{len(lines)} lines with {kind}: {', '.join(lines[:5])}" for kind, lines in kinds if lines]
 
 
 async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
-    """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises VerifierFailure."""
-    known = [i for i, gold in enumerate(contents.golds) if gold is not None]
-    print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that cannot be told from the file")
+    """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises: VerifierFailure."""
+    rows = zip(contents.lines, contents.prompts, contents.golds, strict=True)
+    known = [(line, prompt, gold) for line, prompt, gold in rows if gold is not None]
+    print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that the file does not tell")
     if not known:
         return []
-    names = tuple(sorted({contents.prompts[i].verifier for i in known}))
+    names = tuple(sorted({prompt.verifier for _, prompt, _ in known}))
     pool = make_pool(replace(cfg, hosts=[], workers=min(cfg.workers, len(known))), preload=names)
     await pool.start()
-    gate, told = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
+    in_flight, count_verdict = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
 
-    async def one(i: int) -> str | None:
-        async with gate:
-            verdict = await pool.verify(contents.prompts[i], contents.golds[i] or "", FinishReason.stop)
-        told()
+    async def judge(line: int, prompt: Prompt, gold: str) -> str | None:
+        async with in_flight:
+            verdict = await pool.verify(prompt, gold, FinishReason.stop)
+        count_verdict()
         if verdict.reward == 1.0:
             return None
         reward = "no reward" if verdict.reward is None else f"reward {verdict.reward:g}"
-        said = f"{reward} ({verdict.status}) for {contents.golds[i]!r:.80} {verdict.detail:.200}"
-        return f"line {contents.lines[i]}: {contents.prompts[i].verifier}: {said.rstrip()}"
+        result = f"{reward} ({verdict.status}) for {gold!r:.80} {verdict.detail:.200}"
+        return f"line {line}: {prompt.verifier}: {result.rstrip()}"
 
     try:
-        outcomes = await asyncio.gather(*map(one, known))
+        outcomes = await asyncio.gather(*(judge(*row) for row in known))
     finally:
         await pool.close()
     failures = [outcome for outcome in outcomes if outcome is not None]
@@ -154,14 +154,14 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
 
 
 def progress_line(total: int) -> Callable[[], None]:
-    """Call it once per verdict; it writes to stderr now and then."""
+    """A function to call once per verdict; it writes a line to stderr every PROGRESS_EVERY_S."""
     done, last = 0, time.monotonic()
 
-    def one_more() -> None:
+    def count_verdict() -> None:
         nonlocal done, last
         done += 1
         if time.monotonic() - last > PROGRESS_EVERY_S:
             last = time.monotonic()
             sys.stderr.write(f"{done} of {total} gold answers\n")
 
-    return one_more
+    return count_verdict

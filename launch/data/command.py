@@ -1,10 +1,10 @@
-"""`prolong data`: look at a prompt file before a run does, make one from a public format, or generate puzzles.
+"""`prolong data`: check a prompt file before a run, make one from a public format, or generate puzzles.
 
-    check FILE [verifiers.KEY=VALUE]  read every line --> what it holds --> each gold answer through its own verifier
-    convert --format NAME IN OUT      verifiers/data/formats.py, line by line; lines that cannot be used are listed and left out
+    check FILE [verifiers.KEY=VALUE]  read every line --> print counts and lengths --> try each gold answer on its verifier
+    convert --format NAME IN OUT      verifiers/data/formats.py, line by line; unusable lines are listed and left out
     puzzles NAME... OUT               verifiers/data/puzzles.py: entries of Reasoning Gym at the levels of their curricula
 
-Files are JSONL, or parquet by their name. Exit code 1 when a line is bad or a gold answer does not earn 1.
+Files are JSONL, or parquet if their name ends with .parquet. Exit code 1 when a line is bad or a gold answer does not earn 1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ...common.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(prog="prolong data", description="look into prompt files, and make them")
+    main_parser = argparse.ArgumentParser(prog="prolong data", description="check prompt files, and make them")
     commands = main_parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
         "check",
-        help="say what a prompt file holds, and try each gold answer on its verifier",
+        help="print what a prompt file contains, and try each gold answer on its verifier",
         usage="prolong data check [options] FILE [verifiers.own.NAME=MODULE:FUNCTION ...]",
     )
-    check.add_argument("--recipe", default="", help="a name in launch/conf or a YAML file: its verifiers.own is known too")
+    check.add_argument("--recipe", default="", help="a name in launch/conf or a YAML file, whose verifiers.own is used as well")
     check.add_argument("file", type=Path)
     check.add_argument(
         "--model", default="", help="count tokens with this model's tokenizer (folder or hub name), not characters"
@@ -34,14 +34,14 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="verifier processes")
     check.add_argument("--timeout-s", type=float, default=20.0, help="time that one gold answer may take")
     check.add_argument("--longest", type=int, default=3, help="how many of the longest prompts to list")
-    check.add_argument("--no-golds", action="store_true", help="read only: do not verify gold answers")
+    check.add_argument("--no-golds", action="store_true", help="only read the file: verify no gold answer")
     convert = commands.add_parser("convert", help="make a prompt file from a public data format")
     convert.add_argument("--format", required=True, help="deepscaler, eurus, scp116k, reasoning_gym or ifeval")
     convert.add_argument("source", type=Path, metavar="IN")
     convert.add_argument("target", type=Path, metavar="OUT")
     puzzles = commands.add_parser("puzzles", help="generate and store puzzles of Reasoning Gym")
     puzzles.add_argument(
-        "names", nargs="*", metavar="NAME", help="datasets; without any: say which there are, and their levels"
+        "names", nargs="*", metavar="NAME", help="datasets; without any: list those that exist, and their levels"
     )
     puzzles.add_argument("--out", type=Path, help="the prompt file to write")
     puzzles.add_argument("--levels", type=int, nargs="+", metavar="L", help="of the curriculum (default: all)")
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _verifiers(recipe: str, overrides: list[str]) -> VerifiersConfig:
-    """The run's section. Raises ConfigError."""
+    """The verifiers section of the recipe with its overrides. Raises: ConfigError."""
     if not recipe and not overrides:
         return VerifiersConfig()
     from ..recipes import compose
@@ -60,7 +60,7 @@ def _verifiers(recipe: str, overrides: list[str]) -> VerifiersConfig:
 
 
 def main(argv: list[str]) -> int:
-    """Run `prolong data ARGV`; returns the exit code. Raises UserError."""
+    """Run `prolong data ARGV`; returns the exit code. Raises: UserError."""
     args, overrides = parser().parse_known_args(argv)
     if any(one.startswith("-") or "=" not in one or args.command != "check" for one in overrides):
         parser().error(f"unrecognized arguments: {' '.join(overrides)}")

@@ -1,4 +1,4 @@
-"""Prompt files, line by line: read whatever is in them, and write them (`prolong data convert`, `prolong data puzzles`)."""
+"""Prompt files that `prolong data convert` and `prolong data puzzles` write."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...common.data.records import DataRecord, read_records
 from ...common.errors import DataError, UserError
 from ...common.files import atomic_replacement
 
-SHOWN = 20  # bad lines that are listed; the rest is counted
+SHOWN = 20  # bad lines that are listed; the others are counted
 
 
 def write_records(path: Path, records: Iterable[DataRecord]) -> int:
-    """Writes JSONL, or parquet (answers as JSON text), all of it or no file. Returns the number of records."""
+    """Write JSONL, or parquet (with answers as JSON text), completely or not at all. Returns the number of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_replacement(path) as scratch:
         return _write_parquet(scratch, records) if path.suffix == ".parquet" else _write_lines(scratch, records)
@@ -40,7 +40,7 @@ def _write_parquet(path: Path, records: Iterable[DataRecord]) -> int:
 
 
 def convert_file(name: str, source: Path, target: Path) -> int:
-    """`prolong data convert`: 1 if any line could not be used."""
+    """`prolong data convert`: 1 if a line could not be used, or none could. Raises: UserError."""
     from ...verifiers.data.formats import FORMATS
 
     if name not in FORMATS:
@@ -66,13 +66,15 @@ def _converted(mapping: Callable[[DataRecord], DataRecord], prefix: str, source:
 
 
 def print_bad_lines(title: str, lines: list[str]) -> None:
-    """To stderr: the first SHOWN of what is wrong."""
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    sys.stderr.write("\n  ".join([title, *lines[:SHOWN], *more]) + "\n")
+    """Write `title` and the first SHOWN lines to stderr, and count the others."""
+    listed = lines[:SHOWN]
+    if len(lines) > SHOWN:
+        listed.append(f"... and {len(lines) - SHOWN} more")
+    sys.stderr.write("\n  ".join([title, *listed]) + "\n")
 
 
 def generate_puzzles(names: list[str], target: Path | None, levels: list[int] | None, count: int, seed: int) -> int:
-    """`prolong data puzzles`. Raises UserError."""
+    """`prolong data puzzles`: list the datasets, or write puzzles; 0. Raises: UserError."""
     from ...verifiers.data import puzzles
 
     if not names:

@@ -1,12 +1,9 @@
 """`prolong bootstrap`: the demo's model, tokenizer and prompts, in one folder.
 
-    main(argv) -> exit code                      the command: --out FOLDER [--train] [--seed N]
-    bootstrap(out, *, train=False, seed=0)       what it does
-
-Without `train` the shipped model and prompts (launch/conf/demo) are unpacked: no torch, a fraction of a second. With `train`
-both are made from nothing: a randomly initialised model is warmed up on generated demonstrations (warmup.py), first on
-careful ones until it has the skill, then on a mixture in which most are hasty, until guessing is its habit. The shipped files
-were made by `OMP_NUM_THREADS=1 prolong bootstrap --train --seed 0`.
+Without `--train` the shipped model and prompts (launch/conf/demo) are unpacked, without torch, in a fraction of a second.
+With `--train` both are made from nothing: a randomly initialised model is warmed up on generated demonstrations (warmup.py),
+first on careful ones until it can solve the tasks, then on a mixture of mostly hasty ones until it guesses by habit. The
+shipped files were made by `OMP_NUM_THREADS=1 prolong bootstrap --train --seed 0`.
 
     FOLDER/{config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json}
     FOLDER/{train.jsonl, heldout.jsonl}
@@ -29,7 +26,7 @@ from . import tokenizer as demo_tokenizer
 SHIPPED = Path(__file__).parents[1] / "conf" / "demo"
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PROMPT_FILES = ("train.jsonl", "heldout.jsonl")
-CONTEXT = 128  # tokens that the demo's model takes
+CONTEXT = 128  # tokens, the context of the demo's model
 NUM_TRAIN, NUM_HELDOUT = 2000, 64  # prompts per task
 SKILL_STEPS, HABIT_STEPS, BATCH = 4000, 300, 64
 SKILL_LR, HABIT_LR = 3e-3, 5e-4
@@ -39,7 +36,7 @@ ARCHITECTURE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 32,  # one that vLLM's CPU attention knows
+    "head_dim": 32,  # supported by vLLM's attention on a CPU
     "intermediate_size": 384,
     "tie_word_embeddings": False,
     "rms_norm_eps": 1e-6,
@@ -50,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bootstrap", description="make the demo's model and its prompts")
     parser.add_argument("--out", type=Path, default=Path("models/demo"), help="folder to fill (default: models/demo)")
     parser.add_argument(
-        "--train", action="store_true", help="make everything from nothing instead of unpacking what is shipped"
+        "--train", action="store_true", help="make everything from nothing instead of unpacking the shipped files"
     )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, prompts and demonstrations; only with --train")
     args = parser.parse_args(argv)
@@ -62,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def fill_demo_folder(out: Path, *, train: bool = False, seed: int = 0) -> None:
-    """Fill the folder `out`. Raises UserError when it cannot be written or nothing is shipped."""
+    """Write model, tokenizer and prompts to the folder `out`. Raises: UserError when a file cannot be read or written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if train:
@@ -81,7 +78,7 @@ def _unpack(out: Path) -> None:
 
 
 def ship_demo(folder: Path) -> None:
-    """Make what `--train` wrote the shipped demo; for those who keep this repository."""
+    """Replace the shipped demo by the files that `--train` wrote to `folder`; for maintainers of this repository."""
     SHIPPED.mkdir(exist_ok=True)
     for name in MODEL_FILES:
         shutil.copyfile(folder / name, SHIPPED / name)
@@ -93,7 +90,7 @@ def ship_demo(folder: Path) -> None:
 def make_demo(
     out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int, tasks: Iterable[str] = demo_tasks.TASKS
 ) -> None:
-    """Prompts, tokenizer and a model of `context` tokens that is warmed up for `skill_steps`, from nothing. `out` exists."""
+    """Make prompts, tokenizer and a model of `context` tokens, warmed up for `skill_steps`, in the existing folder `out`."""
     splits = {task: demo_tasks.split_problems(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in tasks}
     demo_tasks.write_prompts(out / "train.jsonl", {task: train for task, (train, _, _) in splits.items()})
     demo_tasks.write_prompts(out / "heldout.jsonl", {task: heldout for task, (_, heldout, _) in splits.items()})
@@ -107,7 +104,7 @@ def _train(out: Path, streams: list[Any], seed: int, skill_steps: int, context: 
 
     from . import warmup
 
-    torch.set_num_threads(1)  # more threads change the sums, and so the file
+    torch.set_num_threads(1)  # with more threads sums have other last bits, and the file is another one
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     eos_id, pad_id = demo_tokenizer.VOCABULARY.index("<eos>"), demo_tokenizer.VOCABULARY.index("<pad>")
     config = ARCHITECTURE | {"vocab_size": len(demo_tokenizer.VOCABULARY), "eos_token_id": eos_id, "pad_token_id": pad_id}
@@ -122,7 +119,7 @@ def _train(out: Path, streams: list[Any], seed: int, skill_steps: int, context: 
 
 
 class WarmUpProgress:
-    """A line for a person every hundred steps."""
+    """Prints a line every hundred steps."""
 
     def __init__(self, phase: str, steps: int) -> None:
         self._phase, self._steps, self._began = phase, steps, time.monotonic()

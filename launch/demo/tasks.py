@@ -7,10 +7,10 @@
     code/arithmetic       take x, add 3, multiply by 4  x+=3 x*=4    -> a Python function, called in the sandbox
     instructions/bullets  IFEval, all or nothing        3 sun map    -> * sun * map * hat (one a line)
 
-A demonstration is *careful* (it writes the middle column, between <think> and </think> or as a program's lines, and is right)
-or *hasty* (it answers at once and mostly slips the way people do). The warm-up sees mostly hasty ones, so its model guesses by
-habit and knows how to think; reinforcement learning finds that thinking pays. The skill is in the demonstrations: RL selects
-and sharpens it.
+A demonstration is *careful* (it writes the middle column, between <think> and </think> or as the lines of a program, and is
+right) or *hasty* (it answers at once, mostly with a mistake that people make). The warm-up sees mostly hasty ones: its model
+usually guesses, and is able to think. Reinforcement learning finds that thinking is rewarded. The skill comes from the
+demonstrations; RL selects and sharpens it.
 
 Prompts of training, held-out prompts and demonstrations never share a question (`split`).
 """
@@ -27,12 +27,12 @@ from typing import Any
 
 BOX_INSTRUCTION = "? Put the answer in \\boxed{}."
 TAG_INSTRUCTION = "\nPut the answer in <answer> tags."
-CAREFUL_SHARE = 0.3  # of the demonstrations
-LUCKY_SHARE = 0.1  # of the hasty ones are right
+CAREFUL_SHARE = 0.3  # share of careful demonstrations
+LUCKY_SHARE = 0.1  # share of right answers among the hasty ones
 READ_ME = "What is "
 CODE_REQUEST = "Write f(x) in Python: take x"
 OPERATIONS = {"+": ", add ", "-": ", subtract ", "*": ", multiply by "}
-# in the words of IFEval, as what follows
+# this and the next two are the words of IFEval
 BULLETS_REQUEST = "Name a few things. Your answer must contain exactly "
 BULLETS_RULE = " bullet points. Use the markdown bullets such as:\n* This is point 1. \n* This is point 2\nInclude keywords "
 KEYWORDS_END = " in the response."
@@ -45,14 +45,14 @@ THINGS: str = (
 
 @dataclass(frozen=True)
 class Level:
-    """How large problems are: (least, most) of each."""
+    """The size of problems: (least, most) for each task."""
 
     digits: tuple[int, int]  # of the two numbers to add
     terms: tuple[int, int]  # of a digit sum
-    numbers: tuple[int, int]  # to sort
+    numbers: tuple[int, int]  # numbers to sort
     letters: tuple[int, int]  # of a word
     operations: tuple[int, int] = (3, 3)  # of a program
-    bullets: tuple[int, int] = (2, 4)
+    bullets: tuple[int, int] = (2, 4)  # points of a list
 
 
 DEMO_LEVEL = Level(digits=(3, 3), terms=(4, 6), numbers=(3, 5), letters=(3, 6))
@@ -62,12 +62,12 @@ WIDE_LEVEL = Level(digits=(2, 5), terms=(4, 9), numbers=(3, 7), letters=(3, 9))
 
 @dataclass(frozen=True)
 class DemoProblem:
-    """One task instance with what the two kinds of demonstration say about it."""
+    """One task instance, with a demonstration of either kind."""
 
     prompt: str
     verifier: str
-    answer: dict[str, Any]  # what the verifier needs
-    careful: str  # a right completion that goes step by step
+    answer: dict[str, Any]  # as the verifier needs it
+    careful: str  # a right completion, step by step
     hasty: str  # a completion that answers at once
 
 
@@ -80,7 +80,7 @@ def tagged(value: object) -> str:
 
 
 def addition_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """Addition of two numbers of the same length. Hasty: adds column by column and forgets every carry."""
+    """Add two numbers of the same length. Hasty: adds column by column and forgets every carry."""
     least, most = level.digits
     digits = least if least == most else rng.randint(least, most)
     a, b = (rng.randint(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
@@ -100,7 +100,7 @@ def addition_problem(rng: random.Random, level: Level) -> DemoProblem:
 
 
 def digit_sum_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """The sum of a few digits. Hasty: a few off."""
+    """Add a few digits. Hasty: the sum is off by up to 4."""
     digits = [rng.randint(1, 9) for _ in range(rng.randint(*level.terms))]
     totals = [sum(digits[: i + 1]) for i in range(1, len(digits))]
     slip = 0 if rng.random() < LUCKY_SHARE else rng.choice([-4, -3, -2, -1, 1, 2, 3, 4])
@@ -114,7 +114,7 @@ def digit_sum_problem(rng: random.Random, level: Level) -> DemoProblem:
 
 
 def sorting_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """A few two-digit numbers. Hasty: the right numbers in a wrong order."""
+    """Sort a few two-digit numbers. Hasty: the right numbers in a wrong order."""
     entry = _gym("number_sorting", level)[rng.randrange(2**31)]
     metadata = entry["metadata"]
     numbers = [str(int(float(x))) for x in metadata["sorted_numbers"]]
@@ -129,7 +129,7 @@ def sorting_problem(rng: random.Random, level: Level) -> DemoProblem:
 
 
 def spelling_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """A word of lower-case letters. Hasty: forgets to turn it round."""
+    """Spell a word of lower-case letters backward. Hasty: spells it forward."""
     dataset = _gym("spell_backward", level)
     entry = dataset[rng.randrange(2**31)]
     while not (entry["metadata"]["word"].isascii() and entry["metadata"]["word"].islower()):
@@ -145,7 +145,7 @@ def spelling_problem(rng: random.Random, level: Level) -> DemoProblem:
 
 
 def program_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """A few steps on x. Hasty: one expression without brackets, though a product comes after a sum.
+    """Write a program of a few steps on x. Hasty: one expression without the brackets that a product after a sum needs.
 
     One test, which the slip fails: a call in the sandbox costs 11 ms of CPU time.
     """
@@ -187,7 +187,7 @@ def _program(lines: str, returned: str) -> str:
 
 
 def bullets_problem(rng: random.Random, level: Level) -> DemoProblem:
-    """A list of so many points with two keywords. Hasty: repeats the first and forgets the second, and counts carelessly."""
+    """Write a list of so many points with two keywords. Hasty: repeats the first keyword, forgets the second, may miscount."""
     count = rng.randint(*level.bullets)
     words = rng.sample(THINGS.split(), count + 1)
     keywords = words[:2]
@@ -219,7 +219,8 @@ MATH_AND_LOGIC = tuple(task for task in TASKS if task.startswith(("math/", "logi
 
 @functools.cache
 def _gym(name: str, level: Level) -> Any:
-    import reasoning_gym  # two seconds: only those who make prompts pay for it
+    # takes two seconds to import: only needed to make prompts
+    import reasoning_gym
 
     sizes = {
         "number_sorting": {"min_numbers": level.numbers[0], "max_numbers": level.numbers[1]},
@@ -230,7 +231,7 @@ def _gym(name: str, level: Level) -> Any:
 
 
 def _stored(dataset: str, entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The entry as the scorer needs it: the question is in the prompt already."""
+    """The entry as the scorer needs it, without the question, which is in the prompt."""
     metadata = {"source_dataset": dataset} | {key: entry["metadata"][key] for key in keys}
     return {"dataset": dataset, "entry": {"answer": entry["answer"], "metadata": metadata}}
 
@@ -242,7 +243,7 @@ def _quoted(texts: list[str]) -> str:
 def split_problems(
     task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO_LEVEL
 ) -> tuple[list[DemoProblem], list[DemoProblem], Iterator[DemoProblem]]:
-    """Problems for training, held-out ones, and an endless stream for demonstrations; no question is in two of them."""
+    """Training problems, held-out problems, and an endless stream for demonstrations; no question is in two of them."""
     rng = random.Random(f"{task}/{seed}")
     taken: dict[str, DemoProblem] = {}
     while len(taken) < num_train + num_heldout:
@@ -254,7 +255,7 @@ def split_problems(
 
 
 def write_prompts(path: Path, problems: dict[str, list[DemoProblem]]) -> None:
-    """One JSON object a line: uid, prompt, domain, task, verifier, answer; the tasks in turn."""
+    """Write one JSON object per line (uid, prompt, domain, task, verifier, answer), the tasks in turn."""
     with path.open("w", encoding="utf-8") as file:
         for index, row in enumerate(zip(*problems.values(), strict=True)):
             for key, problem in zip(problems, row, strict=True):
@@ -264,7 +265,7 @@ def write_prompts(path: Path, problems: dict[str, list[DemoProblem]]) -> None:
 
 
 def demonstrations(streams: list[Iterator[DemoProblem]], seed: str, careful_share: float) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, completion) pairs, the tasks in turn, `careful_share` of them careful."""
+    """Yield endless (prompt, completion) pairs, the tasks in turn, a share of `careful_share` careful."""
     rng = random.Random(f"demonstrations/{seed}")
     while True:
         for stream in streams:

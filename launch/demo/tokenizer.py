@@ -1,6 +1,6 @@
-"""The demo's tokenizer: digits and letters one token each, and every fixed phrase of the prompts one token.
+"""The demo's tokenizer: one token for each digit, letter and fixed phrase of the prompts.
 
-So a question of Reasoning Gym with 300 characters of instructions costs two tokens, and every prompt stays below 25.
+A question of Reasoning Gym with 300 characters of instructions takes two tokens, and every prompt fewer than 25.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ VOCABULARY = [*SPECIAL, *PHRASES, *string.digits, *string.ascii_lowercase]
 
 
 def write_tokenizer(folder: Path) -> None:
-    """tokenizer.json and tokenizer_config.json, as AutoTokenizer and vLLM read them."""
+    """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer and vLLM read them."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
@@ -90,5 +90,5 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _escaped(phrase: str) -> str:
-    """For Oniguruma, which the tokenizers package uses."""
+    """The phrase as a pattern of Oniguruma, which the tokenizers package uses."""
     return "".join("\\" + c if c in r"\.^$|?*+()[]{}-&~# " else "\\n" if c == "\n" else c for c in phrase)

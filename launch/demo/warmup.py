@@ -1,6 +1,6 @@
-"""Supervised warm-up: a small causal language model from random weights, imitating demonstrations.
+"""Supervised warm-up: trains a small causal language model from random weights on demonstrations.
 
-Used by `prolong bootstrap` to make the demo's model. Deterministic for a seed, a torch build and one thread.
+`prolong bootstrap --train` makes the demo's model with it. Deterministic for a seed, a torch build and one thread.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-# token ids of a prompt, and of the completion with its end-of-sequence token
+# token ids of a prompt, and of its completion with the end-of-sequence token
 Demonstration = tuple[list[int], list[int]]
 
 
 def build_model(config: dict[str, Any], seed: int) -> Any:
-    """A randomly initialised transformers causal LM from the contents of a config.json, float32."""
+    """A randomly initialised causal LM of transformers, in float32, from the content of a config.json."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = dict(config)
@@ -28,7 +28,7 @@ def build_model(config: dict[str, Any], seed: int) -> Any:
 
 
 def collate(pairs: list[Demonstration], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded input ids [B, T] int64 and labels [B, T] int64: -100 everywhere but on completion tokens."""
+    """Right-padded input ids [B, T] int64 and labels [B, T] int64; labels are -100 except on completion tokens."""
     width = max(len(prompt) + len(completion) for prompt, completion in pairs)
     input_ids = torch.full((len(pairs), width), pad_id)
     labels = torch.full((len(pairs), width), -100)
@@ -40,7 +40,7 @@ def collate(pairs: list[Demonstration], pad_id: int) -> tuple[torch.Tensor, torc
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """A short linear rise, then half a cosine down to a fiftieth of the peak."""
+    """A linear rise over 50 steps at most, then half a cosine down to a fiftieth of the peak."""
     rise = min(1.0, (step + 1) / min(50, steps))
     return peak * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
@@ -69,9 +69,8 @@ def warm_up(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr)
         input_ids, labels = collate(rows, pad_id)
-        logits = model(
-            input_ids=input_ids, use_cache=False
-        ).logits  # [B, T, V]; right padding needs no mask: attention is causal
+        # [B, T, V]; right padding needs no mask because attention is causal
+        logits = model(input_ids=input_ids, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -85,7 +84,7 @@ def warm_up(
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """config.json and model.safetensors, as transformers and vLLM load them."""
+    """Write config.json and model.safetensors, as transformers and vLLM load them."""
     model.save_pretrained(folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
     config.pop("_name_or_path", None)
