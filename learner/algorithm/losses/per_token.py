@@ -35,11 +35,8 @@ class PerToken:
 
     function: LossFunction
     cfg: ObjectiveConfig
-
-    @property
-    def needs_proximal(self) -> bool:
-        """False: no loss of this kind looks at the micro-batches beforehand."""
-        return False
+    # no loss of this kind looks at the micro-batches beforehand
+    needs_proximal = False
 
     def for_mini_batch(self, micros: Sequence[MicroBatch], ranks: Ranks) -> PerToken:
         """Return this loss itself. Never waits."""

@@ -49,11 +49,8 @@ class SecondMomentLoss:
     """M2PO. Its bounds need all tokens of the mini-batch, hence a forward for the proximal policy before the first backward."""
 
     cfg: ObjectiveConfig
-
-    @property
-    def needs_proximal(self) -> bool:
-        """True: the bounds are made of proximal - behaviour."""
-        return True
+    # the bounds are made of proximal - behaviour
+    needs_proximal = True
 
     def for_mini_batch(self, micros: Sequence[MicroBatch], ranks: Ranks) -> SecondMomentClip:
         """Compute the bounds from proximal - behaviour of the mini-batch's tokens on all ranks. Collective.
