@@ -1,8 +1,8 @@
 """The actor process: tickets and weights in, scored groups out.
 
-buffer --Tickets--> rollout.py (a task a ticket) --GroupResult--> buffer
+buffer --Tickets--> rollouts.py (one task per ticket) --GroupResult--> buffer
 buffer --UpdateWeights--> engine (one at a time, the newest first) --WeightsApplied--> buffer
-SIGTERM --Leave--> buffer; groups that end in time still go there, all other tickets go back
+SIGTERM --Leave--> buffer; groups that end in time are still sent, all other tickets are handed back
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from time import perf_counter
+from typing import Protocol
 
-from ..buffer.client.client import BufferClient, Inbox
+from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
 from ..common.errors import DeadlineExceeded, WeightsError
 from ..common.messages import (
     PROTOCOL_VERSION,
+    FromClient,
     GroupAck,
     GroupResult,
     Hello,
@@ -32,38 +34,43 @@ from ..common.messages import (
     WeightsApplied,
 )
 from ..common.tokenizer import Tokenizer
-from ..common.types import Ticket
+from ..common.types import Group, Ticket
 from ..verifiers.workers.pool import make_pool
 from .engines.api import Engine
 from .engines.registry import engine_class
 from .rollouts import RolloutWorker
 from .stats import ActorStats
 
-CONNECT_S = 120.0  # patience for a buffer that starts later than we do
-QUIET_S = 60.0  # without a message for longer we merely look again: the inbox itself notices a dead buffer
+CONNECT_S = 120.0  # how long a buffer that starts later than the actor is waited for
+QUIET_S = 60.0  # deadline of one wait for a message
 FLUSH_SHARE = 0.2  # of the grace period: kept for the last messages and their acknowledgements
+
+ActorInput = Tickets | UpdateWeights | GroupAck
+TicketKey = tuple[int, int]  # generation and ordinal
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: Config, name: str) -> None:
-    """Run until the buffer says Stop (RunStopped), SIGTERM, or an error. Raises ProlongError subclasses.
+    """Run until the buffer says Stop (RunStopped), SIGTERM, or an error. Raises subclasses of ProlongError.
 
     After SIGTERM the process ends with exit code 0, within `actor.grace_s` and a second for the end of the engine.
     """
-    signal.signal(signal.SIGTERM, _exit)  # while the engine starts; later the event loop has it
+    # for as long as the engine starts; after that the event loop handles the signal
+    signal.signal(signal.SIGTERM, _exit)
     try:
         asyncio.run(_run(cfg, name))
     except BaseExceptionGroup as group:
         raise _first(group) from None
     logging.shutdown()
-    os._exit(0)  # everything is closed, and Python would need seconds to take vLLM and torch apart
+    # everything is closed, and Python would need seconds to dismantle vLLM and torch
+    os._exit(0)
 
 
 async def _run(cfg: Config, name: str) -> None:
     tokenizer = Tokenizer.load(cfg.model.path)
     engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
-    # no Hello before this: whoever is in takes part in every broadcast, and one that is not ready would hold up the others
+    # Hello comes after the engine is ready: from then on the actor is a member of every broadcast, and would delay the others
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
     client = BufferClient(to, _hello(cfg, name, tokenizer), max_bytes=limit, keys=cfg.buffer.keys)
     inbox = client.inbox(Tickets, UpdateWeights, GroupAck)
@@ -75,108 +82,144 @@ async def _run(cfg: Config, name: str) -> None:
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
         stats = ActorStats(cfg.verifiers.max_none_rate)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
-        limits = {"weights_s": cfg.weights.timeout_s, "leave_s": cfg.actor.grace_s - flush_s}
-        await Actor(client, inbox, engine, worker, stats, **limits).run(welcome.heartbeat_s)
+        actor = Actor(
+            client,
+            inbox,
+            engine,
+            worker,
+            stats,
+            update_timeout_s=cfg.weights.timeout_s,
+            leave_within_s=cfg.actor.grace_s - flush_s,
+        )
+        await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
         await pool.close()
         await engine.close()
 
 
+class Outbox(Protocol):
+    """The part of `BufferClient` that the loop needs: neither method blocks."""
+
+    def send(self, message: FromClient) -> None: ...
+
+    def set_stats(self, stats: dict[str, float]) -> None: ...
+
+
+class Arrivals(Protocol):
+    """The part of `Inbox` that the loop needs."""
+
+    async def take_async(self, timeout_s: float) -> ActorInput:
+        """The next message. Raises DeadlineExceeded after `timeout_s`, RunStopped, or BufferUnreachable."""
+        ...
+
+
+class GroupMaker(Protocol):
+    """The part of `RolloutWorker` that the loop needs."""
+
+    async def work(self, ticket: Ticket) -> Group:
+        """The scored group of `ticket`; cancelling aborts it."""
+        ...
+
+
 class Actor:
-    """The loop over the buffer's messages, with its tasks: one per ticket, at most one for weights, one for statistics, and one
-    that waits for SIGTERM."""
+    """The loop over the buffer's messages, and its tasks.
+
+    There is one task per ticket, at most one for weights, one that reports statistics, and one that waits for SIGTERM.
+    """
 
     def __init__(
         self,
-        client: BufferClient,
-        inbox: Inbox[Tickets | UpdateWeights | GroupAck],
+        client: Outbox,
+        inbox: Arrivals,
         engine: Engine,
-        worker: RolloutWorker,
+        worker: GroupMaker,
         stats: ActorStats,
         *,
-        weights_s: float,
-        leave_s: float,
+        update_timeout_s: float,
+        leave_within_s: float,
     ) -> None:
-        """`weights_s`: deadline of an update. `leave_s`: after SIGTERM, what is in flight has this long to end."""
+        """`update_timeout_s`: of one weight update. `leave_within_s`: from SIGTERM to the end of what is in flight."""
         self._client, self._inbox, self._engine, self._worker, self._stats = client, inbox, engine, worker, stats
-        self._weights_s, self._leave_s = weights_s, leave_s
+        self._update_timeout_s, self._leave_within_s = update_timeout_s, leave_within_s
         self._generation = -1  # of the weights that the engine holds
-        self._working: dict[tuple[int, int], Ticket] = {}  # by generation and ordinal
-        self._unacknowledged: set[tuple[int, int]] = set()  # tickets whose group was sent; the client sends it again if it must
-        self._update: UpdateWeights | None = None  # the newest that is not being applied yet
+        self._working: dict[TicketKey, Ticket] = {}
+        # their groups are sent, and repeated by the client until they are acknowledged
+        self._unacknowledged: set[TicketKey] = set()
+        self._offered: UpdateWeights | None = None  # the newest update that is not being applied yet
         self._applying: asyncio.Task[None] | None = None
-        self._told = asyncio.Event()  # to leave: SIGTERM
-        self._over = asyncio.Event()  # nothing is in flight any more, or another SIGTERM came
+        self._leaving = asyncio.Event()  # SIGTERM came: no new tickets
+        self._may_end = asyncio.Event()  # nothing is in flight any more, or a second SIGTERM came
 
     async def run(self, heartbeat_s: float) -> None:
-        """Consumes: Tickets, UpdateWeights, GroupAck. Blocks on: the inbox. Unblocked by: a message, Stop, a dead buffer,
-        a task that failed, or the end of the grace period. Stops when: any of the last four; tickets in flight are handed back.
-        SIGTERM begins the grace period, another ends it; what fails in it only ends it sooner."""
+        """Work until the run is over, or SIGTERM and its grace period.
+
+        Consumes: Tickets, UpdateWeights, GroupAck. Blocks on: the inbox. Unblocked by: a message, Stop, a dead buffer, a task
+        that failed, the end of the grace period. Stops when: any of the last four; tickets in flight are handed back.
+        SIGTERM begins the grace period and a second SIGTERM ends it; an error in it ends it too, and is not raised.
+        """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._on_sigterm)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._report(heartbeat_s))
                 tasks.create_task(self._leave_in_time())
                 while True:
-                    message = await self._next_message()
-                    if isinstance(message, UpdateWeights):
-                        self._update = message
-                        self._engine.supersede()
-                        if self._applying is None:
-                            self._applying = tasks.create_task(self._apply())
-                    elif isinstance(message, GroupAck):
-                        self._unacknowledged = {key for key in self._unacknowledged if key[1] != message.ordinal}
-                    elif self._told.is_set():
-                        self._hand_back(list(filter(self._is_new, message.tickets)))
-                    else:
-                        for ticket in filter(self._is_new, message.tickets):
-                            self._working[_key(ticket)] = ticket
-                            tasks.create_task(self._work(ticket))
+                    match await self._next_message():
+                        case UpdateWeights() as update:
+                            self._offered = update
+                            self._engine.supersede()
+                            if self._applying is None:
+                                self._applying = tasks.create_task(self._apply())
+                        case GroupAck() as acknowledged:
+                            self._forget(acknowledged.ordinal)
+                        case Tickets() as given:
+                            for ticket in self._accept(given.tickets):
+                                tasks.create_task(self._work(ticket))
         except BaseExceptionGroup as group:
-            if not self._told.is_set():
+            if not self._leaving.is_set():
                 raise
             log.info("left: %r", _first(group))
         finally:
             self._hand_back(self._working.values())
 
     def _on_sigterm(self) -> None:
-        (self._over if self._told.is_set() else self._told).set()
+        if self._leaving.is_set():
+            self._may_end.set()
+        else:
+            self._leaving.set()
 
     async def _leave_in_time(self) -> None:
-        """Once told to leave: no new tickets, and the end when nothing is in flight, `leave_s` later at most."""
-        await self._told.wait()
-        log.info("SIGTERM: %d tickets in flight have %.1f s to end", len(self._working), self._leave_s)
+        """After SIGTERM: end when nothing is in flight any more, or after `leave_within_s`."""
+        await self._leaving.wait()
+        log.info("SIGTERM: %d tickets in flight have %.1f s to end", len(self._working), self._leave_within_s)
         self._client.send(Leave(reason="SIGTERM"))
-        self._check_over()
+        self._end_if_idle()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._leave_s):
-                await self._over.wait()
+            async with asyncio.timeout(self._leave_within_s):
+                await self._may_end.wait()
         raise _Left(f"{len(self._working)} tickets are handed back")
 
-    def _check_over(self) -> None:
-        """An update under way counts as work: the other members of the broadcast would lose it with this one."""
-        if self._told.is_set() and not self._working and self._applying is None:
-            self._over.set()
+    def _end_if_idle(self) -> None:
+        """An update under way counts as work: the other members of its broadcast would fail without this one."""
+        if self._leaving.is_set() and not self._working and self._applying is None:
+            self._may_end.set()
 
-    def _hand_back(self, tickets: Collection[Ticket]) -> None:
-        """After Leave, so that the buffer does not give them to this actor again. It hears Leave with every lot: it may have
-        forgotten the first in a restart."""
-        if tickets:
-            self._client.send(Leave(reason="SIGTERM" if self._told.is_set() else "the actor ends"))
-        for ticket in tickets:
-            self._give_back(ticket, "the actor leaves")
-
-    async def _next_message(self) -> Tickets | UpdateWeights | GroupAck:
+    async def _next_message(self) -> ActorInput:
         while True:
-            try:
+            # the inbox itself reports a dead buffer: silence is none
+            with contextlib.suppress(DeadlineExceeded):
                 return await self._inbox.take_async(QUIET_S)
-            except DeadlineExceeded:
-                continue
 
-    def _is_new(self, ticket: Ticket) -> bool:
-        """After a broken connection the buffer sends again whatever it counts as ours."""
-        return _key(ticket) not in self._working and _key(ticket) not in self._unacknowledged
+    # --- tickets ---
+
+    def _accept(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Those to work on. After a broken connection the buffer repeats all tickets it has leased to this actor."""
+        fresh = [t for t in tickets if _key(t) not in self._working and _key(t) not in self._unacknowledged]
+        if self._leaving.is_set():
+            self._hand_back(fresh)
+            return []
+        self._working |= {_key(ticket): ticket for ticket in fresh}
+        return fresh
 
     async def _work(self, ticket: Ticket) -> None:
         if ticket.generation != self._generation:
@@ -189,39 +232,59 @@ class Actor:
             else:
                 self._give_back(ticket, f"none of its {group.dropped_rollouts} rollouts got a verdict")
         del self._working[_key(ticket)]
-        self._check_over()
+        self._end_if_idle()
+
+    def _forget(self, ordinal: int) -> None:
+        """The group of that ticket is durable, or refused: either way it need not be protected from being made twice."""
+        self._unacknowledged = {key for key in self._unacknowledged if key[1] != ordinal}
+
+    def _hand_back(self, tickets: Collection[Ticket]) -> None:
+        """Give up `tickets` because this actor leaves.
+
+        Leave goes first, so that the buffer does not lease them to this actor again. It is repeated with every lot: a buffer
+        that was restarted may have forgotten the first.
+        """
+        if tickets:
+            self._client.send(Leave(reason="SIGTERM" if self._leaving.is_set() else "the actor ends"))
+        for ticket in tickets:
+            self._give_back(ticket, "the actor leaves")
 
     def _give_back(self, ticket: Ticket, reason: str) -> None:
         self._stats.counts["returned_tickets"] += 1
         self._client.send(TicketReturned(ordinal=ticket.ordinal, reason=reason))
 
+    # --- weights ---
+
     async def _apply(self) -> None:
-        """Apply the newest weights offered, and whatever is offered meanwhile. A failed update is reported, not raised."""
-        while self._update is not None:
-            update, self._update = self._update, None
-            start, paused = perf_counter(), self._engine.paused_s
-            checksums, error = [], ""
-            try:
-                checksums = await self._engine.apply_weights(update, self._weights_s)
-                self._generation = update.generation
-                self._stats.counts["weight_updates"] += 1
-            except WeightsError as failure:
-                error = str(failure)
-                self._stats.counts["failed_updates"] += 1
-                log.warning("version %d was not applied: %s", update.version, error)
-            self._stats.paused(self._engine.paused_s - paused)
-            self._client.send(
-                WeightsApplied(
-                    generation=update.generation,
-                    version=update.version,
-                    epoch=update.epoch,
-                    checksums=checksums,
-                    seconds=perf_counter() - start,
-                    error=error,
-                )
-            )
+        """Apply the newest update offered, and those that are offered meanwhile."""
+        while self._offered is not None:
+            update, self._offered = self._offered, None
+            self._client.send(await self._applied(update))
         self._applying = None
-        self._check_over()
+        self._end_if_idle()
+
+    async def _applied(self, update: UpdateWeights) -> WeightsApplied:
+        """Apply one update. A download that failed is part of the answer, not raised."""
+        start, paused_s = perf_counter(), self._engine.paused_s
+        checksums: list[int] = []
+        error = ""
+        try:
+            checksums = await self._engine.apply_weights(update, self._update_timeout_s)
+            self._generation = update.generation
+            self._stats.counts["weight_updates"] += 1
+        except WeightsError as failure:
+            error = str(failure)
+            self._stats.counts["failed_updates"] += 1
+            log.warning("version %d was not applied: %s", update.version, error)
+        self._stats.paused(self._engine.paused_s - paused_s)
+        return WeightsApplied(
+            generation=update.generation,
+            version=update.version,
+            epoch=update.epoch,
+            checksums=checksums,
+            seconds=perf_counter() - start,
+            error=error,
+        )
 
     async def _report(self, every_s: float) -> None:
         while True:
@@ -229,7 +292,7 @@ class Actor:
             await asyncio.sleep(every_s)
 
 
-def _key(ticket: Ticket) -> tuple[int, int]:
+def _key(ticket: Ticket) -> TicketKey:
     return ticket.generation, ticket.ordinal
 
 
@@ -254,7 +317,7 @@ def _exit(*_: object) -> None:
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
-    """The first error of a group, however deep: the others followed from it."""
+    """The first error of a group, however deep it lies: the others followed from it."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""One ticket's life at the actor: generate, decode, verify each rollout the moment it ends, while the others go on.
+"""A ticket becomes a scored group: generate, decode and verify each rollout as soon as it ends, while the others go on.
 
 ticket --engine--> completion 0..n-1, as they end --tokenizer--> text --verifier pool--> verdict --> group
 """
@@ -26,7 +26,7 @@ class RolloutWorker:
     async def work(self, ticket: Ticket) -> Group:
         """The ticket's group, in the order of its seeds. Rollouts whose verdict is None are left out and counted.
 
-        Cancelling aborts what is still generated. Raises what the engine and the pool raise.
+        Cancelling aborts the rollouts that are still generated. Raises the errors of the engine and of the pool.
         """
         start = perf_counter()
         in_flight = ticket.sampling.n
@@ -65,7 +65,7 @@ class RolloutWorker:
 
 
 def answer_ids(completion: Completion, stop_ids: Sequence[int]) -> list[int]:
-    """What the verifier reads: the completion without the token that ended it."""
+    """Token ids of the text that the verifier reads: the completion without the stop token that ended it."""
     ids = int32_array(completion.token_ids).tolist()
     if completion.finish_reason is FinishReason.stop and ids and ids[-1] in stop_ids:
         ids.pop()

@@ -1,4 +1,4 @@
-"""Where an actor's time went, and what it made: cumulative numbers for its heartbeats."""
+"""How an actor spent its time, and what it produced: cumulative numbers for its heartbeats."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import psutil
 from ..common.errors import VerifierFailure
 from ..common.types import Verdict
 
-_WINDOW = 1000  # verdicts that the None-rate is taken over
-_MIN_VERDICTS = 50  # fewer say nothing about a rate
-_TREE_S = 5.0  # how long the list of descendants is believed: making it reads all of /proc
+_WINDOW = 1000  # the None-rate is that of so many verdicts
+_MIN_VERDICTS = 50  # with fewer, the rate is too uncertain to act on
+_TREE_S = 5.0  # how long the list of descendants is used: making it reads all of /proc
 
 
 class ActorStats:
-    """busy_s: a rollout is in flight and generation not paused; weights_s: paused for new weights; idle_s: the rest.
+    """Counts and seconds since the actor started.
 
-    verify_s: spent by verifiers, several at once included; verifying_s: a verdict is awaited; verify_exposed_s: of these, the
-    seconds in which nothing is generated.
+    busy_s: at least one rollout is in flight and generation is not paused. weights_s: generation is paused for new weights.
+    idle_s: the rest. verify_s: spent inside verifiers, summed over verifiers. verifying_s: at least one verdict is awaited.
+    verify_exposed_s: the part of verifying_s in which no rollout is generated.
     """
 
     def __init__(self, max_none_rate: float) -> None:
@@ -39,19 +40,19 @@ class ActorStats:
         self._in_flight += num_rollouts
 
     def ended(self, num_rollouts: int) -> None:
-        """Rollouts stopped being generated: finished, or given up."""
+        """`num_rollouts` are not generated any more: they finished, or were aborted."""
         self._mark()
         self._in_flight -= num_rollouts
         assert self._in_flight >= 0, "more rollouts ended than started"
 
     def paused(self, seconds: float) -> None:
-        """Generation stood still for new weights, just now."""
+        """Generation was paused for new weights until just now, for `seconds`."""
         self._mark()
         self._seconds["busy_s" if self._in_flight else "idle_s"] -= seconds
         self._seconds["weights_s"] += seconds
 
     def judged(self, verdict: Verdict) -> None:
-        """Raises VerifierFailure when too many of the last verdicts are None."""
+        """Count a verdict. Raises VerifierFailure when too many of the last ones are None."""
         self._seconds["verify_s"] += verdict.seconds
         self._recent.append(verdict.reward is None)
         self.counts["none_verdicts"] += verdict.reward is None
@@ -74,7 +75,7 @@ class ActorStats:
             self._awaited -= 1
 
     def snapshot(self) -> dict[str, float]:
-        """Everything so far; CPU seconds are of this process and its living descendants."""
+        """All numbers so far. cpu_s is that of this process and its living descendants."""
         self._mark()
         return {**self._seconds, **self.counts, "in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
 

@@ -69,7 +69,7 @@ def test_rollouts_in_flight_go_on_and_carry_the_version_of_every_token(rig: Rig)
 
         async def collect(seed: int):
             completions = []
-            async for _, completion in rig.engine.generate(rig.ticket(seed=seed, max_tokens=120)):
+            async for _, completion in rig.engine.generate(rig.ticket(seed=seed, max_tokens=240)):
                 completions.append(completion)
                 ended.release()
             return completions

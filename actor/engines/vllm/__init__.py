@@ -1,1 +1,11 @@
-"""The vLLM engine, and what of it runs inside vLLM's own processes. Only this package imports vLLM."""
+"""The vLLM engine, and the code of it that runs inside vLLM's own process. Nothing else in the product imports vLLM.
+
+engine.py            the engine, in the actor's process: requests and weight updates
+settings.py          how vLLM is configured, and what it reads from the environment
+engine_process.py    notices that vLLM's process died
+segments.py          how weights of a token are named on the way out (no vLLM)
+scheduler.py         in vLLM's process: one output per rollout
+worker.py            in vLLM's process: receives and loads weights
+parent_watch.py      in vLLM's process: ends it with the actor (no vLLM)
+cpu/                 in vLLM's process, on a CPU only: replacements of slow or faulty parts
+"""

@@ -1,35 +1,31 @@
-"""vLLM's scheduler, speaking once per rollout instead of once per token.
+"""vLLM's scheduler with one output per rollout instead of one per token. Runs in vLLM's engine process.
 
 Stock vLLM encodes, sends, decodes and books every token of every request on its way from the engine process to ours. A rollout
-is of use only when it ended, so `update_from_output` holds tokens and log-probabilities back until then: on one core this is
+is of use only once it ended, so `update_from_output` holds tokens and log-probabilities back until then: on one core this is
 worth a third of the actor's speed (docs/decisions/003-actor-engine.md).
 
 It also notes which tokens were sampled between which two pauses: weights change only inside a pause, so the number of resumes
-so far (`segment`) names the weights of every token. `engine.py` turns segments into policy versions. The note travels as the
-`stop_reason` of the finished completion, "SEGMENT:FIRST_TOKEN,...": the one free field that vLLM hands through.
+so far (`segment`) names the weights of every token. The note travels as the `stop_reason` of the finished completion
+("SEGMENT:FIRST_TOKEN,...", see segments.py), the one free field that vLLM hands through.
 
-Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished request. Runs in vLLM's engine process.
+Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
-from vllm.v1.request import Request, RequestStatus
 
 from .segments import encode_segments
 
 
 class _Held:
-    """What a running request sampled so far."""
+    """The tokens that a running request has sampled so far."""
 
     __slots__ = ("logprobs", "segments", "token_ids")
 
@@ -39,10 +35,10 @@ class _Held:
         self.segments: list[tuple[int, int]] = [(segment, 0)]  # (segment, its first token)
 
 
-class _FinalOnly:
+class FinalOnly:
     """Mixin over a vLLM scheduler: outputs leave the engine when their request is finished."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: dict[str, _Held] = {}
         self._segment = 0  # resumes so far
@@ -54,13 +50,13 @@ class _FinalOnly:
             for held in self._held.values():
                 held.segments.append((self._segment, len(held.token_ids)))
 
-    def finish_requests(self, request_ids, finished_status):
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         aborted = super().finish_requests(request_ids, finished_status)  # type: ignore[misc]
         for request in aborted:
             self._held.pop(request.request_id, None)
         return aborted
 
-    def update_from_output(self, scheduler_output, model_runner_output):
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         batches = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         for batch in batches.values():
             batch.outputs = [output for output in batch.outputs if self._is_final(output)]
@@ -89,32 +85,5 @@ class _FinalOnly:
         return True
 
 
-class FinalOnlyScheduler(_FinalOnly, Scheduler):
-    """For engines without asynchronous scheduling (CPU).
-
-    A decoding request needs a new KV block once in `block_size` steps; asking for it in the others, the longest call chain of
-    `schedule`, is 7 % of a tiny model's step, and is left out where one group of full-attention layers makes that plain.
-    """
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        groups = self.kv_cache_config.kv_cache_groups
-        if len(groups) == 1 and type(groups[0].kv_cache_spec) is FullAttentionSpec and self.num_lookahead_tokens == 0:
-            self.kv_cache_manager.allocate_slots = _lazy(self.kv_cache_manager, groups[0].kv_cache_spec.block_size)
-
-
-def _lazy(manager: KVCacheManager, block_size: int) -> Callable[..., KVCacheBlocks | None]:
-    """`allocate_slots` that asks only when the token starts a block, or completes one (which may then be cached)."""
-    ask, nothing = manager.allocate_slots, manager.empty_kv_cache_blocks
-
-    def allocate_slots(request: Request, num_new_tokens: int, *args, **kwargs) -> KVCacheBlocks | None:
-        inside = 0 < request.num_computed_tokens % block_size < block_size - 1
-        if num_new_tokens == 1 and inside and request.status is RequestStatus.RUNNING:
-            return nothing
-        return ask(request, num_new_tokens, *args, **kwargs)
-
-    return allocate_slots
-
-
-class FinalOnlyAsyncScheduler(_FinalOnly, AsyncScheduler):
-    """For engines with asynchronous scheduling (GPU)."""
+class GpuScheduler(FinalOnly, AsyncScheduler):
+    """With asynchronous scheduling. A CPU has `cpu/scheduler.py`."""

@@ -5,8 +5,6 @@
                            leaves the weights untouched
   prolong_download_result  wait a moment for that download: None (it goes on), or its checksums and error
   prolong_load             with generation paused: staging memory -> model, through vLLM's layerwise reload
-
-The backward edge learner -> actors ends here.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from ....common.messages import UpdateWeights
 from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
-from .cpu_kernels import install
-from .parent_watch import end_with_actor
+from .cpu.kernels import install
+from .parent_watch import end_with_parent
 
 BACKEND = "prolong"
 
@@ -38,7 +36,7 @@ class NoInit(WeightTransferInitInfo):
 
 @dataclass
 class Load(WeightTransferUpdateInfo):
-    """Load what was staged."""
+    """Load the staged weights."""
 
 
 class WeightLoader(WeightTransferEngine[NoInit, Load]):
@@ -66,14 +64,15 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
     # The methods below are vLLM's life cycle of an update, with generation paused.
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
-        """Nothing to do: see NoInit."""
+        """Does nothing: see NoInit."""
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
-        if self.device.type == "cuda":  # the base class would synchronise an accelerator, which a CPU is not
+        # the base class would synchronise an accelerator, and a CPU is none
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: Load) -> None:
@@ -97,7 +96,7 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
-    """A tied head shares the embedding's tensor, but on CPU computes with a packed copy that the reload does not renew."""
+    """A tied head shares the embedding's tensor, but on a CPU computes with a packed copy that the reload does not update."""
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
             module.quant_method.process_weights_after_loading(module)
@@ -111,7 +110,7 @@ class WorkerExtension:
     model_runner: Any
 
     def prolong_prepare(self) -> None:
-        """Once, after the engine started."""
+        """Called once, after the engine has started."""
         if self.device.type == "cpu":
             install(self.model_runner)
 
@@ -131,4 +130,5 @@ class WorkerExtension:
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, WeightLoader)
-end_with_actor()  # vLLM imports this module in its engine process, and forgets that process when ours is killed
+# vLLM imports this module in its engine process, which would outlive an actor that is killed
+end_with_parent()

@@ -1,22 +1,52 @@
-"""The actor's loop over the buffer's messages, with an engine that does nothing."""
+"""The actor's loop over the buffer's messages, with an engine that generates nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Self
 
 import pytest
-from prolong.actor.main import Actor
+from prolong.actor.engines.completion import Completion
+from prolong.actor.main import Actor, ActorInput
 from prolong.actor.stats import ActorStats
-from prolong.common.errors import ProlongError, RunStopped
-from prolong.common.messages import GroupAck, GroupResult, TicketReturned, Tickets
-from prolong.common.types import Group, Prompt, Sampling, Ticket, TicketKind
+from prolong.common.config.sections import ActorConfig, ModelConfig
+from prolong.common.errors import ProlongError, RunStopped, WeightsError
+from prolong.common.messages import (
+    FromClient,
+    GroupAck,
+    GroupResult,
+    TicketReturned,
+    Tickets,
+    UpdateWeights,
+    WeightsApplied,
+)
+from prolong.common.types import (
+    FinishReason,
+    Group,
+    Manifest,
+    Prompt,
+    Rendezvous,
+    Rollout,
+    Sampling,
+    Ticket,
+    TicketKind,
+    Verdict,
+    VerdictStatus,
+    VersionSpan,
+)
 
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=4)
 PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
+ROLLOUT = Rollout(
+    token_ids=b"\1\0\0\0",
+    behaviour_logprobs=b"\0\0\0\0",
+    spans=[VersionSpan(version=0, start=0, end=1)],
+    finish_reason=FinishReason.stop,
+    verdict=Verdict(reward=1.0, status=VerdictStatus.ok, verifier="v", seconds=0.0),
+)
 
 
 def ticket(ordinal: int) -> Ticket:
@@ -25,8 +55,40 @@ def ticket(ordinal: int) -> Ticket:
     )
 
 
+class Engine:
+    """Takes weights and does nothing else. `arrives` decides whether an update does."""
+
+    def __init__(self) -> None:
+        self.version, self.paused_s, self.num_unfinished = -1, 0.0, 0
+        self.superseded: asyncio.Queue[None] = asyncio.Queue()
+        self.asked: list[int] = []  # versions
+        self.begun: asyncio.Queue[int] = asyncio.Queue()  # versions, as they are asked for
+        self.arrives: Callable[[UpdateWeights], Awaitable[None]] | None = None
+
+    @classmethod
+    async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
+        return cls()
+
+    async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
+        raise AssertionError("the worker of these tests generates nothing")
+        yield
+
+    async def apply_weights(self, update: UpdateWeights, timeout_s: float) -> list[int]:
+        self.asked.append(update.version)
+        self.begun.put_nowait(update.version)
+        if self.arrives is not None:
+            await self.arrives(update)
+        self.version = update.version
+        return [7]
+
+    def supersede(self) -> None:
+        self.superseded.put_nowait(None)
+
+    async def close(self) -> None: ...
+
+
 class Worker:
-    """Ends a ticket when it is told to, or fails it."""
+    """Ends its tickets when it is told to, or fails them."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -41,23 +103,23 @@ class Worker:
         await self.may_end.wait()
         if self.failure is not None:
             raise self.failure
-        return Group.for_ticket(ticket, [None], actor="a", seconds=0.0)  # pyright: ignore[reportArgumentType]
+        return Group.for_ticket(ticket, [ROLLOUT], actor="a", seconds=0.0)
 
 
 class Wire:
-    """Client and inbox at once: what is fed is heard, what is sent is kept."""
+    """Client and inbox at once: what is fed is received, what is sent is kept."""
 
     def __init__(self) -> None:
-        self.fed: asyncio.Queue[Any] = asyncio.Queue()
-        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.fed: asyncio.Queue[ActorInput | Exception] = asyncio.Queue()
+        self.sent: asyncio.Queue[FromClient] = asyncio.Queue()
 
-    async def take_async(self, timeout_s: float) -> Any:
+    async def take_async(self, timeout_s: float) -> ActorInput:
         message = await self.fed.get()
         if isinstance(message, Exception):
             raise message
         return message
 
-    def send(self, message: Any) -> None:
+    def send(self, message: FromClient) -> None:
         self.sent.put_nowait(message)
 
     def set_stats(self, stats: dict[str, float]) -> None:
@@ -66,12 +128,30 @@ class Wire:
     def give(self, *ordinals: int) -> None:
         self.fed.put_nowait(Tickets(tickets=[ticket(ordinal) for ordinal in ordinals]))
 
+    def offer(self, version: int) -> None:
+        self.fed.put_nowait(
+            UpdateWeights(
+                generation=1,
+                version=version,
+                epoch=1,
+                member=0,
+                num_members=1,
+                rendezvous=Rendezvous(transport="collective", address=b""),
+                manifest=Manifest(buckets=[]),
+            )
+        )
+
+    async def applied(self) -> WeightsApplied:
+        message = await self.sent.get()
+        assert isinstance(message, WeightsApplied)
+        return message
+
     async def next_sent(self, num: int) -> list[str | tuple[str, int]]:
         """The next messages: their kind, and the ticket they are about."""
         return [_described(await self.sent.get()) for _ in range(num)]
 
 
-def _described(message: Any) -> str | tuple[str, int]:
+def _described(message: FromClient) -> str | tuple[str, int]:
     kind = type(message).__name__
     if isinstance(message, GroupResult):
         return kind, message.group.ordinal
@@ -81,15 +161,24 @@ def _described(message: Any) -> str | tuple[str, int]:
 class Case:
     """An actor with weights of generation 1, two tickets in flight, and what a test does meanwhile."""
 
-    def __init__(self, leave_s: float = 60.0) -> None:
-        self.wire, self.worker = Wire(), Worker()
-        self.actor = Actor(self.wire, self.wire, None, self.worker, ActorStats(1.0), weights_s=1.0, leave_s=leave_s)  # type: ignore[arg-type]
-        self.actor._generation = 1
+    def __init__(self, leave_within_s: float = 60.0) -> None:
+        self.wire, self.engine, self.worker = Wire(), Engine(), Worker()
+        self.actor = Actor(
+            self.wire,
+            self.wire,
+            self.engine,
+            self.worker,
+            ActorStats(1.0),
+            update_timeout_s=1.0,
+            leave_within_s=leave_within_s,
+        )
 
-    async def run(self, story: Callable[[Case], Coroutine[Any, Any, None]]) -> BaseException | None:
+    async def run(self, story: Callable[[Case], Awaitable[None]]) -> BaseException | None:
         """What the actor ended with, once the story is told."""
 
         async def tell() -> None:
+            self.wire.offer(0)
+            assert (await self.wire.applied()).checksums == [7]
             self.wire.give(5, 6)
             await self.worker.two_begun.wait()
             await story(self)
@@ -148,7 +237,7 @@ async def sigterm_without_time(case: Case) -> None:
 
 @pytest.mark.timeout(20)
 def test_what_did_not_end_within_the_grace_period_is_handed_back():
-    assert asyncio.run(Case(leave_s=0.1).run(sigterm_without_time)) is None
+    assert asyncio.run(Case(leave_within_s=0.1).run(sigterm_without_time)) is None
 
 
 async def two_sigterms(case: Case) -> None:
@@ -188,3 +277,36 @@ def test_an_actor_that_fails_hands_everything_back_and_says_so_first():
 @pytest.mark.timeout(20)
 def test_a_failure_within_the_grace_period_is_a_good_end():
     assert asyncio.run(Case().run(sigterm_and_a_failure)) is None
+
+
+async def updates_one_after_the_other(case: Case) -> None:
+    first_may_fail = asyncio.Event()
+
+    async def superseded(update: UpdateWeights) -> None:
+        if update.version == 1:
+            await first_may_fail.wait()
+            raise WeightsError("superseded")
+
+    case.engine.arrives = superseded
+    case.wire.offer(1)
+    while await case.engine.begun.get() != 1:
+        pass
+    case.wire.offer(2)
+    case.wire.offer(3)
+    # versions 0 to 3 each superseded what came before
+    for _ in range(4):
+        await case.engine.superseded.get()
+    first_may_fail.set()
+    failed, applied = await case.wire.applied(), await case.wire.applied()
+    assert (failed.version, failed.error, failed.checksums) == (1, "superseded", [])
+    assert (applied.version, applied.error, applied.checksums) == (3, "", [7])
+    case.wire.fed.put_nowait(RunStopped("over"))
+
+
+@pytest.mark.timeout(20)
+def test_the_newest_weights_are_applied_and_a_download_that_failed_is_reported():
+    case = Case()
+    ended = asyncio.run(case.run(updates_one_after_the_other))
+    assert isinstance(ended, BaseExceptionGroup)
+    assert ended.subgroup(RunStopped) is not None
+    assert case.engine.asked == [0, 1, 3]

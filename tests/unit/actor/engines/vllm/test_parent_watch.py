@@ -12,8 +12,8 @@ import os, subprocess, sys
 os.environ["PROLONG_ACTOR_PID"] = str(os.getpid())
 child = '''
 import time
-from prolong.actor.engines.vllm.parent_watch import end_with_actor
-end_with_actor()
+from prolong.actor.engines.vllm.parent_watch import end_with_parent
+end_with_parent()
 print(1, flush=True)
 time.sleep(60)
 '''
@@ -36,7 +36,7 @@ def test_a_child_of_a_killed_actor_is_gone_within_a_second():
 def test_a_child_that_comes_up_after_the_actor_died_leaves_at_once():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(10)
-    late = "from prolong.actor.engines.vllm.parent_watch import end_with_actor; end_with_actor(); print('still here')"
+    late = "from prolong.actor.engines.vllm.parent_watch import end_with_parent; end_with_parent(); print('still here')"
     environment = {**os.environ, "PROLONG_ACTOR_PID": str(gone.pid)}
     result = subprocess.run([sys.executable, "-c", late], env=environment, stdout=subprocess.PIPE, timeout=10)
     assert result.returncode == 1

@@ -1,12 +1,11 @@
-"""What we replace in vLLM's CPU worker, and why. Numbers: docs/decisions/003-actor-engine.md.
+"""Replacements in vLLM's CPU model runner: the sampler and RMSNorm. Figures: docs/decisions/003-actor-engine.md.
 
-**Sampler.** Noise that depends on (rollout's seed, position) alone. Stock vLLM keeps a torch.Generator per seeded request and
-draws from each, one call a request, in every step: 8 % of a tiny model's step. Worse, when a prompt is prefilled in pieces it
-rewinds that generator, which a CPU generator cannot do: the engine dies ("CPU Generator does not use offset"; 0.32.0). A hash
-of seed and position needs no state: nothing is drawn in a loop, nothing is rewound, and a rollout that is preempted or
-continued elsewhere meets the noise that it would have met.
+**Sampler.** Its noise depends on (rollout's seed, position) alone. Stock vLLM keeps a torch.Generator per seeded request and
+draws from each, one call per request, in every step: 8 % of a tiny model's step. Worse, when a prompt is prefilled in pieces it
+rewinds that generator, which a CPU generator cannot do, and the engine dies ("CPU Generator does not use offset"; 0.32.0). A
+hash of seed and position (`../../noise.py`) needs no state, so nothing is drawn in a loop and nothing is rewound.
 
-**RMSNorm.** vLLM ships a CPU kernel for it (15 us where the eight torch calls of the default cost 70) and uses it on GPUs only.
+**RMSNorm.** vLLM has a CPU kernel for it (15 us where the eight torch calls of the default cost 70) but uses it on GPUs only.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
-from ..noise import noise_seeds
+from ...noise import noise_seeds
 
 
 def install(runner: Any) -> None:
@@ -33,7 +32,8 @@ def _sampler(runner: Any) -> Any:
     def forward(
         logits: torch.Tensor, generators: dict[int, torch.Generator], k: torch.Tensor | None, p: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        generators.clear()  # vLLM's own; see above
+        # vLLM's own generators are not used
+        generators.clear()
         batch, rows = runner.input_batch, logits.shape[0]
         seeds = np.fromiter((runner.requests[name].sampling_params.seed for name in batch.req_ids[:rows]), np.int64, rows)
         noise = torch.from_numpy(noise_seeds(seeds, batch.num_tokens_no_spec[:rows]))
@@ -50,7 +50,8 @@ def _rms_norm(module: Any) -> Any:
             out = torch.empty(x.shape, dtype=x.dtype)
             torch.ops._C.rms_norm(out, x.contiguous(), weight, module.variance_epsilon)
             return out
-        torch.ops._C.fused_add_rms_norm(x, residual, weight, module.variance_epsilon)  # in place, as on GPUs
+        # in place, as vLLM does on GPUs
+        torch.ops._C.fused_add_rms_norm(x, residual, weight, module.variance_epsilon)
         return x, residual
 
     return forward

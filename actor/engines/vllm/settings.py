@@ -1,0 +1,83 @@
+"""How vLLM is configured: engine arguments, environment, start method. Reasons: docs/decisions/003-actor-engine.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....common.config.sections import ActorConfig, Device, ModelConfig
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+
+def runs_on_gpu(model: ModelConfig) -> bool:
+    import torch
+
+    return model.device is Device.cuda or (model.device is Device.auto and torch.cuda.is_available())
+
+
+def start_method() -> str:
+    """How vLLM may start its engine process on a CPU: "fork" while this process has one thread, else "spawn".
+
+    vLLM asks for "spawn", which imports everything once more. But a child that is forked while other threads run may wait
+    forever for a lock that one of them held. Most threads (torch's, ZeroMQ's) are unknown to Python, so ask the kernel.
+    """
+    return "fork" if len(os.listdir("/proc/self/task")) == 1 else "spawn"
+
+
+def set_environment(model: ModelConfig) -> None:
+    """Set the variables that vLLM reads when it is imported, here and in its own process, unless they are set already."""
+    settings = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    if Path(model.path).is_dir():
+        settings["HF_HUB_OFFLINE"] = "1"
+    if not runs_on_gpu(model):
+        settings |= {
+            # eager anyway; compiling the sampler costs 25 s at the first request
+            "TORCHDYNAMO_DISABLE": "1",
+            # two threads on contended cores are several times slower than one
+            "OMP_NUM_THREADS": "1",
+            # the process that starts the actor chooses the cores
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # lets the worker live in the engine process: two processes instead of three
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> AsyncEngineArgs:
+    from vllm.config import WeightTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    package = __name__.rpartition(".")[0]
+    settings: dict[str, Any] = {
+        "model": model.path,
+        "dtype": model.dtype,
+        "max_model_len": model.max_context,
+        "max_num_seqs": actor.max_num_seqs,
+        "seed": seed,
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",  # of the tempered and cut distribution
+        "disable_log_stats": True,
+        "tensor_parallel_size": actor.tensor_parallel,
+        "weight_transfer_config": WeightTransferConfig(backend="prolong"),
+        "worker_extension_cls": f"{package}.worker.WorkerExtension",
+    }
+    if runs_on_gpu(model):
+        settings |= {
+            "scheduler_cls": f"{package}.scheduler.GpuScheduler",
+            "gpu_memory_utilization": actor.gpu_memory_utilization,
+        }
+    else:
+        settings |= {
+            "scheduler_cls": f"{package}.cpu.scheduler.CpuScheduler",
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": int(actor.kv_cache_gib * 2**30),
+            "block_size": 32,  # 3 % faster than the default of 128, and shorter prompts are shared
+            "distributed_executor_backend": "uni" if actor.tensor_parallel == 1 else "mp",
+        }
+    return AsyncEngineArgs(**settings)
