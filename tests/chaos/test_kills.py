@@ -22,13 +22,6 @@ def run(tmp_path: Path, demo_model: Path):
     run.kill_all()
 
 
-def kill(run: Run, role: str) -> None:
-    victims = run.find(role)
-    assert victims, f"no {role} to kill\n{run.output()}"
-    for victim in victims:
-        os.kill(victim.pid, signal.SIGKILL)
-
-
 @pytest.mark.timeout(300)
 def test_an_actor_whose_vllm_is_killed_is_restarted_and_its_tickets_are_reissued(run: Run) -> None:
     """The engine process takes its actor with it. This is also the run of the demo on vLLM from its start to its end."""
@@ -42,17 +35,6 @@ def test_an_actor_whose_vllm_is_killed_is_restarted_and_its_tickets_are_reissued
     summary = run.summary()
     assert_balanced(summary, STEPS, batch_groups=4)
     assert summary["staleness_max"] <= 2
-    assert not run.leftovers()
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_learner_resumes_from_its_checkpoint(run: Run) -> None:
-    train = run.start("train")
-    run.wait_for_step(5)
-    kill(run, "learner")
-    assert run.ended(train, 200) == 0, run.output()
-    assert [record["step"] for record in run.metrics()] == list(range(1, STEPS + 1))
-    assert_balanced(run.summary(), STEPS, batch_groups=4)
     assert not run.leftovers()
 
 

@@ -1,8 +1,8 @@
-"""`make test` runs the suite in lanes: one worker of pytest-xdist starts the processes, the others share the rest.
+"""`make test` runs the suite in lanes: one worker of pytest-xdist starts the whole runs, the others share the other files.
 
-Whole runs, engines, learners and kills have deadlines of seconds; side by side on two cores they would miss them, so they run
-one after the other in one worker. They mostly wait. The other workers meanwhile take the remaining files, one file at a time,
-so that a module's fixtures are made once.
+Whole runs and real engines fill both cores for seconds at a time and have deadlines of seconds: side by side they would miss
+them, so they run one after the other in one worker, which mostly waits. The other workers meanwhile take one file after
+another; a file is never divided, so that a module's fixtures are made once.
 """
 
 from __future__ import annotations
@@ -11,45 +11,32 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-PROCESS_LANE = "processes"
-PROCESS_FOLDERS = ("tests/chaos/", "tests/integration/")
-# tests of one process or of processes that nothing times closely
-SHARED_FILES = {
-    "tests/integration/test_adapters.py",
-    "tests/integration/test_bootstrap_training.py",
-    "tests/integration/test_code_pool.py",
-    "tests/integration/test_code_problems.py",
-    "tests/integration/test_data_check.py",
-    "tests/integration/test_full_disk.py",
-    "tests/integration/test_hostile_math.py",
-    "tests/integration/test_learner_ranks.py",
-    "tests/integration/test_reasoning_gym.py",
-    "tests/integration/test_sandbox_attacks.py",
-    "tests/integration/test_sandbox_users.py",
-    "tests/integration/test_security.py",
-    "tests/integration/test_service.py",
-    "tests/integration/test_status.py",
-    "tests/integration/test_verifier_faults.py",
-    "tests/integration/test_verifier_hosts.py",
-    "tests/integration/test_verifier_pool.py",
-    "tests/chaos/test_simulated_faults.py",
+RUN_LANE = "whole runs and engines"
+RUN_LANE_FILES = {
+    "tests/chaos/test_actor_weight_faults.py",
+    "tests/chaos/test_elasticity.py",
+    "tests/chaos/test_kills.py",
+    "tests/chaos/test_stages.py",
+    "tests/chaos/test_thirty_kills.py",
+    "tests/integration/test_actor.py",
+    "tests/integration/test_engine_contract.py",
+    "tests/integration/test_engine_death.py",
+    "tests/integration/test_examples.py",
+    "tests/integration/test_three_terminals.py",
+    "tests/integration/test_torchrun.py",
+    "tests/integration/test_weight_updates.py",
 }
 
 
 def lane_of(nodeid: str) -> str:
-    """Tests of one lane run in one worker, in order: the process lane, or the test's own file."""
+    """The lane of a test. Tests of one lane run in one worker, in the order of collection."""
     file = nodeid.partition("::")[0]
-    if file.startswith(PROCESS_FOLDERS) and file not in SHARED_FILES:
-        return PROCESS_LANE
-    return file
+    return RUN_LANE if file in RUN_LANE_FILES else file
 
 
-def sort_key(nodeid: str) -> int:
-    """The order in which lanes are handed out: the longest first, so that the workers end together."""
-    lane = lane_of(nodeid)
-    if lane == PROCESS_LANE:
-        return 0
-    return 1 if lane.startswith(PROCESS_FOLDERS) else 2
+def sort_key(nodeid: str) -> bool:
+    """Lanes are handed out in this order: the longest first, then files by name, which puts unit tests last."""
+    return lane_of(nodeid) != RUN_LANE
 
 
 class LaneScheduling(LoadScopeScheduling):
