@@ -47,6 +47,11 @@ OFFENCES = {
         "from . import ledger",
         "prolong.buffer.tickets.ledger",
     ),
+    "The learner's mathematics: imports point one way": (
+        "learner/algorithm/api.py",
+        "from .losses import table",
+        "prolong.learner.algorithm.losses.table",
+    ),
     "Rooms of verifiers: imports point one way": (
         "verifiers/answers/units.py",
         "from .. import registry\n",
