@@ -22,6 +22,7 @@ from ..buffer.client.client import BufferClient
 from ..buffer.serving.service import BufferService
 from ..common.messages import (
     Alive,
+    FromBuffer,
     FromClient,
     GroupAck,
     GroupResult,
@@ -58,7 +59,7 @@ SIZES = {"short": 32, "medium": 512, "long": 8192}  # tokens per rollout
 class AckCore:
     """A buffer that takes everything and decides nothing."""
 
-    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[tuple[bytes, Any]]:
+    def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[tuple[bytes, FromBuffer]]:
         match message:
             case Hello():
                 return [(peer, Welcome(generation=1, heartbeat_s=0.5, lease_s=10.0, version=0))]
@@ -70,19 +71,19 @@ class AckCore:
                 return [(peer, SyncRequested(reason=message.reason))]
         return []
 
-    def tick(self, now: float) -> list[tuple[bytes, Any]]:
+    def tick(self, now: float) -> list[tuple[bytes, FromBuffer]]:
         return []
 
     def commit(self) -> None:
         return None
 
-    def may_leave(self, message: Any) -> bool:
+    def may_leave(self, message: FromBuffer) -> bool:
         return True
 
     def finished(self) -> bool:
         return False
 
-    def stop(self, reason: str, *, failed: bool) -> list[tuple[bytes, Any]]:
+    def stop(self, reason: str, *, failed: bool) -> list[tuple[bytes, FromBuffer]]:
         return []
 
     def count(self, name: str, amount: int = 1) -> None:
