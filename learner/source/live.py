@@ -44,8 +44,8 @@ from .handover import BatchHandover
 CONNECTED = b"connected"  # rank 0 tells the other ranks
 
 
-class WeightOutlet(Protocol):
-    """Where the weights of a version go. The tensors may change after `publish`."""
+class WeightPublisher(Protocol):
+    """Sends the weights of each version to the actors. The tensors may change after `publish`."""
 
     def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None: ...
 
@@ -54,8 +54,8 @@ class WeightOutlet(Protocol):
     def close(self) -> None: ...
 
 
-class BufferLine(Protocol):
-    """What one rank says to the buffer."""
+class RankClient(Protocol):
+    """One rank's client of the buffer: the calls of `BatchSource` without their collective parts."""
 
     @property
     def generation(self) -> int: ...
@@ -68,7 +68,7 @@ class BufferLine(Protocol):
 
     def finish(self, version: int) -> Status | None: ...
 
-    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet: ...
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher: ...
 
     def close(self) -> None: ...
 
@@ -80,8 +80,8 @@ class LiveSource:
         """`stop` ends every wait for the buffer. Nothing is connected before `connect`."""
         self._cfg, self._ranks, self._stop = cfg, ranks, stop
         self._handover = BatchHandover(ranks, cfg.buffer.max_message_mb << 20)
-        self._line: BufferLine = NoLine()
-        self._weights: WeightOutlet = NoOutlet()
+        self._client: RankClient = NullClient()
+        self._weights: WeightPublisher = NullPublisher()
 
     @property
     def ended(self) -> ProlongError | None:
@@ -89,13 +89,13 @@ class LiveSource:
 
     @property
     def generation(self) -> int:
-        return self._line.generation
+        return self._client.generation
 
     def connect(self, version: int, generation: int, stage: int) -> None:
         answer = None
         if self._ranks.first:
             try:
-                self._line = ConnectedLine.connect(self._cfg, version, generation, stage, self._stop)
+                self._client = LearnerClient.connect(self._cfg, version, generation, stage, self._stop)
                 answer = CONNECTED
             except RunStopped:
                 if not self._stop.is_set():
@@ -105,10 +105,10 @@ class LiveSource:
             raise RunStopped(f"told to stop before the buffer answered, nothing is lost; {resume_hint(self._cfg)}")
 
     def open_weights(self, policy: Policy, device: torch.device) -> None:
-        self._weights = self._line.open_weights(policy, device)
+        self._weights = self._client.open_weights(policy, device)
 
     def take(self, version: int) -> Batch | None:
-        return self._handover.take(lambda: self._line.take(version))
+        return self._handover.take(lambda: self._client.take(version))
 
     def publish(self, version: int, policy: Policy) -> None:
         self._weights.publish(version, policy.full_parameters(DTYPES[self._cfg.model.dtype]))
@@ -117,24 +117,24 @@ class LiveSource:
         # a signal to one rank is a signal to all of them from here on
         if self._ranks.sum_(torch.tensor(float(self._stop.is_set()))) > 0:
             self._stop.set()
-        self._line.step_done(version, stage)
+        self._client.step_done(version, stage)
 
     def checkpoint_saved(self, version: int) -> None:
-        self._line.checkpoint_saved(version)
+        self._client.checkpoint_saved(version)
 
     def finish(self, version: int) -> Status | None:
-        return self._line.finish(version)
+        return self._client.finish(version)
 
     def metrics(self) -> dict[str, float]:
         return self._weights.metrics()
 
     def close(self) -> None:
         self._weights.close()
-        self._line.close()
+        self._client.close()
 
 
-class ConnectedLine:
-    """Rank 0's line: a client that has shaken hands."""
+class LearnerClient:
+    """Rank 0's client, connected."""
 
     def __init__(self, cfg: Config, hello: Hello, stop: threading.Event) -> None:
         """Makes the client and its inboxes; `connect` shakes hands."""
@@ -146,7 +146,7 @@ class ConnectedLine:
         self._finished = self._client.inbox(Finished)
 
     @classmethod
-    def connect(cls, cfg: Config, version: int, generation: int, stage: int, stop: threading.Event) -> ConnectedLine:
+    def connect(cls, cfg: Config, version: int, generation: int, stage: int, stop: threading.Event) -> LearnerClient:
         """Say Hello and wait for the buffer's answer. Raises: ModelError, HandshakeRefused, BufferUnreachable, RunStopped."""
         hello = Hello(
             role=Role.learner,
@@ -159,9 +159,9 @@ class ConnectedLine:
             generation=generation,
             stage=stage,
         )
-        line = cls(cfg, hello, stop)
-        line._client.connect(cfg.learner.starve_s, stop)
-        return line
+        client = cls(cfg, hello, stop)
+        client._client.connect(cfg.learner.starve_s, stop)
+        return client
 
     @property
     def generation(self) -> int:
@@ -206,7 +206,7 @@ class ConnectedLine:
             raise LearnerStarved(f"the last validation did not end within {starve_s:g} s") from None
         return None if finished is None else finished.status
 
-    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet:
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher:
         dtype = DTYPES[self._cfg.model.dtype]
         specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
         cfg = self._cfg.weights
@@ -219,8 +219,8 @@ class ConnectedLine:
         self._client.close()
 
 
-class NoLine:
-    """The line of a rank that does not talk to the buffer, and of rank 0 before `connect`."""
+class NullClient:
+    """The client of a rank that does not talk to the buffer, and of rank 0 before `connect`."""
 
     generation = -1
 
@@ -236,15 +236,15 @@ class NoLine:
     def finish(self, version: int) -> Status | None:
         return None
 
-    def open_weights(self, policy: Policy, device: torch.device) -> WeightOutlet:
-        return NoOutlet()
+    def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher:
+        return NullPublisher()
 
     def close(self) -> None:
         pass
 
 
-class NoOutlet:
-    """The outlet of a rank that sends no weights."""
+class NullPublisher:
+    """The publisher of a rank that sends no weights."""
 
     def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Exhaust the tensors: gathering a sharded parameter needs every rank."""

@@ -15,7 +15,7 @@ from .process import Process
 if TYPE_CHECKING:
     from .world import World
 
-PATIENCE_S = 120.0  # for the first Welcome
+HANDSHAKE_TIMEOUT_S = 120.0  # for the first Welcome
 RECONNECT_S = 0.5
 
 
@@ -28,7 +28,7 @@ class Client(Process):
         super().__init__(world, name)
         self.life = life  # +1 with every process of that name
         self.identity = f"{self.role}/{name}/{life}".encode()
-        self.session = Session(self.hello(), "simulated", self.clock(), PATIENCE_S, Counter())
+        self.session = Session(self.hello(), "simulated", self.clock(), HANDSHAKE_TIMEOUT_S, Counter())
         self.link: Link | None = None
         # frames that ZeroMQ had not sent when the connection broke: it sends them over the next one
         self._carried: list[bytes] = []

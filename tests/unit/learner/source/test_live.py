@@ -12,7 +12,7 @@ from prolong.common.messages import BatchReady
 from prolong.common.transport.wire import encode
 from prolong.learner.ranks import Ranks
 from prolong.learner.source.api import BatchSource
-from prolong.learner.source.live import CONNECTED, LiveSource, NoOutlet
+from prolong.learner.source.live import CONNECTED, LiveSource, NullPublisher
 from prolong.learner.source.recorded import RecordedSource
 
 from tests.support.batches import random_batch
@@ -61,7 +61,7 @@ def test_a_rank_without_a_connection_keeps_in_step_and_takes_what_rank_0_hands_o
 
 def test_a_rank_that_sends_no_weights_still_takes_part_in_gathering_them() -> None:
     gathered = iter([("a", torch.zeros(1)), ("b", torch.zeros(1))])
-    NoOutlet().publish(3, gathered)
+    NullPublisher().publish(3, gathered)
     assert list(gathered) == []
 
 
