@@ -61,7 +61,7 @@ class BufferCore:
         """Go on with the run that `journal` describes, or begin one. Raises as `RunState.open`."""
         return cls(settings, RunState.open(settings, prompts, heldout, journal, now), tokenizer)
 
-    # --- what the service calls ---------------------------------------------------------------------------------------
+    # --- what the service calls -------------------------------------------------------------------
 
     def handle(self, peer: bytes, message: m.FromClient, now: float, frame: bytes = b"") -> list[Outgoing]:
         """Handle one message of one client. Raises LedgerError unless the ledger balances then.
@@ -170,7 +170,7 @@ class BufferCore:
         """Everything that `prolong status` prints."""
         return make_status(self._settings, self.run, self.peers, self.quarantine.held(now), now)
 
-    # --- coming and going ---------------------------------------------------------------------------------------------
+    # --- coming and going -------------------------------------------------------------------------
 
     def _on_hello(self, identity: bytes, hello: m.Hello, now: float) -> list[Outgoing]:
         """A client greets: it is refused, or arrives, reconnects, or replaces a process of its name."""
@@ -221,7 +221,7 @@ class BufferCore:
         return self.dispatch.held_by(hello.name) if hello.role is m.Role.actor else []
 
     def _replace(self, former: Peer, hello: m.Hello, now: float) -> list[Ticket]:
-        """Another process under the name of one that is not dead for the buffer yet: it is now. Its tickets are lost."""
+        """Another process takes the name of one that the buffer holds for alive: that one is gone, and its tickets are lost."""
         self._drop(former)
         return self._arrive(hello, now)
 
@@ -253,7 +253,7 @@ class BufferCore:
         elif peer.role is m.Role.learner:
             self.progress.leave()
 
-    # --- batches ------------------------------------------------------------------------------------------------------
+    # --- batches ----------------------------------------------------------------------------------
 
     def _take(self, version: int) -> list[Outgoing]:
         if not self.progress.take(version):
@@ -271,7 +271,7 @@ class BufferCore:
             return m.Refused(reason="the run has ended, or its last batch is formed: nothing would be reset")
         return m.ResetNoted(version=version)
 
-    # --- weights ------------------------------------------------------------------------------------------------------
+    # --- weights ----------------------------------------------------------------------------------
 
     def _publish(self, peer: Peer, message: m.Publish, now: float) -> list[Outgoing]:
         plan, updates = self.run.membership.publish(message, now)
@@ -302,7 +302,7 @@ class BufferCore:
         reason = self.run.membership.should_ask(store.generation, version, now)
         return [(learner.identity, m.SyncRequested(reason=reason))] if reason else []
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def _last_version(self, version: int) -> None:
         if self.finishing:

@@ -23,7 +23,7 @@ class Dispatch:
     def __init__(self, run: RunState) -> None:
         self._run = run
 
-    # --- out ----------------------------------------------------------------------------------------------------------
+    # --- out --------------------------------------------------------------------------------------
 
     def issue(self, actors: list[Peer], now: float, *, training: bool) -> list[tuple[Peer, Tickets]]:
         """Give every actor that holds weights as many tickets as it has room for and the contract admits."""
@@ -73,7 +73,7 @@ class Dispatch:
         """The tickets that an actor works on, in order of issue."""
         return [lease.ticket for lease in self._run.leases.held_by(actor)]
 
-    # --- in -----------------------------------------------------------------------------------------------------------
+    # --- in ---------------------------------------------------------------------------------------
 
     def take_group(self, actor: Peer, message: GroupResult, frame: bytes = b"") -> GroupAck:
         """Take a group, or refuse one that was not asked for. `frame`: the message as it came."""
@@ -118,7 +118,7 @@ class Dispatch:
             self._run.counters.count("buffer/returned")
             self._fail_lease(lease)
 
-    # --- lost ---------------------------------------------------------------------------------------------------------
+    # --- lost -------------------------------------------------------------------------------------
 
     def reclaim_leases(self, actor: str, *, holds_weights: bool) -> list[Ticket]:
         """An actor greets a buffer that restarted: the tickets that were recorded in its name, if it works on them.

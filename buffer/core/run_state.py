@@ -67,7 +67,7 @@ class RunState:
         self.next_ordinal += 1
         return ordinal
 
-    # --- what a learner's messages change -----------------------------------------------------------------------------
+    # --- what a learner's messages change ---------------------------------------------------------
 
     def can_continue(self, version: int, generation: int) -> bool:
         """Whether a learner with this checkpoint continues the recorded history."""
@@ -105,7 +105,7 @@ class RunState:
         """Record the state that belongs to the checkpoint of `version`, unless it is recorded."""
         self.journal.save_state(version, self.state(of_checkpoint=True))
 
-    # --- out ----------------------------------------------------------------------------------------------------------
+    # --- out --------------------------------------------------------------------------------------
 
     def collect(self) -> None:
         """Add what changed since the last call to the journal's pending changes."""
@@ -165,7 +165,7 @@ class RunState:
             counters=dict(self.counters.total),
         )
 
-    # --- in -----------------------------------------------------------------------------------------------------------
+    # --- in ---------------------------------------------------------------------------------------
 
     def _restore(self, state: r.BufferState, now: float, rejoin_grace_s: float) -> None:
         """Become what a buffer that died had recorded; its actors may greet for `rejoin_grace_s`."""

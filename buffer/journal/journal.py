@@ -60,7 +60,7 @@ class Journal:
         last = self._read(keys[-1], list[r.Move]) or []
         return r.number_of(keys[-1]) + len(last)
 
-    # --- pending changes ----------------------------------------------------------------------------------------------
+    # --- pending changes --------------------------------------------------------------------------
 
     def put(self, key: bytes, record: object) -> None:
         """Write a record with the next commit."""
@@ -158,7 +158,7 @@ class Journal:
         finally:
             self._writing = {}
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def batch(self, version: int) -> Batch | None:
         """The recorded batch of the step that starts from `version`."""

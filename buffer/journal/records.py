@@ -46,7 +46,8 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     num_moves: int = 0  # of the ledger so far
     next_ordinal: int = 0
     cursor: PromptCursor
-    retries: list[tuple[str, int]] = []  # uids of prompts that wait to be issued again, with their next attempt
+    # uids of prompts that wait to be issued again, with their next attempt
+    retries: list[tuple[str, int]] = []
     # in the state of a checkpoint: uids of prompts whose tickets were untrained, with their attempt
     under_way: list[tuple[str, int]] = []
     filtered: int = 0  # groups without signal since the last batch

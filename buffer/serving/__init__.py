@@ -1,1 +1,4 @@
-"""The socket loop of the buffer, and the rule that nothing is sent before it is durable."""
+"""The socket loop of the buffer, and output commit: no message is sent before the disk holds what it follows from.
+
+`main` starts it.
+"""

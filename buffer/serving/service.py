@@ -115,7 +115,7 @@ class BufferService:
             try:
                 self._router.send_multipart((peer, frame), zmq.NOBLOCK)
             except zmq.Again:
-                # thousands of frames behind: as good as dead
+                # a client that is thousands of frames behind will not catch up
                 self._core.count("buffer/dropped_sends")
                 log.warning("dropped %d bytes for %s, which does not read", len(frame), peer[:80])
             except zmq.ZMQError as error:

@@ -97,7 +97,7 @@ class Leases:
         self._touched.clear()
         return touched
 
-    # --- a buffer restarts --------------------------------------------------------------------------------------------
+    # --- a buffer restarts ------------------------------------------------------------------------
 
     def restore(self, records: Iterable[TicketRecord], now: float, rejoin_grace_s: float) -> None:
         """Grant recorded leases again: their clocks start at `now`, and their actors may greet for `rejoin_grace_s`."""

@@ -50,7 +50,8 @@ class Changes:
 
     moves: list[Move] = field(default_factory=list)  # in order
     touched: dict[int, None] = field(default_factory=dict)  # ordinals of the tickets that moved, in order
-    stored: dict[int, tuple[Group, bytes]] = field(default_factory=dict)  # groups, with the frames that they came in
+    # groups, with the frames that they came in
+    stored: dict[int, tuple[Group, bytes]] = field(default_factory=dict)
 
 
 class Ledger:

@@ -35,7 +35,7 @@ MAX_ATTEMPTS = 5
 
 
 class Outcome(StrEnum):
-    """What became of a group that was asked for."""
+    """The fate of a group that was asked for."""
 
     stored = "stored"
     filtered = "filtered"
@@ -98,7 +98,7 @@ class Store:
         """The version of the next batch to be formed; recorded batches lie below it."""
         return self.contract.head
 
-    # --- stages -------------------------------------------------------------------------------------------------------
+    # --- stages -----------------------------------------------------------------------------------
 
     def enter(self, stage: int) -> None:
         """Issue tickets as this stage says from now on; tickets under way keep their settings."""
@@ -113,7 +113,7 @@ class Store:
         elif stage > self.stage:
             self.enter(stage)
 
-    # --- one ticket ---------------------------------------------------------------------------------------------------
+    # --- one ticket -------------------------------------------------------------------------------
 
     def admits(self, version: int) -> bool:
         """Whether a ticket may be issued to an actor that holds `version` of this generation."""
@@ -198,7 +198,7 @@ class Store:
         self.survival.record(group, survived=False)
         self.ledger.move(ordinal, TicketState.stale)
 
-    # --- batches ------------------------------------------------------------------------------------------------------
+    # --- batches ----------------------------------------------------------------------------------
 
     def try_take(self) -> Batch | None:
         """Form the batch of version `head` if the contract allows one. The caller records it before it is sent."""
@@ -259,7 +259,7 @@ class Store:
         self.ledger.shift(TicketState.batched, TicketState.trained, self.batch_groups)
         self.version += 1
 
-    # --- a learner arrives, or is done --------------------------------------------------------------------------------
+    # --- a learner arrives, or is done ------------------------------------------------------------
 
     def can_continue(self, version: int, generation: int, recorded: Collection[int]) -> bool:
         """Whether a learner with this checkpoint continues here. `recorded`: versions of the batches in the journal."""
@@ -306,7 +306,7 @@ class Store:
             self.ledger.move(entry.ticket.ordinal, TicketState.stale)
         self.ledger.shift(TicketState.batched, TicketState.stale, self.ledger.counts[TicketState.batched])
 
-    # --- a buffer restarts --------------------------------------------------------------------------------------------
+    # --- a buffer restarts ------------------------------------------------------------------------
 
     def restore(self, state: BufferState, tickets: Sequence[TicketRecord], groups: Mapping[int, Group]) -> None:
         """Become what was recorded: `tickets` under way, and the stored `groups` by ordinal.

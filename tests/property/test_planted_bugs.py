@@ -191,7 +191,7 @@ def sources_of_weight_0_drawn(patch: Patch) -> None:
     patch.setattr(PromptMixture, "weigh", lambda self, weights: weigh_well(self, [weight or 0.5 for weight in weights]))
 
 
-# --- of the journal ---------------------------------------------------------------------------------------------------
+# --- of the journal -------------------------------------------------------------------------------
 
 
 def said_before_it_is_durable(patch: Patch) -> None:

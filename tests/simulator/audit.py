@@ -48,7 +48,7 @@ class Audit:
         self._core: BufferCore | None = None  # the one that commits
         self._lasting: dict[str, Any] | None = None  # the core's state at the last commit
 
-    # --- commits -------------------------------------------------------------------------------------------------------
+    # --- commits ----------------------------------------------------------------------------------
 
     def about_to_commit(self, core: BufferCore) -> None:
         self._core = core
@@ -159,7 +159,7 @@ class Audit:
             if not dropped.isdisjoint(ordinals):
                 raise Violation(f"groups of the recorded batch {version} were dropped: {dropped & set(ordinals)}")
 
-    # --- restarts ------------------------------------------------------------------------------------------------------
+    # --- restarts ---------------------------------------------------------------------------------
 
     def started(self, core: BufferCore, journal: Journal) -> None:
         """Check a buffer that started: its state must be that of the last one at its last commit."""

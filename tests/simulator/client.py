@@ -52,7 +52,7 @@ class Client(Process):
         """Act on a message that the session gives to the application."""
         raise NotImplementedError
 
-    # --- the I/O thread ------------------------------------------------------------------------------------------------
+    # --- the I/O thread ---------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
         self.session.submit(message, encode(message))
@@ -89,7 +89,7 @@ class Client(Process):
         self._wake_s = float("inf")
         self.drive()
 
-    # --- the connection ------------------------------------------------------------------------------------------------
+    # --- the connection ---------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Try until a buffer listens. A stopped process connects when it goes on."""
@@ -123,7 +123,7 @@ class Client(Process):
         self.session.disconnected()
         self.connect()
 
-    # --- the end -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def exit(self) -> None:
         """End the process in order; frames that it sent arrive."""

@@ -11,7 +11,8 @@ from enum import StrEnum
 class Kind(StrEnum):
     """The kinds of faults. The last four do not happen to a TCP connection: they are harsher than ZeroMQ's network."""
 
-    kill = "kill"  # SIGKILL; `how`: the point at which the buffer dies, or the checkpoint that the learner starts from again
+    # SIGKILL; `how`: the point at which the buffer dies, or the checkpoint that the learner starts from again
+    kill = "kill"
     leave = "leave"  # SIGTERM to an actor
     pause = "pause"  # SIGSTOP, and SIGCONT `seconds` later
     sever = "sever"  # the connection breaks; frames under way are lost, or leave over the next one

@@ -41,7 +41,7 @@ class Judge:
         self.seen_uids: set[str] = set()  # of prompts that were issued
         self.last_word: m.Status | None = None
 
-    # --- the buffer hears -----------------------------------------------------------------------------------------------
+    # --- the buffer hears -------------------------------------------------------------------------
 
     def made(self, group: Group) -> None:
         self.made_by_actors[group.ordinal] = group
@@ -106,7 +106,7 @@ class Judge:
         elif not core.finishing and core.run.store.generation > 0 and core.run.store.head < self.plan.steps:
             raise Violation(f"a reset was refused: {answer}")
 
-    # --- it decides ----------------------------------------------------------------------------------------------------
+    # --- it decides -------------------------------------------------------------------------------
 
     def issued(self, ticket: Ticket) -> None:
         """Check a ticket: it must have the settings of the learner's stage."""
@@ -147,7 +147,7 @@ class Judge:
         if counts[TicketState.leased] + counts[TicketState.stored] > (self.plan.eta + 1) * self.plan.batch:
             raise Violation(f"more tickets under way than admission allows: {counts}")
 
-    # --- a commit lasts ------------------------------------------------------------------------------------------------
+    # --- a commit lasts ---------------------------------------------------------------------------
 
     def committed(self, put: Any, drop: Any) -> None:
         """Check a commit that reached the disk: a batch asks for a reset exactly when one was promised."""
@@ -175,7 +175,7 @@ class Judge:
         self.generation = core.run.store.generation
         self.audit.started(core, journal)
 
-    # --- it says -------------------------------------------------------------------------------------------------------
+    # --- it says ----------------------------------------------------------------------------------
 
     def said(self, message: Any, to: list[str], frame: bytes) -> None:
         """Check a message that leaves: all that it follows from must be on the disk."""
@@ -236,7 +236,7 @@ class Judge:
             if group.generation != batch.generation:
                 raise Violation(f"group {group.ordinal} of generation {group.generation} is in batch {key}")
 
-    # --- the learner trains --------------------------------------------------------------------------------------------
+    # --- the learner trains -----------------------------------------------------------------------
 
     def learner_started(self, version: int) -> None:
         """A learner starts from a checkpoint: its weights do not have the later steps."""
@@ -253,7 +253,7 @@ class Judge:
             if self.trained_at.setdefault(ordinal, version) != version:
                 raise Violation(f"group {ordinal} was trained at {self.trained_at[ordinal]} and at {version}")
 
-    # --- the end -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def end(self, *, untroubled: bool) -> None:
         """Check the last status: it must account for the whole run."""

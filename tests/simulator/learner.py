@@ -76,7 +76,7 @@ class Learner(Client):
             case m.Finished():
                 self.world.over = True
 
-    # --- weights -------------------------------------------------------------------------------------------------------
+    # --- weights ----------------------------------------------------------------------------------
 
     def publish(self, tries: int = 1, given_up: int = -1) -> None:
         self.request, self.epoch = (self.version, tries), -1
@@ -104,7 +104,7 @@ class Learner(Client):
         elif failed and tries < TRIES:
             self.publish(tries + 1)
 
-    # --- steps ---------------------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def take(self) -> None:
         self.asked = self.version

@@ -65,7 +65,7 @@ class World:
             else:
                 self.at(starts[name], start)
 
-    # --- time and chance -----------------------------------------------------------------------------------------------
+    # --- time and chance --------------------------------------------------------------------------
 
     def at(self, delay_s: float, action: Callable[..., None], *args: Any) -> None:
         self._num_scheduled += 1
@@ -100,7 +100,7 @@ class World:
             action(*args)
         self.judge.end(untroubled=not self.forks)
 
-    # --- faults --------------------------------------------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------------
 
     def strike(self, fault: Fault) -> None:
         """Let a fault happen; one that finds no victim is not counted."""

@@ -1,4 +1,4 @@
-"""A buffer core with a learner and actors who do what the test says, and values to talk about."""
+"""A buffer core with a scripted learner and actors, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def config(
 
 
 class Scene:
-    """`say` delivers one message and ticks; what the core answers is kept by recipient, and returned."""
+    """A core and its clients: `say` delivers one message, ticks, and returns the core's answers."""
 
     def __init__(self, cfg: Config, *, heldout: int = 0, disk: Disk | None = None) -> None:
         self.cfg, self.now = cfg, 0.0
@@ -113,7 +113,7 @@ class Scene:
         self.restart()
 
     def restart(self) -> None:
-        """A fresh buffer process with the same disk: what was not committed is lost."""
+        """Start another buffer on the same disk: changes that were not committed are lost."""
         self.journal = Journal(self.disk)
         sums, sorts = [prompt(i) for i in range(50)], [prompt(i, task="sort") for i in range(50)]
         mixture = PromptMixture([(sums, 1.0), (sorts, 0.0)], self.cfg.run.seed)
@@ -121,12 +121,12 @@ class Scene:
         self.held.clear()
 
     def say(self, who: bytes | str, message: Any, *, after_s: float = 0.0) -> list[Any]:
-        """Deliver and tick; returns what went to the speaker."""
+        """Deliver and tick; returns the answers to the sender."""
         identity = who.encode() if isinstance(who, str) else who
         return self.say_all(identity, message, after_s=after_s).get(identity, [])
 
     def say_all(self, identity: bytes, message: Any, *, after_s: float = 0.0) -> dict[bytes, list[Any]]:
-        """Deliver and tick; returns what went to everybody."""
+        """Deliver and tick; returns the answers by recipient."""
         self.now += after_s
         out = self.core.handle(identity, message, self.now) + self.core.tick(self.now)
         self.core.commit()
@@ -180,7 +180,7 @@ class Scene:
         return [ticket for name in self.publish(version).members for ticket in tickets(self.apply(name, version))]
 
     def result(self, ticket: Ticket, *versions: int, name: str = "actor-0", spread: bool = True) -> m.GroupAck:
-        """The actor finishes a ticket, with tokens of these versions (of the ticket's by default)."""
+        """The actor finishes a ticket with tokens of these versions, by default the ticket's."""
         lived = versions or (ticket.version,)
         rollouts = [rollout(*lived), *[rollout(*lived, reward=0.0 if spread else 1.0)] * (ticket.sampling.n - 1)]
         return only(self.say(name, m.GroupResult(group=group(ticket, *rollouts, actor=name))), m.GroupAck)

@@ -1,4 +1,4 @@
-"""What a restart of the learner, or of the buffer, does to the run."""
+"""Restarts of the learner and of the buffer, and their effect on the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trained(cfg: Config, steps: int, *, checkpoint: int | None = None, heldout: 
 
 
 def finish_all(scene: Scene) -> None:
-    """The actor finishes all that it has, until it has its fill."""
+    """The actor finishes its tickets until it is given no more."""
     while leases := scene.core.run.leases.held_by("actor-0"):
         for lease in leases:
             scene.result(lease.ticket)

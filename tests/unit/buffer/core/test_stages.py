@@ -1,4 +1,4 @@
-"""What a change of stage does to tickets, batches and the record."""
+"""Changes of stage, and their effect on tickets, batches and the journal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def started(**settings: object) -> tuple[Scene, list[Ticket]]:
 
 
 def stage_of(ticket: Ticket) -> int:
-    """What the ticket itself says; its prompt must agree."""
+    """The stage that the ticket was issued in; its prompt must agree."""
     stage = {2: 0, 3: 1}[ticket.sampling.n]
     assert (ticket.sampling.temperature, ticket.sampling.max_tokens) == ((1.0, 64), (0.7, 48))[stage]
     assert ticket.prompt.task == ("sum", "sort")[stage]

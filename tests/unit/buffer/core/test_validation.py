@@ -110,7 +110,7 @@ def test_a_lost_ticket_is_asked_again_and_given_up_after_some_attempts() -> None
         sweeps.fail_ticket(ticket.ordinal)
     assert sweeps.idle, "one prompt that kills every actor must not hold up the run for ever"
     assert sweeps.counters.total["validation/prompts_given_up"] == 1
-    assert sweeps.scores == [], "a score of 0 that nobody measured would look like a collapse"
+    assert sweeps.scores == [], "a score of 0 without a measurement would look like a collapse"
     assert sweeps.counters.total["validation/empty_sweeps"] == 1
 
 

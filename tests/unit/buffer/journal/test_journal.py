@@ -64,7 +64,7 @@ def state(version: int, *, num_moves: int = 0) -> r.BufferState:
 
 
 def versions_elsewhere(folder: Path) -> str:
-    """What another process reads: LMDB opens a folder once per process."""
+    """The versions that another process reads: LMDB opens a folder once per process."""
     script = "from prolong.buffer.journal.journal import *; print(read_journal(pathlib.Path(sys.argv[1])).versions())"
     script = f"import pathlib, sys; {script}"
     command = [sys.executable, "-c", script, str(folder)]
