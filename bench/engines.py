@@ -16,7 +16,7 @@ from ..common.config.choices import EngineKind
 from ..common.config.sections import ActorConfig, ModelConfig, WeightsConfig
 from ..common.messages import PublishPlan, UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
-from ..common.weights.transports import transport_named
+from ..common.weights.transports import configured_transport
 from ..learner.weights.packer import WeightPacker
 from .learner_step import VOCAB, make_model
 
@@ -33,7 +33,8 @@ class Sender:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._packer = WeightPacker([(name, tensor.dtype, tensor.shape) for name, tensor in self.weights.items()], 256 << 20)
-        self._end = transport_named("collective").open_learner_end(WeightsConfig(timeout_s=TIMEOUT_S), torch.device("cpu"))
+        cfg = WeightsConfig(timeout_s=TIMEOUT_S)
+        self._end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
         self._thread = ThreadPoolExecutor(1, initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0)))
         if core is not None:
             self._thread.submit(os.sched_setaffinity, 0, {core}).result()

@@ -26,7 +26,7 @@ class LearnerEnd(Protocol):
     """The learner's end of a transport. Rank 0 opens one for its life; the sender's thread alone calls it.
 
     Example:
-        end = transport_named("collective").open_learner_end(cfg.weights, device)
+        end = configured_transport(cfg.weights).open_learner_end(cfg.weights, device)
         client.send(Publish(generation=1, version=7, rendezvous=end.rendezvous, manifest=weights.manifest))
         plan = inbox.take(60.0)                                       # a PublishPlan: the actors know where to download from
         phases_s = end.publish(plan, weights, phase_timeout_s=2.6)    # blocks; WeightsError: at least one member may lack it

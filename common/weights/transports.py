@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import WeightsError
+from ..config.sections import WeightsConfig
+from ..errors import WeightsError, require
 from .api import WeightTransport
 from .collective import NAME as COLLECTIVE
 from .collective import CollectiveTransport
@@ -14,8 +15,14 @@ TRANSPORTS: dict[str, WeightTransport] = {
 }
 
 
+def configured_transport(cfg: WeightsConfig, table: Mapping[str, WeightTransport] = TRANSPORTS) -> WeightTransport:
+    """The transport that a learner sends with. Raises ConfigError when there is none of that name."""
+    require(cfg.transport in table, "weights.transport", cfg.transport, f"one of {', '.join(sorted(table))}")
+    return table[cfg.transport]
+
+
 def transport_named(name: str, table: Mapping[str, WeightTransport] = TRANSPORTS) -> WeightTransport:
-    """The transport of that name. Raises WeightsError when there is none."""
+    """The transport that a learner named on the wire. Raises WeightsError when there is none."""
     if name not in table:
         raise WeightsError(f"no weight transport is called {name[:80]!r}: expected one of {', '.join(sorted(table))}")
     return table[name]

@@ -34,7 +34,7 @@ from ...common.messages import (
 from ...common.models import DTYPES
 from ...common.tokenizer import Tokenizer
 from ...common.types import Batch
-from ...common.weights.transports import transport_named
+from ...common.weights.transports import configured_transport
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
@@ -210,7 +210,7 @@ class LearnerClient:
         dtype = DTYPES[self._cfg.model.dtype]
         specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
         cfg = self._cfg.weights
-        end = transport_named(cfg.transport).open_learner_end(cfg, device)
+        end = configured_transport(cfg).open_learner_end(cfg, device)
         sender = WeightSender(self._client, self._weights, end, specs, cfg)
         sender.start()
         return sender

@@ -81,7 +81,7 @@ class WeightSender:
     """Sends every published version to the actors. Rank 0 owns one, and calls it from its main thread.
 
     Example:
-        end = transport_named(cfg.transport).open_learner_end(cfg, device)
+        end = configured_transport(cfg).open_learner_end(cfg, device)
         sender = WeightSender(client, client.inbox(PublishPlan, PublishResult, SyncRequested), end, specs, cfg)
         client.connect(30.0)
         sender.start()

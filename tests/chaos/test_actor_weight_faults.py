@@ -34,7 +34,7 @@ from prolong.common.messages import (
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch, Group, Rollout, float32_array, int32_array
 from prolong.common.weights.collective_group import WeightsGroup
-from prolong.common.weights.transports import transport_named
+from prolong.common.weights.transports import configured_transport
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
@@ -77,7 +77,7 @@ class Cluster:
         self.batches, weights = self.client.inbox(BatchReady), self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(30.0)
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in self.first.items()]
-        end = transport_named("collective").open_learner_end(self.cfg.weights, torch.device("cpu"))
+        end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
         self.sender = WeightSender(self.client, weights, end, specs, self.cfg.weights)
         self.sender.start()
         self.publish()

@@ -16,7 +16,7 @@ LEARNER = """
 import sys
 import torch
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
-from prolong.common.weights.transports import transport_named
+from prolong.common.weights.transports import configured_transport
 from prolong.learner.weights.sender import WeightSender
 from tests.support.buffer_process import make_client, make_config
 from pathlib import Path
@@ -27,7 +27,7 @@ cfg.weights.transport = "folder"
 client = make_client(cfg, address, Role.learner, "learner")
 inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
 client.connect(20.0)
-end = transport_named(cfg.weights.transport).open_learner_end(cfg.weights, torch.device("cpu"))
+end = configured_transport(cfg.weights).open_learner_end(cfg.weights, torch.device("cpu"))
 sender = WeightSender(client, inbox, end, [("weight", torch.float32, (4, 4))], cfg.weights)
 sender.start()
 sys.stdin.readline()  # the actor is in

@@ -16,7 +16,7 @@ from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
-from prolong.common.weights.transports import TRANSPORTS, transport_named
+from prolong.common.weights.transports import TRANSPORTS, configured_transport
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, make_client
@@ -58,7 +58,7 @@ def sender_of(cfg: Config, address: str) -> Iterator[tuple[WeightSender, BufferC
     inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
     client.connect(20.0)
     specs = [(name, torch.float32, shape) for name, shape in SHAPES.items()]
-    end = transport_named(cfg.weights.transport, TRANSPORTS_UNDER_TEST).open_learner_end(cfg.weights, torch.device("cpu"))
+    end = configured_transport(cfg.weights, TRANSPORTS_UNDER_TEST).open_learner_end(cfg.weights, torch.device("cpu"))
     sender = WeightSender(client, inbox, end, specs, cfg.weights)
     sender.start()
     try:

@@ -20,7 +20,7 @@ from prolong.common.messages import PublishPlan, UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
 from prolong.common.weights.api import LearnerEnd
 from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
-from prolong.common.weights.transports import transport_named
+from prolong.common.weights.transports import configured_transport
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_model import make_tiny_model, randomize
@@ -153,11 +153,8 @@ def build_rig(folder: Path, *, tied: bool, kind: EngineKind = EngineKind.vllm) -
     model = ModelConfig(path=str(folder), max_context=256)
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    rig = Rig(
-        engine,
-        transformers_model,
-        runner,
-        transport_named("collective").open_learner_end(WeightsConfig(timeout_s=TIMEOUT_S), torch.device("cpu")),
-    )
+    cfg = WeightsConfig(timeout_s=TIMEOUT_S)
+    end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
+    rig = Rig(engine, transformers_model, runner, end)
     rig.run(rig.push(0))
     return rig

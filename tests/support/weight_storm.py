@@ -22,7 +22,7 @@ from prolong.common.errors import WeightsError
 from prolong.common.messages import Cordon, PublishPlan, PublishResult, Role, SyncRequested
 from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective_group import WeightsGroup
-from prolong.common.weights.transports import transport_named
+from prolong.common.weights.transports import configured_transport
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.sender import WeightSender
 
@@ -130,7 +130,7 @@ class Storm:
         inbox = self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(HANG_S)
         deadline = AdaptiveDeadline(self.cfg.weights.timeout_s, slack_s=self._slack_s)
-        end = transport_named("collective").open_learner_end(self.cfg.weights, torch.device("cpu"))
+        end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
         self.sender = WeightSender(self.client, inbox, end, SPECS, self.cfg.weights, deadline)
         self.sender.start()
 
