@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import Collection, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
@@ -175,6 +175,8 @@ class Actor:
                         case Tickets() as given:
                             for ticket in self._accept(given.tickets):
                                 tasks.create_task(self._work(ticket))
+                        case _ as forgotten:
+                            assert_never(forgotten)
         except BaseExceptionGroup as group:
             if not self._leaving.is_set():
                 raise
