@@ -1,1 +1,1 @@
-"""One script per measured thing."""
+"""Measurements: one script for each, which `prolong bench NAME` runs. No product code imports from here."""

@@ -1,6 +1,6 @@
-"""The demo's claim: three seeds of `prolong train --recipe demo`, their held-out curves as data and as a picture.
+"""The learning curves of the demo: three seeds of `prolong train --recipe demo`, as data and as a picture.
 
-Writes DOCS/demo-curves.jsonl (one object a seed: before, after, curve, wall seconds) and DOCS/demo-curves.png.
+Writes DOCS/demo-curves.jsonl (one object per seed: before, after, curve, wall seconds) and DOCS/demo-curves.png.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 import statistics
 from pathlib import Path
 
-from .measure import RunResult, report, train
+from .measure import TrainedRun, report, train_run
 
 PREFIX = "validation/sampled/"
 
 
-def curve(result: RunResult) -> list[dict[str, float]]:
+def curve(result: TrainedRun) -> list[dict[str, float]]:
     """Held-out pass rate at T = 1 and mean training reward over steps and wall time."""
     keys = {f"{PREFIX}mean": "heldout", "reward/mean": "reward"}
     points = []
@@ -25,8 +25,8 @@ def curve(result: RunResult) -> list[dict[str, float]]:
     return points
 
 
-def row(seed: int, result: RunResult) -> dict:
-    """What is kept of one seed."""
+def seed_row(seed: int, result: TrainedRun) -> dict:
+    """The result of one seed."""
     summary = result.summary
     ends = {
         f"{when}_{setting}": summary[when][setting]["mean"] for when in ("before", "after") for setting in ("sampled", "greedy")
@@ -39,13 +39,14 @@ def row(seed: int, result: RunResult) -> dict:
         "cpu_s": result.spent.cpu_s,
         "staleness_max": summary["staleness_max"],
         "reference_resets": summary["reference_resets"],
-        "first_step_s": result.learner_after_s + result.steps[0]["wall_s"],  # from the command; groups were scored before
+        # from the command; groups were scored before
+        "first_step_s": result.learner_after_s + result.steps[0]["wall_s"],
         "curve": curve(result),
     }
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Training reward (lines) and held-out pass rate (dots) over wall time, a colour a seed."""
+def draw_demo(rows: list[dict], path: Path) -> None:
+    """Plot training reward (lines) and held-out pass rate (dots) over wall time, in one colour per seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -77,9 +78,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     rows = []
     for seed in range(args.seeds):
-        rows.append(row(seed, train(f"seed{seed}", [f"run.seed={seed}", *args.overrides], root=args.root)))
+        rows.append(seed_row(seed, train_run(f"seed{seed}", [f"run.seed={seed}", *args.overrides], root=args.root)))
     (args.docs / "demo-curves.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    draw(rows, args.docs / "demo-curves.png")
+    draw_demo(rows, args.docs / "demo-curves.png")
     result = {"bench": "demo", "seeds": args.seeds}
     for key in ("before_sampled", "after_sampled", "before_greedy", "after_greedy", "first_step_s", "wall_s"):
         result[key] = [round(r[key], 4) for r in rows]

@@ -1,4 +1,4 @@
-"""What the processes of a live run hold and have used, sampled by a thread: memory (PSS) and CPU seconds of each role."""
+"""Memory (PSS) and CPU seconds of each role of a live run, sampled by a thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from time import monotonic
 
 import psutil
 
-ROLES = {  # on a command line
+# role -> a part of its command line
+ROLES = {
     "buffer": "launch.cli buffer ",
     "learner": "prolong.launch.torchrun ",
     "actor": "launch.cli actor ",
@@ -18,22 +19,22 @@ ROLES = {  # on a command line
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """Sums over the processes of each role that lived then."""
+class FootprintSample:
+    """Sums over the processes of each role at one moment."""
 
     at: float  # monotonic seconds
-    memory_bytes: dict[str, int]  # shared pages in proportion (PSS)
+    memory_bytes: dict[str, int]  # shared pages count in proportion (PSS)
     cpu_s: dict[str, float]
 
 
 class Footprints:
-    """Samples every `every_s` while it is entered: all processes of prolong that descend from this one.
+    """Samples the descendants of this process every `every_s` inside a `with` block.
 
-    Without `memory` a sample is cheap enough for ten a second: reading it walks through every mapping.
+    Without `memory` ten samples a second cost little; with it, every memory mapping of every process is read.
     """
 
     def __init__(self, every_s: float = 0.5, *, memory: bool = True) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[FootprintSample] = []
         self._every_s, self._memory = every_s, memory
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="footprints", daemon=True)
@@ -46,19 +47,19 @@ class Footprints:
         self._over.set()
         self._thread.join(timeout=10.0)
 
-    def between(self, start: float, end: float) -> list[Sample]:
-        """The samples of a stretch of time, in monotonic seconds."""
+    def between(self, start: float, end: float) -> list[FootprintSample]:
+        """The samples between two moments, in monotonic seconds."""
         return [sample for sample in self.samples if start <= sample.at <= end]
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """The living ones of that role."""
+        """The live processes of a role."""
         return [process for name, process in self._find() if name == role]
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
             self.samples.append(self._sample())
 
-    def _sample(self) -> Sample:
+    def _sample(self) -> FootprintSample:
         memory, cpu = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0.0)
         for role, process in self._find():
             try:
@@ -67,7 +68,7 @@ class Footprints:
                 continue
             memory[role] += held
             cpu[role] += used.user + used.system
-        return Sample(monotonic(), memory, cpu)
+        return FootprintSample(monotonic(), memory, cpu)
 
     def _find(self) -> list[tuple[str, psutil.Process]]:
         found = []

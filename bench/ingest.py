@@ -1,9 +1,9 @@
-"""Durable ingest: groups through client, service, ledger and journal, until their acknowledgement says that the disk has them.
+"""The rate of durable ingest: groups through client, service, ledger and journal, until they are acknowledged as durable.
 
-Against raw ZeroMQ PUSH/PULL of the same bytes, and against a `multiprocessing.Queue` of samples as dicts of lists (the shape
-that TRL's asynchronous trainer passes on). Rounds are interleaved (A B C D A B C D); each receiving side is a process of its
-own. CPU seconds are of both sides. The journal lies in --folder: a disk in memory would measure nothing. The physical limit is
-that disk: the same bytes appended to one file, flushed every 4 MiB as the journal's commits are.
+It is compared with raw ZeroMQ PUSH/PULL of the same bytes, and with a `multiprocessing.Queue` of samples as dicts of lists (the
+form in which TRL's asynchronous trainer passes them on). Rounds are interleaved (A B C D A B C D); each receiving side is a
+process of its own. CPU seconds are those of both sides. The journal lies in --folder, which must be on a real disk. That disk
+is the physical limit: the same bytes are appended to one file and flushed every 4 MiB, as the journal commits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
 from ..common.types import Group, Manifest, Prompt, Rendezvous, Ticket
 from .measure import report
-from .transport import MAX_BYTES, ROLLOUTS, TIMEOUT_S, Raw, announce, make_group, start_server, stop_server
+from .transport import MAX_BENCH_BYTES, PEER_TIMEOUT_S, ROLLOUTS, Raw, announce, make_group, start_server, stop_server
 
 NUM_TOKENS = 1024
 ETA = 3
@@ -49,12 +49,12 @@ def config(batch: int) -> Config:
         model=ModelConfig(path="none", max_context=2 * NUM_TOKENS),
         data=DataConfig(train=[SourceConfig(file="bench.jsonl")]),
         sampling=SamplingConfig(n=ROLLOUTS, max_tokens=NUM_TOKENS),
-        buffer=BufferConfig(batch_groups=batch, eta=ETA, dynamic_sampling=False, max_message_mb=MAX_BYTES >> 20),
+        buffer=BufferConfig(batch_groups=batch, eta=ETA, dynamic_sampling=False, max_message_mb=MAX_BENCH_BYTES >> 20),
     )
 
 
-def serve(folder: str, batch: int) -> None:
-    """The real core and journal behind the real service, until stdin closes."""
+def serve_durable_buffer(folder: str, batch: int) -> None:
+    """Run the real core, journal and service until stdin closes."""
     prompts = [
         Prompt(uid=f"bench/{i}", domain="math", task="t", text="x" * 200, token_ids=bytes(800), verifier="math")
         for i in range(100)
@@ -63,8 +63,8 @@ def serve(folder: str, batch: int) -> None:
     core = BufferCore.open(
         RunSettings.from_config(config(batch)), PromptMixture([(prompts, 1.0)], 0), [], "t", journal, monotonic()
     )
-    with zmq.Context() as context, bind_router(context, "tcp://127.0.0.1:0", MAX_BYTES) as router:
-        service = BufferService(core, router, MAX_BYTES)
+    with zmq.Context() as context, bind_router(context, "tcp://127.0.0.1:0", MAX_BENCH_BYTES) as router:
+        service = BufferService(core, router, MAX_BENCH_BYTES)
         announce(endpoint_of(router))
         threading.Thread(target=lambda: (sys.stdin.read(), service.stop.set()), daemon=True).start()
         service.run()
@@ -72,7 +72,7 @@ def serve(folder: str, batch: int) -> None:
 
 
 class Durable:
-    """An actor and a learner, of which only the actor's groups count."""
+    """An actor and a learner; only the groups of the actor are measured."""
 
     def __init__(self, folder: Path, batch: int) -> None:
         self._batch = batch
@@ -83,8 +83,8 @@ class Durable:
         self._batches, self._plans = self._learner.inbox(m.BatchReady), self._learner.inbox(m.PublishPlan)
         self._results = self._learner.inbox(m.PublishResult)
         self._version = 0
-        self._actor.connect(TIMEOUT_S)
-        self._generation = self._learner.connect(TIMEOUT_S).generation
+        self._actor.connect(PEER_TIMEOUT_S)
+        self._generation = self._learner.connect(PEER_TIMEOUT_S).generation
         self._publish()
 
     @staticmethod
@@ -99,39 +99,39 @@ class Durable:
             capacity=1_000_000,
             version=0 if role is m.Role.learner else -1,
         )
-        return BufferClient(address, hello, max_bytes=MAX_BYTES)
+        return BufferClient(address, hello, max_bytes=MAX_BENCH_BYTES)
 
     def _publish(self) -> None:
         generation, version = self._generation, self._version
         manifest, nowhere = Manifest(buckets=[]), Rendezvous(transport="collective", address=b"")
         publish = m.Publish(generation=generation, version=version, rendezvous=nowhere, manifest=manifest)
         self._learner.send(publish)
-        epoch = self._plans.take(TIMEOUT_S).epoch
-        self._updates.take(TIMEOUT_S)
+        epoch = self._plans.take(PEER_TIMEOUT_S).epoch
+        self._updates.take(PEER_TIMEOUT_S)
         self._actor.send(m.WeightsApplied(generation=generation, version=version, epoch=epoch, checksums=[], seconds=0.0))
-        self._results.take(TIMEOUT_S)
+        self._results.take(PEER_TIMEOUT_S)
 
     def make_groups(self) -> list[Group]:
-        """For the tickets of a round: four batches."""
+        """Groups for the tickets of one round, which are four batches."""
         tickets: list[Ticket] = []
         while len(tickets) < (ETA + 1) * self._batch:
-            tickets += self._tickets.take(TIMEOUT_S).tickets
+            tickets += self._tickets.take(PEER_TIMEOUT_S).tickets
         return [make_group(ticket.ordinal, NUM_TOKENS, ticket) for ticket in tickets]
 
     def send(self, groups: list[Group]) -> None:
-        """Until the last one is acknowledged, and so durable."""
+        """Send all groups, and wait until the last one is acknowledged as durable."""
         for group in groups:
             self._actor.send(m.GroupResult(group=group))
         for _ in groups:
-            answer = self._acks.take(TIMEOUT_S)
+            answer = self._acks.take(PEER_TIMEOUT_S)
             if not answer.accepted or answer.reason:
                 raise RuntimeError(f"group {answer.ordinal} was not stored: {answer.reason}")
 
     def train(self) -> None:
-        """Take the batches of the round, as a learner that needs no time, and let go of them."""
+        """Take and drop the batches of the round, as a learner that needs no time."""
         for _ in range(ETA + 1):
             self._learner.send(m.TakeBatch(generation=self._generation, version=self._version))
-            self._batches.take(TIMEOUT_S)
+            self._batches.take(PEER_TIMEOUT_S)
             self._version += 1
             self._learner.send(m.StepDone(generation=self._generation, version=self._version))
         self._learner.send(m.CheckpointSaved(generation=self._generation, version=self._version))
@@ -143,8 +143,8 @@ class Durable:
         stop_server(self.server)
 
 
-def samples_of(group: Group) -> list[dict[str, Any]]:
-    """The group as TRL's samples: one dict a rollout, tokens as lists."""
+def trl_samples(group: Group) -> list[dict[str, Any]]:
+    """The group as TRL's samples: one dict per rollout, tokens as lists."""
     import numpy as np
 
     prompt = np.frombuffer(group.prompt.token_ids, dtype="<i4").tolist()
@@ -161,7 +161,7 @@ def samples_of(group: Group) -> list[dict[str, Any]]:
 
 
 def drain(queue: multiprocessing.queues.Queue, done: multiprocessing.queues.Queue) -> None:
-    """Take as many samples as a first message announces, then say so; 0 ends it."""
+    """Take as many samples as a first message announces, then confirm; an announcement of 0 ends the process."""
     while count := queue.get():
         for _ in range(count):
             queue.get()
@@ -181,15 +181,15 @@ class Queue:
         self._samples.put(len(samples))
         for sample in samples:
             self._samples.put(sample)
-        self._done.get(timeout=TIMEOUT_S)
+        self._done.get(timeout=PEER_TIMEOUT_S)
 
     def close(self) -> None:
         self._samples.put(0)
-        self.server.join(TIMEOUT_S)
+        self.server.join(PEER_TIMEOUT_S)
 
 
-class Disk:
-    """Appends frames to a file, and has them flushed to the disk as often as the journal does."""
+class DiskBaseline:
+    """Appends frames to a file, and flushes it as often as the journal does."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "appended"
@@ -208,8 +208,8 @@ class Disk:
 
 
 @dataclass
-class Spent:
-    """Of one way, over all rounds but the first."""
+class RoundTimes:
+    """Wall and CPU seconds of one way, over all rounds but the first."""
 
     server: int  # process id
     seconds: list[float] = field(default_factory=list)
@@ -222,7 +222,7 @@ class Spent:
         self.cpu_s.append(self._busy_s() - before)
 
     def _busy_s(self) -> float:
-        """CPU seconds of this process and of the receiving one, where that is another."""
+        """CPU seconds of this process, and of the receiving process if there is another one."""
         there = 0.0 if self.server == os.getpid() else sum(psutil.Process(self.server).cpu_times()[:2])
         return process_time() + there
 
@@ -231,17 +231,19 @@ class Spent:
         return {"groups_per_s": num_groups / seconds, "cpu_ms_per_group": 1e3 * cpu_s / num_groups}
 
 
-def compare(folder: Path, rounds: int, batch: int) -> dict[str, Any]:
+def compare_ingest(folder: Path, rounds: int, batch: int) -> dict[str, Any]:
     """Medians over rounds, and of the paired ratios."""
-    durable, raw, queue, disk = Durable(folder, batch), Raw(), Queue(), Disk(folder)
+    durable, raw, queue, disk = Durable(folder, batch), Raw(), Queue(), DiskBaseline(folder)
     assert queue.server.pid is not None
     servers = {"durable": durable.server.pid, "raw": raw.server.pid, "queue": queue.server.pid, "disk": disk.pid}
-    spent = {name: Spent(pid) for name, pid in servers.items()}
+    spent = {name: RoundTimes(pid) for name, pid in servers.items()}
+    groups: list[Group] = []
+    frames: list[bytes] = []
     try:
         for _ in range(rounds + 1):
             groups = durable.make_groups()
             frames = [encode(m.GroupResult(group=group)) for group in groups]
-            samples = [sample for group in groups for sample in samples_of(group)]
+            samples = [sample for group in groups for sample in trl_samples(group)]
             spent["durable"].measure(durable.send, groups)
             spent["raw"].measure(raw.send, frames)
             spent["queue"].measure(queue.send, samples)
@@ -270,11 +272,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.serve:
-        serve(args.serve, args.batch)
+        serve_durable_buffer(args.serve, args.batch)
         return 0
     args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="ingest-") as folder:
-        result = compare(Path(folder), args.rounds, args.batch)
+        result = compare_ingest(Path(folder), args.rounds, args.batch)
     report(result, as_json=args.json)
     return 0
 

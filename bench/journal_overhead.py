@@ -1,7 +1,7 @@
-"""What durability costs: whole runs with the journal on the disk (`buffer.journal_gb`) and with one in memory, A B A B.
+"""The cost of durability: whole runs with the journal on disk (`buffer.journal_gb`) and in memory, interleaved (A B A B).
 
-The demo's settings, without validation and filters, so that every run does the same work. Steps per second leave the first step
-out, which carries the start-up. CPU seconds are the buffer's own, from its start to its last sample.
+The settings are those of the demo without validation and filters, so that every run does the same work. Steps per second do
+not count the first step, which includes the start-up. CPU seconds are those of the buffer, from its start to its last sample.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import statistics
 from pathlib import Path
 
 from .footprint import Footprints
-from .measure import median_ratio, report, train
+from .measure import median_ratio, report, train_run
 
 ARMS = {"disk": "64", "memory": "0"}  # GB
-EVERY_S = 0.1
+SAMPLE_EVERY_S = 0.1
 
 
-def measure(arm: str, number: int, steps: int, root: Path, overrides: list[str]) -> tuple[float, float]:
+def measure_arm(arm: str, number: int, steps: int, root: Path, overrides: list[str]) -> tuple[float, float]:
     """Steps per second of one run, and the CPU seconds of its buffer."""
     same_work = ["data.heldout=[]", "validation.every=0", "buffer.dynamic_sampling=false", f"run.steps={steps}"]
     settings = [*same_work, f"run.seed={number}", f"buffer.journal_gb={ARMS[arm]}", *overrides]
-    with Footprints(EVERY_S, memory=False) as footprints:
-        result = train(f"{arm}-{number}", settings, root=root)
+    with Footprints(SAMPLE_EVERY_S, memory=False) as footprints:
+        result = train_run(f"{arm}-{number}", settings, root=root)
     return 1 / result.seconds_per_step, max(sample.cpu_s["buffer"] for sample in footprints.samples)
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     found: dict[str, list[tuple[float, float]]] = {arm: [] for arm in ARMS}
     for number in range(args.rounds):
         for arm in ARMS:
-            found[arm].append(measure(arm, number, args.steps, args.root, args.overrides))
+            found[arm].append(measure_arm(arm, number, args.steps, args.root, args.overrides))
     rates = {arm: [rate for rate, _ in runs] for arm, runs in found.items()}
     cpu_s = {arm: [seconds for _, seconds in runs] for arm, runs in found.items()}
     result = {"bench": "journal-overhead", "rounds": args.rounds, "steps": args.steps}

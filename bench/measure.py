@@ -1,4 +1,4 @@
-"""What every bench shares: run a command, count its wall and CPU seconds, read what a run wrote, compare pairs."""
+"""Shared by all benches: run a command, measure its wall and CPU seconds, read the files of a run, compare pairs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..common.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
-    """Wall and CPU seconds of a command and of everything that it started and waited for."""
+class CommandCost:
+    """Wall and CPU seconds of a command and of the processes that it started and waited for."""
 
     wall_s: float
     cpu_s: float
@@ -27,13 +27,13 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunResult:
-    """What `prolong train` left behind."""
+class TrainedRun:
+    """The results of one `prolong train`."""
 
-    spent: Spent
+    spent: CommandCost
     steps: list[dict[str, float]]  # metrics.jsonl
     summary: dict
-    learner_after_s: float  # from the command's start to the moment that `wall_s` of the steps counts from
+    learner_after_s: float  # from the start of the command to the zero of `wall_s` in the steps
 
     @property
     def seconds_per_step(self) -> float:
@@ -41,7 +41,7 @@ class RunResult:
 
 
 def seconds_per_step(walls: Sequence[float]) -> float:
-    """Mean over the steps after the first, which carries the start-up."""
+    """Mean over the steps after the first, which includes the start-up."""
     if len(walls) < 2:
         raise ValueError(f"{len(walls)} steps: a rate needs at least 2")
     return (walls[-1] - walls[0]) / (len(walls) - 1)
@@ -49,9 +49,13 @@ def seconds_per_step(walls: Sequence[float]) -> float:
 
 def run_command(
     command: Sequence[str], *, timeout_s: float, log: Path, env: dict[str, str] | None = None, cores: set[int] | None = None
-) -> Spent:
-    """Run to the end, on `cores` if given, output to `log`. Raises RuntimeError, with the log's end, unless it exits with 0."""
-    command = [*(["taskset", "-c", ",".join(map(str, sorted(cores)))] if cores else []), *command]
+) -> CommandCost:
+    """Run to the end, on `cores` if given, with output to `log`.
+
+    Raises: RuntimeError with the end of the log when the exit code is not 0.
+    """
+    if cores:
+        command = ["taskset", "-c", ",".join(map(str, sorted(cores))), *command]
     log.parent.mkdir(parents=True, exist_ok=True)
     before, started, started_at = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic(), time()
     with log.open("wb") as sink:
@@ -62,10 +66,10 @@ def run_command(
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{log.read_text(errors='replace')[-3000:]}")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Spent(wall_s=monotonic() - started, cpu_s=cpu_s, started_at=started_at)
+    return CommandCost(wall_s=monotonic() - started, cpu_s=cpu_s, started_at=started_at)
 
 
-def train(
+def train_run(
     name: str,
     overrides: Sequence[str],
     *,
@@ -73,8 +77,8 @@ def train(
     timeout_s: float = 900.0,
     recipe: str = "demo",
     cores: set[int] | None = None,
-) -> RunResult:
-    """One `prolong train` in a fresh run folder of its own."""
+) -> TrainedRun:
+    """Run `prolong train` in an empty run folder."""
     folder = root / name
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "prolong.launch.cli", "train", "--recipe", recipe]
@@ -84,18 +88,19 @@ def train(
     summary = json.loads(path.read_text())
     learner_after_s = path.stat().st_mtime - summary["wall_s"] - spent.started_at
     steps = read_metrics(folder / "metrics.jsonl")
-    return RunResult(spent=spent, steps=steps, summary=summary, learner_after_s=learner_after_s)
+    return TrainedRun(spent=spent, steps=steps, summary=summary, learner_after_s=learner_after_s)
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Median over rounds of the paired ratios."""
+    """The median of the paired ratios of all rounds."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def report(result: dict, *, as_json: bool) -> None:
-    """One JSON line, or the same for people."""
+    """Print the result as one line of JSON, or as a table."""
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
     for key, value in result.items():
-        sys.stdout.write(f"{key:28s} {value if not isinstance(value, float) else format(value, '.4g')}\n")
+        shown = format(value, ".4g") if isinstance(value, float) else value
+        sys.stdout.write(f"{key:28s} {shown}\n")

@@ -1,7 +1,7 @@
 """The share of verification that overlaps generation in a real run: `prolong train --recipe demo`, with sandboxed programs.
 
-hidden: of the seconds in which a verdict was awaited, the share in which rollouts were generated at the same time.
-verifier_share: seconds spent in verifiers per second of the run, which is their cost if nothing overlapped.
+hidden: the share of the time spent waiting for verdicts in which rollouts were generated as well.
+verifier_share: seconds spent in verifiers per second of the run, which would be their cost without any overlap.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .measure import report, train
+from .measure import report, train_run
 
 SECONDS = ("busy_s", "idle_s", "weights_s", "verify_s", "verifying_s", "verify_exposed_s")
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs/bench/overlap"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     args = parser.parse_intermixed_args(argv)
-    result = train("run", args.overrides, root=args.root, recipe=args.recipe)
+    result = train_run("run", args.overrides, root=args.root, recipe=args.recipe)
     spent = {key: sum(step.get(f"actor/{key}", 0.0) for step in result.steps) for key in SECONDS}
     wall_s = result.steps[-1]["wall_s"]
     figures = {"wall_s": wall_s, "seconds_per_step": result.seconds_per_step, **spent}

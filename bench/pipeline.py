@@ -1,8 +1,8 @@
-"""What asynchrony buys: the same work at eta = 0, 1, 2, rounds interleaved, learner on one core and actor on the other.
+"""The gain from asynchrony: the same work at eta = 0, 1, 2, rounds interleaved, learner on one core and actor on the other.
 
-Two parts. `real`: the demo's model through the whole system; steps per second at eta over eta = 0, medians of paired ratios.
-`sleeping`: an actor and a learner that sleep for known times on the real buffer (sleepers.py); the bound on the period over the
-period reached, so that 1.0 means that the pipeline itself costs nothing.
+The part `real` runs the demo's model through the whole system, and gives steps per second at eta over those at eta = 0 as the
+median of paired ratios. The part `sleeping` has an actor and a learner that sleep for known times, on the real buffer
+(sleepers.py), and gives the bound on the period over the period reached: at 1.0 the pipeline itself costs nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..common.config.run_files import save_config
 from ..common.config.sections import Config
 from ..common.tokenizer import Tokenizer
 from ..launch.recipes import compose
-from .measure import RunResult, median_ratio, report, seconds_per_step, train
+from .measure import TrainedRun, median_ratio, report, seconds_per_step, train_run
 from .sleepers import Devices, SleepingLearner, sleeping_actor
 
 ETAS = (0, 1, 2)
 
 
-def real_run(eta: int, round_: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> RunResult:
+def real_run(eta: int, round_: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> TrainedRun:
     fixed = [f"buffer.eta={eta}", f"run.steps={steps}", f"run.seed={round_}", "launch.pin_cores=true", "data.heldout=[]"]
-    return train(f"eta{eta}-round{round_}", [*fixed, "validation.every=0", *overrides], root=root, recipe=recipe)
+    return train_run(f"eta{eta}-round{round_}", [*fixed, "validation.every=0", *overrides], root=root, recipe=recipe)
 
 
-def shares(result: RunResult) -> dict:
-    """Where each side's time went, as shares of the time between the first and the last step."""
+def shares(result: TrainedRun) -> dict:
+    """How each side spent the time between the first and the last step, as shares."""
     steps = result.steps[1:]
     total = sum(step["learner/step_s"] for step in steps)
     actor = {key: sum(step.get(f"actor/{key}", 0.0) for step in steps) for key in ("busy_s", "idle_s", "weights_s")}
@@ -63,7 +63,7 @@ def real_part(rounds: int, steps: int, root: Path, recipe: str, overrides: list[
 
 
 def sleeping_run(cfg: Config, devices: Devices, root: Path) -> float:
-    """Seconds per step on a real buffer process of its own."""
+    """Seconds per step with a new buffer process."""
     folder = root / cfg.run.name
     folder.mkdir(parents=True, exist_ok=True)
     save_config(cfg, folder / "config.yaml")

@@ -1,13 +1,13 @@
-"""The paper's claim, small: does a run go on improving when the reference, the optimizer, or both are reset?
+"""ProRL's claim on a small scale: does a run go on improving when the reference, the optimizer, or both are reset?
 
-A model with half a skill (made here, `--model`: six minutes on one core) trains on a wide mixture of the demo's tasks of math
-and logic, synchronously, one run per arm and seed, `--jobs` at a time on a core each. A run that has ended is not made again:
-the command can be stopped.
+A half-trained model (made here, `--model`: six minutes on one core) trains on a wide mixture of the demo's tasks of math and
+logic, synchronously, in one run per arm and seed, `--jobs` at a time on one core each. Runs that have ended are not repeated:
+the command can be stopped and started again.
 
     main    {never, reference, optimizer, both, triggered} with a sizeable KL, {small_kl, no_kl}
     long    the same question over many more steps, with a small KL: {never, both}
 
-Writes DOCS/prolonged-SUITE.jsonl (one object a run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png.
+Writes DOCS/prolonged-SUITE.jsonl (one object per run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ..common.metrics import read_metrics
-from .measure import report, train
+from .measure import report, train_run
 
 LARGE, SMALL = "objective.kl_beta=1.0", "objective.kl_beta=1e-3"
 RESETS = "reference.reset_every=25"
@@ -52,8 +52,8 @@ BASE = [
 SKILL_STEPS = 1200  # of the demo's 4,000: the skill is there in part, and training can deepen it
 
 
-def make_model(folder: Path) -> None:
-    """Prompts and a model of the wide level, once."""
+def make_wide_model(folder: Path) -> None:
+    """Make prompts and a model of the wide level, unless they exist."""
     if (folder / "model.safetensors").exists():
         return
     from ..launch.demo import bootstrap
@@ -65,8 +65,8 @@ def make_model(folder: Path) -> None:
     )
 
 
-def row(arm: str, seed: int, folder: Path) -> dict:
-    """What is kept of one run."""
+def run_row(arm: str, seed: int, folder: Path) -> dict:
+    """The result of one run."""
     summary, records = json.loads((folder / "summary.json").read_text()), read_metrics(folder / "metrics.jsonl")
     curve = [
         {
@@ -84,7 +84,7 @@ def row(arm: str, seed: int, folder: Path) -> dict:
 
 
 def sections(curve: list[dict], count: int) -> list[float]:
-    """Mean held-out pass rate over the sweeps of each `count`-th of a run; the sweep of version 0 belongs to none."""
+    """Mean held-out pass rate over the sweeps of each `count`-th of a run, without the sweep of version 0."""
     scores = [(point["step"] - 1, point["heldout"]) for point in curve if "heldout" in point and point["step"] > EVERY]
     length = curve[-1]["step"] / count
     parts = [[score for step, score in scores if i * length <= step < (i + 1) * length] for i in range(count)]
@@ -97,7 +97,7 @@ def last_tenth(curve: list[dict], key: str) -> float:
 
 
 def run_all(suite: str, args: argparse.Namespace) -> list[dict]:
-    """Every arm and seed that has not ended, `--jobs` at a time, each on a core of its own."""
+    """Run every arm and seed that has not ended, `--jobs` at a time, each on a core of its own."""
     root, cores = args.root / suite, SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[: args.jobs]:
         cores.put(core)
@@ -110,18 +110,18 @@ def run_all(suite: str, args: argparse.Namespace) -> list[dict]:
             core = cores.get()
             try:
                 overrides = [*fixed, f"run.seed={seed}", *SUITES[suite][arm], *args.overrides]
-                train(folder.name, overrides, root=root, timeout_s=7200, cores={core})
+                train_run(folder.name, overrides, root=root, timeout_s=7200, cores={core})
             finally:
                 cores.put(core)
-        return row(arm, seed, folder)
+        return run_row(arm, seed, folder)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(one, arm, seed) for seed in range(args.seeds) for arm in args.arms or SUITES[suite]]
         return [job.result() for job in jobs]
 
 
-def draw(suite: str, rows: list[dict], path: Path) -> None:
-    """Held-out pass rate over steps: the mean of the seeds as a line, their range as a band."""
+def draw_arms(suite: str, rows: list[dict], path: Path) -> None:
+    """Plot the held-out pass rate over steps: the mean of the seeds as a line, their range as a band."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -159,10 +159,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], help="section.key=value for every run")
     args = parser.parse_args(argv)
-    make_model(args.model)
+    make_wide_model(args.model)
     rows = run_all(args.suite, args)
     (args.docs / f"prolonged-{args.suite}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    draw(args.suite, rows, args.docs / f"prolonged-{args.suite}.png")
+    draw_arms(args.suite, rows, args.docs / f"prolonged-{args.suite}.png")
     result: dict = {"bench": "prolonged", "suite": args.suite, "seeds": args.seeds}
     for arm in dict.fromkeys(each["arm"] for each in rows):
         runs = [each for each in rows if each["arm"] == arm]

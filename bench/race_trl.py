@@ -1,8 +1,8 @@
 """prolong against TRL's GRPO: same two cores, same model, tasks, settings and seeds, equal rollouts trained, rounds A B A B.
 
-TRL runs in its best arrangement on two cores (two DDP ranks, one thread each) in an environment of its own, `.venv-trl`, which
-`make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which
-TRL's GRPO does not have, is off on both sides.
+TRL runs in its fastest arrangement on two cores (two DDP ranks, one thread each) in an environment of its own, `.venv-trl`,
+which `make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which TRL's GRPO does not have, is off on
+both sides.
 Time to .85: the first step whose mean training reward over the last three steps is at least .85.
 """
 
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from ..common.config.sections import Config
 from ..launch.recipes import compose
-from .measure import Spent, median_ratio, report, run_command, seconds_per_step, train
+from .measure import CommandCost, median_ratio, report, run_command, seconds_per_step, train_run
 
 RACED = ("math", "reasoning_gym")  # verifiers
 SCRIPT = Path(__file__).parent / "trl_grpo.py"
-TARGET = 0.85
+TARGET_REWARD = 0.85
 
 
-def settings(cfg: Config, steps: int, seed: int) -> dict:
-    """The demo's settings in TRL's words."""
+def trl_settings(cfg: Config, steps: int, seed: int) -> dict:
+    """The settings of the demo in TRL's names."""
     return {
         "groups": cfg.buffer.batch_groups,
         "n": cfg.sampling.n,
@@ -44,13 +44,13 @@ def settings(cfg: Config, steps: int, seed: int) -> dict:
 def first_at_target(walls: list[float], rewards: list[float]) -> float | None:
     """Wall seconds of the first step whose reward, averaged over it and the two before, reaches TARGET."""
     for i in range(2, len(rewards)):
-        if statistics.mean(rewards[i - 2 : i + 1]) >= TARGET:
+        if statistics.mean(rewards[i - 2 : i + 1]) >= TARGET_REWARD:
             return walls[i]
     return None
 
 
-def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int) -> dict:
-    """The figures of one run; `walls`: the end of each step in seconds since the command's start."""
+def side(walls: list[float], rewards: list[float], spent: CommandCost, rollouts: int) -> dict:
+    """The figures of one run. `walls`: the end of each step, in seconds since the start of the command."""
     reached = first_at_target(walls, rewards)
     first_step_at = walls[0] - seconds_per_step(walls)
     return {
@@ -64,7 +64,7 @@ def side(walls: list[float], rewards: list[float], spent: Spent, rollouts: int) 
 
 
 def write_raced_prompts(cfg: Config, path: Path) -> None:
-    """Those of the recipe that both sides can judge: TRL's has neither a sandbox nor IFEval."""
+    """Write the prompts of the recipe that both sides can judge: the rewards for TRL have neither a sandbox nor IFEval."""
     lines = Path(cfg.data.train[0].file).read_text().splitlines(keepends=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line for line in lines if json.loads(line)["verifier"] in RACED))
@@ -74,7 +74,7 @@ def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dic
     out = root / f"trl-{seed}.jsonl"
     command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     command += ["--model", cfg.model.path, "--train", cfg.data.train[0].file, "--out", str(out)]
-    command += ["--settings", json.dumps(settings(cfg, steps, seed))]
+    command += ["--settings", json.dumps(trl_settings(cfg, steps, seed))]
     spent = run_command(
         command, timeout_s=900, log=root / f"trl-{seed}.log", env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     )
@@ -86,7 +86,7 @@ def run_trl(python: Path, cfg: Config, steps: int, seed: int, root: Path) -> dic
 
 def run_prolong(cfg: Config, recipe: str, steps: int, seed: int, root: Path, overrides: list[str]) -> dict:
     fixed = [f"run.steps={steps}", f"run.seed={seed}", "buffer.dynamic_sampling=false", "data.heldout=[]", "validation.every=0"]
-    result = train(f"race-{seed}", [*fixed, *overrides], root=root, recipe=recipe)
+    result = train_run(f"race-{seed}", [*fixed, *overrides], root=root, recipe=recipe)
     walls = [result.learner_after_s + step["wall_s"] for step in result.steps]
     rollouts = steps * cfg.buffer.batch_groups * cfg.sampling.n
     return side(walls, [step["reward/mean"] for step in result.steps], result.spent, rollouts)

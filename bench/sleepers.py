@@ -1,7 +1,7 @@
-"""Devices that sleep: an actor and a learner of known speed on the real buffer, so that what the pipeline loses is all ours.
+"""An actor and a learner that sleep instead of working, on the real buffer: every loss of time is that of the pipeline.
 
-The actor works on `capacity` groups at once, each for `group_s`; the learner sleeps `train_s` a step. They speak the
-real protocol to a real buffer process; only tokens and weights are made up. Bound on the period of a step:
+The actor works on `capacity` groups at once, each for `group_s`; the learner sleeps `train_s` per step. They speak the real
+protocol to a real buffer process; only tokens and weights are made up. Bound on the period of a step:
 
     max(B group_s / capacity, train_s, (group_s + train_s) / (eta + 1))
 """
@@ -49,21 +49,21 @@ from ..common.types import (
     VersionSpan,
 )
 
-DEADLINE_S = 60.0
+SLEEPER_TIMEOUT_S = 60.0
 EMPTY = Manifest(buckets=[])
-NOWHERE = Rendezvous(transport="collective", address=b"")
+NO_RENDEZVOUS = Rendezvous(transport="collective", address=b"")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Devices:
-    """Speeds to sleep at."""
+    """The speeds of both sides."""
 
     capacity: int  # groups at once
     group_s: float
     train_s: float
 
     def period_bound_s(self, batch_groups: int, eta: int) -> float:
-        """No schedule within staleness eta can step faster."""
+        """The shortest period that any schedule within staleness eta can reach."""
         return max(self.group_s * batch_groups / self.capacity, self.train_s, (self.group_s + self.train_s) / (eta + 1))
 
 
@@ -84,7 +84,7 @@ def client(cfg: Config, greeting: Hello) -> BufferClient:
 
 
 def made_up_group(ticket: Ticket, version: int) -> Group:
-    """n rollouts of 32 tokens, half of them right."""
+    """A group of n rollouts of 32 tokens, of which half are right."""
     tokens = np.zeros(32, dtype="<i4").tobytes()
     rollouts = [
         Rollout(
@@ -100,10 +100,10 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
 
 
 async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
-    """Consumes tickets and weight updates until the buffer says Stop."""
+    """Take tickets and weight updates until the buffer stops the actor."""
     peer = client(cfg, hello(cfg, Role.actor, tokenizer, capacity=devices.capacity * cfg.sampling.n))
     inbox = peer.inbox(Tickets, UpdateWeights)
-    peer.connect(DEADLINE_S)
+    peer.connect(SLEEPER_TIMEOUT_S)
     version, tasks = -1, set()
 
     async def generate(ticket: Ticket) -> None:
@@ -113,7 +113,7 @@ async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
 
     try:
         while True:
-            message = await inbox.take_async(DEADLINE_S)
+            message = await inbox.take_async(SLEEPER_TIMEOUT_S)
             if isinstance(message, UpdateWeights):
                 version = message.version
                 applied = WeightsApplied(
@@ -132,25 +132,25 @@ async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
 
 
 class SleepingLearner:
-    """Takes batches, sleeps, publishes nothing under a new version; `walls` has the time of every step's end."""
+    """Takes batches, sleeps, and publishes empty weights under a new version. `walls`: the end of each step, monotonic."""
 
     def __init__(self, cfg: Config, devices: Devices, tokenizer: str) -> None:
         self.cfg, self.devices = cfg, devices
         self.peer = client(cfg, hello(cfg, Role.learner, tokenizer, version=0))
         self.batches = self.peer.inbox(BatchReady, Finished)
         self.weights = self.peer.inbox(PublishPlan, PublishResult, SyncRequested)
-        self.generation = self.peer.connect(DEADLINE_S).generation
+        self.generation = self.peer.connect(SLEEPER_TIMEOUT_S).generation
         self.version = 0
         self.walls: list[float] = []
 
     def publish(self) -> None:
-        self.peer.send(Publish(generation=self.generation, version=self.version, rendezvous=NOWHERE, manifest=EMPTY))
+        self.peer.send(Publish(generation=self.generation, version=self.version, rendezvous=NO_RENDEZVOUS, manifest=EMPTY))
 
     def weights_thread(self) -> None:
-        """Publishes again whenever an actor asks; ends with the run."""
+        """Publish again whenever an actor asks, until the run ends."""
         try:
             while True:
-                if isinstance(self.weights.take(DEADLINE_S), SyncRequested):
+                if isinstance(self.weights.take(SLEEPER_TIMEOUT_S), SyncRequested):
                     self.publish()
         except (RunStopped, BufferUnreachable):  # the run is over, or run() closed the connection
             return
@@ -162,13 +162,13 @@ class SleepingLearner:
         pause = threading.Event()
         while self.version < self.cfg.run.steps:
             self.peer.send(TakeBatch(generation=self.generation, version=self.version))
-            self.batches.take(DEADLINE_S)
+            self.batches.take(SLEEPER_TIMEOUT_S)
             pause.wait(self.devices.train_s)
             self.version += 1
             self.peer.send(StepDone(generation=self.generation, version=self.version))
             self.publish()
             self.walls.append(monotonic())
         self.peer.send(Finish(generation=self.generation, version=self.version))
-        self.batches.take(DEADLINE_S)
+        self.batches.take(SLEEPER_TIMEOUT_S)
         self.peer.close()
         return self.walls

@@ -1,7 +1,7 @@
-"""A learner that hangs: SIGSTOP in the middle of a run, SIGCONT a minute later. What the others hold meanwhile is bounded.
+"""Memory of a run whose learner hangs: SIGSTOP in the middle, SIGCONT a minute later. The run must end well.
 
-Memory (PSS) of each role every half second, before, while the learner stands and after it goes on; the run must end well. While
-the learner stands, at most (eta + 1) B groups wait, and the actors have nothing to do.
+The memory (PSS) of each role is sampled every half second before, during and after the stop. It is bounded: at most (eta + 1) B
+groups wait for a learner that stands still, and then the actors are idle.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from ..common.config.run_files import RunPaths
 from ..common.metrics import read_metrics
 from ..launch.status import run_status
-from .footprint import Footprints, Sample
+from .footprint import Footprints, FootprintSample
 from .measure import report
 
 WATCHED = ("buffer", "actor", "engine", "verifier")
-POLL_S = 0.1
+STALL_POLL_S = 0.1
 LIMIT_S = 600.0
 MIB = 2**20
 
 
 class LiveRun:
-    """`prolong train` under way. It ends with this process, and at the latest at the end of the `with`."""
+    """A live `prolong train`, which ends with this process, or else at the end of the `with` block."""
 
     def __init__(self, root: Path, name: str, overrides: list[str]) -> None:
         self.paths = RunPaths(root / name)
@@ -50,19 +50,19 @@ class LiveRun:
 
     @property
     def step(self) -> int:
-        """The newest that is recorded."""
+        """The newest recorded step."""
         records = read_metrics(self.paths.metrics) if self.paths.metrics.exists() else []
         return records[-1]["step"] if records else 0
 
     def wait_until(self, what: str, met: Callable[[], bool]) -> None:
-        """Raises RuntimeError, with the log's end, when the run ends or LIMIT_S pass before."""
+        """Wait for a condition. Raises: RuntimeError with the end of the log when the run ends or LIMIT_S pass before."""
         deadline = monotonic() + LIMIT_S
         while not met():
-            if self.ended_within(POLL_S) or monotonic() > deadline:
+            if self.ended_within(STALL_POLL_S) or monotonic() > deadline:
                 raise RuntimeError(f"expected {what}; the run's log ends so:\n{self._log.read_text(errors='replace')[-3000:]}")
 
     def ended_within(self, timeout_s: float) -> bool:
-        """Wait for its end, for so long at most."""
+        """Whether the run ends within this time; waits for so long at most."""
         try:
             self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -71,7 +71,7 @@ class LiveRun:
 
 
 def stall(run: LiveRun, footprints: Footprints, at_step: int, stopped_s: float) -> dict[str, Any]:
-    """Stop the learner's ranks at `at_step`, go on after `stopped_s`, follow the run to its end."""
+    """Stop the ranks of the learner at `at_step`, continue them after `stopped_s`, wait for the end of the run."""
     run.wait_until(f"step {at_step}", lambda: run.step >= at_step)
     ranks, began = footprints.processes("learner"), monotonic()
     for rank in ranks:
@@ -85,15 +85,17 @@ def stall(run: LiveRun, footprints: Footprints, at_step: int, stopped_s: float) 
     resumed_s = monotonic() - ended
     run.process.wait(timeout=LIMIT_S)
     memory = {
-        role: footprint(role, footprints.between(began - 5.0, began), footprints.between(began, ended), footprints.samples)
+        role: memory_report(role, footprints.between(began - 5.0, began), footprints.between(began, ended), footprints.samples)
         for role in WATCHED
     }
     waiting = {state: status["ledger"][state] for state in ("issued", "leased", "stored", "batched")}
     return {"stopped_at_step": stopped_at, "memory_mib": memory, "waiting": waiting, "next_step_after_s": round(resumed_s, 2)}
 
 
-def footprint(role: str, before: list[Sample], during: list[Sample], whole: list[Sample]) -> dict[str, float]:
-    """MiB: the most in the five seconds before the stop, in it, and ever; and the growth from its tenth second to its end."""
+def memory_report(
+    role: str, before: list[FootprintSample], during: list[FootprintSample], whole: list[FootprintSample]
+) -> dict[str, float]:
+    """MiB: the largest within 5 s before the stop, during it, and ever; and the growth from its tenth second to its end."""
     settled = [sample for sample in during if sample.at - during[0].at > 10.0] or during
     spans = {"before": before, "during": during, "ever": whole}
     most = {name: max(sample.memory_bytes[role] for sample in samples) / MIB for name, samples in spans.items()}

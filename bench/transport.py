@@ -1,7 +1,7 @@
-"""What the protocol costs: GroupResults through client and service, each acknowledged, against the same bytes by PUSH/PULL.
+"""The cost of the protocol: acknowledged GroupResults through client and service, against the same bytes by PUSH/PULL.
 
-Ours: encode, checksum, ROUTER/DEALER, typed decode, check, answer, resend table. Raw: prepared bytes, nothing looked at.
-Rounds are interleaved (A B A B); the serving side is a process of its own. Also the idle round trip of one question.
+Ours: encode, checksum, ROUTER/DEALER, typed decode, check, answer, resend table. Raw: prepared bytes, which are not looked at.
+Rounds are interleaved (A B A B); the serving side is a process of its own. The idle round trip of one question is measured too.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from ..common.types import (
 )
 from .measure import report
 
-MAX_BYTES = 1 << 28
-TIMEOUT_S = 60.0
+MAX_BENCH_BYTES = 1 << 28
+PEER_TIMEOUT_S = 60.0
 ROLLOUTS = 16
 SIZES = {"short": 32, "medium": 512, "long": 8192}  # tokens per rollout
 
 
 class AckCore:
-    """A buffer that takes everything and decides nothing."""
+    """A core that acknowledges every group, and has no ledger."""
 
     def handle(self, peer: bytes, message: FromClient, now: float, frame: bytes = b"") -> list[tuple[bytes, FromBuffer]]:
         match message:
@@ -91,7 +91,7 @@ class AckCore:
 
 
 def make_group(ordinal: int, num_tokens: int, ticket: Ticket | None = None) -> Group:
-    """Random tokens; of the ticket's prompt and weights, if there is one."""
+    """A group of random tokens, with prompt and version of the ticket if there is one."""
     rng = np.random.default_rng(ordinal)
     prompt = Prompt(uid="bench/1", domain="math", task="t", text="x" * 200, token_ids=bytes(800), verifier="math")
     version = 1 if ticket is None else ticket.version
@@ -119,16 +119,16 @@ def make_group(ordinal: int, num_tokens: int, ticket: Ticket | None = None) -> G
 
 
 def serve_ours() -> None:
-    """Until stdin closes."""
-    with zmq.Context() as context, bind_router(context, "tcp://127.0.0.1:0", MAX_BYTES) as router:
-        service = BufferService(AckCore(), router, MAX_BYTES)
+    """Run the service until stdin closes."""
+    with zmq.Context() as context, bind_router(context, "tcp://127.0.0.1:0", MAX_BENCH_BYTES) as router:
+        service = BufferService(AckCore(), router, MAX_BENCH_BYTES)
         announce(endpoint_of(router))
         threading.Thread(target=lambda: (sys.stdin.read(), service.stop.set()), daemon=True).start()
         service.run()
 
 
 def serve_raw() -> None:
-    """Count frames; one byte back for each run of `count` frames that a first frame announces."""
+    """Count frames. After as many frames as a first frame announces, one byte is sent back."""
     with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.PUSH) as done:
         pull.bind("tcp://127.0.0.1:0")
         done.bind("tcp://127.0.0.1:0")
@@ -140,7 +140,7 @@ def serve_raw() -> None:
 
 
 def announce(text: str) -> None:
-    """To who started this process."""
+    """Tell the parent process the addresses, on stdout."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -151,15 +151,15 @@ class Ours:
     def __init__(self) -> None:
         self.server, address = start_server("prolong.bench.transport", "--serve", "ours")
         hello = Hello(role=Role.actor, name="bench", protocol=1, tokenizer="t", host="h", pid=1)
-        self.client = BufferClient(address, hello, max_bytes=MAX_BYTES)
+        self.client = BufferClient(address, hello, max_bytes=MAX_BENCH_BYTES)
         self.acks, self.echoes = self.client.inbox(GroupAck), self.client.inbox(SyncRequested)
-        self.client.connect(TIMEOUT_S)
+        self.client.connect(PEER_TIMEOUT_S)
 
     def send(self, groups: list[Group]) -> None:
         for group in groups:
             self.client.send(GroupResult(group=group))
         for _ in groups:
-            self.acks.take(TIMEOUT_S)
+            self.acks.take(PEER_TIMEOUT_S)
 
     def round_trips_s(self, count: int = 300) -> list[float]:
         seconds = []
@@ -167,7 +167,7 @@ class Ours:
             sleep(0.001)  # idle before every question
             started = perf_counter()
             self.client.send(TicketReturned(ordinal=1, reason="x"))
-            self.echoes.take(TIMEOUT_S)
+            self.echoes.take(PEER_TIMEOUT_S)
             seconds.append(perf_counter() - started)
         return seconds
 
@@ -190,8 +190,8 @@ class Raw:
         self.push.send(b"%d" % len(frames))
         for frame in frames:
             self.push.send(frame)
-        if not self.done.poll(int(1000 * TIMEOUT_S)):
-            raise RuntimeError(f"{len(frames)} frames did not arrive within {TIMEOUT_S} s")
+        if not self.done.poll(int(1000 * PEER_TIMEOUT_S)):
+            raise RuntimeError(f"{len(frames)} frames did not arrive within {PEER_TIMEOUT_S} s")
         self.done.recv()
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class Raw:
 
 
 def start_server(module: str, *arguments: str) -> tuple[subprocess.Popen, str]:
-    """The receiving side in a process of its own, and where it listens."""
+    """Start the receiving side in a process of its own. Returns the process and its addresses."""
     command = [sys.executable, "-m", module, *arguments]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -209,11 +209,11 @@ def start_server(module: str, *arguments: str) -> tuple[subprocess.Popen, str]:
 
 
 def stop_server(server: subprocess.Popen) -> None:
-    """Close its stdin, and wait for it."""
-    server.communicate(timeout=TIMEOUT_S)
+    """Close its stdin, and wait for its end."""
+    server.communicate(timeout=PEER_TIMEOUT_S)
 
 
-def compare(ours: Ours, raw: Raw, num_tokens: int, rounds: int, round_bytes: int) -> dict[str, float]:
+def compare_transport(ours: Ours, raw: Raw, num_tokens: int, rounds: int, round_bytes: int) -> dict[str, float]:
     """Medians over rounds, and of the paired ratios."""
     sample = encode(GroupResult(group=make_group(0, num_tokens)))
     count = max(8, min(4000, round_bytes // len(sample)))
@@ -255,7 +255,7 @@ def main(argv: list[str]) -> int:
         trips = sorted(ours.round_trips_s())
         result: dict[str, Any] = {"round_trip_ms": 1e3 * statistics.median(trips), "round_trip_p99_ms": 1e3 * trips[-3]}
         for name, num_tokens in SIZES.items():
-            figures = compare(ours, raw, num_tokens, args.rounds, args.round_mb << 20)
+            figures = compare_transport(ours, raw, num_tokens, args.rounds, args.round_mb << 20)
             result |= {f"{name}_{key}": value for key, value in figures.items()}
     finally:
         ours.close()

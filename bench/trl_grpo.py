@@ -1,6 +1,6 @@
-"""TRL's GRPO on the demo's model, tasks and settings. Runs in TRL's own environment (`.venv-trl`), one process per DDP rank.
+"""TRL's GRPO on the demo's model, tasks and settings. It runs in an environment of its own (`.venv-trl`), one process per rank.
 
-Started by race_trl.py; imports nothing of prolong. Each finished step is one JSON line {"step", "at", "reward"} of `--out`,
+race_trl.py starts it. It imports nothing of prolong. Each finished step is one JSON line {"step", "at", "reward"} of `--out`,
 written by rank 0; `at` is in seconds since the epoch.
 """
 
@@ -16,31 +16,31 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER_PATTERN = re.compile(r"-?\d+(?:\.\d+)?")
 PATTERNS = {"math": re.compile(r"\\boxed\{([^{}]*)\}"), "reasoning_gym": re.compile(r"<answer>(.*?)</answer>", re.DOTALL)}
 
 
 def gold(row: dict) -> str:
-    """The stored answer. Comparing with it costs less than what prolong's verifiers do, to TRL's advantage."""
+    """The stored answer. Comparing with it is cheaper than prolong's verifiers, to TRL's advantage."""
     answer = row["answer"]
     return str(answer["entry"]["answer"] if "entry" in answer else answer["answer"])
 
 
-def score(found: str, want: str, task: str) -> float:
+def demo_score(found: str, want: str, task: str) -> float:
     """The reward of the demo's verifiers: numbers compared as numbers, partial credit for letters in place."""
     if task == "number_sorting":
-        return float([float(n) for n in NUMBER.findall(found)] == [float(n) for n in NUMBER.findall(want)])
+        return float([float(n) for n in NUMBER_PATTERN.findall(found)] == [float(n) for n in NUMBER_PATTERN.findall(want)])
     if task == "spell_backward":
         return sum(a == b for a, b in zip(found, want, strict=False)) / len(want)
     return float(found.strip() == want)
 
 
 def reward(completion_ids, verifier, target, task, tokenizer) -> list[float]:
-    """`score` of the last answer of every completion that ended, else 0."""
+    """The score of the last answer of each completion; 0 for a completion without an end or an answer."""
     scores = []
     for ids, name, want, kind in zip(completion_ids, verifier, target, task, strict=True):
         found = PATTERNS[name].findall(tokenizer.decode(ids, skip_special_tokens=False).split("</think>")[-1])
-        scores.append(score(found[-1], want, kind) if found and ids[-1] == tokenizer.eos_token_id else 0.0)
+        scores.append(demo_score(found[-1], want, kind) if found and ids[-1] == tokenizer.eos_token_id else 0.0)
     return scores
 
 

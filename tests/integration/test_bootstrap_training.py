@@ -26,7 +26,7 @@ def test_the_model_for_prolonged_runs_is_made_for_math_and_logic_alone(tmp_path:
     monkeypatch.setattr(prolonged, "SKILL_STEPS", 2)
     monkeypatch.setattr(bootstrap, "HABIT_STEPS", 2)
     monkeypatch.setattr(bootstrap, "NUM_TRAIN", 20)
-    prolonged.make_model(tmp_path / "wide")
+    prolonged.make_wide_model(tmp_path / "wide")
     lines = [json.loads(line) for line in (tmp_path / "wide" / "train.jsonl").read_text().splitlines()]
     assert len(lines) == 80
     assert {f"{line['domain']}/{line['task']}" for line in lines} == set(demo_tasks.MATH_AND_LOGIC)
