@@ -55,7 +55,7 @@ def read_pairs(name: str, folder: Path = CHECKOUT_FOLDER) -> list[Pair]:
     return [msgspec.json.decode(line, type=Pair) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def ours(pair: Pair) -> bool:
+def our_verdict(pair: Pair) -> bool:
     verifier = VERIFIERS[pair.verifier]
     task = Task(completion=pair.completion, answer=pair.answer)
     return (verifier.quick(task) or verifier.score(task)).reward == 1.0
@@ -92,7 +92,7 @@ def mistakes(pairs: list[Pair], judge: Judge) -> Counter[tuple[str, str]]:
 
 def table(pairs: list[Pair]) -> dict[str, dict[str, int]]:
     """For each class: the number of pairs, and both kinds of mistakes of each judge."""
-    judges = {"ours": ours, "plain": math_verify_plain, "given box": math_verify_given_box}
+    judges = {"ours": our_verdict, "plain": math_verify_plain, "given box": math_verify_given_box}
     found = {name: mistakes(pairs, judge) for name, judge in judges.items()}
     sizes = Counter(pair.kind for pair in pairs) + Counter({"all": len(pairs)})
     return {

@@ -16,13 +16,13 @@ from ..common.config.sections import VerifiersConfig
 from ..common.data.records import is_unicode
 from ..common.errors import DataError, UserError
 from ..common.types import FinishReason, Prompt, Verdict
-from ..verifiers.adapters.user_verifiers import declared
 from ..verifiers.registry import check_prompt
+from ..verifiers.user_verifiers import declared
 from ..verifiers.workers.pool import make_pool
 from ..verifiers.workers.server import VerifierServer
 
 
-def serve(cfg: VerifiersConfig, address: str) -> int:
+def serve_hosts(cfg: VerifiersConfig, address: str) -> int:
     """Judge for other hosts until SIGTERM or SIGINT. Raises AddressInUse, ConfigError, VerifierFailure."""
     try:
         asyncio.run(_serve(cfg, address))

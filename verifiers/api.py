@@ -36,7 +36,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     thinking_open: bool = False
     # the completion ran out of tokens, so its last words are not where it wanted to end
     cut_off: bool = False
-    # the next three are filled in for the user's verifiers (adapters/user_verifiers.py) only
+    # the next three are filled in for the user's verifiers (user_verifiers.py) only
     prompt: str = ""
     prompt_ids: bytes = b""  # [P] int32
     completion_ids: bytes = b""  # [T] int32; empty where the caller did not give them

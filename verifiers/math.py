@@ -31,7 +31,7 @@ def boxed_answer(task: Task) -> str | None:
     return last_boxed(after_thinking(task))
 
 
-def refusal(answer: str | None, reference: str) -> Score | None:
+def refused_score(answer: str | None, reference: str) -> Score | None:
     """The score of an answer that is missing, empty or too long; None for an answer to be judged."""
     if answer is None:
         return Score(reward=0.0, status=VerdictStatus.no_answer, detail="no balanced \\boxed{} behind the thinking")
@@ -62,7 +62,7 @@ class MathVerifier(Verifier):
 
     def quick(self, task: Task) -> Score | None:
         answer, reference = boxed_answer(task), stored_answer(task.answer)
-        refused = refusal(answer, reference)
+        refused = refused_score(answer, reference)
         if answer is None or refused is not None:
             return refused
         return quick_score(agree(reference, answer), reference, answer)

@@ -30,7 +30,7 @@ from .answers.quantity import Quantity, exact, read, take_unit
 from .answers.spelling import plain, tidy, unwrap
 from .answers.units import Unit, parse_unit
 from .api import Answer, Score, Task, Verifier
-from .math import HARMLESS, quick_score, refusal
+from .math import HARMLESS, quick_score, refused_score
 
 KINDS = ("number", "choice", "formula", "text")
 KEYS = {"answer", "unit", "rel_tol", "abs_tol", "kind", "choices", "aliases", "unit_optional"}
@@ -221,7 +221,7 @@ class StemVerifier(Verifier):
 
     def quick(self, task: Task) -> Score | None:
         answer, reference = final_answer(task), stored_answer(task.answer)
-        refused = refusal(answer, reference)
+        refused = refused_score(answer, reference)
         if answer is None or refused is not None:
             return refused
         return quick_score(meets_one(task, no_algebra, None), reference, answer)

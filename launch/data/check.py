@@ -22,9 +22,9 @@ from ...common.data.prompts import PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
 from ...common.tokenizer import Tokenizer
 from ...common.types import FinishReason, Prompt
-from ...verifiers.adapters.user_verifiers import declared
 from ...verifiers.api import Verifier
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
+from ...verifiers.user_verifiers import declared
 from ...verifiers.workers.pool import make_pool
 from .files import print_bad_lines
 

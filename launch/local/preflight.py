@@ -15,9 +15,9 @@ from ...common.errors import AddressInUse, ConfigError, DataError, ModelError, U
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
-from ...verifiers.adapters.user_verifiers import declared
 from ...verifiers.registry import check_prompt
 from ...verifiers.sandbox.opening import open_sandbox
+from ...verifiers.user_verifiers import declared
 from ..recipes import compose
 
 

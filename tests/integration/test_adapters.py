@@ -28,7 +28,7 @@ import os
 import re
 import time
 
-from prolong.verifiers.adapters import libraries as adapters
+from prolong.verifiers import adapters
 
 
 def reward_func(completions, ground_truth, **kwargs):
@@ -200,9 +200,7 @@ def judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Judge]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/verify"
-        (folder / "judges.py").write_text(
-            f"from prolong.verifiers.adapters.libraries import from_http\ngym = from_http({url!r})\n"
-        )
+        (folder / "judges.py").write_text(f"from prolong.verifiers.adapters import from_http\ngym = from_http({url!r})\n")
         yield handler
         server.shutdown()
         thread.join(timeout=10)
@@ -230,7 +228,7 @@ def test_a_judge_behind_http_is_asked_as_nemo_gym_is(judge: type[Judge]):
 
 def test_an_environment_without_the_package_verifiers_is_said_at_the_start(folder: Path):
     line = f"toy = adapters.from_verifiers('toy', python={sys.executable!r})\n"
-    (folder / "environments.py").write_text("from prolong.verifiers.adapters import libraries as adapters\n" + line)
+    (folder / "environments.py").write_text("from prolong.verifiers import adapters\n" + line)
 
     async def work(pool: LocalPool) -> None:
         with pytest.raises(ConfigError, match=r"verifiers\.own\.toy.*No module named .*verifiers"):
@@ -274,7 +272,7 @@ def test_a_task_of_the_package_verifiers_is_judged_in_its_own_environment(folder
     site = Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
     (site / "prolong_toy_environment.py").write_text(TOY_ENVIRONMENT)
     line = f"toy = adapters.from_verifiers('prolong-toy-environment', python={python!r})\n"
-    (folder / "environments.py").write_text("from prolong.verifiers.adapters import libraries as adapters\n" + line)
+    (folder / "environments.py").write_text("from prolong.verifiers import adapters\n" + line)
 
     async def work(pool: LocalPool) -> None:
         right, wrong, unfit = await asyncio.gather(

@@ -74,9 +74,14 @@ def test_easy_verdicts_are_cheap():
     async def scenario() -> None:
         async with running() as pool:
             await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
-            began = time.perf_counter()
+            worker = psutil.Process(only_worker(pool).pid)
+
+            def cpu_s() -> float:
+                return time.process_time() + sum(worker.cpu_times()[:2])
+
+            before = cpu_s()
             await asyncio.gather(*(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(2000)))
-            assert time.perf_counter() - began < 4  # 10,000 a second were measured on one core; a busy machine is slower
+            assert cpu_s() - before < 4  # of this process and its worker; they judged 10,000 a second on one core
 
     run(scenario)
 

@@ -92,12 +92,12 @@ HARMLESS = (
 )
 MODULES_BY_NAME = {
     "launch/cli.py",
-    "verifiers/adapters/user_verifiers.py",  # of the actor's own configuration, in a worker: docs/verifiers.md
+    "verifiers/user_verifiers.py",  # of the actor's own configuration, in a worker: docs/verifiers.md
     "verifiers/sandbox/jailed_main.py",
     "verifiers/sandbox/jail_server.py",
 }  # from tables of ours, or in the sandbox; never from a prompt, a message or a checkpoint
 IN_ANOTHER_ENVIRONMENT = {
-    "verifiers/adapters/environment_host.py"
+    "verifiers/services/environment_host.py"
 }  # where `verifiers` is the package of PyPI, and nothing is ours
 SOCKET_MAKERS = {"common/transport/sockets.py", "common/transport/gate.py"}  # where keys, limits and lingering are seen to
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "misc", "manager", "managers"}

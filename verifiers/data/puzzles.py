@@ -106,7 +106,7 @@ class Entries:
 
     def _solvable(self, entry: dict[str, Any]) -> bool:
         answer = {"dataset": self._dataset, "entry": entry}
-        solvable = logic.judge(entry["answer"].strip(), answer) == 1.0
+        solvable = logic.judge_puzzle(entry["answer"].strip(), answer) == 1.0
         if not solvable:
             self.num_refused += 1
         return solvable

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .text import LANGUAGES, capital_words, count_sentences, first_word, is_json, language, parts, words
+from .text import LANGUAGES, capital_words, count_sentences, first_word, is_json, language, split_parts, words
 
 Kwarg = tuple[Callable[[Any], bool], str]  # (whether a value is valid, description of valid values)
 RELATIONS = ("less than", "at least")
@@ -81,7 +81,7 @@ def _letter_frequency(text: str, k: dict[str, Any]) -> bool:
 
 
 def _paragraphs(text: str, k: dict[str, Any]) -> bool:
-    found = parts(text, "***")
+    found = split_parts(text, "***")
     return found is not None and len(found) == k["num_paragraphs"]
 
 
@@ -129,7 +129,7 @@ def _title(text: str, k: dict[str, Any]) -> bool:
 
 
 def _two_responses(text: str, k: dict[str, Any]) -> bool:
-    found = parts(text, "******")
+    found = split_parts(text, "******")
     return found is not None and len(found) == 2 and found[0] != found[1]
 
 

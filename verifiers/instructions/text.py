@@ -80,7 +80,7 @@ def _ends_here(block: str, match: re.Match[str]) -> bool:
     return not (word.lower() in ABBREVIATIONS or is_initial or is_number_of_item)
 
 
-def parts(text: str, separator: str) -> list[str] | None:
+def split_parts(text: str, separator: str) -> list[str] | None:
     """The stripped parts between separators, without an empty one at either end; None if another one is empty."""
     found = [part.strip() for part in text.split(separator)]
     found = found[1:] if found and not found[0] else found

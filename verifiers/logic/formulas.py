@@ -41,7 +41,7 @@ def is_formula(text: str, entry: dict[str, Any]) -> bool:
     return not _TOKEN.sub("", text) and known.issuperset(name for name in _TOKEN.findall(text) if name)
 
 
-def judge(dataset: str, text: str, entry: dict[str, Any]) -> float:
+def judge_formula(dataset: str, text: str, entry: dict[str, Any]) -> float:
     """Return 1.0 for a right formula, else 0.0. To be called in the sandbox, or on text of our own.
 
     Raises whatever sympy raises on a formula that it cannot handle, and KeyError for an entry that is incomplete.

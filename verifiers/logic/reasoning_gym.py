@@ -44,7 +44,7 @@ def _dataset(name: str) -> Any:
     return reasoning_gym.create_dataset(name, size=1, seed=0, **SETTINGS.get(name, {}))
 
 
-def judge(text: str, answer: Answer) -> float:
+def judge_puzzle(text: str, answer: Answer) -> float:
     """The reward of the text between the tags, 0 to 1. For datasets in UNSAFE the text must be our own.
 
     Raises ValueError when a scorer leaves that range, and whatever the library's scorer raises.
@@ -53,7 +53,7 @@ def judge(text: str, answer: Answer) -> float:
     if dataset in REPLACED:
         reward = replaced_scorers.replaced_score(dataset, text, entry)
     elif dataset in UNSAFE:
-        reward = formulas.judge(dataset, text, entry)
+        reward = formulas.judge_formula(dataset, text, entry)
     else:
         reward = _library_score(dataset, text, entry)
     if not (math.isfinite(reward) and 0.0 <= reward <= 1.0):
@@ -116,13 +116,13 @@ class ReasoningGymVerifier(Verifier):
             return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"an answer of {len(text)} characters")
         if self.needs_sandbox(task.answer):
             return self._score_in_sandbox(text, task.answer)
-        return Score(reward=judge(text, task.answer))
+        return Score(reward=judge_puzzle(text, task.answer))
 
     def probe(self, answer: Answer) -> bool:
         """Raises VerifierFailure if the stored answer does not earn 1 in the sandbox."""
         stored = str(answer["entry"]["answer"] or "")
         if not self.needs_sandbox(answer):
-            judge(stored, answer)
+            judge_puzzle(stored, answer)
         elif (earned := self._evaluate(stored, answer)) != 1.0:
             dataset = answer["dataset"]
             raise VerifierFailure(f"the stored answer {stored!r:.100} of {dataset} earned {earned} in the sandbox, not 1")
@@ -151,7 +151,7 @@ class ReasoningGymVerifier(Verifier):
         return reward
 
     def _call(self, text: str, answer: Answer) -> RunResult:
-        return self._open().call(formulas.__name__, "judge", [answer["dataset"], text, answer["entry"]], LIMITS)
+        return self._open().call(formulas.__name__, "judge_formula", [answer["dataset"], text, answer["entry"]], LIMITS)
 
     def _open(self) -> Sandbox:
         assert self._sandbox is not None, "open_sandbox comes first"

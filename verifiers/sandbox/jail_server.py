@@ -37,7 +37,7 @@ WARM = ("bisect", "collections", "copy", "decimal", "fractions", "functools", "h
 
 
 def main(fd: int) -> None:
-    """Prepare, report "ready", serve. In a forked child `serve` returns the kind of program that the child runs next."""
+    """Prepare, report "ready", serve. In a forked child, `serve_requests` returns the kind of program to run next."""
     with socket.socket(fileno=fd) as channel:
         setup = json.loads(channel.recv(MAX_REQUEST_BYTES))
         drop_privileges(setup["uid"], keep_search=setup["keep_search"])
@@ -47,11 +47,11 @@ def main(fd: int) -> None:
         gc.collect()
         gc.freeze()  # children neither copy nor sweep the objects that exist now, which halves the time of their end
         tell(channel, {"event": "ready"})
-        kind = serve(channel, setup)
+        kind = serve_requests(channel, setup)
     if kind is not None:
-        jailed_main.run(kind)
+        jailed_main.run_payload(kind)
     elif setup["remove_scratch"]:
-        clean(setup["scratch"])
+        empty_scratch(setup["scratch"])
         os.rmdir(setup["scratch"])
 
 
@@ -84,7 +84,7 @@ def drop_privileges(uid: int | None, *, keep_search: bool) -> None:
     prctl(PR_SET_DUMPABLE, 0)
 
 
-def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
+def serve_requests(channel: socket.socket, setup: dict[str, Any]) -> str | None:
     """Consumes requests; blocks on the next; unblocked by the parent; stops when it closes its end (None).
 
     In a forked, jailed child it returns the kind of program to run.
@@ -100,7 +100,7 @@ def serve(channel: socket.socket, setup: dict[str, Any]) -> str | None:
         if request.get("kill"):  # the process to kill has ended meanwhile
             continue
         if request.get("clean"):
-            clean(setup["scratch"])
+            empty_scratch(setup["scratch"])
             tell(channel, {"event": "clean"})
             continue
         trouble_reader, trouble_writer = os.pipe()
@@ -150,7 +150,7 @@ def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
     return {"event": "ended", "code": code, "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
-def clean(scratch: str) -> None:
+def empty_scratch(scratch: str) -> None:
     """Remove the files that a compiler left."""
     for entry in os.scandir(scratch):
         os.unlink(entry.path)
@@ -209,7 +209,7 @@ def confine(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
     else:
         allowed += [(scratch, landlock.WRITE)]
     limit(request["limits"])
-    for name, layer in (("landlock", lambda: landlock.restrict(allowed)), ("seccomp", lambda: seccomp.install(profile))):
+    for name, layer in (("landlock", lambda: landlock.restrict(allowed)), ("seccomp", lambda: seccomp.install_filter(profile))):
         try:
             if name not in setup["without"]:
                 layer()

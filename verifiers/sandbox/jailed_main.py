@@ -1,6 +1,6 @@
 """The main function of a jailed Python process: it runs one untrusted program, or calls one function, and ends.
 
-    payload (descriptor 3) --> run --> standard output, or plain JSON on descriptor 4
+    payload (descriptor 3) --> run_payload --> standard output, or plain JSON on descriptor 4
 
 The program may tamper with everything here. That is harmless, because the parent compares the output with the expected answer
 and takes no verdict from it. The exception is the kind `trusted`, whose function sees untrusted text: see Sandbox.call.
@@ -56,7 +56,7 @@ def open_streams() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, hard))
 
 
-def run(kind: str) -> None:
+def run_payload(kind: str) -> None:
     """Run the payload and end the process. An exception of the program ends it as in any Python program.
 
     kind: "program", "function" (of untrusted code) or "trusted" (a function of a module of ours).

@@ -121,7 +121,7 @@ def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("<HBBI", code, if_true, if_false, value)
 
 
-def install(profile: str) -> None:
+def install_filter(profile: str) -> None:
     """Confine the calling thread and all that it starts; this cannot be undone.
 
     Raises OSError where the kernel has no seccomp filters.

@@ -23,7 +23,7 @@ import msgspec
 
 from ...common.errors import ConfigError, ProlongError, VerifierFailure
 from ...common.types import MAX_DETAIL, FinishReason, Prompt, Verdict, VerdictStatus
-from ..adapters import user_verifiers
+from .. import user_verifiers
 from ..registry import find
 from .frames import Job, Probed, Ready, Scored, Unusable
 from .process import WorkerEnd, WorkerProcess, WorkerState

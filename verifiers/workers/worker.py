@@ -24,7 +24,7 @@ import msgspec
 
 from ...common.errors import UserError, VerifierFailure
 from ...common.types import VerdictStatus
-from ..adapters import user_verifiers
+from .. import user_verifiers
 from ..api import Answer, Score, Task, Verifier
 from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
 from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
@@ -147,12 +147,12 @@ def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
                 if name in VERIFIERS and VERIFIERS[name].eager:
                     worker.load(name, VERIFIERS[name], {})
             worker.send(Ready())
-            serve(worker, channel)
+            serve_jobs(worker, channel)
         except (UserError, CannotLoad) as error:
             Worker(channel).send(Unusable(str(error)))
 
 
-def serve(worker: Worker, channel: socket.socket) -> None:
+def serve_jobs(worker: Worker, channel: socket.socket) -> None:
     """Judge jobs until the pool closes its end. Raises CannotLoad."""
     for job in received(channel):
         try:

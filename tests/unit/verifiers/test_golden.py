@@ -20,7 +20,7 @@ def loaded() -> None:
 
 @pytest.mark.parametrize("pair", ALL, ids=lambda pair: f"{pair.kind}-{pair.answer['answer']}-{pair.completion[-40:]}")
 def test_golden_pairs(pair: Pair):
-    assert golden.ours(pair) == pair.right
+    assert golden.our_verdict(pair) == pair.right
 
 
 def test_the_golden_sets_are_large_and_two_sided():
@@ -39,7 +39,7 @@ def test_without_a_checkout_the_bench_says_so(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_the_second_readers_pairs_are_judged_no_worse_than_they_were():
-    found = golden.mistakes(golden.read_pairs("second_reader"), golden.ours)
+    found = golden.mistakes(golden.read_pairs("second_reader"), golden.our_verdict)
     assert found["all", "FN"] <= 18
     assert found["all", "FP"] <= 2
 
@@ -50,7 +50,7 @@ def test_math_verify_makes_both_kinds_of_mistakes_on_pairs_that_we_judge_rightly
     theirs = golden.mistakes(ALL[::3], golden.math_verify_given_box)
     assert theirs["all", "FN"] > 20
     assert theirs["all", "FP"] > 5
-    assert not golden.mistakes(ALL[::3], golden.ours)
+    assert not golden.mistakes(ALL[::3], golden.our_verdict)
 
 
 @pytest.mark.parametrize("pair", [pair for pair in ALL if pair.verifier == "math"][::7], ids=lambda pair: pair.completion[-50:])

@@ -4,7 +4,7 @@ import sys
 import pytest
 from prolong.common.errors import DataError, UserError
 from prolong.common.types import Prompt
-from prolong.verifiers.adapters import user_verifiers
+from prolong.verifiers import user_verifiers
 from prolong.verifiers.registry import VERIFIERS, check_prompt, find
 
 

@@ -18,7 +18,7 @@ def test_records_are_complete_different_and_judged_as_stored():
         assert (record["domain"], record["task"], record["verifier"]) == ("logic", "spell_backward", "reasoning_gym")
         assert record["prompt"].endswith("<answer> and </answer> tags.")
         logic.REASONING_GYM.check(record["answer"])
-        assert logic.judge(record["answer"]["entry"]["answer"], record["answer"]) == 1.0
+        assert logic.judge_puzzle(record["answer"]["entry"]["answer"], record["answer"]) == 1.0
 
 
 def test_levels_make_puzzles_harder():
@@ -53,7 +53,7 @@ def test_a_generator_that_repeats_itself_is_given_up():
 
 def test_an_entry_whose_own_answer_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch):
     judged = itertools.count()
-    monkeypatch.setattr(logic, "judge", lambda given, answer: float(next(judged) % 2))
+    monkeypatch.setattr(logic, "judge_puzzle", lambda text, answer: float(next(judged) % 2))
     entries = Entries("spell_backward", 0, 5, seed=0)
     assert len(list(entries)) == 5
     assert entries.num_refused == 5
@@ -74,7 +74,7 @@ def test_puzzles_that_come_without_an_answer_get_one(name: str):
     for made in reasoning_gym.create_dataset(name, seed=11, size=2):
         assert made["answer"] is None
         entry = puzzles.stored(made)
-        assert logic.judge(entry["answer"], {"dataset": name, "entry": entry}) == 1.0
+        assert logic.judge_puzzle(entry["answer"], {"dataset": name, "entry": entry}) == 1.0
 
 
 def test_a_rush_hour_solution_is_as_short_as_can_be():

@@ -17,12 +17,12 @@ ENTRY = INTEGRAL["entry"]
 def test_what_is_no_formula_is_not_evaluated(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sympy, "parse_expr", None)
     assert not formulas.is_formula(FORMLESS[name], ENTRY)
-    assert formulas.judge("simple_integration", FORMLESS[name], ENTRY) == 0.0
+    assert formulas.judge_formula("simple_integration", FORMLESS[name], ENTRY) == 0.0
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_formulas_that_are_wrong_or_malformed_earn_nothing(name: str):
-    assert formulas.judge("simple_integration", WRONG[name], ENTRY) == 0.0
+    assert formulas.judge_formula("simple_integration", WRONG[name], ENTRY) == 0.0
 
 
 def test_sympy_executes_strings_that_have_no_letters(monkeypatch: pytest.MonkeyPatch):
@@ -31,19 +31,19 @@ def test_sympy_executes_strings_that_have_no_letters(monkeypatch: pytest.MonkeyP
     attack = in_octal("__import__('os').environ.setdefault('FORGED', '1') and 1")
     sympy.parse_expr(attack)
     assert os.environ.pop("FORGED") == "1"
-    assert formulas.judge("simple_integration", attack, ENTRY) == 0.0
+    assert formulas.judge_formula("simple_integration", attack, ENTRY) == 0.0
     assert "FORGED" not in os.environ
 
 
 @pytest.mark.parametrize("given", [RIGHT, "X**3", "X*X*X + 5 + C", "X**3 + pi*E", "(X\n**3)", "+X**3 - log(C, 2)", "1E0*X**3"])
 def test_right_antiderivatives_are_right_however_they_are_written(given: str):
-    assert formulas.judge("simple_integration", given, ENTRY) == 1.0
+    assert formulas.judge_formula("simple_integration", given, ENTRY) == 1.0
 
 
 def test_a_product_must_be_expanded():
-    assert formulas.judge("polynomial_multiplication", "-1 + x*x", PRODUCT) == 1.0
+    assert formulas.judge_formula("polynomial_multiplication", "-1 + x*x", PRODUCT) == 1.0
     for given in ("(x - 1)*(x + 1)", "x**2", "x**2 - 1 + C"):
-        assert formulas.judge("polynomial_multiplication", given, PRODUCT) == 0.0
+        assert formulas.judge_formula("polynomial_multiplication", given, PRODUCT) == 0.0
 
 
 @pytest.mark.parametrize("name", sorted(formulas.SCORERS))
@@ -54,7 +54,7 @@ def test_the_rewards_are_those_of_reasoning_gym(name: str):
         gold = entry["answer"].strip()
         for given in (gold, gold.replace("3", "4"), f"2*({gold})", f"{gold} + 1", f"({gold}) + 0", gold[:-1], f"{gold}.5", "x"):
             if formulas.is_formula(given, entry):  # theirs has no such rule
-                assert formulas.judge(name, given, entry) == dataset.score_answer(given, made), given
+                assert formulas.judge_formula(name, given, entry) == dataset.score_answer(given, made), given
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_variables_of_a_broken_entry_are_not_believed(metadata: object):
 def test_a_stored_integrand_that_is_no_formula_is_not_evaluated():
     entry = {"answer": "X", "metadata": {"variable": "X", "integrand": in_octal("1")}}
     with pytest.raises(ValueError, match="is not a formula"):
-        formulas.judge("simple_integration", "X", entry)
+        formulas.judge_formula("simple_integration", "X", entry)
 
 
 def test_every_text_of_known_tokens_is_read_as_python_reads_it():

@@ -87,7 +87,7 @@ class Box:
         self.answers, self.unsafe, self.calls = answers, False, list[str]()
 
     def call(self, module: str, function: str, args: list, limits: Limits) -> RunResult:
-        assert (module, function) == ("prolong.verifiers.logic.formulas", "judge")
+        assert (module, function) == ("prolong.verifiers.logic.formulas", "judge_formula")
         self.calls.append(args[1])
         status, result = self.answers(args[1])
         return RunResult(status=RunStatus(status), code=0, stdout=b"", stderr=b"why", result=result, seconds=0, cpu_s=0)
@@ -106,7 +106,7 @@ def scored(given: str) -> tuple[float, str]:
 
 
 def test_formulas_are_judged_in_the_sandbox_and_other_texts_nowhere(box: Box, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(formulas, "judge", None)
+    monkeypatch.setattr(formulas, "judge_formula", None)
     assert scored(RIGHT) == (1.0, "ok")
     assert scored("X") == (0.0, "ok")
     assert scored("__import__('os').getpid()") == (0.0, "ok")
@@ -175,4 +175,4 @@ def test_a_very_long_answer_is_not_judged():
 def test_a_scorer_that_leaves_its_range_has_no_verdict(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logic, "_library_score", lambda dataset, text, entry: 1.5)
     with pytest.raises(ValueError, match=r"returned 1\.5: expected 0 to 1"):
-        logic.judge("x", SPELL)
+        logic.judge_puzzle("x", SPELL)

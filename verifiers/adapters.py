@@ -1,8 +1,8 @@
 """Reward functions in the form that other libraries want, unmodified, as verifiers: one line each in a module of the user's.
 
-    # rewards.py                                                              # recipe.yaml
-    from prolong.verifiers.adapters.libraries import from_trl                 verifiers:
-    boxed = from_trl(reward_func)                                               own: {boxed: "rewards:boxed"}
+    # rewards.py                                                    # recipe.yaml
+    from prolong.verifiers.adapters import from_trl                 verifiers:
+    boxed = from_trl(reward_func)                                     own: {boxed: "rewards:boxed"}
 
 They run in a worker (user_verifiers.py). An exception, or a result that is not a finite number, is the function's own failure
 and gives no reward; it is never a 0. Functions may be `async`. Columns of a dataset are the keys of the prompt's answer object.
@@ -22,13 +22,13 @@ from typing import Any
 
 import msgspec
 
-from ...common.errors import UserError
-from ...common.types import VerdictStatus
-from ..answers.extraction import after_thinking, last_tagged
-from ..api import Answer, Score, Task, Verifier
-from ..logic import reasoning_gym as puzzles
-from .environments import from_verifiers as from_verifiers
-from .http_judge import from_http as from_http
+from ..common.errors import UserError
+from ..common.types import VerdictStatus
+from .answers.extraction import after_thinking, last_tagged
+from .api import Answer, Score, Task, Verifier
+from .logic import reasoning_gym as puzzles
+from .services.environments import from_verifiers as from_verifiers
+from .services.http_judge import from_http as from_http
 
 MAX_METRICS = 64
 MAX_METRIC_NAME = 100  # characters

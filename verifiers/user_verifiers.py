@@ -3,7 +3,7 @@
     verifiers.own = {boxed: "rewards:boxed"} --> pool (knows the name) --> worker (imports rewards, takes its `boxed`)
 
 Prompts, messages and checkpoints say "boxed"; none of them can say "rewards:boxed". The import happens in the killable worker
-only, from the current directory or PYTHONPATH. The attribute is the result of an adapter (libraries.py), a Verifier, or a plain
+only, from the current directory or PYTHONPATH. The attribute is the result of an adapter (adapters.py), a Verifier, or a plain
 function f(completion, answer) -> reward.
 """
 
@@ -14,14 +14,13 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ...common.errors import ConfigError
-from ..api import Answer, Score, Task, Verifier
-from ..registry import VERIFIERS
-from .libraries import from_function
+from ..common.errors import ConfigError
+from .adapters import from_function
+from .api import Answer, Score, Task, Verifier
+from .registry import VERIFIERS
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-MOVED = "from_trl and the other adapters are imported from prolong.verifiers.adapters.libraries"
 NO_TARGETS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -63,8 +62,7 @@ def _import(where: str, target: str) -> Verifier:
             found.load()
             return found
     except Exception as error:  # the user's module may raise anything
-        moved = f"; {MOVED}" if "'prolong.verifiers.adapters'" in str(error) else ""
-        reason = f"{type(error).__name__}: {error!s:.500}{moved}"
+        reason = f"{type(error).__name__}: {error!s:.500}"
         raise ConfigError(f"{where}: cannot be imported from the current directory or PYTHONPATH: {reason}") from error
     if not callable(found):
         raise ConfigError(

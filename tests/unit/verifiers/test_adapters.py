@@ -9,11 +9,11 @@ import pytest
 from prolong.common.config.sections import VerifiersConfig
 from prolong.common.errors import ConfigError, UserError
 from prolong.common.types import VerdictStatus
-from prolong.verifiers.adapters import libraries as adapters
-from prolong.verifiers.adapters.libraries import from_areal, from_function, from_reasoning_gym, from_trl, from_verl
-from prolong.verifiers.adapters.user_verifiers import declared, imported
+from prolong.verifiers import adapters
+from prolong.verifiers.adapters import from_areal, from_function, from_reasoning_gym, from_trl, from_verl
 from prolong.verifiers.api import Score, Task, Verifier
 from prolong.verifiers.registry import VERIFIERS, find
+from prolong.verifiers.user_verifiers import declared, imported
 from prolong.verifiers.workers.local_pool import LocalPool
 from prolong.verifiers.workers.pool import make_pool
 from prolong.verifiers.workers.shared_pool import SharedPool
@@ -191,9 +191,7 @@ def test_the_process_that_knows_only_names_cannot_judge() -> None:
 
 
 def test_what_is_imported_is_a_verifier_or_becomes_one(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = (
-        "from prolong.verifiers.adapters.libraries import from_trl\nmade = from_trl(lambda completions: [0.5])\nnumber = 5\n"
-    )
+    source = "from prolong.verifiers.adapters import from_trl\nmade = from_trl(lambda completions: [0.5])\nnumber = 5\n"
     (tmp_path / "own_rewards_of_a_test.py").write_text(source + "def plain(completion, answer): return 0.25\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = imported({name: f"own_rewards_of_a_test:{name}" for name in ("made", "plain")})
@@ -203,17 +201,6 @@ def test_what_is_imported_is_a_verifier_or_becomes_one(tmp_path, monkeypatch: py
             imported({name: f"own_rewards_of_a_test:{name}"})
     with pytest.raises(ConfigError, match="cannot be imported from the current directory"):
         imported({"x": "no_such_module_anywhere:f"})
-
-
-@pytest.mark.parametrize("line", ["from prolong.verifiers.adapters import from_trl", "adapters.from_trl(len)"])
-def test_a_module_written_for_the_old_place_of_the_adapters_is_told_the_new_one(
-    line: str, tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"old_rewards_of_a_test_{len(line)}"
-    (tmp_path / f"{name}.py").write_text(f"from prolong.verifiers import adapters\n{line}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"imported from prolong\.verifiers\.adapters\.libraries"):
-        imported({"boxed": f"{name}:boxed"})
 
 
 def test_the_configuration_decides_where_workers_are(tmp_path) -> None:

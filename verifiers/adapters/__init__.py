@@ -1,1 +1,0 @@
-"""Reward functions of other libraries, of HTTP services and of users, as verifiers."""
