@@ -26,6 +26,8 @@ class PromptSource(Protocol):
         first, cursor = source.next(), source.cursor
         source.restore(cursor)  # the next prompt is the one after `first` again
         assert source.find(first.uid) == first
+
+    Every source passes tests/support/prompt_source.py.
     """
 
     def next(self) -> Prompt:

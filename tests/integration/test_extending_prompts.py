@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from prolong.buffer.journal.journal import read_journal
+from prolong.common.config.run_files import save_config
 from prolong.common.config.sections import Config
 from prolong.common.types import Ticket
 
 from tests.support.buffer_process import BufferProcess, make_config
-from tests.support.extension import diff_of, extended_tree, touched_files
+from tests.support.extension import ROOT, diff_of, extended_tree, touched_files
 from tests.support.scripted_peers import start_actor, start_learner
 
 NUM_PROMPTS = 5
@@ -78,6 +82,30 @@ def left_behind(buffer: BufferProcess) -> tuple[int, list[int]]:
     assert not state.retries
     rounds, drawn = map(int, state.cursor.position.split())
     return rounds * NUM_PROMPTS + drawn, [line_of(ticket) for ticket in leased]
+
+
+CONTRACT = """
+from pathlib import Path
+from prolong.buffer.tickets.prompts import load_training_prompts
+from prolong.common.config.run_files import load_config
+from prolong.common.tokenizer import Tokenizer
+from tests.support.prompt_source import check_prompt_source
+cfg = load_config(Path({!r}))
+cfg.data.stream = True
+check_prompt_source(lambda: load_training_prompts(cfg, Tokenizer.load(cfg.model.path)), [1.0])
+"""
+
+
+def test_it_keeps_the_contract_of_a_prompt_source(tmp_path: Path) -> None:
+    environment = extended_tree("A prompt source", tmp_path / "tree")
+    environment["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
+    cfg = make_config(tmp_path, num_prompts=NUM_PROMPTS)
+    save_config(cfg, tmp_path / "config.yaml")
+    program = CONTRACT.format(str(tmp_path / "config.yaml"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_touches_three_files() -> None:

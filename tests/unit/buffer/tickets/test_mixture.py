@@ -8,6 +8,8 @@ import pytest
 from prolong.buffer.tickets.mixture import PromptMixture
 from prolong.common.errors import DataError
 
+from tests.support.prompt_source import check_prompt_source
+
 from ..scene import prompt
 
 
@@ -18,6 +20,11 @@ def mixture(seed: int = 0, weights: tuple[float, ...] = (1.0, 2.0), size: int = 
 
 def draw(source: PromptMixture, count: int) -> list[str]:
     return [source.next().uid for _ in range(count)]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [0.0, 1.0], [1.0, 0.3]])
+def test_the_mixture_keeps_the_contract_of_a_prompt_source(weights: list[float]) -> None:
+    check_prompt_source(mixture, weights)
 
 
 def test_the_mixture_is_the_same_for_the_same_seed_and_differs_for_another() -> None:
