@@ -1,4 +1,4 @@
-"""When to reset the reference: triggers over what the steps recorded. Source: ProRL, arXiv 2507.12507, section 3.3.
+"""When to reset the reference: triggers over the records of the steps. Source: ProRL, arXiv 2507.12507, section 3.3.
 
 `decide` is a pure function: the same history gives the same resets, in a resumed run as in an uninterrupted one.
 """

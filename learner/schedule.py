@@ -106,7 +106,7 @@ class Schedule:
 
 
 def evidence_of(batch: Batch, metrics: dict[str, float], version: int) -> Evidence:
-    """Collect what triggers and targets look at, after the step that trained `batch` and made `version`."""
+    """Collect the evidence for triggers and targets, after the step that trained `batch` and made `version`."""
     scores = [(score.version, score.mean) for score in batch.validation if score.setting == SETTING]
     return Evidence(
         version=version,

@@ -79,7 +79,7 @@ def log_ratios(tokens: Tokens, correction: Correction) -> tuple[Tensor, Tensor]:
 
 @dataclass(slots=True)
 class BehaviourWeight:
-    """What a correction does to the loss of every token."""
+    """The effect of a correction on the loss of every token."""
 
     # [M] w before truncation or mask; 1 where the correction has no weight
     weight: Tensor

@@ -94,7 +94,7 @@ def policy_loss(tokens: Tokens, cfg: ObjectiveConfig, token_loss: TokenLoss) -> 
 
 
 def needs_proximal_forward(loss: PolicyLoss, cfg: ObjectiveConfig, updates: int) -> bool:
-    """Whether a batch of so many updates needs a forward of its own for the proximal policy, before the first of them.
+    """Whether a batch of so many updates needs a separate forward for the proximal policy, before the first update.
 
     A single update needs it only if the loss looks at the mini-batch beforehand: there the proximal policy is the current one.
     """

@@ -68,7 +68,7 @@ class SavedReference:
 class Checkpointer:
     """Saves into `folder`, and removes the half-written folders of dead processes there. Rank 0 writes; others keep in step.
 
-    One checkpoint is written at a time, by a thread of its own. The next `save`, `wait` or `close` raises its failure.
+    One checkpoint is written at a time, each by its own thread. The next `save`, `wait` or `close` raises its failure.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Our losses beside those of TRL and verl; it runs in an environment of its own (`make parity`)."""
+"""Comparisons of our losses with those of TRL and verl. They run in a separate environment (`make parity`)."""

@@ -1,4 +1,4 @@
-"""Parity with TRL and verl: `make parity` runs it in an environment of its own; elsewhere pytest finds no tests here.
+"""Parity with TRL and verl: `make parity` runs it in a separate environment; elsewhere pytest finds no tests here.
 
 Every comparison is recorded, and the end of the run lists the largest difference of each.
 """
@@ -21,7 +21,7 @@ DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
 def agree(request: pytest.FixtureRequest) -> Callable[..., None]:
     """agree("their function", "our configuration", theirs, ours): not all 0, each value the same to 1e-6 of itself, or to atol.
 
-    theirs, ours: tensors of the same shape and type. atol is for what one side computes in float32; it is at most 1e-6.
+    theirs, ours: tensors of the same shape and type. atol is for values that one side computes in float32; it is at most 1e-6.
     """
     table = request.config.stash.setdefault(DIFFERENCES, {})
 

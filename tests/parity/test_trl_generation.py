@@ -1,4 +1,4 @@
-"""What GRPOTrainer._generate_and_score_completions makes of rewards and of the sampler's log-probabilities."""
+"""GRPOTrainer._generate_and_score_completions: advantages from rewards, weights from the sampler's log-probabilities."""
 
 # pyright: reportMissingImports=false
 # TRL and verl are in .venv-parity alone

@@ -125,6 +125,6 @@ def test_the_entropy_bonus_agrees_where_the_loss_is_a_mean_over_tokens(case: str
 
 
 def words(settings: dict[str, Any]) -> str:
-    """Settings as the command line has them, without what a table does not need."""
+    """Settings as on the command line, without those that a table does not need."""
     plain = {key: getattr(value, "name", value) for key, value in settings.items() if key not in OUR_CLIP}
     return ", ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in plain.items())

@@ -1,7 +1,7 @@
 """TRL's side: the very methods of GRPOTrainer, called on a stand-in that has the attributes they read.
 
-The stand-in's `args` is a real GRPOConfig, so that everything a test does not set is TRL's default. What needs a model or a
-tokenizer is replaced: generation returns the rollouts, the forward returns their log-probabilities.
+The stand-in's `args` is a real GRPOConfig, so that everything a test does not set is TRL's default. Parts that need a model or
+a tokenizer are replaced: generation returns the rollouts, the forward returns their log-probabilities.
 """
 
 # pyright: reportMissingImports=false

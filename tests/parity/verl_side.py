@@ -23,14 +23,14 @@ NO_DUAL_CLIP = 1e9  # verl's dual clip cannot be switched off
 
 
 def actor(*, correction: RolloutCorrectionConfig | None = None, **settings: Any) -> ActorConfig:
-    """verl's actor configuration; what `settings` does not name is verl's default, but for the dual clip."""
+    """verl's actor configuration: `settings`, and verl's defaults for everything else except the dual clip."""
     policy_loss = PolicyLossConfig(rollout_correction=correction or RolloutCorrectionConfig())
     clip = {"clip_ratio_c": NO_DUAL_CLIP}
     return ActorConfig(strategy="fsdp", rollout_n=1, use_dynamic_bsz=True, policy_loss=policy_loss, **{**clip, **settings})
 
 
 def global_batch(rollouts: Rollouts, **more: Any) -> dict[str, Any]:
-    """What verl's engines put into the configuration of every update: denominators over all ranks and micro-batches."""
+    """The entries that verl's engines add to every update's configuration: denominators over all ranks and micro-batches."""
     return {"dp_size": 1, "batch_num_tokens": int(rollouts.lengths.sum()), "global_batch_size": len(rollouts.lengths), **more}
 
 

@@ -1,4 +1,4 @@
-"""Random batches, as the buffer would hand them to the learner, and what is needed to train on them."""
+"""Random batches, as the buffer would hand them to the learner, and trainers for them."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def near_policy(batch: Batch, policy: Policy, *, spread: float = 0.3) -> Batch:
             sampled = (own + spread * rng.normal(size=own.shape)).astype("<f4").tobytes()
             rollouts.append(msgspec.structs.replace(rollout, behaviour_logprobs=sampled))
         groups.append(msgspec.structs.replace(group, rollouts=rollouts))
-    policy.causal.set_attn_implementation(attention)
+    policy.causal.set_attn_implementation(str(attention))
     return msgspec.structs.replace(batch, groups=groups)
 
 

@@ -13,6 +13,7 @@ from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.step import StepConfig, Trainer
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from tests.support.batches import (
     VARIANTS,
@@ -51,8 +52,11 @@ def make_sharded(cfg: Config, ranks: Ranks) -> Trainer:
 
 
 def save_gradients(trainer: Trainer, metrics: dict[str, float], path: Path) -> None:
-    """All gradients whole, and the metrics as tensors of their own."""
-    gradients = {name: p.grad.full_tensor() for name, p in trainer.policy.causal.named_parameters()}
+    """Save all gradients whole, and every metric as a tensor."""
+    gradients = {}
+    for name, parameter in trainer.policy.causal.named_parameters():
+        assert isinstance(parameter.grad, DTensor)
+        gradients[name] = parameter.grad.full_tensor()
     numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
     if trainer.ranks.first:
         save_file(gradients | numbers, path)

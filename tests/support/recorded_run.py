@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,7 +46,7 @@ def staged_config(model: Path, root: Path, *, steps: int) -> Config:
 def recorded_batch(version: int) -> Batch:
     """Drawn from a seed that is the version: groups up to two versions old, truncated rollouts, some sweeps' scores."""
     batch = random_batch(version)
-    changes = {"groups": [_aged(group, max(0, version - i % 3)) for i, group in enumerate(batch.groups)]}
+    changes: dict[str, Any] = {"groups": [_aged(group, max(0, version - i % 3)) for i, group in enumerate(batch.groups)]}
     swept = version - 2
     if swept >= 0 and swept % SWEEP == 0:
         mean = float(np.random.default_rng(swept).random())

@@ -1,4 +1,4 @@
-"""Numbers that nobody should send: what is skipped, what is only counted, and what the errors name."""
+"""Invalid numbers in a batch: some skip the update, others are only counted, and errors name the group."""
 
 import math
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from prolong.learner.report import batch_metrics, summarize, write_summary
 from tests.support.batches import mixed_batch, random_batch
 
 
-def score(version: int, setting: str, mean: float) -> ValidationScore:
+def score(version: int, setting: ValidationSetting, mean: float) -> ValidationScore:
     return ValidationScore(
         version=version, versions=[version], setting=setting, by_task={"math/sum": mean}, mean=mean, num_rollouts=8
     )
@@ -22,7 +22,11 @@ def test_rewards_are_means_by_domain_and_task() -> None:
     other = msgspec.structs.replace(batch.groups[1].prompt, domain="logic", task="order")
     groups = [batch.groups[0], msgspec.structs.replace(batch.groups[1], prompt=other)]
     batch = Batch(
-        generation=1, version=0, groups=groups, validation=[score(0, "sampled", 0.5)], metrics={"buffer/filtered": 3.0}
+        generation=1,
+        version=0,
+        groups=groups,
+        validation=[score(0, ValidationSetting.sampled, 0.5)],
+        metrics={"buffer/filtered": 3.0},
     )
     metrics = batch_metrics(batch)
     rewards = [[r.verdict.reward or 0.0 for r in group.rollouts] for group in groups]
@@ -46,8 +50,12 @@ def test_scores_are_by_domain_too_and_name_the_versions_that_made_them() -> None
 
 
 def test_the_summary_tells_before_from_after_and_splits_each_sides_time(tmp_path: Path) -> None:
-    scores = [score(0, "sampled", 0.4), score(0, "greedy", 0.2), score(20, "sampled", 0.7)]
-    scores += [score(40, "sampled", 0.9), score(40, "greedy", 0.95)]
+    scores = [
+        score(0, ValidationSetting.sampled, 0.4),
+        score(0, ValidationSetting.greedy, 0.2),
+        score(20, ValidationSetting.sampled, 0.7),
+    ]
+    scores += [score(40, ValidationSetting.sampled, 0.9), score(40, ValidationSetting.greedy, 0.95)]
     status = Status(
         run="r",
         generation=1,

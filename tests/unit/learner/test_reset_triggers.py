@@ -1,8 +1,10 @@
-"""Triggers of a reference reset: a pure function of what steps recorded."""
+"""Triggers of a reference reset: a pure function of the records of the steps."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,17 +25,22 @@ def run(cfg: ReferenceConfig, history: list[Evidence]) -> list[tuple[int, str]]:
     return fired
 
 
-def steps(num_steps: int, **changes: dict[int, object]) -> list[Evidence]:
-    """Versions 1..num_steps; `kl`, `score`, `asked` by version. A score is of the version before that which it arrives with."""
-    kl, score, asked = changes.get("kl", {}), changes.get("score", {}), changes.get("asked", {})
+def steps(
+    num_steps: int,
+    *,
+    kl: Mapping[int, float] | None = None,
+    score: Mapping[int, float] | None = None,
+    asked: Collection[int] = (),
+) -> list[Evidence]:
+    """Evidence of versions 1..num_steps; `kl`, `score`, `asked` by version. A score is of the version before."""
     history = []
     for version in range(1, num_steps + 1):
-        mean = score.get(version)
+        mean = (score or {}).get(version)
         history.append(
             Evidence(
                 version=version,
-                kl=kl.get(version, 0.0),  # pyright: ignore[reportArgumentType]
-                score=None if mean is None else (version - 1, mean),  # pyright: ignore[reportArgumentType]
+                kl=(kl or {}).get(version, 0.0),
+                score=None if mean is None else (version - 1, mean),
                 asked=version in asked,
             )
         )
@@ -44,9 +51,9 @@ def test_nothing_fires_by_default() -> None:
     assert run(ReferenceConfig(), steps(50, kl={9: 5.0}, score=dict.fromkeys(range(1, 50), 0.5))) == []
 
 
-def test_every_n_steps_counts_from_the_last_reset_whatever_made_it() -> None:
+def test_every_n_steps_counts_from_the_last_reset_of_any_trigger() -> None:
     assert run(ReferenceConfig(reset_every=4), steps(13)) == [(4, "every"), (8, "every"), (12, "every")]
-    by_hand = steps(13, asked={6: True})
+    by_hand = steps(13, asked=[6])
     assert run(ReferenceConfig(reset_every=4), by_hand) == [(4, "every"), (6, "asked"), (10, "every")]
 
 
@@ -80,7 +87,7 @@ def test_a_drop_below_the_best_score() -> None:
 
 def test_cooldown_silences_every_trigger_but_the_hand() -> None:
     cfg = ReferenceConfig(reset_every=2, kl_above=0.1, cooldown=5)
-    history = steps(12, kl=dict.fromkeys(range(1, 13), 1.0), asked={8: True})
+    history = steps(12, kl=dict.fromkeys(range(1, 13), 1.0), asked=[8])
     assert run(cfg, history) == [(6, "every"), (8, "asked")]
 
 
@@ -121,8 +128,9 @@ def test_a_state_that_went_through_a_checkpoint_decides_the_same(cfg: ReferenceC
 
 @pytest.mark.parametrize("key", ["reset_every", "kl_above", "plateau", "min_delta", "drop", "cooldown"])
 def test_negative_settings_are_refused(key: str) -> None:
+    negative: dict[str, Any] = {key: -1}
     with pytest.raises(Exception, match=f"reference.{key} = -1: expected 0 or more"):
-        ReferenceConfig(**{key: -1})
+        ReferenceConfig(**negative)
 
 
 def test_a_reset_of_nothing_is_refused() -> None:

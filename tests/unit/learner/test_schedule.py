@@ -1,4 +1,4 @@
-"""Stages and resets over whole histories, without a model: what a step's evidence leads to."""
+"""Stages and resets over whole histories, without a model: the outcomes of every step's evidence."""
 
 from __future__ import annotations
 

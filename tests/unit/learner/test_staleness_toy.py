@@ -75,7 +75,7 @@ def test_with_stale_samples_the_corrected_objective_learns_what_ignoring_the_sam
 
 
 def test_with_fresh_samples_the_two_objectives_are_the_same() -> None:
-    """So that what separates the arms above is staleness."""
+    """Staleness alone separates the two objectives above."""
     scores = [train(cfg, seed=0, lag=0, steps=40) for cfg in (CORRECTED, IGNORED)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[0] > 0.15

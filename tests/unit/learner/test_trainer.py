@@ -1,4 +1,4 @@
-"""What the trainer does around the loss: stages, the entropy controller, and how many forwards a step takes."""
+"""The trainer around the loss: stages, the entropy controller, and the number of forwards of a step."""
 
 from collections import Counter
 from copy import deepcopy
@@ -71,7 +71,7 @@ def test_the_default_objective_takes_one_forward_more_only_with_several_updates(
 
 @pytest.mark.parametrize("variant", ["gspo", "icepop", "m2po"])
 def test_frozen_proximal_log_probabilities_of_a_first_update_change_nothing(folder: Path, variant: str) -> None:
-    """The proximal policy of a batch's first update is the current one, whether it had a forward of its own or not."""
+    """The proximal policy of a batch's first update is the current one, with or without a separate forward."""
     results = []
     for frozen in (False, True):
         trainer = make_trainer(variant_config(folder, variant))

@@ -80,7 +80,7 @@ def enumerated_error(placement: KLPlacement, estimator: KLEstimator, weight: KLW
 
 def right_ones(on_policy: bool) -> set[tuple[KLPlacement, KLEstimator, KLWeight]]:
     errors = {c: [enumerated_error(*c, seed, on_policy) for seed in range(5)] for c in COMBINATIONS}
-    right = {c for c, values in errors.items() if max(values) < 1e-12}
+    right: set[tuple[KLPlacement, KLEstimator, KLWeight]] = {c for c, values in errors.items() if max(values) < 1e-12}
     assert all(min(values) > 0.03 for c, values in errors.items() if c not in right), "neither right nor clearly wrong"
     return right
 

@@ -49,7 +49,7 @@ PAIRS = [pair for pair in itertools.product(LOSSES, CORRECTIONS) if pair[0] != "
 
 @dataclass
 class Naive:
-    """What one token should give."""
+    """The expected terms of one token."""
 
     loss: float
     ratio: float
@@ -61,7 +61,7 @@ class Naive:
 
 
 def scene(spread: float = 0.5, seed: int = 0) -> Tokens:
-    """Tokens of rollouts of LENGTHS, interleaved. Each rollout has a drift of its own, so that GSPO's ratio leaves the clip."""
+    """Tokens of rollouts of LENGTHS, interleaved. Each rollout has another drift, so that GSPO's ratio leaves the clip."""
     generator = torch.Generator().manual_seed(seed)
     rollout = torch.tensor([i for i, length in enumerate(LENGTHS) for _ in range(length)])
     rollout = rollout[torch.randperm(len(rollout), generator=generator)]

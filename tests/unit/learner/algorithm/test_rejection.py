@@ -1,4 +1,4 @@
-"""Rejection of whole rollouts and OPSM, against loops over rollouts: who is out, and that the others' loss does not notice."""
+"""Rejection of whole rollouts and OPSM, against loops over rollouts; the loss of the other rollouts does not change."""
 
 import math
 from dataclasses import replace

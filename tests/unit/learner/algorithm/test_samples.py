@@ -41,7 +41,7 @@ def test_a_version_that_was_never_published_raises() -> None:
         check(with_span(random_batch(5), VersionSpan(version=6, start=0, end=1)))
 
 
-def test_another_timeline_or_version_raises() -> None:
+def test_another_generation_or_version_raises() -> None:
     with pytest.raises(StalenessViolation, match="generation 2"):
         check(random_batch(5, generation=2))
     with pytest.raises(StalenessViolation, match="version 4"):
@@ -73,7 +73,7 @@ def test_masked_tokens_are_those_older_than_eta_and_stay_in_the_denominator() ->
 
 
 def naive_weights(samples: list[Sample], aggregation: Aggregation, constant: float) -> list[float]:
-    """Of every sample's tokens: how the mean over ones-at-one-token moves, by the definition of each mean."""
+    """The weight of the tokens of each sample: how much one token moves the mean, by the definition of each mean."""
     weights = []
     for sample in samples:
         mine = [s for s in samples if s.group == sample.group]
@@ -126,7 +126,7 @@ def test_advantages_are_of_shaped_rewards_within_each_group() -> None:
         assert [s.advantage for s in mine] == pytest.approx([r - sum(shaped) / 3 for r in shaped])
 
 
-def test_global_norm_is_over_the_tokens_of_the_whole_batch_whatever_the_updates() -> None:
+def test_global_norm_is_over_the_tokens_of_the_whole_batch_for_any_number_of_updates() -> None:
     cfg = Config()
     cfg.objective.advantage = Advantage.global_norm
     for minibatches in (1, 4):

@@ -35,7 +35,7 @@ def cfg(tmp_path: Path) -> Config:
 
 
 def digest(trainer: Trainer) -> str:
-    """Of every number that the next step depends on."""
+    """The digest of every number that the next step depends on."""
     sha = hashlib.sha256()
     tensors = [*trainer.policy.parameters(), *(trainer.reference.policy.parameters() if trainer.reference else ())]
     for parameter in trainer.policy.parameters():

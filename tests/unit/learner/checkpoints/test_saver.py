@@ -1,4 +1,4 @@
-"""The thread that writes checkpoints: when it is waited for, what it keeps, what it links, how it fails."""
+"""The thread that writes checkpoints: waiting for it, keeping and removing checkpoints, links, failures."""
 
 import errno
 import resource
@@ -40,7 +40,7 @@ def trainer(cfg: Config) -> Trainer:
 
 @dataclass(slots=True)
 class Gate:
-    """Closed: whoever writes a checkpoint stands in front of it. `reached` tells that somebody does."""
+    """Holds up the thread that writes a checkpoint while `opened` is not set; sets `reached` when the thread arrives."""
 
     reached: threading.Event
     opened: threading.Event
@@ -135,7 +135,7 @@ def no_file_above(num_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("ending", ["save", "close"])
-def test_what_could_not_be_written_is_raised_and_nothing_of_it_is_left(tmp_path: Path, trainer: Trainer, ending: str) -> None:
+def test_a_failed_write_is_raised_and_leaves_nothing_behind(tmp_path: Path, trainer: Trainer, ending: str) -> None:
     saver = checkpointer(tmp_path, keep=1)
     save_all(saver, trainer, 1)
     with no_file_above(1 << 16):
@@ -144,7 +144,7 @@ def test_what_could_not_be_written_is_raised_and_nothing_of_it_is_left(tmp_path:
             saver.close() if ending == "close" else saver.save(LearnerState(version=3), trainer)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert saver.durable() == [1]
-    saver.close()  # it was said once
+    saver.close()  # a failure is raised once
 
 
 def test_a_full_disk_is_called_that(tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_the_newest_and_the_protected_are_kept(tmp_path: Path, trainer: Trainer)
     assert saver.durable() == [1, 2, 3, 4, 10, 11]
 
 
-def test_only_whole_checkpoints_count_and_later_ones_are_of_another_timeline(tmp_path: Path, trainer: Trainer) -> None:
+def test_only_complete_checkpoints_count_and_later_ones_are_of_another_generation(tmp_path: Path, trainer: Trainer) -> None:
     saver = checkpointer(tmp_path)
     save_all(saver, trainer, 1, 2, 30)
     (checkpoint_path(tmp_path, 3)).mkdir()  # no state.json: not a checkpoint, and not ours to delete
@@ -198,7 +198,7 @@ def test_no_older_one_goes_before_the_newer_is_durable(tmp_path: Path, trainer: 
     assert list(find_all(tmp_path)) == [2]
 
 
-def test_what_a_dead_process_was_writing_is_removed_at_the_start(tmp_path: Path) -> None:
+def test_the_half_written_folders_of_a_dead_process_are_removed_at_the_start(tmp_path: Path) -> None:
     for name in (".step-00000001.123", ".step-00000001.124.removed", "step-00000001"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").touch()
@@ -241,7 +241,7 @@ def test_a_resumed_run_links_the_file_that_it_loaded(tmp_path: Path, trainer: Tr
     assert inode(checkpoint_path(tmp_path, 1)) == inode(checkpoint_path(tmp_path, 2))
 
 
-def test_a_reference_that_another_timeline_left_under_that_name_is_not_taken_for_ours(tmp_path: Path, trainer: Trainer) -> None:
+def test_a_reference_that_another_generation_left_under_that_name_is_not_linked(tmp_path: Path, trainer: Trainer) -> None:
     assert trainer.reference is not None
     saver, stranger = checkpointer(tmp_path / "ours"), checkpointer(tmp_path / "theirs")
     save_all(saver, trainer, 1)

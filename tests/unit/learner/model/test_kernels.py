@@ -39,7 +39,8 @@ def test_rotation_has_the_value_and_gradients_of_transformers() -> None:
     results = []
     for rotate in (apply_rotary_pos_emb, _lean_rotation(apply_rotary_pos_emb)):
         inputs = [part.clone().requires_grad_() for part in (q, k)]
-        outputs = rotate(*(part.transpose(1, 2) for part in inputs), angles.cos(), angles.sin())
+        turned_q, turned_k = (part.transpose(1, 2) for part in inputs)
+        outputs = rotate(turned_q, turned_k, angles.cos(), angles.sin())
         loss = (outputs[0].pow(3)).sum() + (outputs[1].pow(3)).sum()
         results.append((*(out.detach() for out in outputs), *torch.autograd.grad(loss, inputs)))
     for left, right in zip(*results, strict=True):

@@ -59,7 +59,7 @@ def test_packed_logprobs_are_those_of_transformers_on_each_rollout_alone(folder:
 
 @pytest.mark.parametrize("attention", BACKENDS)
 def test_no_document_sees_another(folder: Path, attention: str) -> None:
-    """Contract test: change every token of all documents but one; its numbers must stay what they are, to the bit."""
+    """Contract test: change every token of all documents but one; the numbers of that one must not change by a bit."""
     policy, samples = policy_and_samples(folder, attention)
     samples = samples[::5]  # one per prompt
     before = packed_logprobs(policy, samples, 4096)
