@@ -1,9 +1,10 @@
 """The actor's end of the weights plane, up to staging memory. An engine owns one downloader and loads what it staged.
 
-    start(update) -> a thread, beside generation: check the manifest, download every bucket, checksum it
-    result(wait_s) -> None while that goes on, then checksums or an error      take_buckets() -> the staged bytes
+    start(update)      a thread checks the manifest, downloads every bucket and checksums it, while the engine generates
+    result(wait_s) ->  None while that goes on, then checksums or an error
+    take_buckets() ->  the staged bytes
 
-The weights that the engine generates with are untouched, whatever fails here. The deadline of a phase comes from the learner,
+A failure here leaves the weights that the engine generates with untouched. The deadline of a phase comes from the learner,
 in the update, so that both ends give up on a silent peer at the same time. How the bytes travel: common/weights/api.py.
 """
 
@@ -26,7 +27,7 @@ from ..common.weights.transports import TRANSPORTS, transport_named
 class DownloadResult(NamedTuple):
     """How a download ended. vLLM's remote calls carry it as a plain list."""
 
-    checksums: list[int]  # of what was received, one per bucket
+    checksums: list[int]  # of the received buckets, in their order
     error: str  # empty: every bucket is staged
 
 

@@ -392,7 +392,7 @@ class WeightsApplied(ActorMessage, frozen=True):
     generation: Number
     version: Number
     epoch: Number
-    checksums: Annotated[list[int], MANY]  # of what was received, one per bucket; empty after an error
+    checksums: Annotated[list[int], MANY]  # of the received buckets, in their order; empty after an error
     seconds: float
     error: Text = ""
 

@@ -10,8 +10,8 @@ Deadlines of a broadcast, where Publish says how long one phase of it may take:
 - A member applied the weights: the others have the deadline of a phase from then on.
 - A member failed: its failure breaks the broadcast for the others too, which have half that time after the last answer.
 A member that is silent for longer is absent, and takes part in no broadcast until it answers or `timeout_s` has passed: so a
-stopped actor delays the others once, not with every version. An actor that answered with errors twice in a row may be what
-breaks the broadcasts of the others: such suspects take part one at a time, once no other actor needs weights.
+stopped actor delays the others once, not with every version. An actor that answered with errors twice in a row may be the
+one that breaks the broadcasts of the others: such suspects take part one at a time, once no other actor needs weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Holding:
 
 @dataclass(slots=True)
 class _EpochKey:
-    """What an epoch stands for: any difference begins another one."""
+    """The identity of an epoch: any difference begins another one."""
 
     generation: int
     rendezvous: Rendezvous

@@ -4,9 +4,9 @@
                                                                        |  the transport's own bytes
     actor/weight_download.py   <---------buckets--------------  ActorEnd.download  <--UpdateWeights--  buffer
 
-A transport moves bytes and gives up in time; nothing else. Packing and checksums (`buckets.py`), who takes part and who is
-cordoned (`buffer/core/membership.py`), retries and deadlines (`learner/weights/sender.py`) are the same for every transport.
-A new one is a file beside `collective.py` and a line in `transports.py`: docs/extending.md shows one.
+A transport moves bytes and gives up in time; nothing else. Packing and checksums (`buckets.py`), membership and cordons
+(`buffer/core/membership.py`), retries and deadlines (`learner/weights/sender.py`) are the same for every transport. A new one
+is a file next to `collective.py` and a line in `transports.py`: docs/extending.md shows one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LearnerEnd(Protocol):
         ...
 
     def disconnect(self) -> None:
-        """Give up what connects this end to the members of the last plan; the next plan has another epoch.
+        """Drop the connections to the members of the last plan. The next plan has another epoch.
 
         Called when: a member failed in a way that only the buffer saw. May come twice, or before the first plan. Never blocks.
         """
@@ -76,7 +76,7 @@ class ActorEnd(Protocol):
     def download(self, update: UpdateWeights, phase_timeout_s: float) -> Generator[torch.Tensor]:
         """Yield every bucket of `update.manifest`, in order: a new flat tensor each, [num_bytes] uint8 on the device.
 
-        Called when: an UpdateWeights came and its manifest was checked. It runs in a thread of its own, beside generation.
+        Called when: an UpdateWeights came and its manifest was checked. It runs in its own thread, while the engine generates.
         Blocks: each phase (reaching the learner; one bucket) about `phase_timeout_s` at most.
         Afterwards: the tensors belong to the caller, who keeps views into them: never write to one that was yielded.
         Raises: WeightsError when a bucket does not come in time, the learner has another manifest, or the rendezvous is
@@ -101,5 +101,5 @@ class WeightTransport(Protocol):
         ...
 
     def open_actor_end(self, device: torch.device) -> ActorEnd:
-        """An end that receives into memory of `device`. Reaches nobody yet, so it neither blocks nor fails."""
+        """Open an end that receives into memory of `device`. It connects to no learner yet, so it neither blocks nor fails."""
         ...

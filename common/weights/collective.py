@@ -29,7 +29,7 @@ from .collective_group import WeightsGroup, WeightsStore
 NAME = "collective"
 JOIN_FACTOR = 1.5  # of an actor's deadline: rank 0 gives up first, and tells the others
 
-Epoch = tuple[int, int]  # (generation, epoch): what a process group belongs to
+Epoch = tuple[int, int]  # (generation, epoch); each has a process group of its own
 
 
 class CollectiveRendezvous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

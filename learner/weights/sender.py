@@ -54,11 +54,11 @@ class _Attempt:
 
 @dataclass(slots=True)
 class _State:
-    """What the sender knows: shared by both threads, and written under the sender's lock."""
+    """The state that both threads share; it is written under the sender's lock."""
 
-    newest: PackedWeights | None = None  # what the actors should hold
+    newest: PackedWeights | None = None  # the weights that actors should hold
     attempt: _Attempt | None = None  # the one under way, if any
-    error: ProlongError | None = None  # what ended the thread
+    error: ProlongError | None = None  # the error that ended the thread
     thread_ended: bool = False
 
 
@@ -113,7 +113,7 @@ class WeightSender:
             "weights/publish_s": 0.0,  # from Publish to the result, of the last broadcast
             "weights/critical_s": 0.0,  # the last call of `publish`
             "weights/phase_timeout_s": 0.0,  # of the last Publish
-            "weights/failed": 0.0,  # members that did not get what was sent, so far
+            "weights/failed": 0.0,  # members that did not get the weights, so far
             "weights/replaced": 0.0,  # versions that were never sent because a newer one came, so far
         }
         self._closing = threading.Event()
@@ -221,7 +221,7 @@ class WeightSender:
         )
 
     def _serve(self, plan: PublishPlan) -> None:
-        """Broadcast what the plan is for, wait for its result, and go on from there."""
+        """Carry out the plan, wait for its result, then retry, go on with newer weights, or rest."""
         attempt = self._state.attempt
         if attempt is None or plan.version != attempt.weights.version:
             return

@@ -1,8 +1,8 @@
 """Inside vLLM's worker process: weights that `weight_download.py` staged are loaded into the model.
 
 `engine.py` drives it with three calls (`collective_rpc` to the extension below):
-  prolong_download         begin to download into staging memory, in a thread beside generation; an error or a deadline
-                           leaves the weights untouched
+  prolong_download         begin to download into staging memory, in a thread, while the engine generates
+                           (an error or a deadline leaves the weights untouched)
   prolong_download_result  wait a moment for that download: None (it goes on), or its checksums and error
   prolong_load             with generation paused: staging memory -> model, through vLLM's layerwise reload
 """

@@ -240,7 +240,7 @@ def test_when_no_publish_reaches_an_actor_the_next_one_raises(scene: Scene) -> N
 def test_an_error_that_ends_the_thread_is_raised_by_the_next_publish(scene: Scene) -> None:
     scene.publish(0)
     scene.buffer.arrived.put(RunStopped("the run is over"))
-    assert scene.sender.wait_idle(HANG_S), "nobody waits for a thread that has ended"
+    assert scene.sender.wait_idle(HANG_S), "a thread that has ended is waited for no longer"
     with pytest.raises(RunStopped, match="the run is over"):
         scene.publish(1)
 
