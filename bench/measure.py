@@ -60,7 +60,12 @@ def run_command(
     before, started, started_at = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic(), time()
     with log.open("wb") as sink:
         done = subprocess.run(
-            command, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout_s, env={**os.environ, **(env or {})}, check=False
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            env=None if env is None else os.environ | env,
+            check=False,
         )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:

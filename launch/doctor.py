@@ -44,8 +44,8 @@ def _installation() -> Iterator[Finding]:
     found = ", ".join(engines) if engines else "none"
     hint = "" if len(engines) == 1 else "; install exactly one of the extras cpu and gpu"
     yield len(engines) == 1, "engine", found + hint
-    torch = _version("torch") or ""
-    if torch.endswith("+cpu"):
+    torch = _version("torch")
+    if torch is not None and torch.endswith("+cpu"):
         wrong = [package for package in BROKEN_WITH_CPU_TORCH if "+cpu" not in (_version(package) or "+cpu")]
         found = f"{', '.join(wrong)} with torch {torch}: uninstall it, it breaks vLLM" if wrong else f"torch {torch}"
         yield not wrong, "CPU build", found

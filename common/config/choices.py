@@ -6,14 +6,14 @@ from enum import Enum
 
 
 class EngineKind(Enum):
-    """What generates in an actor."""
+    """The library that generates in an actor."""
 
     vllm = "vllm"  # fast, on GPUs and CPUs
     transformers = "transformers"  # needs no vLLM and starts in a moment; for tests and small machines
 
 
 class Straggler(Enum):
-    """What happens to a group that would be staler than eta when it is trained."""
+    """The treatment of a group that would be staler than eta when it is trained."""
 
     wait = "wait"  # the learner waits for it, and nothing is thrown away
     evict = "evict"  # it is dropped and counted

@@ -112,7 +112,7 @@ class BufferConfig:
     address: str = "tcp://127.0.0.1:5710"  # the one address that learner, actors and commands connect to
     batch_groups: int = 16  # B: groups per learner step
     eta: int = 2  # bound on staleness, in versions; 0 is the synchronous system
-    straggler: Straggler = Straggler.wait  # what happens to a group that would exceed the bound
+    straggler: Straggler = Straggler.wait  # the treatment of a group that would exceed the bound
     preference: Preference = Preference.earliest_deadline  # which stored groups are trained first
     dynamic_sampling: bool = True  # drop groups whose rewards are all equal, and issue other tickets instead
     max_filtered: float = 4.0  # groups dropped per step, at most, as a multiple of B; further ones are kept

@@ -172,7 +172,7 @@ def _in_turn(x: int, steps: list[tuple[str, int]]) -> int:
 
 
 def _products_first(x: int, steps: list[tuple[str, int]]) -> int:
-    """What Python makes of the steps written one behind the other."""
+    """The value that Python gives the steps when they are written as one expression."""
     terms = [x]
     for operator, number in steps:
         if operator == "*":

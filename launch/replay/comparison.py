@@ -22,7 +22,7 @@ from ...common.types import Batch, Group, Rollout, ValidationScore, float32_arra
 DURATION = "_s"
 # relative: machines, numbers of threads and builds of torch may differ by as much in any computed number
 ROUNDING = 1e-6
-# absolute: a small number that is left of large terms that cancel, such as a loss, may differ by as much, whatever its size
+# absolute: where large terms cancel, as in a loss, the small remainder may differ by as much
 NEARLY_ZERO = 1e-6
 CHOSEN = ("learner/lr",)  # set, not computed: no rounding
 STATE = "state.json"

@@ -1,4 +1,4 @@
-"""What `prolong status` says of an ended run."""
+"""The output of `prolong status` for an ended run."""
 
 import json
 from pathlib import Path

@@ -146,7 +146,7 @@ def test_lines_that_cannot_be_converted_are_left_out_and_named(tmp_path: Path, c
     ]
 
 
-def test_a_format_that_nobody_knows_and_a_file_onto_itself_are_refused(tmp_path: Path):
+def test_an_unknown_format_and_a_file_onto_itself_are_refused(tmp_path: Path):
     source = file_of(tmp_path, GOOD)
     with pytest.raises(UserError, match="--format deepscale: expected one of deepscaler"):
         data.main(["convert", "--format", "deepscale", str(source), str(tmp_path / "x")])

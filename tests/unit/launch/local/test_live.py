@@ -1,4 +1,4 @@
-"""What the live page and its lines say, from records as the learner writes them."""
+"""The live page and its lines, from records as the learner writes them."""
 
 import io
 import json

@@ -54,7 +54,7 @@ class Case:
         return [p for p in psutil.process_iter() if str(self.folder) in _environment(p).get("FOLDER", "")]
 
     def assert_nothing_left(self) -> None:
-        """What was killed may take a moment to be gone."""
+        """A killed process may take a moment to be gone."""
         wait_until("the end of everything that was started", lambda: not self.leftovers(), 5)
 
 

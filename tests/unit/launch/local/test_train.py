@@ -1,4 +1,4 @@
-"""What `prolong train` starts, with which environment, and what it says at the end. Whole runs are in tests/chaos."""
+"""The processes of `prolong train`, their environment, and its last lines. tests/chaos has whole runs."""
 
 import json
 from pathlib import Path

@@ -78,7 +78,7 @@ def test_rounding_is_a_millionth_of_a_number_or_of_one(left: float | None, right
     assert is_rounding(left, right) is expected
 
 
-def test_checkpoints_are_the_same_whatever_clocks_say(tmp_path: Path) -> None:
+def test_durations_do_not_make_checkpoints_differ(tmp_path: Path) -> None:
     ours = write_checkpoint(tmp_path / "a", [1.0, 2.0])
     theirs = write_checkpoint(tmp_path / "b", [1.0, 2.0], {"wall_s": 1.0, "spent": {"wait_s": 4.0}})
     assert difference_of(ours, theirs) is None

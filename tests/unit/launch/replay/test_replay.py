@@ -1,4 +1,4 @@
-"""What `prolong replay` finds out before it starts a learner; tests/integration/test_replay.py starts it."""
+"""The checks of `prolong replay` before it starts a learner; tests/integration/test_replay.py starts one."""
 
 import fcntl
 import json
