@@ -1,4 +1,4 @@
-"""The interface of a verifier, and what goes into it and comes out of it.
+"""The interface of a verifier, with its input and output.
 
     rollout --> workers/ (pool, deadline, retry) --Task--> Verifier.quick, or .score --Score--> workers/ --> Verdict
 

@@ -26,7 +26,8 @@ from .sandbox.opening import open_for_process
 from .sandbox.outputs import Tolerance, plain_json, same_text, same_value
 from .sandbox.sandbox import Sandbox, retry_once
 
-WALL_FACTOR = 1.6  # wall time allowed per second of CPU time: a busy machine must not cost a right program its reward
+# wall time allowed per second of CPU time: a busy machine must not cost a right program its reward
+WALL_FACTOR = 1.6
 MAX_CODE_CHARS = 100_000
 MAX_OUTPUT_BYTES = 1 << 16  # plus eight times the expected output
 MAX_TIME_LIMIT_S, MAX_MEMORY_MB = 60, 16384
@@ -52,7 +53,8 @@ class CodeProblem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     function: str = ""
     reward: Literal["fraction", "all"] = "fraction"
     time_limit_s: float = 5.0  # CPU seconds of all tests together
-    test_time_limit_s: float = 0.0  # CPU seconds of one test, which fails alone if it takes longer; 0: as above
+    # CPU seconds of one test, which fails without the others if it takes longer; 0: as above
+    test_time_limit_s: float = 0.0
     memory_mb: int = 1024
     compare: Literal["lines", "tokens"] = "lines"
     rel_tol: float = 0.0

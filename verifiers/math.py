@@ -24,7 +24,8 @@ from .answers.structure import assigned
 from .api import Answer, Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
-HARMLESS = "\\boxed{\\frac{355}{113}}"  # a completion for probes; the stored answer itself would be equal without parsing
+# a completion for probes; the stored answer itself would be equal without parsing
+HARMLESS = "\\boxed{\\frac{355}{113}}"
 
 
 def boxed_answer(task: Task) -> str | None:

@@ -85,7 +85,7 @@ class Trouble:
         if not busy:
             return
         worker = self.random.choice(busy)
-        what = self.random.choice(("worker", "sandbox", "inmate", "stop" if not self.done["stop"] else "worker"))
+        what = self.random.choice(("worker", "sandbox", "launcher", "stop" if not self.done["stop"] else "worker"))
         family = descendants([worker.pid])
         with suppress(ProcessLookupError, psutil.NoSuchProcess, StopIteration):
             if what in ("worker", "stop"):
@@ -93,7 +93,8 @@ class Trouble:
                 os.kill(worker.pid, signal.SIGKILL if what == "worker" else signal.SIGSTOP)
             elif what == "sandbox" and family:
                 family[0].kill()
-            elif what == "inmate":  # the launcher inside; killing the program that it runs would make it a wrong one
+            elif what == "launcher":
+                # not the program that it runs, which would then count as a wrong one
                 next(one for one in family if one.name() != "bwrap").kill()
             self.done[what] += 1
 

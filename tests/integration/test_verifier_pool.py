@@ -81,7 +81,8 @@ def test_easy_verdicts_are_cheap():
 
             before = cpu_s()
             await asyncio.gather(*(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(2000)))
-            assert cpu_s() - before < 4  # of this process and its worker; they judged 10,000 a second on one core
+            # this process and its worker judged 10,000 a second on one core
+            assert cpu_s() - before < 4
 
     run(scenario)
 

@@ -14,11 +14,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-DIGITS = 100  # that sympy may spend on the difference of two constants
+DIGITS = 100  # digits that sympy may compute of the difference of two constants
 _HUGE = re.compile(r"\^\{?[-+]?\d{7,}|\d{5,}\)?!|!\)?!\)?!|!\)!|\d\)?\^\{?\(?-?(?:[3-9]|\d{2,9})\^\{?\d{1,9}\^")
 _DEGREES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\^\\circ")
 _CAPITALS = "Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega"
-_NAME = re.compile(  # of a variable, in group 1
+_NAME = re.compile(  # group 1: the name of a variable
     rf"\\(?:text|mathrm|operatorname|begin|end)\s*\{{[^{{}}]*\}}|\\mathbb\s*\{{?[A-Z]|"
     rf"(\\(?:{_CAPITALS}|{_CAPITALS.lower()})(?![a-zA-Z])|[a-zA-Z])|\\[a-zA-Z]+"
 )

@@ -133,7 +133,7 @@ def squeeze(text: str) -> str:
 
 
 def clean(latex: str) -> str:
-    """The text that two spellings of one answer share."""
+    """The form of an answer in which all its spellings are the same text."""
     return squeeze(plain(unwrap(tidy(latex))))
 
 

@@ -35,7 +35,7 @@ class Parts:
     kind: Kind
     items: tuple[str, ...]
     brackets: str = ""  # both ends of a tuple or interval; rows x columns of a matrix
-    variable: str = ""  # of an inequality
+    variable: str = ""  # the name in an inequality
 
     @property
     def ordered(self) -> bool:
@@ -109,7 +109,7 @@ def _bracketed(text: str) -> Parts | None:
 
 
 def _matrix(text: str) -> Parts | None:
-    """A matrix, row by row; a single column is a tuple. A determinant is a number, so it is left alone."""
+    """A matrix, row by row; a single column is a tuple. A determinant is a number, so it is not taken apart."""
     match = _MATRIX.match(text)
     if not match or text.count("\\begin") != 1 or not text.endswith(f"\\end{{{match[1]}}}"):
         return None

@@ -43,7 +43,7 @@ def _turnless(powers: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...
 
 
 def _unit(factor: str | Fraction, powers: str, offset: str = "0") -> Unit:
-    """`powers` such as "m s-2"."""
+    """Make a unit; `powers` is a text such as "m s-2"."""
     parsed = (re.fullmatch(r"([a-z]+)(-?\d)?", part) for part in powers.split())
     return Unit(Fraction(factor), tuple(sorted((m[1], int(m[2] or 1)) for m in parsed if m)), Fraction(offset))
 
@@ -56,7 +56,7 @@ PREFIX_WORDS = {
     "tera": "1e12", "giga": "1e9", "mega": "1e6", "kilo": "1e3", "deci": "1e-1", "centi": "1e-2", "milli": "1e-3",
     "micro": "1e-6", "nano": "1e-9", "pico": "1e-12",
 }  # fmt: skip
-SYMBOLS = {  # these take prefixes
+SYMBOLS = {  # units that take prefixes
     "m": _unit("1", "m"),
     "g": _unit("1e-3", "kg"),
     "s": _unit("1", "s"),
@@ -92,7 +92,7 @@ SYMBOLS = {  # these take prefixes
     "lx": _unit("1", "cd m-2"),
     "pc": _unit("3.0857e16", "m"),
 }
-WHOLE = {  # these do not
+WHOLE = {  # units that take none
     "^\\circ": _unit(_PI / 180, "angle"),
     "deg": _unit(_PI / 180, "angle"),
     "rev": _unit(2 * _PI, "angle"),
@@ -143,13 +143,13 @@ WHOLE = {  # these do not
     "ppm": _unit("1e-6", "share"),
     "dB": _unit("1", "decibel"),
 }
-NAMES = {  # of SYMBOLS
+NAMES = {  # word -> key of SYMBOLS
     "meter": "m", "metre": "m", "gram": "g", "gm": "g", "second": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol",
     "newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V", "ohm": "\\Omega",
     "farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S", "becquerel": "Bq",
     "liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad",
 }  # fmt: skip
-WHOLE_NAMES = {  # of WHOLE
+WHOLE_NAMES = {  # word -> key of WHOLE
     "degree": "^\\circ", "revolution": "rev", "minute": "min", "hour": "h", "day": "d", "week": "wk", "year": "yr",
     "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz",
     "tonne": "t", "atmosphere": "atm", "celsius": "^\\circC", "fahrenheit": "^\\circF", "acre": "acre", "hectare": "ha",

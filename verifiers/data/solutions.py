@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Positions = tuple[int, ...]
-SIDE = 6  # of a rush-hour board
+SIDE = 6  # cells on a side of a rush-hour board
 
 
 def graph_color(metadata: dict[str, Any]) -> str:
@@ -17,7 +17,7 @@ def graph_color(metadata: dict[str, Any]) -> str:
 
 
 def rubiks_cube(metadata: dict[str, Any]) -> str:
-    """The scramble backwards."""
+    """The scramble, undone turn by turn from its end."""
     turns = reversed(metadata["scramble_moves"].split())
     return " ".join(turn.removesuffix("'") if turn.endswith("'") else turn + "'" for turn in turns)
 

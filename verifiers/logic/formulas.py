@@ -22,7 +22,8 @@ CONSTANT_OF_INTEGRATION = "C"
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TOKEN = re.compile(rf"{_NUMBER}|([A-Za-z_]\w*)|[-+*/(), \t\r\n]", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
-MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by the parser
+# exceptions of sympy's parser
+MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def variables(entry: dict[str, Any]) -> set[str]:

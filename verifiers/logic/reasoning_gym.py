@@ -30,8 +30,9 @@ REFUSED = {
     "composite": "it is a mixture of other datasets: give each of them by its own name",
     "propositional_logic": "its scorer pays in full for a premise that is copied, and for variables that follow from nothing",
 }
-RAISING = frozenset({"boxnet", "game_of_life"})  # their scorers raise on JSON of another shape
-SETTINGS = {"word_ladder": {"min_word_length": 3, "max_word_length": 5}}  # of a scorer, such that it covers every level
+RAISING = frozenset({"boxnet", "game_of_life"})  # the scorers raise on JSON of another shape
+# settings of a scorer that must cover every level
+SETTINGS = {"word_ladder": {"min_word_length": 3, "max_word_length": 5}}
 MAX_ANSWER_CHARS = 50_000
 PRELOAD = ("sympy", formulas.__name__)
 LIMITS = Limits(cpu_s=5, wall_s=10, memory_mb=4096)  # stored answers take .3 s at most

@@ -19,7 +19,8 @@ REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 READ = READ_FILE | READ_DIR
 WRITE = READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG
-RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # version of the kernel's interface -> number of file rights that it knows
+# version of the kernel's interface -> number of file rights that it knows
+RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 TCP, SCOPED = 0b11, 0b11  # bind and connect; abstract sockets and signals
 PR_SET_NO_NEW_PRIVS = 38
 

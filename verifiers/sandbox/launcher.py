@@ -38,9 +38,9 @@ class Limits:
 
     cpu_s: float = 5.0
     wall_s: float = 8.0
-    memory_mb: int = 1024  # of address space
-    output_bytes: int = 1 << 20  # of each: standard output, standard error, result
-    file_bytes: int = 0  # that the program may write; only the compiler may write at all
+    memory_mb: int = 1024  # address space
+    output_bytes: int = 1 << 20  # each of standard output, standard error and result
+    file_bytes: int = 0  # size of a file that the program writes; only the compiler may write
     tasks: int = 64  # threads and processes of the sandbox's user
 
 
@@ -68,7 +68,7 @@ class RunResult:
 
 
 class LauncherEvent(msgspec.Struct, kw_only=True):
-    """Launcher -> us."""
+    """Launcher -> this process: one event of the launcher or of its program."""
 
     event: str  # ready, started, failed, ended, clean
     why: str = ""

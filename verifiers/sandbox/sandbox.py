@@ -1,4 +1,4 @@
-"""Where untrusted programs run: bubblewrap around a jail of rlimits, Landlock and seccomp, or the jail alone.
+"""The sandbox that untrusted programs run in: bubblewrap around a jail of rlimits, Landlock and seccomp, or the jail alone.
 
     code.py --Sandbox--> Launcher --> [bwrap: own pid, net, ipc, mount namespaces] --> jail_server.py --fork--> jailed process
 
@@ -32,7 +32,8 @@ LOADERS = ("/lib64/ld-*.so.*", "/lib/ld-*.so.*")  # the kernel executes them wit
 DEVICES = ("/dev/null", "/dev/urandom")
 SCRATCH = "/scratch"  # under bubblewrap; a temporary folder otherwise
 SCRATCH_BYTES = 256 << 20
-FIRST_UID, NUM_UIDS = 61184, 4336  # the range that systemd gives to services; two sandboxes seldom share a uid
+# the range of uids that systemd gives to services; two sandboxes seldom share one
+FIRST_UID, NUM_UIDS = 61184, 4336
 RECYCLE_AFTER = 5000  # runs of one launcher
 COMPILE = Limits(cpu_s=10, wall_s=15, memory_mb=2048, file_bytes=64 << 20)
 SMALL = Limits(cpu_s=2, wall_s=5, memory_mb=512)
@@ -69,7 +70,7 @@ class Sandbox:
         self._launcher: Launcher | None = None
 
     def mark_proved(self, findings: list[str]) -> None:
-        """Count as safe from now on, with what the self-test showed."""
+        """Count as safe from now on, with the findings of the self-test."""
         self.proved = findings
 
     @property

@@ -74,10 +74,12 @@ def rules(profile: str, pid: int) -> dict[str, ArgumentRule | int | None]:
         "tgkill": ArgumentRule(0, (pid,)),
         "prlimit64": ArgumentRule(0, (0,)),
         "prctl": ArgumentRule(0, (15, 16, 0x53564D41)),  # names of threads and of memory areas
-        "ioctl": ArgumentRule(1, (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),  # TCGETS TIOCGWINSZ FIONREAD FIONCLEX FIOCLEX
+        # TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX
+        "ioctl": ArgumentRule(1, (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),
         "fcntl": ArgumentRule(1, (0, 1, 2, 3, 4, 1030)),  # no command that makes the kernel send signals
         "clone": ArgumentRule(0, (CLONE_THREAD,), CLONE_THREAD | CLONE_NAMESPACES),
-        "clone3": errno.ENOSYS,  # a filter cannot see its flags, which lie in memory; libc then falls back to clone
+        # a filter cannot see the flags of clone3, which lie in memory; libc then falls back to clone
+        "clone3": errno.ENOSYS,
     }
     plain: dict[str, ArgumentRule | int | None] = {name: None for name in NUMBERS if name not in TO_COMPILE}
     if profile == "native":

@@ -26,7 +26,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     answer: str  # JSON object
     thinking_open: bool = False
     cut_off: bool = False
-    last_try: bool = False  # probe the stored answer first and report it, so that the pool knows what to blame
+    # probe the stored answer first and report it, so that the pool knows what to blame
+    last_try: bool = False
     prompt: str = ""
     prompt_ids: bytes = b""
     completion_ids: bytes = b""

@@ -104,7 +104,7 @@ class LocalPool:
         return self._broken is not None
 
     def statuses(self) -> list[WorkerStatus]:
-        """What each worker does now."""
+        """The present state of each worker."""
         return [
             WorkerStatus(
                 pid=worker.pid,
@@ -205,7 +205,7 @@ class LocalPool:
             worker.flush()
 
     def _spawn(self, retried: PendingJob | None = None, *, accepts_jobs: bool = True) -> None:
-        """Start a worker. retried: its first job, which it alone may judge. accepts_jobs: whether others follow."""
+        """Start a worker. retried: its first job. accepts_jobs: whether it gets others."""
         worker = WorkerProcess[PendingJob].start(
             self._options,
             loop=self._loop,
@@ -296,7 +296,7 @@ class LocalPool:
         return False
 
     def _break(self, error: ProlongError, retried: PendingJob | None = None) -> None:
-        """No worker will ever start: all who wait get the reason. retried: a job that is in nobody's hands at present."""
+        """Give the reason to all who wait, because no worker will ever start. retried: a job that no worker holds now."""
         self._broken = error
         self._set_usable()
         waiting = self._waiting()

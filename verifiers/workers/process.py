@@ -25,7 +25,7 @@ END_TIMEOUT_S = 10.0
 
 
 class WorkerState(StrEnum):
-    """What a worker process is doing."""
+    """The present activity of a worker process."""
 
     starting = "starting"  # not ready yet; it may hold a job for its first moment
     ready = "ready"  # judging, or waiting for a job
@@ -85,9 +85,8 @@ class WorkerProcess(Generic[J]):
         """Start a process; does not wait for it.
 
         options: of worker.py's command line, behind the descriptor. timeout_s: for one job. start_timeout_s: for a start, and
-        for the imports of one job.
-        on_message(worker, message) is called for every frame but Loading, and on_end(worker, end) once, at the death of the
-        process; neither is called after `end`.
+        for the imports of one job. on_message(worker, message) is called for every frame but Loading, and on_end(worker, end)
+        once, at the death of the process; neither is called after `end`.
         """
         channel, far_end = socket.socketpair()
         command = [sys.executable, "-m", "prolong.verifiers.workers.worker", str(far_end.fileno()), *options]
