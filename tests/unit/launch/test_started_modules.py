@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = ("actor", "bench", "buffer", "common", "launch", "learner", "verifiers", "tests/support")
+FOLDERS = ("actor", "bench", "buffer", "common", "launch", "learner", "verifiers")
 MODULE = re.compile(r"prolong(\.[a-z_]+)+ ?")
 
 
@@ -24,7 +24,8 @@ def named_modules() -> set[tuple[str, str]]:
 
 
 def source_of(module: str) -> Path:
-    return ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    path = ROOT.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @pytest.mark.parametrize(("file", "module"), sorted(named_modules()))
