@@ -257,3 +257,10 @@ def test_a_learner_that_arrives_begins_another_epoch(two: Membership) -> None:
     two.learner_joined(5.0)
     plan, _ = two.publish(publish(1), 6.0)
     assert (plan.epoch, plan.members) == (2, ["a", "b"])
+
+
+def test_a_restored_buffer_begins_an_epoch_that_was_never_used() -> None:
+    membership = Membership(timeout_s=10.0, resync_interval_s=1.0)
+    membership.restore(41)
+    membership.join("a")
+    assert membership.publish(publish(0), 0.0)[0].epoch == 42
