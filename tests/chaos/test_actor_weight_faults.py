@@ -1,6 +1,6 @@
-"""Two real actors with vLLM, one of them killed or stopped inside a broadcast: the other has the new weights in seconds.
+"""Two real actors, one of them killed or stopped inside a broadcast: the other has the new weights in seconds.
 
-An actor that comes back generates with the versions that it names. `-s` prints the figures.
+One runs vLLM, the other transformers. An actor that comes back generates with the versions that it names. `-s`: figures.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from tests.support.runs import free_port, wait_until
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
 SURVIVORS_S = 5.0  # beyond the transfer itself
 START_S = 240.0  # two engines on a busy machine
+ENGINES = {"a": "vllm", "b": "transformers"}  # of each actor
 
 
 class Cluster:
@@ -93,7 +94,7 @@ class Cluster:
             self.processes[name] = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
 
     def start_actor(self, name: str) -> None:
-        self.start("actor", name, "--name", name)
+        self.start("actor", name, "--name", name, f"actor.engine={ENGINES[name]}")
 
     def family(self, name: str) -> list[psutil.Process]:
         """The processes of the actor, its engine and its verifiers."""

@@ -121,7 +121,7 @@ def test_behaviour_logprobs_are_those_of_a_forward_pass(any_rig: Rig, temperatur
     assert differences(any_rig, completions, temperature, any_rig.version).max() < 1e-4
 
 
-def test_temperature_0_takes_the_most_probable_token_whatever_top_p_says(any_rig: Rig):
+def test_temperature_0_takes_the_most_probable_token_and_ignores_top_p(any_rig: Rig):
     (plain,) = any_rig.generate(n=1, temperature=0.0, max_tokens=20)
     (cut,) = any_rig.generate(n=1, temperature=0.0, max_tokens=20, top_p=0.3, seed=9)
     assert (plain.token_ids, plain.behaviour_logprobs) == (cut.token_ids, cut.behaviour_logprobs)
