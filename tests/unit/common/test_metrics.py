@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +65,9 @@ def tensorboard_events(folder: Path) -> list:
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
 
+    events: Any = event_pb2  # generated at import: type checkers do not see its contents
     (file,) = folder.iterdir()
-    return [event_pb2.Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load()]
+    return [events.Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load()]
 
 
 def test_tensorboards_own_reader_finds_every_scalar(tmp_path):
