@@ -1,1 +1,1 @@
-"""The command line, the local supervisor, and what people look at."""
+"""The command line: one module per command, or one room where a command is large. Only bench imports from here."""

@@ -1,1 +1,1 @@
-"""Files of prompts and their records, read in one place for the buffer and for `prolong data`."""
+"""Prompt files and their records, read in one place for the buffer, `prolong train` and `prolong data`."""

@@ -1,1 +1,1 @@
-"""`prolong data`: check, convert and generate files of prompts."""
+"""`prolong data`: check, convert and generate prompt files. `launch/cli.py` enters by command.py."""

@@ -1,1 +1,4 @@
-"""`prolong replay` and `prolong diff`: a recorded run again, and where two runs part."""
+"""`prolong replay` runs a recorded run again; `prolong diff` names the first step at which two runs differ.
+
+`launch/cli.py` enters by replay.py and diff.py.
+"""
