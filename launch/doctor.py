@@ -41,9 +41,9 @@ def _installation() -> Iterator[Finding]:
     missing = [package for package in NEEDED if _version(package) is None]
     yield not missing, "packages", f"missing: {', '.join(missing)}; run `make install`" if missing else "all there"
     engines = [f"{package} {version}" for package in ENGINES if (version := _version(package))]
-    found = ", ".join(engines) if engines else "none"
-    hint = "" if len(engines) == 1 else "; install exactly one of the extras cpu and gpu"
-    yield len(engines) == 1, "engine", found + hint
+    found = ", ".join(engines) if engines else "no vLLM: set actor.engine=transformers, or install the extra cpu or gpu"
+    hint = "; keep one of them" if len(engines) > 1 else ""
+    yield len(engines) <= 1, "engine", found + hint
     torch = _version("torch")
     if torch is not None and torch.endswith("+cpu"):
         wrong = [package for package in BROKEN_WITH_CPU_TORCH if "+cpu" not in (_version(package) or "+cpu")]

@@ -83,6 +83,16 @@ OFFENCES = {
         "prolong.common.weights.collective",
     ),
     "Buffer and verifiers start without torch": ("buffer/tickets/ledger.py", "import torch", "torch"),
+    "Rooms of the actor: imports point one way": (
+        "actor/engines/noise.py",
+        "from .. import stats",
+        "prolong.actor.stats",
+    ),
+    "Engines know their protocol and not each other": (
+        "actor/engines/transformers/batch.py",
+        "from ..vllm import segments",
+        "prolong.actor.engines.vllm.segments",
+    ),
     "vLLM has one door": ("launch/local/train.py", "import vllm", "vllm"),
 }
 

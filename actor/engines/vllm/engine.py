@@ -10,6 +10,7 @@ the environment that vLLM reads at its import.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import warnings
@@ -21,7 +22,7 @@ import msgspec
 import numpy as np
 
 from ....common.config.sections import ActorConfig, ModelConfig
-from ....common.errors import ModelError, ProlongError, WeightsError
+from ....common.errors import ModelError, ProlongError, UserError, WeightsError
 from ....common.messages import UpdateWeights
 from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
 from ..completion import Completion
@@ -58,8 +59,11 @@ class VllmEngine:
         """Build the engine with dummy weights. Blocks the event loop for seconds.
 
         On a CPU the engine process is forked if this process has no other thread yet, which is seconds faster.
-        Raises ModelError if vLLM cannot load the model, ProlongError if the engine process is killed meanwhile.
+        Raises UserError if vLLM is not installed, ModelError if it cannot load the model, ProlongError if the engine process is
+        killed meanwhile.
         """
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("actor.engine = vllm: vLLM is not installed here; install it, or set actor.engine=transformers")
         set_environment(model)
         announce_parent()
         with warnings.catch_warnings():
