@@ -81,9 +81,17 @@ def test_a_broadcast_whose_answers_are_megabytes_ends_nothing(cfg, buffer, hosti
             with rogue:
                 rogue.connect(5.0)
                 update = asked.take(5.0)
-                about = {"generation": update.generation, "version": update.version, "epoch": update.epoch, "seconds": 0.0}
-                says = {"checksums": [1] * 900_000} if number % 2 else {"checksums": [], "error": "x" * 900_000}
-                rogue.send(m.WeightsApplied(**about, **says))
+                assert isinstance(update, m.UpdateWeights)
+                rogue.send(
+                    m.WeightsApplied(
+                        generation=update.generation,
+                        version=update.version,
+                        epoch=update.epoch,
+                        seconds=0.0,
+                        checksums=[1] * 900_000 if number % 2 else [],
+                        error="" if number % 2 else "x" * 900_000,
+                    )
+                )
         pair.wait_for(3)
         assert_sound(buffer, hostile.status())
 

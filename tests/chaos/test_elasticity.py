@@ -94,7 +94,7 @@ def hangs_and_comes_back(cluster: Cluster, name: str, process: subprocess.Popen)
     stopped = monotonic()
     held = cluster.run.wait("its silence", lambda: (cluster.number(name, "silence_s") > 0.5) and cluster.status(), 10)
     assert isinstance(held, Status)
-    leases = held.peers[name]["leases"]
+    leases = float(held.peers[name]["leases"])
     assert leases, held.peers
     cluster.run.wait("the buffer to give it up", lambda: not cluster.peer(name), SILENCE_S + SLACK_S)
     assert monotonic() - stopped < SILENCE_S + SLACK_S

@@ -84,12 +84,16 @@ def round_trip(cfg: Config, address: str) -> None:
         generation = learner.connect(5.0).generation
         publishing = threading.Thread(target=publish, args=(learner, weights, generation, 0))
         publishing.start()
-        apply(actor, work.take(5.0))
+        update = work.take(5.0)
+        assert isinstance(update, UpdateWeights)
+        apply(actor, update)
         publishing.join(5.0)
         learner.send(TakeBatch(generation=generation, version=0))
         num_answered = 0
         while num_answered < cfg.buffer.batch_groups:
-            for ticket in work.take(5.0).tickets:
+            offered = work.take(5.0)
+            assert isinstance(offered, Tickets)
+            for ticket in offered.tickets:
                 actor.send(GroupResult(group=answer(ticket, "actor-0")))
                 assert acks.take(5.0).accepted
                 num_answered += 1
@@ -181,7 +185,8 @@ def test_five_hundred_garbage_connections_are_harmless_and_leave_nothing(tmp_pat
             connection.close()
         wait_until("their descriptors are free", lambda: len(os.listdir(descriptors)) <= before + 2, 10.0)
         round_trip(cfg, buffer.address)
-        assert request_status(buffer.address, 2.0, keys=folder).balanced
+        status = request_status(buffer.address, 2.0, keys=folder)
+        assert status.balanced
         assert not keyed or "buffer/rejected_frames" not in status.counters
 
 

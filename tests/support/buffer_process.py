@@ -159,7 +159,9 @@ def publish(learner: BufferClient, inbox: Inbox[PublishPlan | PublishResult], ge
     learner.send(Publish(generation=generation, version=version, rendezvous=NOWHERE, manifest=NOTHING))
     plan = inbox.take(5.0)
     assert isinstance(plan, PublishPlan)
-    return inbox.take(5.0)
+    result = inbox.take(5.0)
+    assert isinstance(result, PublishResult)
+    return result
 
 
 def apply(actor: BufferClient, update: UpdateWeights) -> None:

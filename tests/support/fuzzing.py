@@ -97,7 +97,7 @@ def make_samples(hello: m.Hello) -> list[Any]:
         m.StepDone(**step),
         m.CheckpointSaved(**step),
         m.Publish(**step, rendezvous=Rendezvous(transport="collective", address=b""), manifest=manifest),
-        m.WeightsApplied(**step, epoch=1, checksums=[7, 2**31], seconds=0.5),
+        m.WeightsApplied(generation=1, version=1, epoch=1, checksums=[7, 2**31], seconds=0.5),
         m.Cordon(epoch=1, names=["rogue"]),
         m.Finish(**step),
         m.StatusRequest(),
@@ -155,7 +155,7 @@ class Fuzzer:
             if kinds and not isinstance(self.samples[number], kinds):
                 continue
             tree = self._distorted(self.trees[number], share)
-            frame = sealed(msgpack.packb(tree | {"type": self.trees[number]["type"]}))
+            frame = sealed(packed(tree | {"type": self.trees[number]["type"]}))
             if self.decodes(frame):
                 return frame
 
@@ -199,7 +199,7 @@ class Fuzzer:
     def retyped(self) -> list[bytes]:
         """A value of another type somewhere in the message."""
         tree = self._replaced(self.rng.choice(self.trees), self.rng.choice(OTHER_TYPES))
-        return [sealed(msgpack.packb(tree))]
+        return [sealed(packed(tree))]
 
     def renamed(self) -> list[bytes]:
         """A field that is missing, or a message of a type that there is not."""
@@ -208,7 +208,7 @@ class Fuzzer:
             del tree[self.rng.choice(list(tree))]
         else:
             tree["type"] = self.rng.choice(["", "Hullo", "__class__", "Welcome", "x" * 1000])
-        return [sealed(msgpack.packb(tree))]
+        return [sealed(packed(tree))]
 
     def noise(self) -> list[bytes]:
         noise = self.rng.randbytes(self.rng.choice([0, 1, 8, 9, 100, 5_000]))
@@ -283,11 +283,17 @@ def bombs(size: int) -> dict[str, bytes]:
     return {name: sealed(payload) for name, payload in payloads.items()}
 
 
+def packed(tree: Any) -> bytes:
+    """MessagePack by the independent implementation."""
+    payload = msgpack.packb(tree)
+    assert payload is not None
+    return payload
+
+
 def _array(item: bytes, count: int) -> bytes:
     return b"\xdd" + struct.pack(">I", count) + item * count
 
 
 def _grown(tree: dict[str, Any], key: str, value: bytes) -> bytes:
     """`tree` packed, with an encoded value under this key, at its end."""
-    packed = msgpack.packb({name: item for name, item in tree.items() if name != key} | {key: None})
-    return packed[:-1] + value
+    return packed({name: item for name, item in tree.items() if name != key} | {key: None})[:-1] + value

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+T = TypeVar("T")
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
 ON_VLLM = "actor.engine=vllm"  # behind SMALL, where vLLM is what a test is about
 SMALL = [  # the demo, cut down to seconds
@@ -38,8 +40,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(what: str, condition: Callable[[], object], timeout_s: float) -> object:
-    """Poll until `condition` gives something true; fail with `what` at the deadline."""
+def wait_until(what: str, condition: Callable[[], T], timeout_s: float) -> T:
+    """Poll until `condition` gives something true, which is returned; fail with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -95,7 +97,7 @@ class Run:
 
         self.wait(f"step {step}", reached, timeout_s)
 
-    def wait(self, what: str, condition: Callable[[], object], timeout_s: float) -> object:
+    def wait(self, what: str, condition: Callable[[], T], timeout_s: float) -> T:
         try:
             return wait_until(what, condition, timeout_s)
         except AssertionError as error:

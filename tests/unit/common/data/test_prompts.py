@@ -121,7 +121,7 @@ def test_parquet_is_read_like_jsonl(tmp_path: Path, tokenizer: Tokenizer) -> Non
 def test_rows_of_parquet_come_in_portions_not_all_at_once(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyarrow
+    import pyarrow.parquet
 
     monkeypatch.setattr("prolong.common.data.records.PARQUET_ROWS", 4)
     path = write_parquet(tmp_path / "sums.parquet", pyarrow.Table.from_pylist([GOOD] * 11))

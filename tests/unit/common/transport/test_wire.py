@@ -101,6 +101,12 @@ def test_msgpack_reads_what_we_encode():
     }
 
 
+@pytest.mark.parametrize("setting", ["x", "x" * (LIMIT // 2)])
+def test_a_group_of_a_setting_that_there_is_not_is_refused(setting: str):
+    with pytest.raises(WireError, match="setting"):
+        decoder().decode(encode(GroupResult(group=make_group(setting=setting))))
+
+
 def test_we_read_what_msgpack_encodes():
     tree = {"type": "Tickets", "tickets": [dict(msgspec.to_builtins(make_ticket(), builtin_types=(bytes,)))]}
     assert Decoder[FromBuffer](FromBuffer, LIMIT).decode(framed(packed(tree))) == Tickets(tickets=[make_ticket()])
