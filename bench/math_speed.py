@@ -134,7 +134,7 @@ def hard(rounds: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench math_speed", description=__doc__)
+    parser = argparse.ArgumentParser(prog="prolong bench math-speed", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--count", type=int, default=20_000, help="easy verdicts")
     parser.add_argument("--rounds", type=int, default=3, help="of the hard pairs")

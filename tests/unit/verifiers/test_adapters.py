@@ -230,3 +230,8 @@ def test_a_score_of_their_own_is_held_to_the_same_limits():
     assert "nan" not in score.metrics
     with pytest.raises(ValueError, match="finite"):
         adapters.as_score(Score(reward=float("nan")))
+
+
+def test_a_status_of_their_own_is_counted_as_custom():
+    score = adapters.as_score(Score(reward=1.0, status="nearly"))  # pyright: ignore[reportArgumentType]
+    assert score.status is VerdictStatus.custom
