@@ -100,7 +100,8 @@ OFFENCES = {
 def lint(folder: Path, *, path: Path | None = None) -> str:
     """The report of import-linter with the configuration in `folder`; `path`: where to find another `prolong`."""
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
-    env = {**os.environ, "PYTHONPATH": str(path or "")}
+    # wide, because the report wraps its lines
+    env = {**os.environ, "PYTHONPATH": str(path or ""), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout + done.stderr
 
