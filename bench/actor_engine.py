@@ -30,7 +30,7 @@ import torch
 
 from ..common.config.choices import EngineKind
 from .engines import MAX_CONTEXT, Sender, make_ticket, start_engine
-from .learner_step import make_model
+from .learner_step import make_demo_shaped_model
 
 OURS = tuple(kind.name for kind in EngineKind)
 LAYOUTS = (*OURS, "stock", "stock_mp", "in_process")
@@ -120,7 +120,7 @@ def _stock_args(folder: Path) -> Any:
 
     os.environ.update(TORCHDYNAMO_DISABLE="1", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_LOGGING_LEVEL="ERROR")
     return AsyncEngineArgs(
-        model=make_model(folder),
+        model=make_demo_shaped_model(folder),
         max_model_len=MAX_CONTEXT,
         max_num_seqs=IN_FLIGHT,
         load_format="dummy",

@@ -18,7 +18,7 @@ from ..common.messages import PublishPlan, UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
 from ..common.weights.transports import configured_transport
 from ..learner.weights.packer import WeightPacker
-from .learner_step import VOCAB, make_model
+from .learner_step import VOCAB, make_demo_shaped_model
 
 TIMEOUT_S = 60.0
 MAX_CONTEXT = 128
@@ -82,7 +82,7 @@ def make_ticket(ordinal: int, n: int, max_tokens: int) -> Ticket:
 
 async def start_engine(folder: Path, kind: EngineKind, *, clear_kv: bool = True) -> Engine:
     """An engine as the demo's actor starts it, without stop tokens: every rollout runs to its limit."""
-    make_model(folder)
+    make_demo_shaped_model(folder)
     model = ModelConfig(path=str(folder), max_context=MAX_CONTEXT)
     return await engine_class(kind).start(model, ActorConfig(engine=kind, clear_kv=clear_kv), 0, [])
 

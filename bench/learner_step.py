@@ -1,10 +1,10 @@
-"""How long one learner step takes, against a supervised step on the very same micro-batches.
+"""The duration of a learner step, compared with a supervised step on the same micro-batches.
 
     prolong bench learner-step [--rounds 7] [--attention documents|sdpa]
 
-The model has the demo's shape (Qwen3, hidden 128, 3 layers, 0.6 M parameters), the batch the demo's size (16 groups of 16).
-Rounds are interleaved: RL without KL, supervised, RL with KL; the ratio is the median over rounds of supervised time / RL
-time. One JSON line.
+The model has the demo's shape (Qwen3, hidden 128, 3 layers, 0.6 M parameters), and the batch has the demo's size (16 groups of
+16). Rounds are interleaved: RL without KL, supervised, RL with KL. The ratio is the median over rounds of supervised time / RL
+time. The result is one JSON line.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from .measure import report
 VOCAB = 67
 
 
-def make_model(folder: Path) -> str:
-    """A random model of the demo's shape, saved in `folder`."""
+def make_demo_shaped_model(folder: Path) -> str:
+    """Save a random model of the demo's shape in `folder`; returns the path."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def make_model(folder: Path) -> str:
 
 
 def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
-    """Random groups: prompts of 8-12 tokens, completions of 8-48 tokens, mean about 28."""
+    """Draw random groups: prompts of 8-12 tokens, completions of 8-48 tokens, mean about 28."""
     rng = np.random.default_rng(seed)
     members = []
     for ordinal in range(groups):
@@ -102,7 +102,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
 
 
 def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
-    """A trainer on the CPU; with beta > 0 it has a reference."""
+    """Build a trainer on the CPU; with beta > 0 it has a reference."""
     cfg = Config(
         model=ModelConfig(path=path, attention=attention),
         learner=LearnerConfig(token_budget=budget, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.0, logprob_chunk=8192),
@@ -118,7 +118,7 @@ def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
 
 
 def sft_step(trainer: Trainer, batch: Batch) -> None:
-    """Cross-entropy on the completions of `batch`: packing, forward, backward, clip and AdamW, and one host synchronisation."""
+    """Take a supervised step on `batch`: packing, cross-entropy, backward, clip, AdamW, one host synchronisation."""
     cfg = trainer.cfg
     samples = samples_of(batch, objective=cfg.objective, rewards=cfg.rewards, minibatches=1)[0]
     micros = pack(samples, token_budget=cfg.learner.token_budget, layout=trainer.policy.layout)
@@ -134,14 +134,14 @@ def sft_step(trainer: Trainer, batch: Batch) -> None:
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
-    """(wall, CPU) seconds of one call."""
+    """Measure the (wall, CPU) seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
+    """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(prog="prolong bench learner-step", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--attention", default="documents")
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(args.threads)
     batch = make_batch(16, 16)
     with tempfile.TemporaryDirectory() as folder:
-        path = make_model(Path(folder))
+        path = make_demo_shaped_model(Path(folder))
         plain = build(path, args.attention, args.budget, 0.0)
         full = build(path, args.attention, args.budget, 1e-3)
     calls = {"rl": lambda: plain.train(batch), "sft": lambda: sft_step(plain, batch), "rl_kl": lambda: full.train(batch)}

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import msgspec
 
@@ -31,7 +31,7 @@ class MetricsWriter:
         self._file = path.open("ab")
         self._events = EventWriter(folder / "tensorboard", first_step=resume_step + 1) if tensorboard else None
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append one record; other processes can read it when this returns."""
         numbers = {name: _plain(value) for name, value in values.items()}
         record = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
@@ -72,7 +72,7 @@ def read_metrics(path: Path) -> list[MetricsRecord]:
     return records
 
 
-def _plain(value: float) -> int | float:
+def _plain(value: SupportsFloat) -> int | float:
     """A plain number for `value`, which may be a scalar of NumPy or torch."""
     return value if isinstance(value, int) else float(value)
 

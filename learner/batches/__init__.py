@@ -1,1 +1,1 @@
-"""From groups to micro-batches: packing without padding, and attention over packed documents."""
+"""From samples to micro-batches: packing without padding, and attention over packed documents. All of the learner may enter."""

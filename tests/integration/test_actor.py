@@ -30,7 +30,7 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch
-from prolong.common.weights.transports import configured_transport
+from prolong.common.weights.transports import transport_named
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
@@ -96,8 +96,9 @@ class Stage:
         model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
         named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in named]
-        end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
-        sender = WeightSender(client, weights, end, specs, self.cfg.weights)
+        cfg = self.cfg.weights
+        end = transport_named(cfg.transport).open_learner_end(cfg, torch.device("cpu"))
+        sender = WeightSender(client, weights, end, specs, cfg)
         sender.start()
         sender.publish(0, named)
         self._learner = client, inbox, sender

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_a_record_is_readable_as_soon_as_write_returns(tmp_path):
 
 def test_numpy_scalars_and_non_finite_numbers_make_strict_json(tmp_path):
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        writer.write(1, {"a/b": cast(float, np.float32(0.25)), "a/nan": math.nan, "a/inf": -math.inf})
+        writer.write(1, {"a/b": np.float32(0.25), "a/nan": math.nan, "a/inf": -math.inf})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "a/b": 0.25, "a/nan": None, "a/inf": None}
 
 
@@ -65,9 +65,9 @@ def tensorboard_events(folder: Path) -> list:
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
 
+    events: Any = event_pb2  # generated at import: type checkers do not see its contents
     (file,) = folder.iterdir()
-    event = vars(event_pb2)["Event"]  # made by protobuf when the module is imported
-    return [event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load()]
+    return [events.Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load()]
 
 
 def test_tensorboards_own_reader_finds_every_scalar(tmp_path):

@@ -187,3 +187,32 @@ def test_a_damaged_file_is_refused_and_the_sentence_says_what_to_do(cfg: Config,
     if name == "trainer.safetensors":
         with pytest.raises(ModelError, match="delete"):
             load_weights(checkpoint)
+
+
+# as version 0.1.0 wrote it
+EARLIER_STATE = """{
+  "format": 2, "version": 32, "generation": 1, "reference_epoch": 6,
+  "stage": {"index": 2, "started": 24},
+  "resets": {
+    "count": 6, "last": 31, "best": null, "stalled": 0, "record": 0.9430561055723676, "record_version": 4, "scored": 28
+  },
+  "entropy_coefficient": 0.01, "skipped": 2, "skipped_in_row": 1, "staleness_max": 3, "wall_s": 3.5,
+  "spent": {"wait_s": 0.5, "compute_s": 2.5, "publish_s": 0.25, "checkpoint_s": 0.125}
+}"""
+
+
+def test_the_state_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(EARLIER_STATE)
+    assert read_state(tmp_path) == LearnerState(
+        version=32,
+        generation=1,
+        reference_epoch=6,
+        stage=StageState(index=2, started=24),
+        resets=ResetState(count=6, last=31, record=0.9430561055723676, record_version=4, scored=28),
+        entropy_coefficient=0.01,
+        skipped=2,
+        skipped_in_row=1,
+        staleness_max=3,
+        wall_s=3.5,
+        spent={"wait_s": 0.5, "compute_s": 2.5, "publish_s": 0.25, "checkpoint_s": 0.125},
+    )
