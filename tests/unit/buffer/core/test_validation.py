@@ -132,7 +132,7 @@ def test_what_is_scored_is_not_swept_again() -> None:
     assert len(sweeps.scores) == 1
 
 
-def test_scores_are_reported_once_and_those_of_a_dead_timeline_are_dropped() -> None:
+def test_scores_are_reported_once_and_those_of_a_dead_generation_are_dropped() -> None:
     sweeps = Sweeps([HELDOUT[0]], greedy=False, every=1)
     for version in (1, 2):
         sweeps.maybe_start_between(version)
@@ -147,7 +147,7 @@ def test_scores_are_reported_once_and_those_of_a_dead_timeline_are_dropped() -> 
     assert sweeps.take_unreported() == []
 
 
-def test_a_score_that_the_learner_of_the_new_timeline_was_not_given_is_reported_to_it() -> None:
+def test_a_score_that_the_learner_of_the_next_generation_was_not_given_is_reported_to_it() -> None:
     sweeps = Sweeps([HELDOUT[0]], greedy=False, every=1)
     sweeps.maybe_start_between(1)
     for ticket in sweeps.tickets(1):

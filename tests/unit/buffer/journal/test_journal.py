@@ -151,14 +151,14 @@ def test_a_history_that_is_kept_is_kept_whole(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_dead_timeline_is_forgotten_with_its_groups(reopen: Callable[[], Journal]) -> None:
+def test_a_dead_generation_is_forgotten_with_its_groups(reopen: Callable[[], Journal]) -> None:
     journal = reopen()
     for version in range(5):
         log(journal, version)
         journal.save_state(version, state(version))
     journal.forget_from(3)
     assert (journal.versions(), journal.groups()) == ([0, 1, 2], [0, 1, 2, 3, 4, 5])
-    assert journal.load_state(3) == state(3), "the checkpoint itself belongs to both timelines"
+    assert journal.load_state(3) == state(3), "the checkpoint itself belongs to both generations"
     assert journal.load_state(4) is None
 
 
