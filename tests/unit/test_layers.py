@@ -72,6 +72,21 @@ OFFENCES = {
         "from ..checkpoints import saver",
         "prolong.learner.checkpoints.saver",
     ),
+    "Rooms of common: imports point one way": (
+        "common/files.py",
+        "from .transport import wire",
+        "prolong.common.transport.wire",
+    ),
+    "Rooms of launch: imports point one way": (
+        "launch/recipes.py",
+        "from .local import train",
+        "prolong.launch.local.train",
+    ),
+    "prolong train and prolong replay: imports point one way": (
+        "launch/local/process.py",
+        "from . import supervisor",
+        "prolong.launch.local.supervisor",
+    ),
     "Rooms of the weights plane: imports point one way": (
         "common/weights/api.py",
         "from . import collective_group",
