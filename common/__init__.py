@@ -1,1 +1,1 @@
-"""What every process shares: types, wire, configuration, errors, metrics."""
+"""Code that every process shares: types, messages, transport, configuration, errors, metrics. All folders may enter."""

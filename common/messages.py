@@ -1,7 +1,7 @@
 """The messages between the buffer and its clients, and the rules that each class of message carries.
 
 Clients (actors, the learner, observers) talk to the buffer only; weights are the one thing that flows between them directly.
-`->` is a question and its answer, `>` a message to the buffer and `<` one from it that nobody asked for.
+`->` is a question and its answer, `>` a message to the buffer and `<` one from the buffer that answers no question.
 
     every client  Hello -> Welcome | Refused     Heartbeat -> Alive     < Stop
     actor         < Tickets     GroupResult -> GroupAck     > TicketReturned     > Leave
@@ -41,7 +41,7 @@ Claim = Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
 
 
 class Role(StrEnum):
-    """What a client is."""
+    """The kinds of clients."""
 
     actor = "actor"
     learner = "learner"

@@ -157,7 +157,7 @@ class Inbox(Generic[M]):
 
 
 class _AnyInbox(Protocol):
-    """An inbox as the I/O thread sees it: of whatever types."""
+    """An inbox of any types, as the I/O thread sees it."""
 
     def offer(self, message: BufferMessage) -> bool: ...
 

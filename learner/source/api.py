@@ -21,8 +21,8 @@ class BatchSource(Protocol):
     """One rank's batch source; every rank has its own. The main thread alone calls it.
 
     A call marked "collective" is made by all ranks at the same place of the loop and may wait for the others, as long as the
-    timeouts of `Ranks` allow. On ranks other than 0 the remaining calls do nothing. What a caller passes may change after the
-    call returns. Calls raise RuntimeError when another rank is gone.
+    timeouts of `Ranks` allow. On ranks other than 0 the remaining calls do nothing. Arguments may change after the call
+    returns. Calls raise RuntimeError when another rank is gone.
 
     Example:
         source.connect(version, generation, stage)

@@ -278,7 +278,7 @@ def test_a_short_silence_is_forgiven(buffer):
         assert ask(client, inbox, 3) == 3
 
 
-def test_nobody_at_the_address_is_said_so():
+def test_an_address_without_a_buffer_is_named():
     client = client_of("tcp://127.0.0.1:9")
     with pytest.raises(BufferUnreachable, match=r"tcp://127.0.0.1:9 within 0.2 s; is `prolong buffer` running"):
         client.connect(0.2)
@@ -302,7 +302,7 @@ def test_a_client_may_come_before_the_buffer(buffer):
     late.stop()
 
 
-def test_refused_for_now_is_asked_again_until_the_door_opens():
+def test_a_client_that_is_refused_for_now_asks_again_until_it_is_admitted():
     buffer = ScriptedBuffer(refuse="a learner lives")
     with pytest.raises(HandshakeRefused, match="a learner lives"):
         client_of(buffer.address).connect(0.4)

@@ -1,4 +1,4 @@
-"""The client's protocol without socket or clock: what is said when, what is said again, and when it gives up."""
+"""The client's protocol without socket or clock: which messages it sends when, which it repeats, and when it gives up."""
 
 from collections import Counter
 
@@ -192,7 +192,7 @@ def test_an_actors_later_hello_tells_the_weights_that_it_holds():
     assert talk.said() == [msgspec.structs.replace(actor, version=4)]
 
 
-def test_nobody_there_is_unreachable_at_the_deadline_and_not_before():
+def test_a_buffer_that_is_not_there_is_unreachable_at_the_deadline_and_not_before():
     talk = Talk(timeout_s=5.0)
     talk.later(4.9)
     assert talk.session.ended is None

@@ -1,4 +1,4 @@
-"""Keys in files: secrets are their owner's, a second call adds and replaces nothing, what is no key is explained."""
+"""Keys in files: only their owner reads secrets, a second call replaces no key, and a file without a key is explained."""
 
 from pathlib import Path
 

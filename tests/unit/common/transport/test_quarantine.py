@@ -1,4 +1,4 @@
-"""Who sends malformed frames again and again is not listened to for a while; a stray one is forgiven."""
+"""A sender of many malformed frames is ignored for a while; a stray frame is forgiven."""
 
 from prolong.common.transport.quarantine import MAX_SENDERS, REST_S, STRIKES, WINDOW_S, Quarantine
 

@@ -1,4 +1,4 @@
-"""Frames: what we encode, an independent MessagePack reads; what is damaged, in any way, is refused with the right error."""
+"""Frames: another MessagePack library reads them, and each kind of damage is refused with its own error."""
 
 import struct
 import tracemalloc
