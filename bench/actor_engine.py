@@ -148,7 +148,7 @@ def _params(ordinal: int) -> Any:
     return SamplingParams(n=N, max_tokens=MAX_TOKENS, seed=ordinal, logprobs=0, detokenize=False, output_kind=final)
 
 
-def measure(layout: str, tickets: int) -> tuple[float, float, float]:
+def measure_layout(layout: str, tickets: int) -> tuple[float, float, float]:
     """In this process: start-up seconds, and the better speed of two rounds after one that warms up."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def measure(layout: str, tickets: int) -> tuple[float, float, float]:
 
 
 def measure_elsewhere(layout: str, tickets: int) -> tuple[float, float, float]:
-    """`measure` in a fresh process."""
+    """`measure_layout` in a fresh process."""
     environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if layout == "stock_mp" else "0"}
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--here", layout, "--tickets", str(tickets)]
     done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True, timeout=600)
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is always JSON")
     args = parser.parse_args(argv)
     if args.here:
-        sys.stdout.write(json.dumps(measure(args.here, args.tickets)) + "\n")
+        sys.stdout.write(json.dumps(measure_layout(args.here, args.tickets)) + "\n")
         return 0
     measured: dict[str, list[tuple[float, float, float]]] = {layout: [] for layout in args.layouts}
     for _ in range(args.rounds):

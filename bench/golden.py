@@ -44,7 +44,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     right: bool
 
 
-Judge = Callable[[Pair], bool]
+PairJudge = Callable[[Pair], bool]
 
 
 def read_pairs(name: str, folder: Path = CHECKOUT_FOLDER) -> list[Pair]:
@@ -80,7 +80,7 @@ def math_verify_given_box(pair: Pair) -> bool:
     return bool(box) and verify(parse(boxed_reference(pair)), parse(f"\\boxed{{{box}}}"))
 
 
-def mistakes(pairs: list[Pair], judge: Judge) -> Counter[tuple[str, str]]:
+def mistakes(pairs: list[Pair], judge: PairJudge) -> Counter[tuple[str, str]]:
     """Count the mistakes of a judge by (class, "FN" or "FP"); the class "all" has the sums."""
     found: Counter[tuple[str, str]] = Counter()
     for pair in pairs:

@@ -26,7 +26,7 @@ from .measure import report
 ADD = "def add(a, b):\n    return a + b\n"
 ADD_LINES = "a, b = map(int, input().split())\nprint(a + b)\n"
 ADD_IN_C = '#include <cstdio>\nint main() { int a, b; scanf("%d %d", &a, &b); printf("%d\\n", a + b); }\n'
-LIMITS = Limits()
+PROGRAM_LIMITS = Limits()
 
 
 def rate(run: Callable[[], object], seconds: float) -> float:
@@ -79,14 +79,14 @@ def _rates(sandbox: Sandbox, seconds: float) -> dict[str, float]:
     problem = {"function": "add", "tests": [{"args": [i, 2], "output": i + 2} for i in range(3)]}
     task = Task(completion=f"```python\n{ADD}```", answer=problem)
     rates = {
-        "call_cpu_ms_per_run": cpu_ms(sandbox, lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=LIMITS)),
-        "call_runs_per_s": rate(lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=LIMITS), seconds),
-        "stdin_runs_per_s": rate(lambda: sandbox.run(ADD_LINES, "1 2\n", LIMITS), seconds),
+        "call_cpu_ms_per_run": cpu_ms(sandbox, lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=PROGRAM_LIMITS)),
+        "call_runs_per_s": rate(lambda: sandbox.call_untrusted(ADD, "add", [1, 2], limits=PROGRAM_LIMITS), seconds),
+        "stdin_runs_per_s": rate(lambda: sandbox.run(ADD_LINES, "1 2\n", PROGRAM_LIMITS), seconds),
         "verdicts_of_3_tests_per_s": rate(lambda: code.judge_in(sandbox, task), seconds),
     }
     try:
         with sandbox.compiled(ADD_IN_C) as (_, run):
-            rates["cpp_runs_per_s"] = rate(lambda: run(b"1 2\n", LIMITS), seconds)
+            rates["cpp_runs_per_s"] = rate(lambda: run(b"1 2\n", PROGRAM_LIMITS), seconds)
         began = perf_counter()
         with sandbox.compiled(ADD_IN_C):
             rates["cpp_compile_s"] = perf_counter() - began

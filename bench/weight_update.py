@@ -26,7 +26,7 @@ IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48
 EVERY_S = 0.3  # between two updates under load
 
 
-async def measure(engine: Engine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
+async def measure_updates(engine: Engine, sender: Sender, first: int, updates: int, wait_s: float) -> dict[str, float]:
     """Milliseconds of `updates` updates: total and paused."""
     totals, pauses = [], []
     for version in range(first, first + updates):
@@ -47,10 +47,10 @@ async def run(kind: EngineKind, updates: int, clear_kv: bool) -> dict[str, objec
         engine = await start_engine(Path(folder), kind, clear_kv=clear_kv)
         sender = Sender(Path(folder), cores[0])
         await sender.push(engine, 0)
-        idle = await measure(engine, sender, 1, updates, 0.0)
+        idle = await measure_updates(engine, sender, 1, updates, 0.0)
         load = asyncio.create_task(generate_forever(engine, IN_FLIGHT, N, MAX_TOKENS))
         await asyncio.sleep(3 * EVERY_S)
-        loaded = await measure(engine, sender, 1 + updates, updates, EVERY_S)
+        loaded = await measure_updates(engine, sender, 1 + updates, updates, EVERY_S)
         load.cancel()
         await asyncio.wait({load})
         await engine.close()

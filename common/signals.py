@@ -1,14 +1,19 @@
-"""SIGTERM and SIGINT as a request to stop."""
+"""SIGTERM and SIGINT as a request to stop, and a signal at the death of the parent."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PR_SET_PDEATHSIG = 1
+
 log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -28,3 +33,14 @@ def stop_on_signals(stop: threading.Event, consequence: str = "stopping") -> Ite
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Make the kernel send `signum` to this process when the thread that started it ends. Linux only.
+
+    `parent`: the expected pid of the parent; when the parent has ended already, this process sends itself `signum`.
+    """
+    if _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signum)

@@ -22,8 +22,8 @@ import psutil
 
 from ..common.config.run_files import load_config, run_folder, save_config
 from ..common.config.sections import Config
+from ..common.signals import die_with_parent
 from .entry import exit_code_of, log_to_stderr
-from .local.process import die_with_parent
 
 _AGENT = "PROLONG_AGENT_PID"
 _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -7,26 +7,13 @@ Linux only, as vLLM's CPU and GPU builds are.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:
-    """Make the kernel send `signum` to this process when the thread that started it ends.
-
-    `parent`: the expected pid of the parent; when the parent has ended already, this process sends itself `signum`.
-    """
-    if _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signum)
+from ...common.signals import die_with_parent
 
 
 class ChildProcess:

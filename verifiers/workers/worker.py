@@ -10,7 +10,6 @@ libraries work.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import resource
 import signal
@@ -23,13 +22,12 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from ...common.errors import UserError, VerifierFailure
+from ...common.signals import die_with_parent
 from ...common.types import VerdictStatus
 from .. import user_verifiers
 from ..api import Answer, Score, Task, Verifier
 from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
 from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
-
-PR_SET_PDEATHSIG = 1
 
 
 class CannotLoad(BaseException):
@@ -44,7 +42,7 @@ def limit_process(memory_mb: int) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
 
 
 def received(channel: socket.socket) -> Iterator[Job]:
