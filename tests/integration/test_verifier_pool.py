@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import psutil
@@ -18,11 +18,18 @@ from prolong.verifiers.workers import process
 from prolong.verifiers.workers.local_pool import LocalPool, WorkerStatus
 from prolong.verifiers.workers.process import WorkerState
 
-from tests.support.pools import run, running
+from tests.support.pools import RunWithPool, run, running, shared_pool
 
 MEMORY_FOR_IMPORTS_MB = 180  # enough for a worker without sympy, which is about 150 MiB of address space
 STALLS_SYMPY = "\\boxed{\\int_0^1 x^{x^{x^{x^{x}}}} dx}"
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}
+
+
+@pytest.fixture(scope="module")
+def with_pool() -> Iterator[RunWithPool]:
+    """A pool of one worker for tests that leave it as they found it."""
+    with shared_pool() as run_with_pool:
+        yield run_with_pool
 
 
 def prompt(verifier: str, text: str = "?", **answer: Any) -> Prompt:
@@ -61,70 +68,64 @@ def test_verdicts_come_back_to_those_who_asked():
     run(scenario)
 
 
-def test_half_a_surrogate_pair_is_judged_like_any_other_character():
-    async def scenario() -> None:
-        async with running() as pool:
-            assert (await stop(pool, prompt("math", answer="1"), "\ud800 \\boxed{1}")).reward == 1.0
-            assert (await stop(pool, prompt("math", answer="1"), "\\boxed{\ud800}")).reward == 0.0
+def test_half_a_surrogate_pair_is_judged_like_any_other_character(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        assert (await stop(pool, prompt("math", answer="1"), "\ud800 \\boxed{1}")).reward == 1.0
+        assert (await stop(pool, prompt("math", answer="1"), "\\boxed{\ud800}")).reward == 0.0
 
-    run(scenario)
-
-
-def test_easy_verdicts_are_cheap():
-    async def scenario() -> None:
-        async with running() as pool:
-            await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
-            worker = psutil.Process(only_worker(pool).pid)
-
-            def cpu_s() -> float:
-                return time.process_time() + sum(worker.cpu_times()[:2])
-
-            before = cpu_s()
-            await asyncio.gather(*(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(2000)))
-            # this process and its worker judged 10,000 a second on one core
-            assert cpu_s() - before < 4
-
-    run(scenario)
+    with_pool(scenario)
 
 
-def test_a_rollout_that_was_cut_off_is_judged_by_the_answer_that_it_gave_before():
-    async def scenario() -> None:
-        async with running() as pool:
+def test_easy_verdicts_are_cheap(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        await stop(pool, prompt("math", answer="1"), "\\boxed{1}")
+        worker = psutil.Process(only_worker(pool).pid)
 
-            async def cut(name: str, text: str) -> tuple[float | None, str]:
-                verdict = await pool.verify(prompt(name, answer="5"), text, FinishReason.length)
-                return verdict.reward, verdict.status
+        def cpu_s() -> float:
+            return time.process_time() + sum(worker.cpu_times()[:2])
 
-            for name in ("math", "number"):
-                assert await cut(name, "\\boxed{5} and so") == (1.0, "ok")
-                assert await cut(name, "\\boxed{6} and so") == (0.0, "ok")
-                assert await cut(name, "so it is \\boxed{5") == (0.0, "truncated")
-                assert await cut(name, "<think>so it is \\boxed{5}") == (0.0, "truncated")
-            assert await cut("number", "it is 5") == (0.0, "truncated"), "it may have become 57"
-            assert (await stop(pool, prompt("number", answer="5"), "it is 5")).reward == 1.0
-            spelled = await pool.verify(prompt("reasoning_gym", **SPELL), "<answer>tenalp</answer> for", FinishReason.length)
-            assert (spelled.reward, spelled.status) == (1.0, "ok")
+        before = cpu_s()
+        await asyncio.gather(*(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}") for i in range(2000)))
+        # this process and its worker judged 10,000 a second on one core
+        assert cpu_s() - before < 4
 
-    run(scenario)
+    with_pool(scenario)
 
 
-def test_a_rollout_that_was_given_up_needs_no_worker():
-    async def scenario() -> None:
-        async with running() as pool:
-            aborted = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.abort)
-            assert aborted.reward is None
+def test_a_rollout_that_was_cut_off_is_judged_by_the_answer_that_it_gave_before(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        async def cut(name: str, text: str) -> tuple[float | None, str]:
+            verdict = await pool.verify(prompt(name, answer="5"), text, FinishReason.length)
+            return verdict.reward, verdict.status
 
-    run(scenario)
+        for name in ("math", "number"):
+            assert await cut(name, "\\boxed{5} and so") == (1.0, "ok")
+            assert await cut(name, "\\boxed{6} and so") == (0.0, "ok")
+            assert await cut(name, "so it is \\boxed{5") == (0.0, "truncated")
+            assert await cut(name, "<think>so it is \\boxed{5}") == (0.0, "truncated")
+        assert await cut("number", "it is 5") == (0.0, "truncated"), "it may have become 57"
+        assert (await stop(pool, prompt("number", answer="5"), "it is 5")).reward == 1.0
+        spelled = await pool.verify(prompt("reasoning_gym", **SPELL), "<answer>tenalp</answer> for", FinishReason.length)
+        assert (spelled.reward, spelled.status) == (1.0, "ok")
+
+    with_pool(scenario)
 
 
-def test_a_prompt_that_opens_the_thinking_makes_its_boxes_worthless():
-    async def scenario() -> None:
-        async with running() as pool:
-            opened = prompt("math", "2+3=?\n<think>\n", answer="5")
-            assert (await stop(pool, opened, "\\boxed{5}")).status == "no_answer"
-            assert (await stop(pool, opened, "hm</think>\\boxed{5}")).reward == 1.0
+def test_a_rollout_that_was_given_up_needs_no_worker(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        aborted = await pool.verify(prompt("math", answer="5"), "\\boxed{5}", FinishReason.abort)
+        assert aborted.reward is None
 
-    run(scenario)
+    with_pool(scenario)
+
+
+def test_a_prompt_that_opens_the_thinking_makes_its_boxes_worthless(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        opened = prompt("math", "2+3=?\n<think>\n", answer="5")
+        assert (await stop(pool, opened, "\\boxed{5}")).status == "no_answer"
+        assert (await stop(pool, opened, "hm</think>\\boxed{5}")).reward == 1.0
+
+    with_pool(scenario)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
@@ -267,16 +268,15 @@ def test_workers_are_recycled_without_losing_a_verdict():
     run(scenario)
 
 
-def test_a_cancelled_wait_does_not_disturb_the_others():
-    async def scenario() -> None:
-        async with running() as pool:
-            given_up = asyncio.ensure_future(stop(pool, prompt("math", answer="1"), "\\boxed{1}"))
-            kept = asyncio.ensure_future(stop(pool, prompt("math", answer="2"), "\\boxed{2}"))
-            await asyncio.sleep(0)
-            given_up.cancel()
-            assert (await kept).reward == 1.0
+def test_a_cancelled_wait_does_not_disturb_the_others(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        given_up = asyncio.ensure_future(stop(pool, prompt("math", answer="1"), "\\boxed{1}"))
+        kept = asyncio.ensure_future(stop(pool, prompt("math", answer="2"), "\\boxed{2}"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert (await kept).reward == 1.0
 
-    run(scenario)
+    with_pool(scenario)
 
 
 def test_closing_leaves_no_process_and_cancels_what_waits():
@@ -309,12 +309,11 @@ def test_workers_that_cannot_start_are_an_error_not_a_wait(monkeypatch: pytest.M
     run(scenario)
 
 
-def test_an_unknown_verifier_is_refused():
-    async def scenario() -> None:
-        async with running() as pool:
-            with pytest.raises(UserError, match="unknown verifier"):
-                await stop(pool, prompt("nobody"), "x")
+def test_an_unknown_verifier_is_refused(with_pool: RunWithPool):
+    async def scenario(pool: LocalPool) -> None:
+        with pytest.raises(UserError, match="unknown verifier"):
+            await stop(pool, prompt("nobody"), "x")
         with pytest.raises(UserError, match="unknown verifier"):
             LocalPool(1, 1.0, preload=("nobody",))
 
-    run(scenario)
+    with_pool(scenario)
