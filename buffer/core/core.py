@@ -227,7 +227,8 @@ class BufferCore:
 
     def _admit_learner(self, hello: m.Hello) -> None:
         """The learner is connected: its history decides where the run stands, and the buffer stays."""
-        self.progress.arrive(hello)
+        self.run.admit_learner(max(hello.version, 0), hello.generation, hello.stage)
+        self.progress.stop_waiting()
         self._leave_at_s = None
 
     def _welcome(self) -> m.Welcome:
@@ -251,7 +252,7 @@ class BufferCore:
             self.run.membership.leave(peer.name)
             self.dispatch.fail_leases_of(peer.name)
         elif peer.role is m.Role.learner:
-            self.progress.leave()
+            self.progress.stop_waiting()
 
     # --- batches ----------------------------------------------------------------------------------
 

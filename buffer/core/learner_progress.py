@@ -1,6 +1,6 @@
-"""The learner's side of the run: where it stands, and which batch it waits for.
+"""The learner's side of the run: the steps that it makes, and the batch that it waits for.
 
-    learner arrives -> continue or begin a generation    TakeBatch -> try_serve    StepDone -> advance    Finish -> finish
+    TakeBatch -> take, try_serve    StepDone -> advance    CheckpointSaved -> checkpoint    Finish -> finish
 
 Every batch is recorded before it is sent, so that a learner that restarts is served the very same ones.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import msgspec
 
 from ...common.config.sections import CheckpointConfig
-from ...common.messages import Hello
 from ...common.types import Batch
 from .peers import Peers
 from .run_state import RunState
@@ -25,22 +24,8 @@ class LearnerProgress:
         # version of the batch that the learner waits for
         self._waiting: int | None = None
 
-    def arrive(self, hello: Hello) -> None:
-        """A learner greets: it continues the recorded history, or begins a generation. Raises DataError, JournalError.
-
-        The caller has checked that the configuration has its stage.
-        """
-        run, version = self._run, max(hello.version, 0)
-        if run.can_continue(version, hello.generation):
-            run.store.continue_at(version, hello.stage)
-        else:
-            run.begin_generation(version, hello.generation, hello.stage)
-        self._waiting = None
-        if version == 0 and run.store.head == 0:
-            run.validation.start_whole(0, blocks=True)
-
-    def leave(self) -> None:
-        """The learner is gone, and waits for no batch."""
+    def stop_waiting(self) -> None:
+        """The learner is gone, or greets (it asks for its batch after that): it waits for none now."""
         self._waiting = None
 
     @property

@@ -69,12 +69,20 @@ class RunState:
 
     # --- what a learner's messages change ---------------------------------------------------------
 
-    def can_continue(self, version: int, generation: int) -> bool:
-        """Whether a learner with this checkpoint continues the recorded history."""
-        return self.store.can_continue(version, generation, set(self.journal.versions()))
+    def admit_learner(self, version: int, generation: int, stage: int) -> None:
+        """A learner starts from `version` and in `stage`: it continues the recorded history, or begins a generation.
 
-    def begin_generation(self, version: int, generation: int, stage: int) -> None:
-        """Begin a generation at `version`, for a learner whose checkpoint is of `generation` (below 1: of no run)."""
+        `generation` is that of its checkpoint, below 1 without one. Raises DataError, JournalError.
+        """
+        if self.store.can_continue(version, generation, set(self.journal.versions())):
+            self.store.continue_at(version, stage)
+        else:
+            self._begin_generation(version, generation, stage)
+        if version == 0 and self.store.head == 0:
+            self.validation.start_whole(0, blocks=True)
+
+    def _begin_generation(self, version: int, generation: int, stage: int) -> None:
+        """Give up the recorded history from `version` on, with all work under way."""
         state = self.journal.load_state(version)
         if state is not None and state.generation != generation:
             state = None  # of a history that was given up already
