@@ -14,7 +14,6 @@ class Peer:
     identity: bytes  # of its socket
     hello: Hello
     seen_s: float  # time of its last message
-    joined_s: float
     stats: dict[str, float] = field(default_factory=dict)  # cumulative, of its last heartbeat
     baseline: dict[str, float] = field(default_factory=dict)  # `stats` at the last batch
     facts: dict[str, float | str] = field(default_factory=dict)  # that it reported of itself, for the status
@@ -90,9 +89,9 @@ class Peers:
         """Enter a client. One of the same name must have left before, or be the same process on another socket."""
         previous = self._by_name.get(hello.name)
         facts: dict[str, float | str] = {"host": hello.host, "pid": float(hello.pid)}
-        peer = Peer(identity=identity, hello=hello, seen_s=now, joined_s=now, facts=facts)
+        peer = Peer(identity=identity, hello=hello, seen_s=now, facts=facts)
         if previous is not None:
-            peer.joined_s, peer.stats, peer.baseline = previous.joined_s, previous.stats, previous.baseline
+            peer.stats, peer.baseline = previous.stats, previous.baseline
             peer.facts, peer.leaving = previous.facts | facts, previous.leaving
             del self._by_identity[previous.identity]
         assert identity not in self._by_identity, "a socket that speaks for another client must have left first"

@@ -11,7 +11,7 @@ from ..tickets.store import TicketSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
-    """Made once, by main; every part of the core is given the section that it needs."""
+    """The settings of one run. Main makes them once, and each part of the core is given the section that it needs."""
 
     run: str  # name
     seed: int
@@ -24,7 +24,7 @@ class RunSettings:
 
     @classmethod
     def from_config(cls, cfg: Config) -> RunSettings:
-        """Raises ConfigError for stages that are no configuration."""
+        """The settings of a configuration. Raises ConfigError for a stage that cannot be applied to it."""
         return cls(
             run=cfg.run.name,
             seed=cfg.run.seed,
