@@ -1,10 +1,10 @@
-"""Start-up seconds and tokens per second of the engines on one core, beside vLLM as it comes.
+"""Start-up seconds and tokens per second of the engines on one core, compared with stock vLLM.
 
     vllm          VllmEngine: AsyncLLM in two processes, our scheduler and CPU sampler
     transformers  TransformersEngine: a thread of this process
     stock         AsyncLLM in two processes, nothing of ours
     stock_mp      AsyncLLM as vLLM starts it on a CPU: three processes
-    in_process    LLMEngine, one process: weights could not be updated beside generation, but nothing crosses a socket
+    in_process    LLMEngine, one process: weights could not be updated while it generates, but nothing crosses a socket
 
 All rollouts have the same length; 256 are in flight, 16 a ticket. Layouts are interleaved, each in a process of its own.
 On a busy machine, CPU microseconds per token are the better figure. `start_s` begins after torch and transformers are imported

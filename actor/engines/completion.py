@@ -1,4 +1,4 @@
-"""What an engine returns for one rollout: tokens, log-probabilities, version spans. Pure: no vLLM, no torch."""
+"""The result of an engine for one rollout: tokens, log-probabilities, version spans. Pure: no vLLM, no torch."""
 
 from __future__ import annotations
 

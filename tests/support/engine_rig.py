@@ -40,7 +40,7 @@ class Rig:
     runner: asyncio.Runner
     end: LearnerEnd
     epoch: int = 1
-    versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)  # what every version's weights were
+    versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)  # weights of every version that was sent
     _sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _ordinal: int = 0
 

@@ -1,7 +1,7 @@
 """An engine without vLLM: a transformers model that generates in a thread of the actor's process.
 
     generate(ticket)      -> rows for the thread; (index, Completion) of each as it ends
-    apply_weights(update) -> received by another thread beside generation, loaded between two tokens
+    apply_weights(update) -> downloaded by another thread while generation goes on, loaded between two tokens
 
 It starts in a moment, on a CPU or one GPU, and obeys the same law as the vLLM engine (`../api.py`). What it costs in speed:
 docs/decisions/007-second-engine.md.
@@ -154,7 +154,7 @@ class TransformersEngine:
         return result.checksums
 
     def _take_weights(self, update: UpdateWeights) -> dict[str, Tensor]:
-        """What was received, as named views into the staging memory."""
+        """The downloaded parameters by name, as views into the staging memory."""
         return {
             name: view
             for bucket, flat in zip(update.manifest.buckets, self._downloads.take_buckets(), strict=True)

@@ -25,7 +25,7 @@ def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) 
     # float64: a float32 sum over a large vocabulary would lose the rare tokens
     cumulative = table.double().exp().cumsum(-1)
     total = cumulative[:, -1]
-    # below the total, whatever rounding says, so that no token of probability 0 is ever chosen
+    # strictly below the total in spite of rounding, so that no token of probability 0 is ever chosen
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
     tokens = torch.where(greedy, table.argmax(-1), drawn)

@@ -174,7 +174,7 @@ class Case:
         )
 
     async def run(self, story: Callable[[Case], Awaitable[None]]) -> BaseException | None:
-        """What the actor ended with, once the story is told."""
+        """Run the actor and the story; returns the error that the actor ended with, None for a good end."""
 
         async def tell() -> None:
             self.wire.offer(0)

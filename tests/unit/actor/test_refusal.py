@@ -1,4 +1,4 @@
-"""What becomes of an actor that the buffer refuses, from the buffer's answer to the exit code."""
+"""An actor that the buffer refuses: from the buffer's answer to the exit code."""
 
 from __future__ import annotations
 

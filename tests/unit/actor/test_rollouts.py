@@ -1,4 +1,4 @@
-"""What the verifier reads of a completion."""
+"""The part of a completion that the verifier reads."""
 
 from __future__ import annotations
 
