@@ -174,7 +174,7 @@ def test_a_prompt_cannot_name_code(folder: Path):
 
 
 class Judge(BaseHTTPRequestHandler):
-    """A judge over HTTP; counts requests, and says what it was told to say."""
+    """A judge over HTTP; records requests, and sends the replies that it was given."""
 
     requests: list[dict[str, Any]]
     replies: list[tuple[int, bytes]]

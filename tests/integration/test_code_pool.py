@@ -39,7 +39,7 @@ EVERY = (  # problem, program, language, reward
     (LINES, SUM, "python", 1.0),
     (LINES, "print(7)", "python", 0.5),
 )
-# a kernel without Landlock, for those it starts: a filter that fails its first system call, then the interpreter
+# imitates a kernel without Landlock: a filter fails its first system call, then the interpreter starts
 WITHOUT_LANDLOCK = """#!{python}
 import ctypes, errno, os, struct, sys
 def op(code, value, yes=0, no=0): return struct.pack("<HBBI", code, yes, no, value)
@@ -67,7 +67,7 @@ def descendants(pids: list[int]) -> list[psutil.Process]:
 
 
 class Trouble:
-    """Kills and stops what judges, at random moments; remembers every worker and every process of a sandbox that it saw."""
+    """Kills and stops workers and sandboxes at random moments; remembers each of their processes that it saw."""
 
     def __init__(self, pool: LocalPool, seed: int) -> None:
         self._pool, self.random = pool, random.Random(seed)
@@ -100,7 +100,7 @@ class Trouble:
 
     def survivors(self) -> list[psutil.Process]:
         alive = [one for one in self.inside if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-        if os.getuid() == 0:  # also those that nobody saw: a worker's sandbox has a user of its own
+        if os.getuid() == 0:  # also unseen ones, because a worker's sandbox has a user of its own
             users = {FIRST_UID + pid % NUM_UIDS for pid in self.workers}
             for one in psutil.process_iter():
                 with suppress(psutil.NoSuchProcess):

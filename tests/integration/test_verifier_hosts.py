@@ -76,7 +76,7 @@ async def attached(pool: SharedPool) -> None:
 
 
 def judge(pool: SharedPool, number: int) -> Awaitable[Verdict]:
-    """Right for every third."""
+    """Ask for a verdict on an answer that is right for every third number."""
     return pool.verify(prompt(answer=str(number)), f"\\boxed{{{number - (number % 3 > 0)}}}", FinishReason.stop)
 
 

@@ -1,4 +1,4 @@
-"""The worker pool with real worker processes: deadlines, deaths, memory, and who is to blame."""
+"""The worker pool with real worker processes: deadlines, deaths, memory and blame."""
 
 import asyncio
 import json
@@ -134,7 +134,7 @@ def test_a_worker_killed_in_the_middle_of_a_job_costs_the_rollout_nothing(signal
         async with running() as pool:
             await ready(pool)
             pid = only_worker(pool).pid
-            os.kill(pid, signal.SIGSTOP)  # the jobs are in its hands, and it will not finish them
+            os.kill(pid, signal.SIGSTOP)  # it holds the jobs and will not finish them
             asked = [asyncio.ensure_future(stop(pool, prompt("math", answer=str(i)), f"\\boxed{{{i}}}")) for i in range(20)]
             await until(lambda: only_worker(pool).num_jobs > 0)
             os.kill(pid, signal_number)

@@ -26,7 +26,7 @@ class Pair:
     """A well-behaved actor and learner at work, each in a thread of its own."""
 
     def __init__(self, cfg: Config, address: str, pad: Callable[[Group], Group] | None = None) -> None:
-        """`pad`: what becomes of half of the groups, four in a row, before it is sent."""
+        """pad: changes half of the groups, four in a row, before they are sent."""
         self.num_batches = self.num_padded = 0
         self._pad, self._num_answered = pad, 0
         self._learned, self._over = threading.Event(), threading.Event()
@@ -78,7 +78,7 @@ class Pair:
             self._learner.send(m.CheckpointSaved(generation=generation, version=version))
 
     def wait_for(self, num_more: int) -> None:
-        """Until so many more batches were trained; raises what went wrong in a thread."""
+        """Wait until so many more batches are trained. Raises the error of a thread that failed."""
         goal = self.num_batches + num_more
         wait_until(f"{num_more} more batches", lambda: self._errors or self.num_batches >= goal, 30.0)
         if self._errors:
@@ -99,11 +99,11 @@ class Pair:
 
 
 class Memory:
-    """How far the resident memory of a process rises above what it was."""
+    """The rise of a process's resident memory above its value at the start."""
 
     def __init__(self, pid: int) -> None:
         self._folder = Path(f"/proc/{pid}")
-        (self._folder / "clear_refs").write_text("5")  # the peak starts anew
+        (self._folder / "clear_refs").write_text("5")  # resets the peak
         self._before = self._read("VmRSS")
 
     def _read(self, name: str) -> int:
@@ -111,12 +111,12 @@ class Memory:
         return int(line.split()[1]) << 10
 
     def growth(self) -> int:
-        """Bytes of the peak above the start."""
+        """The peak above the start, in bytes."""
         return self._read("VmHWM") - self._before
 
 
 class Hostile:
-    """Raw sockets towards one buffer; every one under a routing id of its own."""
+    """Raw sockets connected to one buffer, each with a routing id of its own."""
 
     def __init__(self, context: zmq.Context, cfg: Config, address: str, seed: int) -> None:
         self._context, self._cfg, self.address = context, cfg, address
@@ -129,7 +129,7 @@ class Hostile:
         return hello(self._cfg, role, name, **({"pid": 1} | changes))
 
     def as_learner(self, generation: int) -> list[Any]:
-        """What a learner of this generation says, in no sensible order."""
+        """Messages of a learner of this generation, in an order that makes no sense."""
         greeting = self.hello(m.Role.learner, generation=generation)
         steps = [{"generation": generation, "version": version} for version in (0, 1, 2)]
         kinds = (m.TakeBatch, m.StepDone, m.CheckpointSaved, m.Finish)
@@ -142,7 +142,7 @@ class Hostile:
         return connect_dealer(self._context, self.address, 2 * self._limit, b"rogue-%d" % self._num_sockets)
 
     def send_malformed(self, num_frames: int) -> None:
-        """From so many senders that nobody is put in quarantine, a hundred at a time; until all of it arrived."""
+        """Send frames from enough senders to keep each out of quarantine, a hundred at a time, until all have arrived."""
         goal = self.num_sent + num_frames
         while self.num_sent < goal:
             for _ in range(100):
@@ -154,11 +154,11 @@ class Hostile:
             wait_until(f"{self.num_sent} refused frames", lambda: self.num_refused() >= self.num_sent, 60)
 
     def num_refused(self) -> int:
-        """Malformed frames that the buffer counted."""
+        """The buffer's count of malformed frames."""
         return self.status().counters.get("buffer/rejected_frames", 0)
 
     def send_from_one(self, frames: list[bytes]) -> m.Status:
-        """On one connection; what the buffer says after it has handled all of it."""
+        """Send frames on one connection; returns the buffer's answers after it has handled all of them."""
         with self.dealer() as dealer:
             for frame in frames:
                 dealer.send(frame)
@@ -171,7 +171,7 @@ class Hostile:
         raise AssertionError(f"no answer behind {len(frames)} frames")
 
     def tell(self, frames: list[bytes]) -> None:
-        """Send, and wait until it was handled; whatever comes back."""
+        """Send, and wait until it is handled; returns the answer, if one comes."""
         with self.dealer() as dealer:
             for frame in frames:
                 dealer.send(frame)

@@ -1,4 +1,4 @@
-"""Programs that want the reward without the answer. Asked: f(n) = 7 n + 1000003 for n = 1, 2, 3."""
+"""Programs that try to earn the reward without solving the problem: f(n) = 7 n + 1000003 for n = 1, 2, 3."""
 
 FORGERIES = {
     "leaves with exit code 0": """

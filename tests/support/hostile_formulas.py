@@ -1,4 +1,4 @@
-"""Answers to the integral of 3 X**2 that want a reward without being one, or want to harm whoever evaluates them."""
+"""Texts in place of the integral of 3 X**2: they try to earn a reward without being one, or to harm the evaluator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifier pools for tests: started, closed whatever happens, and never waited for longer than a deadline."""
+"""Verifier pools for tests: started, always closed, and never waited for longer than a deadline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RunWithPool = Callable[[Callable[[LocalPool], Coroutine[Any, Any, None]]], None]
 
 @asynccontextmanager
 async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any) -> AsyncIterator[LocalPool]:
-    """A pool that is started; its workers may not be ready yet."""
+    """A started pool, whose workers may not be ready yet."""
     pool = LocalPool(workers, timeout_s, **options)
     await pool.start()
     try:

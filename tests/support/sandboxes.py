@@ -24,7 +24,7 @@ BACKENDS = {backend.name: backend for backend in (BUBBLEWRAP, JAIL)}
 
 
 def missing(backend: Backend) -> str:
-    """What of the machine this backend lacks; asked without the sandbox's own code."""
+    """The reason why this machine cannot have the backend, or ""; found without the sandbox's own code."""
     if not landlock.version():
         return "this kernel has no Landlock"
     if not backend.bubblewrap:
@@ -47,7 +47,7 @@ def missing(backend: Backend) -> str:
 
 @contextlib.contextmanager
 def opened(backend: Backend) -> Iterator[Sandbox]:
-    """A sandbox of this backend; skips, saying why, where the machine cannot have it. A self-test that fails is no reason."""
+    """A sandbox of this backend. Skips, with the reason, where the machine cannot have it; a failed self-test is an error."""
     if reason := missing(backend):
         pytest.skip(f"no {backend.name} sandbox here: {reason}")
     sandbox = open_sandbox(backends=(backend,))
@@ -59,7 +59,7 @@ def opened(backend: Backend) -> Iterator[Sandbox]:
 
 @dataclass
 class Targets:
-    """What attacks aim at: files, sockets and a process outside of the sandbox."""
+    """Targets of attacks: files, sockets and a process outside of the sandbox."""
 
     folder: Path
     port: int
@@ -81,7 +81,7 @@ class Targets:
 
 @contextlib.contextmanager
 def targets(folder: Path) -> Iterator[Targets]:
-    """Everything is open to any user: only the sandbox keeps attackers away."""
+    """Set out targets that any user may reach, so that only the sandbox keeps attackers away."""
     for place in (folder, *folder.parents):
         if place.owner() == psutil.Process().username() and place != Path("/"):
             place.chmod(place.stat().st_mode | 0o755)
@@ -117,7 +117,7 @@ def _uid(process: psutil.Process) -> int:
 
 
 def assert_in_order(sandbox: Sandbox, aims: Targets) -> None:
-    """After an attack: nothing outside was touched, nothing of it lives, and the sandbox serves."""
+    """After an attack, nothing outside was touched, no process of it lives, and the sandbox still serves."""
     aims.assert_untouched()
     assert sandbox.run("print(6 * 7)").stdout == b"42\n"
     wait_until(f"the end of {survivors(sandbox)}", lambda: not survivors(sandbox), 10)

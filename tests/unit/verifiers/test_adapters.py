@@ -1,4 +1,4 @@
-"""What the adapters hand to functions of other libraries, and what they take from them."""
+"""The arguments that the adapters hand to functions of other libraries, and the results that they accept."""
 
 import array
 import asyncio

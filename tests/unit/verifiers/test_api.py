@@ -1,4 +1,4 @@
-"""What every verifier of the registry owes to its callers, and what a class that forgets something gets."""
+"""The duties of every registered verifier, and the error of a class that forgets one."""
 
 import inspect
 

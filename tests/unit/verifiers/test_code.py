@@ -1,4 +1,4 @@
-"""Extraction, answer specifications and accounting; what runs is in tests/integration/test_code_problems.py."""
+"""Extraction, answer specifications and accounting; programs run in tests/integration/test_code_problems.py."""
 
 import pytest
 from prolong.common.errors import DataError

@@ -1,4 +1,4 @@
-r"""Pairs that an adversarial reader of the code got judged wrongly, each with its right verdict: (stored, boxed, right)."""
+r"""Pairs that the code once judged wrongly, found by an adversarial reader: (stored, boxed, right verdict)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from prolong.verifiers import math, stem
 from prolong.verifiers.api import Task, Verifier
 
 MATH = [
-    # letters of both cases, primes, marks: what they say is not decoration
+    # letters of both cases, primes and marks carry meaning
     ("R-r", "r-R", False),
     ("R-r", "0", False),
     (r"\pi(R^2-r^2)", r"\pi(r^2-R^2)", False),

@@ -1,4 +1,4 @@
-"""Judges outside of the worker. What they answer is tested in tests/integration/test_adapters.py."""
+"""Judges outside of the worker. Their replies are tested in tests/integration/test_adapters.py."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is certain without algebra, and that nothing takes more than linear time."""
+"""Verdicts that are certain without algebra; all of it takes linear time."""
 
 import time
 from fractions import Fraction

@@ -78,7 +78,7 @@ def test_puzzles_that_come_without_an_answer_get_one(name: str):
 
 
 def test_a_rush_hour_solution_is_as_short_as_can_be():
-    """min_moves of the published boards counts cells, ours slides: never more slides than cells."""
+    """min_moves of the published boards counts cells and ours counts slides, so it is never larger."""
     for made in reasoning_gym.create_dataset("rush_hour", seed=2, size=3):
         slides = SOLVERS["rush_hour"](made["metadata"]).split()
         assert 0 < len(slides) <= made["metadata"]["min_moves"]

@@ -271,10 +271,10 @@ def test_nulls_of_published_files_are_no_kwargs():
 )
 def test_hostile_texts_of_100_000_characters_are_judged_in_linear_time(unit: str):
     text = unit * (100_000 // len(unit)) + "x"
-    began = time.perf_counter()
+    began = time.process_time()
     for name, kwargs, _, _ in CASES:
         INSTRUCTIONS.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
-    assert time.perf_counter() - began < 2.0  # all of them; a quadratic one takes minutes
+    assert time.process_time() - began < 2.0  # all of them; a quadratic one takes minutes
 
 
 @pytest.mark.parametrize(("text", "followed"), [("**P.S.** More.", 1.0), ("*P.S. More.*", 1.0), ("**P.S.**", 0.0)])

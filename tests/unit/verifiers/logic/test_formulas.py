@@ -26,7 +26,7 @@ def test_formulas_that_are_wrong_or_malformed_earn_nothing(name: str):
 
 
 def test_sympy_executes_strings_that_have_no_letters(monkeypatch: pytest.MonkeyPatch):
-    """Why quotes are refused, and not only words."""
+    """The reason why quotes are refused, and not only words."""
     monkeypatch.delenv("FORGED", raising=False)
     attack = in_octal("__import__('os').environ.setdefault('FORGED', '1') and 1")
     sympy.parse_expr(attack)
@@ -53,7 +53,7 @@ def test_the_rewards_are_those_of_reasoning_gym(name: str):
         entry = puzzles.stored(made)
         gold = entry["answer"].strip()
         for given in (gold, gold.replace("3", "4"), f"2*({gold})", f"{gold} + 1", f"({gold}) + 0", gold[:-1], f"{gold}.5", "x"):
-            if formulas.is_formula(given, entry):  # theirs has no such rule
+            if formulas.is_formula(given, entry):  # the library has no such rule
                 assert formulas.judge_formula(name, given, entry) == dataset.score_answer(given, made), given
 
 
@@ -74,7 +74,7 @@ def test_a_stored_integrand_that_is_no_formula_is_not_evaluated():
 
 
 def test_every_text_of_known_tokens_is_read_as_python_reads_it():
-    """No three tokens of ours make an attribute, a string, a keyword or a statement in Python's eyes."""
+    """No three tokens of ours make an attribute, a string, a keyword or a statement in Python."""
     import io
     import tokenize
 

@@ -59,7 +59,7 @@ def test_a_stored_answer_that_is_no_formula_is_refused(gold: object):
 
 
 def test_every_scorer_that_calls_eval_is_replaced_or_unsafe():
-    """As found by reading the scorers of 0.1.25; stored entries that are evaluated count too."""
+    """The scorers of 0.1.25 were read for this list; scorers that evaluate stored entries count too."""
     evaluating = {"binary_matrix", "countdown", "n_queens", "puzzle24", "spiral_matrix", "string_insertion"}
     evaluating |= {"bitwise_arithmetic", "number_sorting"} | logic.UNSAFE
     assert evaluating <= set(REPLACED) | logic.UNSAFE
@@ -74,14 +74,14 @@ def test_datasets_without_a_usable_scorer_are_refused_with_the_reason(name: str)
 
 
 def test_the_refused_scorer_pays_for_a_copied_premise():
-    """propositional_logic: if this fails, a later version of Reasoning Gym mended it, and it can be used."""
+    """propositional_logic: if this fails, a later version of Reasoning Gym fixed it, and it can be used."""
     dataset = reasoning_gym.create_dataset("propositional_logic", seed=1, size=30)
     paid = [dataset.score_answer(entry["metadata"]["premises"][0], entry) for entry in dataset]
     assert max(paid) == 1.0
 
 
 class Box:
-    """A sandbox whose every call ends as told; `answers` says how, by the text that is judged."""
+    """A sandbox whose calls end as `answers` says for the text that is judged."""
 
     def __init__(self, answers: Callable[[str], tuple[str, bytes]]) -> None:
         self.answers, self.unsafe, self.calls = answers, False, list[str]()

@@ -1,4 +1,4 @@
-"""One test for each scorer of ours: what theirs does wrong, by theirs where that is safe to run, and what ours pays instead."""
+"""One test for each scorer of ours: the library's fault, shown with its own scorer where that is safe, and our reward."""
 
 from fractions import Fraction
 from typing import Any
@@ -98,7 +98,7 @@ def test_hostile_answers_earn_next_to_nothing_and_raise_nothing(name: str, given
     ],
 )
 def test_theirs_pays_for_it(name: str, wrong: str):
-    """If one of these fails, a later version of Reasoning Gym mended it, and ours can go."""
+    """If one of these fails, a later version of Reasoning Gym fixed it, and our scorer can go."""
     dataset = reasoning_gym.create_dataset(name, seed=1, size=1)
     entry = next(entry for known, entry, _ in CASES if known == name)
     entry = {"answer": entry.get("answer", "x"), "metadata": entry.get("metadata", {})}

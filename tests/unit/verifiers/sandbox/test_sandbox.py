@@ -1,4 +1,4 @@
-"""How backends are put together; what they withstand is in tests/integration/test_sandbox_attacks.py."""
+"""How backends are put together; attacks on them are in tests/integration/test_sandbox_attacks.py."""
 
 import os
 import resource
@@ -60,7 +60,7 @@ def test_a_launcher_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_limits_never_rise_and_cpu_time_warns_first():
-    """In a process of its own: limits cannot be taken back."""
+    """Runs in a process of its own, because limits cannot be raised again."""
     script = (
         "import resource; from prolong.verifiers.sandbox.jail_server import limit\n"
         "limit({'nofile': 50, 'cpu': 7}); limit({'nofile': 60, 'cpu': 100})\n"
@@ -96,7 +96,7 @@ def test_an_end_has_a_name(code: int, cpu_s: float, status: str):
 
 
 def test_the_launcher_needs_nothing_but_the_standard_library():
-    """What runs inside is small: a look at what it imports beside Python's own modules and ours."""
+    """The code inside imports only Python's own modules and ours."""
     script = (
         "import sys; import prolong.verifiers.sandbox.jail_server; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )

@@ -1,4 +1,4 @@
-"""The filter, judged by an interpreter of BPF written here: every machine's, on any machine."""
+"""The filters of every machine, run on any machine by an interpreter of BPF written here."""
 
 import re
 import struct
@@ -17,7 +17,7 @@ PID = 4242
 
 
 def verdict(code: bytes, number: int, arch: int, *arguments: int) -> int:
-    """What a kernel does with a system call: classic BPF over struct seccomp_data, instruction by instruction."""
+    """The kernel's action for a system call: classic BPF over struct seccomp_data, instruction by instruction."""
     call = struct.pack("<IIQ6Q", number, arch, 0, *[*arguments, *[0] * 6][:6])
     accumulator, at = 0, 0
     while True:

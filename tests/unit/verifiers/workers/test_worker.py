@@ -21,7 +21,7 @@ def faulty(task: Task) -> Score:
 
 
 class Judge(Verifier):
-    """A verifier whose score is a function, and which cannot tell who is to blame for a failure."""
+    """A verifier whose score is a function, and which cannot tell whose fault a failure is."""
 
     def __init__(self, score: Callable[[Task], Score] = faulty) -> None:
         self._score = score
