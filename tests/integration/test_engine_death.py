@@ -18,7 +18,8 @@ SOON_S = 3.0
 
 def engines(of: int | None = None) -> set[psutil.Process]:
     """The engine processes of an actor, by default of this process."""
-    return {child for child in psutil.Process(of).children() if "EngineCore" in " ".join(child.cmdline())}
+    living = [child for child in psutil.Process(of).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return {child for child in living if "EngineCore" in " ".join(child.cmdline())}
 
 
 @pytest.fixture
