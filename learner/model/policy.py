@@ -77,8 +77,15 @@ class Policy(nn.Module):
         """Compute log-probabilities and entropies [M] of a micro-batch: `forward`, with its arguments taken from there."""
         planned = micro.plan is not None
         assert planned == (self.layout is PackingLayout.documents), f"micro-batch of another layout than {self.layout.name}"
-        places = micro.input_ids, micro.position_ids, micro.plan, micro.source
-        return self(*places, micro.target, micro.temperature, entropy_gradient)
+        return self(
+            micro.input_ids,
+            micro.position_ids,
+            micro.plan,
+            micro.source,
+            micro.target,
+            micro.temperature,
+            entropy_gradient,
+        )
 
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield (checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
