@@ -19,6 +19,7 @@ The rules are attributes of the classes, so no table elsewhere has to be kept in
 Example: a learner waits for a batch.
 
     class TakeBatch(OfGeneration, Question[BatchReady], frozen=True):
+        asked_again = True
         version: Number
 
     client.ask(batches, lambda generation: TakeBatch(generation=generation, version=7), deadline_s=600.0, stop=stop)
