@@ -49,8 +49,9 @@ class Verifier(ABC):
     All other methods run in the main thread of a worker process, one job at a time. They may block, because the pool kills the
     worker at the deadline. The completion is hostile text: take no longer than linear time where you can, and never execute it.
 
-    A method that raises is retried or blamed by workers/worker.py; the reward is then None, or 0 with status "input_rejected"
-    where `probe` shows that the completion is to blame. Raise VerifierFailure where the completion cannot be to blame.
+    If `quick` or `score` raises, the reward is None, or 0 with status "input_rejected" where `probe` shows that the completion
+    is to blame. Raise VerifierFailure where the completion cannot be to blame. A job whose worker hangs or dies is tried once
+    more.
 
     Example: the reward is 1 for the stored word and nothing else.
 
