@@ -40,9 +40,8 @@ def scores_table(summary: dict[str, Any]) -> Table:
     table.add_column("held-out pass rate")
     for setting in settings:
         table.add_column(setting, justify="right", no_wrap=True)
-    columns = [
-        (summary["before"].get(setting, {}), summary["after"].get(setting, {})) for setting in settings
-    ]  # (before, after) of each setting
+    # (before, after) of each setting
+    columns = [(summary["before"].get(setting, {}), summary["after"].get(setting, {})) for setting in settings]
     tasks = sorted({task for pair in columns for side in pair for task in side.get("by_task", {})})
     for domain in sorted({task.partition("/")[0] for task in tasks}):
         pairs = [[by_domain(side.get("by_task", {})).get(domain) for side in pair] for pair in columns]

@@ -137,7 +137,7 @@ def _answer_text(answer: Any) -> str:
 
 
 def _is_json_object(text: str) -> bool:
-    """Raises: DataError for an object that hides half of a surrogate pair in an escape: its verifier would be told of it."""
+    """Whether a text is a JSON object. Raises: DataError for an object with a lone surrogate, which no frame can hold."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -40,6 +40,6 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> li
 
 
 def _shares(cores: list[int], number: int) -> list[list[int]]:
-    """`cores` in `number` runs of equal length; what is left over goes to the last."""
+    """`cores` cut into `number` parts of equal length; the last one also gets the remainder."""
     size = len(cores) // max(1, number)
     return [cores[i * size : (i + 1) * size if i < number - 1 else None] for i in range(number)]

@@ -39,7 +39,7 @@ class Difference:
     what: str
     left: Scalar
     right: Scalar
-    rounding: bool = False  # no more than two machines may differ by
+    rounding: bool = False  # small enough to come from another machine
     detail: str = ""
 
     def sentence(self, left: str = "", right: str = "") -> str:

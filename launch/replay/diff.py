@@ -111,7 +111,7 @@ def read_settings(paths: RunPaths) -> dict[str, Any]:
 
 
 def compare_runs(left: Recording, right: Recording) -> Comparison:
-    """Raises: UserError when the runs recorded nothing in common."""
+    """Compare settings and all common steps. Raises: UserError when the runs recorded nothing in common."""
     names = left.settings | right.settings if left.settings and right.settings else {}
     values = {name: (left.settings.get(name), right.settings.get(name)) for name in names}
     found = Comparison(
