@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench")
+FOLDERS: tuple[str, ...] = ("actor", "learner", "buffer", "verifiers", "common", "launch", "bench")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 TERMS = re.findall(r"^- \*\*(.+?)\*\*(?: of [^(:]+)?(?: \(`(\w+)`\))?[^:]*: ", GLOSSARY, re.MULTILINE)
