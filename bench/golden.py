@@ -17,11 +17,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from ..common.errors import UserError
+from ..common.types import JsonObject
 from ..launch.entry import exit_code_of
 from ..verifiers.answers.algebra import load_algebra
 from ..verifiers.api import Task, Verifier
@@ -39,7 +39,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = msgspec.field(name="class")
     hard: bool
     verifier: str
-    answer: dict[str, Any]
+    answer: JsonObject
     completion: str
     right: bool
 

@@ -34,7 +34,7 @@ from ..common import messages as m
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
 from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
-from ..common.types import Group, Manifest, Prompt, Rendezvous, Ticket
+from ..common.types import Group, JsonObject, Manifest, Prompt, Rendezvous, Ticket
 from .measure import report
 from .transport import MAX_BENCH_BYTES, PEER_TIMEOUT_S, ROLLOUTS, Raw, announce, make_group, start_server, stop_server
 
@@ -143,7 +143,7 @@ class Durable:
         stop_server(self.server)
 
 
-def trl_samples(group: Group) -> list[dict[str, Any]]:
+def trl_samples(group: Group) -> list[JsonObject]:
     """The group as TRL's samples: one dict per rollout, tokens as lists."""
     import numpy as np
 
@@ -177,7 +177,7 @@ class Queue:
         self.server = context.Process(target=drain, args=(self._samples, self._done), daemon=True)
         self.server.start()
 
-    def send(self, samples: list[dict[str, Any]]) -> None:
+    def send(self, samples: list[JsonObject]) -> None:
         self._samples.put(len(samples))
         for sample in samples:
             self._samples.put(sample)
@@ -231,7 +231,7 @@ class RoundTimes:
         return {"groups_per_s": num_groups / seconds, "cpu_ms_per_group": 1e3 * cpu_s / num_groups}
 
 
-def compare_ingest(folder: Path, rounds: int, batch: int) -> dict[str, Any]:
+def compare_ingest(folder: Path, rounds: int, batch: int) -> JsonObject:
     """Medians over rounds, and of the paired ratios."""
     durable, raw, queue, disk = Durable(folder, batch), Raw(), Queue(), DiskBaseline(folder)
     assert queue.server.pid is not None
@@ -253,7 +253,7 @@ def compare_ingest(folder: Path, rounds: int, batch: int) -> dict[str, Any]:
         for way in (durable, raw, queue):
             way.close()
     mine, floor, peer, limit = (spent[name].seconds[1:] for name in ("durable", "raw", "queue", "disk"))
-    result: dict[str, Any] = {"groups": len(groups), "group_bytes": len(frames[0]), "rounds": rounds}
+    result: JsonObject = {"groups": len(groups), "group_bytes": len(frames[0]), "rounds": rounds}
     for name, one in spent.items():
         result |= {f"{name}_{key}": value for key, value in one.summary(len(groups)).items()}
     result["durable_mb_per_s"] = result["durable_groups_per_s"] * len(frames[0]) / 1e6

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from ..common.config.run_files import RunPaths
 from ..common.metrics import read_metrics
+from ..common.types import JsonObject
 from ..launch.status import run_status
 from .footprint import Footprints, FootprintSample
 from .measure import report
@@ -70,7 +70,7 @@ class LiveRun:
         return True
 
 
-def stall(run: LiveRun, footprints: Footprints, at_step: int, stopped_s: float) -> dict[str, Any]:
+def stall(run: LiveRun, footprints: Footprints, at_step: int, stopped_s: float) -> JsonObject:
     """Stop the ranks of the learner at `at_step`, continue them after `stopped_s`, wait for the end of the run."""
     run.wait_until(f"step {at_step}", lambda: run.step >= at_step)
     ranks, began = footprints.processes("learner"), monotonic()

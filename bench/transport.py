@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from time import perf_counter, process_time, sleep
-from typing import Any
 
 import numpy as np
 import zmq
@@ -38,6 +37,7 @@ from ..common.transport.wire import encode
 from ..common.types import (
     FinishReason,
     Group,
+    JsonObject,
     Prompt,
     Rollout,
     Sampling,
@@ -253,7 +253,7 @@ def main(argv: list[str]) -> int:
     ours, raw = Ours(), Raw()
     try:
         trips = sorted(ours.round_trips_s())
-        result: dict[str, Any] = {"round_trip_ms": 1e3 * statistics.median(trips), "round_trip_p99_ms": 1e3 * trips[-3]}
+        result: JsonObject = {"round_trip_ms": 1e3 * statistics.median(trips), "round_trip_p99_ms": 1e3 * trips[-3]}
         for name, num_tokens in SIZES.items():
             figures = compare_transport(ours, raw, num_tokens, args.rounds, args.round_mb << 20)
             result |= {f"{name}_{key}": value for key, value in figures.items()}

@@ -22,6 +22,7 @@ import numpy as np
 import tokenizers
 
 from .errors import DataError, ModelError
+from .types import JsonObject
 
 FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -55,7 +56,7 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._template is not None
 
-    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+    def render(self, prompt: str | list[JsonObject]) -> str:
         """The text that the model is to continue: a string unchanged, messages through the chat template.
 
         Raises DataError when there is no template, or it raises an error for these messages.
@@ -81,7 +82,7 @@ class Tokenizer:
         """Text of token ids; special tokens are spelled out unless skipped."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
-    def _eos_ids(self, generation: dict[str, Any]) -> tuple[int, ...]:
+    def _eos_ids(self, generation: JsonObject) -> tuple[int, ...]:
         """Ids that end a completion, from tokenizer_config.json and generation_config.json, ascending."""
         ids: set[int] = set()
         eos = self._special.get("eos_token")
@@ -97,7 +98,7 @@ class Tokenizer:
         return tuple(sorted(ids))
 
 
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+def _read_json(path: Path, *, required: bool = False) -> JsonObject:
     if not path.is_file():
         if required:
             raise ModelError(
@@ -139,7 +140,7 @@ def _fetch(name: str) -> Path:
         raise ModelError(f"model.path = {name!r} is not a folder, and cannot be fetched from the hub: {error}") from error
 
 
-def _special_tokens(config: dict[str, Any], legacy: dict[str, Any]) -> dict[str, str]:
+def _special_tokens(config: JsonObject, legacy: JsonObject) -> dict[str, str]:
     """The texts of bos_token, eos_token ..., for chat templates."""
     special: dict[str, str] = {}
     for name in _SPECIAL_NAMES:
@@ -150,7 +151,7 @@ def _special_tokens(config: dict[str, Any], legacy: dict[str, Any]) -> dict[str,
     return special
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str:
+def _chat_template(folder: Path, config: JsonObject) -> str:
     """The template's text; empty when there is none. The file has priority; of named templates, "default" is taken."""
     path = folder / "chat_template.jinja"
     if path.is_file():
@@ -197,7 +198,7 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _fingerprint(source: dict[str, Any], special: dict[str, str], template: str) -> str:
+def _fingerprint(source: JsonObject, special: dict[str, str], template: str) -> str:
     """16 hex digits of the SHA-256 of all parts that determine the ids of a prompt."""
     decisive = {key: value for key, value in source.items() if key not in ("version", "truncation", "padding")}
     text = json.dumps([decisive, special, template], sort_keys=True, ensure_ascii=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich import box
@@ -17,7 +16,7 @@ from ..common.config.run_files import RunPaths
 from ..common.errors import BufferUnreachable, UserError
 from ..common.messages import Status
 from ..common.metrics import read_metrics
-from ..common.types import TicketState
+from ..common.types import JsonObject, TicketState
 from .summary import read_summary
 
 
@@ -32,7 +31,7 @@ def find_run(name: str, root: str = "runs") -> RunPaths:
     raise UserError(f"run {name!r}: expected a run folder or one of {listed} in {root}/")
 
 
-def run_status(paths: RunPaths, timeout_s: float = 3.0) -> dict[str, Any]:
+def run_status(paths: RunPaths, timeout_s: float = 3.0) -> JsonObject:
     """The state of a run ("live", "ended" or "stopped"), its version and its ledger, which is None for a stopped run."""
     if paths.buffer.exists():
         status = _ask_buffer(paths, timeout_s)
@@ -65,7 +64,7 @@ def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
     return status if status.run == paths.folder.name else None
 
 
-def _from_buffer(status: Status) -> dict[str, Any]:
+def _from_buffer(status: Status) -> JsonObject:
     return {
         "state": "live",
         "run": status.run,
@@ -84,7 +83,7 @@ def _with_total(ledger: dict[str, int]) -> dict[str, int]:
     return {"total": sum(ledger.values()), **ledger} if "total" not in ledger else ledger
 
 
-def _ledger(ledger: dict[str, int]) -> dict[str, Any]:
+def _ledger(ledger: dict[str, int]) -> JsonObject:
     return {"ledger": ledger, "balanced": ledger["total"] == sum(ledger.values()) - ledger["total"]}
 
 
@@ -99,7 +98,7 @@ def show_status(name: str, *, as_json: bool) -> int:
     return 1 if known["balanced"] is False else 0
 
 
-def _print(known: dict[str, Any], paths: RunPaths) -> None:
+def _print(known: JsonObject, paths: RunPaths) -> None:
     console = Console()
     of = f" of {known['steps']}" if known.get("steps") else ""
     console.print(f"[bold]{known['run']}[/]: {known['state']}, version {known['version']}{of}", highlight=False)

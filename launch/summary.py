@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from ..common.errors import UserError
-from ..common.types import ValidationSetting
+from ..common.types import JsonObject, ValidationSetting
 
 SETTINGS_SHOWN = (ValidationSetting.sampled, ValidationSetting.greedy)
 
 
-def read_summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> JsonObject:
     """The content of a summary.json. Raises: UserError when the file is not one."""
     try:
         summary = json.loads(path.read_text())
@@ -33,7 +32,7 @@ def by_domain(by_task: dict[str, float]) -> dict[str, float]:
     return {domain: fmean(scores) for domain, scores in sorted(domains.items())}
 
 
-def scores_table(summary: dict[str, Any]) -> Table:
+def scores_table(summary: JsonObject) -> Table:
     """A row for each domain, its tasks below it, and the mean over tasks; a column for each setting of validation."""
     settings = [name for name in SETTINGS_SHOWN if name in summary["after"] or name in summary["before"]]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -54,7 +53,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def closing_lines(summary: dict[str, Any], folder: Path) -> list[str]:
+def closing_lines(summary: JsonObject, folder: Path) -> list[str]:
     """Steps, duration, groups, staleness and resets of the run, and its folder."""
     trained = summary["ledger"].get("trained", 0)
     return [

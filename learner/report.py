@@ -6,11 +6,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from ..common.files import write_atomically
 from ..common.messages import Status
-from ..common.types import Batch, FinishReason, ValidationScore
+from ..common.types import Batch, FinishReason, JsonObject, ValidationScore
 from .algorithm.rewards import rewards_of
 from .checkpoints.checkpoint import LearnerState
 
@@ -51,7 +50,7 @@ def _score_metrics(score: ValidationScore) -> dict[str, float]:
     return {"mean": score.mean, **versions, **{name: fmean(values) for name, values in domains.items()}, **score.by_task}
 
 
-def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
+def summarize(state: LearnerState, status: Status) -> JsonObject:
     """Make the content of summary.json: held-out scores before and after, the ledger, and the time split of each side."""
     own = ("busy_s", "idle_s", "weights_s")
     actors = {
@@ -79,12 +78,12 @@ def summarize(state: LearnerState, status: Status) -> dict[str, Any]:
     }
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
+def write_summary(path: Path, summary: JsonObject) -> None:
     """Write summary.json atomically: its existence says that the run has ended."""
     write_atomically(path, json.dumps(summary, indent=2) + "\n")
 
 
-def _scores(scores: list[ValidationScore], *, first: bool) -> dict[str, Any]:
+def _scores(scores: list[ValidationScore], *, first: bool) -> JsonObject:
     """Return by setting the scores of the first or of the last version that has any."""
     if not scores:
         return {}

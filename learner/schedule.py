@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from ..common.config.algorithm import StageConfig
 from ..common.config.choices import ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
-from ..common.types import Batch, ValidationSetting
+from ..common.types import Batch, JsonObject, ValidationSetting
 from .reset_triggers import Evidence, ResetState, after_reset, decide
 
 # triggers and targets look at validation sweeps of this setting
@@ -116,7 +115,7 @@ def evidence_of(batch: Batch, metrics: dict[str, float], version: int) -> Eviden
     )
 
 
-def outcomes_of(cfg: Config, records: Iterable[dict[str, Any]]) -> Iterator[tuple[int, StepOutcome]]:
+def outcomes_of(cfg: Config, records: Iterable[JsonObject]) -> Iterator[tuple[int, StepOutcome]]:
     """Yield (version, outcome) for every step of a recorded run, from its metrics alone."""
     schedule = Schedule(cfg, StageState(), ResetState())
     for record in records:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from ..common.errors import UserError
-from ..common.types import VerdictStatus
+from ..common.types import JsonObject, VerdictStatus
 from .answers.extraction import after_thinking, last_tagged
 from .api import Answer, Score, Task, Verifier
 from .logic import reasoning_gym as puzzles
@@ -184,7 +184,7 @@ async def _wait_for(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _accepted(function: RewardFunction, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(function: RewardFunction, arguments: Mapping[str, Any]) -> JsonObject:
     """Those of the arguments that the function takes."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -9,13 +9,13 @@ death into verdicts, and a failure is never a reward of 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
-from ..common.types import VerdictStatus
+from ..common.types import JsonObject, VerdictStatus
 
-Answer = dict[str, Any]  # a prompt's answer specification: the JSON object that says what is right
+Answer = JsonObject  # a prompt's answer specification: the JSON object that says what is right
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..common.errors import DataError, VerifierFailure
-from ..common.types import VerdictStatus
+from ..common.types import JsonObject, VerdictStatus
 from .answers.extraction import after_thinking
 from .api import Answer, Score, Task, Verifier
 from .sandbox.launcher import Limits, RunResult, RunStatus
@@ -38,7 +38,7 @@ class CodeTest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One test: arguments and return value, or standard input and output."""
 
     args: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    kwargs: dict[str, Any] = {}
+    kwargs: JsonObject = {}
     output: Any = msgspec.UNSET
     stdin: str | msgspec.UnsetType = msgspec.UNSET
     stdout: str | msgspec.UnsetType = msgspec.UNSET

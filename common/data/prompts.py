@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config.sections import SourceConfig
 from ..errors import DataError
-from ..types import Prompt
+from ..types import JsonObject, Prompt
 from .records import LONE_SURROGATE, DataRecord, is_unicode, read_records
 
 _NAMES = ("domain", "task", "verifier")
@@ -28,7 +28,7 @@ _NAMES = ("domain", "task", "verifier")
 class PromptEncoder(Protocol):
     """Renders prompts and encodes texts. `Tokenizer` is one; `prolong data check` counts characters with another."""
 
-    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+    def render(self, prompt: str | list[JsonObject]) -> str:
         """The text that the model continues. Raises: DataError."""
         ...
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from ...common.config.sections import VerifiersConfig
 from ...common.data.prompts import PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
 from ...common.tokenizer import Tokenizer
-from ...common.types import FinishReason, Prompt
+from ...common.types import FinishReason, JsonObject, Prompt
 from ...verifiers.api import Verifier
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
 from ...verifiers.user_verifiers import declared
@@ -36,7 +35,7 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 class Characters:
     """Takes the place of a tokenizer when no model is named: one "token" per character, chat messages joined by line breaks."""
 
-    def render(self, prompt: str | list[dict[str, Any]]) -> str:
+    def render(self, prompt: str | list[JsonObject]) -> str:
         if isinstance(prompt, str):
             return prompt
         if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):

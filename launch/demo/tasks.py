@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.types import JsonObject
+
 BOX_INSTRUCTION = "? Put the answer in \\boxed{}."
 TAG_INSTRUCTION = "\nPut the answer in <answer> tags."
 CAREFUL_SHARE = 0.3  # share of careful demonstrations
@@ -66,7 +68,7 @@ class DemoProblem:
 
     prompt: str
     verifier: str
-    answer: dict[str, Any]  # as the verifier needs it
+    answer: JsonObject  # as the verifier needs it
     careful: str  # a right completion, step by step
     hasty: str  # a completion that answers at once
 
@@ -230,7 +232,7 @@ def _gym(name: str, level: Level) -> Any:
     return reasoning_gym.create_dataset(name, **sizes[name], **fixed.get(name, {}), seed=0)
 
 
-def _stored(dataset: str, entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def _stored(dataset: str, entry: JsonObject, keys: tuple[str, ...]) -> JsonObject:
     """The entry as the scorer needs it, without the question, which is in the prompt."""
     metadata = {"source_dataset": dataset} | {key: entry["metadata"][key] for key in keys}
     return {"dataset": dataset, "entry": {"answer": entry["answer"], "metadata": metadata}}

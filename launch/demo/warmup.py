@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from ...common.types import JsonObject
+
 # token ids of a prompt, and of its completion with the end-of-sequence token
 Demonstration = tuple[list[int], list[int]]
 
 
-def build_model(config: dict[str, Any], seed: int) -> Any:
+def build_model(config: JsonObject, seed: int) -> Any:
     """A randomly initialised causal LM of transformers, in float32, from the content of a config.json."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

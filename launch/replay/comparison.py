@@ -17,7 +17,7 @@ from typing import Any
 
 from ...common.config.run_files import RunPaths
 from ...common.metrics import MetricsRecord, read_metrics
-from ...common.types import Batch, Group, Rollout, ValidationScore, float32_array, int32_array
+from ...common.types import Batch, Group, JsonObject, Rollout, ValidationScore, float32_array, int32_array
 
 DURATION = "_s"
 # relative: machines, numbers of threads and builds of torch may differ by as much in any computed number
@@ -48,7 +48,7 @@ class Difference:
         sides = f"{left} {ours}, {right} {theirs}" if left else f"{ours} against {theirs}"
         return f"step {self.step}: {self.what}: {sides}" + (f" ({self.detail})" if self.detail else "")
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> JsonObject:
         """As a JSON object."""
         return asdict(self)
 
@@ -195,7 +195,7 @@ class Fingerprint:
     folder: Path
     version: int
     digests: dict[str, str]  # file -> SHA-256
-    state: dict[str, Any]  # dotted name -> value, without durations
+    state: JsonObject  # dotted name -> value, without durations
 
 
 def find_checkpoints(folder: Path) -> dict[int, Path]:

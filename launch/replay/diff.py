@@ -21,6 +21,7 @@ from ...buffer.journal.journal import Journal, read_journal
 from ...common.config.run_files import RunPaths
 from ...common.errors import ProlongError, UserError
 from ...common.metrics import MetricsRecord
+from ...common.types import JsonObject
 from ..status import find_run
 from .comparison import (
     Difference,
@@ -44,7 +45,7 @@ class Recording:
     """The files that a run left."""
 
     paths: RunPaths
-    settings: dict[str, Any]  # dotted key -> value; empty without a config.yaml
+    settings: JsonObject  # dotted key -> value; empty without a config.yaml
     journal: Journal | None
     versions: frozenset[int]  # of the recorded batches
     records: dict[int, MetricsRecord]  # by step
@@ -94,7 +95,7 @@ def _opened(paths: RunPaths) -> Iterator[Recording]:
             journal.close()
 
 
-def read_settings(paths: RunPaths) -> dict[str, Any]:
+def read_settings(paths: RunPaths) -> JsonObject:
     """The settings in config.yaml, without PLACES; RUN stands for the folder of the run in values.
 
     The file is not checked: another version of prolong may have written it. Raises: UserError when it is not YAML.
@@ -155,7 +156,7 @@ def _compare_step(left: Recording, right: Recording, step: int) -> Difference | 
     return found
 
 
-def _tree(pair: list[Recording], found: Comparison) -> dict[str, Any]:
+def _tree(pair: list[Recording], found: Comparison) -> JsonObject:
     return {
         "runs": [str(each.paths.folder) for each in pair],
         "same": not found.settings and found.first is None,

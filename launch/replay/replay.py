@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,6 +29,7 @@ from ...common.config.run_files import RunPaths, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
 from ...common.metrics import MetricsRecord
+from ...common.types import JsonObject
 from ..local.live import MetricsTail
 from ..local.process import ChildProcess
 from ..status import find_run
@@ -231,7 +231,7 @@ def _first_checkpoint(plan: ReplayPlan, scratch: RunPaths, before: int) -> Diffe
 def _print_result(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, *, as_json: bool) -> None:
     """One JSON object on one line, or a short page."""
     common = sorted({*plan.checkpoints} & {*find_checkpoints(scratch.checkpoints)})
-    known: dict[str, Any] = {
+    known: JsonObject = {
         "run": plan.paths.folder.name,
         "same": found is None,
         "start": plan.start,

@@ -14,6 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from ...common.types import JsonObject
+
 DIGITS = 100  # digits that sympy may compute of the difference of two constants
 _HUGE = re.compile(r"\^\{?[-+]?\d{7,}|\d{5,}\)?!|!\)?!\)?!|!\)!|\d\)?\^\{?\(?-?(?:[3-9]|\d{2,9})\^\{?\d{1,9}\^")
 _DEGREES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\^\\circ")
@@ -58,7 +60,7 @@ def equal_by_algebra(reference: str, answer: str) -> bool:
     )
     if expected and found and (same := same_constant(expected[0], found[0])) is not None:
         return same
-    options: dict[str, Any] = {"float_rounding": 12, "allow_set_relation_comp": True, "timeout_seconds": None}
+    options: JsonObject = {"float_rounding": 12, "allow_set_relation_comp": True, "timeout_seconds": None}
     return bool(verify(expected, found, **options))
 
 

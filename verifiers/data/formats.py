@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ...common.errors import DataError
+from ...common.types import JsonObject
 from ..answers.extraction import last_boxed
 from ..instructions.verifier import present_kwargs
 from . import puzzles
 
-Record = dict[str, Any]
+Record = JsonObject
 BOX = "\n\nLet's think step by step and put the final answer within \\boxed{}."
 STDIN = (
     "\n\nWrite a Python program that reads from standard input and writes to standard output. "

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...common.errors import DataError, UserError
+from ...common.types import JsonObject
 from ..logic import reasoning_gym as logic
 from .solutions import SOLVERS
 
@@ -78,7 +79,7 @@ class Entries:
         self._dataset, self._level, self._count, self._seed = dataset, level, count, seed
         self.num_refused = 0
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[JsonObject]:
         """Raises DataError when the generator yields no more usable entries."""
         from reasoning_gym.factory import DATASETS
 
@@ -104,14 +105,14 @@ class Entries:
             f"{self._count} were asked for; ask for fewer, or for another level"
         )
 
-    def _solvable(self, entry: dict[str, Any]) -> bool:
+    def _solvable(self, entry: JsonObject) -> bool:
         answer = {"dataset": self._dataset, "entry": entry}
         solvable = logic.judge_puzzle(entry["answer"].strip(), answer) == 1.0
         if not solvable:
             self.num_refused += 1
         return solvable
 
-    def _make(self, generator: Any, index: int) -> dict[str, Any] | None:
+    def _make(self, generator: Any, index: int) -> JsonObject | None:
         try:
             return generator[index]
         except (AssertionError, ValueError):  # it accepted settings that it cannot meet
@@ -119,7 +120,7 @@ class Entries:
             return None
 
 
-def stored(made: dict[str, Any]) -> dict[str, Any]:
+def stored(made: JsonObject) -> JsonObject:
     """A generator's entry after a round trip through JSON: without the question, and with an answer if a solver knows one."""
     metadata, answer = made["metadata"], made["answer"]
     if answer is None and metadata.get("source_dataset") in SOLVERS:
@@ -127,7 +128,7 @@ def stored(made: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"answer": answer, "metadata": metadata}))
 
 
-def record(dataset: str, uid: str, question: str, entry: dict[str, Any]) -> dict[str, Any]:
+def record(dataset: str, uid: str, question: str, entry: JsonObject) -> JsonObject:
     """The prompt record of a stored entry."""
     return {
         "uid": uid,

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+
+from ...common.types import JsonObject
 
 Positions = tuple[int, ...]
 SIDE = 6  # cells on a side of a rush-hour board
 
 
-def graph_color(metadata: dict[str, Any]) -> str:
+def graph_color(metadata: JsonObject) -> str:
     """The colouring that the generator found, with text keys as in JSON."""
     return json.dumps({str(vertex): colour for vertex, colour in metadata["possible_answer"].items()})
 
 
-def rubiks_cube(metadata: dict[str, Any]) -> str:
+def rubiks_cube(metadata: JsonObject) -> str:
     """The scramble, undone turn by turn from its end."""
     turns = reversed(metadata["scramble_moves"].split())
     return " ".join(turn.removesuffix("'") if turn.endswith("'") else turn + "'" for turn in turns)
 
 
-def boxnet(metadata: dict[str, Any]) -> str:
+def boxnet(metadata: JsonObject) -> str:
     """Move one box after the other along its row, then along its column, to a target of its colour; one move a step."""
     squares = {tuple(map(float, name.split("_"))): items for name, items in metadata["initial_state"].items()}
     boxes = [(item, square) for square, items in squares.items() for item in items if item.startswith("box_")]
@@ -45,7 +46,7 @@ def _nearer(row: float, column: float, to_row: float, to_column: float) -> tuple
     return row + (1.0 if to_row > row else -1.0), column
 
 
-def rush_hour(metadata: dict[str, Any]) -> str:
+def rush_hour(metadata: JsonObject) -> str:
     """The fewest slides that bring the first car to the exit, by breadth-first search over the positions of the cars."""
     cells: dict[str, list[int]] = {}
     for at, label in enumerate(metadata["board_config"]):
@@ -91,7 +92,7 @@ def _slides(here: Positions, cars: list[tuple[int, int]], walls: set[int]) -> It
                 yield moved, f"{chr(ord('A') + rank)}{'+' if sign > 0 else '-'}{distance}"
 
 
-SOLVERS: dict[str, Callable[[dict[str, Any]], str]] = {
+SOLVERS: dict[str, Callable[[JsonObject], str]] = {
     "boxnet": boxnet,
     "graph_color": graph_color,
     "rubiks_cube": rubiks_cube,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...common.types import JsonObject
 from .text import LANGUAGES, capital_words, count_sentences, first_word, is_json, language, split_parts, words
 
 Kwarg = tuple[Callable[[Any], bool], str]  # (whether a value is valid, description of valid values)
@@ -50,77 +51,77 @@ class InstructionRule:
 
     follows: Callable[[str, Any], bool]  # of (text, kwargs)
     kwargs: dict[str, Kwarg]  # by name
-    impossible: Callable[[dict[str, Any]], str] = lambda kwargs: ""  # the reason why no text can follow these kwargs, or ""
+    impossible: Callable[[JsonObject], str] = lambda kwargs: ""  # the reason why no text can follow these kwargs, or ""
 
 
 def _compare(count: int, relation: str, limit: float) -> bool:
     return count < limit if relation == "less than" else count >= limit
 
 
-def _never_less(count: str, relation: str, least: int, what: str) -> Callable[[dict[str, Any]], str]:
+def _never_less(count: str, relation: str, least: int, what: str) -> Callable[[JsonObject], str]:
     """`impossible` of a rule that asks for fewer than every text has."""
     return lambda k: f"every text has {what}" if k[relation] == "less than" and k[count] <= least else ""
 
 
-def _existence(text: str, k: dict[str, Any]) -> bool:
+def _existence(text: str, k: JsonObject) -> bool:
     folded = text.casefold()
     return all(keyword.strip().casefold() in folded for keyword in k["keywords"])
 
 
-def _frequency(text: str, k: dict[str, Any]) -> bool:
+def _frequency(text: str, k: JsonObject) -> bool:
     return _compare(text.casefold().count(k["keyword"].strip().casefold()), k["relation"], k["frequency"])
 
 
-def _forbidden(text: str, k: dict[str, Any]) -> bool:
+def _forbidden(text: str, k: JsonObject) -> bool:
     patterns = (rf"(?<!\w){re.escape(word.strip())}(?!\w)" for word in k["forbidden_words"])
     return not any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
 
 
-def _letter_frequency(text: str, k: dict[str, Any]) -> bool:
+def _letter_frequency(text: str, k: JsonObject) -> bool:
     return _compare(text.lower().count(k["letter"].strip().lower()), k["let_relation"], k["let_frequency"])
 
 
-def _paragraphs(text: str, k: dict[str, Any]) -> bool:
+def _paragraphs(text: str, k: JsonObject) -> bool:
     found = split_parts(text, "***")
     return found is not None and len(found) == k["num_paragraphs"]
 
 
-def _nth_paragraph(text: str, k: dict[str, Any]) -> bool:
+def _nth_paragraph(text: str, k: JsonObject) -> bool:
     found = [part for part in text.split("\n\n") if part.strip()]
     if len(found) != k["num_paragraphs"]:
         return False
     return first_word(found[int(k["nth_paragraph"]) - 1]) == k["first_word"].strip().lower()
 
 
-def _nth_impossible(k: dict[str, Any]) -> str:
+def _nth_impossible(k: JsonObject) -> str:
     if not 1 <= k["nth_paragraph"] <= k["num_paragraphs"]:
         return f"there is no paragraph {k['nth_paragraph']} of {k['num_paragraphs']}"
     return "" if first_word(k["first_word"]) == k["first_word"].strip().lower() else "first_word is not one word"
 
 
-def _postscript(text: str, k: dict[str, Any]) -> bool:
+def _postscript(text: str, k: JsonObject) -> bool:
     """The marker begins a line or a word, perhaps in bold, with or without spaces in it, and text follows it."""
     marker = r"\s?".join(re.escape(character) for character in k["postscript_marker"].strip() if not character.isspace())
     return re.search(rf"(?<![^\s*_]){marker}[:\s*_]*[^:\s*_]", text, re.IGNORECASE) is not None
 
 
-def _bullets(text: str, k: dict[str, Any]) -> bool:
+def _bullets(text: str, k: JsonObject) -> bool:
     lines = [line.lstrip() for line in text.splitlines()]
     starred = sum(len(line) > 1 and line[0] == "*" and line[1] != "*" for line in lines)
     return starred + sum(line.startswith("-") and line.strip("- ") != "" for line in lines) == k["num_bullets"]
 
 
-def _highlights(text: str, k: dict[str, Any]) -> bool:
+def _highlights(text: str, k: JsonObject) -> bool:
     found = (match.strip("*").strip() for match in _HIGHLIGHT.findall(text))
     return sum(map(bool, found)) >= k["num_highlights"]
 
 
-def _sections(text: str, k: dict[str, Any]) -> bool:
+def _sections(text: str, k: JsonObject) -> bool:
     splitter = re.escape(k["section_spliter"].strip())
     return len(re.findall(rf"(?<!\w){splitter}\s?\d+", text)) >= k["num_sections"]
 
 
-def _title(text: str, k: dict[str, Any]) -> bool:
+def _title(text: str, k: JsonObject) -> bool:
     for line in text.splitlines():
         start, end = line.find("<<"), line.rfind(">>")
         if 0 <= start < end and line[start:end].strip("<> \t"):
@@ -128,25 +129,25 @@ def _title(text: str, k: dict[str, Any]) -> bool:
     return False
 
 
-def _two_responses(text: str, k: dict[str, Any]) -> bool:
+def _two_responses(text: str, k: JsonObject) -> bool:
     found = split_parts(text, "******")
     return found is not None and len(found) == 2 and found[0] != found[1]
 
 
-def _repeat_prompt(text: str, k: dict[str, Any]) -> bool:
+def _repeat_prompt(text: str, k: JsonObject) -> bool:
     wanted = k["prompt_to_repeat"].strip().casefold()
     return text.casefold().startswith(wanted) and len(text) > len(wanted)
 
 
-def _end(text: str, k: dict[str, Any]) -> bool:
+def _end(text: str, k: JsonObject) -> bool:
     return text.strip("\"' ").casefold().endswith(k["end_phrase"].strip().strip("\"'").casefold())
 
 
-def _quotation(text: str, k: dict[str, Any]) -> bool:
+def _quotation(text: str, k: JsonObject) -> bool:
     return len(text) > 2 and text[0] == '"' and text[-1] == '"'
 
 
-def _counted(key: str) -> Callable[[dict[str, Any]], str]:
+def _counted(key: str) -> Callable[[JsonObject], str]:
     """`impossible` of a rule that asks for 0 parts of a kind that every text has."""
     return lambda k: f"every text has one, and {key} is 0" if k[key] < 1 else ""
 

@@ -12,7 +12,7 @@ import difflib
 from typing import Any
 
 from ...common.errors import DataError
-from ...common.types import VerdictStatus
+from ...common.types import JsonObject, VerdictStatus
 from ..answers.extraction import after_thinking
 from ..api import Answer, Score, Task, Verifier
 from .rules import NEEDS_LANGUAGE, RULES
@@ -85,7 +85,7 @@ def _check_one(name: Any, kwargs: Any) -> None:
         raise DataError(f"{where}: {present!r:.200} can never be followed: {problem}")
 
 
-def present_kwargs(kwargs: Any) -> dict[str, Any] | None:
+def present_kwargs(kwargs: Any) -> JsonObject | None:
     """The kwargs of one instruction without those that are null, as published files write those of other types.
 
     None for kwargs that are not an object.

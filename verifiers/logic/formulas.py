@@ -13,6 +13,8 @@ import re
 from tokenize import TokenError
 from typing import Any
 
+Entry = dict[str, Any]  # of Reasoning Gym: question, answer, metadata
+
 FUNCTIONS = frozenset({
     "exp", "log", "ln", "sqrt", "sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf",
     "Abs",
@@ -26,7 +28,7 @@ _VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
 MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
-def variables(entry: dict[str, Any]) -> set[str]:
+def variables(entry: Entry) -> set[str]:
     """The variables of a stored entry; empty for a malformed entry."""
     metadata = entry.get("metadata")
     if not isinstance(metadata, dict):
@@ -36,13 +38,13 @@ def variables(entry: dict[str, Any]) -> set[str]:
     return {name for name in candidates if isinstance(name, str) and _VARIABLE.fullmatch(name)}
 
 
-def is_formula(text: str, entry: dict[str, Any]) -> bool:
+def is_formula(text: str, entry: Entry) -> bool:
     """Whether `text` may be evaluated, in linear time. An unevaluated Integral(...) is no antiderivative, so it may not."""
     known = FUNCTIONS | CONSTANTS | {CONSTANT_OF_INTEGRATION} | variables(entry)
     return not _TOKEN.sub("", text) and known.issuperset(name for name in _TOKEN.findall(text) if name)
 
 
-def judge_formula(dataset: str, text: str, entry: dict[str, Any]) -> float:
+def judge_formula(dataset: str, text: str, entry: Entry) -> float:
     """Return 1.0 for a right formula, else 0.0. To be called in the sandbox, or on text of our own.
 
     Raises whatever sympy raises on a formula that it cannot handle, and KeyError for an entry that is incomplete.
@@ -54,7 +56,7 @@ def judge_formula(dataset: str, text: str, entry: dict[str, Any]) -> float:
     return 0.0 if expression is None else float(SCORERS[dataset](expression, entry))
 
 
-def _parsed(text: str, entry: dict[str, Any]) -> Any:
+def _parsed(text: str, entry: Entry) -> Any:
     """A sympy expression; None for another value, such as a tuple. Raises ValueError for text that is not a formula."""
     import sympy
     from sympy.parsing.sympy_parser import auto_number
@@ -68,7 +70,7 @@ def _parsed(text: str, entry: dict[str, Any]) -> Any:
     return value if isinstance(value, sympy.Expr) else None
 
 
-def _antiderivative(expression: Any, entry: dict[str, Any]) -> bool:
+def _antiderivative(expression: Any, entry: Entry) -> bool:
     """The library's rule, but the library takes every exception for a wrong answer, exhausted memory included."""
     import sympy
 
@@ -77,7 +79,7 @@ def _antiderivative(expression: Any, entry: dict[str, Any]) -> bool:
     return sympy.simplify(sympy.diff(expression, sympy.Symbol(metadata["variable"])) - integrand) == 0
 
 
-def _expanded(expression: Any, entry: dict[str, Any]) -> bool:
+def _expanded(expression: Any, entry: Entry) -> bool:
     """The library's rule: equal as written, so that the unexpanded product earns nothing."""
     return expression == _parsed(entry["answer"], entry)
 

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from ...common.errors import DataError, UserError, VerifierFailure
-from ...common.types import VerdictStatus
+from ...common.types import JsonObject, VerdictStatus
 from ..answers.extraction import after_thinking, last_tagged
 from ..api import Answer, Score, Task, Verifier
 from ..sandbox.launcher import Limits, RunResult, RunStatus
@@ -62,7 +62,7 @@ def judge_puzzle(text: str, answer: Answer) -> float:
     return reward
 
 
-def _library_score(dataset: str, text: str, entry: dict[str, Any]) -> float:
+def _library_score(dataset: str, text: str, entry: JsonObject) -> float:
     try:
         return float(_dataset(dataset).score_answer(text, entry))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):

@@ -16,6 +16,8 @@ from typing import Any
 
 from .arithmetic import evaluate
 
+Entry = dict[str, Any]  # of Reasoning Gym: question, answer, metadata
+
 WRONG_FORM = 0.1
 MAX_FACTORS = 64
 TIMES = "\u00d7"
@@ -39,7 +41,7 @@ def _rows(text: str) -> list[list[Any]]:
     return rows
 
 
-def binary_matrix(text: str, entry: dict[str, Any]) -> float:
+def binary_matrix(text: str, entry: Entry) -> float:
     """Theirs calls eval() on the answer, to see whether it is the right matrix as a list."""
     if text == entry["answer"].strip():
         return 1.0
@@ -47,7 +49,7 @@ def binary_matrix(text: str, entry: dict[str, Any]) -> float:
     return WRONG_FORM if written == entry["answer"].strip() else 0.0
 
 
-def spiral_matrix(text: str, entry: dict[str, Any]) -> float:
+def spiral_matrix(text: str, entry: Entry) -> float:
     """Theirs calls eval()."""
     if text == entry["answer"].strip():
         return 1.0
@@ -56,7 +58,7 @@ def spiral_matrix(text: str, entry: dict[str, Any]) -> float:
     return WRONG_FORM if is_right else 0.0
 
 
-def string_insertion(text: str, entry: dict[str, Any]) -> float:
+def string_insertion(text: str, entry: Entry) -> float:
     """Theirs calls eval()."""
     if text == entry["answer"].strip():
         return 1.0
@@ -65,7 +67,7 @@ def string_insertion(text: str, entry: dict[str, Any]) -> float:
     return WRONG_FORM if is_right else 0.0
 
 
-def n_queens(text: str, entry: dict[str, Any]) -> float:
+def n_queens(text: str, entry: Entry) -> float:
     """Theirs calls eval()."""
     valid = entry["metadata"]["valid_answers"]
     if text in valid:
@@ -74,25 +76,25 @@ def n_queens(text: str, entry: dict[str, Any]) -> float:
     return 0.5 if written in valid else 0.0
 
 
-def countdown(text: str, entry: dict[str, Any]) -> float:
+def countdown(text: str, entry: Entry) -> float:
     """Theirs calls sympy's parse_expr(), which is eval()."""
     value, used = evaluate(text)
     metadata = entry["metadata"]
     return float(sorted(used) == sorted(metadata["numbers"]) and value == metadata["target"])
 
 
-def puzzle24(text: str, entry: dict[str, Any]) -> float:
+def puzzle24(text: str, entry: Entry) -> float:
     """Theirs calls parse_expr(), truncates to an integer (24.9 is 24), and accepts any four numbers for those of the puzzle."""
     value, used = evaluate(text)
     return float(sorted(used) == sorted(entry["metadata"]["numbers"]) and value == 24)
 
 
-def game_of_life_halting(text: str, entry: dict[str, Any]) -> float:
+def game_of_life_halting(text: str, entry: Entry) -> float:
     """Theirs compares the truth values of two texts, so that every text is right."""
     return float(text.lower().rstrip(".") == str(entry["answer"]).lower())
 
 
-def prime_factorization(text: str, entry: dict[str, Any]) -> float:
+def prime_factorization(text: str, entry: Entry) -> float:
     """Theirs raises on anything but integers, and pays .5 for the number itself."""
     parts = text.replace("*", TIMES).replace("\\times", TIMES).split(TIMES)
     if len(parts) > MAX_FACTORS:
@@ -100,7 +102,7 @@ def prime_factorization(text: str, entry: dict[str, Any]) -> float:
     return float(sorted(map(int, parts)) == sorted(int(part) for part in entry["answer"].split(TIMES)))
 
 
-def polynomial_equations(text: str, entry: dict[str, Any]) -> float:
+def polynomial_equations(text: str, entry: Entry) -> float:
     """Theirs skips items that are not numbers, so that any words are right where there is no real root."""
     expected, roots = _numbers(entry["answer"]), _numbers(text)
     if len(expected) != len(roots):
@@ -119,7 +121,7 @@ def _numbers(text: str) -> list[float]:
     return sorted(numbers)
 
 
-def complex_arithmetic(text: str, entry: dict[str, Any]) -> float:
+def complex_arithmetic(text: str, entry: Entry) -> float:
     """Theirs takes min(1, exp(-nan)), which is 1, so that nan is always right."""
     value = complex(text.replace(" ", "").lower().strip("()").replace("*", "").replace("i", "j"))
     if not cmath.isfinite(value):
@@ -127,7 +129,7 @@ def complex_arithmetic(text: str, entry: dict[str, Any]) -> float:
     return math.exp(-abs(value - complex(*entry["metadata"]["result"])))
 
 
-def decimal_arithmetic(text: str, entry: dict[str, Any]) -> float:
+def decimal_arithmetic(text: str, entry: Entry) -> float:
     """Theirs takes the tolerance from the scorer's own settings, not from those that the entry was made with."""
     try:
         value, expected = Decimal(text), Decimal(entry["answer"])
@@ -139,7 +141,7 @@ def decimal_arithmetic(text: str, entry: dict[str, Any]) -> float:
     return float(abs(value - expected) <= Decimal(1).scaleb(-places))
 
 
-def number_sorting(text: str, entry: dict[str, Any]) -> float:
+def number_sorting(text: str, entry: Entry) -> float:
     """Theirs calls eval() on the stored answer, which may come from a foreign file, and allows an error of 1 per number."""
     items, expected = parse_json(text), parse_json(entry["answer"])
     if not isinstance(items, list) or not all(isinstance(item, str | int | float) for item in items):
@@ -147,18 +149,18 @@ def number_sorting(text: str, entry: dict[str, Any]) -> float:
     return float([float(item) for item in items] == [float(item) for item in expected])
 
 
-def grid(text: str, entry: dict[str, Any]) -> float:
+def grid(text: str, entry: Entry) -> float:
     """Theirs is never equal, because JSON stores the tuples of its boards as lists."""
     rows = [row.split() for row in text.splitlines() if row.strip()]
     return float(rows == [[str(cell) for cell in row] for row in entry["metadata"]["output"]])
 
 
-def bitwise_arithmetic(text: str, entry: dict[str, Any]) -> float:
+def bitwise_arithmetic(text: str, entry: Entry) -> float:
     """Theirs calls eval() on the stored problem, which may come from a foreign file."""
     return float(int(text, 0) == int(entry["answer"], 0))
 
 
-REPLACED: dict[str, Callable[[str, dict[str, Any]], float]] = {
+REPLACED: dict[str, Callable[[str, Entry], float]] = {
     scorer.__name__: scorer
     for scorer in (
         binary_matrix,
@@ -178,7 +180,7 @@ REPLACED: dict[str, Callable[[str, dict[str, Any]], float]] = {
 } | {"arc_agi": grid, "rearc": grid}
 
 
-def replaced_score(dataset: str, text: str, entry: dict[str, Any]) -> float:
+def replaced_score(dataset: str, text: str, entry: Entry) -> float:
     """The reward of an answer by our scorer.
 
     ValueError and OverflowError are the answer's fault, which is then 0: it does not have the form that was asked for.

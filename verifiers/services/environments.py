@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...common.types import JsonObject
 from ..api import Answer, Score, Task, Verifier
 
 HOST = Path(__file__).with_name("environment_host.py")
@@ -21,7 +22,7 @@ CLOSE_S = 5.0
 class EnvironmentProcess:
     """The process of one taskset. It starts with the first question, or with `start`, and again after its death."""
 
-    def __init__(self, python: str, taskset: str, config: dict[str, Any]) -> None:
+    def __init__(self, python: str, taskset: str, config: JsonObject) -> None:
         # -I keeps our PYTHONPATH out of their interpreter
         self._command = [python, "-I", str(HOST), taskset, json.dumps(config)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,7 +38,7 @@ class EnvironmentProcess:
         if "ready" not in ready:
             raise RuntimeError(f"{self._command[0]} {self._command[3]}: {ready.get('error')}")
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, question: JsonObject) -> JsonObject:
         """Ask and wait for the answer. At its deadline the pool kills this worker, and this process with it.
 
         Raises RuntimeError.
@@ -54,7 +55,7 @@ class EnvironmentProcess:
             self._fail(process)
         return self._read(process)
 
-    def _read(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    def _read(self, process: subprocess.Popen[bytes]) -> JsonObject:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.endswith(b"\n"):

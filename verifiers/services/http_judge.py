@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...common.errors import UserError
+from ...common.types import JsonObject
 from ..api import Answer, Score, Task, Verifier
 
 TRIES = 2
@@ -74,7 +75,7 @@ def _post(request: urllib.request.Request, timeout_s: float) -> Any:
     return json.loads(text)
 
 
-def _body(task: Task) -> dict[str, Any]:
+def _body(task: Task) -> JsonObject:
     said = {"type": "output_text", "text": task.completion, "annotations": []}
     message = {"id": "message", "type": "message", "role": "assistant", "status": "completed", "content": [said]}
     response = {
