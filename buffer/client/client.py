@@ -110,7 +110,9 @@ class Inbox(Generic[M]):
                 entry = (asyncio.get_running_loop(), sleeper)
                 self._sleepers.append(entry)
             try:
-                await asyncio.wait_for(sleeper, max(0.0, deadline - monotonic()))
+                # not wait_for: Python 3.11's forgets a cancellation that comes in the same moment as the message
+                async with asyncio.timeout(max(0.0, deadline - monotonic())):
+                    await sleeper
             except TimeoutError:
                 with self._changed:
                     if not self._ready():
