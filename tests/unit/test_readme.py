@@ -61,7 +61,15 @@ def test_files_and_folders_exist() -> None:
 def test_links_lead_somewhere() -> None:
     links = {(page, link) for page, text in TEXT.items() for link in re.findall(r"\]\((?!http)([^)]+)\)", text)}
     base = {page.name: page.parent for page in PAGES}
-    assert {(page, link) for page, link in links if not (base[page] / link).exists()} == set()
+    anchors = {name: {slug(title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)} for name, text in TEXT.items()}
+    inside = {(page, link) for page, link in links if link.startswith("#")}
+    assert {(page, link) for page, link in inside if link[1:] not in anchors[page]} == set()
+    assert {(page, link) for page, link in links - inside if not (base[page] / link).exists()} == set()
+
+
+def slug(title: str) -> str:
+    """The anchor that a heading has on a page."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
 def test_docs_name_no_machine_of_ours() -> None:
