@@ -106,9 +106,13 @@ class RunProgress:
     def last(self, key: str) -> float | None:
         return self.records[-1].get(key) if self.records else None
 
+    def recent(self, key: str) -> list[float]:
+        """The values of `key` in the last steps. Step 1 includes the start-up, and counts only while it is alone."""
+        return [record[key] for record in self.records if key in record and (record["step"] > 1 or len(self.records) == 1)]
+
     def mean(self, key: str) -> float | None:
-        """The mean over the last steps that have `key`. Step 1 includes the start-up, and counts only while it is alone."""
-        values = [record[key] for record in self.records if key in record and (record["step"] > 1 or len(self.records) == 1)]
+        """The mean over the last steps."""
+        values = self.recent(key)
         return fmean(values) if values else None
 
     @property
@@ -237,7 +241,9 @@ def _heldout(progress: RunProgress) -> RenderableType:
 
 
 def _staleness(progress: RunProgress) -> str:
-    mean, largest = progress.mean("buffer/staleness_mean"), progress.last("buffer/staleness_max")
+    # both over the same steps: the mean of ten steps may exceed the maximum of the last one
+    mean = progress.mean("buffer/staleness_mean")
+    largest = max(progress.recent("buffer/staleness_max"), default=None)
     epoch = _number(progress.last("reference/epoch"), ".0f")
     return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}   reference epoch {epoch}"
 
@@ -248,7 +254,7 @@ def _waiting(progress: RunProgress) -> str:
 
 
 def _speed(progress: RunProgress) -> str:
-    publish = progress.last("weights/publish_s")
+    publish = progress.mean("weights/publish_s")
     weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
     step = _number(progress.mean("learner/step_s"), ".2f")
     return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s trained   step {step} s   weights {weights}"

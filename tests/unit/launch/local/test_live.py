@@ -131,3 +131,8 @@ def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut
     assert resumed.stat().st_size > path.stat().st_size
     resumed.replace(path)
     assert tail.read() == ([{"step": step} for step in range(1, 9)], True)
+
+
+def test_mean_and_maximum_of_staleness_are_of_the_same_steps(progress: RunProgress) -> None:
+    progress.add([record(5) | {"buffer/staleness_mean": 0.25, "buffer/staleness_max": 1.0}])
+    assert "mean 1.00   max 2 " in shown(progress, 80)
