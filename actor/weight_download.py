@@ -47,7 +47,8 @@ class WeightDownloader:
 
     def __init__(self, device: torch.device, transports: Mapping[str, WeightTransport] = TRANSPORTS) -> None:
         self._device, self._transports = device, transports
-        self._ends: dict[str, ActorEnd] = {}  # by name of the transport; each is opened once, when a learner first names it
+        # by name of the transport; each is opened once, when a learner first names it
+        self._ends: dict[str, ActorEnd] = {}
         self._download: _Download | None = None  # the last one begun
 
     def start(self, update: UpdateWeights, timeout_s: float) -> None:

@@ -110,8 +110,10 @@ A = TypeVar("A", bound=BufferMessage, covariant=True)
 class Question(ClientMessage, Generic[A], frozen=True):
     """A message that the buffer answers with an A."""
 
-    asked_again: ClassVar[bool] = False  # the session sends it again after each handshake until it is answered
-    newest_only: ClassVar[bool] = True  # a newer question of the class takes the place of one that waits for its answer
+    # the session sends it again after each handshake until it is answered
+    asked_again: ClassVar[bool] = False
+    # a newer question of the class takes the place of one that waits for its answer
+    newest_only: ClassVar[bool] = True
     close_waits: ClassVar[bool] = False  # closing a client waits for the answer
 
     @classmethod
@@ -160,7 +162,8 @@ class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=Fals
     host: Word
     pid: Number
     capacity: Number = 0  # actor: rollouts that it can work on at once
-    version: Claim = -1  # learner: the policy version that it starts from; actor: of the weights that it holds
+    # learner: the policy version that it starts from; actor: of the weights that it holds
+    version: Claim = -1
     generation: Claim = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
     stage: Number = 0  # learner: index of the stage that it is in
 
@@ -176,7 +179,8 @@ class Alive(Answer, frozen=True):
 class Heartbeat(Question[Alive], frozen=True):
     """Sent every `heartbeat_s`."""
 
-    stats: Annotated[dict[Word, float], FEW] = {}  # cumulative since the client started: seconds, tokens, counts
+    # cumulative since the client started: seconds, tokens, counts
+    stats: Annotated[dict[Word, float], FEW] = {}
 
 
 class Stop(BufferMessage, frozen=True):

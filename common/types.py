@@ -26,7 +26,8 @@ MANY = msgspec.Meta(max_length=65_536)  # items
 FEW = msgspec.Meta(max_length=256)  # items in each of many
 # A JSON object from outside (an answer, an entry of a data set, a configuration file): its reader checks what it takes from it.
 JsonObject = dict[str, Any]
-MAX_DETAIL = 10_000  # characters of a verdict's detail: verifiers cut longer ones, and the buffer refuses them
+# characters of a verdict's detail: verifiers cut longer ones, and the buffer refuses them
+MAX_DETAIL = 10_000
 
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     version: Number
     groups: list[Group]
     validation: list[ValidationScore] = []  # finished since the last batch
-    reset_requested: bool = False  # a reset of the reference was requested (`prolong reset`) since the last batch
+    # a reset of the reference was requested (`prolong reset`) since the last batch
+    reset_requested: bool = False
     metrics: dict[str, float] = {}  # of the buffer and the actors, for this step
 
 

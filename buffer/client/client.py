@@ -172,7 +172,8 @@ class BufferClient:
     def __init__(self, address: str, hello: Hello, *, max_bytes: int, keys: str = "") -> None:
         """`keys`: the folder `buffer.keys`; empty for a buffer on loopback."""
         self.counters: Counter[str] = Counter()  # rejected frames, unrouted messages, greetings, ...
-        self.welcome: Welcome | None = None  # the last one: a buffer that lost its memory begins another generation
+        # the last one: a buffer that lost its memory begins another generation
+        self.welcome: Welcome | None = None
         self._address, self._keys = address, keys
         self._hello = hello
         self._max_bytes = max_bytes
@@ -362,7 +363,8 @@ class BufferClient:
         ready = dict(poller.poll(max(0, int(1000 * (until - monotonic())) + 1)))
         if self._wake_reader.fileno() in ready:
             self._wake_reader.recv(4096)
-            self._wake_pending = False  # before the queue is drained: a message queued from now on wakes again
+            # before the queue is drained: a message queued from now on wakes again
+            self._wake_pending = False
         if monitor in ready:
             event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))["event"]
             if event == zmq.EVENT_DISCONNECTED:

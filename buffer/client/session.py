@@ -38,7 +38,8 @@ REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 KEYS_HINT = "the keys may differ: is buffer.keys on both sides what one `prolong keys` made?"
 SILENCES = 6  # times lease_s without a message: the buffer is unreachable
 
-AnswerKey = tuple[type[BufferMessage], tuple[int, ...]]  # class and key of the answer that a question waits for
+# class and key of the answer that a question waits for
+AnswerKey = tuple[type[BufferMessage], tuple[int, ...]]
 Frame = tuple[AnswerKey | None, bytes]  # (key of a question that is asked again, encoded message)
 
 

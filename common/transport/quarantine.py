@@ -21,7 +21,8 @@ class Quarantine:
     """Strikes and quarantines, by routing id of a socket."""
 
     def __init__(self) -> None:
-        self._strikes: OrderedDict[bytes, deque[float]] = OrderedDict()  # times of malformed frames, the newest STRIKES
+        # times of malformed frames, the newest STRIKES
+        self._strikes: OrderedDict[bytes, deque[float]] = OrderedDict()
         self._until: OrderedDict[bytes, float] = OrderedDict()
 
     def strike(self, sender: bytes, now: float) -> bool:

@@ -15,8 +15,10 @@ from ..errors import AddressInUse, ConfigError
 from .keys import BufferKeys, ClientKeys
 
 HIGH_WATER_MARK = 10_000  # frames that a client queues in ZeroMQ, each way, before it keeps them itself
-FRAMES_AHEAD = 16  # frames of one client that wait in the buffer, which bounds their bytes; the others wait in the client
-FRAMES_BEHIND = 1_000  # frames that wait for one client to read them; the buffer drops and counts further ones
+# frames of one client that wait in the buffer, which bounds their bytes; the others wait in the client
+FRAMES_AHEAD = 16
+# frames that wait for one client to read them; the buffer drops and counts further ones
+FRAMES_BEHIND = 1_000
 HEARTBEAT_MS = 2_000  # ZMTP ping, which finds half-open connections
 HEARTBEAT_TIMEOUT_MS = 20_000
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL

@@ -108,7 +108,8 @@ class WeightSender:
         self._deadline = AdaptiveDeadline(cfg.timeout_s) if deadline is None else deadline
         self._state = _State()
         self._reach = _Reach()
-        self._changed = threading.Condition()  # the lock of `_state`; notified when an attempt or the thread ends
+        # the lock of `_state`; notified when an attempt or the thread ends
+        self._changed = threading.Condition()
         self._metrics = {
             "weights/publish_s": 0.0,  # from Publish to the result, of the last broadcast
             "weights/critical_s": 0.0,  # the last call of `publish`

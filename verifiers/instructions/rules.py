@@ -51,7 +51,8 @@ class InstructionRule:
 
     follows: Callable[[str, Any], bool]  # of (text, kwargs)
     kwargs: dict[str, Kwarg]  # by name
-    impossible: Callable[[JsonObject], str] = lambda kwargs: ""  # the reason why no text can follow these kwargs, or ""
+    # the reason why no text can follow these kwargs, or ""
+    impossible: Callable[[JsonObject], str] = lambda kwargs: ""
 
 
 def _compare(count: int, relation: str, limit: float) -> bool:

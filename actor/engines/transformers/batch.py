@@ -39,7 +39,8 @@ class Row:
     prompt: list[int]
     token_ids: list[int] = field(default_factory=list)  # sampled so far
     logprobs: list[float] = field(default_factory=list)
-    starts: list[tuple[int, int]] = field(default_factory=list)  # (version, its first token), see `version_spans`
+    # (version, its first token), see `version_spans`
+    starts: list[tuple[int, int]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
     @property

@@ -31,7 +31,8 @@ from .batch import Row, RunningBatch
 from .thread import GenerationThread
 
 T = TypeVar("T")
-CACHED_LAYERS = {"full_attention", "sliding_attention"}  # layers whose state is keys and values of every token
+# layers whose state is keys and values of every token
+CACHED_LAYERS = {"full_attention", "sliding_attention"}
 _POLL_S = 0.002  # between two looks at a download
 
 

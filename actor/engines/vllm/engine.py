@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_KILLED = re.compile(r"core proc\(s\): \{(\}|.*: -\d)")  # by a signal, or vLLM looked before the kernel knew the exit code
+# by a signal, or vLLM looked before the kernel knew the exit code
+_KILLED = re.compile(r"core proc\(s\): \{(\}|.*: -\d)")
 _POLL_S = 0.002  # how long the engine process may wait for a broadcast between two steps
 
 
@@ -135,7 +136,8 @@ class VllmEngine:
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.CUMULATIVE,  # with our scheduler: one output per rollout, when it ends
+            # with our scheduler: one output per rollout, when it ends
+            output_kind=RequestOutputKind.CUMULATIVE,
         )
 
     def _completion(self, output: CompletionOutput) -> Completion:
@@ -183,7 +185,8 @@ class VllmEngine:
     async def _receive(self, update: UpdateWeights, timeout_s: float) -> list[int]:
         """Wait for the download in vLLM's process; returns checksums. Raises WeightsError."""
         frame = msgspec.msgpack.encode(update)
-        deadline_s = 2 * timeout_s + 1.0  # the download's own deadlines come first: the join, then each bucket
+        # the download's own deadlines come first: the join, then each bucket
+        deadline_s = 2 * timeout_s + 1.0
         try:
             async with asyncio.timeout(deadline_s):
                 await self._llm.collective_rpc("prolong_download", args=(frame, timeout_s))
