@@ -51,10 +51,11 @@ TicketKey = tuple[int, int]  # generation and ordinal
 log = logging.getLogger(__name__)
 
 
-def main(cfg: Config, name: str) -> None:
+def main(cfg: Config, name: str) -> int:
     """Run until the buffer says Stop (RunStopped), SIGTERM, or an error. Raises subclasses of ProlongError.
 
-    After SIGTERM the process ends with exit code 0, within `actor.grace_s` and a second for the end of the engine.
+    After SIGTERM it returns the exit code 0, within `actor.grace_s` and a second for the end of the engine. Threads of the
+    engine may still be inside torch: the caller ends the process without dismantling it (`launch/entry.py`).
     """
     # for as long as the engine starts; after that the event loop handles the signal
     signal.signal(signal.SIGTERM, _exit)
@@ -62,9 +63,7 @@ def main(cfg: Config, name: str) -> None:
         asyncio.run(_run(cfg, name))
     except BaseExceptionGroup as group:
         raise _first(group) from None
-    logging.shutdown()
-    # everything is closed, and Python would need seconds to dismantle vLLM and torch
-    os._exit(0)
+    return 0
 
 
 async def _run(cfg: Config, name: str) -> None:

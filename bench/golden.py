@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from ..common.errors import UserError
-from ..common.types import JsonObject
+from ..common.json_object import JsonObject
 from ..launch.entry import exit_code_of
 from ..verifiers.answers.algebra import load_algebra
 from ..verifiers.api import Task, Verifier

@@ -32,9 +32,10 @@ from ..buffer.serving.service import BURST_BYTES, BufferService
 from ..buffer.tickets.mixture import PromptMixture
 from ..common import messages as m
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
+from ..common.json_object import JsonObject
 from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
-from ..common.types import Group, JsonObject, Manifest, Prompt, Rendezvous, Ticket
+from ..common.types import Group, Manifest, Prompt, Rendezvous, Ticket
 from .measure import report
 from .transport import MAX_BENCH_BYTES, PEER_TIMEOUT_S, ROLLOUTS, Raw, announce, make_group, start_server, stop_server
 

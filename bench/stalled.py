@@ -16,8 +16,8 @@ from pathlib import Path
 from time import monotonic
 
 from ..common.config.run_files import RunPaths
+from ..common.json_object import JsonObject
 from ..common.metrics import read_metrics
-from ..common.types import JsonObject
 from ..launch.status import run_status
 from .footprint import Footprints, FootprintSample
 from .measure import report

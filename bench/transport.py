@@ -19,6 +19,7 @@ import zmq
 
 from ..buffer.client.client import BufferClient
 from ..buffer.serving.service import BufferService
+from ..common.json_object import JsonObject
 from ..common.messages import (
     Alive,
     FromBuffer,
@@ -37,7 +38,6 @@ from ..common.transport.wire import encode
 from ..common.types import (
     FinishReason,
     Group,
-    JsonObject,
     Prompt,
     Rollout,
     Sampling,

@@ -22,7 +22,7 @@ import numpy as np
 import tokenizers
 
 from .errors import DataError, ModelError
-from .types import JsonObject
+from .json_object import JsonObject
 
 FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -12,7 +12,7 @@ Arrays travel as raw little-endian bytes, because a list of a thousand integers 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
@@ -24,8 +24,6 @@ Word = Annotated[str, msgspec.Meta(max_length=256)]  # a name, a host
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]  # a reason, for a person
 MANY = msgspec.Meta(max_length=65_536)  # items
 FEW = msgspec.Meta(max_length=256)  # items in each of many
-# A JSON object from outside (an answer, an entry of a data set, a configuration file): its reader checks what it takes from it.
-JsonObject = dict[str, Any]
 # characters of a verdict's detail: verifiers cut longer ones, and the buffer refuses them
 MAX_DETAIL = 10_000
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import UserError
-from .entry import exit_code_of, log_to_stderr
+from .entry import end_process, exit_code_of, log_to_stderr
 
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
 
@@ -80,8 +80,7 @@ def actor(argv: list[str]) -> int:
     name = args.name if args.name else f"actor-{os.uname().nodename}-{os.getpid()}"
     from ..actor.main import main as run_actor
 
-    run_actor(cfg, name)
-    return 0
+    end_process(exit_code_of("actor", lambda: run_actor(cfg, name)))
 
 
 def verifier(argv: list[str]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from ..common.errors import ProlongError
 
@@ -23,3 +25,15 @@ def exit_code_of(command: str, work: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process at once with `code`; everything that must be closed is closed.
+
+    Python itself would need seconds to dismantle vLLM and torch, and would abort where a thread is still inside torch: its
+    daemon threads are ended in the middle of C++ code, which answers with SIGABRT.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

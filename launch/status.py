@@ -14,9 +14,10 @@ from rich.table import Table
 from ..buffer.client.observer import request_status
 from ..common.config.run_files import RunPaths
 from ..common.errors import BufferUnreachable, UserError
+from ..common.json_object import JsonObject
 from ..common.messages import Status
 from ..common.metrics import read_metrics
-from ..common.types import JsonObject, TicketState
+from ..common.types import TicketState
 from .summary import read_summary
 
 

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from ..common.errors import UserError
-from ..common.types import JsonObject, ValidationSetting
+from ..common.json_object import JsonObject
+from ..common.types import ValidationSetting
 
 SETTINGS_SHOWN = (ValidationSetting.sampled, ValidationSetting.greedy)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 from ..common.files import write_atomically
+from ..common.json_object import JsonObject
 from ..common.messages import Status
-from ..common.types import Batch, FinishReason, JsonObject, ValidationScore
+from ..common.types import Batch, FinishReason, ValidationScore
 from .algorithm.rewards import rewards_of
 from .checkpoints.checkpoint import LearnerState
 

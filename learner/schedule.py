@@ -16,7 +16,8 @@ from ..common.config.algorithm import StageConfig
 from ..common.config.choices import ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
-from ..common.types import Batch, JsonObject, ValidationSetting
+from ..common.json_object import JsonObject
+from ..common.types import Batch, ValidationSetting
 from .reset_triggers import Evidence, ResetState, after_reset, decide
 
 # triggers and targets look at validation sweeps of this setting

@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 
 from ..common.errors import UserError
-from ..common.types import JsonObject, VerdictStatus
+from ..common.json_object import JsonObject
+from ..common.types import VerdictStatus
 from .answers.extraction import after_thinking, last_tagged
 from .api import Answer, Score, Task, Verifier
 from .logic import reasoning_gym as puzzles

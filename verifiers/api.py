@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import msgspec
 
-from ..common.types import JsonObject, VerdictStatus
+from ..common.json_object import JsonObject
+from ..common.types import VerdictStatus
 
 Answer = JsonObject  # a prompt's answer specification: the JSON object that says what is right
 

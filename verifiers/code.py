@@ -18,7 +18,8 @@ from typing import Any, Literal
 import msgspec
 
 from ..common.errors import DataError, VerifierFailure
-from ..common.types import JsonObject, VerdictStatus
+from ..common.json_object import JsonObject
+from ..common.types import VerdictStatus
 from .answers.extraction import after_thinking
 from .api import Answer, Score, Task, Verifier
 from .sandbox.launcher import Limits, RunResult, RunStatus

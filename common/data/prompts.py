@@ -19,7 +19,8 @@ import numpy as np
 
 from ..config.sections import SourceConfig
 from ..errors import DataError
-from ..types import JsonObject, Prompt
+from ..json_object import JsonObject
+from ..types import Prompt
 from .records import LONE_SURROGATE, DataRecord, is_unicode, read_records
 
 _NAMES = ("domain", "task", "verifier")

@@ -19,8 +19,9 @@ import numpy as np
 from ...common.config.sections import VerifiersConfig
 from ...common.data.prompts import PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
+from ...common.json_object import JsonObject
 from ...common.tokenizer import Tokenizer
-from ...common.types import FinishReason, JsonObject, Prompt
+from ...common.types import FinishReason, Prompt
 from ...verifiers.api import Verifier
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
 from ...verifiers.user_verifiers import declared

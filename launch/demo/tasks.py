@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 
 BOX_INSTRUCTION = "? Put the answer in \\boxed{}."
 TAG_INSTRUCTION = "\nPut the answer in <answer> tags."

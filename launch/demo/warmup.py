@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 
 # token ids of a prompt, and of its completion with the end-of-sequence token
 Demonstration = tuple[list[int], list[int]]

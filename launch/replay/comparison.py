@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...common.config.run_files import RunPaths
+from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord, read_metrics
-from ...common.types import Batch, Group, JsonObject, Rollout, ValidationScore, float32_array, int32_array
+from ...common.types import Batch, Group, Rollout, ValidationScore, float32_array, int32_array
 
 DURATION = "_s"
 # relative: machines, numbers of threads and builds of torch may differ by as much in any computed number

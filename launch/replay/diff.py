@@ -20,8 +20,8 @@ import yaml
 from ...buffer.journal.journal import Journal, read_journal
 from ...common.config.run_files import RunPaths
 from ...common.errors import ProlongError, UserError
+from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord
-from ...common.types import JsonObject
 from ..status import find_run
 from .comparison import (
     Difference,

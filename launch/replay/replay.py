@@ -28,8 +28,8 @@ from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
+from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord
-from ...common.types import JsonObject
 from ..local.live import MetricsTail
 from ..local.process import ChildProcess
 from ..status import find_run

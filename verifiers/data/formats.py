@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...common.errors import DataError
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
 from ..instructions.verifier import present_kwargs
 from . import puzzles

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...common.errors import DataError, UserError
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 from ..logic import reasoning_gym as logic
 from .solutions import SOLVERS
 

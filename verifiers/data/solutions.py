@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 
 Positions = tuple[int, ...]
 SIDE = 6  # cells on a side of a rush-hour board

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 from .text import LANGUAGES, capital_words, count_sentences, first_word, is_json, language, split_parts, words
 
 Kwarg = tuple[Callable[[Any], bool], str]  # (whether a value is valid, description of valid values)

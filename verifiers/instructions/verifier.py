@@ -12,7 +12,8 @@ import difflib
 from typing import Any
 
 from ...common.errors import DataError
-from ...common.types import JsonObject, VerdictStatus
+from ...common.json_object import JsonObject
+from ...common.types import VerdictStatus
 from ..answers.extraction import after_thinking
 from ..api import Answer, Score, Task, Verifier
 from .rules import NEEDS_LANGUAGE, RULES

@@ -15,7 +15,8 @@ import math
 from typing import Any
 
 from ...common.errors import DataError, UserError, VerifierFailure
-from ...common.types import JsonObject, VerdictStatus
+from ...common.json_object import JsonObject
+from ...common.types import VerdictStatus
 from ..answers.extraction import after_thinking, last_tagged
 from ..api import Answer, Score, Task, Verifier
 from ..sandbox.launcher import Limits, RunResult, RunStatus

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 from ..api import Answer, Score, Task, Verifier
 
 HOST = Path(__file__).with_name("environment_host.py")

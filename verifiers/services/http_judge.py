@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...common.errors import UserError
-from ...common.types import JsonObject
+from ...common.json_object import JsonObject
 from ..api import Answer, Score, Task, Verifier
 
 TRIES = 2

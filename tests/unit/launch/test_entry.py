@@ -1,0 +1,29 @@
+"""The entry of a process: how it ends."""
+
+import subprocess
+import sys
+
+from prolong.common.errors import ConfigError
+from prolong.launch.entry import exit_code_of
+
+SCRIPT = """
+import atexit, sys
+from prolong.launch.entry import end_process
+atexit.register(print, "dismantled")
+print("said")
+sys.stderr.write("warned")
+end_process(3)
+"""
+
+
+def test_a_process_that_is_ended_has_said_everything_and_is_not_dismantled():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "warned")
+
+
+def test_an_error_of_ours_is_one_sentence_and_its_exit_code(capsys):
+    def fail() -> int:
+        raise ConfigError("run.steps = 0: expected at least 1")
+
+    assert exit_code_of("train", fail) == 2
+    assert capsys.readouterr().err == "prolong train: run.steps = 0: expected at least 1\n"
