@@ -5,6 +5,7 @@ Only safetensors are read, and no code of a model repository is ever run.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from .architectures import head_refusal, model_refusal
 from .config.sections import Device, ModelConfig
 from .errors import ModelError
 
@@ -31,7 +33,8 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
     """A causal LM on the CPU, in evaluation mode, with every parameter read from the checkpoint.
 
     `model.path` is a local folder or a hub name. Raises ModelError: there is no model, it is not a causal LM, its checkpoint
-    is damaged or incomplete, or the model or machine lacks the attention implementation.
+    is damaged or incomplete, engine and learner would not agree on it (architectures.py), or the model or machine lacks the
+    attention implementation.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -56,6 +59,10 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
             f"model.path = {model.path!r}: its weights do not fill a {type(loaded).__name__} (missing {missing[:3]}, "
             f"other shapes {sorted(map(str, report['mismatched_keys']))[:3]}); expected a complete checkpoint"
         )
+    config = loaded.config.to_dict()
+    refusal = model_refusal(config) or head_refusal(Path(model.path), config)
+    if refusal is not None:
+        raise ModelError(f"model.path = {model.path!r}: {refusal}")
     return loaded.eval()
 
 

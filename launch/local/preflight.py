@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from ...buffer.tickets.prompts import longest_completion
+from ...common.architectures import head_refusal, model_refusal
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
@@ -63,14 +64,19 @@ def check_model(cfg: Config) -> None:
     """Raise ModelError or ConfigError unless the folder holds a model that takes the context. Hub names are not looked up."""
     if not is_folder_name(cfg.model.path):
         return
-    config = Path(cfg.model.path).expanduser() / "config.json"
+    folder = Path(cfg.model.path).expanduser()
+    config = folder / "config.json"
     if not config.is_file():
         hint = "; `prolong bootstrap` makes the demo's" if Path(cfg.model.path).name == "demo" else ""
         raise ModelError(f"model.path = {cfg.model.path!r}: expected a model folder with a config.json{hint}")
     try:
-        positions = json.loads(config.read_text()).get("max_position_embeddings")
+        settings = json.loads(config.read_text())
+        positions = settings.get("max_position_embeddings")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"model.path = {cfg.model.path!r}: config.json cannot be read ({error})") from error
+    refusal = model_refusal(settings) or head_refusal(folder, settings)
+    if refusal is not None:
+        raise ModelError(f"model.path = {cfg.model.path!r}: {refusal}")
     if positions is not None and cfg.model.max_context > positions:
         raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {positions} positions")
 
