@@ -44,32 +44,94 @@ def documents_attention(
     module: nn.Module,
     query: Tensor,  # [1, heads, S, D]
     key: Tensor,  # [1, kv_heads, S, D]
-    value: Tensor,  # [1, kv_heads, S, D]
+    value: Tensor,  # [1, kv_heads, S, Dv]
     attention_mask: Tensor | None,
     *,
     plan: DocumentPlan,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each document; transformers calls this in every layer. Returns ([1, S, heads, D], None)."""
+    """Attend within each document; transformers calls this in every layer. Returns ([1, S, heads, Dv], None).
+
+    sliding_window: a token sees itself and the sliding_window - 1 tokens before it. softcap: scores are softcap * tanh(score /
+    softcap). s_aux [heads]: scores of a sink, which takes part in the softmax and has no value (GPT-OSS).
+    """
     assert attention_mask is None, "documents attention takes no mask"
     assert query.shape[0] == 1, "documents lie in one flat row"
-    longest = max(length for _, length in plan.shapes)
-    if sliding_window is not None and longest > sliding_window:
-        raise NotImplementedError(f"a document of {longest} tokens is longer than the sliding window: use model.attention=sdpa")
-    dim = query.shape[-1]
     sizes = [count * length for count, length in plan.shapes]
-    flat = (part.squeeze(0).transpose(0, 1).flatten(1).index_select(0, plan.take) for part in (query, key, value))
+    flat = [part.squeeze(0).transpose(0, 1).index_select(0, plan.take) for part in (query, key, value)]  # [N * L, heads, D]
     results = []
     for (count, length), *block in zip(plan.shapes, *(part.split(sizes) for part in flat), strict=True):
-        documents = (part.view(count, length, -1, dim).transpose(1, 2) for part in block)  # [N, heads, L, D]
-        result = F.scaled_dot_product_attention(
-            *documents, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        documents = [part.unflatten(0, (count, length)).transpose(1, 2) for part in block]  # [N, heads, L, D]
+        window = None if sliding_window is None or length <= sliding_window else sliding_window
+        if softcap is not None:
+            result = _capped_attention(*documents, window=window, scaling=scaling, dropout=dropout, softcap=softcap)
+        else:
+            result = _causal_attention(*documents, window=window, scaling=scaling, dropout=dropout, sink=s_aux)
         results.append(result.transpose(1, 2).reshape(count * length, -1))
-    return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], -1, dim), None
+    return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], query.shape[1], -1), None
+
+
+def _causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float, sink: Tensor | None
+) -> Tensor:
+    """Attention of torch over whole documents [N, heads, L, D]."""
+    if sink is not None:
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        query, key, value = _with_sink(query, key, value, sink / scaling)
+    mask = None
+    if window is not None:
+        mask = causal_window(query.shape[2], window, query.device)
+        if sink is not None:
+            mask[:, 0] = True
+    result = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        dropout_p=dropout,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return result if sink is None else result[:, :, 1:]
+
+
+def _with_sink(query: Tensor, key: Tensor, value: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Put a token before each document whose key has the same product with every query, `score` [heads], and whose value is 0.
+
+    One more dimension carries that product, 1 in the queries and `score` in the sink's key.
+    torch's kernels want a multiple of 8.
+    """
+    heads = query.shape[1]
+    key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    query = F.pad(F.pad(query, (0, 1), value=1.0), (0, 7, 1, 0))
+    sink = F.pad(score.to(key).view(1, heads, 1, 1), (key.shape[-1], 7))
+    key = torch.cat((sink.expand(key.shape[0], -1, -1, -1), F.pad(key, (0, 8))), dim=2)
+    return query, key, F.pad(value, (0, 0, 1, 0))
+
+
+def _capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float, softcap: float
+) -> Tensor:
+    """Attention with capped scores, which torch has no kernel for: it holds the scores of all pairs of tokens."""
+    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    length = query.shape[2]
+    visible = causal_window(length, length if window is None else window, query.device)
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1, dtype=torch.promote_types(query.dtype, torch.float32))
+    return F.dropout(weights, dropout).to(value.dtype) @ value
+
+
+def causal_window(length: int, window: int, device: torch.device) -> Tensor:
+    """[L, L] bool: whether a token (row) sees another one (column), itself and the window - 1 tokens before it."""
+    visible = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+    return visible.triu_(1 - window)
 
 
 AttentionInterface.register(DOCUMENTS_ATTENTION, documents_attention)

@@ -41,6 +41,8 @@ class PackingLayout(Enum):
     rows = "rows"
     # one long row of documents, for flash attention
     flat = "flat"
+    # one document a row, padded at its end, for models in which packed documents would see each other
+    separate = "separate"
 
 
 @dataclass(slots=True)
@@ -148,6 +150,8 @@ def pack(
     """
     if layout is PackingLayout.documents:
         by_rank = _pack_documents(samples, token_budget, world_size, dtype)
+    elif layout is PackingLayout.separate:
+        by_rank = _pack_separate(samples, token_budget, world_size, dtype)
     else:
         by_rank = _pack_rows(samples, token_budget, layout, world_size, dtype)
     most = max(len(plan) for plan in by_rank)
@@ -178,6 +182,19 @@ def _pack_rows(
     shares = [rows[i::world_size] for i in range(world_size)]
     plans = [[share[i : i + count] for i in range(0, len(share), count)] for share in shares]
     return [[partial(_row_batch, content, dtype) for content in plan] for plan in plans]
+
+
+def _pack_separate(
+    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype
+) -> list[list[Callable[[], MicroBatch]]]:
+    """For each rank, one builder per micro-batch, as `_pack_documents`: documents of similar length, each a row."""
+    micros: list[list[Sample]] = []
+    for sample in sorted(samples, key=_document_tokens, reverse=True):
+        if not micros or (len(micros[-1]) + 1) * _document_tokens(micros[-1][0]) > token_budget:
+            micros.append([])
+        micros[-1].append(sample)
+    shares = [micros[i::world_size] for i in range(world_size)]
+    return [[partial(_row_batch, [[one] for one in micro], dtype, one_document=True) for micro in share] for share in shares]
 
 
 def family_tokens(family: list[Sample]) -> int:
@@ -255,7 +272,8 @@ def _row_shape(samples: list[Sample], token_budget: int, layout: PackingLayout) 
     return length, max(1, token_budget // length)
 
 
-def _row_batch(rows: list[list[Sample]], dtype: torch.dtype) -> MicroBatch:
+def _row_batch(rows: list[list[Sample]], dtype: torch.dtype, *, one_document: bool = False) -> MicroBatch:
+    """Lay out rows of documents. Padding at the end of a row counts as one more document, or lengthens its only one."""
     length = max(sum(map(_document_tokens, row)) for row in rows)
     input_ids = np.zeros((len(rows), length), dtype=np.int64)
     position_ids = np.zeros((len(rows), length), dtype=np.int64)
@@ -270,7 +288,7 @@ def _row_batch(rows: list[list[Sample]], dtype: torch.dtype) -> MicroBatch:
             samples.append(sample)
             sources.append(predictors(flat[: len(sample.prompt)], flat[len(sample.prompt) :]))
             cursor = end
-        position_ids[r, cursor:] = np.arange(length - cursor)
+        position_ids[r, cursor:] = np.arange(length - cursor) + cursor * one_document
     return _micro_batch(input_ids, position_ids, None, samples, sources, dtype)
 
 
