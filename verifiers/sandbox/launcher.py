@@ -65,6 +65,7 @@ class RunResult:
     result: bytes  # the return value of a called function, as JSON
     seconds: float
     cpu_s: float
+    waited_s: float = 0.0  # time in which it was ready to run and had no processor
 
 
 class LauncherEvent(msgspec.Struct, kw_only=True):

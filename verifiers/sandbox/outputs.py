@@ -1,8 +1,8 @@
 """Comparison of an untrusted program's output with the expected one. The bytes are hostile; the expected values stay here.
 
-Values are plain JSON and must be equal in value and in type (2, 2.0 and true differ); where the problem states a tolerance,
-numbers may differ by it. Text is compared line by line without trailing whitespace and trailing empty lines ("lines"), or word
-by word ("tokens").
+Values are plain JSON and must be equal in value and in type, except that any number may stand for an expected float, from which
+it may differ by the tolerance. Text is compared line by line, without whitespace at the ends of lines and without empty lines
+at either end ("lines"), or word by word ("tokens"). Expected integers are exact unless the problem states a tolerance.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?")
+_INTEGER = re.compile(r"[-+]?\d+")
 MAX_NUMBER_CHARS = 400
+FEW_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """The tolerances of math.isclose. With both 0, numbers must be equal and of the same type."""
+    """The tolerances of math.isclose. With both 0, numbers must be equal and of the same type.
+
+    integers: whether integers in a text may differ as well.
+    """
 
     rel: float = 0.0
     abs: float = 0.0
+    integers: bool = True
 
     def __bool__(self) -> bool:
         return self.rel > 0 or self.abs > 0
 
     def accepts(self, expected: float, got: float) -> bool:
-        return math.isclose(expected, got, rel_tol=self.rel, abs_tol=self.abs)
+        return math.isfinite(expected) and math.isclose(expected, got, rel_tol=self.rel, abs_tol=self.abs)
 
 
 EXACT = Tolerance()
+# absolute or relative, as the checkers of contests have it for real numbers
+AS_JUDGES = Tolerance(rel=1e-6, abs=1e-6, integers=False)
 
 
 def plain_json(raw: bytes) -> Any:
@@ -80,31 +88,36 @@ def same_text(expected: str, got: bytes, compare: str = "lines", tolerance: Tole
         text = got.decode()
     except UnicodeDecodeError:
         return False
-    if compare == "lines" and not tolerance:
-        return _lines(expected) == _lines(text)
-    split = _one_line if compare == "tokens" else _words
-    wanted, found = split(expected), split(text)
-    return len(wanted) == len(found) and all(
-        len(a) == len(b) and all(_same_word(x, y, tolerance) for x, y in zip(a, b, strict=True))
-        for a, b in zip(wanted, found, strict=True)
-    )
+    if compare == "tokens":
+        return _same_words(expected.split(), text.split(), tolerance)
+    wanted, found = _lines(expected), _lines(text)
+    return len(wanted) == len(found) and all(_same_line(a, b, tolerance) for a, b in zip(wanted, found, strict=True))
 
 
 def _lines(text: str) -> list[str]:
+    """Lines without whitespace at their ends, and without the empty ones at both ends of the text."""
     lines = [line.rstrip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
-    return lines
+    first = next((number for number, line in enumerate(lines) if line), 0)
+    return lines[first:]
 
 
-def _words(text: str) -> list[list[str]]:
-    """The words of each line."""
-    return [line.split() for line in _lines(text)]
+def _same_line(expected: str, got: str, tolerance: Tolerance) -> bool:
+    """Whether two lines are equal. Where a number differs, or in a line of numbers, the width of the gaps does not count."""
+    if expected == got:
+        return True
+    wanted, found = expected.split(), got.split()
+    if not tolerance or len(wanted) != len(found):
+        return False
+    if wanted == found and not (tolerance.integers or all(map(_NUMBER.fullmatch, wanted))):
+        # the same words in another layout
+        return False
+    return _same_words(wanted, found, tolerance)
 
 
-def _one_line(text: str) -> list[list[str]]:
-    """All words, as if the text were one line."""
-    return [text.split()]
+def _same_words(expected: list[str], got: list[str], tolerance: Tolerance) -> bool:
+    return len(expected) == len(got) and all(_same_word(a, b, tolerance) for a, b in zip(expected, got, strict=True))
 
 
 def _same_word(expected: str, got: str, tolerance: Tolerance) -> bool:
@@ -114,4 +127,19 @@ def _same_word(expected: str, got: str, tolerance: Tolerance) -> bool:
         return False
     if not (_NUMBER.fullmatch(expected) and _NUMBER.fullmatch(got)):
         return False
-    return tolerance.accepts(float(expected), float(got))
+    if tolerance.integers:
+        return tolerance.accepts(float(expected), float(got))
+    if _INTEGER.fullmatch(expected):
+        # 3.0 is 3, and nothing near it is
+        whole, point, zeros = got.partition(".")
+        return bool(point) and not zeros.strip("0") and whole == expected
+    return _as_judges(expected, got, tolerance)
+
+
+def _as_judges(expected: str, got: str, tolerance: Tolerance) -> bool:
+    """Whether a number is near an expected decimal. If that has few digits, all of them must agree, however large it is."""
+    wanted, found = float(expected), float(got)
+    if not tolerance.accepts(wanted, found):
+        return False
+    digits = len(expected.partition(".")[2])
+    return "e" in expected.lower() or digits > FEW_DIGITS or abs(wanted - found) < 10.0**-digits

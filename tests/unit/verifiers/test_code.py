@@ -1,10 +1,10 @@
-"""Extraction, answer specifications and accounting; programs run in tests/integration/test_code_problems.py."""
+"""Extraction and answer specifications; programs run in tests/integration/test_code_problems.py."""
 
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import code
 from prolong.verifiers.api import Task
-from prolong.verifiers.sandbox.launcher import RunResult, RunStatus
+from prolong.verifiers.programs.blocks import code_block
 
 FUNCTION = {"function": "f", "tests": [{"args": [1], "output": 2}]}
 LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}
@@ -18,7 +18,7 @@ LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}
         ("```\na\n```", "a\n"),
         ("```python\na\n```\nIt prints\n```\n3\n```", "a\n"),
         ("```python\na\n```\n```text\n3\n```\n```cpp\nint\n```", "a\n"),
-        ("  ```Python  \n  a\n  ```", "  a\n"),
+        ("  ```Python  \n  a\n  ```", "a\n"),
         ("```python\na\n```python\nb\n```", "b\n"),
         ("```python\n```", ""),
         ("```python\na", None),
@@ -32,13 +32,13 @@ LINES = {"tests": [{"stdin": "1", "stdout": "2"}]}
     ],
 )
 def test_the_last_closed_block_of_the_language_counts(text: str, found: str | None):
-    assert code.code_block(text, "python") == found
+    assert code_block(text, "python") == found
 
 
 def test_extraction_is_linear():
-    assert code.code_block("```python\n" * 100_000, "python") is None
-    assert code.code_block("```" * 300_000, "python") is None
-    assert code.code_block("```python\n" + "``\n" * 100_000 + "```", "python") == "``\n" * 100_000
+    assert code_block("```python\n" * 100_000, "python") is None
+    assert code_block("```" * 300_000, "python") is None
+    assert code_block("```python\n" + "``\n" * 100_000 + "```", "python") == "``\n" * 100_000
 
 
 def test_only_what_follows_the_thinking_counts():
@@ -53,8 +53,8 @@ def test_only_what_follows_the_thinking_counts():
 
 def test_c_plus_plus_has_tags_of_its_own():
     for tag in ("cpp", "c++", "C++", "cc"):
-        assert code.code_block(f"```{tag}\nint\n```", "cpp") == "int\n"
-    assert code.code_block("```python\nint\n```", "cpp") is None
+        assert code_block(f"```{tag}\nint\n```", "cpp") == "int\n"
+    assert code_block("```python\nint\n```", "cpp") is None
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,3 @@ def test_problems_of_every_kind_are_accepted():
     null = {"function": "f", "tests": [{"args": [], "output": None}]}
     for answer in (FUNCTION, LINES, null, LINES | {"language": "cpp", "reward": "all", "compare": "tokens", "abs_tol": 0.1}):
         code.CODE.check(answer)
-
-
-def result(cpu_s: float, stdout: bytes = b"2", status: str = "ok") -> RunResult:
-    return RunResult(
-        status=RunStatus(status), code=0, stdout=stdout, stderr=b"a\nlast words", result=b"", seconds=cpu_s, cpu_s=cpu_s
-    )
-
-
-def test_each_test_gets_what_the_ones_before_left():
-    problem = code.CodeProblem(tests=[code.CodeTest(stdin="", stdout="2")] * 3, time_limit_s=4.0, test_time_limit_s=3.0)
-    limits = []
-    runner = code.CodeRun(problem, lambda case, given: limits.append(given) or result(1.5))
-    assert [runner.passes(number, case) for number, case in enumerate(problem.tests)] == [True] * 3
-    assert [given.cpu_s for given in limits] == [3.0, 2.5, 1.0]
-    assert all(given.wall_s <= 3.0 * code.WALL_FACTOR for given in limits)
-    assert runner.out_of_time
-
-
-def test_the_first_failure_is_told_with_its_reason():
-    problem = code.CodeProblem(tests=[code.CodeTest(stdin="", stdout="2")] * 3)
-    results = iter([result(0.1), result(0.1, b"3"), result(0.1, status="error")])
-    runner = code.CodeRun(problem, lambda case, given: next(results))
-    assert [runner.passes(number, case) for number, case in enumerate(problem.tests)] == [True, False, False]
-    assert runner.first_failure == "; test 1: wrong output"
-    assert "error 0: last words" in code._failure(problem, problem.tests[0], result(0.1, status="error"))

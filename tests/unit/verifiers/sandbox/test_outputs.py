@@ -59,7 +59,7 @@ def test_tolerance_is_for_expected_floats_alone():
         ("1 2\n3\n", b"1 2 3", False, True),
         ("1 2", b"1  2", False, True),
         ("a", b" a", False, True),
-        ("a", b"\na", False, True),
+        ("a", b"\n \na", True, True),
         ("a", b"A", False, False),
         ("", b"\n \n", True, True),
         ("1", b"1.0", False, False),
