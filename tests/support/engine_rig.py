@@ -147,8 +147,13 @@ def differences(rig: Rig, completions: list[Completion], temperature: float, ver
 
 
 def build_rig(folder: Path, *, tied: bool, kind: EngineKind = EngineKind.vllm) -> Rig:
-    torch.set_num_threads(1)
     make_tiny_model(folder, tied=tied)
+    return rig_for(folder, kind)
+
+
+def rig_for(folder: Path, kind: EngineKind = EngineKind.vllm) -> Rig:
+    """A rig for the model in `folder`."""
+    torch.set_num_threads(1)
     runner = asyncio.Runner()
     model = ModelConfig(path=str(folder), max_context=256)
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))

@@ -21,6 +21,7 @@ RUN_LANE_FILES = {
     "tests/integration/test_actor.py",
     "tests/integration/test_engine_contract.py",
     "tests/integration/test_engine_death.py",
+    "tests/integration/test_engine_families.py",
     "tests/integration/test_examples.py",
     "tests/integration/test_three_terminals.py",
     "tests/integration/test_torchrun.py",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 PAD, EOS = "<pad>", "<eos>"
 CHARACTERS = "0123456789+-*/=?.,:;!()[]{}<>\\ abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ\n'\"_@#%&|~^$`\t"
@@ -46,6 +47,33 @@ def make_tiny_model(folder: Path, *, tied: bool, seed: int = 0, vocab: int = 64)
     randomize(model, seed)
     model.save_pretrained(folder)
     return folder
+
+
+def make_tiny_family(folder: Path, config: PreTrainedConfig, seed: int = 0) -> Path:
+    """Write a random model of any family, with the tokenizer of `make_tiny_model`; its ids 0 and 1 are <pad> and <eos>."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(folder, 64)
+    model = AutoModelForCausalLM.from_config(config)
+    randomize(model, seed)
+    model.save_pretrained(folder)
+    return folder
+
+
+def family_settings(**changes: Any) -> dict[str, Any]:
+    """Settings of a tiny model that most families' configurations know, as small as vLLM's CPU attention allows."""
+    return {
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "dtype": "float32",
+    } | changes
 
 
 def randomize(model: torch.nn.Module, seed: int) -> None:

@@ -161,8 +161,6 @@ class VllmEngine:
             return await self._process.unless_dead(self._apply(update, timeout_s))
 
     async def _apply(self, update: UpdateWeights, timeout_s: float) -> list[int]:
-        from vllm.exceptions import VLLMError
-
         checksums = await self._receive(update, timeout_s)
         core, paused = self._llm.engine_core, perf_counter()
         try:
@@ -173,8 +171,8 @@ class VllmEngine:
             self._segment += 1
             self._versions[self._segment] = update.version
             await core.resume_scheduler_async()
-        # RuntimeError: an error of the worker, as the engine process relays it
-        except (VLLMError, RuntimeError) as error:
+        # a worker's error arrives as a RuntimeError, or as a plain Exception from the engine process
+        except Exception as error:
             raise ProlongError(f"version {update.version} arrived but vLLM could not load it: {error}") from error
         self._paused_s += perf_counter() - paused
         return checksums

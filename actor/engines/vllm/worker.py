@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +19,16 @@ import torch
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from ....common.messages import UpdateWeights
 from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
+from .checkpoint_names import CheckpointNames
 from .cpu.kernels import install
+from .head_bias import HeadBias
 from .parent_watch import end_with_parent
 
 BACKEND = "prolong"
@@ -49,6 +54,8 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         super().__init__(*args, **kwargs)
         self._update: UpdateWeights | None = None  # begun last
         self.downloader = WeightDownloader(self.device)  # works on the first worker only
+        self._names = CheckpointNames(self.model_config.model)
+        self._head_bias = HeadBias(self.model)
 
     @property
     def downloads(self) -> bool:
@@ -67,6 +74,11 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         """Does nothing: see NoInit."""
 
     def start_weight_update(self) -> None:
+        assert self._update is not None
+        names = {spec.name for bucket in self._update.manifest.buckets for spec in bucket.tensors}
+        self._head_bias.prepare(names, self.device)
+        if self.device.type == "cpu":
+            _forget_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -76,6 +88,14 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: Load) -> None:
+        buckets = (self._head_bias.keep(views) for views in self._staged_buckets())
+        if self._names.differ:
+            buckets = iter([self._names.convert(itertools.chain.from_iterable(buckets))])
+        for tensors in buckets:
+            self.model.load_weights(tensors)  # type: ignore[operator]
+
+    def _staged_buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """The named tensors of each bucket of the update, on this worker's device."""
         assert self._update is not None
         staged = iter(self.downloader.take_buckets() if self.downloads else [])
         for bucket in self._update.manifest.buckets:
@@ -84,15 +104,24 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
                 flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
             if self.parallel_config.tensor_parallel_size > 1:
                 flat = get_tp_group().broadcast(flat, src=0)
-            self.model.load_weights(bucket_views(bucket, flat))  # type: ignore[operator]
+            yield bucket_views(bucket, flat)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        self._head_bias.finish()
         if self.device.type == "cpu":
             _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         self.downloader.close()
+
+
+def _forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Have the experts of a mixture packed again: on a CPU, vLLM packs them only when it makes their kernel."""
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod):
+            method.moe_kernel = None
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
