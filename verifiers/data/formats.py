@@ -17,7 +17,7 @@ from typing import Any
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
-from ..instructions.verifier import present_kwargs
+from ..instructions.rule import present_kwargs
 from . import puzzles
 
 Record = JsonObject

@@ -7,9 +7,10 @@ every version and on every machine. Known and accepted limits:
     begins a line ("1. Milk"), or after one of ABBREVIATIONS. A heading without a full stop is a sentence if a blank line
     follows it.
   - Words are runs of letters, digits and underscores, as IFEval counts them: "don't" is two. Chinese, Japanese and Thai are
-    written without spaces, so a run of them is one word.
-  - The language is the most likely of LANGUAGES by py3langid (a naive Bayes model over bytes, without randomness). A text
-    without a letter has none.
+    written without spaces, so a run of them is one word. Where a rule of another set says so, words are tokens: "don't" and
+    "well-known" are one.
+  - The language is the most likely of LANGUAGES by py3langid (a naive Bayes model over bytes, without randomness), code
+    blocks left out. A text without a letter has none. A text of a few words may have several.
 """
 
 from __future__ import annotations
@@ -34,8 +35,15 @@ _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _END = re.compile(r"([.!?\u2026\u061f\u06d4\u0964\u0589]+)[\"'\u201d\u2019)\]*_]*|[\u3002\uff01\uff1f]+")
 AROUND = 20  # characters that are looked at on each side of a full stop
+LANGUAGE_CHARS = 20_000
+SHORT_CHARS, SHORT_MARGIN = 30, 2.0  # of so short a text the model cannot tell languages that are this near (log-likelihood)
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
+_FENCED = re.compile(r"```[\s\S]*?(?:```|\Z)")
+_BOLD_ITALIC = re.compile(r"(?<!\*)\*\*\*(?=[^\s*])[^\n*]*[^\s*]\*\*\*(?!\*)")
+_DIVIDER = re.compile(r"\*\*\*|(?<!\S)\*[ \t]\*[ \t]\*(?!\S)")
+# Chinese, Japanese and Thai are written without spaces, so a word of them has no edges
+_NO_SPACES = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
 
 
 def words(text: str) -> list[str]:
@@ -48,19 +56,30 @@ def capital_words(text: str) -> int:
     return sum(token.isupper() for token in _TOKEN.findall(text))
 
 
+def word_tokens(text: str) -> list[str]:
+    """Words with their inner apostrophes and hyphens: "don't" and "well-known" are one each."""
+    return _TOKEN.findall(text)
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences that hold a letter or a digit, with their marks at the end."""
+    return [sentence for block in _BLANK_LINE.split(text) for sentence in _split_block(block.strip())]
+
+
 def count_sentences(text: str) -> int:
     """How many sentences hold a letter or a digit."""
-    return sum(_count_in_block(block.strip()) for block in _BLANK_LINE.split(text))
+    return len(split_sentences(text))
 
 
-def _count_in_block(block: str) -> int:
-    count, start = 0, 0
+def _split_block(block: str) -> list[str]:
+    found, start = [], 0
     for match in _END.finditer(block):
         if match.group(1) and not _ends_here(block, match):
             continue
-        count += _WORD.search(block, start, match.end()) is not None
+        found.append(block[start : match.end()].strip())
         start = match.end()
-    return count + (_WORD.search(block, start) is not None)
+    found.append(block[start:].strip())
+    return [sentence for sentence in found if _WORD.search(sentence)]
 
 
 def _ends_here(block: str, match: re.Match[str]) -> bool:
@@ -88,10 +107,38 @@ def split_parts(text: str, separator: str) -> list[str] | None:
     return found if found and all(found) else None
 
 
+def split_divided(text: str) -> list[str] | None:
+    """The parts between the dividers *** and * * *, as `split_parts`. Text in bold italics (***so***) holds no divider."""
+    return split_parts(_DIVIDER.sub("***", _BOLD_ITALIC.sub("x", text)), "***")
+
+
+def split_blocks(text: str) -> list[str]:
+    """The stripped parts between blank lines, also between lines that hold white space only."""
+    return [part.strip() for part in _BLANK_LINE.split(text) if part.strip()]
+
+
 def first_word(paragraph: str) -> str:
-    """The first word in lower case, without quotes before it and punctuation after it."""
-    word = paragraph.split(maxsplit=1)[0].lstrip("\"'*_\u201c\u2018") if paragraph.split() else ""
-    return re.split(r"[.,?!:;\"'\u201d\u2019*_]", word, maxsplit=1)[0].lower()
+    """The first word in lower case, without the marks around it; "" where there is none."""
+    match = _TOKEN.search(paragraph)
+    return match.group().lower() if match else ""
+
+
+def last_word(sentence: str) -> str:
+    """The last word in lower case, without the marks around it; "" where there is none."""
+    for part in reversed(sentence.rsplit(maxsplit=8)):
+        if found := _TOKEN.findall(part):
+            return found[-1].lower()
+    return ""
+
+
+def count_keyword(text: str, keyword: str, *, plural: bool = False) -> int:
+    """How often a word or phrase occurs as a whole, whatever its case; with its regular plural if asked for."""
+    keyword = keyword.strip()
+    pattern = r"\s+".join(map(re.escape, keyword.split()))
+    before = "" if _NO_SPACES.match(keyword[0]) else r"(?<!\w)"
+    after = "" if _NO_SPACES.match(keyword[-1]) else r"(?!\w)"
+    suffix = "(?:e?s)?" if plural and len(keyword) > 2 and keyword[-1].isalpha() and after else ""
+    return sum(1 for _ in re.finditer(f"{before}{pattern}{suffix}{after}", text, re.IGNORECASE))
 
 
 def is_json(text: str) -> bool:
@@ -123,6 +170,12 @@ def _identifier() -> Any:
     return identifier
 
 
-def language(text: str) -> str:
-    """The code of the most likely of LANGUAGES; "" for a text without a letter."""
-    return _identifier().classify(text[:20_000].lower())[0] if _LETTER.search(text) else ""
+def languages_of(text: str) -> list[str]:
+    """The code of the most likely of LANGUAGES, and those as likely if the text is short; none for a text without a letter."""
+    text = _FENCED.sub(" ", text).strip() or text
+    text = text[:LANGUAGE_CHARS].lower()
+    if not _LETTER.search(text):
+        return []
+    ranked = _identifier().rank(text)
+    margin = SHORT_MARGIN if len(text) < SHORT_CHARS else 0.0
+    return [code for code, score in ranked if score >= ranked[0][1] - margin]

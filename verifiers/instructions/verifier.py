@@ -1,30 +1,33 @@
-"""`instructions`: does a text follow its instructions? The 25 verifiable instruction types of IFEval (arXiv 2311.07911).
+"""`instructions`: does a text follow its instructions? The types of IFEval, of IF-RLVR's training set and of IFBench.
 
-    {"instructions": [{"id": "keywords:existence", "kwargs": {"keywords": ["rain"]}}], "reward": "average"}
+    {"instructions": [{"id": "keywords:existence", "kwargs": {"keywords": ["rain"]}}], "reward": "average", "strict": true}
 
-`reward`: "average" (the default) pays the share of instructions followed, "all" pays 1 for all of them and 0 otherwise. The
-text behind </think> counts; an empty one follows nothing. Each type is one function of rules.py.
+`reward`: "average" (the default) pays the share of instructions followed, "all" pays 1 for all of them and 0 otherwise.
+`strict`: true (the default) pays no accidents, such as a keyword inside other words; false judges as the checkers of the data
+sets do, so that figures compare (docs/decisions/015-strict-instructions.md). The text behind </think> counts; an empty one
+follows nothing. Each type is one rule of ifeval.py, training.py or the ifbench modules.
 """
 
 from __future__ import annotations
 
-import difflib
-from typing import Any
+import re
 
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
 from ...common.types import VerdictStatus
 from ..answers.extraction import after_thinking
 from ..api import Answer, Score, Task, Verifier
-from .rules import NEEDS_LANGUAGE, RULES
+from .rule import InstructionRule
+from .rules import RULES, check_instruction, read_instruction
 from .text import load_languages
 
 MAX_TEXT_CHARS = 400_000
 REWARDS = ("average", "all")
+_BLANK_START = re.compile(r"(?:[^\S\n]*\n)+")
 
 
 class InstructionsVerifier(Verifier):
-    """The text after `</think>`: the share of its IFEval instructions that it follows, or all or nothing."""
+    """The text after `</think>`: the share of its instructions that it follows (IFEval, IF-RLVR, IFBench), or all or none."""
 
     def check(self, answer: Answer) -> None:
         """Raises DataError for an unknown type, and for kwargs that are missing, unknown or impossible to follow."""
@@ -34,35 +37,35 @@ class InstructionsVerifier(Verifier):
             raise DataError(f"verifier instructions: got {answer!r:.200}; expected {expected}")
         if reward not in REWARDS:
             raise DataError(f"verifier instructions: reward = {reward!r}: expected one of {', '.join(REWARDS)}")
+        if not isinstance(answer.get("strict", True), bool):
+            raise DataError(f"verifier instructions: strict = {answer['strict']!r}: expected true or false")
         for instruction in instructions:
-            if not isinstance(instruction, dict):
-                raise DataError(f'verifier instructions: got {instruction!r:.200}; expected {{"id": NAME, "kwargs": {{...}}}}')
-            _check_one(instruction.get("id"), instruction.get("kwargs"))
+            check_instruction(instruction)
 
     def gold(self, answer: Answer) -> str | None:
         return None  # instructions do not tell a text that follows them
 
     def quick(self, task: Task) -> Score | None:
         """Judge everything but instructions that need the language model."""
-        named = {instruction["id"] for instruction in task.answer["instructions"]}
-        text = after_thinking(task).strip()
-        return None if named & NEEDS_LANGUAGE and 0 < len(text) <= MAX_TEXT_CHARS else self.score(task)
+        slow = any(RULES[one["id"]].needs_language for one in task.answer["instructions"])
+        return None if slow and 0 < len(after_thinking(task).strip()) <= MAX_TEXT_CHARS else self.score(task)
 
     def load(self) -> None:
         load_languages()
 
     def score(self, task: Task) -> Score:
         """Metrics: the share of instructions followed, and whether all are."""
-        text = after_thinking(task).strip()
-        if not text:
+        indented = _indented(after_thinking(task))
+        if not indented:
             return Score(reward=0.0, status=VerdictStatus.no_answer, detail="no text behind the thinking")
-        if len(text) > MAX_TEXT_CHARS:
-            return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a text of {len(text)} characters")
-        instructions = task.answer["instructions"]
-        missed = [one["id"] for one in instructions if not RULES[one["id"]].follows(text, present_kwargs(one.get("kwargs")))]
-        share, strict = 1 - len(missed) / len(instructions), float(not missed)
-        reward = strict if task.answer.get("reward", "average") == "all" else share
-        metrics = {"followed": share, "followed_all": strict}
+        if len(indented) > MAX_TEXT_CHARS:
+            return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a text of {len(indented)} characters")
+        strict = task.answer.get("strict", True)
+        read = [read_instruction(one) for one in task.answer["instructions"]]
+        missed = [name for name, rule, kwargs in read if not _follows(rule, indented, kwargs, strict=strict)]
+        share, all_of_them = 1 - len(missed) / len(read), float(not missed)
+        reward = all_of_them if task.answer.get("reward", "average") == "all" else share
+        metrics = {"followed": share, "followed_all": all_of_them}
         return Score(reward=reward, detail=f"missed {', '.join(missed)}" if missed else "", metrics=metrics)
 
     def probe(self, answer: Answer) -> bool:
@@ -70,30 +73,16 @@ class InstructionsVerifier(Verifier):
         return True
 
 
-def _check_one(name: Any, kwargs: Any) -> None:
-    if not isinstance(name, str) or name not in RULES:
-        nearest = difflib.get_close_matches(str(name), RULES, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise DataError(f"verifier instructions: unknown instruction {name!r}: expected one of {', '.join(RULES)}{hint}")
-    where, present = f"verifier instructions: {name}", present_kwargs(kwargs)
-    wanted = RULES[name].kwargs
-    if present is None or set(present) != set(wanted):
-        raise DataError(f"{where} got kwargs {kwargs!r:.200}; expected exactly {', '.join(wanted) or 'none'}")
-    for key, (is_valid, expected) in wanted.items():
-        if not is_valid(present[key]):
-            raise DataError(f"{where}: {key} = {present[key]!r:.200}: expected {expected}")
-    if problem := RULES[name].impossible(present):
-        raise DataError(f"{where}: {present!r:.200} can never be followed: {problem}")
+def _indented(text: str) -> str:
+    """The text without white space around it but for the indent of its first line, with line ends as \\n."""
+    text = text.replace("\r\n", "\n").rstrip()
+    blank = _BLANK_START.match(text)
+    return text[blank.end() :] if blank else text
 
 
-def present_kwargs(kwargs: Any) -> JsonObject | None:
-    """The kwargs of one instruction without those that are null, as published files write those of other types.
-
-    None for kwargs that are not an object.
-    """
-    if kwargs is None:
-        return {}
-    return {key: value for key, value in kwargs.items() if value is not None} if isinstance(kwargs, dict) else None
+def _follows(rule: InstructionRule, indented: str, kwargs: JsonObject, *, strict: bool) -> bool:
+    follows = rule.follows if strict or rule.lenient is None else rule.lenient
+    return follows(indented if rule.keeps_indent else indented.strip(), kwargs)
 
 
 INSTRUCTIONS = InstructionsVerifier()

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers.api import Task
-from prolong.verifiers.instructions.rules import NEEDS_LANGUAGE, RULES
+from prolong.verifiers.instructions.ifeval import IFEVAL_RULES
 from prolong.verifiers.instructions.verifier import INSTRUCTIONS
+
+from tests.support.instructions import reward
 
 PARAGRAPHS = "One day it rained.\n***\nThe sun came.\n***\nEnd."
 RUSSIAN = "Вчера мы ходили в лес и собирали грибы, потом вечером пили чай."
@@ -20,14 +22,14 @@ CASES: list[Case] = [
     (
         "keywords:existence",
         {"keywords": ["rain", "C++"]},
-        ["Rain in c++ code", "raincoat C++"],
-        ["rain in C", "c++", "ra in c++"],
+        ["Rain in c++ code", "rains on **C++**"],
+        ["rain in C", "c++", "ra in c++", "raincoat C++", "train c++"],
     ),
     (
         "keywords:frequency",
         {"keyword": "war", "frequency": 2, "relation": "at least"},
-        ["War, war", "warwar"],
-        ["war", "peace"],
+        ["War, war", "war-war", "wars and war"],
+        ["war", "peace", "warwar", "Moving forward, beware of warmth."],
     ),
     ("keywords:frequency", {"keyword": "war", "frequency": 2, "relation": "less than"}, ["war", "peace"], ["war war"]),
     ("keywords:forbidden_words", {"forbidden_words": ["rock", "a+"]}, ["rocket", "a +"], ["a ROCK!", "an a+ grade"]),
@@ -147,17 +149,8 @@ def _languages():
     INSTRUCTIONS.load()
 
 
-def reward(text: str, *asked: tuple[str, dict[str, Any]], **spec: Any) -> float:
-    answer = {"instructions": [{"id": name, "kwargs": kwargs} for name, kwargs in asked]} | spec
-    INSTRUCTIONS.check(answer)
-    task = Task(completion=text, answer=answer)
-    decided = INSTRUCTIONS.quick(task) or INSTRUCTIONS.score(task)
-    assert decided == INSTRUCTIONS.score(task)
-    return decided.reward
-
-
 def test_every_type_of_the_paper_has_cases_of_both_kinds():
-    texts = {name: [0, 0] for name in RULES}
+    texts = {name: [0, 0] for name in IFEVAL_RULES}
     for name, _, good, bad in CASES:
         texts[name][0] += len(good)
         texts[name][1] += len(bad)
@@ -201,7 +194,7 @@ def test_the_reward_is_the_share_or_all_of_them():
 def test_only_language_takes_the_language_model():
     for name, kwargs, good, _ in CASES:
         task = Task(completion=good[0], answer={"instructions": [{"id": name, "kwargs": kwargs}]})
-        assert (INSTRUCTIONS.quick(task) is None) == (name in NEEDS_LANGUAGE)
+        assert (INSTRUCTIONS.quick(task) is None) == IFEVAL_RULES[name].needs_language
 
 
 @pytest.mark.parametrize(
@@ -222,8 +215,8 @@ def test_only_language_takes_the_language_model():
         ({"id": "detectable_format:number_bullet_lists", "kwargs": {"num_bullets": True}}, "num_bullets = True"),
         ({"id": "language:response_language", "kwargs": {"language": "tlh"}}, "expected one of en"),
         (
-            {"id": "length_constraints:number_words", "kwargs": {"num_words": 3, "relation": "around"}},
-            "'less than' or 'at least'",
+            {"id": "length_constraints:number_words", "kwargs": {"num_words": 3, "relation": "near"}},
+            "expected one of 'less than', 'at least'",
         ),
         (
             {"id": "length_constraints:number_words", "kwargs": {"num_words": 1, "relation": "less than"}},
