@@ -4,7 +4,8 @@ plain: math-verify as its documentation uses it; the reference with its unit beh
 with its defaults. given box: the same, but it is handed the box that our extraction found.
 A false positive (FP) pays a wrong answer, a false negative (FN) refuses a right one.
 The sets are in tests/unit/verifiers/golden of a checkout; they are not part of the wheel. heldout.jsonl was written after the
-code, and counted before any fix (docs/log.md). second_reader.jsonl was written later by another author, blind, against holes
+code, and counted before any fix (docs/log.md). other_words.jsonl holds one class for each kind of other wording that public
+reports named, with near misses. second_reader.jsonl was written later by another author, blind, against holes
 seen in the code, and after their fixes. Both guard against regressions now.
 """
 
@@ -29,7 +30,7 @@ from ..verifiers.math import MATH, boxed_answer
 from ..verifiers.stem import STEM
 
 CHECKOUT_FOLDER = Path(__file__).resolve().parent.parent / "tests" / "unit" / "verifiers" / "golden"
-SETS = ("math", "stem", "heldout", "second_reader")
+SETS = ("math", "stem", "heldout", "other_words", "second_reader")
 VERIFIERS: dict[str, Verifier] = {"math": MATH, "stem": STEM}
 
 

@@ -5,58 +5,28 @@
 Every step is a single pass, because the texts are the model's and may be hostile.
 """
 
-# ruff: noqa: RUF001  the table of characters lists look-alikes on purpose
-
 from __future__ import annotations
 
 import re
+
+from .arguments import with_braces
+from .plain_text import as_latex
+from .symbols import COMMANDS, one_character
 
 WORD, END = "\ue000", "\ue001"  # marks around words that stood in \text{} and the like
 _SPACES = re.compile(r"\s+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\[\s\S]")
 _OPENED = re.compile(r"\\(?P<name>[a-zA-Z]+)\s*\{|\\[\s\S]|[{}]")
-_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
-_SUBSCRIPT = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋]+")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
-_HALF_FRACTION = re.compile(r"\\frac\s*(?:(\d)\s*\{([^{}]*)\}|\{([^{}]*)\}\s*(\d))")
-_SHORT_ROOT = re.compile(r"\\sqrt\s*(\d)")
-_ROOT = re.compile(r"(?:√|(?<!\\)\bsqrt)\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+))")
+_ROOT_SIGN = re.compile(r"√\s*(\d+(?:\.\d+)?)")
+_ROOT_OF = re.compile(r"\\root ?\{?(\w{1,3})\}? ?\\of ?")
+_CHOOSE = re.compile(r"\{ ?(\w{1,9}) ?\\(?:choose|atop) ?(\w{1,9}) ?\}|(\w{1,9}) ?\\choose ?(\w{1,9})")
+_COLOUR = re.compile(r"\\(?:textcolor|color) ?\{[a-zA-Z]{1,20}\}")
 _KEPT_SPACE = re.compile(r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(\d) (?=\d)")
 _SEGMENT = re.compile(r"\\overline\s*\{([A-Z]{1,4})\}")
 _INTEGERS = re.compile(r"(?<=\S)(?:[, (]|, |, ?\(| \()[a-z] ?\\in ?\\mathbb ?\{?[ZN]\}?\)?\Z")
 _BOLD = re.compile(r"\s*\*\*([^*]*)\*\*\s*")
 _PREAMBLE = re.compile(r"(?:(?:thus|so|therefore),? )?(?:the )?(?:final |correct )?answer(?: is)?:? ?", re.IGNORECASE)
 
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
-CHARACTERS = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200a": " ", "\u2002": " ", "\u2003": " ",
-    "’": "'", "‘": "'", "′": "'",
-    "×": "\\times ", "⋅": "\\cdot ", "·": "\\cdot ", "∙": "\\cdot ", "÷": "/", "±": "\\pm ", "∞": "\\infty ",
-    "≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
-    "π": "\\pi ", "θ": "\\theta ", "λ": "\\lambda ", "μ": "\\mu ", "µ": "\\mu ", "Ω": "\\Omega ", "\u2126": "\\Omega ",
-    "α": "\\alpha ", "β": "\\beta ", "ω": "\\omega ", "Δ": "\\Delta ", "ρ": "\\rho ", "ℝ": "\\mathbb{R}",
-    "½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅔": "\\frac{2}{3}",
-    "°": "^\\circ ", "≈": "\\approx ", "Å": "\\AA ", "℃": "^\\circ C", "⟨": "\\langle ", "⟩": "\\rangle ",
-    "≡": "\\equiv ", "→": "\\to ", "∨": "\\text{ or }", "∧": "\\text{ and }",
-})  # fmt: skip
-COMMANDS: dict[str, str] = {
-    # sizing, which has no meaning
-    "\\left": "", "\\right": "", "\\middle": "", "\\limits": "", "\\displaystyle": "", "\\textstyle": "", "\\!": "",
-    "\\big": "", "\\Big": "", "\\bigl": "", "\\bigr": "", "\\Bigl": "", "\\Bigr": "", "\\bigg": "", "\\Bigg": "",
-    # spaces
-    "\\,": " ", "\\;": " ", "\\:": " ", "\\ ": " ", "\\>": " ", "\\\n": " ", "\\\t": " ",
-    "\\quad": " ", "\\qquad": " ", "\\thinspace": " ",
-    # several names of one symbol
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
-    "\\leq": "\\le ", "\\leqslant": "\\le ", "\\leqq": "\\le ", "\\lt": "<", "\\ne": "\\neq ",
-    "\\geq": "\\ge ", "\\geqslant": "\\ge ", "\\geqq": "\\ge ", "\\gt": ">", "\\simeq": "\\approx ",
-    "\\varnothing": "\\emptyset ", "\\O": "\\emptyset ", "\\R": "\\mathbb{R}", "\\Reals": "\\mathbb{R}",
-    "\\degree": "^\\circ ", "\\textdegree": "^\\circ ", "\\infin": "\\infty ", "\\textmu": "\\mu ", "\\ohm": "\\Omega ",
-    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\%": "%", "\\colon": ":", "\\ast": "*",
-    "\\mid": "|", "\\vert": "|", "\\lvert": "|", "\\rvert": "|", "\\lor": "\\text{ or }", "\\land": "\\text{ and }",
-}  # fmt: skip
 WORDS = frozenset({
     "text", "mathrm", "textrm", "textbf", "textit", "textsf", "texttt", "textnormal", "mbox", "hbox", "operatorname", "ce",
     "rm", "unit", "si", "mathsf",
@@ -69,19 +39,22 @@ PLAIN = frozenset({
 
 def tidy(latex: str) -> str:
     """LaTeX without sizing, dollar signs and final full stop, with one spelling per symbol and short forms completed."""
-    text = latex.translate(CHARACTERS)
-    text = _SUPERSCRIPT.sub(lambda match: "^{" + match.group().translate(SUPERSCRIPTS) + "}", text)
-    text = _SUBSCRIPT.sub(lambda match: "_{" + match.group().translate(SUBSCRIPTS) + "}", text)
+    text = one_character(_ROOT_SIGN.sub(r"\\sqrt{\1}", latex) if "√" in latex else latex)
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
     text = text.replace("{,}", ",").replace("{:}", ":").replace("~", " ")
     text = bold[1] if (bold := _BOLD.fullmatch(text)) else text.replace("**", "^")
     text = _without_dollars(text).replace("^{\\prime}", "'").replace("^\\prime", "'")
     text = text.replace("^{\\circ}", "^\\circ").replace("^\\circ ", "^\\circ")
-    text = _ROOT.sub(lambda match: "\\sqrt{" + next(filter(None, match.groups()), "") + "}", text)
-    text = _SHORT_ROOT.sub(r"\\sqrt{\1}", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
-    text = _HALF_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
-    text = _SEGMENT.sub(r"\1", _SPACES.sub(" ", text).strip())
-    return _INTEGERS.sub("", text.rstrip(" .;,"))
+    text = as_latex(_SPACES.sub(" ", text).strip())
+    if "\\" in text:
+        text = with_braces(_ROOT_OF.sub(r"\\sqrt[\1]", _CHOOSE.sub(_binomial, _COLOUR.sub("", text))))
+        text = _SEGMENT.sub(r"\1", text)
+    return _INTEGERS.sub("", text.strip().rstrip(" .;,"))
+
+
+def _binomial(match: re.Match[str]) -> str:
+    n, k = match[1] or match[3], match[2] or match[4]
+    return f"\\binom{{{n}}}{{{k}}}"
 
 
 def _without_dollars(text: str) -> str:
