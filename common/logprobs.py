@@ -7,6 +7,8 @@ distributions. The head runs on completion positions only, in chunks, with float
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,6 +45,17 @@ def token_logprobs(
     return chosen, entropy
 
 
+@dataclass(frozen=True, slots=True)
+class HeadForm:
+    """What a head does to its linear logits: soft_cap * tanh(logits / soft_cap) if there is a cap, and then times `scale`."""
+
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+
+PLAIN_HEAD = HeadForm()
+
+
 def head_logprobs(
     hidden: Tensor,
     weight: Tensor,
@@ -52,6 +65,7 @@ def head_logprobs(
     temperature: Tensor,
     chunk: int,
     entropy_gradient: bool = False,
+    form: HeadForm = PLAIN_HEAD,
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of a linear head that never holds more than [chunk, V] logits, or KEEP_LOGITS in all.
 
@@ -59,11 +73,11 @@ def head_logprobs(
     logits are computed again in the backward pass. Returns ([M], [M]) of at least float32.
     """
     if hidden.shape[0] <= chunk:
-        return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy_gradient)
+        return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy_gradient, form)
     recompute = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] > KEEP_LOGITS
     parts = []
     for states, tokens, degrees in zip(hidden.split(chunk), token_ids.split(chunk), temperature.split(chunk), strict=True):
-        piece = states, weight, bias, tokens, degrees, entropy_gradient
+        piece = states, weight, bias, tokens, degrees, entropy_gradient, form
         if recompute:
             parts.append(checkpoint(_head_chunk, *piece, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -72,12 +86,24 @@ def head_logprobs(
 
 
 def _head_chunk(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, token_ids: Tensor, temperature: Tensor, entropy_gradient: bool
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    token_ids: Tensor,
+    temperature: Tensor,
+    entropy_gradient: bool,
+    form: HeadForm,
 ) -> tuple[Tensor, Tensor]:
     """One chunk. The temperature divides the states [M, H], not the far larger logits [M, V], which would be copied."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     inverse = temperature.to(wide).reciprocal()
-    logits = F.linear(hidden.to(wide) * inverse.unsqueeze(-1), weight.to(wide))
-    if bias is not None:
-        logits.addr_(inverse, bias.to(wide))
+    if form.scale != 1.0:
+        inverse = inverse * form.scale
+    if form.soft_cap is None:
+        logits = F.linear(hidden.to(wide) * inverse.unsqueeze(-1), weight.to(wide))
+        if bias is not None:
+            logits.addr_(inverse, bias.to(wide))
+        return token_logprobs(logits, token_ids, entropy_gradient=entropy_gradient)
+    linear = F.linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+    logits = torch.tanh(linear / form.soft_cap) * (form.soft_cap * inverse).unsqueeze(-1)
     return token_logprobs(logits, token_ids, entropy_gradient=entropy_gradient)

@@ -6,16 +6,17 @@ Only safetensors are read, and no code of a model repository is ever run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .architectures import head_refusal, model_refusal
 from .config.sections import Device, ModelConfig
 from .errors import ModelError
+from .long_rope import settle_long_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -63,13 +64,27 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
     refusal = model_refusal(config) or head_refusal(Path(model.path), config)
     if refusal is not None:
         raise ModelError(f"model.path = {model.path!r}: {refusal}")
+    settle_long_rope(loaded, model.max_context)
     return loaded.eval()
+
+
+def causal_class(path: str) -> type[PreTrainedModel]:
+    """The class of the model at `path`, of which nothing but config.json is read. Raises ModelError."""
+    config = read_config(path)
+    found = cast("type[PreTrainedModel] | None", AutoModelForCausalLM._model_mapping.get(type(config), None))
+    if found is None:
+        raise ModelError(f"model.path = {path!r}: {type(config).__name__} is not the configuration of a causal LM")
+    return found
 
 
 def context_limit(path: str) -> int | None:
     """Longest context that the model's own configuration allows, in tokens; None if it names none. Raises ModelError."""
+    return getattr(read_config(path), "max_position_embeddings", None)
+
+
+def read_config(path: str) -> PreTrainedConfig:
+    """config.json of the folder or hub name `path`. Raises ModelError."""
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model.path = {path!r}: no readable config.json there ({type(error).__name__})") from error
-    return getattr(config, "max_position_embeddings", None)

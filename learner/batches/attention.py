@@ -80,9 +80,9 @@ def _causal_attention(
     query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float, sink: Tensor | None
 ) -> Tensor:
     """Attention of torch over whole documents [N, heads, L, D]."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if sink is not None:
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        query, key, value = _with_sink(query, key, value, sink / scaling)
+        query, key, value = _with_sink(query, key, value, sink / scale)
     mask = None
     if window is not None:
         mask = causal_window(query.shape[2], window, query.device)
@@ -94,7 +94,8 @@ def _causal_attention(
         value,
         attn_mask=mask,
         is_causal=mask is None,
-        scale=scaling,
+        # of the dimension before a sink was added
+        scale=scale,
         dropout_p=dropout,
         enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -21,11 +21,11 @@ from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
 from ...common.logprobs import head_logprobs
 from ...common.models import DTYPES, load_model
+from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
+from .families import fitting_attention, head_form, shares_rows_badly
 from .kernels import install_kernels
-
-HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 class Policy(nn.Module):
@@ -36,10 +36,10 @@ class Policy(nn.Module):
         super().__init__()
         self.causal = causal
         self.chunk = chunk
-        self.layout = layout_of(str(causal.config._attn_implementation))
-        for name in HEAD_EXTRAS:
-            if getattr(causal.config, name, None) not in (None, 1.0, 0):
-                raise ModelError(f"{type(causal).__name__} has {name}: only plain linear heads are supported")
+        self.layout = layout_of(
+            str(causal.config._attn_implementation), separate=shares_rows_badly(type(causal), causal.config)
+        )
+        self.head_form = head_form(causal.config)
 
     def forward(
         self,
@@ -71,6 +71,7 @@ class Policy(nn.Module):
             temperature=temperature,
             chunk=self.chunk,
             entropy_gradient=entropy_gradient,
+            form=self.head_form,
         )
 
     def logprobs(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
@@ -87,17 +88,29 @@ class Policy(nn.Module):
             entropy_gradient,
         )
 
+    def published(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a checkpoint holds by its name: every parameter, tied ones once, then the buffers that files store."""
+        yield from self.causal.named_parameters()
+        yield from _stored_buffers(self.causal)
+
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield (checkpoint name, whole tensor), one at a time; tied weights once. Collective: every rank must exhaust it."""
-        for name, parameter in self.causal.named_parameters():
-            value = parameter.detach()
+        """Yield `published` as whole tensors, one at a time, parameters as `dtype`. Collective: every rank must exhaust it."""
+        for name, tensor in self.published():
+            value = tensor.detach()
             whole = value.full_tensor() if isinstance(value, DTensor) else value
-            yield name, whole if dtype is None else whole.to(dtype)
+            yield name, whole if dtype is None or not isinstance(tensor, nn.Parameter) else whole.to(dtype)
+
+    def full_shapes(self, dtype: torch.dtype) -> list[TensorShape]:
+        """Return names, types and shapes of what `full_parameters(dtype)` yields, without gathering anything."""
+        return [
+            (name, dtype if isinstance(tensor, nn.Parameter) else tensor.dtype, tensor.shape)
+            for name, tensor in self.published()
+        ]
 
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Fill every parameter from whole tensors. Raises: ModelError when names or shapes differ."""
-        own = dict(self.causal.named_parameters())
+        """Fill `published` from whole tensors. Raises: ModelError when names or shapes differ."""
+        own = dict(self.published())
         if own.keys() != tensors.keys():
             raise ModelError(f"weights of another model: {sorted(own.keys() ^ tensors.keys())[:3]} are on one side only")
         for name, parameter in own.items():
@@ -108,6 +121,14 @@ class Policy(nn.Module):
             set_tensor(parameter, tensors[name])
 
 
+def _stored_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the persistent buffers, such as the correction bias of a router: not trained, but a part of the model."""
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
 def set_tensor(target: Tensor, whole: Tensor) -> None:
     """Fill `target`, which may be sharded, from a whole tensor that every rank holds."""
     if isinstance(target, DTensor):
@@ -115,8 +136,13 @@ def set_tensor(target: Tensor, whole: Tensor) -> None:
     target.copy_(whole)
 
 
-def layout_of(attention: str) -> PackingLayout:
-    """Return the packing layout that suits an attention implementation of transformers."""
+def layout_of(attention: str, *, separate: bool = False) -> PackingLayout:
+    """Return the packing layout that suits an attention implementation of transformers.
+
+    separate: the model must not have several documents in a row.
+    """
+    if separate:
+        return PackingLayout.separate
     if attention == DOCUMENTS_ATTENTION:
         return PackingLayout.documents
     return PackingLayout.flat if "flash" in attention else PackingLayout.rows
@@ -145,7 +171,7 @@ def build_policy(
     recompute: bool = False,
 ) -> Policy:
     """Load the model of `model.path` on this rank, and shard it if requested. Raises: ModelError."""
-    causal = load_model(model, dtype=torch.float32, attention=model.attention)
+    causal = load_model(model, dtype=torch.float32, attention=fitting_attention(model))
     if recompute and trainable:
         recompute_layers(causal)
     if device.type == "cpu":

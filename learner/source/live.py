@@ -208,7 +208,7 @@ class LearnerClient:
 
     def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher:
         dtype = DTYPES[self._cfg.model.dtype]
-        specs = [(name, dtype, parameter.shape) for name, parameter in policy.causal.named_parameters()]
+        specs = policy.full_shapes(dtype)
         cfg = self._cfg.weights
         end = configured_transport(cfg).open_learner_end(cfg, device)
         sender = WeightSender(self._client, self._weights, end, specs, cfg)

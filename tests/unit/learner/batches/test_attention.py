@@ -72,9 +72,9 @@ def test_every_document_gets_its_own_attention(window: int | None, extra: str) -
 
 def test_a_sink_has_a_gradient() -> None:
     sinks = torch.zeros(HEADS, requires_grad=True)
-    parts = [torch.randn(1, heads, 6, DIM) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    query, key, value = (torch.randn(1, heads, 6, DIM) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     plan = plan_documents([np.arange(6)], 6)
-    result, _ = documents_attention(nn.Identity(), *parts, None, plan=plan, s_aux=sinks)
+    result, _ = documents_attention(nn.Identity(), query, key, value, None, plan=plan, s_aux=sinks)
     result.square().sum().backward()
     assert sinks.grad is not None
     assert sinks.grad.abs().min() > 0

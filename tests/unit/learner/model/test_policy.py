@@ -5,13 +5,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ModelError
 from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, pack
-from prolong.learner.model.policy import Policy
+from prolong.learner.model.policy import Policy, build_policy
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.support.batches import assert_same_gradient, make_policy, random_batch, samples_under, small_config
-from tests.support.tiny_model import make_tiny_model
+from tests.support.tiny_model import make_tiny_model, randomize
 
+DEEPSEEK = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
 BACKENDS = ["documents", "sdpa", "eager"]
 
 
@@ -126,8 +148,70 @@ def test_weights_of_another_model_are_refused_by_name(folder: Path) -> None:
         policy.copy_parameters(tensors)
 
 
-def test_a_head_that_the_learner_does_not_compute_is_refused(folder: Path) -> None:
-    policy, _ = policy_and_samples(folder, "documents")
-    policy.causal.config.final_logit_softcapping = 30.0
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        Policy(policy.causal, chunk=1)
+FAMILIES = {
+    "gemma2": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.5, "sliding_window": 6, "head_dim": 32},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.25},
+    "deepseek_v3": DEEPSEEK,
+    "gpt_oss": {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64},
+    "mamba": {"state_size": 4},
+    "falcon": {},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_have_the_numbers_of_transformers_on_each_rollout_alone(tmp_path: Path, family: str) -> None:
+    """Soft caps, scales, sinks, windows, recurrent layers, attention of their own: no family leaks between documents."""
+    settings = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    causal = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings | heads | FAMILIES[family]))
+    randomize(causal, 1)
+    causal.save_pretrained(tmp_path)
+    if family in ("gemma2", "gpt_oss"):
+        # the only implementation of transformers that knows caps and sinks
+        causal.set_attn_implementation("eager")
+    policy = build_policy(ModelConfig(path=str(tmp_path)), device=torch.device("cpu"), chunk=16, shard=False)
+    (samples,) = samples_under(small_config(tmp_path), random_batch(0, groups=3, n=3))
+    packed = packed_logprobs(policy, samples, 256)
+    for sample, got in zip(samples, packed, strict=True):
+        tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
+        with torch.no_grad():
+            logits = causal.eval()(input_ids=tokens[None]).logits[0].float() / sample.temperature
+        table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
+        assert got == pytest.approx(table.tolist(), abs=1e-4)
+
+
+def test_attention_without_caps_is_refused_for_a_model_with_caps(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, tied=False)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"attn_logit_softcapping": 50.0}))
+    with pytest.raises(ModelError, match=r"model\.attention = 'sdpa'.*documents"):
+        build_policy(ModelConfig(path=str(folder), attention="sdpa"), device=torch.device("cpu"), chunk=8, shard=False)
+
+
+def test_the_factors_of_a_long_rope_depend_on_the_context_alone(tmp_path: Path) -> None:
+    """vLLM takes the long factors as soon as its limit asks for them, also for short documents."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0 + i for i in range(16)]}
+    make_tiny_model(tmp_path, tied=False)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"rope_parameters": rope | factors}))
+    (samples,) = samples_under(small_config(tmp_path), random_batch(0, groups=2, n=2))
+    found = []
+    for context in (128, 256):
+        model = ModelConfig(path=str(tmp_path), max_context=context)
+        policy = build_policy(model, device=torch.device("cpu"), chunk=16, shard=False)
+        found.append(packed_logprobs(policy, samples, 4096))
+        assert packed_logprobs(policy, samples[:1], 4096)[0] == pytest.approx(found[-1][0], abs=1e-5)
+    assert found[0][0] != pytest.approx(found[1][0], abs=1e-2)
+
+
+def test_buffers_that_files_store_are_published(tmp_path: Path) -> None:
+    """The correction bias of a router is no parameter: an engine without it would choose other experts."""
+    causal = AutoModelForCausalLM.from_config(AutoConfig.for_model("deepseek_v3", **DEEPSEEK))
+    policy = Policy(causal, chunk=8)
+    names = dict(policy.full_parameters(torch.bfloat16))
+    (bias,) = [name for name in names if name.endswith("e_score_correction_bias")]
+    assert names[bias].dtype == torch.float32
+    assert [(name, tensor.dtype, tensor.shape) for name, tensor in names.items()] == policy.full_shapes(torch.bfloat16)

@@ -1,0 +1,51 @@
+"""In what families of models differ, as far as the learner must know: attention, documents that share a row, heads."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...common.config.sections import ModelConfig
+from ...common.errors import ModelError
+from ...common.logprobs import HeadForm
+from ...common.models import causal_class, read_config
+from ..batches.attention import DOCUMENTS_ATTENTION
+
+# settings that multiply (1) or divide (-1) the logits
+HEAD_SCALES = {"logit_scale": 1, "logits_scaling": -1, "lm_head_multiplier": 1}
+SOFT_CAP = "final_logit_softcapping"
+# kinds of layers that keep the documents of a row apart
+ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def shares_rows_badly(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Whether documents in one row would see each other: a state goes along the row, or the attention is the model's own."""
+    layers = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+    stateful = bool(getattr(kind, "_is_stateful", False)) or not layers <= ATTENTION_LAYERS
+    return stateful or not getattr(kind, "_supports_attention_backend", False)
+
+
+def fitting_attention(model: ModelConfig) -> str:
+    """The attention implementation to load the model with: `model.attention` but for models whose rows hold one document.
+
+    Raises: ModelError for an implementation that would leave out a part of the model.
+    """
+    config = read_config(model.path)
+    if model.attention == "sdpa" and getattr(config, "attn_logit_softcapping", None):
+        raise ModelError(
+            f"model.attention = {model.attention!r}: it would leave out attn_logit_softcapping of {model.path}; "
+            f"use model.attention={DOCUMENTS_ATTENTION}"
+        )
+    if model.attention != DOCUMENTS_ATTENTION:
+        return model.attention
+    kind = causal_class(model.path)
+    if not shares_rows_badly(kind, config):
+        return DOCUMENTS_ATTENTION
+    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
+
+
+def head_form(config: PreTrainedConfig) -> HeadForm:
+    """What the model's head does to its linear logits, by the names that transformers gives it in configurations."""
+    scale = 1.0
+    for name, sign in HEAD_SCALES.items():
+        scale *= (getattr(config, name, None) or 1.0) ** sign
+    return HeadForm(scale=scale, soft_cap=getattr(config, SOFT_CAP, None) or None)
