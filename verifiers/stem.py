@@ -4,7 +4,7 @@ Answer specifications:
     {"answer": "3.2e-3", "unit": "m/s", "rel_tol": 0.02}        number: 3.2 mm/s and 0.00325 m s^{-1} are right
     {"answer": "B", "choices": {"A": "5 m/s", "B": "7 m/s"}}    choice: B, (B), B. 7 m/s and 7 m/s are right
     {"answer": "$T = 2\\pi\\sqrt{L/g}$"}                        formula: compared by algebra, as in `math`
-    {"answer": "photosynthesis", "aliases": ["..."]}            text: compared word by word
+    {"answer": "photosynthesis", "aliases": ["..."]}            text: compared word by word (answers/phrases.py)
 `kind` ("number", "choice", "formula", "text") is read off the stored answer unless it is given. Also: `abs_tol`, and
 `unit_optional`, without which a completion that names no unit is wrong where the stored answer has one.
 Without tolerances a plain integer without a unit is exact; any other number may be off by 1 %, or by half of its last digit
@@ -16,33 +16,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from decimal import Decimal
-from fractions import Fraction
 
 from ..common.errors import DataError
 from .answers.algebra import constant_value, equal_by_algebra, load_algebra
 from .answers.chemistry import same_chemical
+from .answers.choices import letters, names_choices
 from .answers.comparison import Algebra, agree, no_algebra, normal_words
 from .answers.extraction import after_thinking, last_boxed, last_tagged, stored_answer
-from .answers.plain_numbers import significant_digits
-from .answers.quantity import Quantity, exact, read, take_unit
+from .answers.phrases import same_phrase
+from .answers.quantity import read
+from .answers.reactions import same_reaction
 from .answers.spelling import plain, tidy, unwrap
-from .answers.units import Unit, parse_unit
+from .answers.tolerance import Constant, core, measured, same_number, stored_number
+from .answers.units import parse_unit
+from .answers.vectors import both_vectors, same_vector
 from .api import Answer, Score, Task, Verifier
 from .math import HARMLESS, quick_score, refused_score
 
 KINDS = ("number", "choice", "formula", "text")
 KEYS = {"answer", "unit", "rel_tol", "abs_tol", "kind", "choices", "aliases", "unit_optional"}
-REL_TOL = Fraction(1, 100)
-HALF_KELVIN = Fraction(1, 2)  # 25 degrees Celsius are taken for 298 K
-Constant = Callable[[str], Fraction | None]
-_LETTERS = re.compile(r"\(?([A-J])\)?(?:(?:\s*(?:,|;|/|&|and)\s*|\s*)\(?([A-J])\)?){0,9}[.):]?")
-_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;] ?| and |, and )\(?[A-J]\)?){0,9}")
-_LABELLED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])\s*(?!\d)|(?:\(([A-J])\)|([A-J])[.):])\s+")
-_OPTION = re.compile(r"(?:option|choice|answer)\s*:?\s*", re.IGNORECASE)
-_RELATION = re.compile(r"=|\\approx|\\sim(?![a-z])")
-_GLUED = re.compile(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?(?: ?(?:\\times|\\cdot) ?10\^\{?[-+]?\d+\}?)?) ?(?=[A-Za-z\\^(])")
+_GREEK = re.compile(r"\\(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|tau|phi|psi|omega)(?![a-zA-Z]) ?")
+_WORDS = re.compile(r"[^\W\d_]{4}|\b(?:yes|no)\b", re.IGNORECASE)
 _MATHEMATICS = re.compile(r"[\\^_=+*/]|\d")
 
 
@@ -51,97 +45,14 @@ def kind_of(spec: Answer) -> str:
     if "kind" in spec:
         return spec["kind"]
     text = core(stored_answer(spec))
-    if "choices" in spec or _CHOICES.fullmatch(plain(unwrap(tidy(text)))):
+    if "choices" in spec or names_choices(text):
         return "choice"
-    if measured(text, None).number is not None:
+    if measured(stored_number(spec)[0], None).number is not None:
         return "number"
     return "formula" if _MATHEMATICS.search(text) else "text"
 
 
-def core(text: str) -> str:
-    """The formula of a sentence that holds exactly one, with the unit behind it; otherwise the text."""
-    if text.count("$") != 2 or text.lstrip().startswith("$"):
-        return text
-    _, inside, after = text.split("$")
-    behind = after.strip().rstrip(".")
-    return f"{inside} \\text{{{behind}}}" if parse_unit(behind) else inside
-
-
-def measured(text: str, wanted: Unit | None) -> Quantity:
-    """Number and unit of the last side of `v = a t = 3.2 m/s`. `wanted`: a unit that may stand there without \\text{}."""
-    side = _RELATION.split(plain(unwrap(tidy(text))))[-1] if "\\text" not in text else _RELATION.split(tidy(text))[-1]
-    found = read(side)
-    if wanted:
-        return take_unit(found, wanted)
-    if found.number is None and not found.unit and (match := _GLUED.match(found.text)):
-        head, unit = match[1], parse_unit(found.text[match.end() :])
-        if unit and exact(head) is not None:
-            return replace(read(head, whole=True), unit=unit)
-    return found
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
-def allowed_error(spec: Answer, reference: Quantity) -> Fraction:
-    """How far a value may be from the stored one, in the stored unit."""
-    assert reference.number is not None
-    size = abs(reference.number)
-    if "rel_tol" in spec or "abs_tol" in spec:
-        rel, absolute = (Fraction(Decimal(str(spec.get(key, 0)))) for key in ("rel_tol", "abs_tol"))
-        return max(rel * size, absolute)
-    digits = significant_digits(reference.value)
-    if re.sub(r"[+, -]", "", reference.value).isdigit():
-        return REL_TOL * size if reference.unit else Fraction(0)
-    if "frac" in reference.value or "/" in reference.value or digits < 2:
-        return REL_TOL * size
-    mantissa = re.sub(r"[^0-9]", "", re.split(r"[eE\\*]", reference.value, maxsplit=1)[0]).lstrip("0")
-    return max(REL_TOL * size, size / (2 * int(mantissa)))
-
-
-def same_number(spec: Answer, answer: str, constant: Constant | None) -> bool | None:
-    """Whether two numbers with units agree. `constant` works out answers that are not plain numbers; without it they are
-    None.
-    """
-    reference = measured(core(stored_answer(spec)), None)
-    unit = parse_unit(plain(unwrap(tidy(spec["unit"])))) if spec.get("unit") else reference.unit
-    reference, found = replace(reference, unit=unit), measured(core(answer), unit)
-    if unit and found.unit and not unit.agrees(found.unit):
-        return False
-    if unit and not found.unit and not spec.get("unit_optional", False):
-        return False
-    x = found.number
-    if x is None and constant:
-        x = constant(found.text)
-    if x is None or reference.number is None:
-        return False if constant else None
-    if unit and found.unit:
-        x = (x * found.unit.factor + found.unit.offset - unit.offset) / unit.factor
-    allowed = allowed_error(spec, reference)
-    if unit and found.unit and unit.offset != found.unit.offset:
-        allowed += HALF_KELVIN / unit.factor
-    if reference.percent == found.percent:
-        return abs(x - reference.number) <= allowed
-    if reference.percent:
-        hundredth = abs(x - reference.number / 100) <= allowed / 100
-    else:
-        hundredth = abs(x / 100 - reference.number) <= allowed
-    return hundredth or x == reference.number
-
-
 # --- choices ----------------------------------------------------------------------------------------------------------
-
-
-def letters(text: str) -> frozenset[str] | None:
-    """The choices that a text names: B, (B), b, `B. Oxygen`, `A and C`; None if it names none."""
-    text = plain(unwrap(tidy(text)))
-    text = _OPTION.sub("", text, count=1).strip() if _OPTION.match(text) else text
-    if len(text) <= 3 and re.fullmatch(r"\(?[a-j]\)?", text):
-        text = text.upper()
-    if len(text) <= 60 and _LETTERS.fullmatch(text):
-        return frozenset(re.findall(r"[A-J]", text))
-    match = _LABELLED.match(text)
-    return frozenset(filter(None, match.groups())) if match else None
 
 
 def same_choice(spec: Answer, answer: str, judge: Callable[[Answer, str], bool | None]) -> bool | None:
@@ -165,15 +76,29 @@ def same_answer(spec: Answer, answer: str, algebra: Algebra = no_algebra, consta
     if kind == "choice":
         return same_choice(spec, answer, lambda choice, text: same_answer(choice, text, algebra, constant))
     reference, found = core(stored_answer(spec)), core(answer)
+    if pair := both_vectors(spec, reference, found):
+        return same_vector(spec, pair, algebra, constant)
+    if (reaction := same_reaction(reference, found)) is not None:
+        return reaction
     if (chemical := same_chemical(reference, found)) is not None:
         return chemical
     if spec.get("unit"):
         if not spec.get("unit_optional", False) and read(found).unit is None:
             return False
         reference = f"{reference} \\text{{{spec['unit']}}}"
-    if kind == "text":
-        return normal_words(plain(unwrap(tidy(reference)))) == normal_words(plain(unwrap(tidy(found))))
-    return agree(reference, found, algebra)
+    if same_words(reference, found, kind):
+        return True
+    return agree(reference, found) is True if kind == "text" else agree(reference, found, algebra)
+
+
+def same_words(reference: str, found: str, kind: str) -> bool:
+    """Whether both are words, or formulas with words, that say the same."""
+    expected, said = (_GREEK.sub(r"\1 ", plain(unwrap(tidy(text)))) for text in (reference, found))
+    if "\\" in expected:
+        return False
+    if normal_words(expected) == normal_words(said):
+        return True
+    return (kind == "text" or _WORDS.search(expected) is not None) and same_phrase(expected, said)
 
 
 def meets_one(task: Task, algebra: Algebra, constant: Constant | None) -> bool | None:
@@ -207,7 +132,7 @@ class StemVerifier(Verifier):
             raise DataError(f"verifier stem: got kind {kind!r}; expected one of {', '.join(KINDS)}")
         _check_types(answer)
         kind = kind_of(answer)
-        if kind == "number" and measured(core(stored_answer(answer)), None).number is None:
+        if kind == "number" and measured(stored_number(answer)[0], None).number is None:
             raise DataError(f'verifier stem: got answer {value!r} of kind "number"; expected a plain number such as "3.2e-3"')
         if kind == "choice":
             named = letters(stored_answer(answer))

@@ -11,6 +11,7 @@ import re
 
 from .arguments import with_braces
 from .plain_text import as_latex
+from .siunitx import expanded
 from .symbols import COMMANDS, one_character
 
 WORD, END = "\ue000", "\ue001"  # marks around words that stood in \text{} and the like
@@ -25,6 +26,7 @@ _KEPT_SPACE = re.compile(r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(\d) (?=\d)")
 _SEGMENT = re.compile(r"\\overline\s*\{([A-Z]{1,4})\}")
 _INTEGERS = re.compile(r"(?<=\S)(?:[, (]|, |, ?\(| \()[a-z] ?\\in ?\\mathbb ?\{?[ZN]\}?\)?\Z")
 _BOLD = re.compile(r"\s*\*\*([^*]*)\*\*\s*")
+_BARE_ACCENT = re.compile(r"\\(?:vec|mathbf|boldsymbol|bm)\s+([a-zA-Z])(?![a-zA-Z])")  # \vec F
 _PREAMBLE = re.compile(r"(?:(?:thus|so|therefore),? )?(?:the )?(?:final |correct )?answer(?: is)?:? ?", re.IGNORECASE)
 
 WORDS = frozenset({
@@ -39,6 +41,7 @@ PLAIN = frozenset({
 
 def tidy(latex: str) -> str:
     """LaTeX without sizing, dollar signs and final full stop, with one spelling per symbol and short forms completed."""
+    latex = _BARE_ACCENT.sub(r"\1", expanded(latex))
     text = one_character(_ROOT_SIGN.sub(r"\\sqrt{\1}", latex) if "√" in latex else latex)
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
     text = text.replace("{,}", ",").replace("{:}", ":").replace("~", " ")

@@ -1,7 +1,8 @@
 """Units of answers: the quantity that a text such as `m s^{-2}`, `km/h` or `square centimeters` measures, with its factor.
 
 A unit is an exact factor to SI, the powers of its base quantities and, for degrees Celsius and Fahrenheit, an offset. Words
-without a conversion between them, such as `east` and `west`, are base quantities of their own.
+without a conversion between them, such as `east` and `west`, are base quantities of their own; on request any other noun is one
+too, so that cells/mL is compared with cells per litre.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from .inflection import singular
+
 MAX_UNIT_CHARS = 80
+NOUN = "noun:"  # how the base quantity of a counted thing begins
 _PI = Fraction("3.14159265358979323846264338327950288")
 _TOKEN = re.compile(
     r"(?P<name>\^\\circ ?[CF]?\b|\^\\circ|(?:\\mu ?|\\Omega|\\AA|\\\$|[%A-Za-z€£¥])(?:\\Omega|[A-Za-z])*)"
@@ -31,10 +35,32 @@ class Unit:
     offset: Fraction = Fraction(0)
 
     def agrees(self, other: Unit) -> bool:
-        """Whether both measure the same quantity; turns and radians may be left out, as in rad/s and 1/s."""
-        if self.powers == other.powers:
-            return True
-        return _turnless(self.powers) == other.powers or self.powers == _turnless(other.powers)
+        """Whether both measure the same quantity; turns and radians may be left out, as in rad/s and 1/s.
+
+        Nouns may be more exact on one side: 4 electrons are 4 valence electrons, and 240 cells/mL 240/mL.
+        """
+        (known, nouns), (others, their_nouns) = _apart(self.powers), _apart(other.powers)
+        if not (nouns <= their_nouns or their_nouns <= nouns) or (
+            not known and not (nouns and their_nouns) and nouns != their_nouns
+        ):
+            return False
+        return known == others or _turnless(known) == others or known == _turnless(others)
+
+    @property
+    def has_nouns(self) -> bool:
+        """Whether it counts something: cells/mL."""
+        return bool(_apart(self.powers)[1])
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is made of nouns alone: 5 photons."""
+        return not _apart(self.powers)[0]
+
+
+def _apart(powers: tuple[tuple[str, int], ...]) -> tuple[tuple[tuple[str, int], ...], frozenset[tuple[str, int]]]:
+    """Base quantities, and the nouns that count something."""
+    nouns = frozenset(power for power in powers if power[0].startswith(NOUN))
+    return tuple(power for power in powers if power not in nouns), nouns
 
 
 def _turnless(powers: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...] | None:
@@ -44,7 +70,7 @@ def _turnless(powers: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...
 
 def _unit(factor: str | Fraction, powers: str, offset: str = "0") -> Unit:
     """Make a unit; `powers` is a text such as "m s-2"."""
-    parsed = (re.fullmatch(r"([a-z]+)(-?\d)?", part) for part in powers.split())
+    parsed = (re.fullmatch(r"((?:noun:)?[a-z]+)(-?\d)?", part) for part in powers.split())
     return Unit(Fraction(factor), tuple(sorted((m[1], int(m[2] or 1)) for m in parsed if m)), Fraction(offset))
 
 
@@ -141,31 +167,68 @@ WHOLE = {  # units that take none
     "£": _unit("1", "pound"),
     "¥": _unit("1", "yen"),
     "ppm": _unit("1e-6", "share"),
+    "ppb": _unit("1e-9", "share"),
+    "bpm": _unit(Fraction(1, 60), "noun:beat s-1"),
+    "Btu": _unit("1055.05585262", "kg m2 s-2"),
+    "BTU": _unit("1055.05585262", "kg m2 s-2"),
+    "lbf": _unit("4.4482216152605", "kg m s-2"),
+    "slug": _unit("14.59390294", "kg"),
+    "cP": _unit("1e-3", "kg m-1 s-1"),
+    "kt": _unit(Fraction(1852, 3600), "m s-1"),
+    "qt": _unit("9.46352946e-4", "m3"),
+    "kgf": _unit("9.80665", "kg m s-2"),
     "dB": _unit("1", "decibel"),
 }
 NAMES = {  # word -> key of SYMBOLS
-    "meter": "m", "metre": "m", "gram": "g", "gm": "g", "second": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol",
-    "newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V", "ohm": "\\Omega",
-    "farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S", "becquerel": "Bq",
-    "liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad",
+    "meter": "m", "metre": "m", "gram": "g", "gm": "g", "second": "s", "ampere": "A", "amp": "A", "kelvin": "K",
+    "mole": "mol", "newton": "N", "joule": "J", "watt": "W", "pascal": "Pa", "hertz": "Hz", "coulomb": "C", "volt": "V",
+    "ohm": "\\Omega", "farad": "F", "henry": "H", "tesla": "T", "weber": "Wb", "siemen": "S", "siemens": "S",
+    "becquerel": "Bq", "liter": "L", "litre": "L", "molar": "M", "electronvolt": "eV", "calorie": "cal", "radian": "rad",
+    "parsec": "pc", "gray": "Gy", "sievert": "Sv", "candela": "cd", "lumen": "lm", "lux": "lx", "bar": "bar",
+    "gramme": "g",
 }  # fmt: skip
 WHOLE_NAMES = {  # word -> key of WHOLE
     "degree": "^\\circ", "revolution": "rev", "minute": "min", "hour": "h", "day": "d", "week": "wk", "year": "yr",
     "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz",
     "tonne": "t", "atmosphere": "atm", "celsius": "^\\circC", "fahrenheit": "^\\circF", "acre": "acre", "hectare": "ha",
     "sec": "sec", "min": "min", "hr": "h", "wk": "wk", "yr": "yr", "dollar": "\\$", "euro": "€", "gallon": "gal",
-    "angstrom": "\\AA", "horsepower": "hp", "dyne": "dyn",
+    "angstrom": "\\AA", "horsepower": "hp", "dyne": "dyn", "knot": "kt", "quart": "qt", "dalton": "Da", "ton": "t",
+    "lightyear": "ly",
 }  # fmt: skip
 WHOLE["AM"], WHOLE["PM"] = _unit("1", "am"), _unit("1", "pm")
 WHOLE["kmh"] = WHOLE["kmph"] = WHOLE["kph"]
 WHOLE["acre"] = _unit("4046.8564224", "m2")
 WHOLE["cent"] = WHOLE["cents"] = _unit("1e-2", "dollar")
 MARKS = (
-    "north", "south", "east", "west", "left", "right", "up", "down", "upward", "downward", "clockwise", "counterclockwise",
+    "north", "south", "east", "west", "left", "right", "up", "down", "clockwise", "counterclockwise",
     "profit", "loss", "increase", "decrease", "month",
 )  # fmt: skip
 POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 AFTER_WORDS = {"squared": 2, "cubed": 3}
+
+
+# words behind a number that are no counted things
+NOT_COUNTED = frozenset({
+    "the", "and", "or", "to", "of", "in", "on", "at", "by", "from", "above", "below", "away", "along", "into", "toward",
+    "towards", "for", "with", "than", "more", "less", "about", "is", "are", "was", "times", "over", "plus",
+    "minus", "mod", "choose", "factorial", "percent", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp",
+    "sqrt", "max", "min", "lim", "det", "not", "that", "which", "when", "if", "as", "be", "approximately", "million",
+    "billion", "thousand", "hundred", "dozen", "trillion", "respectively", "each", "total", "units", "unit", "per",
+    "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
+})  # fmt: skip
+_SHORT_NOUNS = frozenset(
+    {"ion", "ions", "men", "man", "cow", "cat", "cats", "dog", "dogs", "egg", "eggs", "car", "cars", "bit", "bits"}
+)
+
+
+def _noun(name: str, *, marked: bool) -> Unit | None:
+    """A counted thing as a base quantity: photon for photons. marked: it stood in \\text{}, so it is no product."""
+    word = name.lower()
+    if not word.isalpha() or not word.isascii() or word in NOT_COUNTED or not re.search("[aeiouy]", word):
+        return None
+    if len(word) < 4 and not (word in _SHORT_NOUNS or (marked and len(word) == 3)):
+        return None
+    return Unit(Fraction(1), ((f"{NOUN}{singular(word)}", 1),))
 
 
 def _named(name: str) -> Unit | None:
@@ -181,6 +244,7 @@ def _named(name: str) -> Unit | None:
             return _scaled(SYMBOLS[rest], Fraction(scale))
     word = name.lower()
     word = word if word in NAMES or word in MARKS else word.removesuffix("s")
+    word = word if word in MARKS else word.removesuffix("ward")
     if word in MARKS:
         return Unit(Fraction(1), ((word, 1),))
     if word in WHOLE_NAMES:
@@ -212,9 +276,13 @@ def _product(factors: list[tuple[Unit, int]]) -> Unit | None:
 
 
 @lru_cache(maxsize=4096)
-def parse_unit(text: str) -> Unit | None:
-    """The unit that the whole text names, or None. Brackets may not be nested."""
-    text = text.strip().strip(".").replace("a.m", "AM").replace("p.m", "PM")
+def parse_unit(text: str, *, nouns: bool = False, marked: bool = False) -> Unit | None:
+    """The unit that the whole text names, or None. Brackets may not be nested.
+
+    nouns: words without an entry in the tables count as units. marked: they stood in \\text{}.
+    """
+    text = text.strip().strip(".").replace("a.m", "AM").replace("p.m", "PM").replace("mm Hg", "mmHg")
+    text = text.replace("light years", "lightyear").replace("light year", "lightyear").replace("light-year", "lightyear")
     text = _TEMPERATURE.sub(lambda match: "K" if match[1] in "kK" else f"^\\circ {match[1].upper()}", text)
     if not 0 < len(text) <= MAX_UNIT_CHARS:
         return None
@@ -240,8 +308,11 @@ def parse_unit(text: str) -> Unit | None:
             exponent = AFTER_WORDS[name] if name else int(match["exponent"])
             factors[-1] = (factors[-1][0], factors[-1][1] * exponent)
         elif name:
-            if (unit := _named(name)) is None:
+            unit = _named(name) or (_noun(name, marked=marked) if nouns else None)
+            if unit is None:
                 return None
-            factors.append((unit, sign * power_word))
-            sign, power_word = sign if grouped else 1, 1
+            # below the stroke as J/mol K, but 10 m/s east and 30 g/mL protein
+            is_remark = bool(factors) and not grouped and all(base in MARKS or base.startswith(NOUN) for base, _ in unit.powers)
+            factors.append((unit, power_word * (1 if is_remark and sign < 0 and factors[-1][1] < 0 else sign)))
+            power_word = 1
     return _product(factors) if factors else None
