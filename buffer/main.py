@@ -44,7 +44,7 @@ def main(cfg: Config) -> None:
             paths.journal, max_gb=cfg.buffer.journal_gb, keep_history=cfg.buffer.keep_history, background=True
         )
         try:
-            settings = RunSettings.from_config(cfg)
+            settings = RunSettings.from_config(cfg, tokenizer.model_ids)
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
             _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -64,12 +65,18 @@ class StoredTensor(NamedTuple):
     dtype: str
     start: int  # of its bytes in the file
     num_bytes: int
+    shape: list[int]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of all safetensors files in `folder`, by name. Raises: OSError, ValueError, struct.error."""
+    return tensors_in(sorted(folder.glob("*.safetensors")))
+
+
+def tensors_in(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """The tensors of these safetensors files, by name. Raises as `stored_tensors`."""
     tensors = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             if length > _MAX_HEADER:
@@ -78,7 +85,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
-                tensors[name] = StoredTensor(file, entry["dtype"], 8 + length + start, end - start)
+                tensors[name] = StoredTensor(file, entry["dtype"], 8 + length + start, end - start, entry["shape"])
     return tensors
 
 

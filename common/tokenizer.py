@@ -1,6 +1,7 @@
 """The tokenizer of a run, without torch or transformers: it renders prompts, converts text, and has a fingerprint to compare.
 
-It reads the files that transformers writes: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
+It reads the files that transformers writes: tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json;
+and in config.json how many token ids the model knows: a tokenizer may have more, which no prompt may hold.
 Chat templates run in jinja2's sandbox with the filters and globals that transformers gives them.
 """
 
@@ -23,8 +24,12 @@ import tokenizers
 
 from .errors import DataError, ModelError
 from .json_object import JsonObject
+from .model_folder import vocabulary_size
 
-FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
+FILES = [
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json",
+    "config.json",
+]  # fmt: skip
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -40,17 +45,35 @@ class Tokenizer:
         self._template_text = _chat_template(folder, config)
         self._template = _compile(self._template_text, folder) if self._template_text else None
         self.eos_ids = self._eos_ids(_read_json(folder / "generation_config.json"))
+        # the number of token ids that the model knows; None where config.json is missing or does not say
+        self.model_ids = vocabulary_size(_read_json(folder / "config.json"))
         self.fingerprint = _fingerprint(source, self._special, self._template_text)
 
     @classmethod
     def load(cls, path: str) -> Tokenizer:
-        """The tokenizer of a model folder, or of a hub name (only its tokenizer files are fetched). Raises ModelError."""
-        return cls(tokenizer_folder(path))
+        """The tokenizer of a model folder, or of a hub name (only its tokenizer files are fetched).
+
+        Raises ModelError, also for a tokenizer with tokens that the model's embedding has no row for.
+        """
+        tokenizer = cls(tokenizer_folder(path))
+        token, largest = tokenizer.largest_token
+        if tokenizer.model_ids is not None and largest >= tokenizer.model_ids:
+            raise ModelError(
+                f"model.path = {path!r}: its tokenizer has the token {token!r} with id {largest}, but ids end at "
+                f"{tokenizer.model_ids - 1}, as config.json says (vocab_size); give the model a larger embedding "
+                "(resize_token_embeddings, then save_pretrained), or remove the tokens that were added"
+            )
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def largest_token(self) -> tuple[str, int]:
+        """The token with the largest id, and the id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda pair: pair[1], default=("", -1))
 
     @property
     def has_chat_template(self) -> bool:
@@ -75,8 +98,18 @@ class Tokenizer:
             raise DataError(f"the chat template refused the prompt: {error}") from error
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """Token ids, [T] int32. `special` adds the tokens that the tokenizer puts around a bare text (a BOS, for some)."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=special).ids, dtype="<i4")
+        """Token ids, [T] int32. `special` adds the tokens that the tokenizer puts around a bare text (a BOS, for some).
+
+        Raises DataError for a token that the model lacks.
+        """
+        encoded = self._tokenizer.encode(text, add_special_tokens=special)
+        if self.model_ids is not None and max(encoded.ids, default=0) >= self.model_ids:
+            token, unknown = next(pair for pair in zip(encoded.tokens, encoded.ids, strict=True) if pair[1] >= self.model_ids)
+            raise DataError(
+                f"the token {token!r} of the text has id {unknown}, the model knows ids below {self.model_ids} only; "
+                "leave it out, or give the model a larger embedding"
+            )
+        return np.asarray(encoded.ids, dtype="<i4")
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
         """Text of token ids; special tokens are spelled out unless skipped."""
@@ -91,10 +124,12 @@ class Tokenizer:
             if token_id is not None:
                 ids.add(token_id)
         listed = generation.get("eos_token_id")
-        if isinstance(listed, int):
-            ids.add(listed)
-        elif listed is not None:
-            ids.update(listed)
+        for token_id in listed if isinstance(listed, list) else [listed] if listed is not None else []:
+            if type(token_id) is not int or token_id < 0:
+                raise ModelError(
+                    f"generation_config.json has eos_token_id = {listed!r}: expected a token id, or a list of them"
+                )
+            ids.add(token_id)
         return tuple(sorted(ids))
 
 

@@ -62,21 +62,26 @@ def buffer(argv: list[str]) -> int:
 
 def learner(argv: list[str]) -> int:
     args = config_parser("learner").parse_intermixed_args(argv)
+    from .model_check import check_model
     from .recipes import compose
     from .torchrun import launch_ranks
 
     log_to_stderr()
-    return launch_ranks(compose(args.recipe, args.overrides))
+    cfg = compose(args.recipe, args.overrides)
+    check_model(cfg)
+    return launch_ranks(cfg)
 
 
 def actor(argv: list[str]) -> int:
     parser = config_parser("actor")
     parser.add_argument("--name", help="unique among the actors of the run (default: actor-HOST-PID)")
     args = parser.parse_intermixed_args(argv)
+    from .model_check import check_model
     from .recipes import compose
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
+    check_model(cfg)
     name = args.name if args.name else f"actor-{os.uname().nodename}-{os.getpid()}"
     from ..actor.main import main as run_actor
 

@@ -79,6 +79,7 @@ def _sandbox() -> Finding:
 def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     """The checks of `prolong train`, one by one."""
     from .local import preflight
+    from .model_check import check_model
     from .recipes import compose
 
     try:
@@ -89,7 +90,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     yield True, "configuration", f"{recipe or 'defaults'} composes"
     checks: dict[str, Callable[[Config], object]] = {
         "run folder": preflight.check_run_folder,
-        "model": preflight.check_model,
+        "model": check_model,
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,

@@ -35,8 +35,23 @@ class RunState:
         """A run that nothing happened in yet; `open` also reads the journal."""
         self.journal = journal
         self.counters = Counters()
-        self.store = Store(settings.buffer, settings.stages, prompts, self.counters, seed=settings.seed, steps=settings.steps)
-        self.validation = Validation(settings.validation, heldout, settings.seed, settings.buffer.lease_s, self.counters)
+        self.store = Store(
+            settings.buffer,
+            settings.stages,
+            prompts,
+            self.counters,
+            seed=settings.seed,
+            steps=settings.steps,
+            model_ids=settings.model_ids,
+        )
+        self.validation = Validation(
+            settings.validation,
+            heldout,
+            settings.seed,
+            settings.buffer.lease_s,
+            self.counters,
+            model_ids=settings.model_ids,
+        )
         self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=2 * settings.buffer.heartbeat_s)
         self.leases = Leases()
         # versions of the checkpoints that the learner retains, ascending

@@ -21,9 +21,10 @@ class RunSettings:
     validation: ValidationConfig
     checkpoint: CheckpointConfig
     weights_timeout_s: float  # of one broadcast of weights
+    model_ids: int | None  # number of token ids that the model knows; None: unknown
 
     @classmethod
-    def from_config(cls, cfg: Config) -> RunSettings:
+    def from_config(cls, cfg: Config, model_ids: int | None = None) -> RunSettings:
         """The settings of a configuration. Raises ConfigError for a stage that cannot be applied to it."""
         return cls(
             run=cfg.run.name,
@@ -34,4 +35,5 @@ class RunSettings:
             validation=cfg.validation,
             checkpoint=cfg.checkpoint,
             weights_timeout_s=cfg.weights.timeout_s,
+            model_ids=model_ids,
         )

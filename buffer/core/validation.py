@@ -40,7 +40,18 @@ class Sweep:
 class Validation:
     """Sweeps in order of their start, and the scores of those that ended."""
 
-    def __init__(self, cfg: ValidationConfig, heldout: list[Prompt], seed: int, lease_s: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        cfg: ValidationConfig,
+        heldout: list[Prompt],
+        seed: int,
+        lease_s: float,
+        counters: Counters,
+        *,
+        model_ids: int | None,
+    ) -> None:
+        """`model_ids`: number of token ids that the model knows; None: unknown."""
+        self._model_ids = model_ids
         self._cfg, self._heldout, self._seed, self._lease_s = cfg, heldout, seed, lease_s
         self._counters = counters
         self._sweeps: list[Sweep] = []
@@ -150,7 +161,7 @@ class Validation:
 
         Returns the reason why it cannot be used (its prompt is then issued again), or an empty text.
         """
-        defect = group_defect(group) or version_defect(group, oldest, newest)
+        defect = group_defect(group, self._model_ids) or version_defect(group, oldest, newest)
         if defect is not None:
             self._counters.count(f"buffer/flawed_{defect.kind}")
             self.fail_ticket(group.ordinal)

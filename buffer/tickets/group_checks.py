@@ -27,8 +27,11 @@ class Defect(NamedTuple):
     why: str  # one line, for the actor's log
 
 
-def group_defect(group: Group) -> Defect | None:
-    """The first defect of a group, for training or validation; None when there is none. A reward may be missing."""
+def group_defect(group: Group, model_ids: int | None) -> Defect | None:
+    """The first defect of a group, for training or validation; None when there is none. A reward may be missing.
+
+    `model_ids`: number of token ids that the model knows; None: unknown, and not checked.
+    """
     if not math.isfinite(group.seconds):
         return Defect("nonfinite", f"it took {group.seconds} seconds")
     num_rollouts = len(group.rollouts) + group.dropped_rollouts
@@ -44,9 +47,9 @@ def group_defect(group: Group) -> Defect | None:
         if defect is not None:
             return _in_rollout(index, defect)
     # all rollouts in one call: a call of NumPy costs as much as the other checks of a rollout
-    if _number_defect(group.rollouts) is None:
+    if _number_defect(group.rollouts, model_ids) is None:
         return None
-    found = ((index, _number_defect([rollout])) for index, rollout in enumerate(group.rollouts))
+    found = ((index, _number_defect([rollout], model_ids)) for index, rollout in enumerate(group.rollouts))
     return next(_in_rollout(index, defect) for index, defect in found if defect is not None)
 
 
@@ -97,7 +100,7 @@ def _verdict_defect(verdict: Verdict) -> Defect | None:
     return None
 
 
-def _number_defect(rollouts: list[Rollout]) -> Defect | None:
+def _number_defect(rollouts: list[Rollout], model_ids: int | None) -> Defect | None:
     """Check the token ids and log-probabilities of rollouts whose lengths are right."""
     if not rollouts:
         return None
@@ -106,6 +109,10 @@ def _number_defect(rollouts: list[Rollout]) -> Defect | None:
         return Defect("nonfinite", "a log-probability that is not finite")
     if logprobs.max() > MAX_LOGPROB:
         return Defect("positive", f"a log-probability of {logprobs.max():g}, expected at most 0")
-    if int32_array(b"".join(rollout.token_ids for rollout in rollouts)).min() < 0:
+    token_ids = int32_array(b"".join(rollout.token_ids for rollout in rollouts))
+    if token_ids.min() < 0:
         return Defect("malformed", "a negative token id, expected 0 or more")
+    # the learner would look for a row that its embedding does not have
+    if model_ids is not None and token_ids.max() >= model_ids:
+        return Defect("vocabulary", f"token id {token_ids.max()}, the model knows ids below {model_ids} only")
     return None

@@ -70,8 +70,12 @@ class Store:
         *,
         seed: int,
         steps: int,
+        model_ids: int | None,
     ) -> None:
-        """`seed` is the run's; `steps` is the most that the run can take, over all `stages`."""
+        """`seed` is the run's; `steps` is the most that the run can take, over all `stages`.
+
+        `model_ids`: number of token ids that the model knows; None: unknown.
+        """
         self.prompts, self.counters = prompts, counters
         self.batch_groups = cfg.batch_groups
         # of the learner's history; 0 before the first learner
@@ -86,7 +90,7 @@ class Store:
         )
         self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
-        self._seed, self._lease_s = seed, cfg.lease_s
+        self._seed, self._lease_s, self._model_ids = seed, cfg.lease_s, model_ids
         self._masks = cfg.straggler is Straggler.mask
         # the next batch to be formed asks for a reset of the reference
         self.reset_requested = False
@@ -175,7 +179,7 @@ class Store:
             return Defect("few", f"{len(group.rollouts)} rollouts are left, a group needs 2")
         if any(rollout.verdict.reward is None for rollout in group.rollouts):
             return Defect("unrewarded", "a rollout has no reward")
-        return group_defect(group) or version_defect(group, ticket.version, self.head)
+        return group_defect(group, self._model_ids) or version_defect(group, ticket.version, self.head)
 
     def fail_ticket(self, ordinal: int) -> None:
         """A ticket yields no group: its prompt is issued again, as another ticket, before any new prompt."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
-from pathlib import Path
 
 from ...buffer.tickets.prompts import longest_completion
-from ...common.architectures import head_refusal, model_refusal
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
 from ...common.data.prompts import load_prompts
-from ...common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from ...common.errors import AddressInUse, ConfigError, DataError, UserError
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
 from ...verifiers.registry import check_prompt
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.user_verifiers import declared
+from ..model_check import check_model
 from ..recipes import compose
 
 
@@ -53,32 +52,6 @@ def finished_steps(paths: RunPaths) -> int | None:
     if not paths.summary.exists():
         return None
     return int(json.loads(paths.summary.read_text())["steps"])
-
-
-def is_folder_name(path: str) -> bool:
-    """Whether `model.path` is meant as a folder; hub names never begin like a path."""
-    return path.startswith((".", "/", "~")) or Path(path).exists()
-
-
-def check_model(cfg: Config) -> None:
-    """Raise ModelError or ConfigError unless the folder holds a model that takes the context. Hub names are not looked up."""
-    if not is_folder_name(cfg.model.path):
-        return
-    folder = Path(cfg.model.path).expanduser()
-    config = folder / "config.json"
-    if not config.is_file():
-        hint = "; `prolong bootstrap` makes the demo's" if Path(cfg.model.path).name == "demo" else ""
-        raise ModelError(f"model.path = {cfg.model.path!r}: expected a model folder with a config.json{hint}")
-    try:
-        settings = json.loads(config.read_text())
-        positions = settings.get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"model.path = {cfg.model.path!r}: config.json cannot be read ({error})") from error
-    refusal = model_refusal(settings) or head_refusal(folder, settings)
-    if refusal is not None:
-        raise ModelError(f"model.path = {cfg.model.path!r}: {refusal}")
-    if positions is not None and cfg.model.max_context > positions:
-        raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {positions} positions")
 
 
 def check_prompts(cfg: Config) -> None:

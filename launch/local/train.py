@@ -22,10 +22,11 @@ from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
 from ...common.errors import BufferUnreachable, UserError
+from ..model_check import is_folder_name
 from ..summary import closing_lines, read_summary, scores_table
 from .live import MetricsTail, RunProgress, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
-from .preflight import finished_steps, is_folder_name, prepare
+from .preflight import finished_steps, prepare
 from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
 

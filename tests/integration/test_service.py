@@ -190,7 +190,18 @@ def test_garbage_at_the_tcp_port_hurts_nobody(cfg, buffer):
     learner.client.close()
 
 
-def test_a_flawed_group_is_counted_and_its_prompt_issued_again_at_once(cfg, buffer):
+NOT_FINITE = ({"behaviour_logprobs": b"\0\0\xc0\x7f" * 4}, "a log-probability that is not finite", "nonfinite")
+NO_ROW = ({"token_ids": struct.pack("<4i", 1, 2, 500, 3)}, "token id 500, the model knows ids below 500 only", "vocabulary")
+
+
+@pytest.mark.parametrize(("change", "said", "kind"), [NOT_FINITE, NO_ROW])
+def test_a_flawed_group_is_counted_and_its_prompt_issued_again_at_once(cfg, change, said, kind):
+    (Path(cfg.model.path) / "config.json").write_text(json.dumps({"vocab_size": 500}))
+    with BufferProcess(cfg) as buffer:
+        send_flawed_group(cfg, buffer, change, said, kind)
+
+
+def send_flawed_group(cfg, buffer, change, said, kind):
     client = make_client(cfg, buffer.address, Role.actor, "actor-0")
     work, updates, acks = client.inbox(Tickets), client.inbox(UpdateWeights), client.inbox(GroupAck)
     client.connect(5.0)
@@ -202,13 +213,13 @@ def test_a_flawed_group_is_counted_and_its_prompt_issued_again_at_once(cfg, buff
     publisher.join(5.0)
     ticket = work.take(5.0).tickets[0]
     group = answer(ticket, "actor-0")
-    broken = msgspec.structs.replace(group.rollouts[0], behaviour_logprobs=b"\0\0\xc0\x7f" * 4)
+    broken = msgspec.structs.replace(group.rollouts[0], **change)
     client.send(GroupResult(group=msgspec.structs.replace(group, rollouts=[broken, group.rollouts[1]])))
     ack = acks.take(5.0)
     assert (ack.ordinal, ack.accepted) == (ticket.ordinal, True)
-    assert ack.reason == "failed: rollout 0: a log-probability that is not finite"
+    assert ack.reason == f"failed: rollout 0: {said}"
     assert work.take(5.0).tickets[0].prompt == ticket.prompt
-    assert request_status(buffer.address, 5.0).counters["buffer/flawed_nonfinite"] == 1
+    assert request_status(buffer.address, 5.0).counters[f"buffer/flawed_{kind}"] == 1
     client.close(0.1)
     learner.client.close()
 

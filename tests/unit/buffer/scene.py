@@ -104,8 +104,8 @@ def config(
 class Scene:
     """A core and its clients: `say` delivers one message, ticks, and returns the core's answers."""
 
-    def __init__(self, cfg: Config, *, heldout: int = 0, disk: Disk | None = None) -> None:
-        self.cfg, self.now = cfg, 0.0
+    def __init__(self, cfg: Config, *, heldout: int = 0, disk: Disk | None = None, model_ids: int | None = None) -> None:
+        self.cfg, self.now, self.model_ids = cfg, 0.0, model_ids
         self.disk = disk or MemoryDisk()
         self.heldout = [prompt(i, task="held") for i in range(heldout)]
         self.generation = 0
@@ -117,7 +117,8 @@ class Scene:
         self.journal = Journal(self.disk)
         sums, sorts = [prompt(i) for i in range(50)], [prompt(i, task="sort") for i in range(50)]
         mixture = PromptMixture([(sums, 1.0), (sorts, 0.0)], self.cfg.run.seed)
-        self.core = BufferCore.open(RunSettings.from_config(self.cfg), mixture, self.heldout, "tok", self.journal, self.now)
+        settings = RunSettings.from_config(self.cfg, self.model_ids)
+        self.core = BufferCore.open(settings, mixture, self.heldout, "tok", self.journal, self.now)
         self.held.clear()
 
     def say(self, who: bytes | str, message: Any, *, after_s: float = 0.0) -> list[Any]:

@@ -181,3 +181,42 @@ def test_neither_torch_nor_transformers_is_imported(plain: Path) -> None:
         [sys.executable, "-c", script, str(plain)], capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def with_model_ids(folder: Path, number: int) -> Path:
+    (folder / "config.json").write_text(json.dumps({"vocab_size": number}))
+    return folder
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused_by_token(tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path)
+    size = Tokenizer.load(str(folder)).vocab_size
+    assert Tokenizer.load(str(with_model_ids(folder, size))).model_ids == size
+    with pytest.raises(
+        ModelError, match=rf"token '<think>' with id {size - 1}, but ids end at {size - 2}, as config.json says"
+    ):
+        Tokenizer.load(str(with_model_ids(folder, size - 1)))
+
+
+def test_a_text_with_a_token_that_the_model_lacks_is_refused_by_token(tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path)
+    tokenizer = Tokenizer(with_model_ids(folder, Tokenizer(folder).vocab_size - 1))
+    assert tokenizer.encode("12 + 7").tolist() == Tokenizer.load(str(with_model_ids(folder, 5000))).encode("12 + 7").tolist()
+    with pytest.raises(DataError, match=r"the token '<think>' of the text has id \d+, the model knows ids below"):
+        tokenizer.encode("12 + 7 <think>")
+
+
+def test_ids_of_a_padded_embedding_have_no_text_and_do_no_harm(tmp_path: Path) -> None:
+    """An engine may sample an id that the model has a row for and the tokenizer no token."""
+    folder = write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.load(str(with_model_ids(folder, 5000)))
+    ids = tokenizer.encode("12 + 7").tolist()
+    assert tokenizer.decode([*ids, 4999], skip_special=True) == tokenizer.decode(ids, skip_special=True)
+
+
+@pytest.mark.parametrize("listed", ["2", [[2]], [2.5], -1, True, {"id": 2}])
+def test_an_end_of_text_that_is_no_token_id_is_refused(tmp_path: Path, listed: object) -> None:
+    folder = write_tokenizer(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    with pytest.raises(ModelError, match=r"generation_config.json has eos_token_id = .*: expected a token id"):
+        Tokenizer.load(str(folder))

@@ -21,7 +21,7 @@ class Sweeps(Validation):
     def __init__(self, heldout: list[Prompt], *, every: int = 0, prompts: int = 0, greedy: bool = True, n: int = 2) -> None:
         self.counters = Counters()
         settings = ValidationConfig(every=every, prompts=prompts, n=n, greedy=greedy, temperature=0.6, top_p=0.95)
-        super().__init__(settings, heldout, 0, 60.0, self.counters)
+        super().__init__(settings, heldout, 0, 60.0, self.counters, model_ids=None)
         self.ordinal = 0
 
     def tickets(self, version: int) -> list[Ticket]:

@@ -82,10 +82,31 @@ def test_a_flawed_rollout_fails_its_group_by_name(kind: str, changes: dict[str, 
     assert scene.counts == {"leased": 4, "failed": 1, "total": 5}
 
 
+def beyond(largest: int) -> Any:
+    return msgspec.structs.replace(rollout(0), token_ids=np.array([3, largest, 0, 1], "<i4").tobytes())
+
+
+def test_a_token_id_that_the_model_lacks_fails_the_group_in_training_and_in_validation() -> None:
+    """The learner would look for a row that its embedding does not have; the last id that there is, is fine."""
+    for validation in (ValidationConfig(), ValidationConfig(greedy=False, n=2, max_tokens=64)):
+        scene = Scene(config(validation=validation), heldout=int(not validation.greedy), model_ids=64)
+        scene.actor()
+        scene.learner()
+        ticket = scene.weights(0)[0]
+        heard = scene.say("actor-0", m.GroupResult(group=group(ticket, rollout(0, reward=0.0), beyond(64))))
+        ack = only(heard, m.GroupAck)
+        assert ack.reason == "failed: rollout 1: token id 64, the model knows ids below 64 only"
+        assert scene.core.run.counters.total["buffer/flawed_vocabulary"] == 1
+        (again,) = tickets(heard)
+        assert again.prompt == ticket.prompt
+        fine = scene.say("actor-0", m.GroupResult(group=group(again, rollout(0, reward=0.0), beyond(63))))
+        assert only(fine, m.GroupAck).reason == ""
+
+
 def test_rounding_above_0_is_no_flaw() -> None:
     scene, (ticket, *_) = started()
     rounded = msgspec.structs.replace(rollout(0), behaviour_logprobs=floats(5e-4, 0, -1e30, -3))
-    assert group_defect(group(ticket, rounded, rollout(0))) is None
+    assert group_defect(group(ticket, rounded, rollout(0)), None) is None
     ack = only(scene.say("actor-0", m.GroupResult(group=group(ticket, rounded, rollout(0, reward=0.0)))), m.GroupAck)
     assert (ack.accepted, ack.reason) == (True, "")
 
@@ -111,8 +132,8 @@ def test_more_rollouts_than_asked_for_and_fewer_than_two_are_flaws() -> None:
 def test_a_group_that_says_more_than_its_ticket_allows_is_flawed(changes: dict[str, Any], kind: str) -> None:
     _, (ticket, *_) = started()
     sound = group(ticket, rollout(0), rollout(0))
-    assert group_defect(sound) is None
-    defect = group_defect(msgspec.structs.replace(sound, **changes))
+    assert group_defect(sound, None) is None
+    defect = group_defect(msgspec.structs.replace(sound, **changes), None)
     assert defect is not None
     assert defect.kind == kind
 
@@ -120,12 +141,12 @@ def test_a_group_that_says_more_than_its_ticket_allows_is_flawed(changes: dict[s
 def test_the_most_that_a_verdict_may_say_is_no_flaw() -> None:
     _, (ticket, *_) = started()
     most = verdict(detail="x" * 10_000, status="y" * 256, verifier="z" * 256, metrics={f"{n:0256}": 0.0 for n in range(256)})
-    assert group_defect(group(ticket, msgspec.structs.replace(rollout(0), verdict=most), rollout(0))) is None
+    assert group_defect(group(ticket, msgspec.structs.replace(rollout(0), verdict=most), rollout(0)), None) is None
 
 
 def test_a_time_that_is_no_number_is_a_flaw() -> None:
     _, (ticket, *_) = started()
-    defect = group_defect(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=math.inf))
+    defect = group_defect(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=math.inf), None)
     assert defect is not None
     assert defect.kind == "nonfinite"
 

@@ -1,11 +1,14 @@
 """Every mistake that can be known before a start is one sentence and exit code 2, and starts nothing."""
 
 import functools
+import importlib.util
 import json
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import tokenizers
 from prolong.common.config.run_files import run_paths
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch.local import preflight
@@ -60,6 +63,39 @@ def test_a_missing_model_folder_is_named_with_its_cure(
 def test_a_context_beyond_the_model_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"model.max_context = 4096: expected at most the model's 512"):
         attempt(settings, model__max_context="4096")
+
+
+def test_an_odd_model_folder_is_refused_by_its_path(settings: dict[str, str], tmp_path: Path, model: Path) -> None:
+    """One of many: tests/unit/common/test_model_folder.py lists them."""
+    folder = Path(shutil.copytree(model, tmp_path / "odd"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=rf"model.path = '{folder}': it holds no weights"):
+        attempt(settings, model__path=str(folder))
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(settings: dict[str, str], tmp_path: Path, model: Path) -> None:
+    """Added tokens without a larger embedding: the learner would fail at the first prompt that holds one."""
+    folder = Path(shutil.copytree(model, tmp_path / "odd"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<think>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"its tokenizer has the token '<think>' with id 64, but ids end at 63"):
+        attempt(settings, model__path=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("flash", "expected one of documents, sdpa"),
+        ("flash_attention_2", "flash-attn is not installed here; install it, or use"),
+    ],
+)
+def test_an_attention_that_cannot_be_used_here_is_refused(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=said):
+        attempt(settings, model__attention=name)
 
 
 def test_no_prompt_file_is_refused(settings: dict[str, str]) -> None:

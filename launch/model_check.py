@@ -1,0 +1,55 @@
+"""Checks of the model before a process starts: `prolong train`, `prolong doctor`, and learner and actor started alone.
+
+No torch: a model that cannot be trained costs a moment, not the start of an engine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ..common.config.sections import Config
+from ..common.errors import ConfigError, ModelError
+from ..common.model_folder import CONFIG, config_refusal, folder_refusal, longest_context, read_model_config
+from ..common.tokenizer import tokenizer_folder
+
+ATTENTIONS = ("documents", "sdpa", "eager", "flash_attention_2", "flex_attention")
+
+
+def is_folder_name(path: str) -> bool:
+    """Whether `model.path` is meant as a folder; hub names never begin like a path."""
+    return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
+def check_model(cfg: Config) -> None:
+    """Raise ModelError or ConfigError unless this model can be trained, as far as its folder tells.
+
+    Of a hub name only the small files are fetched and looked at; its weights are checked when they are loaded.
+    """
+    path = cfg.model.path
+    if is_folder_name(path):
+        folder = Path(path).expanduser()
+        if not (folder / CONFIG).is_file():
+            hint = "; `prolong bootstrap` makes the demo's" if folder.name == "demo" else ""
+            raise ModelError(f"model.path = {path!r}: expected a model folder with a {CONFIG}{hint}")
+        refusal = folder_refusal(folder)
+    else:
+        folder = tokenizer_folder(path)
+        refusal = config_refusal(read_model_config(folder))
+    if refusal:
+        raise ModelError(f"model.path = {path!r}: {refusal}")
+    longest = longest_context(read_model_config(folder))
+    if longest is not None and cfg.model.max_context > longest:
+        raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {longest} positions")
+    _check_attention(cfg.model.attention)
+
+
+def _check_attention(name: str) -> None:
+    """Raise ConfigError for a setting that is none, or whose package is missing here."""
+    if name not in ATTENTIONS:
+        raise ConfigError(f"model.attention = {name!r}: expected one of {', '.join(ATTENTIONS)}")
+    if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError(
+            "model.attention = 'flash_attention_2': the package flash-attn is not installed here; install it, or use "
+            "model.attention=documents"
+        )
