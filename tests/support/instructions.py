@@ -15,5 +15,5 @@ def reward(text: str, *asked: tuple[str, object], **spec: object) -> float:
     return decided.reward
 
 
-def follows(text: str, name: str, strict: bool = True, **kwargs: object) -> bool:
+def follows(text: str, name: str, kwargs: object = None, *, strict: bool = True) -> bool:
     return reward(text, (name, kwargs), strict=strict) == 1.0

@@ -13,11 +13,10 @@ from __future__ import annotations
 import re
 
 from ...common.errors import DataError
-from ...common.json_object import JsonObject
 from ...common.types import VerdictStatus
 from ..answers.extraction import after_thinking
 from ..api import Answer, Score, Task, Verifier
-from .rule import InstructionRule
+from .obedience import chosen_follows, obeying_text
 from .rules import RULES, check_instruction, read_instruction
 from .text import load_languages
 
@@ -43,7 +42,7 @@ class InstructionsVerifier(Verifier):
             check_instruction(instruction)
 
     def gold(self, answer: Answer) -> str | None:
-        return None  # instructions do not tell a text that follows them
+        return obeying_text(answer)
 
     def quick(self, task: Task) -> Score | None:
         """Judge everything but instructions that need the language model."""
@@ -60,9 +59,12 @@ class InstructionsVerifier(Verifier):
             return Score(reward=0.0, status=VerdictStatus.no_answer, detail="no text behind the thinking")
         if len(indented) > MAX_TEXT_CHARS:
             return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a text of {len(indented)} characters")
-        strict = task.answer.get("strict", True)
         read = [read_instruction(one) for one in task.answer["instructions"]]
-        missed = [name for name, rule, kwargs in read if not _follows(rule, indented, kwargs, strict=strict)]
+        missed = []
+        for name, rule, kwargs in read:
+            text = indented if rule.keeps_indent else indented.strip()
+            if not chosen_follows(rule, task.answer)(text, kwargs):
+                missed.append(name)
         share, all_of_them = 1 - len(missed) / len(read), float(not missed)
         reward = all_of_them if task.answer.get("reward", "average") == "all" else share
         metrics = {"followed": share, "followed_all": all_of_them}
@@ -78,11 +80,6 @@ def _indented(text: str) -> str:
     text = text.replace("\r\n", "\n").rstrip()
     blank = _BLANK_START.match(text)
     return text[blank.end() :] if blank else text
-
-
-def _follows(rule: InstructionRule, indented: str, kwargs: JsonObject, *, strict: bool) -> bool:
-    follows = rule.follows if strict or rule.lenient is None else rule.lenient
-    return follows(indented if rule.keeps_indent else indented.strip(), kwargs)
 
 
 INSTRUCTIONS = InstructionsVerifier()

@@ -157,13 +157,13 @@ def test_every_type_has_texts_of_both_kinds():
 
 @pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES)
 def test_a_text_follows_its_instruction_or_not(name: str, kwargs: dict, good: list[str], bad: list[str]):
-    assert [text for text in good if not follows(text, name, **kwargs)] == []
-    assert [text for text in bad if follows(text, name, **kwargs)] == []
+    assert [text for text in good if not follows(text, name, kwargs)] == []
+    assert [text for text in bad if follows(text, name, kwargs)] == []
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "<think>level</think>"])
 def test_an_empty_text_follows_none_of_them(text: str):
-    assert [name for name, kwargs, *_ in CASES if follows(text, name, **kwargs)] == []
+    assert [name for name, kwargs, *_ in CASES if follows(text, name, kwargs)] == []
 
 
 def test_letters_alone_are_palindromes_for_the_own_checker_only():
@@ -193,8 +193,8 @@ def test_no_kwargs_may_be_written_in_many_ways(kwargs: object):
 
 
 def test_a_list_of_texts_may_be_written_as_a_text():
-    assert follows("sun and rain", "keywords:existence", keywords="['sun', 'rain']")
-    assert not follows("sun", "keywords:existence", keywords='["sun", "rain"]')
+    assert follows("sun and rain", "keywords:existence", {"keywords": "['sun', 'rain']"})
+    assert not follows("sun", "keywords:existence", {"keywords": '["sun", "rain"]'})
 
 
 def test_an_instruction_that_stands_twice_counts_twice():
