@@ -59,6 +59,12 @@ class MetricsTail:
         return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
 
 
+def last_step(metrics: Path) -> int:
+    """The number of the last step in metrics.jsonl; 0 before the first."""
+    records, _ = MetricsTail(metrics).read()
+    return int(records[-1]["step"]) if records else 0
+
+
 @dataclass(slots=True)
 class RunProgress:
     """The state of a run, as far as it is known."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ...common.signals import die_with_parent
 
+TAIL_BYTES = 64 * 1024  # of a log that are looked at
+
 
 class ChildProcess:
     """A command that can be started again. `cores`: the set that it is pinned to; empty: all of them."""
@@ -28,6 +30,8 @@ class ChildProcess:
         self.log = log
         self.cores = cores
         self.starts = 0
+        # where the log of the last start begins
+        self._log_start = 0
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,6 +54,7 @@ class ChildProcess:
                 os.sched_setaffinity(0, self.cores)
 
         with self.log.open("ab") as sink:
+            self._log_start = sink.seek(0, os.SEEK_END)
             self._child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -81,7 +86,14 @@ class ChildProcess:
 
     def tail(self, lines: int = 15) -> list[str]:
         """The last lines of the log; empty without a log."""
+        return self._last_lines(0)[-lines:]
+
+    def last_output(self) -> list[str]:
+        """The lines that the last start wrote, of the last TAIL_BYTES."""
+        return self._last_lines(self._log_start)
+
+    def _last_lines(self, start: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError), self.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 64 * 1024))
-            return log.read().decode(errors="replace").splitlines()[-lines:]
+            log.seek(max(start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()
         return []

@@ -2,8 +2,9 @@
 
     events: a pidfd (a process ended)   a signal (stop)   a timer (start again)   fail() (the run cannot go on)
 
-*Blocks on* the event loop alone. *Stops when* the leader ends well, a process ends with a mistake of the user (exit code 2)
-or more often than allowed, or a signal arrives; then all processes are ended within STOP_S.
+*Blocks on* the event loop alone. *Stops when* the leader ends well, a process ends with a mistake of the user (exit code 2),
+twice with the same error of the program (repeated_error.py) and no step in between, or more often than allowed, or a signal
+arrives; then all processes are ended within STOP_S.
 
 An actor that ends with code 0 was asked to leave, by a signal or because the run is over, and is not started again: actors can
 be taken from a run. When no actor is left and the run does not end, the last one is started again, which counts as a restart.
@@ -23,8 +24,10 @@ from time import monotonic
 from typing import Any
 
 from .process import ChildProcess
+from .repeated_error import ProgramError, last_error
 
 USER_ERROR = 2
+SIGNALLED = 128  # an exit code above it is 128 + the number of a signal
 HEALTHY_S = 600.0  # a process that ran for so long may be restarted as often as at the beginning
 EPISODE_S = 60.0  # failures that are closer than this have one cause, the first of them
 BACKOFF_S = 0.5  # wait before the first restart; it doubles with each further one
@@ -53,6 +56,14 @@ class Failure:
     name: str
     code: int
     log: list[str]
+    step: int = 0  # the last one of the run then
+    error: ProgramError | None = None
+
+    def repeats(self, earlier: Failure | None) -> bool:
+        """Whether it is the earlier failure over again, with no step done in between."""
+        if earlier is None or self.error is None:
+            return False
+        return self.error.repeats(earlier.error) and self.step <= earlier.step
 
 
 def first_cause(failures: Sequence[Failure]) -> Failure:
@@ -74,7 +85,8 @@ class Supervisor:
     """Supervises the processes of one run.
 
     `leader`: the run ends when this process ends well, which it does if `finished()` is true then. `last`: is asked to leave
-    after all others, which hand their work back to it. `note` is told of every restart, in a sentence.
+    after all others, which hand their work back to it. `note` is told of every restart, in a sentence. `step` gives the last
+    step that the run has done.
     """
 
     def __init__(
@@ -86,12 +98,14 @@ class Supervisor:
         max_restarts: int,
         finished: Callable[[], bool],
         note: Callable[[str], None],
+        step: Callable[[], int],
     ) -> None:
         self._processes = {process.name: process for process in processes}
         self._leader, self._last = leader, last
         self._max_restarts = max_restarts
         self._finished = finished
         self._note = note
+        self._step = step
         self._failures: list[Failure] = []
         self._restarts = dict.fromkeys(self._processes, 0)
         self._started: dict[str, float] = {}
@@ -173,7 +187,22 @@ class Supervisor:
 
     def _fault(self, name: str, code: int) -> None:
         """Record the failure of a process that the run needs, and start it again if that may help."""
-        self._failures.append(Failure(at=monotonic(), name=name, code=code, log=self._processes[name].tail()))
+        process = self._processes[name]
+        failure = Failure(
+            at=monotonic(),
+            name=name,
+            code=code,
+            log=process.tail(),
+            step=self._step(),
+            # a process that a signal ended, or that ended well, wrote no error that it died of
+            error=last_error(process.last_output()) if 0 < code < SIGNALLED else None,
+        )
+        earlier = next((each for each in reversed(self._failures) if each.name == name), None)
+        self._failures.append(failure)
+        if failure.error is not None and failure.repeats(earlier):
+            again = f"{name} failed twice with the same error and no step in between; it is not started again"
+            self._finish(RunOutcome(code=1, reason=f"{again}: {failure.error.sentence}", culprit=name, log=failure.log))
+            return
         self._restart_or_fail(name, code)
 
     def _restart_or_fail(self, name: str, code: int) -> None:

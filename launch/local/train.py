@@ -24,7 +24,7 @@ from ...common.config.stages import total_steps
 from ...common.errors import BufferUnreachable, UserError
 from ..model_check import is_folder_name
 from ..summary import closing_lines, read_summary, scores_table
-from .live import MetricsTail, RunProgress, live_line, live_page
+from .live import MetricsTail, RunProgress, last_step, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, prepare
 from .process import ChildProcess
@@ -105,6 +105,7 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         max_restarts=cfg.launch.max_restarts,
         finished=paths.summary.exists,
         note=progress.notes.append,
+        step=lambda: last_step(paths.metrics),
     )
     watching = asyncio.create_task(_watch(cfg, paths, progress))
     watching.add_done_callback(_report_failed_view)

@@ -41,7 +41,13 @@ class Case:
             max_restarts=max_restarts,
             finished=self.done.exists,
             note=self.note,
+            step=self.step,
         )
+
+    def step(self) -> int:
+        """The number of lines in the file `steps`."""
+        steps = self.folder / "steps"
+        return len(steps.read_text().splitlines()) if steps.exists() else 0
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -123,6 +129,36 @@ def test_a_crash_loop_waits_longer_each_time_then_ends_the_run(case: Case, monke
         "restart 1 of 3 in 0.1 s", "restart 2 of 3 in 0.1 s", "restart 3 of 3 in 0.2 s"
     ]  # fmt: skip
     case.assert_nothing_left()
+
+
+CRASH = f"exec {sys.executable} -c 'import os; n = os.getpid(); [0][n]'"
+KILLED = f"exec {sys.executable} -c 'import os, sys; sys.stderr.write(\"IndexError: x\\n\"); os.kill(os.getpid(), 9)'"
+CUT_OFF = f"exec {sys.executable} -c 'raise ConnectionResetError(104)'"
+
+
+def test_a_program_that_dies_twice_of_the_same_error_is_not_started_a_third_time(case: Case) -> None:
+    actor = f"echo x >> $FOLDER/starts; {CRASH}"
+    outcome = asyncio.run(case.supervisor(max_restarts=9, buffer="sleep 9", learner="sleep 9", actor=actor).run())
+    again = "actor failed twice with the same error and no step in between; it is not started again"
+    assert outcome.reason == f"{again}: IndexError: list index out of range"
+    assert (outcome.code, outcome.culprit) == (1, "actor")
+    assert outcome.log[-1] == "IndexError: list index out of range"
+    assert (case.folder / "starts").read_text().split() == ["x"] * 2
+    case.assert_nothing_left()
+
+
+ANOTHER = 'echo "ValueError: $(tr -d "\\n" < $FOLDER/starts)"; exit 3'
+
+
+@pytest.mark.parametrize("end", [KILLED, CUT_OFF, ANOTHER, f"echo x >> $FOLDER/steps; {CRASH}"])
+def test_what_may_be_over_by_the_next_start_is_started_again(case: Case, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A signal, a lost connection, another error each time, and the same error with a step in between."""
+    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    actor = f"echo x >> $FOLDER/starts; test $(cat $FOLDER/starts | wc -l) -ge 4 && sleep 9; {end}"
+    learner = "until test $(cat $FOLDER/starts | wc -l) -ge 4; do sleep 0.02; done; touch $DONE"
+    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 9", learner=learner, actor=actor).run())
+    assert outcome == RunOutcome(code=0)
+    assert len(case.notes) == 3
 
 
 def test_the_wait_before_a_restart_doubles_up_to_a_bound() -> None:
@@ -250,7 +286,7 @@ folder = Path({str(case.folder)!r})
 env = {{"FOLDER": str(folder), "PATH": {os.environ["PATH"]!r}}}
 processes = [ChildProcess(name, ["sh", "-c", f"echo $$ > $FOLDER/{{name}}.pid; exec sleep 30"], env=env, log=folder / name)
              for name in ("buffer", "learner")]
-asyncio.run(Supervisor(processes, leader="learner", last="buffer", max_restarts=0, finished=bool, note=print).run())
+asyncio.run(Supervisor(processes, leader="learner", last="buffer", max_restarts=0, finished=bool, note=print, step=int).run())
 """
     supervisor = subprocess.Popen([sys.executable, "-c", program])
     pids = [case.folder / f"{name}.pid" for name in ("buffer", "learner")]
