@@ -12,6 +12,7 @@ from ..common.types import Prompt
 from .api import Answer, Verifier
 from .code import CODE
 from .instructions.verifier import INSTRUCTIONS
+from .json_value import JSON
 from .logic.reasoning_gym import REASONING_GYM
 from .math import MATH, NUMBER
 from .stem import STEM
@@ -22,6 +23,7 @@ VERIFIERS: dict[str, Verifier] = {
     "stem": STEM,
     "reasoning_gym": REASONING_GYM,
     "instructions": INSTRUCTIONS,
+    "json": JSON,
     "code": CODE,
 }
 

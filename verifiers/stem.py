@@ -142,7 +142,10 @@ class StemVerifier(Verifier):
                 )
 
     def gold(self, answer: Answer) -> str | None:
-        return f"\\boxed{{{stored_answer(answer)}}}"
+        stored, unit = stored_answer(answer), answer.get("unit")
+        if unit and measured(core(stored), None).unit is None:
+            stored += f"\\ {unit}" if "\\" in unit else f"\\ \\text{{{unit}}}"
+        return f"\\boxed{{{stored}}}"
 
     def quick(self, task: Task) -> Score | None:
         answer, reference = final_answer(task), stored_answer(task.answer)

@@ -1,13 +1,16 @@
-"""Records of a data file, read line by line (JSONL) or row by row (parquet), each with the reason when it cannot be used."""
+"""Records of a data file (JSONL, parquet, a JSON list, CSV), read one by one, each with the reason when it cannot be used."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from .record_streams import is_json_list, kind_of_file, open_record_file, read_csv, read_json_list
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,7 +27,14 @@ def read_records(path: Path) -> Iterator[tuple[int, DataRecord | DataError]]:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist or is not a file")
-    yield from _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
+    kind = kind_of_file(path)
+    if kind == ".parquet":
+        yield from _read_parquet(path)
+    elif kind == ".csv" or is_json_list(path):
+        for number, element in read_csv(path) if kind == ".csv" else read_json_list(path):
+            yield number, _checked(element)
+    else:
+        yield from _read_lines(path)
 
 
 def is_unicode(value: Any) -> bool:
@@ -37,10 +47,14 @@ def is_unicode(value: Any) -> bool:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, DataRecord | DataError]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _parse_line(line)
+    try:
+        with open_record_file(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _parse_line(line)
+    # of a gzip file that is damaged
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _parse_line(line: bytes) -> DataRecord | DataError:
@@ -51,6 +65,14 @@ def _parse_line(line: bytes) -> DataRecord | DataError:
             return DataError(LONE_SURROGATE)
     except (ValueError, RecursionError) as error:
         return DataError(f"not JSON: {error}")
+    return _object_or_reason(record)
+
+
+def _checked(element: object) -> DataRecord | DataError:
+    return _object_or_reason(element) if is_unicode(element) else DataError(LONE_SURROGATE)
+
+
+def _object_or_reason(record: object) -> DataRecord | DataError:
     return record if isinstance(record, dict) else DataError(f"expected a JSON object, got {type(record).__name__}")
 
 

@@ -1,7 +1,7 @@
 """`prolong data check`: read every line of a prompt file as the buffer does, and judge every gold answer like a rollout.
 
 read_prompts --> Prompt or bad line --> counts, lengths, duplicates
-                   '--> gold completion --> VerifierPool --> reward 1, or a failure with its line number
+                   '--> the answer, in the form that the prompt asks for --> VerifierPool --> reward 1, or a failure
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from ...common.json_object import JsonObject
 from ...common.tokenizer import Tokenizer
 from ...common.types import FinishReason, Prompt
 from ...verifiers.api import Verifier
+from ...verifiers.data.proofs import READS, attempts
+from ...verifiers.data.requests import Form, requested_forms
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
 from ...verifiers.user_verifiers import declared
 from ...verifiers.workers.pool import make_pool
 from .files import print_bad_lines
+from .proving import outcome
 
 IN_FLIGHT = 256  # gold answers that the pool holds at a time
 PROGRESS_EVERY_S = 2.0
@@ -49,11 +52,15 @@ class Characters:
 
 @dataclass
 class Contents:
-    """The content of a file. lines[i] is the line of prompts[i], golds[i] a completion that must earn 1, or None if unknown."""
+    """The content of a file. lines[i] is the line of prompts[i], golds[i] a completion that must earn 1, or None if unknown.
+
+    forms[i]: where prompts[i] asks for its answer; None if it does not say, or brings a gold of its own.
+    """
 
     prompts: list[Prompt] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     golds: list[str | None] = field(default_factory=list)
+    forms: list[Form | None] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
 
@@ -78,16 +85,27 @@ def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifi
                 raise read
             prompt = read.prompt
             check_prompt(prompt, own)
-            gold = read.record.get("gold")  # a right completion that the file brings along
-            if gold is None:
-                gold = find(prompt.verifier, own).gold(parse_answer(prompt.answer))
+            gold, form = gold_of(prompt, read.record.get("gold"), own)
         except UserError as error:
             contents.bad.append(f"line {line}: {error}")
             continue
         contents.prompts.append(prompt)
         contents.lines.append(line)
         contents.golds.append(gold)
+        contents.forms.append(form)
     return contents
+
+
+def gold_of(prompt: Prompt, brought: str | None, own: Mapping[str, Verifier]) -> tuple[str | None, Form | None]:
+    """A completion that must earn 1, and the form of it that the prompt asks for. `brought`: the one that the file has."""
+    if brought is not None:
+        return brought, None
+    answer = parse_answer(prompt.answer)
+    gold = find(prompt.verifier, own).gold(answer)
+    if prompt.verifier in own:
+        return gold, None
+    tried = attempts(prompt.text, prompt.verifier, answer, gold)
+    return (tried.right[0] if tried.right else None), tried.form
 
 
 def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> None:
@@ -104,7 +122,7 @@ def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> N
     print(f"prompt length in {unit}: " + ", ".join(f"{name} {value}" for name, value in named))
     for index in np.argsort(-lengths, kind="stable")[:longest]:
         print(f"  line {contents.lines[index]}: {lengths[index]} {unit}: {prompts[index].text[:60]!r}...")
-    for sentence in duplicate_prompts(contents):
+    for sentence in [*duplicate_prompts(contents), *silent_prompts(contents)]:
         print(sentence)
 
 
@@ -122,27 +140,43 @@ def duplicate_prompts(contents: Contents) -> list[str]:
     return [f"{len(lines)} lines with {kind}: {', '.join(lines[:5])}" for kind, lines in kinds if lines]
 
 
+def silent_prompts(contents: Contents) -> list[str]:
+    """Sentences about prompts that do not say where the answer goes, though their verifier reads it in one place only."""
+    lines: dict[Form, list[int]] = {}
+    for line, prompt in zip(contents.lines, contents.prompts, strict=True):
+        form = READS.get(prompt.verifier)
+        if form is not None and prompt.verifier != "number" and not requested_forms(prompt.text):
+            lines.setdefault(form, []).append(line)
+    return [
+        f"{len(found)} prompts do not say where the answer goes, and their verifier reads {form}: lines {first_of(found)}"
+        for form, found in lines.items()
+    ]
+
+
+def first_of(lines: list[int]) -> str:
+    return ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+
+
 async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     """Sentences about the gold answers that do not earn 1, in the order of their lines. Raises: VerifierFailure."""
-    rows = zip(contents.lines, contents.prompts, contents.golds, strict=True)
-    known = [(line, prompt, gold) for line, prompt, gold in rows if gold is not None]
+    rows = zip(contents.lines, contents.prompts, contents.golds, contents.forms, strict=True)
+    known = [(line, prompt, gold, form) for line, prompt, gold, form in rows if gold is not None]
     print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that the file does not tell")
     if not known:
         return []
-    names = tuple(sorted({prompt.verifier for _, prompt, _ in known}))
+    names = tuple(sorted({prompt.verifier for _, prompt, _, _ in known}))
     pool = make_pool(replace(cfg, hosts=[], workers=min(cfg.workers, len(known))), preload=names)
     await pool.start()
     in_flight, count_verdict = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
 
-    async def judge(line: int, prompt: Prompt, gold: str) -> str | None:
+    async def judge(line: int, prompt: Prompt, gold: str, form: Form | None) -> str | None:
         async with in_flight:
             verdict = await pool.verify(prompt, gold, FinishReason.stop)
         count_verdict()
         if verdict.reward == 1.0:
             return None
-        reward = "no reward" if verdict.reward is None else f"reward {verdict.reward:g}"
-        result = f"{reward} ({verdict.status}) for {gold!r:.80} {verdict.detail:.200}"
-        return f"line {line}: {prompt.verifier}: {result.rstrip()}"
+        asked = f" (the prompt asks for {form})" if form else ""
+        return f"line {line}: {outcome(gold, verdict)}{asked}"
 
     try:
         outcomes = await asyncio.gather(*(judge(*row) for row in known))

@@ -1,10 +1,11 @@
 """`prolong data`: check a prompt file before a run, make one from a public format, or generate puzzles.
 
     check FILE [verifiers.KEY=VALUE]  read every line --> print counts and lengths --> try each gold answer on its verifier
-    convert --format NAME IN OUT      verifiers/data/formats.py, line by line; unusable lines are listed and left out
+    convert IN OUT                    verifiers/data/shapes.py, record by record, each proved; what is left out is listed
     puzzles NAME... OUT               verifiers/data/puzzles.py: entries of Reasoning Gym at the levels of their curricula
 
-Files are JSONL, or parquet if their name ends with .parquet. Exit code 1 when a line is bad or a gold answer does not earn 1.
+Files are JSONL, or parquet if their name ends with .parquet; convert reads .json and .csv as well, and all but parquet gzipped.
+Exit code 1 when a line is bad, a record is left out, or a gold answer does not earn 1.
 """
 
 from __future__ import annotations
@@ -35,10 +36,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--timeout-s", type=float, default=20.0, help="time that one gold answer may take")
     check.add_argument("--longest", type=int, default=3, help="how many of the longest prompts to list")
     check.add_argument("--no-golds", action="store_true", help="only read the file: verify no gold answer")
-    convert = commands.add_parser("convert", help="make a prompt file from a public data format")
-    convert.add_argument("--format", required=True, help="deepscaler, eurus, scp116k, reasoning_gym or ifeval")
-    convert.add_argument("source", type=Path, metavar="IN")
-    convert.add_argument("target", type=Path, metavar="OUT")
+    _add_convert(commands)
     puzzles = commands.add_parser("puzzles", help="generate and store puzzles of Reasoning Gym")
     puzzles.add_argument(
         "names", nargs="*", metavar="NAME", help="datasets; without any: list those that exist, and their levels"
@@ -48,6 +46,20 @@ def parser() -> argparse.ArgumentParser:
     puzzles.add_argument("--count", type=int, default=100, help="puzzles per dataset and level")
     puzzles.add_argument("--seed", type=int, default=0)
     return main_parser
+
+
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    convert = commands.add_parser("convert", help="make a prompt file from a public data set, and prove its prompts")
+    convert.add_argument(
+        "--format", default="", help="deepscaler, eurus, scp116k, reasoning_gym, ifeval, code or synthetic; the columns tell it"
+    )
+    convert.add_argument("--judge", action="store_true", help="keep open answers, for the verifier judge (a model)")
+    convert.add_argument("--prove", type=int, metavar="N", help="prove only the first N records of each source (default: all)")
+    convert.add_argument("--no-prove", dest="prove", action="store_const", const=0, help="prove none")
+    convert.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="verifier processes")
+    convert.add_argument("--timeout-s", type=float, default=20.0, help="time that one completion may take")
+    convert.add_argument("source", type=Path, metavar="IN")
+    convert.add_argument("target", type=Path, metavar="OUT")
 
 
 def _verifiers(recipe: str, overrides: list[str]) -> VerifiersConfig:
@@ -64,16 +76,19 @@ def main(argv: list[str]) -> int:
     args, overrides = parser().parse_known_args(argv)
     if any(one.startswith("-") or "=" not in one or args.command != "check" for one in overrides):
         parser().error(f"unrecognized arguments: {' '.join(overrides)}")
-    if args.command == "check":
-        from .check import check_prompt_file
+    if args.command == "puzzles":
+        from . import files
 
-        cfg = _verifiers(args.recipe, overrides)
-        if args.workers < 1 or args.timeout_s <= 0:
-            raise UserError(f"--workers {args.workers}, --timeout-s {args.timeout_s:g}: expected 1 or more, and some time")
-        cfg = replace(cfg, workers=args.workers, timeout_s=args.timeout_s, hosts=[])
-        return check_prompt_file(args.file, args.model, cfg, args.longest, golds=not args.no_golds)
-    from . import files
-
+        return files.generate_puzzles(args.names, args.out, args.levels, args.count, args.seed)
+    if args.workers < 1 or args.timeout_s <= 0:
+        raise UserError(f"--workers {args.workers}, --timeout-s {args.timeout_s:g}: expected 1 or more, and some time")
     if args.command == "convert":
-        return files.convert_file(args.format, args.source, args.target)
-    return files.generate_puzzles(args.names, args.out, args.levels, args.count, args.seed)
+        from .convert import ConvertSettings, convert_file
+
+        cfg = replace(VerifiersConfig(), workers=args.workers, timeout_s=args.timeout_s)
+        settings = ConvertSettings(family=args.format, judge=args.judge, prove=args.prove)
+        return convert_file(args.source, args.target, settings, cfg)
+    from .check import check_prompt_file
+
+    cfg = replace(_verifiers(args.recipe, overrides), workers=args.workers, timeout_s=args.timeout_s, hosts=[])
+    return check_prompt_file(args.file, args.model, cfg, args.longest, golds=not args.no_golds)

@@ -4,65 +4,59 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ...common.data.records import DataRecord, read_records
-from ...common.errors import DataError, UserError
+from ...common.data.records import PARQUET_ROWS, DataRecord
+from ...common.errors import UserError
 from ...common.files import atomic_replacement
 
+COLUMNS = ("uid", "prompt", "domain", "task", "verifier", "answer", "gold")  # of a parquet file
 SHOWN = 20  # bad lines that are listed; the others are counted
 
 
-def write_records(path: Path, records: Iterable[DataRecord]) -> int:
-    """Write JSONL, or parquet (with answers as JSON text), completely or not at all. Returns the number of records."""
+@contextmanager
+def record_writer(path: Path) -> Iterator[Callable[[DataRecord], None]]:
+    """Yield a function that writes a record: JSONL, or parquet with answers as JSON text. Complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_replacement(path) as scratch:
-        return _write_parquet(scratch, records) if path.suffix == ".parquet" else _write_lines(scratch, records)
+    with (
+        atomic_replacement(path) as scratch,
+        _parquet_writer(scratch) if path.suffix == ".parquet" else _line_writer(scratch) as write,
+    ):
+        yield write
 
 
-def _write_lines(path: Path, records: Iterable[DataRecord]) -> int:
-    count = 0
+@contextmanager
+def _line_writer(path: Path) -> Iterator[Callable[[DataRecord], None]]:
     with path.open("w", encoding="utf-8") as file:
-        for record in records:
+
+        def write(record: DataRecord) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+
+        yield write
 
 
-def _write_parquet(path: Path, records: Iterable[DataRecord]) -> int:
+@contextmanager
+def _parquet_writer(path: Path) -> Iterator[Callable[[DataRecord], None]]:
     import pyarrow
     import pyarrow.parquet
 
-    flat = [record | {"answer": json.dumps(record["answer"], ensure_ascii=False)} for record in records]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(flat), path)
-    return len(flat)
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
+    waiting: list[DataRecord] = []
+    with pyarrow.parquet.ParquetWriter(path, schema) as file:
 
+        def flush() -> None:
+            file.write_table(pyarrow.Table.from_pylist(waiting, schema))
+            waiting.clear()
 
-def convert_file(name: str, source: Path, target: Path) -> int:
-    """`prolong data convert`: 1 if a line could not be used, or none could. Raises: UserError."""
-    from ...verifiers.data.formats import FORMATS
+        def write(record: DataRecord) -> None:
+            waiting.append(record | {"answer": json.dumps(record["answer"], ensure_ascii=False)})
+            if len(waiting) >= PARQUET_ROWS:
+                flush()
 
-    if name not in FORMATS:
-        raise UserError(f"--format {name}: expected one of {', '.join(FORMATS)}")
-    if source.resolve() == target.resolve():
-        raise UserError(f"IN and OUT are both {source}: give OUT another name")
-    bad: list[str] = []
-    count = write_records(target, _converted(FORMATS[name], f"{name}/{source.stem}", source, bad))
-    print(f"{target}: {count} prompts")
-    if bad:
-        print_bad_lines(f"{source}: {len(bad)} lines could not be used", bad)
-    return 1 if bad or not count else 0
-
-
-def _converted(mapping: Callable[[DataRecord], DataRecord], prefix: str, source: Path, bad: list[str]) -> Iterator[DataRecord]:
-    for number, record in read_records(source):
-        try:
-            if isinstance(record, DataError):
-                raise record
-            yield {"uid": f"{prefix}/{number}"} | mapping(record)
-        except UserError as error:
-            bad.append(f"line {number}: {error}")
+        yield write
+        flush()
 
 
 def print_bad_lines(title: str, lines: list[str]) -> None:
@@ -84,5 +78,11 @@ def generate_puzzles(names: list[str], target: Path | None, levels: list[int] | 
     if target is None or count < 1:
         raise UserError(f"--out {target}, --count {count}: expected a file to write and at least 1 puzzle")
     made = (puzzles.Entries(name, level, count, seed) for name in names for level in levels or puzzles.levels(name))
-    print(f"{target}: {write_records(target, (record for entries in made for record in entries))} prompts")
+    written = 0
+    with record_writer(target) as write:
+        for entries in made:
+            for record in entries:
+                write(record)
+                written += 1
+    print(f"{target}: {written} prompts")
     return 0

@@ -14,7 +14,7 @@ import reasoning_gym
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.api import Task
 from prolong.verifiers.data import puzzles
-from prolong.verifiers.data.formats import FORMATS
+from prolong.verifiers.data.shapes import convert_record
 from prolong.verifiers.logic import reasoning_gym as logic
 from prolong.verifiers.logic.reasoning_gym import formulas
 from prolong.verifiers.sandbox.launcher import Limits
@@ -61,8 +61,8 @@ def entries() -> dict[str, list[dict[str, Any]]]:
     """Answer specifications by dataset, at the lowest level of each, after a round trip through JSON."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in DATASETS}
     for line in STORED.read_text().splitlines():
-        record = FORMATS["reasoning_gym"](json.loads(line))
-        found[record["task"]].append(record["answer"])
+        made = convert_record(json.loads(line), "reasoning_gym").made
+        found[made.task].append(made.answer)
     for name in DATASETS:
         if name not in SLOW:
             made = puzzles.Entries(name, puzzles.levels(name)[0], NUM_ENTRIES, seed=7)

@@ -124,7 +124,12 @@ def test_an_empty_file_fails_and_a_missing_one_is_refused(tmp_path: Path, capsys
 def test_parquet_and_jsonl_hold_the_same_prompts(tmp_path: Path):
     texts = []
     for name in ("out.jsonl", "out.parquet"):
-        assert data.main(["convert", "--format", "deepscaler", str(SAMPLES / "deepscaler.jsonl"), str(tmp_path / name)]) == 0
+        assert (
+            data.main(
+                ["convert", "--no-prove", "--format", "deepscaler", str(SAMPLES / "deepscaler.jsonl"), str(tmp_path / name)]
+            )
+            == 0
+        )
         contents = read_contents(tmp_path / name, Characters())
         assert contents.bad == []
         texts.append([(p.uid, p.text, p.domain, p.verifier, json.loads(p.answer)) for p in contents.prompts])
@@ -135,10 +140,11 @@ def test_parquet_and_jsonl_hold_the_same_prompts(tmp_path: Path):
 def test_lines_that_cannot_be_converted_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = file_of(tmp_path, {"problem": "1+1", "answer": "2"}, {"problem": "1+2"}, "{", {"problem": "2+2", "answer": "4"})
     target = tmp_path / "deep" / "out.jsonl"
-    assert data.main(["convert", "--format", "deepscaler", str(source), str(target)]) == 1
+    assert data.main(["convert", "--no-prove", "--format", "deepscaler", str(source), str(target)]) == 1
     captured = capsys.readouterr()
     assert "2 prompts" in captured.out
-    assert "line 2: answer = None" in captured.err
+    assert "line 2: no answer: answer = None" in captured.err
+    assert "1  left out: no answer (line 2)" in captured.out
     assert "line 3: not JSON" in captured.err
     assert [json.loads(line)["uid"] for line in target.read_text().splitlines()] == [
         "deepscaler/prompts/1",
@@ -149,14 +155,14 @@ def test_lines_that_cannot_be_converted_are_left_out_and_named(tmp_path: Path, c
 def test_an_unknown_format_and_a_file_onto_itself_are_refused(tmp_path: Path):
     source = file_of(tmp_path, GOOD)
     with pytest.raises(UserError, match="--format deepscale: expected one of deepscaler"):
-        data.main(["convert", "--format", "deepscale", str(source), str(tmp_path / "x")])
+        data.main(["convert", "--no-prove", "--format", "deepscale", str(source), str(tmp_path / "x")])
     with pytest.raises(UserError, match="another name"):
-        data.main(["convert", "--format", "deepscaler", str(source), str(source)])
+        data.main(["convert", "--no-prove", "--format", "deepscaler", str(source), str(source)])
 
 
 def test_a_conversion_that_fails_leaves_no_file(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist"):
-        data.main(["convert", "--format", "ifeval", str(tmp_path / "none"), str(tmp_path / "out.jsonl")])
+        data.main(["convert", "--no-prove", "--format", "ifeval", str(tmp_path / "none"), str(tmp_path / "out.jsonl")])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,161 @@
+"""Records of science and of general knowledge: a number with a unit, a choice, a formula or a phrase, judged by `stem`.
+
+A phrase of many words can be said in other words, which no rule compares: such records are left out, or given to a model.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ...common.json_object import JsonObject
+from ..answers.extraction import last_boxed
+from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown
+from .made import Made, OpenAnswer
+from .mathematics import ANSWERS, HASHES, MAX_PLAIN_ANSWER_CHARS, accepted, boxed_in, mathematics, set_name
+from .requests import BOX, Form, with_request
+
+MAX_PHRASE_WORDS = 6
+LETTERS = "ABCDEFGHIJ"
+_OPPOSITES = {"true": ("True", "Yes"), "yes": ("Yes", "True"), "false": ("False", "No"), "no": ("No", "False")}
+_WORDS = re.compile(r"[^\W\d_]{2,}")
+_MATHEMATICS = re.compile(r"[\\^_=+*/<>|]|\d")
+
+
+def scp116k(record: JsonObject) -> Made:
+    r"""{"domain", "problem", "matched_solution" or "extracted_solution", "answer"?}: SCP-116K.
+
+    The stored answer is `answer`, else the last \boxed{} of the solution, else a solution so short that it is an answer.
+    """
+    answer = record.get("answer")
+    solution = column(record, "matched_solution", "extracted_solution", "solution")
+    if is_empty(answer) and isinstance(solution, str):
+        answer = _final(solution)
+    if is_empty(answer):
+        expected = "expected a box, or an answer and nothing else"
+        raise LeftOut("no final answer in the solution", f"{shown(solution)}: {expected}")
+    return science(_subject(record, "scp116k"), question_in(record, "problem", "question"), answer, unit=record.get("unit"))
+
+
+def webinstruct(record: JsonObject) -> Made:
+    """{"question", "answer", "answer_type", "category"}: WebInstruct-verified."""
+    kind = str(record.get("answer_type")).strip().lower()
+    question = question_in(record, "question", "problem", "prompt")
+    return science(_subject(record, "webinstruct"), question, record.get("answer"), kind=kind, unit=record.get("unit"))
+
+
+def question_with_unit(record: JsonObject) -> Made:
+    """{"question", "answer", "unit"}, {"problem_text", "answer_number", "unit"}: SciBench and the like."""
+    question = question_in(record, "problem_text", "question", "problem", "prompt")
+    return science(_subject(record, "science"), question, column(record, "answer_number", "answer"), unit=record.get("unit"))
+
+
+def multiple_choice(record: JsonObject) -> Made:
+    """{"question", "choices" or "options": texts, "answer": a letter, an index or the text}: MMLU, ARC and the like."""
+    question = question_in(record, "question", "problem", "prompt")
+    texts = parsed_value(column(record, "choices", "options"), "choices")
+    labels = list(LETTERS)
+    if isinstance(texts, dict) and isinstance(texts.get("text"), list):
+        labels = [str(label) for label in texts.get("label") or labels]
+        texts = texts["text"]
+    by_letter = (
+        dict(texts) if isinstance(texts, dict) else dict(zip(labels, texts if isinstance(texts, list) else [], strict=False))
+    )
+    if len(by_letter) < 2 or not all(isinstance(text, str | int | float) and str(text).strip() for text in by_letter.values()):
+        raise LeftOut("no list of choices", f"choices = {shown(texts)}")
+    answer = column(record, "answer", "answerKey", "answer_index", "answer_idx", "label", "correct_option")
+    letter = _letter(answer, by_letter)
+    choices = {key: str(text) for key, text in by_letter.items()}
+    listed = "\n".join(f"{key}. {text}" for key, text in choices.items())
+    prompt = question if all(text in question for text in choices.values()) else f"{question.rstrip()}\n{listed}"
+    prompt = with_request(prompt, BOX, Form.box)
+    spec = {"answer": letter, "choices": choices, "kind": "choice"}
+    return Made(prompt=prompt, domain="stem", task=_subject(record, "choices"), verifier="stem", answer=spec)
+
+
+def question_and_answer(record: JsonObject) -> Made:
+    """{"question", "answer"}, {"prompt", "ground_truth"} and the like, of no set in particular: mathematics, or a phrase."""
+    question = question_in(record, "question", "problem", "prompt", "query", "instruction", "input", "messages")
+    answer = column(record, *ANSWERS, "solution", "output", "response")
+    if isinstance(answer, str) and (found := HASHES.search(answer)):
+        return mathematics(set_name(record, "gsm8k"), question, found[1], own_form=Form.hashes)
+    if isinstance(answer, str) and "\\boxed" in answer:
+        answer = boxed_in(answer, "solution")
+    elif isinstance(answer, str) and len(answer) > MAX_PLAIN_ANSWER_CHARS and not answer.lstrip().startswith("["):
+        raise LeftOut("no final answer in the solution", f"{shown(answer)}: expected a box, or an answer and nothing else")
+    task = set_name(record, "questions")
+    return mathematics(task, question, answer) if looks_mathematical(answer) else science(task, question, answer)
+
+
+def science(task: str, question: str, answer: object, *, kind: str = "", unit: object = None) -> Made:
+    """The prompt of a question of science. Raises: LeftOut, OpenAnswer."""
+    if isinstance(answer, bool):
+        answer = str(answer)
+    first, *others = accepted(answer)
+    prompt = with_request(question, BOX, Form.box)
+    aliases = [str(one) for one in others]
+    word = str(first).strip().strip(".").lower()
+    if word in _OPPOSITES:
+        first, alias = _OPPOSITES[word]
+        aliases.append(alias)
+    elif is_open(str(first), kind):
+        made = judged(task, question, str(first))
+        raise OpenAnswer("an open answer, which no rule compares", made)
+    spec: JsonObject = {"answer": first}
+    if aliases:
+        spec["aliases"] = aliases
+    if isinstance(unit, str) and unit.strip():
+        spec["unit"] = unit.strip().strip("$").strip()
+    return Made(prompt=prompt, domain="stem", task=task, verifier="stem", answer=spec)
+
+
+def judged(task: str, question: str, reference: str, domain: str = "stem") -> Made:
+    """The prompt whose answer a model compares with the reference."""
+    return Made(prompt=question.strip(), domain=domain, task=task, verifier="judge", answer={"answer": reference})
+
+
+def is_open(answer: str, kind: str) -> bool:
+    """Whether an answer is a phrase that can be said in other words."""
+    words = len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", " ", answer)))
+    if kind in ("string", "other", "list", "text") and words > MAX_PHRASE_WORDS:
+        return True
+    return words > (2 * MAX_PHRASE_WORDS if _MATHEMATICS.search(answer) else MAX_PHRASE_WORDS)
+
+
+def _letter(answer: object, choices: JsonObject) -> str:
+    """The letter of the right choice. Raises: LeftOut."""
+    letters = list(choices)
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
+        return letters[answer]
+    said = str(scalar(answer, "answer")).strip()
+    if said in choices:
+        return said
+    bare = said.strip("().: ").upper()
+    if bare in choices:
+        return bare
+    same = [letter for letter, text in choices.items() if str(text).strip() == said]
+    if len(same) != 1:
+        raise LeftOut("the answer is none of the choices", f"answer = {shown(answer)}, choices = {shown(choices)}")
+    return same[0]
+
+
+def _final(solution: str) -> str | None:
+    """The last box of a solution, or a solution so short that it is an answer."""
+    if box := last_boxed(solution):
+        return box
+    plain = solution.strip()
+    return plain if 0 < len(plain) <= MAX_PLAIN_ANSWER_CHARS and "\n" not in plain else None
+
+
+def _subject(record: JsonObject, otherwise: str) -> str:
+    subject = column(record, "category", "domain", "subject", "source")
+    return subject.strip().lower().replace(" ", "_") if isinstance(subject, str) and len(subject) <= 80 else otherwise
+
+
+def looks_mathematical(answer: object) -> bool:
+    """Whether an answer is a number or a formula, and no phrase."""
+    if isinstance(answer, list):
+        return bool(answer) and all(map(looks_mathematical, answer))
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        return False
+    text = str(answer)
+    return bool(_MATHEMATICS.search(text)) and len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", " ", text))) <= MAX_PHRASE_WORDS
