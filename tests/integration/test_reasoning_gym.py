@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import reasoning_gym
+from prolong.bench.puzzle_candidates import FIXED, mixtures
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.api import Task
 from prolong.verifiers.data import puzzles
 from prolong.verifiers.data.shapes import convert_record
 from prolong.verifiers.logic import reasoning_gym as logic
+from prolong.verifiers.logic.moves import PARTIAL
 from prolong.verifiers.logic.reasoning_gym import formulas
 from prolong.verifiers.sandbox.launcher import Limits
 from prolong.verifiers.sandbox.opening import open_sandbox
@@ -34,6 +36,15 @@ SLOW = ("sokoban", "knight_swap")  # take up to half a minute a puzzle, so entri
 DATASETS = sorted(set(reasoning_gym.factory.DATASETS) - set(logic.REFUSED))
 IN_SANDBOX = sorted(logic.UNSAFE)
 HERE = sorted(set(DATASETS) - logic.UNSAFE)
+HEDGES = {
+    "True False",
+    "True or False",
+    "Yes No",
+    "all answers, space",
+    "all answers, comma",
+    "all answers, or",
+    "all answers, slash",
+}
 JUNK = (
     "",
     "?",
@@ -125,9 +136,21 @@ def test_stored_answers_earn_1(entries: dict[str, list[dict[str, Any]]]):
     assert golds_that_earn_less(HERE, entries) == {}
 
 
-@pytest.mark.filterwarnings("ignore:loadtxt")  # pool_matrix reads the answer with numpy
 def test_junk_earns_less_than_a_tenth(entries: dict[str, list[dict[str, Any]]]):
     assert paid_for_junk(HERE, entries) == {}
+
+
+def test_what_solves_nothing_earns_nothing_or_everything_by_chance(entries: dict[str, list[dict[str, Any]]]):
+    """No likeness is paid, but a plan that is longer than it could be, boxes delivered, the right beginning of a word."""
+    partial = PARTIAL | {"boxnet", "spell_backward"}
+    paid = {
+        (name, candidate)
+        for name in sorted(set(HERE) - partial)
+        for answer in entries[name]
+        for candidate, text in (FIXED | mixtures([str(answer["entry"]["answer"]), "True", "False", "1"])).items()
+        if reward(text.strip(), answer) not in (0.0, 1.0) or (candidate in HEDGES and reward(text.strip(), answer))
+    }
+    assert paid == set()
 
 
 def test_inside_the_sandbox_the_same_is_true(entries: dict[str, list[dict[str, Any]]], box: Sandbox):

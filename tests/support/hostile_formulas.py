@@ -61,7 +61,7 @@ FORMLESS = {  # never evaluated
     "zero byte": "X**3\x00",
     "form feed": "X\f**3",
     "exclamation": "X**3 + 9!",
-    "latex": "\\frac{X^3}{1}",
+    "latex without a meaning": "\\lim_{X}{X^3}",
     "surrogate": "X**3\ud800",
 }
 WRONG = {  # evaluated, and no antiderivative

@@ -1,6 +1,7 @@
-"""The value of an arithmetic expression that a model wrote, without running it: integers, + - * /, parentheses.
+r"""The value of an arithmetic expression that a model wrote, without running it: integers, + - * /, parentheses.
 
-The text is hostile, so it has a parser of its own: no code is made of it, and size and depth are bounded before any work.
+LaTeX's spellings of these count too: 3 \times \left(5 + \frac{7}{2}\right). The text is hostile, so it has a parser of its own:
+no code is made of it, and size and depth are bounded before any work.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ MAX_CHARS = 500
 MAX_DEPTH = 50
 MAX_DIGITS = 18
 _TOKEN = re.compile(r"\s*(\d+|[-+*/()])")
-_SIGNS = str.maketrans({"\u2212": "-", "\u00d7": "*", "\u00f7": "/", "[": "(", "]": ")"})
+_SIGNS = str.maketrans({
+    "\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u22c5": "*", "\u2217": "*", "\u00f7": "/", "\u2215": "/",
+    "[": "(", "]": ")", "{": "(", "}": ")", "\u00a0": " ",
+})  # fmt: skip
+_COMMANDS = (("\\left", " "), ("\\right", " "), ("\\times", "*"), ("\\cdot", "*"), ("\\ast", "*"), ("\\div", "/"), ("\\,", " "))
+_FRACTION = re.compile(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}")
+_TIMES = re.compile(r"(?<=[\d)]) *[xX] *(?=[\d(])")
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
@@ -25,8 +32,7 @@ def evaluate(text: str) -> tuple[Fraction, list[int]]:
 
 
 def _tokens(text: str) -> list[str]:
-    text = text.translate(_SIGNS).strip()
-    if not text or len(text) > MAX_CHARS or not text.isascii():
+    if len(text) > MAX_CHARS or not (text := _without_latex(text)) or not text.isascii():
         raise ValueError("empty, too long, or not an expression")
     tokens, at = [], 0
     while at < len(text):
@@ -36,6 +42,15 @@ def _tokens(text: str) -> list[str]:
         tokens.append(match.group(1))
         at = match.end()
     return tokens
+
+
+def _without_latex(text: str) -> str:
+    """The expression in plain signs; fractions in one another as well."""
+    for command, sign in _COMMANDS:
+        text = text.replace(command, sign)
+    while (fewer := _FRACTION.sub(r"((\1)/(\2))", text)) != text:
+        text = fewer
+    return _TIMES.sub("*", text.translate(_SIGNS).strip())
 
 
 def _sum(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
@@ -48,13 +63,18 @@ def _sum(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
 
 
 def _product(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
+    """Factors; 2(3 + 4) is a product, but not behind a division, where people read it in two ways."""
     value, at = _factor(tokens, at, depth)
-    while at < len(tokens) and tokens[at] in "*/":
+    divided = False
+    while at < len(tokens) and tokens[at] in "*/(":
         sign = tokens[at]
-        factor, at = _factor(tokens, at + 1, depth)
+        if sign == "(" and divided:
+            raise ValueError("no sign between two factors behind a division")
+        divided = divided or sign == "/"
+        factor, at = _factor(tokens, at + (sign != "("), depth)
         if sign == "/" and not factor:
             raise ValueError("division by zero")
-        value = value * factor if sign == "*" else value / factor
+        value = value / factor if sign == "/" else value * factor
     return value, at
 
 

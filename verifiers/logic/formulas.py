@@ -13,6 +13,8 @@ import re
 from tokenize import TokenError
 from typing import Any
 
+from .readings import bare
+
 Entry = dict[str, Any]  # of Reasoning Gym: question, answer, metadata
 
 FUNCTIONS = frozenset({
@@ -24,8 +26,25 @@ CONSTANT_OF_INTEGRATION = "C"
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TOKEN = re.compile(rf"{_NUMBER}|([A-Za-z_]\w*)|[-+*/(), \t\r\n]", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
+MAX_SPELLED_CHARS = 2_000
+_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u22c5": "*"})
+_KNOWN_COMMAND = re.compile(r"\\(exp|log|ln|sqrt|sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|pi)(?![a-z])")
+_FRACTION = re.compile(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}")
+_EXPONENT = re.compile(r"\*\* *\{([^{}]*)\}")
 # exceptions of sympy's parser
 MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def spelled(text: str) -> str:
+    r"""A formula of LaTeX or of school in Python's signs: x^2 \cdot \frac{1}{2} is x**2 * ((1)/(2)). Other text stays."""
+    text = bare(text)
+    if len(text) > MAX_SPELLED_CHARS:
+        return text
+    text = _KNOWN_COMMAND.sub(r"\1", text.translate(_SIGNS).replace("\\left", "").replace("\\right", ""))
+    text = text.replace("\\cdot", "*").replace("\\times", "*").replace("^", "**")
+    while (fewer := _FRACTION.sub(r"((\1)/(\2))", text)) != text:
+        text = fewer
+    return _EXPONENT.sub(r"**(\1)", text)
 
 
 def variables(entry: Entry) -> set[str]:

@@ -1,7 +1,9 @@
 """`reasoning_gym`: puzzles of Reasoning Gym (Apache-2.0), judged inside <answer> tags by its own scorers if they can be.
 
-    REFUSED: the library's scorer cannot be used        REPLACED (replaced_scorers.py): a scorer of ours judges instead
-    UNSAFE (formulas.py): a scorer of ours executes the answer, in the sandbox        all others: the library's scorer, here
+    text --bare (readings.py)--> UNSAFE (formulas.py): a scorer of ours executes the answer, in the sandbox
+                                 OURS (exact.py, replaced_scorers.py, moves.py): a scorer of ours judges
+                                 all others: the library's scorer, here; what it pays below 1 counts for PARTIAL only
+    REFUSED: the library's scorer cannot be used, and there is none of ours
 
 The answer specification is {"dataset": NAME, "entry": {"answer", "metadata"}}. Entries are generated once and stored, because
 several generators ignore their seed or vary with the hash seed. The choice of scorers was made by reading all of them in
@@ -23,15 +25,18 @@ from ..sandbox.launcher import Limits, RunResult, RunStatus
 from ..sandbox.opening import open_for_process
 from ..sandbox.outputs import plain_json
 from ..sandbox.sandbox import Sandbox, retry_once
-from . import formulas, replaced_scorers
+from . import formulas
+from .exact import EXACT, Scorer
+from .moves import LEAST_PARTIAL, MOVES, PARTIAL, SPELLINGS
+from .readings import bare
 from .replaced_scorers import REPLACED
 
 UNSAFE = frozenset(formulas.SCORERS)  # parse_expr() is eval()
+OURS: dict[str, Scorer] = {**EXACT, **REPLACED, **MOVES}
 REFUSED = {
     "composite": "it is a mixture of other datasets: give each of them by its own name",
     "propositional_logic": "its scorer pays in full for a premise that is copied, and for variables that follow from nothing",
 }
-RAISING = frozenset({"boxnet", "game_of_life"})  # the scorers raise on JSON of another shape
 # settings of a scorer that must cover every level
 SETTINGS = {"word_ladder": {"min_word_length": 3, "max_word_length": 5}}
 MAX_ANSWER_CHARS = 50_000
@@ -40,7 +45,8 @@ LIMITS = Limits(cpu_s=5, wall_s=10, memory_mb=4096)  # stored answers take .3 s 
 
 
 @functools.cache
-def _dataset(name: str) -> Any:
+def library_dataset(name: str) -> Any:
+    """The library's dataset, for its scorer."""
     import reasoning_gym
 
     return reasoning_gym.create_dataset(name, size=1, seed=0, **SETTINGS.get(name, {}))
@@ -49,27 +55,34 @@ def _dataset(name: str) -> Any:
 def judge_puzzle(text: str, answer: Answer) -> float:
     """The reward of the text between the tags, 0 to 1. For datasets in UNSAFE the text must be our own.
 
-    Raises ValueError when a scorer leaves that range, and whatever the library's scorer raises.
+    The text counts as it is, or without what surrounds the answer in it, whichever is worth more, because a stored answer
+    may itself have quotes. Raises ValueError when a scorer leaves that range, KeyError or TypeError for a stored entry that
+    is incomplete.
     """
     dataset, entry = answer["dataset"], answer["entry"]
-    if dataset in REPLACED:
-        reward = replaced_scorers.replaced_score(dataset, text, entry)
-    elif dataset in UNSAFE:
-        reward = formulas.judge_formula(dataset, text, entry)
-    else:
-        reward = _library_score(dataset, text, entry)
+    if dataset in UNSAFE:
+        return formulas.judge_formula(dataset, text if formulas.is_formula(text, entry) else formulas.spelled(text), entry)
+    reward = max(_reward(dataset, reading, entry) for reading in dict.fromkeys((text, bare(text))))
     if not (math.isfinite(reward) and 0.0 <= reward <= 1.0):
         raise ValueError(f"the scorer of {dataset} returned {reward}: expected 0 to 1")
     return reward
 
 
-def _library_score(dataset: str, text: str, entry: JsonObject) -> float:
+def _reward(dataset: str, text: str, entry: JsonObject) -> float:
+    """ValueError and OverflowError of reading a text are the answer's fault: it does not have the form that was asked for."""
     try:
-        return float(_dataset(dataset).score_answer(text, entry))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        if dataset not in RAISING:
-            raise
+        if dataset in OURS:
+            return OURS[dataset](text, entry)
+        text = SPELLINGS[dataset](text) if dataset in SPELLINGS else text
+    except (ValueError, OverflowError):
         return 0.0
+    reward = _library_score(dataset, text, entry)
+    is_partial = dataset in PARTIAL and reward >= LEAST_PARTIAL
+    return reward if reward >= 1.0 or is_partial or not math.isfinite(reward) else 0.0
+
+
+def _library_score(dataset: str, text: str, entry: JsonObject) -> float:
+    return float(library_dataset(dataset).score_answer(text, entry))
 
 
 class ReasoningGymVerifier(Verifier):
@@ -132,6 +145,8 @@ class ReasoningGymVerifier(Verifier):
 
     def _score_in_sandbox(self, text: str, answer: Answer) -> Score:
         """Raises VerifierFailure if the sandbox fails twice."""
+        if not formulas.is_formula(text, answer["entry"]):
+            text = formulas.spelled(text)
         if not formulas.is_formula(text, answer["entry"]):
             return Score(reward=0.0, detail="not a formula of numbers, known functions and the puzzle's variables")
         stamp = {"unsafe_code": 1.0} if self._open().unsafe else {}

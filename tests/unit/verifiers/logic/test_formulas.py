@@ -40,6 +40,31 @@ def test_right_antiderivatives_are_right_however_they_are_written(given: str):
     assert formulas.judge_formula("simple_integration", given, ENTRY) == 1.0
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        r"\boxed{X^3 + C}", "$X^3 + C$", "X^{3}+C", r"\frac{2*X^3}{2}", r"\frac{2}{2} \cdot X^3 + \sin(2) + C",
+        "X\u00d7X\u00d7X \u2212 C", "The answer is X**3 + C.", "`X**3 + C`", r"\left(X\right)^3 + C",
+        "```python\nX**3 + C\n```",
+    ],
+)  # fmt: skip
+def test_formulas_of_latex_and_of_school_are_spelled_in_python(given: str):
+    assert not formulas.is_formula(given, ENTRY)
+    assert formulas.judge_formula("simple_integration", formulas.spelled(given), ENTRY) == 1.0
+
+
+@pytest.mark.parametrize(
+    "given", [r"\boxed{X^4 + C}", "X^{2}+C", r"\frac{X^3}{2} + C", "X^3 or X^2", r"\boxed{X^3}\boxed{X^2}", "X\u22123"]
+)
+def test_wrong_formulas_stay_wrong_however_they_are_spelled(given: str):
+    assert formulas.judge_formula("simple_integration", formulas.spelled(given), ENTRY) == 0.0
+
+
+@pytest.mark.parametrize("name", FORMLESS)
+def test_no_hostile_text_becomes_a_formula_by_its_spelling(name: str):
+    assert not formulas.is_formula(formulas.spelled(FORMLESS[name]), ENTRY)
+
+
 def test_a_product_must_be_expanded():
     assert formulas.judge_formula("polynomial_multiplication", "-1 + x*x", PRODUCT) == 1.0
     for given in ("(x - 1)*(x + 1)", "x**2", "x**2 - 1 + C"):

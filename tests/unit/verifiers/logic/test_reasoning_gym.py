@@ -6,7 +6,6 @@ from prolong.common.errors import DataError, UserError, VerifierFailure
 from prolong.verifiers.api import Task
 from prolong.verifiers.logic import reasoning_gym as logic
 from prolong.verifiers.logic.reasoning_gym import formulas
-from prolong.verifiers.logic.replaced_scorers import REPLACED
 from prolong.verifiers.sandbox.launcher import Limits, RunResult, RunStatus
 
 from tests.support.hostile_formulas import INTEGRAL, RIGHT
@@ -19,7 +18,7 @@ def reward(completion: str, answer: dict) -> float:
     return logic.REASONING_GYM.score(Task(completion=completion, answer=answer)).reward
 
 
-def test_partial_credit_is_the_scorers_own():
+def test_partial_credit_is_for_the_letters_before_the_first_mistake():
     assert reward("<think>planet</think><answer>tenalp</answer>", SPELL) == 1.0
     assert reward("<answer>tenalq</answer>", SPELL) == pytest.approx(5 / 6)
     assert reward("<answer></answer>", SPELL) == 0.0
@@ -62,9 +61,9 @@ def test_every_scorer_that_calls_eval_is_replaced_or_unsafe():
     """The scorers of 0.1.25 were read for this list; scorers that evaluate stored entries count too."""
     evaluating = {"binary_matrix", "countdown", "n_queens", "puzzle24", "spiral_matrix", "string_insertion"}
     evaluating |= {"bitwise_arithmetic", "number_sorting"} | logic.UNSAFE
-    assert evaluating <= set(REPLACED) | logic.UNSAFE
-    assert not set(REPLACED) & logic.UNSAFE
-    assert (set(REPLACED) | logic.UNSAFE | set(logic.REFUSED)) <= set(reasoning_gym.factory.DATASETS)
+    assert evaluating <= set(logic.OURS) | logic.UNSAFE
+    assert not set(logic.OURS) & logic.UNSAFE
+    assert (set(logic.OURS) | logic.UNSAFE | set(logic.REFUSED)) <= set(reasoning_gym.factory.DATASETS)
 
 
 @pytest.mark.parametrize("name", sorted(logic.REFUSED))
@@ -175,4 +174,4 @@ def test_a_very_long_answer_is_not_judged():
 def test_a_scorer_that_leaves_its_range_has_no_verdict(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logic, "_library_score", lambda dataset, text, entry: 1.5)
     with pytest.raises(ValueError, match=r"returned 1\.5: expected 0 to 1"):
-        logic.judge_puzzle("x", SPELL)
+        logic.judge_puzzle("{}", {"dataset": "graph_color", "entry": {"answer": "x", "metadata": {}}})
