@@ -9,6 +9,7 @@ death into verdicts, and a failure is never a reward of 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
@@ -106,6 +107,16 @@ class Verifier(ABC):
     def needs_sandbox(self, answer: Answer) -> bool:
         """Whether judging this answer specification runs what the model wrote."""
         return False
+
+    def granted_s(self, answer: Answer) -> float:
+        """CPU seconds that this answer grants to a program of the model's, on top of what judging takes."""
+        return 0.0
+
+    def report_to(self, alive: Callable[[], None]) -> None:  # noqa: B027  an optional hook
+        """Call `alive` again and again while a program within limits of its own keeps the worker waiting; for `open_sandbox`.
+
+        Every call restarts the deadline of the job in hand.
+        """
 
     def open_sandbox(self, *, allow_unsafe: bool) -> None:  # noqa: B027  an optional hook
         """Open the sandbox of this verifier. Called once, before the first answer that needs it; no deadline runs meanwhile.

@@ -9,6 +9,7 @@ Programs that do not compile, and those whose tests take too long together, earn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import msgspec
@@ -113,6 +114,12 @@ class CodeVerifier(Verifier):
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:
             self._sandbox = open_for_process(allow_unsafe=allow_unsafe)
+
+    def granted_s(self, answer: Answer) -> float:
+        return msgspec.convert(answer, CodeProblem).total_limit_s
+
+    def report_to(self, alive: Callable[[], None]) -> None:
+        self._open().on_look = alive
 
     def quick(self, task: Task) -> Score | None:
         if code_block(after_thinking(task), task.answer.get("language", "python")) is None:

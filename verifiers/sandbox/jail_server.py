@@ -117,19 +117,20 @@ def serve_requests(channel: socket.socket, setup: dict[str, Any]) -> str | None:
             os.waitpid(pid, 0)
             tell(channel, {"event": "failed", "why": trouble.decode(errors="replace")})
         else:
-            tell(channel, {"event": "started", "pid": pid})
             tell(channel, supervise(channel, pid))
 
 
-def tell(channel: socket.socket, event: dict[str, Any]) -> None:
+def tell(channel: socket.socket, event: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
     """Send an event to the parent. If the parent is gone, the next receive finds out."""
     with contextlib.suppress(ConnectionError):
-        channel.send(json.dumps(event).encode())
+        socket.send_fds(channel, [json.dumps(event).encode()], descriptors)
 
 
 def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
     """Wait for the child's end, or end it when the parent says so or is gone; no process of the child survives this."""
     watched = os.pidfd_open(pid)
+    # the parent finds the child's clocks by the descriptor, since a pid means another process there
+    tell(channel, {"event": "started", "pid": pid}, (watched,))
     poll = select.poll()
     poll.register(watched, select.POLLIN)
     poll.register(channel, select.POLLIN)

@@ -1,7 +1,8 @@
 """One launcher process (jail_server.py) as its sandbox sees it: started inside a backend, it runs one program after the other.
 
-This side owns the deadline of every run and the bound on its output. Input travels in sealed memory files, output in pipes of
-which the launcher keeps no end. A launcher that disobeys is killed, and `alive` is False from then on.
+This side owns the limits of every run. CPU time is the program's budget. Wall time is for programs that sleep: the time in
+which a program waits for a processor does not count, so that a busy machine takes no reward away. Input travels in sealed
+memory files, output in pipes of which the launcher keeps no end. A launcher that disobeys is killed, and `alive` is False then.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import selectors
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -23,21 +24,28 @@ from typing import NoReturn
 import msgspec
 
 from ...common.errors import VerifierFailure
+from .clocks import Clocks, pid_of, readable
 
 START_TIMEOUT_S = 120.0  # covers the imports of the preloaded modules
 LAST_WORDS_S = 0.5
 GRACE_S = 10.0  # for a launcher to kill a program and report
 MAX_MESSAGE_BYTES = 1 << 16
 KEPT_STDERR_BYTES = 4096
+LOOK_S = 0.25  # how often a running program's clocks are read
+STALL_S = 1.0  # a look that comes so much too late says that this process, or the whole machine, stood still
+# A program that shares its processors needs more CPU time for the same work: caches are cold again and again. While it waits
+# for a processor half of the time, it may use a quarter more.
+CONTENTION = 0.5
+MOST_WAIT = 20  # a program that has no processor for so many times its wall time tells nothing
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Limits of one run. The CPU time is the program's budget; the wall time is larger, for programs that wait."""
+    """Limits of one run."""
 
     cpu_s: float = 5.0
-    wall_s: float = 8.0
+    wall_s: float = 8.0  # without the time in which it waits for a processor
     memory_mb: int = 1024  # address space
     output_bytes: int = 1 << 20  # each of standard output, standard error and result
     file_bytes: int = 0  # size of a file that the program writes; only the compiler may write
@@ -87,9 +95,24 @@ class _Run:
     streams: dict[int, bytearray]
     taken: dict[int, int] = field(default_factory=dict)
     pid: int = 0
+    clocks: Clocks = field(default_factory=lambda: Clocks(0))
+    pidfd: int = -1  # of the program, until its clocks are read for the first time
+    next_look: float = 0.0
+    stalled_s: float = 0.0
     began: float = 0.0
     given_up: RunStatus | None = None  # our own verdict, once we ordered its end
     ended: LauncherEvent | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """Time that does not count: without a processor, or while the whole machine stood still."""
+        return self.clocks.waited_s + self.stalled_s
+
+    @property
+    def cpu_limit_s(self) -> float:
+        """The limit of CPU time, which grows a little with the load of the machine."""
+        share = self.clocks.waited_s / max(self.clocks.waited_s + self.clocks.cpu_s, 1e-9)
+        return self.limits.cpu_s * (1 + CONTENTION * share)
 
 
 class Launcher:
@@ -138,10 +161,13 @@ class Launcher:
     def pid(self) -> int:
         return self._process.pid
 
-    def run(self, request: dict, payload: bytes, stdin: bytes, limits: Limits) -> RunResult:
-        """Start one jailed program and wait for its end. Blocks for at most wall_s and two graces.
+    def run(
+        self, request: dict, payload: bytes, stdin: bytes, limits: Limits, on_look: Callable[[], None] = lambda: None
+    ) -> RunResult:
+        """Start one jailed program and wait for its end. Blocks for at most wall_s and two graces, if it has a processor.
 
-        Raises VerifierFailure when the launcher, not the program, is at fault.
+        on_look: called again and again while the program runs within its limits.
+        Raises VerifierFailure when the launcher or a hopelessly busy machine, not the program, is at fault.
         """
         pipes = [os.pipe() for _ in range(3)]
         inputs = [_sealed(stdin), _sealed(payload)]
@@ -153,7 +179,11 @@ class Launcher:
                 for descriptor in (out, err, result, *inputs):
                     os.close(descriptor)
             run = _Run(limits, monotonic() + GRACE_S, {reader: bytearray() for reader in readers})
-            self._follow(run)
+            try:
+                self._follow(run, on_look)
+            finally:
+                if run.pidfd >= 0:
+                    os.close(run.pidfd)
         finally:
             for reader in readers:
                 os.close(reader)
@@ -161,13 +191,14 @@ class Launcher:
         assert ended is not None
         stdout, stderr, value = (bytes(run.streams[reader]) for reader in readers)
         return RunResult(
-            status=_status(ended, limits) if run.given_up is None else run.given_up,
+            status=_status(ended, run.cpu_limit_s) if run.given_up is None else run.given_up,
             code=ended.code,
             stdout=stdout,
             stderr=stderr[-KEPT_STDERR_BYTES:],
             result=value,
             seconds=monotonic() - run.began,
             cpu_s=ended.cpu_s,
+            waited_s=run.waited_s,
         )
 
     def clean(self) -> None:
@@ -189,16 +220,18 @@ class Launcher:
 
     # --- the run in hand ------------------------------------------------------------------------------------------------
 
-    def _follow(self, run: _Run) -> None:
-        """Consumes events and output; blocks until the program ended and its pipes are empty, or the deadline."""
+    def _follow(self, run: _Run, on_look: Callable[[], None]) -> None:
+        """Consumes events and output; blocks until the program ended and its pipes are empty, or a limit."""
+        run.next_look = monotonic() + LOOK_S
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             for reader in run.streams:
                 selector.register(reader, selectors.EVENT_READ)
             while not run.ended or len(selector.get_map()) > 1:
-                ready = selector.select(max(0.0, run.deadline - monotonic()))
-                if not ready:
-                    self._on_deadline(run)
+                ready = selector.select(max(0.0, run.next_look - monotonic()))
+                if monotonic() >= run.next_look:
+                    on_look()
+                    self._look(run)
                 for key, _ in ready:
                     if key.fileobj is self._channel:
                         self._on_event(run)
@@ -206,15 +239,16 @@ class Launcher:
                         selector.unregister(key.fd)
 
     def _on_event(self, run: _Run) -> None:
-        event = self._receive(run.deadline)
+        event = self._receive(monotonic() + GRACE_S, run)
         if event.event == "started":
             run.pid = self._running = event.pid
             run.began = monotonic()
-            run.deadline = run.began + run.limits.wall_s
+            run.next_look = run.began + min(LOOK_S, run.limits.wall_s, run.limits.cpu_s)
         elif event.event == "ended":
             self._running = 0
             run.ended = event
             run.deadline = monotonic() + GRACE_S
+            run.next_look = monotonic() + LOOK_S
         else:
             self._fail(f"the jail could not be closed: {event.why or event.event}")
 
@@ -229,10 +263,29 @@ class Launcher:
             self._give_up(run, RunStatus.output)
         return bool(chunk)
 
-    def _on_deadline(self, run: _Run) -> None:
+    def _look(self, run: _Run) -> None:
+        """Read the clocks, and end a program that is beyond a limit of its own."""
+        now = monotonic()
+        if now - run.next_look > STALL_S:
+            run.stalled_s += now - run.next_look
+            run.deadline += now - run.next_look
         if not run.pid or run.ended or run.given_up:
-            self._fail("the launcher did not end a program in time")
-        self._give_up(run, RunStatus.timeout)
+            if now >= run.deadline:
+                self._fail("the launcher did not end a program in time")
+            run.next_look = now + LOOK_S
+            return
+        if run.pidfd >= 0:
+            run.clocks = Clocks(pid_of(run.pidfd))
+            os.close(run.pidfd)
+            run.pidfd = -1
+        run.clocks.read()
+        cpu_left_s = run.cpu_limit_s - run.clocks.cpu_s
+        wall_left_s = run.limits.wall_s - (now - run.began - run.waited_s)
+        if min(cpu_left_s, wall_left_s) <= 0:
+            self._give_up(run, RunStatus.timeout)
+        elif now - run.began > MOST_WAIT * run.limits.wall_s:
+            self._fail("this machine is too busy: a program got next to no processor time")
+        run.next_look = now + min(LOOK_S, max(0.01, min(cpu_left_s, wall_left_s)))
 
     def _give_up(self, run: _Run, status: RunStatus) -> None:
         """Order the program's end, unless that was done before."""
@@ -252,10 +305,16 @@ class Launcher:
         except OSError as error:
             self._fail(f"the launcher is gone: {error}")
 
-    def _receive(self, deadline: float) -> LauncherEvent:
+    def _receive(self, deadline: float, run: _Run | None = None) -> LauncherEvent:
+        """The next event; a descriptor that comes with it belongs to the run."""
         try:
             self._channel.settimeout(max(0.001, deadline - monotonic()))
-            payload = self._channel.recv(MAX_MESSAGE_BYTES)
+            payload, descriptors, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE_BYTES, 1)
+            for descriptor in descriptors:
+                if run and run.pidfd < 0:
+                    run.pidfd = descriptor
+                else:
+                    os.close(descriptor)
         except OSError as error:
             payload = b""
             why = f"no word from the launcher: {error}"
@@ -286,8 +345,8 @@ class Launcher:
                 os.killpg(self._running, signal.SIGKILL)
 
 
-def _status(ended: LauncherEvent, limits: Limits) -> RunStatus:
-    if ended.code == -signal.SIGXCPU or ended.cpu_s > limits.cpu_s:
+def _status(ended: LauncherEvent, cpu_limit_s: float) -> RunStatus:
+    if ended.code == -signal.SIGXCPU or ended.cpu_s > cpu_limit_s:
         return RunStatus.timeout
     if ended.code < 0:
         return RunStatus.signal
@@ -297,7 +356,8 @@ def _status(ended: LauncherEvent, limits: Limits) -> RunStatus:
 def _rlimits(limits: Limits) -> dict[str, int]:
     return {
         "as": limits.memory_mb << 20,
-        "cpu": math.ceil(limits.cpu_s),
+        # for a launcher that nobody watches any more; whole seconds
+        "cpu": math.ceil(limits.cpu_s * (1 + CONTENTION if readable() else 1)),
         "fsize": limits.file_bytes,
         "nproc": limits.tasks,
         "nofile": 64,

@@ -68,6 +68,8 @@ class Sandbox:
         self._how, self._preload, self._num_runs = backend, preload, 0
         self._scratch = SCRATCH
         self._launcher: Launcher | None = None
+        # called while a program runs within its limits
+        self.on_look: Callable[[], None] = lambda: None
 
     def mark_proved(self, findings: list[str]) -> None:
         """Count as safe from now on, with the findings of the self-test."""
@@ -148,7 +150,8 @@ class Sandbox:
             limits = replace(limits, tasks=limits.tasks + _tasks_of_user())
         launcher = self._live_launcher()
         self._num_runs += 1
-        return launcher.run(request, payload, stdin, limits)
+        self.on_look()
+        return launcher.run(request, payload, stdin, limits, self.on_look)
 
     def _live_launcher(self) -> Launcher:
         """The launcher, started if there is none, if it died, or if it is due for recycling."""

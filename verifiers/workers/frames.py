@@ -1,6 +1,6 @@
 """The frames that a pool and one of its worker processes exchange over a socket pair.
 
-    pool ==Job==> worker ==[Loading, Ready]==[Probed]==Scored==> pool
+    pool ==Job==> worker ==[Loading, Ready]==[Probed]==[Alive...]==Scored==> pool
 
 A frame is a MessagePack payload behind its length, 4 bytes little-endian. Both ends are ours; the texts inside are not.
 """
@@ -41,6 +41,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Worker -> pool: imports are done. The first one also says that the worker has started."""
 
 
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Worker -> pool: a program is running within limits of its own, so the deadline of the job in hand starts anew."""
+
+
 class Probed(msgspec.Struct, frozen=True, tag=True):
     """Worker -> pool: the stored answer of this job was judged without trouble."""
 
@@ -62,7 +66,7 @@ class Unusable(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-FromWorker = Loading | Ready | Probed | Scored | Unusable
+FromWorker = Loading | Ready | Alive | Probed | Scored | Unusable
 
 
 def to_frame(message: msgspec.Struct) -> bytes:

@@ -1,4 +1,7 @@
-"""One worker process as its pool sees it: a socket, the jobs it holds in order, and the clock of the first one."""
+"""One worker process as its pool sees it: a socket, the jobs it holds in order, and the clock of the first one.
+
+The clock does not count the time in which the worker waits for a processor: a busy machine is nobody's fault.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from .frames import OUT_OF_MEMORY, FrameReader, FromWorker, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
+from ..sandbox.clocks import ProcessorWait
+from .frames import OUT_OF_MEMORY, Alive, FrameReader, FromWorker, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
 
 J = TypeVar("J")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}
 RECEIVE_BYTES = 1 << 18
 END_TIMEOUT_S = 10.0
+MOST_WAIT = 20  # no deadline is stretched further than so many times
 
 
 class WorkerState(StrEnum):
@@ -68,7 +73,8 @@ class WorkerProcess(Generic[J]):
         self._frames, self._decoder = FrameReader(), msgspec.msgpack.Decoder(FromWorker)
         self._out = bytearray()
         self._out_of_memory = False
-        self._since = loop.time()  # the clock of the first job, or of the start
+        self._wait = ProcessorWait(process.pid)
+        self._restart_clock()
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -84,9 +90,9 @@ class WorkerProcess(Generic[J]):
     ) -> WorkerProcess[J]:
         """Start a process; does not wait for it.
 
-        options: of worker.py's command line, behind the descriptor. timeout_s: for one job. start_timeout_s: for a start, and
-        for the imports of one job. on_message(worker, message) is called for every frame but Loading, and on_end(worker, end)
-        once, at the death of the process; neither is called after `end`.
+        options: of worker.py's command line, behind the descriptor. timeout_s: for one job, from its last sign of life.
+        start_timeout_s: for a start, and for the imports of one job. on_message(worker, message) is called for every frame but
+        Loading and Alive, and on_end(worker, end) once, at the death of the process; neither is called after `end`.
         """
         channel, far_end = socket.socketpair()
         command = [sys.executable, "-m", "prolong.verifiers.workers.worker", str(far_end.fileno()), *options]
@@ -120,7 +126,7 @@ class WorkerProcess(Generic[J]):
     def give(self, held: J, job: Job) -> None:
         """Queue a job for the worker; `flush` sends it."""
         if not self.jobs:
-            self._since = self._loop.time()
+            self._restart_clock()
         self.jobs.append(held)
         self._out += to_frame(job)
 
@@ -155,6 +161,7 @@ class WorkerProcess(Generic[J]):
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
+        self._wait.close()
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(timeout=END_TIMEOUT_S)
@@ -162,6 +169,10 @@ class WorkerProcess(Generic[J]):
     @property
     def _limit_s(self) -> float:
         return self._timeout_s if self.state is WorkerState.ready else self._start_timeout_s
+
+    def _restart_clock(self) -> None:
+        """The clock of the first job, or of the start, begins."""
+        self._since, self._waited_s = self._loop.time(), self._wait.read_s()
 
     def _arm(self) -> None:
         self._timer = self._loop.call_at(self._since + self._limit_s, self._check_clock)
@@ -172,8 +183,10 @@ class WorkerProcess(Generic[J]):
         is_ready = self.state is WorkerState.ready
         if is_ready and not self.jobs:
             return
-        if self._loop.time() - self._since < self._limit_s:
-            self._arm()
+        elapsed_s = self._loop.time() - self._since
+        left_s = self._limit_s - (elapsed_s - (self._wait.read_s() - self._waited_s))
+        if left_s > 0 and elapsed_s < MOST_WAIT * self._limit_s:
+            self._timer = self._loop.call_later(left_s, self._check_clock)
             return
         self.end()
         why = "timeout" if is_ready else f"no sign of life for {self._limit_s:.0f} s"
@@ -189,9 +202,12 @@ class WorkerProcess(Generic[J]):
         if not chunk:
             self._on_stream_end()
             return
-        self._since = self._loop.time()
+        self._restart_clock()
         for payload in self._frames.feed(chunk):
             message = self._decoder.decode(payload)
+            if isinstance(message, Alive):
+                # its arrival has set the clock back
+                continue
             if isinstance(message, Loading):
                 if self.state is WorkerState.ready:
                     self.state = WorkerState.loading

@@ -27,7 +27,9 @@ from ...common.types import VerdictStatus
 from .. import user_verifiers
 from ..api import Answer, Score, Task, Verifier
 from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
-from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
+from .frames import OUT_OF_MEMORY, Alive, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
+
+SIGN_OF_LIFE_S = 1.0  # at most so often
 
 
 class CannotLoad(BaseException):
@@ -61,9 +63,16 @@ class Worker:
         self._channel, self._own, self._allow_unsafe = channel, own, allow_unsafe
         self._loaded = set(own)
         self._with_sandbox = set[str]()
+        self._said_alive = 0.0
 
     def send(self, message: msgspec.Struct) -> None:
         self._channel.sendall(to_frame(message))
+
+    def say_alive(self) -> None:
+        """Tell the pool that a program is running within limits of its own."""
+        if time.monotonic() - self._said_alive > SIGN_OF_LIFE_S:
+            self._said_alive = time.monotonic()
+            self.send(Alive())
 
     def load(self, name: str, verifier: Verifier, answer: Answer) -> None:
         """Import what the verifier needs and open its sandbox if this answer needs one; the job's deadline stands still.
@@ -79,6 +88,7 @@ class Worker:
                 verifier.load()
             if needs_sandbox:
                 verifier.open_sandbox(allow_unsafe=self._allow_unsafe)
+                verifier.report_to(self.say_alive)
         except UserError as error:
             raise CannotLoad(f"verifier {name}: {error}") from error
         self._loaded.add(name)
@@ -97,7 +107,9 @@ class Worker:
             task = _task(job, answer)
             if job.last_try:
                 self.load(job.verifier, verifier, answer)
-                if verifier.probe(answer):
+                harmless = verifier.probe(answer)
+                if harmless and not verifier.needs_sandbox(answer):
+                    # what runs in a sandbox has limits of its own: a worker that hangs there is not the program's doing
                     self.send(Probed(job.number))
             began = time.perf_counter()
             score = self._score(job.verifier, verifier, task)

@@ -92,7 +92,7 @@ def test_inputs_are_sealed_before_anybody_sees_them():
 )
 def test_an_end_has_a_name(code: int, cpu_s: float, status: str):
     event = launcher.LauncherEvent(event="ended", code=code, cpu_s=cpu_s)
-    assert launcher._status(event, launcher.Limits(cpu_s=5.0)) == status
+    assert launcher._status(event, 5.0) == status
 
 
 def test_the_launcher_needs_nothing_but_the_standard_library():
