@@ -20,6 +20,7 @@ from .answers.extraction import after_thinking
 from .api import Answer, Score, Task, Verifier
 from .programs.blocks import code_block
 from .programs.problem import CodeProblem, CodeTest, problem_of
+from .programs.scripts import TESTER_MODULE, Script
 from .programs.tally import Tally, failure_of
 from .sandbox.launcher import RunResult, RunStatus
 from .sandbox.opening import open_for_process
@@ -61,9 +62,11 @@ def judge_in(sandbox: Sandbox, task: Task) -> Score:
 
 def _run_tests(sandbox: Sandbox, problem: CodeProblem, code: str) -> Score:
     stamp = {"unsafe_code": 1.0} if sandbox.unsafe else {}
-    if problem.is_scripted or problem.checker:
-        raise VerifierFailure("asserts, test_code and checker cannot be judged yet")
     tally = Tally(problem)
+    if problem.is_scripted:
+        return _run_script(sandbox, problem, code, tally, stamp)
+    if problem.checker:
+        raise VerifierFailure("a checker cannot be run yet")
     with _program(sandbox, problem, code) as (trouble, run):
         if trouble:
             return Score(reward=0.0, detail=trouble, metrics=stamp)
@@ -78,6 +81,15 @@ def _run_tests(sandbox: Sandbox, problem: CodeProblem, code: str) -> Score:
     return tally.score(len(problem.tests), stamp)
 
 
+def _run_script(sandbox: Sandbox, problem: CodeProblem, code: str, tally: Tally, stamp: dict[str, float]) -> Score:
+    script = Script(sandbox, problem, code, tally)
+    script.run()
+    for number, test in enumerate(script.tests):
+        why = test.why or "not run" if test.state != "passed" else ""
+        tally.add_verdict(number, why, test.output)
+    return tally.score(len(script.tests), stamp)
+
+
 @contextmanager
 def _program(sandbox: Sandbox, problem: CodeProblem, code: str):
     """Yields (the compiler's complaint or "", function that runs one test)."""
@@ -88,7 +100,10 @@ def _program(sandbox: Sandbox, problem: CodeProblem, code: str):
             trouble = f"it does not compile ({compiled.status}): {said}" if failed else ""
             yield trouble, lambda test, limits: run(test.stdin.encode(), limits)
     elif problem.function:
-        yield "", lambda test, limits: sandbox.call_untrusted(code, problem.function, test.args, test.kwargs, limits)
+        yield (
+            "",
+            lambda test, limits: sandbox.call_untrusted(code, problem.function, test.args, test.kwargs, limits, problem.setup),
+        )
     else:
         yield "", lambda test, limits: sandbox.run(code, test.stdin, limits)
 
@@ -113,7 +128,7 @@ class CodeVerifier(Verifier):
 
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:
-            self._sandbox = open_for_process(allow_unsafe=allow_unsafe)
+            self._sandbox = open_for_process(preload=(TESTER_MODULE,), allow_unsafe=allow_unsafe)
 
     def granted_s(self, answer: Answer) -> float:
         return msgspec.convert(answer, CodeProblem).total_limit_s

@@ -15,6 +15,7 @@ import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
 from prolong.verifiers.api import Score, Task
+from prolong.verifiers.sandbox.launcher import Limits
 from prolong.verifiers.sandbox.sandbox import Sandbox
 
 from tests.support.forgeries import FORGERIES
@@ -192,7 +193,7 @@ def test_compiled_programs_are_contained(box: Sandbox):
     bodies = "".join(f"{{ {body} if (bad) puts({json.dumps(name)}); }}\n" for name, body in ATTACKS_IN_C.items())
     with box.compiled(f'{includes}int main(int, char** argv) {{ {bodies} puts(argv[0][0] ? "end" : ""); }}') as (compiled, run):
         assert compiled.status == "ok", compiled
-        result = run(b"", code.Limits(cpu_s=5, wall_s=10, memory_mb=512))
+        result = run(b"", Limits(cpu_s=5, wall_s=10, memory_mb=512))
     assert (result.status, result.stdout) == ("ok", b"end\n"), result
 
 
@@ -200,7 +201,7 @@ def test_compiled_programs_are_contained(box: Sandbox):
 def test_the_32_bit_door_is_walled_up(box: Sandbox):
     with box.compiled('int main() { long r = 20; asm volatile("int $0x80" : "+a"(r)); return 0; }') as (compiled, run):
         assert compiled.status == "ok"
-        assert run(b"", code.Limits()).status == "signal"
+        assert run(b"", Limits()).status == "signal"
 
 
 def test_a_scorer_of_ours_runs_inside_on_text_of_others(box: Sandbox):

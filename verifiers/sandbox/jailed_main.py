@@ -1,6 +1,6 @@
 """The main function of a jailed Python process: it runs one untrusted program, or calls one function, and ends.
 
-    payload (descriptor 3) --> run_payload --> standard output, or plain JSON on descriptor 4
+    payload (descriptor 3) --> run_payload --> standard output, or JSON on descriptor 4
 
 The program may tamper with everything here. That is harmless, because the parent compares the output with the expected answer
 and takes no verdict from it. The exception is the kind `trusted`, whose function sees untrusted text: see Sandbox.call.
@@ -10,6 +10,8 @@ Standard library only, because this runs inside the sandbox.
 from __future__ import annotations
 
 import atexit
+import decimal
+import fractions
 import gc
 import importlib
 import importlib.abc
@@ -19,7 +21,10 @@ import os
 import random
 import resource
 import sys
-from typing import Any
+from typing import NoReturn
+
+from . import prelude, trace
+from .values import Value
 
 PAYLOAD, RESULT = 3, 4  # descriptors
 
@@ -34,12 +39,14 @@ class Source(importlib.abc.InspectLoader):
         return self._code
 
 
-def load(code: str, name: str) -> Any:
-    """Run the text as module `name` in this process."""
+def load(code: str, name: str, setup: str = "") -> Value:
+    """Run the text as module `name` in this process. setup: code of the problem's, run before it in the same module."""
     loader = Source(code)
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    if setup:
+        Source(setup).exec_module(module)
     loader.exec_module(module)
     return module
 
@@ -51,6 +58,7 @@ def open_streams() -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.argv = ["solution.py"]
+    sys.set_int_max_str_digits(0)
     random.seed(0)
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, hard))
@@ -59,32 +67,54 @@ def open_streams() -> None:
 def run_payload(kind: str) -> None:
     """Run the payload and end the process. An exception of the program ends it as in any Python program.
 
-    kind: "program", "function" (of untrusted code) or "trusted" (a function of a module of ours).
+    kind: "program", "function" or "trace" (calls of untrusted code, see trace.py), "script" (a program with arguments), or
+    "trusted" (a function of a module of ours).
     """
     with open(PAYLOAD, "rb") as file:
         payload = file.read()
     open_streams()
     if kind == "program":
-        try:
-            load(payload.decode(), "__main__")
-        except SystemExit as leaving:
-            if leaving.code:
-                raise
-        end()
+        run_program(payload.decode())
     task = json.loads(payload)
-    if kind == "function":
-        module = load(task["code"], "solution")
-        function = _find(module, task["function"])
-    else:
+    if kind == "script":
+        sys.argv = task["arguments"]
+        run_program(task["code"])
+    if kind == "trusted":
         function = getattr(importlib.import_module(task["module"]), task["function"])
-    result = json.dumps(function(*task["args"], **task.get("kwargs", {})), allow_nan=False)
+        result = json.dumps(function(*task["args"]), allow_nan=False)
+    else:
+        module = load(task["code"], "solution", task["setup"])
+        if kind == "trace":
+            result = json.dumps(trace.answers(module, task["operations"], prelude.NODES | trace.classes_of(task["setup"])))
+        else:
+            returned = _find(module, task["function"])(*task["args"], **task["kwargs"])
+            result = json.dumps(returned, allow_nan=False, default=_as_json)
     sys.stdout.flush()
     with os.fdopen(RESULT, "w", encoding="utf-8") as file:
         file.write(result)
     os._exit(0)
 
 
-def end() -> None:
+def run_program(code: str) -> NoReturn:
+    """Run the text as `__main__`, and end the process."""
+    try:
+        load(code, "__main__")
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+    end()
+
+
+def _as_json(value: Value) -> Value:
+    """What the value is in JSON: numbers and arrays of numpy, decimals and fractions. Raises TypeError for others."""
+    if isinstance(value, decimal.Decimal | fractions.Fraction):
+        return int(value) if value == int(value) else float(value)
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def end() -> NoReturn:
     """Do everything at a program's end that may still print, and exit.
 
     The interpreter's own end would also take its modules apart, which is two thirds of the time of a short run.
@@ -100,7 +130,7 @@ def end() -> None:
     os._exit(0)
 
 
-def _find(module: Any, path: str) -> Any:
+def _find(module: Value, path: str) -> Value:
     """Find `name`, `Class.name` (of an instance made without arguments), or `name` as a method of a class called Solution."""
     owner, _, name = path.rpartition(".")
     if not owner and not hasattr(module, name) and hasattr(module, "Solution"):

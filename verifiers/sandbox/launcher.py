@@ -34,8 +34,8 @@ KEPT_STDERR_BYTES = 4096
 LOOK_S = 0.25  # how often a running program's clocks are read
 STALL_S = 1.0  # a look that comes so much too late says that this process, or the whole machine, stood still
 # A program that shares its processors needs more CPU time for the same work: caches are cold again and again. While it waits
-# for a processor half of the time, it may use a quarter more.
-CONTENTION = 0.5
+# for a processor half of the time, it may use an eighth more.
+CONTENTION = 0.25
 MOST_WAIT = 20  # a program that has no processor for so many times its wall time tells nothing
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 

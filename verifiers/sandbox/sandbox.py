@@ -85,11 +85,19 @@ class Sandbox:
         return self._run({"profile": "python", "kind": "program"}, code.encode(errors="replace"), payload, limits)
 
     def call_untrusted(
-        self, code: str, function: str, args: list, kwargs: dict | None = None, limits: Limits = SMALL
+        self, code: str, function: str, args: list, kwargs: dict | None = None, limits: Limits = SMALL, setup: str = ""
     ) -> RunResult:
-        """Call a function that untrusted Python code defines; `result` is its return value as JSON, hostile (outputs.py)."""
-        payload = {"code": code, "function": function, "args": args, "kwargs": kwargs or {}}
+        """Call a function that untrusted Python code defines; `result` is its return value as JSON, hostile (outputs.py).
+
+        setup: code of the problem's, in front of it.
+        """
+        payload = {"code": code, "setup": setup, "function": function, "args": args, "kwargs": kwargs or {}}
         return self._run({"profile": "python", "kind": "function"}, json.dumps(payload).encode(), b"", limits)
+
+    def trace(self, code: str, setup: str, operations: list, limits: Limits = SMALL) -> RunResult:
+        """Do operations on untrusted Python code; `result` is the list of their answers as JSON, hostile (trace.py)."""
+        payload = {"code": code, "setup": setup, "operations": operations}
+        return self._run({"profile": "python", "kind": "trace"}, json.dumps(payload).encode(), b"", limits)
 
     def call(self, module: str, function: str, args: list, limits: Limits = SMALL) -> RunResult:
         """Call a function of a trusted module on untrusted text, for scorers that may execute it; `result` is plain JSON.

@@ -1,6 +1,6 @@
 """The frames that a pool and one of its worker processes exchange over a socket pair.
 
-    pool ==Job==> worker ==[Loading, Ready]==[Probed]==[Alive...]==Scored==> pool
+    pool ==Job==> worker ==[Loading, Ready]==[Probed]==[StillRunning...]==Scored==> pool
 
 A frame is a MessagePack payload behind its length, 4 bytes little-endian. Both ends are ours; the texts inside are not.
 """
@@ -41,7 +41,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Worker -> pool: imports are done. The first one also says that the worker has started."""
 
 
-class Alive(msgspec.Struct, frozen=True, tag=True):
+class StillRunning(msgspec.Struct, frozen=True, tag=True):
     """Worker -> pool: a program is running within limits of its own, so the deadline of the job in hand starts anew."""
 
 
@@ -66,7 +66,7 @@ class Unusable(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-FromWorker = Loading | Ready | Alive | Probed | Scored | Unusable
+FromWorker = Loading | Ready | StillRunning | Probed | Scored | Unusable
 
 
 def to_frame(message: msgspec.Struct) -> bytes:

@@ -20,7 +20,19 @@ from typing import Generic, TypeVar
 import msgspec
 
 from ..sandbox.clocks import ProcessorWait
-from .frames import OUT_OF_MEMORY, Alive, FrameReader, FromWorker, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
+from .frames import (
+    OUT_OF_MEMORY,
+    FrameReader,
+    FromWorker,
+    Job,
+    Loading,
+    Probed,
+    Ready,
+    Scored,
+    StillRunning,
+    Unusable,
+    to_frame,
+)
 
 J = TypeVar("J")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}
@@ -92,7 +104,7 @@ class WorkerProcess(Generic[J]):
 
         options: of worker.py's command line, behind the descriptor. timeout_s: for one job, from its last sign of life.
         start_timeout_s: for a start, and for the imports of one job. on_message(worker, message) is called for every frame but
-        Loading and Alive, and on_end(worker, end) once, at the death of the process; neither is called after `end`.
+        Loading and StillRunning, and on_end(worker, end) once, at the death of the process; neither is called after `end`.
         """
         channel, far_end = socket.socketpair()
         command = [sys.executable, "-m", "prolong.verifiers.workers.worker", str(far_end.fileno()), *options]
@@ -205,7 +217,7 @@ class WorkerProcess(Generic[J]):
         self._restart_clock()
         for payload in self._frames.feed(chunk):
             message = self._decoder.decode(payload)
-            if isinstance(message, Alive):
+            if isinstance(message, StillRunning):
                 # its arrival has set the clock back
                 continue
             if isinstance(message, Loading):

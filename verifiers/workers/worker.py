@@ -27,7 +27,7 @@ from ...common.types import VerdictStatus
 from .. import user_verifiers
 from ..api import Answer, Score, Task, Verifier
 from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
-from .frames import OUT_OF_MEMORY, Alive, FrameReader, Job, Loading, Probed, Ready, Scored, Unusable, to_frame
+from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, StillRunning, Unusable, to_frame
 
 SIGN_OF_LIFE_S = 1.0  # at most so often
 
@@ -72,7 +72,7 @@ class Worker:
         """Tell the pool that a program is running within limits of its own."""
         if time.monotonic() - self._said_alive > SIGN_OF_LIFE_S:
             self._said_alive = time.monotonic()
-            self.send(Alive())
+            self.send(StillRunning())
 
     def load(self, name: str, verifier: Verifier, answer: Answer) -> None:
         """Import what the verifier needs and open its sandbox if this answer needs one; the job's deadline stands still.
