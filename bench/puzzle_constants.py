@@ -94,7 +94,7 @@ def generated_puzzles(dataset: str, count: int, limit_s: float) -> Iterator[Puzz
             sys.stderr.write(f"{error}\n")
 
 
-def candidates(found: list[Puzzle]) -> dict[str, list[str]]:
+def candidate_texts(found: list[Puzzle]) -> dict[str, list[str]]:
     """By name: the candidate's text for each puzzle."""
     texts = {name: [text] * len(found) for name, text in (FIXED | mixtures([puzzle.gold for puzzle in found])).items()}
     for at, puzzle in enumerate(found):
@@ -115,7 +115,7 @@ def best(found: list[Puzzle], texts: dict[str, list[str]], judge: Judge) -> tupl
 
 
 def measure_dataset(dataset: str, found: list[Puzzle], *, library: bool) -> ConstantsRow:
-    texts = candidates(found)
+    texts = candidate_texts(found)
     honest = Counter(puzzle.gold for puzzle in found).most_common(1)[0][1] / len(found)
     theirs = best(found, texts, library_reward) if library and dataset not in EVALUATING else None
     ours, by, unearned = best(found, texts, our_reward)

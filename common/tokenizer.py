@@ -24,7 +24,7 @@ import tokenizers
 
 from .errors import DataError, ModelError
 from .json_object import JsonObject
-from .model_folder import vocabulary_size
+from .model_folder import text_settings, vocabulary_size
 
 FILES = [
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json",
@@ -47,6 +47,13 @@ class Tokenizer:
         self.eos_ids = self._eos_ids(_read_json(folder / "generation_config.json"))
         # the number of token ids that the model knows; None where config.json is missing or does not say
         self.model_ids = vocabulary_size(_read_json(folder / "config.json"))
+        # the file that holds the chat template; empty where there is none
+        self.template_file = _template_file(folder) if self._template_text else ""
+        self.special_ids = frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+        bos = self._special.get("bos_token")
+        self.bos_id = self._tokenizer.token_to_id(bos) if bos is not None else None
+        # the token that config.json says a text begins with; some families name one and never use it
+        self.model_bos_id = text_settings(_read_json(folder / "config.json")).get("bos_token_id")
         self.fingerprint = _fingerprint(source, self._special, self._template_text)
 
     @classmethod
@@ -184,6 +191,11 @@ def _special_tokens(config: JsonObject, legacy: JsonObject) -> dict[str, str]:
         if isinstance(content, str):
             special[name] = content
     return special
+
+
+def _template_file(folder: Path) -> str:
+    """The name of the file whose template is taken, if there is one."""
+    return "chat_template.jinja" if (folder / "chat_template.jinja").is_file() else "tokenizer_config.json"
 
 
 def _chat_template(folder: Path, config: JsonObject) -> str:

@@ -1,6 +1,7 @@
 """`prolong data`: check a prompt file before a run, make one from a public format, or generate puzzles.
 
     check FILE [verifiers.KEY=VALUE]  read every line --> print counts and lengths --> try each gold answer on its verifier
+    show [FILE] [KEY=VALUE]           what the model will really read: rendered text, special tokens, ids
     convert IN OUT                    verifiers/data/shapes.py, record by record, each proved; what is left out is listed
     puzzles NAME... OUT               verifiers/data/puzzles.py: entries of Reasoning Gym at the levels of their curricula
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--timeout-s", type=float, default=20.0, help="time that one gold answer may take")
     check.add_argument("--longest", type=int, default=3, help="how many of the longest prompts to list")
     check.add_argument("--no-golds", action="store_true", help="only read the file: verify no gold answer")
+    _add_show(commands)
     _add_convert(commands)
     puzzles = commands.add_parser("puzzles", help="generate and store puzzles of Reasoning Gym")
     puzzles.add_argument(
@@ -46,6 +48,29 @@ def parser() -> argparse.ArgumentParser:
     puzzles.add_argument("--count", type=int, default=100, help="puzzles per dataset and level")
     puzzles.add_argument("--seed", type=int, default=0)
     return main_parser
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    show = commands.add_parser(
+        "show",
+        help="print what the model will really read, for the first prompts of every source",
+        usage="prolong data show [--recipe R] [--count K] [FILE] [model.path=PATH_OR_NAME] [section.key=value ...]",
+    )
+    show.add_argument("--recipe", default="", help="a name in launch/conf or a YAML file; without FILE, its sources are shown")
+    show.add_argument("--count", type=int, default=2, metavar="K", help="prompts of each source")
+    show.add_argument("words", nargs="*", metavar="FILE", help=argparse.SUPPRESS)
+
+
+def _show(recipe: str, count: int, words: list[str]) -> int:
+    """`prolong data show`, where a word with an equals sign is a setting. Raises: UserError."""
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1 or count < 1:
+        raise UserError(f"FILE {' '.join(files)}, --count {count}: expected one file at most, and 1 or more prompts")
+    from ..recipes import compose
+    from .show import show_prompts
+
+    cfg = compose(recipe, [word for word in words if "=" in word])
+    return show_prompts(cfg, Path(files[0]) if files else None, count)
 
 
 def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,8 +99,10 @@ def _verifiers(recipe: str, overrides: list[str]) -> VerifiersConfig:
 def main(argv: list[str]) -> int:
     """Run `prolong data ARGV`; returns the exit code. Raises: UserError."""
     args, overrides = parser().parse_known_args(argv)
-    if any(one.startswith("-") or "=" not in one or args.command != "check" for one in overrides):
+    if any(one.startswith("-") or "=" not in one or args.command not in ("check", "show") for one in overrides):
         parser().error(f"unrecognized arguments: {' '.join(overrides)}")
+    if args.command == "show":
+        return _show(args.recipe, args.count, [*args.words, *overrides])
     if args.command == "puzzles":
         from . import files
 

@@ -1,6 +1,9 @@
-"""`prolong data check` with real verifier processes."""
+"""`prolong data check` with real verifier processes, and `prolong data show` as a process."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +54,21 @@ def test_a_model_counts_its_own_tokens(tmp_path: Path, demo_model: Path, capsys:
     assert data.main(["check", str(path), "--workers", "1", "--model", str(demo_model)]) == 0
     out = capsys.readouterr().out
     assert "prompt length in tokens: least 9" in out
+
+
+def test_the_command_shows_what_the_model_reads(demo_model: Path):
+    """Through the command line, where standard output is no terminal and cannot write every character."""
+    command = [sys.executable, "-m", "prolong.launch.cli", "data", "show", "--recipe", "demo", "--count", "1"]
+    settings = [f"model.path={demo_model}", f"data.train=[{{file: {demo_model}/train.jsonl}}]", "data.heldout=[]"]
+    made = subprocess.run(
+        [*command, *settings],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+    assert f"data.train: {demo_model}/train.jsonl" in made.stdout
+    assert "line 1, math/addition/train/0, math/addition: bare text" in made.stdout
+    assert "\n  \\u2502 What is " in made.stdout
