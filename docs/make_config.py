@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,20 @@ Generated from `common/config/` by `make docs`; defaults live there and nowhere 
 An unknown key, a wrong type or a value out of range is refused with the key, what was got, what was expected and the nearest
 key. Every command of one run takes the same settings; `prolong train` writes them to `runs/NAME/config.yaml`, which is a
 recipe itself (`--recipe runs/NAME/config.yaml`).
+
+The last column says what a run that goes on from a checkpoint may change. **any time**: where and how fast it works, not what
+it learns. **next step**: tickets and steps from now on follow the new value, recorded ones keep theirs. **limited**, **never**:
+what is recorded or under way depends on the value, and a change that is impossible is refused before anything starts, with both
+values, the reason, and how to begin another run with the model of that step (`model.path=runs/NAME/checkpoints/step-...`).
+
+| limited | |
+| --- | --- |
+| `model.path` | another place, but the same model and tokenizer |
+| `data.train` | files and weights, but not the names, `only` and the order of the sources |
+| `buffer.eta` | may grow |
+| `objective.kl_beta` | any value, but not from 0 to another one |
+| `reference.source` | from `best` to `current` |
+| `stages` | the stages after the present one |
 
 ## Prompt files
 
@@ -117,10 +132,15 @@ def _verifiers() -> list[str]:
 
 def _section(title: str, source: Source, name: str) -> str:
     node = source.classes()[name]
-    rows = [f"### {title}\n", f"{ast.get_docstring(node)}\n", "| setting | type | default | |", "| --- | --- | --- | --- |"]
+    rows = [
+        f"### {title}\n",
+        f"{ast.get_docstring(node)}\n",
+        "| setting | type | default | | on resume |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for field in _fields(node):
-        kind = ast.unparse(field.annotation)
-        rows.append(f"| `{_name(field)}` | {kind} | {_default(field)} | {source.comment(field)} |")
+        kind, change = ast.unparse(field.annotation), change_of(f"{title.partition(' and ')[0]}.{_name(field)}")
+        rows.append(f"| `{_name(field)}` | {kind} | {_default(field)} | {source.comment(field)} | {change.value} |")
     return "\n".join(rows) + "\n"
 
 

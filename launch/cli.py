@@ -51,9 +51,11 @@ def train(argv: list[str]) -> int:
 def buffer(argv: list[str]) -> int:
     args = config_parser("buffer").parse_intermixed_args(argv)
     from .recipes import compose
+    from .resume_check import check_resume
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
+    check_resume(cfg)
     from ..buffer.main import main as run_buffer
 
     run_buffer(cfg)
@@ -64,11 +66,13 @@ def learner(argv: list[str]) -> int:
     args = config_parser("learner").parse_intermixed_args(argv)
     from .model_check import check_model
     from .recipes import compose
+    from .resume_check import check_resume
     from .torchrun import launch_ranks
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
+    check_resume(cfg)
     return launch_ranks(cfg)
 
 

@@ -81,6 +81,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     from .local import preflight
     from .model_check import check_model
     from .recipes import compose
+    from .resume_check import check_resume
 
     try:
         cfg = compose(recipe, overrides)
@@ -91,6 +92,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     checks: dict[str, Callable[[Config], object]] = {
         "run folder": preflight.check_run_folder,
         "model": check_model,
+        "settings to go on with": check_resume,
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,

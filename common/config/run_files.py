@@ -52,6 +52,12 @@ class RunPaths:
         return self.folder / "logs"
 
 
+def find_checkpoints(folder: Path) -> dict[int, Path]:
+    """The complete checkpoints in `folder`, by version, ascending: a folder step-VERSION with a state.json is complete."""
+    found = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if (path / "state.json").is_file()}
+    return dict(sorted((int(version), path) for version, path in found.items() if version.isdecimal()))
+
+
 def run_folder(cfg: Config) -> Path:
     """The folder of this run; it is not created."""
     return Path(cfg.run.root) / cfg.run.name

@@ -19,6 +19,7 @@ from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.user_verifiers import declared
 from ..model_check import check_model
 from ..recipes import compose
+from ..resume_check import check_resume
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:
@@ -29,6 +30,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     cfg = compose(recipe, overrides)
     check_run_folder(cfg)
     check_model(cfg)
+    check_resume(cfg)
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)

@@ -199,12 +199,6 @@ class Fingerprint:
     state: JsonObject  # dotted name -> value, without durations
 
 
-def find_checkpoints(folder: Path) -> dict[int, Path]:
-    """The complete checkpoints in `folder` by version, ascending: as `learner/checkpoints` finds them, without torch."""
-    found = {path.parent.name.removeprefix("step-"): path.parent for path in folder.glob(f"step-*/{STATE}")}
-    return dict(sorted((int(version), path) for version, path in found.items() if version.isdecimal()))
-
-
 def fingerprint(version: int, folder: Path) -> Fingerprint | None:
     """None when the checkpoint was removed meanwhile: a live run keeps its newest ones only."""
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from ...buffer.journal.journal import Journal, read_journal
-from ...common.config.run_files import RunPaths
+from ...common.config.run_files import RunPaths, find_checkpoints
 from ...common.errors import ProlongError, UserError
 from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord
@@ -28,7 +28,6 @@ from .comparison import (
     compare_batches,
     compare_checkpoints,
     compare_records,
-    find_checkpoints,
     fingerprint,
     flatten,
     read_steps,

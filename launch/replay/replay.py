@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...buffer.journal.journal import read_journal
-from ...common.config.run_files import RunPaths, load_config, save_config
+from ...common.config.run_files import RunPaths, find_checkpoints, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
 from ...common.json_object import JsonObject
@@ -33,7 +33,7 @@ from ...common.metrics import MetricsRecord
 from ..local.live import MetricsTail
 from ..local.process import ChildProcess
 from ..status import find_run
-from .comparison import Difference, Fingerprint, compare_checkpoints, compare_records, find_checkpoints, fingerprint, read_steps
+from .comparison import Difference, Fingerprint, compare_checkpoints, compare_records, fingerprint, read_steps
 from .rerun import failure_reason, learner_process, running
 
 REPLAY_FOLDER = "replay"  # in the folder of the run

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
 from ..model.policy import set_tensor
 from ..ranks import Ranks
@@ -86,8 +87,7 @@ def checkpoint_path(folder: Path, version: int) -> Path:
 
 def find_all(folder: Path) -> dict[int, Path]:
     """Find the complete checkpoints in `folder`, by version, ascending."""
-    found = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if (path / STATE).is_file()}
-    return dict(sorted((int(version), path) for version, path in found.items() if version.isdecimal()))
+    return find_checkpoints(folder)
 
 
 def find_newest(folder: Path) -> Path | None:
@@ -149,9 +149,7 @@ def read_state(checkpoint: Path) -> LearnerState:
     try:
         state = msgspec.json.decode((checkpoint / STATE).read_bytes(), type=LearnerState, strict=False)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ModelError(
-            f"{checkpoint}/{STATE} cannot be read ({error}); delete that checkpoint to resume from an older one"
-        ) from error
+        raise ModelError(f"{checkpoint}/{STATE} cannot be read ({error}); {_way_out(checkpoint, error)}") from error
     if state.format != FORMAT:
         raise ModelError(
             f"{checkpoint} has format {state.format}: expected {FORMAT}; resume it with the version of prolong that wrote it"
@@ -164,6 +162,11 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
 
     The trainer's policy has already been loaded from `checkpoint`.
     """
+    if trainer.reference and not (checkpoint / REFERENCE).is_file():
+        raise ModelError(
+            f"{checkpoint} holds no {REFERENCE}: it was written with objective.kl_beta = 0, or the file was removed; set "
+            f"objective.kl_beta=0 to go on without a KL term, or begin another run: run.name=ANOTHER model.path={checkpoint}"
+        )
     try:
         stored = load_file(checkpoint / TRAINER)
         frozen = load_file(checkpoint / REFERENCE) if trainer.reference else {}
@@ -189,6 +192,10 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     Raises: ModelError.
     """
+    if not checkpoint.is_dir():
+        raise ModelError(
+            f"{checkpoint} is not there any more: a reset with reference.source = best needs it; set reference.source=current"
+        )
     try:
         with safe_open(checkpoint / TRAINER, "pt") as stored:
             # safe_open gives no mapping to iterate over
@@ -219,7 +226,17 @@ def _copy_to_first(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[
 
 
 def _damaged(checkpoint: Path, error: Exception) -> ModelError:
-    return ModelError(f"{checkpoint} cannot be read ({error}); delete it to resume from an older one")
+    return ModelError(f"{checkpoint} cannot be read ({error}); {_way_out(checkpoint, error)}")
+
+
+def _way_out(checkpoint: Path, error: Exception) -> str:
+    """What to do about a checkpoint that cannot be read."""
+    if isinstance(error, PermissionError):
+        return "may this user read it?"
+    older = [path for path in find_all(checkpoint.parent).values() if path.name < checkpoint.name]
+    if older:
+        return f"delete it to resume from {older[-1].name}"
+    return "there is no older one: delete it to begin again from model.path"
 
 
 def _spell_non_finite(value: Any) -> Any:

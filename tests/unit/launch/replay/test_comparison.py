@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from prolong.common.config.run_files import find_checkpoints
 from prolong.common.types import Batch, FinishReason, Rollout, ValidationScore, ValidationSetting, VersionSpan
 from prolong.launch.replay.comparison import (
     Difference,
     compare_batches,
     compare_checkpoints,
     compare_records,
-    find_checkpoints,
     fingerprint,
     flatten,
     is_rounding,

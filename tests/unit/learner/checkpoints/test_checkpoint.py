@@ -216,3 +216,31 @@ def test_the_state_of_an_earlier_release_is_read(tmp_path: Path) -> None:
         wall_s=3.5,
         spent={"wait_s": 0.5, "compute_s": 2.5, "publish_s": 0.25, "checkpoint_s": 0.125},
     )
+
+
+def test_a_checkpoint_without_the_reference_that_is_asked_for_is_not_called_damaged(cfg: Config, tmp_path: Path) -> None:
+    """Deleting it would help nobody: the KL term was off when it was written."""
+    cfg.objective.kl_beta = 0.0
+    checkpoint = save(cfg, make_trainer(cfg), tmp_path, 1)
+    cfg.objective.kl_beta = 0.5
+    with pytest.raises(
+        ModelError, match=r"holds no reference.safetensors: it was written with objective.kl_beta = 0"
+    ) as refused:
+        resume(cfg, checkpoint)
+    assert "set objective.kl_beta=0 to go on without a KL term, or begin another run" in str(refused.value)
+    assert "delete" not in str(refused.value)
+
+
+def test_a_damaged_checkpoint_is_deleted_for_an_older_one_only_if_there_is_one(cfg: Config, tmp_path: Path) -> None:
+    trainer = make_trainer(cfg)
+    for version in (1, 2):
+        (save(cfg, trainer, tmp_path, version) / "trainer.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"step-00000002 cannot be read .*; delete it to resume from step-00000001$"):
+        load_weights(checkpoint_path(tmp_path, 2))
+    with pytest.raises(ModelError, match=r"there is no older one: delete it to begin again from model.path"):
+        load_weights(checkpoint_path(tmp_path, 1))
+
+
+def test_the_best_checkpoint_that_is_gone_is_no_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is not there any more: a reset with reference.source = best needs it; set"):
+        load_weights(checkpoint_path(tmp_path, 7))
