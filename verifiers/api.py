@@ -108,6 +108,9 @@ class Verifier(ABC):
         """Whether judging this answer specification runs what the model wrote."""
         return False
 
+    def check_machine(self, answer: Answer) -> None:  # noqa: B027  an optional hook
+        """Raise UserError where this machine lacks what judging this answer takes. Called before a run; cheap."""
+
     def granted_s(self, answer: Answer) -> float:
         """CPU seconds that this answer grants to a program of the model's, on top of what judging takes."""
         return 0.0

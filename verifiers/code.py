@@ -19,15 +19,17 @@ from ..common.types import VerdictStatus
 from .answers.extraction import after_thinking
 from .api import Answer, Score, Task, Verifier
 from .programs.blocks import code_block
-from .programs.problem import CodeProblem, CodeTest, problem_of
+from .programs.checkers import opened_checker
+from .programs.problem import Checker, CodeProblem, CodeTest, problem_of
 from .programs.scripts import TESTER_MODULE, Script
 from .programs.tally import Tally, failure_of
 from .sandbox.launcher import RunResult, RunStatus
 from .sandbox.opening import open_for_process
 from .sandbox.outputs import plain_json, same_text, same_value
-from .sandbox.sandbox import Sandbox, retry_once
+from .sandbox.sandbox import Sandbox, cpp_compiler, retry_once
 
 MAX_CODE_CHARS = 100_000
+CHECKED_BYTES = 1 << 17  # an expected output is taken for no shorter where others are right as well
 
 
 def _failure(problem: CodeProblem, test: CodeTest, result: RunResult) -> str:
@@ -65,20 +67,40 @@ def _run_tests(sandbox: Sandbox, problem: CodeProblem, code: str) -> Score:
     tally = Tally(problem)
     if problem.is_scripted:
         return _run_script(sandbox, problem, code, tally, stamp)
-    if problem.checker:
-        raise VerifierFailure("a checker cannot be run yet")
+    results: list[RunResult] = []
     with _program(sandbox, problem, code) as (trouble, run):
         if trouble:
             return Score(reward=0.0, detail=trouble, metrics=stamp)
-        for number, test in enumerate(problem.tests):
+        for test in problem.tests:
             if not tally.goes_on:
                 break
-            expected = test.stdout if isinstance(test.stdout, str) else msgspec.json.encode(test.output)
-            result = run(test, tally.limits(len(expected)))
-            tally.add_run(result)
-            output = (result.result or result.stdout) if result.status is RunStatus.ok else None
-            tally.add_verdict(number, _failure(problem, test, result), output)
+            results.append(run(test, tally.limits(_expected_bytes(problem, test))))
+            tally.add_run(results[-1])
+    if problem.checker:
+        _check(sandbox, problem.checker, problem.tests, results, tally)
+    else:
+        for number, (test, result) in enumerate(zip(problem.tests, results, strict=False)):
+            tally.add_verdict(number, _failure(problem, test, result), _output(result))
     return tally.score(len(problem.tests), stamp)
+
+
+def _expected_bytes(problem: CodeProblem, test: CodeTest) -> int:
+    if problem.checker:
+        return max(CHECKED_BYTES, len(test.stdout or ""))
+    return len(test.stdout if isinstance(test.stdout, str) else msgspec.json.encode(test.output))
+
+
+def _output(result: RunResult) -> bytes | None:
+    return (result.result or result.stdout) if result.status is RunStatus.ok else None
+
+
+def _check(sandbox: Sandbox, checker: Checker, tests: list[CodeTest], results: list[RunResult], tally: Tally) -> None:
+    """Have a checker judge the outputs. Raises VerifierFailure if it cannot."""
+    with opened_checker(sandbox, checker) as share_of:
+        for number, (test, result) in enumerate(zip(tests, results, strict=False)):
+            why = failure_of(result)
+            share = 0.0 if why else share_of(test, result.stdout)
+            tally.add_verdict(number, why or ("" if share == 1.0 else "wrong output"), _output(result), share)
 
 
 def _run_script(sandbox: Sandbox, problem: CodeProblem, code: str, tally: Tally, stamp: dict[str, float]) -> Score:
@@ -94,7 +116,7 @@ def _run_script(sandbox: Sandbox, problem: CodeProblem, code: str, tally: Tally,
 def _program(sandbox: Sandbox, problem: CodeProblem, code: str):
     """Yields (the compiler's complaint or "", function that runs one test)."""
     if problem.language == "cpp":
-        with sandbox.compiled(code) as (compiled, run):
+        with sandbox.compiled(code, problem.std) as (compiled, run):
             said = compiled.stderr.decode(errors="replace").strip()[-200:]
             failed = compiled.status is not RunStatus.ok
             trouble = f"it does not compile ({compiled.status}): {said}" if failed else ""
@@ -130,8 +152,15 @@ class CodeVerifier(Verifier):
         if self._sandbox is None:
             self._sandbox = open_for_process(preload=(TESTER_MODULE,), allow_unsafe=allow_unsafe)
 
+    def check_machine(self, answer: Answer) -> None:
+        if "cpp" in (answer.get("language"), (answer.get("checker") or {}).get("language")):
+            cpp_compiler()
+
     def granted_s(self, answer: Answer) -> float:
-        return msgspec.convert(answer, CodeProblem).total_limit_s
+        try:
+            return msgspec.convert(answer, CodeProblem).total_limit_s
+        except msgspec.ValidationError:
+            return 0.0
 
     def report_to(self, alive: Callable[[], None]) -> None:
         self._open().on_look = alive

@@ -14,7 +14,7 @@ from ...common.errors import AddressInUse, ConfigError, DataError, UserError
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
-from ...verifiers.registry import check_prompt
+from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.user_verifiers import declared
 from ..model_check import check_model
@@ -74,6 +74,7 @@ def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_t
     in_sandbox = False
     for prompt in load_prompts(source, tokenizer, cfg.model.max_context, max_tokens):
         in_sandbox |= check_prompt(prompt, own)
+        find(prompt.verifier, own).check_machine(parse_answer(prompt.answer))
     return in_sandbox
 
 

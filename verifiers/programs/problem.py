@@ -25,15 +25,16 @@ from ..sandbox.outputs import AS_JUDGES, Tolerance
 TEST_LIMIT_S = 6.0
 MAX_TEST_LIMIT_S, MAX_TIME_LIMIT_S, MAX_MEMORY_MB = 60, 300, 16384
 STANDARDS = ("", "c++11", "c++14", "c++17", "c++20", "c++23")
+Json = Any  # a stored argument or return value
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(?:\(\))?(?:\.[^\W\d]\w*)?")
 
 
 class CodeTest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One test: arguments and return value, or standard input and output."""
 
-    args: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    args: list[Json] | msgspec.UnsetType = msgspec.UNSET
     kwargs: JsonObject = {}
-    output: Any = msgspec.UNSET
+    output: Json = msgspec.UNSET
     stdin: str | msgspec.UnsetType = msgspec.UNSET
     stdout: str | msgspec.UnsetType = msgspec.UNSET  # with a checker it may be missing
 
@@ -146,7 +147,7 @@ def _check_tests(answer: Answer, problem: CodeProblem) -> None:
 
 
 def _check_limits(answer: Answer, problem: CodeProblem) -> None:
-    limits = [("memory_mb", problem.memory_mb, MAX_MEMORY_MB)]
+    limits: list[tuple[str, float, int]] = [("memory_mb", problem.memory_mb, MAX_MEMORY_MB)]
     if problem.time_limit_s is not msgspec.UNSET:
         limits.append(("time_limit_s", problem.time_limit_s, MAX_TIME_LIMIT_S))
     if problem.test_time_limit_s:

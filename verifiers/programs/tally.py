@@ -31,7 +31,7 @@ class Tally:
     cpu_s: float = 0.0
     awake_s: float = 0.0  # wall time, without the time in which programs waited for a processor
     num_timeouts: int = 0
-    passed: int = 0
+    passed: float = 0  # a checker may pass a test in part
     first_failure: str = ""
     outputs: list[bytes] = field(default_factory=list)
 
@@ -59,20 +59,22 @@ class Tally:
         self.awake_s += max(0.0, result.seconds - result.waited_s)
         self.num_timeouts += result.status is RunStatus.timeout
 
-    def add_verdict(self, number: int, why: str, output: bytes | None) -> None:
-        """Count a test. why: the reason why it failed, or "". output: None if the program did not end by itself."""
+    def add_verdict(self, number: int, why: str, output: bytes | None, share: float = 0.0) -> None:
+        """Count a test. why: the reason why it failed, or "". output: None if the program did not end by itself.
+
+        share: what a failed test is worth all the same.
+        """
         if output is not None:
             self.outputs.append(output)
-        if not why:
-            self.passed += 1
-        elif not self.first_failure:
+        self.passed += share if why else 1
+        if why and not self.first_failure:
             self.first_failure = f"; test {number}: {why}"
 
     def score(self, num_tests: int, stamp: dict[str, float]) -> Score:
         """The reward for what was added."""
         problem, share, all_passed = self.problem, self.passed / num_tests, float(self.passed == num_tests)
         reward = share if problem.reward == "fraction" else all_passed
-        detail = f"passed {self.passed} of {num_tests}{self.first_failure}"
+        detail = f"passed {self.passed:g} of {num_tests}{self.first_failure}"
         if self.out_of_time:
             reward, detail = 0.0, f"more than {problem.total_limit_s:g} s; {detail}"
         elif not all_passed and num_tests >= FEW_TESTS and self.is_constant:

@@ -101,6 +101,10 @@ def serve_requests(channel: socket.socket, setup: dict[str, Any]) -> str | None:
         request = json.loads(data)
         if request.get("kill"):  # the process to kill has ended meanwhile
             continue
+        if request.get("put"):
+            put_file(os.path.join(setup["scratch"], request["put"]), fds)
+            tell(channel, {"event": "put"})
+            continue
         if request.get("clean"):
             empty_scratch(setup["scratch"])
             tell(channel, {"event": "clean"})
@@ -153,6 +157,12 @@ def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
     return {"event": "ended", "code": code, "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
+def put_file(path: str, fds: list[int]) -> None:
+    """Copy what the descriptor holds to a file that only a request which names it may read."""
+    with open(fds[0], "rb") as source, open(path, "wb") as file:
+        file.write(source.read())
+
+
 def empty_scratch(scratch: str) -> None:
     """Remove the files that a compiler left."""
     for entry in os.scandir(scratch):
@@ -201,10 +211,12 @@ def confine(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
     setup["lenient"]: go on without a layer that this kernel lacks (allow_unsafe_code).
     """
     profile, scratch = request["profile"], setup["scratch"]
+    files = [os.path.join(scratch, name) for name in request.get("files", ())]
     compiled = os.path.join(scratch, PROGRAM)
     of_system = landlock.READ | landlock.EXECUTE if profile == "compile" else landlock.READ
     allowed = [(path, of_system) for path in setup["system"]]
     allowed += [("/dev/null", landlock.READ | landlock.WRITE), ("/dev/urandom", landlock.READ)]
+    allowed += [(path, landlock.READ) for path in files]
     if profile == "python":
         allowed += [(path, landlock.READ) for path in setup["python"]]
     elif profile == "native":
@@ -219,7 +231,7 @@ def confine(request: dict[str, Any], setup: dict[str, Any]) -> list[str]:
         except OSError:
             if not setup["lenient"]:
                 raise
-    return [compiled] if profile == "native" else request.get("command", [])
+    return [compiled, *files] if profile == "native" else request.get("command", [])
 
 
 def limit(limits: dict[str, int]) -> None:

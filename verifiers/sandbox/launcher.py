@@ -79,7 +79,7 @@ class RunResult:
 class LauncherEvent(msgspec.Struct, kw_only=True):
     """Launcher -> this process: one event of the launcher or of its program."""
 
-    event: str  # ready, started, failed, ended, clean
+    event: str  # ready, started, failed, ended, put, clean
     why: str = ""
     pid: int = 0
     code: int = 0
@@ -200,6 +200,15 @@ class Launcher:
             cpu_s=ended.cpu_s,
             waited_s=run.waited_s,
         )
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make a file in the scratch folder."""
+        descriptor = _sealed(content)
+        try:
+            self._send({"put": name}, [descriptor])
+        finally:
+            os.close(descriptor)
+        self._receive(monotonic() + GRACE_S)
 
     def clean(self) -> None:
         """Empty the scratch folder."""

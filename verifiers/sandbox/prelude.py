@@ -69,10 +69,11 @@ PYTHONS_OWN = frozenset(vars(builtins))
 
 def add_names() -> None:
     """Put the names behind the builtins of this process."""
-    vars(builtins).update(names())
+    for name, value in names().items():
+        setattr(builtins, name, value)
 
 
 def remove_names() -> None:
     """Take them away again, where a name that is not defined has another meaning."""
     for name in set(vars(builtins)) - PYTHONS_OWN:
-        del vars(builtins)[name]
+        delattr(builtins, name)

@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...common.errors import UserError, VerifierFailure
-from .launcher import Launcher, Limits, RunResult
+from .launcher import Launcher, Limits, RunResult, RunStatus
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 LOADERS = ("/lib64/ld-*.so.*", "/lib/ld-*.so.*")  # the kernel executes them with a compiled program
 DEVICES = ("/dev/null", "/dev/urandom")
 SCRATCH = "/scratch"  # under bubblewrap; a temporary folder otherwise
 SCRATCH_BYTES = 256 << 20
+# what takes the same program compiles fastest as C++17, so newer standards are tried where that fails
+STANDARDS = ("c++17", "c++23", "c++20")
 # the range of uids that systemd gives to services; two sandboxes seldom share one
 FIRST_UID, NUM_UIDS = 61184, 4336
 RECYCLE_AFTER = 5000  # runs of one launcher
@@ -39,6 +41,7 @@ COMPILE = Limits(cpu_s=10, wall_s=15, memory_mb=2048, file_bytes=64 << 20)
 SMALL = Limits(cpu_s=2, wall_s=5, memory_mb=512)
 
 T = TypeVar("T")
+NativeRun = Callable[..., RunResult]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +97,25 @@ class Sandbox:
         payload = {"code": code, "setup": setup, "function": function, "args": args, "kwargs": kwargs or {}}
         return self._run({"profile": "python", "kind": "function"}, json.dumps(payload).encode(), b"", limits)
 
+    def script(self, code: str, files: dict[str, bytes], limits: Limits = SMALL) -> RunResult:
+        """Run a Python program whose arguments are the paths of files with these contents."""
+        with self._files(files):
+            payload = {"code": code, "arguments": ["script.py", *(f"{self._scratch}/{name}" for name in files)]}
+            request = {"profile": "python", "kind": "script", "files": list(files)}
+            return self._run(request, json.dumps(payload).encode(), b"", limits)
+
+    @contextmanager
+    def _files(self, files: dict[str, bytes]) -> Iterator[None]:
+        """Put files into the scratch folder. What was there before goes with them in the end."""
+        launcher = self._live_launcher()
+        try:
+            for name, content in files.items():
+                launcher.put(name, content)
+            yield
+        finally:
+            if launcher.alive:
+                launcher.clean()
+
     def trace(self, code: str, setup: str, operations: list, limits: Limits = SMALL) -> RunResult:
         """Do operations on untrusted Python code; `result` is the list of their answers as JSON, hostile (trace.py)."""
         payload = {"code": code, "setup": setup, "operations": operations}
@@ -109,31 +131,47 @@ class Sandbox:
         return self._run({"profile": "python", "kind": "trusted"}, json.dumps(payload).encode(), b"", limits)
 
     @contextmanager
-    def compiled(self, code: str) -> Iterator[tuple[RunResult, Callable[[bytes, Limits], RunResult]]]:
+    def compiled(self, code: str, std: str = "") -> Iterator[tuple[RunResult, NativeRun]]:
         """Compile C++; yields (result of the compiler, function that runs the program on a standard input).
 
-        Raises UserError where there is no compiler.
+        std: c++17 for example; otherwise the first of STANDARDS that takes the program. The function's third argument are
+        files, whose paths are the program's arguments. Raises UserError where there is no compiler.
         """
-        compiler = shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            raise UserError("no C++ compiler on this machine: expected g++ or clang++ (Debian: `apt-get install g++`)")
+        compiler = cpp_compiler()
         self._live_launcher()  # a launcher that replaces another brings a scratch folder of its own
-        flags = ["-O2", "-std=c++17", "-pipe", "-w", "-x", "c++", "-", "-o", f"{self._scratch}/program"]
+
+        def run(stdin: bytes, limits: Limits, files: dict[str, bytes] | None = None) -> RunResult:
+            launcher = self._live_launcher()
+            for name, content in (files or {}).items():
+                launcher.put(name, content)
+            request = {"profile": "native", "kind": "", "environment": {}, "files": list(files or {})}
+            return self._run(request, b"", stdin, limits)
+
+        try:
+            result = self._compile(compiler, code, std or STANDARDS[0])
+            for newer in () if std else STANDARDS[1:]:
+                if result.status is not RunStatus.error:
+                    break
+                again = self._compile(compiler, code, newer)
+                # an old compiler does not know the standard; its complaint about that is not the program's fault
+                if again.status is RunStatus.ok or b"unrecognized" not in again.stderr:
+                    result = again
+                    break
+            yield result, run
+        finally:
+            if self._launcher and self._launcher.alive:
+                self._launcher.clean()
+
+    def _compile(self, compiler: str, code: str, std: str) -> RunResult:
+        dialect = std.replace("c++", "gnu++")
+        flags = ["-O2", f"-std={dialect}", "-pipe", "-w", "-x", "c++", "-", "-o", f"{self._scratch}/program"]
         request = {
             "profile": "compile",
             "kind": "",
             "command": [os.path.realpath(compiler), *flags],
             "environment": {"PATH": "/usr/bin:/bin", "TMPDIR": self._scratch, "LC_ALL": "C"},
         }
-
-        def run(stdin: bytes, limits: Limits) -> RunResult:
-            return self._run({"profile": "native", "kind": "", "environment": {}}, b"", stdin, limits)
-
-        try:
-            yield self._run(request, b"", code.encode(errors="replace"), COMPILE), run
-        finally:
-            if self._launcher and self._launcher.alive:
-                self._launcher.clean()
+        return self._run(request, b"", code.encode(errors="replace"), COMPILE)
 
     def close(self) -> None:
         """End the launcher; no process or file of it, or of its programs, is left."""
@@ -198,6 +236,14 @@ class Sandbox:
             "lenient": self._how.lenient,
             "without": self._how.without,
         }
+
+
+def cpp_compiler() -> str:
+    """The path of the C++ compiler. Raises UserError where there is none."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise UserError("no C++ compiler on this machine: expected g++ or clang++ (Debian: `apt-get install g++`)")
+    return compiler
 
 
 def retry_once(run: Callable[[], T]) -> T:

@@ -56,7 +56,7 @@ class Solution(types.ModuleType):
         return Remote(Tests.current, None, (name,))
 
 
-class Finder(importlib.abc.MetaPathFinder):
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Finds the program for each module that this machine does not have. It is asked last."""
 
     def find_spec(self, fullname: str, path: Value, target: Value = None) -> importlib.machinery.ModuleSpec | None:
@@ -65,8 +65,8 @@ class Finder(importlib.abc.MetaPathFinder):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return Solution(spec.name)
 
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
+    def get_source(self, fullname: str) -> str:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Tests:
             space.run(body)
         except Pending:
             # the script asks the program before its tests: then it is one test, which calls them all
-            yield Test(body, [], lambda space: [call(space) for call in _pytest_calls(space)] and None)
+            yield Test(body, [], _all_pytest_calls)
             return
         for number in range(len(_pytest_calls(space))):
             yield Test(body, [], _numbered(number))
@@ -262,6 +262,11 @@ def _pytest_calls(space: Space) -> list[Callable[[Space], None]]:
     return calls
 
 
+def _all_pytest_calls(space: Space) -> None:
+    for call in _pytest_calls(space):
+        call(space)
+
+
 def _call_method(space: Space, kind: type, name: str) -> None:
     instance = kind(name) if issubclass(kind, unittest.TestCase) else kind()
     for before in ("setup_class", "setUpClass"):
@@ -281,7 +286,7 @@ def _call(space: Space, function: Callable[..., Value], case: dict[str, Value]) 
 
 def _fixture(space: Space, name: str) -> Value:
     function = dict.get(space, name)
-    if not getattr(function, "prolong_fixture", False):
+    if function is None or not getattr(function, "prolong_fixture", False):
         raise Tests.current.cannot(f"there is no fixture {name}")
     value = function(**{one: _fixture(space, one) for one in inspect.signature(function).parameters})
     return next(value) if inspect.isgenerator(value) else value

@@ -96,7 +96,7 @@ def decoded(message: dict[str, Value], classes: Mapping[str, type], handle: Call
     Raises NotPlain for a message that no Encoder made.
     """
     try:
-        made = [classes[name].__new__(classes[name]) for name, _ in message["objects"]]
+        made = [object.__new__(classes[name]) for name, _ in message["objects"]]
         for one, (_, attributes) in zip(made, message["objects"], strict=True):
             vars(one).update({name: _decoded(value, made, handle) for name, value in attributes.items()})
         return _decoded(message["value"], made, handle)

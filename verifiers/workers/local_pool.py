@@ -6,7 +6,8 @@
 The pool owns every deadline. A job's clock starts when the worker turns to it, and stands still while the worker imports.
 After a second failure the verdict is None (the verifier's own fault), unless the stored answer was judged without trouble in
 that same worker. Then the completion is what stalls the judge, and it earns 0 with status "input_rejected"; otherwise models
-could learn to have bad rollouts dropped by writing such answers.
+could learn to have bad rollouts dropped by writing such answers. Programs in the sandbox have limits of their own: while one of
+them runs, its worker says so and the clock starts anew, and a deadline that is missed all the same is never their fault.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 from ...common.errors import ConfigError, ProlongError, VerifierFailure
 from ...common.types import MAX_DETAIL, FinishReason, Prompt, Verdict, VerdictStatus
 from .. import user_verifiers
-from ..registry import find
+from ..registry import find, parse_answer
 from .frames import Job, Probed, Ready, Scored, Unusable
 from .process import WorkerEnd, WorkerProcess, WorkerState
 
@@ -118,6 +119,10 @@ class LocalPool:
     def is_own(self, verifier: str) -> bool:
         """Whether this is the name of a verifier of the user's."""
         return verifier in self._own
+
+    def granted_s(self, prompt: Prompt) -> float:
+        """CPU seconds that the prompt's answer grants to programs of the model's."""
+        return find(prompt.verifier, self._own).granted_s(parse_answer(prompt.answer))
 
     def check(self, verifier: str) -> None:
         """Raise UserError for an unknown verifier, and the reason if the pool is broken."""

@@ -24,6 +24,7 @@ from .host_messages import Judge
 from .local_pool import LocalPool, encodable
 from .remote import HostLost, RemoteHost
 
+BUSY_FACTOR = 10  # wall time on a busy host, per second of CPU time that an answer grants to a program
 REMOTE_SLACK_S = 30.0  # on top of three deadlines of a job, before it is judged here instead
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,9 @@ class SharedPool:
     async def verify(
         self, prompt: Prompt, completion: str, finish_reason: FinishReason, completion_ids: bytes = b""
     ) -> Verdict:
-        """Judge one completion, here or on a host: see VerifierPool. A host is given three deadlines and REMOTE_SLACK_S."""
+        """Judge one completion, here or on a host: see VerifierPool. A host gets three deadlines, REMOTE_SLACK_S, and what
+        programs may take.
+        """
         self._local.check(prompt.verifier)
         host = self._less_loaded_host(prompt.verifier)
         if host is not None and finish_reason is not FinishReason.abort:
@@ -82,7 +85,8 @@ class SharedPool:
                 completion_ids=completion_ids if self._local.is_own(prompt.verifier) else b"",
             )
             try:
-                verdict = await host.judge(job, 3 * self._local.timeout_s + REMOTE_SLACK_S)
+                granted_s = self._local.granted_s(prompt)
+                verdict = await host.judge(job, 3 * self._local.timeout_s + REMOTE_SLACK_S + BUSY_FACTOR * granted_s)
                 self.counters["hosts/verdicts"] += 1
                 return verdict
             except (HostLost, TimeoutError) as error:
