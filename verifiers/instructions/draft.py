@@ -19,25 +19,7 @@ FILLER = (
     "we walk along it as it runs to a small town",
     "old ships sail by with food and wood and wool",
 )
-RARE_FILLER = (
-    "so",
-    "we",
-    "go",
-    "on",
-    "by",
-    "my",
-    "up",
-    "in",
-    "it",
-    "us",
-    "am",
-    "fjord",
-    "nymph",
-    "glyph",
-    "zebra",
-    "quack",
-    "cat",
-)
+RARE_FILLER = ("so we go on by my up in it us am fjord nymph glyph zebra quack cat",)
 MAX_WORDS = 20_000
 
 
@@ -99,7 +81,7 @@ def _rendered(draft: Draft, sentences: int, fill: int) -> str:
 
 def _filler_words(draft: Draft) -> Iterator[str]:
     """Words without the avoided ones, again and again."""
-    for source in (" ".join(draft.filler).split(), RARE_FILLER):
+    for source in (" ".join(draft.filler).split(), " ".join(RARE_FILLER).split()):
         fit = [word for word in source if _fits(draft, word)]
         if fit and (len(fit) > 3 or len(source) <= 3):
             yield from itertools.cycle(fit)

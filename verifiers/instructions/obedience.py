@@ -7,7 +7,8 @@ loaded here, and of the samples, which the tests show to it.
 from __future__ import annotations
 
 from ...common.json_object import JsonObject
-from .draft import Draft, candidates
+from .draft import FILLER, Draft, candidates
+from .ifbench_shapes import IFBENCH_SHAPES
 from .languages import SAMPLES
 from .rule import Follows, InstructionRule
 from .rules import read_instruction
@@ -16,7 +17,9 @@ from .text import words
 
 # Texts that break most instructions, in the order in which they are tried
 DISOBEDIENT = ("No", "Well, no!", "so", "A b. C d? E, f!\n\n***\n\nG \u00e9", "NO, IT IS NOT.", "1")
+KNOWN_SHAPES = SHAPES | IFBENCH_SHAPES
 OWN_PER_OTHER = 4  # words of the asked language for every word that other instructions bring, so that it is recognised
+NATURAL = {" ".join(FILLER), *(sample.lower() for sample in SAMPLES.values())}
 CASES = {"change_case:english_capital": str.isupper, "change_case:english_lowercase": str.islower}
 
 
@@ -28,14 +31,14 @@ def chosen_follows(rule: InstructionRule, answer: JsonObject) -> Follows:
 def obeying_text(answer: JsonObject) -> str | None:
     """A text that follows all instructions of a checked answer, or None where none is known."""
     read = [read_instruction(one) for one in answer["instructions"]]
-    if any(name not in SHAPES for name, *_ in read):
+    if any(name not in KNOWN_SHAPES for name, *_ in read):
         return None
     draft = Draft()
     # a change of the whole text comes last, when everything it has to hold is known
     for name, _, kwargs in sorted(read, key=lambda one: one[1].needs_language):
-        SHAPES[name](draft, kwargs)
+        KNOWN_SHAPES[name](draft, kwargs)
     languages = {str(kwargs.get("language", "en")) for _, rule, kwargs in read if rule.needs_language}
-    if languages and (draft.whole is not None or len(languages) > 1):
+    if languages and not (draft.whole is None and len(languages) == 1 and " ".join(draft.filler).lower() in NATURAL):
         return None
     if languages:
         others = words(" ".join((*draft.opening, *draft.pieces, *draft.lines, *draft.closing, *draft.heads.values())))

@@ -6,12 +6,19 @@ import difflib
 
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
+from .ifbench_custom import IFBENCH_CUSTOM_RULES
+from .ifbench_formats import IFBENCH_FORMAT_RULES
+from .ifbench_words import IFBENCH_WORD_RULES
 from .ifeval import IFEVAL_RULES
 from .rule import InstructionRule, read_kwargs
 from .training import TRAINING_RULES
 
-RULES: dict[str, InstructionRule] = IFEVAL_RULES | TRAINING_RULES
-REFUSED: dict[str, str] = {}
+IFBENCH_RULES = IFBENCH_WORD_RULES | IFBENCH_FORMAT_RULES | IFBENCH_CUSTOM_RULES
+RULES: dict[str, InstructionRule] = IFEVAL_RULES | TRAINING_RULES | IFBENCH_RULES
+REFUSED: dict[str, str] = {
+    "words:start_verb": "whether a word is a verb takes a part-of-speech model",
+    "words:odd_even_syllables": "the number of syllables takes a pronunciation dictionary",
+}
 
 
 def read_instruction(instruction: object) -> tuple[str, InstructionRule, JsonObject]:

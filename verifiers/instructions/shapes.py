@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ...common.json_object import JsonObject
 from .draft import FILLER, Draft
@@ -13,7 +13,7 @@ from .languages import SAMPLES
 from .text import word_tokens
 from .training import REPEATS
 
-Shape = Callable[[Draft, JsonObject], None]
+Shape = Callable[[Draft, JsonObject], object]
 FEW = ("less than", "at most")
 DIVIDER = "\n\n***\n\n"
 # the turns of changes of the whole text: its words, copies of it, its case, what is around it
@@ -24,7 +24,7 @@ def _keywords(draft: Draft, k: JsonObject) -> None:
     draft.pieces += [keyword.strip() for keyword in k["keywords"]]
 
 
-def _so_often(draft: Draft, keyword: str, relation: str, times: int) -> None:
+def so_often(draft: Draft, keyword: str, relation: str, times: int) -> None:
     draft.avoided.append(keyword)
     if relation not in FEW:
         draft.pieces += [keyword.strip()] * times
@@ -81,7 +81,7 @@ def _in_case(change: Callable[[str], str]) -> Shape:
     return shape
 
 
-def _around(change: Callable[[str], str], turn: int = AROUND) -> Shape:
+def wrap(change: Callable[[str], str], turn: int = AROUND) -> Shape:
     return lambda draft, k: draft.finish.append((turn, change))
 
 
@@ -95,7 +95,7 @@ def _bigrams(text: str) -> str:
     return " ".join(f"<<{' '.join(found[i : i + 2])}>>" for i in range(0, len(found), 2))
 
 
-def _no_repeats(text: str) -> str:
+def no_repeats(text: str) -> str:
     seen: set[str] = set()
     kept = []
     for word in text.split():
@@ -114,7 +114,7 @@ def _phrases(draft: Draft, k: JsonObject) -> None:
     draft.pieces += [changed] * k["small_n"]
 
 
-def _at_position(draft: Draft, k: JsonObject) -> None:
+def at_position(draft: Draft, k: JsonObject) -> None:
     sentence = " ".join([*["so"] * (k["m"] - 1), k["keyword"].strip()])
     draft.opening.append(" ".join([*["It is so."] * (k["n"] - 1), sentence[:1].upper() + sentence[1:] + "."]))
 
@@ -124,12 +124,17 @@ def _composition(draft: Draft, k: JsonObject) -> None:
     draft.whole = "\n* * *\n".join([" ".join([sentence] * k["n_sent"])] * 3)
 
 
-def _set(name: str, value: Callable[[JsonObject], object]) -> Shape:
+def put(name: str, value: Callable[[JsonObject], object]) -> Shape:
     return lambda draft, k: setattr(draft, name, value(k))
 
 
-def _add(name: str, value: Callable[[JsonObject], list[str]]) -> Shape:
+def extend(name: str, value: Callable[[JsonObject], Iterable[str]]) -> Shape:
     return lambda draft, k: getattr(draft, name).extend(value(k))
+
+
+def both(*shapes: Shape) -> Shape:
+    """All of these."""
+    return lambda draft, k: [shape(draft, k) for shape in shapes]
 
 
 def _copy(draft: Draft, k: JsonObject) -> None:
@@ -138,28 +143,28 @@ def _copy(draft: Draft, k: JsonObject) -> None:
 
 SHAPES: dict[str, Shape] = {
     "keywords:existence": _keywords,
-    "keywords:frequency": lambda draft, k: _so_often(draft, k["keyword"], k["relation"], k["frequency"]),
-    "keywords:forbidden_words": _add("avoided", lambda k: k["forbidden_words"]),
+    "keywords:frequency": lambda draft, k: so_often(draft, k["keyword"], k["relation"], k["frequency"]),
+    "keywords:forbidden_words": extend("avoided", lambda k: k["forbidden_words"]),
     "keywords:letter_frequency": _letters,
     "language:response_language": _language,
     "length_constraints:number_sentences": _sentences,
     "length_constraints:number_paragraphs": lambda draft, k: _parts(draft, k["num_paragraphs"], DIVIDER),
     "length_constraints:number_words": _num_words,
     "length_constraints:nth_paragraph_first_word": _nth,
-    "detectable_content:number_placeholders": _add("pieces", lambda k: ["[name]"] * k["num_placeholders"]),
+    "detectable_content:number_placeholders": extend("pieces", lambda k: ["[name]"] * k["num_placeholders"]),
     "detectable_content:postscript": lambda draft, k: draft.closing.insert(0, f"{k['postscript_marker'].strip()} so we go"),
-    "detectable_format:number_bullet_lists": _add("lines", lambda k: ["* so"] * k["num_bullets"]),
-    "detectable_format:constrained_response": _add("pieces", lambda k: [str(k.get("options", CONSTRAINED)[0])]),
-    "detectable_format:number_highlighted_sections": _add("pieces", lambda k: ["*so*"] * k["num_highlights"]),
-    "detectable_format:multiple_sections": _add(
+    "detectable_format:number_bullet_lists": extend("lines", lambda k: ["* so"] * k["num_bullets"]),
+    "detectable_format:constrained_response": extend("pieces", lambda k: [str(k.get("options", CONSTRAINED)[0])]),
+    "detectable_format:number_highlighted_sections": extend("pieces", lambda k: ["*so*"] * k["num_highlights"]),
+    "detectable_format:multiple_sections": extend(
         "lines", lambda k: [f"{k['section_spliter'].strip()} {i + 1}" for i in range(k["num_sections"])]
     ),
-    "detectable_format:json_format": _around(lambda text: json.dumps({"text": text}, ensure_ascii=False), CASE),
-    "detectable_format:title": _add("opening", lambda k: ["<<so it is>>"]),
+    "detectable_format:json_format": wrap(lambda text: json.dumps({"text": text}, ensure_ascii=False), CASE),
+    "detectable_format:title": extend("opening", lambda k: ["<<so it is>>"]),
     "combination:two_responses": _two_responses,
     "combination:repeat_prompt": lambda draft, k: draft.opening.insert(0, k["prompt_to_repeat"].strip()),
-    "startend:end_checker": _add("closing", lambda k: [k["end_phrase"].strip()]),
-    "startend:quotation": _around(lambda text: f'"{text}"'),
+    "startend:end_checker": extend("closing", lambda k: [k["end_phrase"].strip()]),
+    "startend:quotation": wrap(lambda text: f'"{text}"'),
     "change_case:capital_word_frequency": _capitals,
     "change_case:english_capital": _in_case(str.upper),
     "change_case:english_lowercase": _in_case(str.lower),
@@ -167,35 +172,35 @@ SHAPES: dict[str, Shape] = {
     "copy:repeat_phrase": _phrases,
     "copy:copy": _copy,
     "copy:copying_simple": _copy,
-    "copy:copying_multiple": _set("whole", lambda k: f"\n{REPEATS}\n".join([k["prompt_to_repeat"].strip()] * k["N"])),
-    "new:copy_span_idx": _set("whole", lambda k: k["prompt_to_repeat"][k["n_start"] : k["n_end"]].strip()),
+    "copy:copying_multiple": put("whole", lambda k: f"\n{REPEATS}\n".join([k["prompt_to_repeat"].strip()] * k["N"])),
+    "new:copy_span_idx": put("whole", lambda k: k["prompt_to_repeat"][k["n_start"] : k["n_end"]].strip()),
     "detectable_format:sentence_hyphens": _hyphens,
-    "detectable_format:square_brackets": _around(lambda text: " ".join(f"[{word}]" for word in text.split()), WORDS),
-    "detectable_format:bigram_wrapping": _around(_bigrams, WORDS),
-    "keywords:no_adjacent_consecutive": _set("filler", lambda k: ("so we go",)),
-    "keywords:word_once": lambda draft, k: _so_often(draft, k["keyword"], "exactly", 1),
-    "keywords:word_count_different_numbers": lambda draft, k: _so_often(
+    "detectable_format:square_brackets": wrap(lambda text: " ".join(f"[{word}]" for word in text.split()), WORDS),
+    "detectable_format:bigram_wrapping": wrap(_bigrams, WORDS),
+    "keywords:no_adjacent_consecutive": put("filler", lambda k: ("so we go",)),
+    "keywords:word_once": lambda draft, k: so_often(draft, k["keyword"], "exactly", 1),
+    "keywords:word_count_different_numbers": lambda draft, k: so_often(
         draft, k["keyword"], k.get("relation", "exactly"), k["frequency"]
     ),
-    "keywords:exclude_word_harder": _add("avoided", lambda k: [k["keyword"]]),
-    "keywords:palindrome": _add("pieces", lambda k: ["level"]),
-    "keywords:keyword_specific_position": _at_position,
-    "keywords:start_end": _around(lambda text: f"so {text} so", WORDS),
+    "keywords:exclude_word_harder": extend("avoided", lambda k: [k["keyword"]]),
+    "keywords:palindrome": extend("pieces", lambda k: ["level"]),
+    "keywords:keyword_specific_position": at_position,
+    "keywords:start_end": wrap(lambda text: f"so {text} so", WORDS),
     "paragraphs:paragraphs": lambda draft, k: _parts(draft, 2, DIVIDER),
     "paragraphs:paragraphs2": lambda draft, k: _parts(draft, 2, "\n\n"),
-    "first_word:first_word_sent": _set("each_start", lambda k: k["first_word"].strip()),
+    "first_word:first_word_sent": put("each_start", lambda k: k["first_word"].strip()),
     "first_word:first_word_answer": lambda draft, k: draft.start.insert(0, k["first_word"].strip()),
-    "last_word:last_word_sent": _set("each_end", lambda k: k["last_word"].strip()),
-    "last_word:last_word_answer": _add("closing", lambda k: [k["last_word"].strip()]),
-    "punctuation:punctuation_dot": _set("stop", lambda k: "!"),
+    "last_word:last_word_sent": put("each_end", lambda k: k["last_word"].strip()),
+    "last_word:last_word_answer": extend("closing", lambda k: [k["last_word"].strip()]),
+    "punctuation:punctuation_dot": put("stop", lambda k: "!"),
     "punctuation:punctuation_exclamation": lambda draft, k: setattr(draft, "stop", "?" if draft.stop == "!" else draft.stop),
-    "count:lowercase_counting": _set("filler", lambda k: tuple(map(str.upper, FILLER))),
+    "count:lowercase_counting": put("filler", lambda k: tuple(map(str.upper, FILLER))),
     "count:counting_composition": _composition,
-    "count:count_unique": _around(_no_repeats, WORDS),
-    "count:count_increment_word": lambda draft, k: (
-        _so_often(draft, k["keyword1"], "exactly", 1),
-        _so_often(draft, k["keyword2"], "exactly", 2),
-    )[0],
+    "count:count_unique": wrap(no_repeats, WORDS),
+    "count:count_increment_word": both(
+        lambda draft, k: so_often(draft, k["keyword1"], "exactly", 1),
+        lambda draft, k: so_often(draft, k["keyword2"], "exactly", 2),
+    ),
     "letters:letter_counting": lambda draft, k: (
         None if k["relation"] in FEW else draft.pieces.append("".join("aeiou"[i % 5] for i in range(k["N"])))
     ),

@@ -96,7 +96,9 @@ def _ends_here(block: str, match: re.Match[str]) -> bool:
     word = before.split()[-1].lstrip("([\"'\u201c\u2018*_") if before[-1:].strip() else ""
     is_initial = len(word) == 1 and word.isupper() and word != "I"
     is_number_of_item = word.isdigit() and before.rpartition("\n")[2].strip() == word
-    return not (word.lower() in ABBREVIATIONS or is_initial or is_number_of_item)
+    # "No." is an answer as well as a number's name
+    is_abbreviation = word.lower() in ABBREVIATIONS and (word.lower() != "no" or following.isdigit())
+    return not (is_abbreviation or is_initial or is_number_of_item)
 
 
 def split_parts(text: str, separator: str) -> list[str] | None:

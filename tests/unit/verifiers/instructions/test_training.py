@@ -1,7 +1,6 @@
 """Texts for each of the 29 instruction types of IF-RLVR: those that follow it, and those that do not."""
 
 import pytest
-from prolong.verifiers.instructions.rules import RULES
 from prolong.verifiers.instructions.training import TRAINING_RULES
 
 from tests.support.instructions import follows, reward
@@ -201,7 +200,3 @@ def test_an_instruction_that_stands_twice_counts_twice():
     asked = [("startend:quotation", {}), ("punctuation:no_comma", None), ("startend:quotation", {})]
     assert reward("rain", *asked) == pytest.approx(1 / 3)
     assert reward('"rain"', *asked) == 1.0
-
-
-def test_all_rules_have_one_id():
-    assert len(RULES) >= 54
