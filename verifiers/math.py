@@ -8,6 +8,7 @@ because published sets are inconsistent there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from math import inf
@@ -15,12 +16,13 @@ from math import inf
 from ..common.errors import DataError
 from ..common.types import VerdictStatus
 from .answers.algebra import equal_by_algebra, has_huge_number, load_algebra
-from .answers.comparison import agree
-from .answers.extraction import after_thinking, last_boxed, last_number, last_tagged, stored_answer
+from .answers.comparison import Algebra, agree, every, no_algebra, same_quantity
+from .answers.extraction import after_thinking, last_boxed, last_number, last_tagged, separate_boxes, stored_answer
 from .answers.plain_numbers import number
 from .answers.quantity import read
+from .answers.sentinels import refuse_sentinel
 from .answers.spelling import clean
-from .answers.structure import assigned
+from .answers.structure import assigned, parts
 from .api import Answer, Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
@@ -30,6 +32,26 @@ HARMLESS = "\\boxed{\\frac{355}{113}}"
 
 def boxed_answer(task: Task) -> str | None:
     return last_boxed(after_thinking(task))
+
+
+def boxed_parts(task: Task, reference: str) -> list[tuple[str, str]]:
+    """Pairs of stored part and box where a completion has one box for each part of the stored answer, and no other box."""
+    if "," not in reference and "\\" not in reference and " " not in reference:
+        return []
+    found = separate_boxes(after_thinking(task))
+    expected = parts(read(reference).text) if len(found) > 1 else None
+    if expected is None or expected.kind not in ("list", "set", "tuple") or len(expected.items) != len(found):
+        return []
+    return list(zip(expected.items, found, strict=True))
+
+
+def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_algebra) -> bool | None:
+    """Whether the last box is the stored answer, or all boxes in their order are its parts."""
+    verdict = agree(reference, answer, algebra)
+    if verdict is True or not (pairs := boxed_parts(task, reference)):
+        return verdict
+    by_parts = every(agree(part, box, algebra) for part, box in pairs)
+    return by_parts if by_parts or verdict is False else None
 
 
 def refused_score(answer: str | None, reference: str) -> Score | None:
@@ -66,14 +88,14 @@ class MathVerifier(Verifier):
         refused = refused_score(answer, reference)
         if answer is None or refused is not None:
             return refused
-        return quick_score(agree(reference, answer), reference, answer)
+        return quick_score(verdict_of(task, reference, answer), reference, answer)
 
     def load(self) -> None:
         load_algebra()
 
     def score(self, task: Task) -> Score:
         reference, answer = stored_answer(task.answer), boxed_answer(task) or ""
-        return Score(reward=float(bool(agree(reference, answer, equal_by_algebra))), metrics={"quick": 0.0})
+        return Score(reward=float(bool(verdict_of(task, reference, answer, equal_by_algebra))), metrics={"quick": 0.0})
 
     def probe(self, answer: Answer) -> bool:
         self.score(Task(completion=HARMLESS, answer=answer))
@@ -114,11 +136,12 @@ class NumberVerifier(Verifier):
         if len(answer) > MAX_ANSWER_CHARS:
             return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"an answer of {len(answer)} characters")
         named = assigned(clean(answer))
-        value, expected = read(named[1] if named else answer).number, number(clean(stored_answer(task.answer)))
-        if value is None or expected is None:
+        found, expected = read(named[1] if named else answer), read(stored_answer(task.answer))
+        if found.number is None or expected.number is None:
             return Score(reward=0.0, detail="not a plain number")
         tolerance = Fraction(Decimal(str(task.answer.get("tolerance", 0))))
-        return Score(reward=float(abs(value - expected) <= tolerance))
+        near = abs(found.number - expected.number) <= tolerance and found.percent == expected.percent
+        return Score(reward=float(near or same_quantity(replace(found, unit=None), replace(expected, unit=None))))
 
     def probe(self, answer: Answer) -> bool:
         self.check(answer)
@@ -129,6 +152,7 @@ def _check_answer(answer: Answer) -> None:
     value = answer.get("answer")
     if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).strip() == "":
         raise DataError(f'verifier math: got answer {answer!r}; expected {{"answer": a number or LaTeX text}}')
+    refuse_sentinel("math", answer)
 
 
 MATH = MathVerifier()

@@ -21,15 +21,17 @@ from ..common.errors import DataError
 from .answers.algebra import constant_value, equal_by_algebra, load_algebra
 from .answers.chemistry import same_chemical
 from .answers.choices import letters, names_choices
-from .answers.comparison import Algebra, agree, no_algebra, normal_words
+from .answers.comparison import Algebra, agree, no_algebra
 from .answers.extraction import after_thinking, last_boxed, last_tagged, stored_answer
 from .answers.phrases import same_phrase
 from .answers.quantity import read
 from .answers.reactions import same_reaction
+from .answers.sentinels import refuse_sentinel
 from .answers.spelling import plain, tidy, unwrap
 from .answers.tolerance import Constant, core, measured, same_number, stored_number
 from .answers.units import parse_unit
 from .answers.vectors import both_vectors, same_vector
+from .answers.wordings import normal_words
 from .api import Answer, Score, Task, Verifier
 from .math import HARMLESS, quick_score, refused_score
 
@@ -126,6 +128,7 @@ class StemVerifier(Verifier):
         value, kind = answer.get("answer"), answer.get("kind")
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
             raise DataError(f'verifier stem: got answer {answer!r}; expected {{"answer": a number or text}}')
+        refuse_sentinel("stem", answer)
         if unknown := set(answer) - KEYS:
             raise DataError(f"verifier stem: unknown keys {sorted(unknown)}; expected some of {sorted(KEYS)}")
         if kind is not None and kind not in KINDS:

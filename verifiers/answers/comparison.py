@@ -12,54 +12,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 
-from .plain_numbers import based
+from .chains import has_names, meets_chain, members, name_first, same_spellings, spellings_of
+from .congruences import same_residues
+from .plain_numbers import based, rounded_from
 from .quantity import Quantity, exact, read, take_unit
-from .spelling import clean, plain, tidy, unwrap
+from .remarks import has_words, hedged, without_remark
+from .spelling import tidy, unwrap
 from .structure import Parts, assigned, by_variable, parts
 from .units import parse_unit
+from .wordings import phrase_form, same_letter, same_letters, says_yes_or_no
 
 Algebra = Callable[[str, str], bool | None]
 DEGREES, RADIANS = parse_unit("^\\circ"), parse_unit("rad")
 MAX_PARTS = 40
 MAX_DEPTH = 4
-_CHOICE = re.compile(r"\(([A-J])\)(?!\w)|([A-J])(?:[.):](?!\d)|$)")
-_LETTER = re.compile(r"\(?([A-J])\)?")
 _RATIO = re.compile(r"\d{1,9}(?:\.\d{1,9})?(?::\d{1,9}(?:\.\d{1,9})?){1,5}")
 _EQUATION = re.compile(r"(?=[^=]*[xyz])(?=[^=]*(?:[+^-]|\d ?[xyz]))[\w+^{} -]{2,200}=[^=<>]+\Z")
-_ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
-_PHRASE = re.compile(r"(?=.*[^\W\d_]{3}|no\b)[^\W\d_][\w\s'.,()!-]*", re.IGNORECASE | re.DOTALL)
-_HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
-_LETTERS = re.compile(r"[^\W\d_]{2,}")
-_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
-_LOOSE = re.compile(r"[^\w+\-\\{}()<>=/^,!%|:*]+")
-SYNONYMS = {
-    "no solution": "\\emptyset",
-    "no solutions": "\\emptyset",
-    "no real solution": "\\emptyset",
-    "no real solutions": "\\emptyset",
-    "there is no solution": "\\emptyset",
-    "there are no solutions": "\\emptyset",
-    "none": "\\emptyset",
-    "empty set": "\\emptyset",
-    "\\{\\}": "\\emptyset",
-    "does not exist": "dne",
-    "limit does not exist": "dne",
-    "doesnt exist": "dne",
-    "all real numbers": "\\mathbb{R}",
-    "all reals": "\\mathbb{R}",
-    "all real x": "\\mathbb{R}",
-    "real numbers": "\\mathbb{R}",
-    "\\mathbb{r}": "\\mathbb{R}",
-    "(-\\infty, \\infty)": "\\mathbb{R}",
-    "(-\\infty,\\infty)": "\\mathbb{R}",
-    "(-\\infty, +\\infty)": "\\mathbb{R}",
-    "(-\\infty,+\\infty)": "\\mathbb{R}",
-    "infinity": "\\infty",
-    "positive infinity": "\\infty",
-    "+\\infty": "\\infty",
-    "negative infinity": "-\\infty",
-    "minus infinity": "-\\infty",
-}
+_HALF_TURN = re.compile(r"\\pi(?![a-zA-Z])|\\arc|\^\{-1\}")
+_INVERSE = re.compile(r"\\arc|\^\{-1\}")
+_MARK = re.compile(r"\\(?:Rightarrow|therefore|mapsto|forall|ldots)(?![a-zA-Z])|(?<!\\)(?<!_\{.)(?<!_\{. )\\to(?![a-zA-Z])")
 
 
 def no_algebra(reference: str, answer: str) -> None:
@@ -70,16 +41,31 @@ def agree(reference: str, answer: str, algebra: Algebra = no_algebra, depth: int
     """Whether an answer equals the stored one. `algebra` gets two LaTeX texts."""
     if reference.strip() == answer.strip():
         return True
-    if (same := _same_choice(reference, answer)) is not None:
+    if (same := same_letter(reference, answer)) is not None:
         return same
     a, b = _read_both(reference, answer)
     if a.unit and b.unit and not a.unit.agrees(b.unit):
         return False
     if a.number is not None and b.number is not None:
-        return _same_number(a, b, a.number, b.number)
-    if (same := _same_text(a, b)) is not None:
+        return same_quantity(a, b)
+    if (same := same_letters(a.value, b.value, words=a.words)) is not None:
+        return same
+    if (same := _same_text(a, b)) is not None and (same or not has_words(b.text)):
+        return same
+    if depth < MAX_DEPTH and (said := _said_otherwise(reference, answer, a, b)):
+        return agree(*said, algebra, depth + 1)
+    if same is not None:
         return same
     return _same_parts(a, b, algebra, depth)
+
+
+def _said_otherwise(reference: str, answer: str, a: Quantity, b: Quantity) -> tuple[str, str] | None:
+    """Both texts without remarks around them; None where there are none. A stored phrase keeps its words."""
+    if not has_words(a.text) and not has_words(b.text):
+        return None
+    stored, given = unwrap(tidy(reference)), unwrap(tidy(answer))
+    shorter = (stored if a.words else without_remark(stored), without_remark(given))
+    return None if shorter == (stored, given) else shorter
 
 
 def _read_both(reference: str, answer: str) -> tuple[Quantity, Quantity]:
@@ -96,49 +82,35 @@ def _read_both(reference: str, answer: str) -> tuple[Quantity, Quantity]:
     return a, b
 
 
-def normal_words(text: str) -> str:
-    """A phrase in the form in which it is compared: small letters, single spaces, no article, hyphens and punctuation.
-
-    Symbols keep their case: R - r is not r - R.
-    """
-    text = _ARTICLE.sub("", _LOOSE.sub(" ", _HYPHEN.sub(" ", text.replace("'", ""))).strip())
-    return _LETTERS.sub(lambda match: match[0] if _GENES.fullmatch(match[0]) else match[0].lower(), text)
-
-
-def _spelled(text: str) -> str:
-    """A phrase in normal words, a symbol as it is, and one spelling for a thing of several names."""
-    flat = normal_words(text)
-    if synonym := SYNONYMS.get(flat.lower()):
-        return synonym
-    return flat if _PHRASE.fullmatch(text) else text
-
-
-def _same_choice(reference: str, answer: str) -> bool | None:
-    """Compare (B), B., `\\textbf{(B)} 12` with the stored letter B."""
-    wanted = _LETTER.fullmatch(clean(reference))
-    found = _CHOICE.match(plain(unwrap(tidy(answer)))) if wanted else None
-    return wanted[1] == (found[1] or found[2]) if wanted and found else None
-
-
-def _same_number(a: Quantity, b: Quantity, x: Fraction, y: Fraction) -> bool:
-    if a.percent != b.percent and (b if a.percent else a).unit:
+def same_quantity(a: Quantity, b: Quantity) -> bool:
+    """Whether two plain numbers are the same in value, unit and percent sign; a is the stored one."""
+    x, y = a.number, b.number
+    if x is None or y is None or (a.percent != b.percent and (b if a.percent else a).unit):
         return False
     if a.unit and b.unit and a.unit != b.unit:
         return x * a.unit.factor + a.unit.offset == y * b.unit.factor + b.unit.offset
     if a.percent == b.percent:
-        return x == y
-    return x == y or (x / 100 == y if a.percent else x == y / 100)
+        return x == y or rounded_from(a.value, b.value)
+    if a.percent:
+        return y in (x, x / 100)
+    # 50\\% is .5, and 50 where a percentage was asked for; but .5\\% is not .5
+    return y / 100 == x or (x == y and abs(x) >= 1)
 
 
 def _same_text(a: Quantity, b: Quantity) -> bool | None:
     if a.value == b.value:
         return a.unit is None or b.unit is None or a.unit == b.unit
-    expected, found = (_spelled(text) for text in (a.text, b.text))
-    if expected == found and expected:
+    expected, found = (phrase_form(text) for text in (a.text, b.text))
+    if (expected == found and expected) or says_yes_or_no(expected, found):
         return True
     if a.words and b.words:
-        return False
+        return len(names := _names(expected)) > 1 and names == _names(found)
     return _same_digits(a.value, b.value)
+
+
+def _names(text: str) -> list[str]:
+    """The members of a list of names, in alphabetical order."""
+    return sorted(one.strip() for one in re.split(r",| and ", text) if one.strip())
 
 
 def _same_digits(reference: str, answer: str) -> bool | None:
@@ -160,16 +132,27 @@ def _same_ratio(reference: list[str], answer: list[str]) -> bool:
 
 
 def _same_parts(a: Quantity, b: Quantity, algebra: Algebra, depth: int) -> bool | None:
-    x, y = _unassigned(a.text, b.text)
+    def same(p: str, q: str) -> bool | None:
+        return agree(p, q, algebra, depth + 1)
+
+    x, y = _unassigned(name_first(a.text), name_first(b.text))
     if (x, y) != (a.text, b.text):
         return agree(x, y, algebra, depth + 1) if depth < MAX_DEPTH else None
+    if (verdict := same_residues(x, y)) is not None:
+        return verdict
+    if depth < MAX_DEPTH:
+        decided, verdict = _said_twice(x, y, same)
+        if decided:
+            return verdict
     expected, found = parts(x), parts(y)
     if expected and found and depth < MAX_DEPTH and max(len(expected.items), len(found.items)) <= MAX_PARTS:
-        verdict = _compare_parts(expected, found, lambda p, q: agree(p, q, algebra, depth + 1))
+        verdict = _compare_parts(expected, found, same)
         if verdict is not None:
             return verdict
     if a.number is not None and found:
-        # a number is not a list of several numbers, but 2 and 2/5 may be one number
+        # a number is not a list of several numbers, but 2 and 2/5 may be one number, and {2} is
+        if len(found.items) == 1 and found.kind == "set":
+            return same(x, found.items[0])
         return exact(b.text.replace(" and ", "")) == a.number or (None if len(found.items) == 1 else False)
     if b.number is not None and expected and expected.kind in ("list", "set", "tuple", "matrix") and len(expected.items) > 1:
         return False
@@ -178,8 +161,31 @@ def _same_parts(a: Quantity, b: Quantity, algebra: Algebra, depth: int) -> bool 
     return _by_algebra(a, b, algebra)
 
 
+def _said_twice(reference: str, answer: str, same: Algebra) -> tuple[bool, bool | None]:
+    """The verdict where one of both gives several spellings of one value: (whether it is decided here, verdict)."""
+    if spellings := spellings_of(reference, stored=True):
+        one_value = same_spellings(spellings, same) if "\\approx" not in reference else True
+        if one_value is None:
+            return True, None
+        if one_value:
+            verdicts = [same(one, answer) for one in spellings]
+            return True, True if True in verdicts else (None if None in verdicts else False)
+    if "=" not in reference and (chain := members(answer)):
+        verdict = meets_chain(reference, chain, same)
+        return (True, verdict) if verdict is not None or not has_names(reference) else (False, None)
+    if not parts(reference) and (spellings := spellings_of(answer, stored=False)):
+        return True, every(same(reference, one) for one in spellings)
+    return False, None
+
+
 def _by_algebra(a: Quantity, b: Quantity, algebra: Algebra) -> bool | None:
-    if {a.unit, b.unit} == {DEGREES, RADIANS}:
+    if (hedged(b.text) and not hedged(a.text)) or set(_MARK.findall(a.text)) != set(_MARK.findall(b.text)):
+        return False
+    if (
+        {a.unit, b.unit} == {DEGREES, RADIANS}
+        or (a.unit == DEGREES and b.unit is None and _HALF_TURN.search(b.text))
+        or (b.unit == DEGREES and a.unit is None and _INVERSE.search(a.text))
+    ):
         in_radians = (f"({one.text})\\cdot\\frac{{\\pi}}{{180}}" if one.unit == DEGREES else one.text for one in (a, b))
         return algebra(*in_radians)
     if a.unit and b.unit and a.unit.factor != b.unit.factor:

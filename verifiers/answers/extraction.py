@@ -10,7 +10,13 @@ import re
 from ..api import Answer, Task
 
 MAX_TEXT_CHARS = 1_000_000  # at the end of the text, where the answer stands
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\s\S]|[{}]")
+_BRACES = re.compile(r"\\(?:boxed|f(?:rame)?box)(?![a-zA-Z])\s*\{?|\\[\s\S]|[{}]")
+# what a box without braces holds: a number, a letter alone, a fraction
+_BARE = re.compile(
+    r"[-+]?(?:\d{1,400}(?:,\d{3}){0,100}(?:\.\d{1,400})?|\.\d{1,400})|[A-Za-z](?![A-Za-z])"
+    r"|[-+]?\\d?t?frac(?:\d\d|\{[^{}]{1,100}\}\{[^{}]{1,100}\})"
+)
+MAX_BOXES = 40
 _NUMBER = re.compile(r"(?:(?<![\w)\]}])[-+])?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -25,21 +31,41 @@ def after_thinking(task: Task) -> str:
     return rest.partition("<think>")[0][-MAX_TEXT_CHARS:]
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the balanced \boxed{...} that begins last, or None. Escaped braces do not count."""
+def _boxes(text: str) -> list[tuple[int, int]]:
+    r"""The spans inside all balanced \boxed{...}, in the order of their beginnings. Escaped braces do not count.
+
+    A box without braces, \boxed 7 or \boxed\frac12, holds the number, letter or fraction behind it.
+    """
     open_at: list[int] = []  # content starts of boxes, -1 for other braces
-    best: tuple[int, int] | None = None
+    found: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
         token = match.group()
         if token == "}":
             start = open_at.pop() if open_at else -1
-            if start >= 0 and (best is None or start > best[0]):
-                best = (start, match.start())
+            if start >= 0:
+                found.append((start, match.start()))
         elif token == "{":
             open_at.append(-1)
         elif token.endswith("{") and len(token) > 2:
             open_at.append(match.end())
-    return text[best[0] : best[1]].strip() if best else None
+        elif len(token) > 2 and (bare := _BARE.match(text, match.end())):
+            found.append(bare.span())
+    return sorted(found)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the balanced \boxed{...} that begins last, or None."""
+    found = _boxes(text)
+    return text[found[-1][0] : found[-1][1]].strip() if found else None
+
+
+def separate_boxes(text: str) -> list[str]:
+    """The contents of all boxes, of a box in a box the inner one; none where there are more than 40."""
+    found = _boxes(text)
+    if not 0 < len(found) <= MAX_BOXES:
+        return []
+    inner = [one for one, behind in zip(found, [*found[1:], (len(text), 0)], strict=True) if behind[0] >= one[1]]
+    return [text[start:end].strip() for start, end in inner]
 
 
 def last_tagged(text: str, tag: str = "answer") -> str | None:

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 MAX_NUMBER_CHARS = 400
+LONG = 12  # digits from which a decimal stands for the number that it rounds
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _TIMES_TEN = re.compile(r"([-+]?)(?:([\d.,]+)(?:\\times|\\cdot|\*))?10\^(?:\{([-+]?\d{1,3})\}|([-+]?\d{1,3}))")
 _FRACTION = re.compile(
@@ -18,6 +19,7 @@ _FRACTION = re.compile(
 _MIXED = re.compile(r"([-+]?)(\d+)(?:\\frac\{(\d+)\}\{(\d+)\}|[ &](\d+)/(\d+))")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?")
+_PERIOD = re.compile(r"([-+]?)(\d*)\.(\d*)(?:\((\d+)\)|\\ldots)")
 _BASED = re.compile(r"([0-9A-Z]+)_(?:\{?(\d{1,2})\}?|\{?([a-z]{3,9})\}?)")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "sixteen": 16}
 
@@ -81,12 +83,47 @@ def _power_of_ten(text: str) -> Fraction | None:
 
 def _repeating(text: str) -> Fraction | None:
     """0.1\\overline{6}: (digits to the end of the period - digits before it) / (nines and zeros)."""
-    if not (match := _REPEATING.fullmatch(text)):
+    if not (match := _REPEATING.fullmatch(text) or _PERIOD.fullmatch(text)):
         return None
     sign, whole, fixed, period = match.groups()
+    if not period:
+        fixed, period = _split_period(fixed)
+        if not period:
+            return None
     top = int(f"{whole}{fixed}{period}") - int(f"{whole}{fixed}" or 0)
     value = Fraction(top, (10 ** len(period) - 1) * 10 ** len(fixed))
     return -value if sign == "-" else value
+
+
+def _split_period(digits: str) -> tuple[str, str]:
+    """Digits before 0.2727... repeats, and the period, which must be seen twice, or three times if it is one digit."""
+    for size in range(1, len(digits) // 2 + 1):
+        period = digits[-size:]
+        times = 1
+        while digits.endswith(period * (times + 1)):
+            times += 1
+        if times >= (3 if size == 1 else 2):
+            return digits[: len(digits) - size * times], period
+    return digits, ""
+
+
+def rounded_from(written: str, other: str) -> bool:
+    """Whether one of two numbers is the other as a computer prints it: a fraction beside at least 12 digits that agree.
+
+    A stored decimal is exact, and so is a whole number.
+    """
+    fraction, decimal = (written, other) if "." in other else (other, written)
+    if not _PLAIN.fullmatch(decimal) or _PLAIN.fullmatch(fraction) or significant_digits(decimal) < LONG:
+        return False
+    x, y = number(fraction), number(decimal)
+    return x is not None and y is not None and x.denominator > 1 and close(x, y, decimal)
+
+
+def close(value: Fraction, decimal_value: Fraction, decimal: str) -> bool:
+    """Whether a long decimal is a value cut off or rounded at its last digit, or to 12 digits at least."""
+    places = len(re.split(r"[eE]", decimal, maxsplit=1)[0].partition(".")[2])
+    last_digit = Fraction(1, 10**places) if not re.search(r"[eE]", decimal) else Fraction(0)
+    return abs(value - decimal_value) <= max(last_digit, abs(value) / 10**LONG)
 
 
 def based(text: str) -> tuple[str, int | None] | None:

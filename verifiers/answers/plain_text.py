@@ -33,6 +33,7 @@ _TIMES = re.compile(r"(?<=\d) [xX] (?=10\^)")
 _RELATION = re.compile(r"<=|=<|>=|!=|<>|\+ ?/ ?- ?|^\+ ?- ?|(?<== )\+ ?- ?|(?<==)\+ ?- ?|\.\.\.\.?")
 _RELATIONS = {"<=": "\\le ", "=<": "\\le ", ">=": "\\ge ", "!=": "\\neq ", "<>": "\\neq "}
 _EXPONENT = re.compile(r"\^ ?([-+](?:\d+(?:\.\d+)?|[a-zA-Z]))")
+_NATURAL = re.compile(r"\\log ?_ ?\{? ?e ?\}?(?![a-zA-Z])")
 _CALL_ARGUMENT = re.compile(r"\\(?P<name>binomial|permutations) ?\( ?(?P<n>\w{1,9}) ?, ?(?P<k>\w{1,9}) ?\)")
 MAX_CHARS = 4000
 
@@ -42,6 +43,7 @@ def as_latex(text: str) -> str:
     text = _RELATION.sub(_relation, text)
     if "\\" in text:
         text = _WRAPPED.sub(_unwrapped, text)
+        text = _NATURAL.sub(r"\\ln ", text)
     text = _EXPONENT.sub(r"^{\1}", text)
     if "10^" in text:
         text = _TIMES.sub("\\\\times ", text)

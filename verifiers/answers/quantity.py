@@ -12,7 +12,9 @@ from itertools import islice
 from .plain_numbers import number
 from .spelling import END, WORD, plain, squeeze, tidy, unwrap
 from .units import MAX_UNIT_CHARS, Unit, parse_unit
+from .word_numbers import word_number
 
+MAX_WORDS_CHARS = 80  # of a number in words
 MAX_SPLITS = 12  # places where a value may end
 _UNIT_FRACTION = re.compile(
     rf"\\frac ?\{{ ?({WORD}[^{{}}{END}]*{END}(?:\^\{{?\d\}}?)?) ?\}}\{{ ?({WORD}[^{{}}{END}]*{END}(?:\^\{{?\d\}}?)?) ?\}}$"
@@ -69,6 +71,9 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
             apart = has_mark or text[len(head) : len(head) + 1] == " "  # 2abc is a product
             if apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail):
                 return _quantity(head, rest=tail, marked=has_mark)
+        word, _, tail = text.partition(" ")
+        if tail and word.isalpha() and _REST.fullmatch(tail) and word_number(word) is not None:
+            return _quantity(word, parse_unit(tail), rest=tail, marked=has_mark)
     return _quantity(text, words=_is_words(marked, text), marked=has_mark)
 
 
@@ -104,7 +109,9 @@ def take_unit(found: Quantity, wanted: Unit) -> Quantity:
 
 def exact(text: str) -> Fraction | None:
     """The value of a plain number that may hold spaces. 3 1/4 differs from 31/4, and 1, 234 are two numbers."""
-    return number(text) if _GAP.search(text) else number(squeeze(text))
+    if (value := number(text) if _GAP.search(text) else number(squeeze(text))) is not None:
+        return value
+    return word_number(text) if text[:1].isalpha() and len(text) <= MAX_WORDS_CHARS else None
 
 
 def _splits(marked: str, text: str) -> list[tuple[str, str]]:

@@ -21,9 +21,11 @@ _BETWEEN = re.compile(r"([^<>=]{1,60}?)(<|\\le ?)([a-zA-Z])(<|\\le ?)([^<>=]{1,6
 _ONE_SIDE = re.compile(r"([a-zA-Z])(<|>|\\le ?|\\ge ?)([^<>=a-z]{1,60}|[^<>=]{0,60}\\[^<>=]{1,60})")
 _OTHER_SIDE = re.compile(r"([^<>=a-z]{1,60})(<|>|\\le ?|\\ge ?)([a-zA-Z])")
 _ABSOLUTE = re.compile(r"\|([a-zA-Z])\|(<|>|\\le ?|\\ge ?)([^<>=|]{1,60})")
-_ASSIGNED = re.compile(
-    r"(\([a-z](?:, ?[a-z]){1,5}\)|(?:[a-zA-Z]|\\[a-z]{2,8})'{0,3}(?:_\{?\w{1,8}\}?|\([a-z]\))?)\s*=\s*([^=<>]+)"
+_NAME = (
+    r"(\([a-z](?:, ?[a-z]){1,5}\)|(?:[a-zA-Z]|\\(?!sum|prod|int|lim|bigcup)[a-z]{2,8})'{0,3}(?:_(?:\{\w{1,8}\}|\w)|\([a-z]\))?)"
 )
+_ONE_NAME = re.compile(_NAME)
+_ASSIGNED = re.compile(rf"{_NAME}\s*=\s*([^=<>]+|\\begin ?\{{cases\}}.*)", re.DOTALL)
 _OPEN, _CLOSE = "([]", ")]["
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
@@ -46,6 +48,11 @@ def assigned(text: str) -> tuple[str, str] | None:
     """Name and value of `x = 5`, `f(x)=x^2`, `x_1=2`; None for other texts."""
     match = _ASSIGNED.fullmatch(text)
     return (squeeze(match[1]), match[2].strip()) if match else None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can stand on the left side of an assignment: x, f(x), x_1, \\theta."""
+    return bool(_ONE_NAME.fullmatch(text)) and text not in ("e", "i", "\\pi", "\\infty")
 
 
 def parts(text: str) -> Parts | None:

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from prolong.verifiers.answers.extraction import after_thinking, last_boxed, last_number, last_tagged
+from prolong.verifiers.answers.extraction import after_thinking, last_boxed, last_number, last_tagged, separate_boxes
 from prolong.verifiers.api import Task
 
 
@@ -62,7 +62,15 @@ def test_a_minus_between_two_things_is_no_sign(text: str, answer: str):
         ("\\boxed{}", ""),
         ("\\boxed{5", None),
         ("boxed{5}", None),
-        ("\\boxed 5", None),
+        ("\\boxed 5", "5"),
+        ("\\boxed5.", "5"),
+        ("\\boxed -1,234.5 km", "-1,234.5"),
+        ("\\boxed\\frac12", "\\frac12"),
+        ("\\boxed C", "C"),
+        ("\\boxed and", None),
+        ("\\boxed{7} is what stands in \\boxed", "7"),
+        ("\\framebox{7}", "7"),
+        ("\\boxedness{7}", None),
         ("\\\\boxed{5}", None),
         ("", None),
     ],
@@ -71,11 +79,17 @@ def test_the_last_balanced_box_is_the_answer(text: str, answer: str | None):
     assert last_boxed(text) == answer
 
 
+def test_a_box_in_a_box_is_one_box():
+    assert separate_boxes("\\boxed{\\boxed{3}} and \\boxed{4}, \\boxed 5") == ["3", "4", "5"]
+    assert separate_boxes("\\boxed{1}" * 41) == []
+
+
 def test_extraction_is_linear_in_hostile_text():
     hostile = ["\\boxed{" * 100_000, "\\boxed{" * 50_000 + "}" * 50_000, "{" * 300_000, "<answer>" * 50_000, "1," * 200_000]
     began = time.process_time()
     for text in hostile:
         last_boxed(text)
+        separate_boxes(text)
         last_tagged(text)
         last_number(text)
     assert time.process_time() - began < 5
