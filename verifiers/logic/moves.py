@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
 from .exact import Entry, Scorer
 from .readings import items, parse_json, plain_text, rows
@@ -182,6 +181,8 @@ def delivered_boxes(text: str, entry: Entry) -> float:
     plan = [plan] if isinstance(plan, dict) else plan
     if not isinstance(plan, list) or not all(isinstance(step, dict) for step in plan):
         return 0.0
+    if not all(isinstance(action, str) for step in plan for action in step.values()):
+        return 0.0
     squares = {place: list(things) for place, things in entry["metadata"]["initial_state"].items()}
     boxes = sum(thing.startswith("box_") for things in squares.values() for thing in things)
     for step in plan:
@@ -191,9 +192,9 @@ def delivered_boxes(text: str, entry: Entry) -> float:
     return max(0.05, (boxes - left) / boxes)
 
 
-def _carry(squares: dict[str, list[str]], agent: str, action: Any) -> None:
+def _carry(squares: dict[str, list[str]], agent: str, action: str) -> None:
     """One move of one agent; nothing happens if it is not possible."""
-    here, move = _AGENT.fullmatch(agent.strip()), _BOX_MOVE.fullmatch(action.strip()) if isinstance(action, str) else None
+    here, move = _AGENT.fullmatch(agent.strip()), _BOX_MOVE.fullmatch(action.strip())
     if here is None or move is None:
         return
     row, column, box = float(here[1]), float(here[2]), move[1]

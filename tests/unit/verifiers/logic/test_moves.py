@@ -80,7 +80,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, float]]] = [
             "[5]": 0,
             "5": 0,
             "": 0,
-            '[{"x": null}]': 0.05,
+            '[{"x": null}]': 0,
             '[{"Agent[0.5, 0.5]": "move(box_red, square[9.5, 0.5])"}]': 0.05,
             json.dumps(
                 [
