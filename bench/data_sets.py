@@ -20,14 +20,13 @@ from ..common.config.sections import VerifiersConfig
 from ..common.errors import UserError
 from ..common.json_object import JsonObject
 from ..launch.data.convert import ConvertSettings, converted, prove_prompt
-from ..launch.data.proving import Prover
+from ..launch.data.proving import Prover, outcome, prompt_of
 from ..launch.entry import exit_code_of
 from ..verifiers.data.fields import LeftOut
 from ..verifiers.data.made import Made
-from ..verifiers.data.proofs import Attempts
 
 CHECKOUT_FILE = Path(__file__).resolve().parent.parent / "tests" / "data" / "public_sets" / "records.jsonl"
-HEADER = "| data set | shape | verifier | obeys the prompt | wrong | left out |\n| --- | --- | --- | --- | --- | --- |"
+HEADER = "| data set | shape | verifier | obeying earn 1 | wrong earn 0 | left out because |\n" + "| --- " * 6 + "|"
 
 
 class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +48,15 @@ class SetTrial:
     shapes: set[str] = field(default_factory=set)
     verifiers: set[str] = field(default_factory=set)
     num_right: int = 0  # obeying completions that earned 1
-    num_wrong: int = 0  # wrong ones that did not
+    num_wrong: int = 0  # wrong ones that earned 0
     num_prompts: int = 0
     reasons: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def row(self, name: str) -> str:
         shapes, verifiers = ", ".join(sorted(self.shapes)), ", ".join(f"`{one}`" for one in sorted(self.verifiers))
-        judged = (f"{self.num_right} of {self.num_prompts}", f"{self.num_wrong} of {self.num_prompts}")
-        earned = [f"1 ({judged[0]})", f"less ({judged[1]})"] if self.num_prompts else ["", ""]
-        return f"| {name} | {shapes} | {verifiers} | {earned[0]} | {earned[1]} | {'; '.join(self.reasons)} |"
+        counts = [f"{count} of {self.num_prompts}" if self.num_prompts else "" for count in (self.num_right, self.num_wrong)]
+        return f"| {name} | {shapes} | {verifiers} | {counts[0]} | {counts[1]} | {'; '.join(self.reasons)} |"
 
 
 def read_set_records(path: Path = CHECKOUT_FILE) -> list[SetRecord]:
@@ -99,11 +97,12 @@ async def _judge(one: SetRecord, made: Made, trial: SetTrial, prover: Prover) ->
     own = await prove_prompt(made, prover)
     if own.failure:
         trial.problems.append(f"{one.name}: the converter leaves it out: {': '.join(own.failure)}")
-    right = await prove_prompt(made, prover, Attempts(right=(one.right,)))
-    wrong = await prove_prompt(made, prover, Attempts(wrong=one.wrong))
-    trial.num_right += right.failure is None and not right.unproved
-    trial.num_wrong += wrong.failure is None
-    trial.problems += [f"{one.name}: {': '.join(proof.failure)}" for proof in (right, wrong) if proof.failure]
+    for completion, expected in ((one.right, 1.0), (one.wrong, 0.0)):
+        verdict = await prover.judge(prompt_of(made.prompt, made.verifier, made.answer), completion)
+        trial.num_right += verdict.reward == expected == 1.0
+        trial.num_wrong += verdict.reward == expected == 0.0
+        if verdict.reward != expected:
+            trial.problems.append(f"{one.name}: expected {expected:g}, {outcome(completion, verdict)}")
 
 
 def table_of_sets(trials: dict[str, SetTrial]) -> str:

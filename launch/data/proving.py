@@ -57,7 +57,7 @@ class Prover:
             return Proof(unproved=tried.why)
         said = ""
         for completion in tried.right:
-            verdict = await self._judge(prompt, completion)
+            verdict = await self.judge(prompt, completion)
             if verdict.reward == 1.0:
                 return Proof(gold=completion)
             said = said or outcome(completion, verdict)
@@ -66,14 +66,15 @@ class Prover:
         return Proof(failure=(f"{which} does not earn 1", said))
 
     async def _wrong_fails(self, prompt: Prompt, tried: Attempts) -> tuple[str, str] | None:
-        verdict = await self._judge(prompt, tried.wrong)
+        verdict = await self.judge(prompt, tried.wrong)
         if verdict.reward is not None and (verdict.reward < 1.0 if prompt.verifier in GRADED else verdict.reward == 0.0):
             return None
         what = "a program that does nothing" if prompt.verifier == "code" else "a wrong answer"
         reason = f"{what} gets no reward" if verdict.reward is None else f"{what} earns too much"
         return reason, outcome(tried.wrong, verdict)
 
-    async def _judge(self, prompt: Prompt, completion: str) -> Verdict:
+    async def judge(self, prompt: Prompt, completion: str) -> Verdict:
+        """Raises: UserError where the verifier cannot judge on this machine, VerifierFailure when no worker starts."""
         async with self._starting:
             if self._pool is None:
                 self._pool = make_pool(self._cfg)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prolong.common.data.records import read_records
 from prolong.launch.data import command as data
 
 SAMPLES = Path(__file__).parents[1] / "data"
@@ -72,3 +73,61 @@ def test_the_command_shows_what_the_model_reads(demo_model: Path):
     assert f"data.train: {demo_model}/train.jsonl" in made.stdout
     assert "line 1, math/addition/train/0, math/addition: bare text" in made.stdout
     assert "\n  \\u2502 What is " in made.stdout
+
+
+def test_the_answer_is_tried_in_the_form_that_the_prompt_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    hashes = 'How many? Output the final answer after "####".'
+    path = prompts(
+        tmp_path,
+        {"prompt": hashes, "answer": "42"} | MATH,
+        {"prompt": hashes, "answer": "42"} | MATH | {"verifier": "number"},
+        {"prompt": "Put the final answer in \\boxed{}.", "answer": "42"} | MATH,
+        {"prompt": "Put it in <answer> tags, inside a \\boxed{}.", "answer": "42"} | MATH,
+        {"prompt": "How far? Answer in \\boxed{}.", "answer": {"answer": "4.9", "unit": "m"}} | MATH | {"verifier": "stem"},
+        {"prompt": "How many?", "answer": "42"} | MATH,
+    )
+    assert data.main(["check", str(path), "--workers", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "5 of 6 earn 1" in captured.out
+    assert "1 prompts do not say where the answer goes, and their verifier reads \\boxed{...}: lines 6" in captured.out
+    assert "line 1: math: reward 0 (no_answer) for '#### 42'" in captured.err
+    assert "(the prompt asks for #### ...)" in captured.err
+
+
+def test_a_conversion_keeps_what_is_proved_and_counts_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tests = json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]})
+    add, wrong = "a, b = map(int, input().split())\nprint(a + b)", "print(3)"
+    apps = {"question": "Add two numbers.", "starter_code": "", "input_output": tests, "difficulty": "easy"}
+    source = tmp_path / "mixed.json"
+    records = [
+        {"question": "How many?", "answer": "6*7\n#### 42"},
+        apps | {"solutions": json.dumps([wrong, add])},
+        apps | {"solutions": json.dumps([wrong])},
+        apps | {"solutions": ""},
+        {"problem": "Prove it.", "answer": "proof"},
+        apps | {"solutions": json.dumps([add]), "input_output": json.dumps({"inputs": ["1"], "outputs": [""]})},
+    ]
+    source.write_text(json.dumps(records))
+    target = tmp_path / "out.parquet"
+    assert data.main(["convert", "--format", "deepscaler", "--workers", "1", str(source), str(target)]) == 1
+    captured = capsys.readouterr()
+    assert "3 prompts, 3 records left out" in captured.out
+    assert "2  are no deepscaler: their columns are those of the shape APPS" in captured.out
+    assert "1  not proved: no reference solution in the record" in captured.out
+    assert "1  left out: the reference solution does not earn 1 (line 3)" in captured.out
+    assert "1  left out: it asks for a proof (line 5)" in captured.out
+    assert "1  left out: a program that does nothing earns too much (line 6)" in captured.out
+    assert "line 3: the reference solution does not earn 1: code: reward 0.5" in captured.err
+    made = {number: record for number, record in read_records(target) if isinstance(record, dict)}
+    assert made[2]["gold"] == f"```python\n{add}\n```"
+    assert made[3]["gold"] is None
+    assert data.main(["check", str(target), "--workers", "1"]) == 0
+
+
+def test_the_first_records_of_a_source_can_be_proved_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"problem": f"{n}+1?", "answer": n + 1}) + "\n" for n in range(200)))
+    assert data.main(["convert", "--prove", "3", "--workers", "1", str(source), str(tmp_path / "out.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "200  deepscaler: shape problem, verifier math; 3 proved" in out
+    assert "197  not proved: not asked for" in out

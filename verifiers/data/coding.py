@@ -25,7 +25,7 @@ from .fields import (
     texts,
 )
 from .made import Made
-from .requests import FUNCTION, PROGRAM, STARTER, STDIN, Form, requested_forms
+from .requests import FUNCTION, METHOD, PROGRAM, STARTER, STDIN, Form, requested_forms
 
 MAX_SOLUTIONS = 3  # reference solutions that are tried: sets have some in Python 2
 MIN_TEST_LIMIT_S, MAX_TEST_LIMIT_S = 6.0, 60.0
@@ -163,6 +163,8 @@ def _request(record: JsonObject, tests: ProgramTests, language: str) -> str:
         return STARTER.format(starter=starter.rstrip())
     if tests.reads_input:
         return STDIN if language == "python" else STDIN.replace("Python", "C++").replace("```python\n#", "```cpp\n//")
+    if tests.is_method:
+        return METHOD.format(name=tests.function)
     return FUNCTION.format(name=tests.function) if tests.function else PROGRAM
 
 

@@ -56,6 +56,12 @@ class ProgramTests:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_method(self) -> bool:
+        """Whether the tests call a method of a class Solution."""
+        scripted = f"{self.answer.get('entry_point', '')}{self.answer.get('test_code', '')}{self.answer.get('asserts', '')}"
+        return bool(self.function) and f"Solution().{self.function}" in scripted
+
+    @property
     def reads_input(self) -> bool:
         """Whether the program reads standard input, and is no function."""
         return "tests" in self.answer and not self.function
@@ -137,7 +143,8 @@ def script(code: str, entry_point: str = "", setup: str = "") -> ProgramTests:
         answer["entry_point"] = entry_point.strip()
     if setup.strip():
         answer["setup"] = setup
-    function = entry_point.strip().removeprefix("Solution().") or asserted_function(code)
+    method = re.search(r"Solution\(\)\.(\w+)", code)
+    function = entry_point.strip().removeprefix("Solution().") or (method[1] if method else asserted_function(code))
     return ProgramTests(answer=answer, function=function)
 
 

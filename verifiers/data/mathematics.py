@@ -37,6 +37,7 @@ _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
 _PROOF = re.compile(r"proof|prove", re.IGNORECASE)
 HASHES = re.compile(r"####\s*(.+?)\s*\Z")
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$,;]+)")  # \boxed 7
 _INVALID = "the set itself marks it as not valid"
 MAX_PLAIN_ANSWER_CHARS = 120
 
@@ -65,7 +66,7 @@ def gsm8k(record: JsonObject) -> Made:
     found = HASHES.search(text_of(record, "answer", "solution"))
     if not found:
         raise LeftOut("no answer behind ####", shown(record.get("answer")))
-    return mathematics("gsm8k", question, _CALCULATION.sub("", found[1]), own_form=Form.hashes)
+    return mathematics("gsm8k", question, _CALCULATION.sub("", found[1]).strip("$ "), own_form=Form.hashes)
 
 
 def mathematics(task: str, question: str, answer: object, *, own_form: Form | None = None) -> Made:
@@ -113,6 +114,8 @@ def is_sentinel(answer: str) -> bool:
 def boxed_in(solution: str, name: str) -> str:
     """The answer in the last box of a solution. Raises: LeftOut if there is none, or its line has several different ones."""
     answer = last_boxed(solution)
+    if not answer and (bare := _BARE_BOX.findall(solution)):
+        answer = bare[-1].rstrip(".")
     if not answer:
         raise LeftOut("no final answer in the solution", f"{name} = {shown(solution)}: expected a box")
     last_line = next(line for line in reversed(solution.split("\n")) if "\\boxed" in line or "\\fbox" in line)

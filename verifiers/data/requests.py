@@ -18,6 +18,10 @@ STDIN = (
     "Put it in one block:\n```python\n# your code\n```"
 )
 FUNCTION = "\n\nWrite a Python function `{name}` that solves the problem. Put it in one block:\n```python\n# your code\n```"
+METHOD = (
+    "\n\nWrite a Python class `Solution` whose method `{name}` solves the problem. "
+    "Put it in one block:\n```python\n# your code\n```"
+)
 STARTER = "\n\nComplete this code, with the names that it has, in one block:\n```python\n{starter}\n```"
 PROGRAM = (
     "\n\nWrite Python code that solves the problem, with the names that it gives. "

@@ -16,7 +16,7 @@ from .requests import BOX, Form, with_request
 
 MAX_PHRASE_WORDS = 6
 LETTERS = "ABCDEFGHIJ"
-_OPPOSITES = {"true": ("True", "Yes"), "yes": ("Yes", "True"), "false": ("False", "No"), "no": ("No", "False")}
+_TRUTHS = {"true": ("True", "Yes"), "yes": ("Yes", "True"), "false": ("False", "No"), "no": ("No", "False")}
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 _MATHEMATICS = re.compile(r"[\\^_=+*/<>|]|\d")
 
@@ -52,23 +52,13 @@ def question_with_unit(record: JsonObject) -> Made:
 def multiple_choice(record: JsonObject) -> Made:
     """{"question", "choices" or "options": texts, "answer": a letter, an index or the text}: MMLU, ARC and the like."""
     question = question_in(record, "question", "problem", "prompt")
-    texts = parsed_value(column(record, "choices", "options"), "choices")
-    labels = list(LETTERS)
-    if isinstance(texts, dict) and isinstance(texts.get("text"), list):
-        labels = [str(label) for label in texts.get("label") or labels]
-        texts = texts["text"]
-    by_letter = (
-        dict(texts) if isinstance(texts, dict) else dict(zip(labels, texts if isinstance(texts, list) else [], strict=False))
-    )
-    if len(by_letter) < 2 or not all(isinstance(text, str | int | float) and str(text).strip() for text in by_letter.values()):
-        raise LeftOut("no list of choices", f"choices = {shown(texts)}")
-    answer = column(record, "answer", "answerKey", "answer_index", "answer_idx", "label", "correct_option")
+    by_letter = _choices(parsed_value(column(record, "choices", "options"), "choices"))
+    answer = column(record, "answer", "answerKey", "answer_index", "answer_idx", "label", "correct_option", "correct")
     letter = _letter(answer, by_letter)
-    choices = {key: str(text) for key, text in by_letter.items()}
-    listed = "\n".join(f"{key}. {text}" for key, text in choices.items())
-    prompt = question if all(text in question for text in choices.values()) else f"{question.rstrip()}\n{listed}"
+    listed = "\n".join(f"{key}. {text}" for key, text in by_letter.items())
+    prompt = question if all(text in question for text in by_letter.values()) else f"{question.rstrip()}\n{listed}"
     prompt = with_request(prompt, BOX, Form.box)
-    spec = {"answer": letter, "choices": choices, "kind": "choice"}
+    spec = {"answer": letter, "choices": by_letter, "kind": "choice"}
     return Made(prompt=prompt, domain="stem", task=_subject(record, "choices"), verifier="stem", answer=spec)
 
 
@@ -80,8 +70,6 @@ def question_and_answer(record: JsonObject) -> Made:
         return mathematics(set_name(record, "gsm8k"), question, found[1], own_form=Form.hashes)
     if isinstance(answer, str) and "\\boxed" in answer:
         answer = boxed_in(answer, "solution")
-    elif isinstance(answer, str) and len(answer) > MAX_PLAIN_ANSWER_CHARS and not answer.lstrip().startswith("["):
-        raise LeftOut("no final answer in the solution", f"{shown(answer)}: expected a box, or an answer and nothing else")
     task = set_name(record, "questions")
     return mathematics(task, question, answer) if looks_mathematical(answer) else science(task, question, answer)
 
@@ -94,8 +82,10 @@ def science(task: str, question: str, answer: object, *, kind: str = "", unit: o
     prompt = with_request(question, BOX, Form.box)
     aliases = [str(one) for one in others]
     word = str(first).strip().strip(".").lower()
-    if word in _OPPOSITES:
-        first, alias = _OPPOSITES[word]
+    if kind == "boolean" and (begun := re.match(r"(true|false|yes|no)\b", word)):
+        word = begun[1]
+    if word in _TRUTHS:
+        first, alias = _TRUTHS[word]
         aliases.append(alias)
     elif is_open(str(first), kind):
         made = judged(task, question, str(first))
@@ -121,7 +111,25 @@ def is_open(answer: str, kind: str) -> bool:
     return words > (2 * MAX_PHRASE_WORDS if _MATHEMATICS.search(answer) else MAX_PHRASE_WORDS)
 
 
-def _letter(answer: object, choices: JsonObject) -> str:
+def _choices(listed: object) -> dict[str, str]:
+    """Texts by letter, of a list, an object, or texts beside labels. Raises: LeftOut."""
+    labels = list(LETTERS)
+    if isinstance(listed, dict) and isinstance(listed.get("text"), list):
+        labels = [str(label) for label in listed.get("label") or labels]
+        listed = listed["text"]
+    pairs = (
+        listed.items() if isinstance(listed, dict) else zip(labels, listed if isinstance(listed, list) else [], strict=False)
+    )
+    found = {str(key): text for key, text in pairs}
+    if len(found) < 2 or not all(isinstance(text, str | int | float) and str(text).strip() for text in found.values()):
+        raise LeftOut("no list of choices", f"choices = {shown(listed)}")
+    # "A. one" for A: the letter is no part of the text
+    bare = {key: re.sub(rf"^\(?{re.escape(key)}[.):]\s*", "", str(text)) for key, text in found.items()}
+    is_labelled = all(bare[key] not in ("", str(text)) for key, text in found.items())
+    return bare if is_labelled else {key: str(text) for key, text in found.items()}
+
+
+def _letter(answer: object, choices: dict[str, str]) -> str:
     """The letter of the right choice. Raises: LeftOut."""
     letters = list(choices)
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):

@@ -15,6 +15,7 @@ from . import coding, instruction_sets, mathematics, puzzle_sets, rewarded, scie
 from .fields import LeftOut, is_empty, maybe_object, maybe_parsed, plain_value
 from .made import Made, OpenAnswer, Shape, has
 
+UNSPECIFIC = ("problem", "question")  # shapes whose columns other shapes have as well
 FAMILIES = ("deepscaler", "eurus", "scp116k", "reasoning_gym", "ifeval", "code", "synthetic")
 
 
@@ -179,6 +180,7 @@ SHAPES: tuple[Shape, ...] = (
         sets="TRL's prompts with a solution, RLVR-GSM, RLVR-MATH, and plain questions with an answer",
         families=("deepscaler",),
         fits=_question_and_any_answer,
+        takes=_question_and_any_answer,
         convert=science.question_and_answer,
     ),
 )
@@ -212,17 +214,13 @@ def convert_record(record: JsonObject, family: str = "", *, judge: bool = False)
 def recognise(record: JsonObject, family: str = "") -> tuple[Shape, bool]:
     """The shape of a record, and whether it is of the family. Raises: LeftOut when its columns fit none."""
     told = [shape for shape in SHAPES if family in shape.families]
-    for shape in told:
-        if shape.fits(record):
-            return shape, True
-    # a shape that is recognised without help is surer than one of the family that could just take the record
-    if shape := next((shape for shape in SHAPES if shape.fits(record) and shape.name not in ("problem", "question")), None):
-        return shape, not family
-    for shape in told:
-        if shape.takes is not None and shape.takes(record):
-            return shape, True
-    if shape := next((shape for shape in SHAPES if shape.fits(record)), None):
-        return shape, not family
+    fitting = [shape for shape in SHAPES if shape.fits(record)]
+    # a question with an answer can be told from every other shape by what it lacks: it comes last, even where it was named
+    for shape in [*(one for one in told if one in fitting and one.takes is None), *fitting]:
+        if shape.name not in UNSPECIFIC:
+            return shape, not family or shape in told
+    for shape in [*(one for one in told if one.takes is not None and one.takes(record)), *fitting]:
+        return shape, not family or shape in told
     columns = ", ".join(list(record)[:20]) or "none"
     raise LeftOut("columns of no known shape", f"it has {columns:.300}; docs/data.md lists the shapes")
 
