@@ -165,7 +165,13 @@ class VllmEngine:
         core, paused = self._llm.engine_core, perf_counter()
         try:
             await core.pause_scheduler_async(mode="keep", clear_cache=self._clear_kv)
-            await self._llm.collective_rpc("prolong_load", timeout=timeout_s)
+            unloaded = (await self._llm.collective_rpc("prolong_load", timeout=timeout_s))[0]
+            if unloaded:
+                raise ModelError(
+                    f"version {update.version}: vLLM took no weights for {len(unloaded)} of its parameters ({unloaded[:3]}), "
+                    "so that it would sample with random ones: it knows this model under other names than transformers; use "
+                    "another model, or actor.engine=transformers"
+                )
             await self._llm.update_weight_version(str(update.version))
             # before the resume, because outputs of the new segment may arrive at once
             self._segment += 1

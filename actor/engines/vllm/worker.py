@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import torch
+from vllm.config import set_current_vllm_config
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
@@ -28,6 +29,8 @@ from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
 from .checkpoint_names import CheckpointNames
 from .cpu.kernels import install
+from .direct_copies import DirectCopies
+from .head_bias import BIAS as LATE_BIAS
 from .head_bias import HeadBias
 from .parent_watch import end_with_parent
 
@@ -54,8 +57,12 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         super().__init__(*args, **kwargs)
         self._update: UpdateWeights | None = None  # begun last
         self.downloader = WeightDownloader(self.device)  # works on the first worker only
-        self._names = CheckpointNames(self.model_config.model)
+        # vLLM has wrapped some of transformers' classes, which then ask for its configuration when they are built
+        with set_current_vllm_config(self.vllm_config):
+            self._names = CheckpointNames(self.model_config.model)
         self._head_bias = HeadBias(self.model)
+        self._direct_copies = DirectCopies(self.model)
+        self._loaded: set[str] = set()  # the names of vLLM's parameters that the last update filled
 
     @property
     def downloads(self) -> bool:
@@ -80,6 +87,7 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         if self.device.type == "cpu":
             _forget_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
+        self._direct_copies.prepare()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
@@ -91,8 +99,9 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         buckets = (self._head_bias.keep(views) for views in self._staged_buckets())
         if self._names.differ:
             buckets = iter([self._names.convert(itertools.chain.from_iterable(buckets))])
+        self._loaded.clear()
         for tensors in buckets:
-            self.model.load_weights(tensors)  # type: ignore[operator]
+            self._loaded |= self.model.load_weights(tensors) or set()  # type: ignore[operator]
 
     def _staged_buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """The named tensors of each bucket of the update, on this worker's device."""
@@ -114,6 +123,14 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
 
     def shutdown(self) -> None:
         self.downloader.close()
+
+    def unloaded(self) -> list[str]:
+        """The parameters that the last update left as they were: what the engine was born with, which is random."""
+        return [
+            name
+            for name, parameter in self.model.named_parameters()
+            if name not in self._loaded and parameter.numel() and not name.endswith(LATE_BIAS)
+        ]
 
 
 def _forget_expert_kernels(model: torch.nn.Module) -> None:
@@ -152,10 +169,12 @@ class WorkerExtension:
         loader = self.weight_transfer_engine
         return loader.downloader.result(wait_s) if loader.downloads else None
 
-    def prolong_load(self) -> None:
+    def prolong_load(self) -> list[str]:
+        """Load the staged weights; returns the parameters that got none."""
         self.start_weight_update()  # type: ignore[attr-defined]
         self.update_weights({})  # type: ignore[attr-defined]
         self.finish_weight_update()  # type: ignore[attr-defined]
+        return self.weight_transfer_engine.unloaded()
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, WeightLoader)
