@@ -6,6 +6,7 @@ ProlongError
 |  +- DataError             a prompt file or an empty prompt set
 |  +- ModelError            a model or tokenizer that cannot be loaded
 |  +- AddressInUse
+|  +- PolicyMismatch         engine and learner compute different policies from the same weights
 |  +- HandshakeRefused      the buffer refused: another protocol or tokenizer, or a second learner
 +- WireError                bytes from outside that are not a valid message
 |  +- WireVersionError
@@ -55,6 +56,10 @@ class ModelError(UserError):
 
 class AddressInUse(UserError):
     """The buffer's address is taken."""
+
+
+class PolicyMismatch(UserError):
+    """Engine and learner give the same tokens under the same weights different log-probabilities."""
 
 
 class HandshakeRefused(UserError):

@@ -16,9 +16,9 @@ from ..common.config.run_files import RunPaths
 from ..common.errors import BufferUnreachable, UserError
 from ..common.json_object import JsonObject
 from ..common.messages import Status
-from ..common.metrics import read_metrics
+from ..common.metrics import MetricsRecord, read_metrics
 from ..common.types import TicketState
-from .summary import read_summary
+from .summary import agreement_text, newest_agreement, read_summary
 
 
 def find_run(name: str, root: str = "runs") -> RunPaths:
@@ -50,9 +50,13 @@ def run_status(paths: RunPaths, timeout_s: float = 3.0) -> JsonObject:
             **_ledger(ledger),
             "summary": summary,
         }
-    records = read_metrics(paths.metrics) if paths.metrics.exists() else []
+    records = _records(paths)
     step = int(records[-1]["step"]) if records else 0
     return {"state": "stopped", "run": paths.folder.name, "version": step, "ledger": None, "balanced": None}
+
+
+def _records(paths: RunPaths) -> list[MetricsRecord]:
+    return read_metrics(paths.metrics) if paths.metrics.exists() else []
 
 
 def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
@@ -91,7 +95,7 @@ def _ledger(ledger: dict[str, int]) -> JsonObject:
 def show_status(name: str, *, as_json: bool) -> int:
     """Print the status; 1 when the ledger does not balance."""
     paths = find_run(name)
-    known = run_status(paths)
+    known = run_status(paths) | {"agreement": newest_agreement(_records(paths))}
     if as_json:
         sys.stdout.write(json.dumps(known) + "\n")
     else:
@@ -107,6 +111,7 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
         if paths.config.exists():
             console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
         return
+    console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
     console.print(ledger_table(known["ledger"]))
     console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
     if known.get("peers"):

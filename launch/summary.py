@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from ..common.errors import UserError
 from ..common.json_object import JsonObject
+from ..common.metrics import MetricsRecord
 from ..common.types import ValidationSetting
 
 SETTINGS_SHOWN = (ValidationSetting.sampled, ValidationSetting.greedy)
@@ -78,3 +80,21 @@ def format_score(value: float | None) -> str:
 
 def _arrow(before: float | None, after: float | None) -> str:
     return f"{format_score(before)} -> {format_score(after)}"
+
+
+def newest_agreement(records: Iterable[MetricsRecord]) -> dict[str, float]:
+    """The figures of the newest step that had tokens to compare between sampler and learner, without "agreement/"."""
+    found: dict[str, float] = {}
+    for record in records:
+        if record.get("agreement/tokens"):
+            found = {key.removeprefix("agreement/"): value for key, value in record.items() if key.startswith("agreement/")}
+            found["step"] = record["step"]
+    return found
+
+
+def agreement_text(figures: Mapping[str, float]) -> str:
+    """`newest_agreement` in words."""
+    if not figures:
+        return "nothing to compare yet: no token of the version that trained it"
+    apart = f"engine and learner {figures['logprob_gap']:.1e} nats apart"
+    return f"{apart}   ess {figures['ess']:.3f}   {figures['tokens']:,.0f} tokens of step {figures['step']:.0f}"

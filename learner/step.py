@@ -20,6 +20,7 @@ from ..common.config.choices import Straggler
 from ..common.config.sections import Config, LearnerConfig
 from ..common.errors import NonFiniteUpdate
 from ..common.types import Batch
+from .algorithm.agreement import TOLERANCE, agreement_metrics, check_agreement
 from .algorithm.api import TokenLoss
 from .algorithm.losses.table import build_loss
 from .algorithm.objective import micro_loss, needs_proximal_forward, next_entropy_coefficient
@@ -40,6 +41,10 @@ class StepConfig:
     rewards: RewardsConfig
     eta: int
     straggler: Straggler
+    # engines keep their cache when new weights arrive
+    kv_kept: bool = False
+    # in nats (algorithm/agreement.py); 0: nothing is checked
+    agreement_tolerance: float = 0.0
 
     @classmethod
     def of(cls, cfg: Config) -> StepConfig:
@@ -50,6 +55,8 @@ class StepConfig:
             rewards=cfg.rewards,
             eta=cfg.buffer.eta,
             straggler=cfg.buffer.straggler,
+            kv_kept=not cfg.actor.clear_kv,
+            agreement_tolerance=cfg.learner.agreement_tolerance * TOLERANCE[cfg.model.dtype],
         )
 
 
@@ -71,6 +78,9 @@ class Trainer:
         self.skipped = 0
         self.skipped_in_row = 0
         self.entropy_coefficient = 0.0
+        # whether the policy is still that of the batch's start, and what it had in common with the sampler then
+        self._untouched = True
+        self._agreement: dict[str, float] = {}
         self.reset_optimizer()
 
     def configure(self, cfg: StepConfig) -> None:
@@ -92,7 +102,7 @@ class Trainer:
     def train(self, batch: Batch) -> dict[str, float]:
         """Take one step on `batch`: its metrics. Collective.
 
-        Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row.
+        Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row; PolicyMismatch, before the policy changes.
         """
         started = time.perf_counter()
         cfg = self.cfg
@@ -102,16 +112,18 @@ class Trainer:
             rewards=cfg.rewards,
             minibatches=cfg.learner.minibatches,
             oldest=cfg.eta if cfg.straggler is Straggler.mask else None,
+            kv_kept=cfg.kv_kept,
         )
         packed = [self._pack(samples) for samples in updates]
         reference_s = self._fill_reference(packed)
         if needs_proximal_forward(self.loss, cfg.objective, len(packed)):
             for micro in chain.from_iterable(packed):
                 micro.proximal = self._frozen_logprobs(micro)
+        self._untouched = True
         metrics = [self._update(micros, samples) for micros, samples in zip(packed, updates, strict=True)]
         step_s = time.perf_counter() - started
         mean = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        counted = mean | sample_metrics(updates, cfg.eta)
+        counted = mean | self._agreement | sample_metrics(updates, cfg.eta)
         bonus = self.entropy_coefficient
         self.entropy_coefficient = next_entropy_coefficient(bonus, mean["learner/entropy"], cfg.objective)
         return counted | {
@@ -157,6 +169,7 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         reading = read_update(sums, norm, self.ranks)
+        self._compare(reading)
         if math.isfinite(reading.grad_norm) and math.isfinite(reading.sums["loss"]):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
             self.optimizer.step()
@@ -164,6 +177,13 @@ class Trainer:
         else:
             self._skip(micros, reading, samples)
         return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
+
+    def _compare(self, reading: UpdateReading) -> None:
+        """Compare sampler and policy, if no update of this batch has changed the policy yet. Raises: PolicyMismatch."""
+        if self._untouched:
+            self._agreement = agreement_metrics(reading.sums)
+            check_agreement(self._agreement, self.cfg.agreement_tolerance)
+        self._untouched = False
 
     def _backward(self, micro: MicroBatch, token_loss: TokenLoss) -> TokenSums:
         """Forward and backward of one micro-batch: its statistics."""

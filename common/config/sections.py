@@ -215,12 +215,16 @@ class LearnerConfig:
     recompute: bool = False
     max_skipped: int = 3  # the run stops after so many updates in a row that are not finite
     starve_s: float = 1800.0  # the learner stops when it gets no batch for this time
+    # the run stops when engine and learner give the same tokens of the same version log-probabilities that differ by more on
+    # average: a multiple of .01 nats in float32 and .25 in bfloat16; 0: no check
+    agreement_tolerance: float = 1.0
     fsdp_reshard: bool = True  # with several ranks: shard the parameters again after the forward pass
 
     def __post_init__(self) -> None:
         require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
         require(self.token_budget >= 1, "learner.token_budget", self.token_budget, "at least 1")
         require(self.lr > 0, "learner.lr", self.lr, "a positive number")
+        require(self.agreement_tolerance >= 0, "learner.agreement_tolerance", self.agreement_tolerance, "0 or more")
 
 
 @dataclass(kw_only=True, slots=True)

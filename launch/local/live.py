@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ...common.messages import Status
 from ...common.types import TicketState, ValidationSetting
-from ..summary import by_domain, format_duration, format_score
+from ..summary import agreement_text, by_domain, format_duration, format_score, newest_agreement
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # steps that rates and shares are averaged over
@@ -196,6 +196,7 @@ def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
             ("reward", _rewards(progress)),
             ("held-out", _heldout(progress)),
             ("staleness", _staleness(progress)),
+            ("agreement", agreement_text(newest_agreement(progress.records))),
             ("waiting", _waiting(progress)),
             ("speed", _speed(progress)),
         ]

@@ -16,6 +16,7 @@ from ...common.errors import StalenessViolation
 from ...common.types import Batch, Group, Rollout, float32_array, int32_array
 from ..batches.packing import Sample
 from .advantages import batch_advantages
+from .agreement import comparable_tokens
 from .rewards import shaped_rewards_of
 
 
@@ -52,14 +53,21 @@ def token_staleness(rollout: Rollout, version: int) -> np.ndarray:
 
 
 def samples_of(
-    batch: Batch, *, objective: ObjectiveConfig, rewards: RewardsConfig, minibatches: int, oldest: int | None = None
+    batch: Batch,
+    *,
+    objective: ObjectiveConfig,
+    rewards: RewardsConfig,
+    minibatches: int,
+    oldest: int | None = None,
+    kv_kept: bool = False,
 ) -> list[list[Sample]]:
     """Turn the batch's rollouts into samples, one list per update, with advantages and token weights set.
 
     Groups keep their order and are split evenly between the updates, of which there are `minibatches`, or one per group if
-    that is less. Tokens older than `oldest` versions are context only; None: no token is.
+    that is less. Tokens older than `oldest` versions are context only; None: no token is. kv_kept: engines keep their cache
+    when new weights arrive.
     """
-    groups = [_group_samples(group, batch.version, rewards, oldest) for group in batch.groups]
+    groups = [_group_samples(group, batch.version, rewards, oldest, kv_kept) for group in batch.groups]
     _set_advantages(groups, objective.advantage)
     shares = np.array_split(np.arange(len(groups)), min(minibatches, len(groups)))
     updates = [[sample for i in share for sample in groups[i]] for share in shares]
@@ -68,7 +76,7 @@ def samples_of(
     return updates
 
 
-def _group_samples(group: Group, version: int, cfg: RewardsConfig, oldest: int | None) -> list[Sample]:
+def _group_samples(group: Group, version: int, cfg: RewardsConfig, oldest: int | None, kv_kept: bool) -> list[Sample]:
     prompt = int32_array(group.prompt.token_ids)
     samples = []
     for rollout, reward in zip(group.rollouts, shaped_rewards_of(group, version, cfg), strict=True):
@@ -83,6 +91,7 @@ def _group_samples(group: Group, version: int, cfg: RewardsConfig, oldest: int |
                 staleness=staleness,
                 temperature=group.sampling.temperature,
                 reward=float(reward),
+                comparable=comparable_tokens(group, rollout, staleness, kv_kept=kv_kept),
             )
         )
     return samples

@@ -14,6 +14,7 @@ from ...common.config.algorithm import ObjectiveConfig
 from ...common.config.choices import Weighting
 from ..batches.packing import MicroBatch, Sample
 from ..ranks import Ranks
+from .agreement import agreement_rows
 from .objective import LossParts
 from .ratios import finite_difference
 
@@ -45,6 +46,7 @@ def token_sums(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossPa
     live = (micro.weight > 0).to(policy.dtype)
     terms, uncorrected = parts.terms, parts.terms.uncorrected
     log_ratio = finite_difference(policy, micro.behaviour)
+    non_finite = ~torch.isfinite(policy - micro.behaviour)
     most = cfg.truncation if cfg.weighting is Weighting.truncate else float("inf")
     rows = {
         "loss": micro.weight * parts.total,
@@ -64,8 +66,8 @@ def token_sums(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossPa
         "log_ratio": live * log_ratio,
         "log_ratio_squared": live * log_ratio.square(),
         "k3": live * (log_ratio.exp() - log_ratio - 1.0),
-        "non_finite": live * ~torch.isfinite(policy - micro.behaviour),
-    }
+        "non_finite": live * non_finite,
+    } | agreement_rows(log_ratio, live * (micro.comparable & ~non_finite))
     return TokenSums(names=tuple(rows), values=torch.stack(tuple(rows.values())).sum(1, dtype=torch.float64))
 
 

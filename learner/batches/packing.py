@@ -8,7 +8,7 @@ The longest item goes first, each into the fullest micro-batch where it still fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
 from typing import TypeVar
@@ -63,8 +63,12 @@ class Sample:
     advantage: float = 0.0
     # of each token in the loss: 1 / a global denominator
     weight: float = 0.0
+    # [T] bool: sampler and policy must agree on the token (algorithm/agreement.py); by default those of staleness 0
+    comparable: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
 
     def __post_init__(self) -> None:
+        if not len(self.comparable):
+            self.comparable = self.staleness == 0
         if not len(self.prompt) or not len(self.completion):
             raise ValueError(f"group {self.group}: an empty prompt or completion cannot be trained")
 
@@ -88,6 +92,8 @@ class MicroBatch:
     temperature: Tensor  # [M]
     # [M], of the same type as the log-probabilities
     staleness: Tensor
+    # [M] bool: sampler and policy must agree on the token's log-probability (algorithm/agreement.py)
+    comparable: Tensor
     # [M] int64, index of the token's rollout; every rollout of the micro-batch is whole in it
     rollout: Tensor
     num_rollouts: int
@@ -320,6 +326,7 @@ def _micro_batch(
         weight=spread([sample.weight for sample in samples]),
         temperature=spread([sample.temperature for sample in samples]),
         staleness=chosen(np.concatenate([sample.staleness for sample in samples]), dtype),
+        comparable=chosen(np.concatenate([sample.comparable for sample in samples]), torch.bool),
         rollout=chosen(np.repeat(np.arange(len(samples)), counts), torch.int64),
         num_rollouts=len(samples),
         groups=list(dict.fromkeys(sample.group for sample in samples)),

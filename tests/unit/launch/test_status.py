@@ -52,3 +52,20 @@ def test_an_unknown_run_lists_those_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "there" / "journal").mkdir(parents=True)
     with pytest.raises(UserError, match=r"run 'nope': expected a run folder or one of there in"):
         find_run("nope", str(tmp_path))
+
+
+def test_the_newest_comparison_of_engine_and_learner_is_shown(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (
+        {"step": 1, "agreement/tokens": 640.0, "agreement/logprob_gap": 3e-6, "agreement/ess": 1.0, "agreement/kl": 1e-12},
+        {"step": 2, "agreement/tokens": 0.0},
+    )
+    (ended / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    assert show_status(str(ended), as_json=False) == 0
+    assert "agreement: engine and learner 3.0e-06 nats apart   ess 1.000   640 tokens of step 1" in capsys.readouterr().out
+    assert show_status(str(ended), as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["logprob_gap"] == 3e-6
+
+
+def test_a_run_without_a_token_to_compare_says_so(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_status(str(ended), as_json=False) == 0
+    assert "agreement: nothing to compare yet" in capsys.readouterr().out
