@@ -262,7 +262,8 @@ class LaunchConfig:
     learner_ranks: int = 1  # processes of the learner
     pin_cores: bool = False  # one core for each rank of the learner, the others shared among the actors
     max_restarts: int = 3  # how often each process is started again after it failed
-    first_group_s: float = 300.0  # the run stops when no group was scored after this time
+    # the run stops when, before its first group, no model is loaded and no rollout generated for this time
+    first_group_s: float = 300.0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,17 +13,20 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from time import monotonic
 
+import psutil
 from rich.console import Console
 from rich.live import Live
 
-from ...buffer.client.observer import Observer, request_status
+from ...buffer.client.observer import Observer
 from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
-from ...common.errors import BufferUnreachable, UserError
+from ...common.errors import UserError
 from ..model_check import is_folder_name
 from ..summary import closing_lines, read_summary, scores_table
+from .first_group import FirstGroup
 from .live import MetricsTail, RunProgress, last_step, live_line, live_page
 from .placement import assign_cores, assign_gpus, visible_gpus
 from .preflight import finished_steps, prepare
@@ -31,7 +34,7 @@ from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
 
 REFRESH_S = 0.5
-STATUS_TIMEOUT_S = 5.0
+GUARD_S = 2.0  # pause between two looks for the first group
 
 
 def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
@@ -125,15 +128,27 @@ def _report_failed_view(watching: asyncio.Task[None]) -> None:
 
 
 async def _guard_first_group(cfg: Config, supervisor: Supervisor) -> None:
-    """End the run when no group was scored within `launch.first_group_s`."""
-    await asyncio.sleep(cfg.launch.first_group_s)
+    """End the run when it stands still before its first group; see first_group.py."""
+    watch, observer = FirstGroup(cfg.launch.first_group_s, monotonic()), Observer.open(cfg.buffer.address, cfg.buffer.keys)
     try:
-        status = await asyncio.to_thread(request_status, cfg.buffer.address, STATUS_TIMEOUT_S, keys=cfg.buffer.keys)
-        scored = sum(status.ledger[state] for state in ("stored", "batched", "trained", "filtered"))
-    except BufferUnreachable:
-        scored = 0
-    if scored == 0:
-        supervisor.fail(f"no group was scored within {cfg.launch.first_group_s:.0f} s (launch.first_group_s)")
+        while not watch.over:
+            await asyncio.sleep(GUARD_S)
+            reason = watch.judge(monotonic(), observer.poll_status(), _cpu_seconds())
+            if reason:
+                supervisor.fail(reason)
+                return
+    finally:
+        observer.close()
+
+
+def _cpu_seconds() -> float:
+    """Used so far by the living processes that this one started, and by theirs."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
