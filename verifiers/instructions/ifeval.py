@@ -29,7 +29,7 @@ from .text import (
 
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 QUOTES = ('""', "\u201c\u201d", "\u201e\u201c", "\u201e\u201d", "\u201d\u201d", "\uff02\uff02", "\u00ab\u00bb", "\u00bb\u00ab")
-_PLACEHOLDER = re.compile(r"\[[^\[\]\n]+\]")
+_PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\]")
 _HIGHLIGHT = re.compile(r"\*\*(?=\S)[^\n*]+(?<=\S)\*\*|\*(?=\S)[^\n*]+(?<=\S)\*")
 _COMMA = re.compile("[,\uff0c\u060c\u3001]")
 _RULE_CHARS = "*-+_ \t"
@@ -211,7 +211,8 @@ IFEVAL_RULES: dict[str, InstructionRule] = {
         _nth_paragraph, {"num_paragraphs": COUNT, "nth_paragraph": COUNT, "first_word": TEXT}, impossible=_nth_impossible
     ),
     "detectable_content:number_placeholders": InstructionRule(
-        lambda text, k: sum(1 for _ in _PLACEHOLDER.finditer(text)) >= k["num_placeholders"], {"num_placeholders": COUNT}
+        lambda text, k: sum(map(bool, map(str.strip, _PLACEHOLDER.findall(text)))) >= k["num_placeholders"],
+        {"num_placeholders": COUNT},
     ),
     "detectable_content:postscript": InstructionRule(_postscript, {"postscript_marker": TEXT}),
     "detectable_format:number_bullet_lists": InstructionRule(_bullets, {"num_bullets": COUNT}),

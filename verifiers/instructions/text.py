@@ -36,7 +36,7 @@ _TOKEN = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _END = re.compile(r"([.!?\u2026\u061f\u06d4\u0964\u0589]+)[\"'\u201d\u2019)\]*_]*|[\u3002\uff01\uff1f]+")
 AROUND = 20  # characters that are looked at on each side of a full stop
 LANGUAGE_CHARS = 20_000
-SHORT_CHARS, SHORT_MARGIN = 30, 2.0  # of so short a text the model cannot tell languages that are this near (log-likelihood)
+SHORT_CHARS, SHORT_MARGIN = 20, 3.0  # of so short a text the model cannot tell languages that are this near (log-likelihood)
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LETTER = re.compile(r"[^\W\d_]")
 _FENCED = re.compile(r"```[\s\S]*?(?:```|\Z)")
@@ -146,8 +146,8 @@ def count_keyword(text: str, keyword: str, *, plural: bool = False) -> int:
 def is_json(text: str) -> bool:
     """Whether the text is a JSON object or list and nothing else. A Markdown fence around it is taken off."""
     body = text.strip()
-    if body.startswith("```") and body.endswith("```") and len(body) >= 6:
-        body = re.sub(r"^```[a-zA-Z]*", "", body[:-3], count=1)
+    if len(body) >= 6 and body[:3] == body[-3:] and body[:3] in ("```", "~~~"):
+        body = re.sub(r"^ ?[a-zA-Z]*", "", body[3:-3], count=1)
     try:
         return isinstance(json.loads(body, parse_constant=_refuse), dict | list)
     except (ValueError, RecursionError):
