@@ -33,6 +33,7 @@ EPISODE_S = 60.0  # failures that are closer than this have one cause, the first
 BACKOFF_S = 0.5  # wait before the first restart; it doubles with each further one
 MAX_BACKOFF_S = 10.0
 LEAVE_S = 10.0  # after the leader or an actor ended well: time for the others to end by themselves
+WRAP_UP_S = 60.0  # a leader whose run is finished is waited for no longer
 TERMINATE_S = 6.0  # after SIGTERM to all but the buffer, before the buffer gets it too
 LAST_S = 2.0  # after SIGTERM to the buffer, before SIGKILL to all
 STOP_S = TERMINATE_S + LAST_S + 1.0
@@ -182,8 +183,13 @@ class Supervisor:
         return self._left >= self._processes.keys() - {self._leader, self._last}
 
     def _repopulate(self, name: str) -> None:
-        if not self._end.done() and self._no_actor_left():
-            self._fault(name, 0)
+        if self._end.done() or not self._no_actor_left():
+            return
+        if self._finished():
+            # on a busy machine the leader may need longer than the actors to end; its work is done
+            self._timers.append(self._loop.call_later(WRAP_UP_S, self._finish, RunOutcome(code=0)))
+            return
+        self._fault(name, 0)
 
     def _fault(self, name: str, code: int) -> None:
         """Record the failure of a process that the run needs, and start it again if that may help."""

@@ -90,6 +90,30 @@ def test_a_leader_that_leaves_no_summary_is_started_again(case: Case) -> None:
     assert re.fullmatch(r"learner ended with code 0 at \d\d:\d\d:\d\d: restart 1 of 1 in 0.5 s", case.notes[0])
 
 
+def test_a_leader_that_takes_long_to_end_after_a_finished_run_is_waited_for(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the others have left long before: the run is over, and no actor is missing."""
+    monkeypatch.setattr(module, "LEAVE_S", 0.05)
+    learner = "touch $DONE; until test -f $FOLDER/judged; do sleep 0.02; done"
+    supervisor = case.supervisor(buffer="exit 0", learner=learner, actor="exit 0")
+    finished = supervisor._finished
+
+    def judge() -> bool:
+        (case.folder / "judged").touch()
+        return finished()
+
+    monkeypatch.setattr(supervisor, "_finished", judge)
+    assert asyncio.run(supervisor.run()) == RunOutcome(code=0)
+
+
+def test_a_leader_that_hangs_after_a_finished_run_is_ended(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_S", 0.05)
+    monkeypatch.setattr(module, "WRAP_UP_S", 0.05)
+    assert case.run(buffer="exit 0", learner="touch $DONE; sleep 99", actor="exit 0") == RunOutcome(code=0)
+    case.assert_nothing_left()
+
+
 def test_a_killed_process_is_restarted_and_the_run_ends_well(case: Case) -> None:
     actor = "test -f $FOLDER/once || { touch $FOLDER/once; kill -9 $$; }; touch $FOLDER/again; sleep 9"
     outcome = case.run(buffer="sleep 9", learner="until test -f $FOLDER/again; do sleep 0.05; done; touch $DONE", actor=actor)
