@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -57,13 +58,19 @@ def convert_file(source: Path, target: Path, settings: ConvertSettings, cfg: Ver
     if not source.is_file():
         raise DataError(f"{source} does not exist or is not a file")
     report = Report(source, target, settings.family)
-    asyncio.run(_convert(source, target, settings, cfg, report))
+    try:
+        asyncio.run(_convert(source, target, settings, cfg, report))
+    except asyncio.CancelledError:
+        # SIGTERM ends a conversion as Ctrl-C does: without a file, and without one that is half written
+        raise KeyboardInterrupt from None
     report.show()
     return 0 if report.num_written and not report.num_left_out else 1
 
 
 async def _convert(source: Path, target: Path, settings: ConvertSettings, cfg: VerifiersConfig, report: Report) -> None:
-    prover = Prover(cfg)
+    running, prover = asyncio.current_task(), Prover(cfg)
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     try:
         with record_writer(target) as write:
             async for row, proof in _proved(_rows(source, settings), prover, settings.prove):

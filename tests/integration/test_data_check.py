@@ -131,3 +131,17 @@ def test_the_first_records_of_a_source_can_be_proved_alone(tmp_path: Path, capsy
     out = capsys.readouterr().out
     assert "200  deepscaler: shape problem, verifier math; 3 proved" in out
     assert "197  not proved: not asked for" in out
+
+
+def test_a_conversion_that_is_ended_leaves_no_file(tmp_path: Path):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"problem": f"{n}+1?", "answer": n + 1}) + "\n" for n in range(100_000)))
+    command = [sys.executable, "-m", "prolong.launch.cli", "data", "convert", "--workers", "1"]
+    with subprocess.Popen([*command, str(source), str(tmp_path / "out.jsonl")], stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr
+        assert "left out" in running.stderr.readline()  # its first line of progress: it is under way
+        running.terminate()
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [source]

@@ -64,7 +64,9 @@ def multiple_choice(record: JsonObject) -> Made:
 
 def question_and_answer(record: JsonObject) -> Made:
     """{"question", "answer"}, {"prompt", "ground_truth"} and the like, of no set in particular: mathematics, or a phrase."""
-    question = question_in(record, "question", "problem", "prompt", "query", "instruction", "input", "messages")
+    question = question_in(
+        record, "question", "problem", "prompt", "query", "instruction", "input", "messages", "conversations"
+    )
     answer = column(record, *ANSWERS, "solution", "output", "response")
     if isinstance(answer, str) and (found := HASHES.search(answer)):
         return mathematics(set_name(record, "gsm8k"), question, found[1], own_form=Form.hashes)

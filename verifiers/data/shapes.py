@@ -48,7 +48,7 @@ def _choices(record: JsonObject) -> bool:
 
 
 def _question_and_any_answer(record: JsonObject) -> bool:
-    asks = has("question|prompt|problem|query|instruction|input|messages")(record)
+    asks = has("question|prompt|problem|query|instruction|input|messages|conversations")(record)
     return asks and any(not is_empty(record.get(name)) for name in (*mathematics.ANSWERS, "solution", "output", "response"))
 
 
