@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 DataRecord = dict[str, Any]  # one JSON object
-PARQUET_ROWS = 1024  # rows of a parquet file that are in memory at once
+PARQUET_ROWS = 128  # rows of a parquet file that are in memory at once: one may hold megabytes of tests
 LONE_SURROGATE = "half of a surrogate pair (such as \\ud83d) in a text: no UTF-8 can hold it"
 
 

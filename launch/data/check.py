@@ -175,8 +175,7 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
         count_verdict()
         if verdict.reward == 1.0:
             return None
-        asked = f" (the prompt asks for {form})" if form else ""
-        return f"line {line}: {outcome(gold, verdict)}{asked}"
+        return f"line {line}: {outcome(gold, verdict)}{_asked(prompt.verifier, form)}"
 
     try:
         outcomes = await asyncio.gather(*(judge(*row) for row in known))
@@ -185,6 +184,14 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     failures = [outcome for outcome in outcomes if outcome is not None]
     print(f"gold answers: {len(known) - len(failures)} of {len(known)} earn 1 from their own verifier")
     return failures
+
+
+def _asked(verifier: str, form: Form | None) -> str:
+    """The form that a prompt asks for, in brackets; whether its verifier reads it."""
+    if form is None:
+        return ""
+    read = READS.get(verifier)
+    return f" (the prompt asks for {form}{f', its verifier reads {read}' if read not in (None, form) else ''})"
 
 
 def progress_line(total: int) -> Callable[[], None]:

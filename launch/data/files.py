@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...common.data.records import PARQUET_ROWS, DataRecord
+from ...common.data.records import DataRecord
 from ...common.errors import UserError
 from ...common.files import atomic_replacement
 
 COLUMNS = ("uid", "prompt", "domain", "task", "verifier", "answer", "gold")  # of a parquet file
+GROUP_ROWS = 1024  # rows that a parquet file keeps together
 SHOWN = 20  # bad lines that are listed; the others are counted
 
 
@@ -52,7 +53,7 @@ def _parquet_writer(path: Path) -> Iterator[Callable[[DataRecord], None]]:
 
         def write(record: DataRecord) -> None:
             waiting.append(record | {"answer": json.dumps(record["answer"], ensure_ascii=False)})
-            if len(waiting) >= PARQUET_ROWS:
+            if len(waiting) >= GROUP_ROWS:
                 flush()
 
         yield write

@@ -41,16 +41,17 @@ class Prover:
 
     async def prove(self, prompt: Prompt, tried: Attempts) -> Proof:
         """Judge the right and the wrong completion. Raises: VerifierFailure when no worker starts."""
-        if prompt.verifier in self._unusable:
-            return Proof(unproved=self._unusable[prompt.verifier])
+        judge = f"{prompt.verifier}{', C++' if tried.wrong.startswith('```cpp') else ''}"
+        if judge in self._unusable:
+            return Proof(unproved=self._unusable[judge])
         try:
             if tried.wrong and (failure := await self._wrong_fails(prompt, tried)):
                 return Proof(failure=failure)
             return await self._right_passes(prompt, tried)
         except UserError as error:
             # no sandbox or no compiler here
-            self._unusable[prompt.verifier] = f"the verifier {prompt.verifier} cannot judge on this machine: {error}"
-            return Proof(unproved=self._unusable[prompt.verifier])
+            self._unusable[judge] = f"the verifier {judge} cannot judge on this machine: {error}"
+            return Proof(unproved=self._unusable[judge])
 
     async def _right_passes(self, prompt: Prompt, tried: Attempts) -> Proof:
         if not tried.right:

@@ -91,7 +91,7 @@ def test_the_answer_is_tried_in_the_form_that_the_prompt_asks_for(tmp_path: Path
     assert "5 of 6 earn 1" in captured.out
     assert "1 prompts do not say where the answer goes, and their verifier reads \\boxed{...}: lines 6" in captured.out
     assert "line 1: math: reward 0 (no_answer) for '#### 42'" in captured.err
-    assert "(the prompt asks for #### ...)" in captured.err
+    assert "(the prompt asks for #### ..., its verifier reads \\boxed{...})" in captured.err
 
 
 def test_a_conversion_keeps_what_is_proved_and_counts_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -90,12 +90,18 @@ def without_requests(question: str, *, keep: Form) -> str:
     parts, at = [], 0
     for start, sentence in _sentences(question):
         forms = _forms_of(sentence)
-        if forms and keep not in forms and Form.fence not in forms:
+        if forms and keep not in forms and Form.fence not in forms and not _holds_question(sentence):
             parts.append(question[at:start].rstrip(" "))
             at = start + len(sentence)
     parts.append(question[at:])
     shortened = _BLANK_LINES.sub("\n\n", "".join(parts)) if len(parts) > 1 else question
     return _CUE.sub("", shortened.rstrip()).strip("\n").rstrip() or question.strip()
+
+
+def _holds_question(sentence: str) -> bool:
+    """Whether a part of the question stands in front of the mark: then the sentence stays, and the prompt asks twice."""
+    before = min(match.start() for mark in _MARKS.values() if (match := mark.search(sentence)))
+    return bool(re.search(r"[\d?=+^\\]", sentence[:before]))
 
 
 def _sentences(text: str) -> list[tuple[int, str]]:

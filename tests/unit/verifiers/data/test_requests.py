@@ -54,3 +54,9 @@ def test_afterwards_a_prompt_asks_for_one_form_and_its_question_is_whole(prompt:
 def test_requests_of_dapo_leave_nothing_but_the_question_and_ours() -> None:
     assert with_request(DAPO, BOX, Form.box) == "Solve the following math problem step by step.\n\nWhat is 3.5+1?" + BOX
     assert with_request("Which is it?\nAnswer:", TAGS, Form.tags) == "Which is it?" + TAGS
+
+
+@pytest.mark.parametrize("question", ["Solve x+2=5 and write it as Answer: $X.", "What is 7 times 6, written after ####?"])
+def test_a_sentence_that_holds_the_question_stays(question: str) -> None:
+    made = with_request(question, BOX, Form.box)
+    assert made == question + BOX
