@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from ...common.json_object import JsonObject
-from .draft import FILLER, Draft
+from .draft import Draft
 from .ifeval import CONSTRAINED
 from .languages import SAMPLES
 from .text import word_tokens
@@ -194,7 +194,7 @@ SHAPES: dict[str, Shape] = {
     "last_word:last_word_answer": extend("closing", lambda k: [k["last_word"].strip()]),
     "punctuation:punctuation_dot": put("stop", lambda k: "!"),
     "punctuation:punctuation_exclamation": lambda draft, k: setattr(draft, "stop", "?" if draft.stop == "!" else draft.stop),
-    "count:lowercase_counting": put("filler", lambda k: tuple(map(str.upper, FILLER))),
+    "count:lowercase_counting": wrap(str.upper, CASE),
     "count:counting_composition": _composition,
     "count:count_unique": wrap(no_repeats, WORDS),
     "count:count_increment_word": both(
