@@ -96,6 +96,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,
+        "GPU and host": preflight.check_machine,
     }
     for what, check in checks.items():
         try:

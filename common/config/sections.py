@@ -28,7 +28,9 @@ class RunConfig:
     resume: bool = True  # go on from the newest checkpoint in the run folder, if there is one
 
     def __post_init__(self) -> None:
-        require(self.name != "" and "/" not in self.name, "run.name", self.name, "a folder name")
+        named = self.name not in ("", ".", "..") and "/" not in self.name and self.name.isprintable()
+        require(named, "run.name", self.name, "a folder name")
+        require(0 <= self.seed < 2**63, "run.seed", self.seed, "from 0 to 2^63 - 1")
         require(self.steps >= 1, "run.steps", self.steps, "at least 1")
 
 
@@ -154,6 +156,11 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         require(self.every >= 0, "validation.every", self.every, "0 or more")
         require(self.n >= 1, "validation.n", self.n, "at least 1")
+        require(self.prompts >= 0, "validation.prompts", self.prompts, "0 or more")
+        drawn = "above 0: validation.greedy adds a sweep at temperature 0"
+        require(self.temperature > 0, "validation.temperature", self.temperature, drawn)
+        require(0 < self.top_p <= 1, "validation.top_p", self.top_p, "in (0, 1]")
+        require(self.max_tokens >= 1, "validation.max_tokens", self.max_tokens, "at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -172,6 +179,11 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
         require(self.max_num_seqs >= 1, "actor.max_num_seqs", self.max_num_seqs, "at least 1")
+        require(self.kv_cache_gib > 0, "actor.kv_cache_gib", self.kv_cache_gib, "a positive number of GiB")
+        share = 0 < self.gpu_memory_utilization <= 1
+        require(share, "actor.gpu_memory_utilization", self.gpu_memory_utilization, "in (0, 1]")
+        require(self.tensor_parallel >= 1, "actor.tensor_parallel", self.tensor_parallel, "at least 1")
+        require(self.grace_s > 0, "actor.grace_s", self.grace_s, "a positive number of seconds")
         require(
             self.tensor_parallel == 1 or self.engine is EngineKind.vllm,
             "actor.tensor_parallel",
@@ -198,6 +210,7 @@ class VerifiersConfig:
     def __post_init__(self) -> None:
         require(self.workers >= 1, "verifiers.workers", self.workers, "at least 1")
         require(self.timeout_s > 0, "verifiers.timeout_s", self.timeout_s, "a positive number of seconds")
+        require(0 <= self.max_none_rate <= 1, "verifiers.max_none_rate", self.max_none_rate, "in [0, 1]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -224,6 +237,12 @@ class LearnerConfig:
         require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
         require(self.token_budget >= 1, "learner.token_budget", self.token_budget, "at least 1")
         require(self.lr > 0, "learner.lr", self.lr, "a positive number")
+        require(all(0 <= beta < 1 for beta in self.betas), "learner.betas", list(self.betas), "two numbers in [0, 1)")
+        require(self.weight_decay >= 0, "learner.weight_decay", self.weight_decay, "0 or more")
+        require(self.grad_clip > 0, "learner.grad_clip", self.grad_clip, "a positive number")
+        require(self.logprob_chunk >= 1, "learner.logprob_chunk", self.logprob_chunk, "at least 1")
+        require(self.max_skipped >= 1, "learner.max_skipped", self.max_skipped, "at least 1")
+        require(self.starve_s > 0, "learner.starve_s", self.starve_s, "a positive number of seconds")
         require(self.agreement_tolerance >= 0, "learner.agreement_tolerance", self.agreement_tolerance, "0 or more")
 
 
@@ -264,6 +283,12 @@ class LaunchConfig:
     max_restarts: int = 3  # how often each process is started again after it failed
     # the run stops when, before its first group, no model is loaded and no rollout generated for this time
     first_group_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        require(self.actors >= 0, "launch.actors", self.actors, "0 or more")
+        require(self.learner_ranks >= 1, "launch.learner_ranks", self.learner_ranks, "at least 1")
+        require(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 or more")
+        require(self.first_group_s > 0, "launch.first_group_s", self.first_group_s, "a positive number of seconds")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -62,7 +62,13 @@ def convert_value(schema: Any, value: Any, key: str) -> Any:
     hint = f"; quote it: \"{key}='{value}'\"" if schema is str and isinstance(value, int | float) else ""
     require(type(value) is schema, key, value, describe_type(schema) + hint)
     require(schema is not float or math.isfinite(value), key, value, "a finite number")
+    require(schema is not str or _is_utf8(value), key, value, "text in UTF-8, which frames, files and logs can hold")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text. Bytes of the command line that are not UTF-8 become halves of surrogate pairs."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _convert_sequence(schema: Any, value: Any, key: str) -> Any:

@@ -1,7 +1,7 @@
 """When to give up on a run that has not scored a group yet: a model that loads slowly is no fault, a run that stands still is.
 
 The clock of `launch.first_group_s` begins anew with every sign of life: while no actor is ready, that the run's processes work
-(a large model is loaded); afterwards, that rollouts are generated or tickets change their state.
+(a large model is loaded); afterwards, that rollouts are generated, unless they are refused or returned.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ WORKING = 0.1  # share of a core above which the processes are at work, and do n
 # so often `launch.first_group_s` may pass before an actor is ready: a process may also be busy with waiting
 LOADING_LIMITS = 20
 SCORED = (TicketState.stored, TicketState.batched, TicketState.trained, TicketState.filtered)
+
+# counters of work that came to nothing: it would go on for ever
+IN_VAIN = ("buffer/flawed_", "buffer/failed_groups", "buffer/returned", "buffer/mismatched_groups", "buffer/lost_leases")
 
 Signs = tuple[object, ...]
 
@@ -28,6 +31,7 @@ class FirstGroup:
         self._alive_s = self._judged_s = now  # of the last sign of life, and of the last call
         self._cpu_s = 0.0
         self._signs: Signs = ()
+        self._in_vain = 0
         self._scored: int | None = None  # groups that were scored before this start
         self._ready = False  # whether an actor was ready to generate
         self.over = False  # a group was scored
@@ -56,9 +60,13 @@ class FirstGroup:
         scored = sum(status.ledger.get(state, 0) for state in SCORED)
         self._scored = scored if self._scored is None else self._scored
         self.over = self.over or scored > self._scored
-        states = sorted((name, peer.get("state", ""), peer.get("generated_rollouts", 0)) for name, peer in status.peers.items())
-        self._ready = self._ready or any(state == "ready" for _, state, _ in states)
-        return (sorted(status.ledger.items()), states, len(status.validation))
+        states = sorted((name, peer.get("state", "")) for name, peer in status.peers.items())
+        self._ready = self._ready or any(state == "ready" for _, state in states)
+        in_vain = sum(count for name, count in status.counters.items() if name.startswith(IN_VAIN))
+        failed, self._in_vain = in_vain > self._in_vain, in_vain
+        if failed:
+            return self._signs
+        return (states, [peer.get("generated_rollouts", 0) for peer in status.peers.values()], len(status.validation))
 
     def _standing_still(self) -> str:
         if self._ready:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 from ...buffer.tickets.prompts import longest_completion
+from ...common.config.choices import Device
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
@@ -34,7 +36,20 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)
+    check_machine(cfg)
     return cfg
+
+
+def check_machine(cfg: Config) -> None:
+    """Raise ConfigError when the configuration asks for a GPU or an address that this machine does not have."""
+    if cfg.model.device is Device.cuda and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
+    try:
+        socket.getaddrinfo(cfg.weights.host, None)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"weights.host = {cfg.weights.host!r}: no such host ({error}); give the learner's host, as actors reach it"
+        ) from error
 
 
 def check_run_folder(cfg: Config) -> None:

@@ -8,12 +8,12 @@ from prolong.launch.local.first_group import LOADING_LIMITS, FirstGroup
 LIMIT = 100.0
 
 
-def status(*, stored: int = 0, rollouts: float = 0.0, state: str = "ready", scores: int = 0) -> Status:
+def status(*, stored: int = 0, rollouts: float = 0.0, state: str = "ready", flawed: int = 0) -> Status:
     about: dict[str, Any] = {"actor-0": {"state": state, "generated_rollouts": rollouts}} if state else {}
     ledger = {"leased": 4, "stored": stored, "batched": 0, "trained": 0, "filtered": 0}
-    validation: list[Any] = [None] * scores
+    counters = {"buffer/flawed_nonfinite": flawed, "buffer/rejected_frames": 3}
     return Status(
-        run="r", generation=1, version=0, steps=1, ledger=ledger, balanced=True, peers=about, counters={}, validation=validation
+        run="r", generation=1, version=0, steps=1, ledger=ledger, balanced=True, peers=about, counters=counters, validation=[]
     )
 
 
@@ -52,6 +52,13 @@ def test_a_long_validation_before_the_first_step_is_no_standstill() -> None:
     for now in range(60, 900, 60):
         assert watch.judge(now, status(rollouts=float(now)), cpu_s=0.0) == ""
     assert not watch.over
+
+
+def test_rollouts_that_are_all_refused_are_no_sign_of_life() -> None:
+    """As of a model whose log-probabilities are not finite: it would generate for ever."""
+    watch = FirstGroup(LIMIT, 0.0)
+    ends = [now for now in range(10, 300, 10) if watch.judge(now, status(rollouts=float(now), flawed=now), cpu_s=0.0)]
+    assert ends[0] == 110
 
 
 def test_groups_of_an_earlier_start_do_not_count_and_the_first_new_one_ends_the_watch() -> None:

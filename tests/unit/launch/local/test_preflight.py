@@ -98,6 +98,17 @@ def test_an_attention_that_cannot_be_used_here_is_refused(
         attempt(settings, model__attention=name)
 
 
+def test_a_host_that_does_not_exist_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"weights.host = 'no.such.host.invalid': no such host"):
+        attempt(settings, weights__host="no.such.host.invalid")
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"model.device = cuda: this machine has no NVIDIA GPU"):
+        attempt(settings, model__device="cuda")
+
+
 def test_no_prompt_file_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(DataError, match=r"data.train"):
         attempt(settings, data__train="[]")

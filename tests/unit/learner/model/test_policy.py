@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,34 @@ def test_packed_logprobs_are_those_of_transformers_on_each_rollout_alone(folder:
     policy, samples = policy_and_samples(folder, attention)
     packed = packed_logprobs(policy, samples, budget)
     policy.causal.set_attn_implementation("sdpa")
+    for sample, got in zip(samples, packed, strict=True):
+        tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
+        with torch.no_grad():
+            logits = policy.causal(input_ids=tokens[None]).logits[0] / sample.temperature
+        table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
+        assert got == pytest.approx(table.tolist(), abs=2e-6)
+
+
+WINDOW = 8
+
+
+def windowed_model(folder: Path, **settings: Any) -> Path:
+    """The tiny model as one whose layers see a window of so many tokens, the first or all of them."""
+    make_tiny_model(folder, tied=True)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"sliding_window": WINDOW, "use_sliding_window": True} | settings))
+    return folder
+
+
+@pytest.mark.parametrize("kinds", [["sliding_attention", "full_attention"], ["sliding_attention"] * 2])
+@pytest.mark.parametrize("attention", BACKENDS)
+def test_layers_with_a_sliding_window_compute_what_transformers_does(tmp_path: Path, attention: str, kinds: list[str]) -> None:
+    """As in Gemma 3 and Mistral: documents longer than the window, in every attention setting."""
+    folder = windowed_model(tmp_path, layer_types=kinds)
+    policy, samples = policy_and_samples(folder, attention)
+    assert max(len(sample.prompt) + len(sample.completion) for sample in samples) > 2 * WINDOW
+    packed = packed_logprobs(policy, samples, 4096)
+    policy.causal.set_attn_implementation("eager")
     for sample, got in zip(samples, packed, strict=True):
         tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
         with torch.no_grad():
