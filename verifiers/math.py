@@ -13,9 +13,12 @@ from decimal import Decimal
 from fractions import Fraction
 from math import inf
 
+import msgspec
+
 from ..common.errors import DataError
 from ..common.types import VerdictStatus
 from .answers.algebra import equal_by_algebra, has_huge_number, load_algebra
+from .answers.bounds import BUDGET_S, beyond_bounds, has_stalled, within_budget
 from .answers.comparison import Algebra, agree, every, no_algebra, same_quantity
 from .answers.extraction import after_thinking, last_boxed, last_number, last_tagged, separate_boxes, stored_answer
 from .answers.plain_numbers import number
@@ -27,7 +30,8 @@ from .api import Answer, Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
 # a completion for probes; the stored answer itself would be equal without parsing
-HARMLESS = "\\boxed{\\frac{355}{113}}"
+HARMLESS_ANSWER = "\\frac{355}{113}"
+HARMLESS = f"\\boxed{{{HARMLESS_ANSWER}}}"
 
 
 def boxed_answer(task: Task) -> str | None:
@@ -42,7 +46,8 @@ def boxed_parts(task: Task, reference: str) -> list[tuple[str, str]]:
     expected = parts(read(reference).text) if len(found) > 1 else None
     if expected is None or expected.kind not in ("list", "set", "tuple") or len(expected.items) != len(found):
         return []
-    return list(zip(expected.items, found, strict=True))
+    pairs = list(zip(expected.items, found, strict=True))
+    return [] if any(beyond_bounds(box, part) for part, box in pairs) else pairs
 
 
 def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_algebra) -> bool | None:
@@ -61,8 +66,22 @@ def refused_score(answer: str | None, reference: str) -> Score | None:
     if not answer:
         return Score(reward=0.0, status=VerdictStatus.no_answer, detail="an empty box")
     if len(answer) > max(MAX_ANSWER_CHARS, 4 * len(reference)):
-        return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a boxed answer of {len(answer)} characters")
+        return _over_bounds(f"a boxed answer of {len(answer)} characters")
+    if reason := beyond_bounds(answer, reference):
+        return _over_bounds(reason)
+    if has_stalled(reference, answer):
+        return stalled_score()
     return None
+
+
+def _over_bounds(reason: str) -> Score:
+    return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=reason, metrics={"over_bounds": 1.0})
+
+
+def stalled_score() -> Score:
+    """The score of an answer that keeps the algebra busy longer than any right answer does."""
+    detail = f"more than {BUDGET_S} s of CPU time, where the stored answer is judged in less"
+    return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=detail, metrics={"over_budget": 1.0})
 
 
 def quick_score(verdict: bool | None, reference: str, answer: str) -> Score | None:
@@ -95,7 +114,14 @@ class MathVerifier(Verifier):
 
     def score(self, task: Task) -> Score:
         reference, answer = stored_answer(task.answer), boxed_answer(task) or ""
-        return Score(reward=float(bool(verdict_of(task, reference, answer, equal_by_algebra))), metrics={"quick": 0.0})
+
+        def judged(one: Task, text: str) -> bool:
+            return bool(verdict_of(one, reference, text, equal_by_algebra))
+
+        harmless = msgspec.structs.replace(task, completion=HARMLESS)
+        key = (reference, " ".join(box for _, box in boxed_parts(task, reference)) or answer)
+        verdict = within_budget(lambda: judged(task, answer), lambda: judged(harmless, HARMLESS_ANSWER), key)
+        return stalled_score() if verdict is None else Score(reward=float(verdict), metrics={"quick": 0.0})
 
     def probe(self, answer: Answer) -> bool:
         self.score(Task(completion=HARMLESS, answer=answer))

@@ -17,8 +17,11 @@ import math
 import re
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from ..common.errors import DataError
 from .answers.algebra import constant_value, equal_by_algebra, load_algebra
+from .answers.bounds import within_budget
 from .answers.chemistry import same_chemical
 from .answers.choices import letters, names_choices
 from .answers.comparison import Algebra, agree, no_algebra
@@ -33,7 +36,7 @@ from .answers.units import parse_unit
 from .answers.vectors import both_vectors, same_vector
 from .answers.wordings import normal_words
 from .api import Answer, Score, Task, Verifier
-from .math import HARMLESS, quick_score, refused_score
+from .math import HARMLESS, quick_score, refused_score, stalled_score
 
 KINDS = ("number", "choice", "formula", "text")
 KEYS = {"answer", "unit", "rel_tol", "abs_tol", "kind", "choices", "aliases", "unit_optional"}
@@ -115,6 +118,11 @@ def meets_one(task: Task, algebra: Algebra, constant: Constant | None) -> bool |
     return None if unknown else False
 
 
+def spellings(spec: Answer) -> list[str]:
+    """The other texts that a completion may give: aliases, and the texts of the choices."""
+    return [*spec.get("aliases", []), *spec.get("choices", {}).values()]
+
+
 def final_answer(task: Task) -> str | None:
     text = after_thinking(task)
     boxed = last_boxed(text)
@@ -152,7 +160,7 @@ class StemVerifier(Verifier):
 
     def quick(self, task: Task) -> Score | None:
         answer, reference = final_answer(task), stored_answer(task.answer)
-        refused = refused_score(answer, reference)
+        refused = refused_score(answer, max([reference, *spellings(task.answer)], key=len))
         if answer is None or refused is not None:
             return refused
         return quick_score(meets_one(task, no_algebra, None), reference, answer)
@@ -161,7 +169,13 @@ class StemVerifier(Verifier):
         load_algebra()
 
     def score(self, task: Task) -> Score:
-        return Score(reward=float(bool(meets_one(task, equal_by_algebra, constant_value))), metrics={"quick": 0.0})
+        reference, answer = max([stored_answer(task.answer), *spellings(task.answer)], key=len), final_answer(task) or ""
+
+        def judged(completion: str) -> bool:
+            return bool(meets_one(replace(task, completion=completion), equal_by_algebra, constant_value))
+
+        verdict = within_budget(lambda: judged(task.completion), lambda: judged(HARMLESS), (reference, answer))
+        return stalled_score() if verdict is None else Score(reward=float(verdict), metrics={"quick": 0.0})
 
     def probe(self, answer: Answer) -> bool:
         self.score(Task(completion=HARMLESS, answer=answer))

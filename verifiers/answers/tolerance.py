@@ -95,7 +95,8 @@ def allowed_error(spec: Answer, reference: Quantity) -> Fraction:
         rel, absolute = (Fraction(Decimal(str(spec.get(key, 0)))) for key in ("rel_tol", "abs_tol"))
         return max(rel * size, absolute)
     digits = significant_digits(reference.value)
-    if re.sub(r"[+, -]", "", reference.value).isdigit():
+    is_word = reference.number.denominator == 1 and not re.search(r"\d", reference.value)
+    if is_word or re.sub(r"[+, -]", "", reference.value).isdigit():
         return REL_TOL * size if reference.unit else Fraction(0)
     if "frac" in reference.value or "/" in reference.value or digits < 2:
         return REL_TOL * size

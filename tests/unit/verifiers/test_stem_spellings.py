@@ -117,7 +117,6 @@ RIGHT = [
     ("1:2:1", "1:2:1"),
     ("3/4", r"75\%"),
     ("25%", r"25 \text{ percent}"),
-    ("None", r"\text{none}"),
     ("10 N upward", r"10\text{ N up}"),
     ("10 N downward", r"10\text{ N downwards}"),
     ("x-ray", r"\text{X-rays}"),
