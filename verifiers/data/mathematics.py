@@ -47,7 +47,7 @@ def problem_and_answer(record: JsonObject) -> Made:
 
     Without an answer, that of the solution's last box is taken: MATH, NuminaMath-CoT.
     """
-    _refuse_proofs(record)
+    refuse_proofs(record)
     question = question_in(record, "problem", "question", "prompt", "messages")
     answer = column(record, "answer", "final_answer", "expected_answer", "ground_truth", "target")
     if answer is None and is_empty(column(record, "solution", "generated_solution")):
@@ -126,7 +126,8 @@ def boxed_in(solution: str, name: str) -> str:
     return answer
 
 
-def _refuse_proofs(record: JsonObject) -> None:
+def refuse_proofs(record: JsonObject) -> None:
+    """Raises: LeftOut for a proof, and for a problem that its set marks as not valid."""
     kind, answer = record.get("question_type"), record.get("answer")
     is_proof = isinstance(kind, str) and _PROOF.search(kind)
     if is_proof or (isinstance(answer, str) and answer.strip().lower() == "proof"):

@@ -11,10 +11,10 @@ from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
 from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown
 from .made import Made, OpenAnswer
-from .mathematics import ANSWERS, HASHES, MAX_PLAIN_ANSWER_CHARS, accepted, boxed_in, mathematics, set_name
+from .mathematics import ANSWERS, HASHES, MAX_PLAIN_ANSWER_CHARS, accepted, boxed_in, mathematics, refuse_proofs, set_name
 from .requests import BOX, Form, with_request
 
-MAX_PHRASE_WORDS = 6
+MAX_PHRASE_WORDS = 7
 LETTERS = "ABCDEFGHIJ"
 _TRUTHS = {"true": ("True", "Yes"), "yes": ("Yes", "True"), "false": ("False", "No"), "no": ("No", "False")}
 _WORDS = re.compile(r"[^\W\d_]{2,}")
@@ -26,6 +26,7 @@ def scp116k(record: JsonObject) -> Made:
 
     The stored answer is `answer`, else the last \boxed{} of the solution, else a solution so short that it is an answer.
     """
+    refuse_proofs(record)
     answer = record.get("answer")
     solution = column(record, "matched_solution", "extracted_solution", "solution")
     if is_empty(answer) and isinstance(solution, str):
@@ -89,7 +90,7 @@ def science(task: str, question: str, answer: object, *, kind: str = "", unit: o
     if word in _TRUTHS:
         first, alias = _TRUTHS[word]
         aliases.append(alias)
-    elif is_open(str(first), kind):
+    elif is_open(str(first)):
         made = judged(task, question, str(first))
         raise OpenAnswer("an open answer, which no rule compares", made)
     spec: JsonObject = {"answer": first}
@@ -105,12 +106,9 @@ def judged(task: str, question: str, reference: str, domain: str = "stem") -> Ma
     return Made(prompt=question.strip(), domain=domain, task=task, verifier="judge", answer={"answer": reference})
 
 
-def is_open(answer: str, kind: str) -> bool:
+def is_open(answer: str) -> bool:
     """Whether an answer is a phrase that can be said in other words."""
-    words = len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", " ", answer)))
-    if kind in ("string", "other", "list", "text") and words > MAX_PHRASE_WORDS:
-        return True
-    return words > (2 * MAX_PHRASE_WORDS if _MATHEMATICS.search(answer) else MAX_PHRASE_WORDS)
+    return len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", " ", answer))) > MAX_PHRASE_WORDS
 
 
 def _choices(listed: object) -> dict[str, str]:

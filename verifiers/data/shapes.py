@@ -58,7 +58,7 @@ SHAPES: tuple[Shape, ...] = (
         sets="Eurus-2-RL, DAPO-Math-17k, Skywork-OR1, Klear, guru (Reasoning360), verl's examples",
         families=("eurus",),
         fits=has("prompt|raw_prompt", "reward_model"),
-        takes=has("prompt"),
+        takes=has("prompt", "ability|data_source"),
         convert=rewarded.rewarded,
     ),
     Shape(

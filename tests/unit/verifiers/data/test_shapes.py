@@ -102,7 +102,7 @@ def test_an_entry_of_reasoning_gym_keeps_what_its_scorer_needs():
         ("eurus", {"prompt": [1], "ability": "math"}, "expected chat messages"),
         ("eurus", {"prompt": "text", "ability": "math"}, "no ground_truth"),
         ("", {"title": "a", "body": "b"}, "columns of no known shape: it has title, body"),
-        ("eurus", {"prompt": [{"role": "user", "content": "?"}]}, "ground_truth"),
+        ("eurus", {"prompt": [{"role": "user", "content": "?"}], "ability": "math"}, "ground_truth"),
         (
             "eurus",
             {"prompt": [{"role": "user", "content": "?"}], "ability": "song", "reward_model": {"ground_truth": "la"}},
