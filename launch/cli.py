@@ -17,6 +17,7 @@ from pathlib import Path
 from ..common.errors import UserError
 from .entry import end_process, exit_code_of, log_to_stderr
 
+MAX_NAME = 200  # characters of an actor's name
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -87,6 +88,8 @@ def actor(argv: list[str]) -> int:
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
     name = args.name if args.name else f"actor-{os.uname().nodename}-{os.getpid()}"
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise UserError(f"--name {name!r}: expected at most {MAX_NAME} printable characters")
     from ..actor.main import main as run_actor
 
     end_process(exit_code_of("actor", lambda: run_actor(cfg, name)))

@@ -113,6 +113,9 @@ def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) ->
         answer = _answer_text(record.get("answer", {}))
     except RecursionError as error:
         raise DataError(f"its prompt or its answer is nested too deep: {error}") from error
+    # the record is sound: what UTF-8 cannot hold now comes from the chat template
+    if not is_unicode(text):
+        raise DataError(f"the chat template made a text with {LONE_SURROGATE}")
     token_ids = tokenizer.encode(text, special=isinstance(prompt, str))
     if len(token_ids) == 0:
         raise DataError(f"the prompt {text!r} has no tokens")

@@ -1,7 +1,7 @@
 """The format of a checkpoint, both directions: everything that the next step depends on, as safetensors and JSON.
 
     step-00000010/  model.safetensors, config.json, tokenizer files   loads in transformers and vLLM
-                    trainer.safetensors     optimizer, float32 masters (if the model is not float32), random state
+                    trainer.safetensors     optimizer, float32 masters (if the model's file differs), random state
                     reference.safetensors   if there is a KL term; one file for all checkpoints between two resets
                     state.json              LearnerState, with stage and triggers
 
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
@@ -72,6 +73,8 @@ class Snapshot:
     config: dict[str, Any]
     # float32, by parameter name
     policy: dict[str, Tensor]
+    # the same under the names and in the shapes of the model's own files, which differ for mixtures of experts
+    files: dict[str, Tensor]
     # "exp_avg/NAME", ...; empty right after a reset of the optimizer
     optimizer: dict[str, Tensor]
     # "rng/cpu" [ranks, bytes]
@@ -112,12 +115,14 @@ def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_r
     rng = {"rng/cpu": torch.stack(ranks.gather(torch.get_rng_state()))}
     if torch.cuda.is_available():
         rng["rng/cuda"] = torch.stack(ranks.gather(torch.cuda.get_rng_state()))
+    policy = _copy_to_first(trainer.policy.full_parameters(), ranks)
     return Snapshot(
         version=state.version,
         epoch=epoch,
         state=encode_state(written),
         config=msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
-        policy=_copy_to_first(trainer.policy.full_parameters(), ranks),
+        policy=policy,
+        files=revert_weight_conversion(trainer.policy.causal, policy),
         optimizer=_copy_to_first(_moments(trainer), ranks),
         rng=rng,
         reference=_copy_to_first(frozen.policy.full_parameters(), ranks) if frozen and with_reference else {},
@@ -127,9 +132,11 @@ def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_r
 def write_snapshot(snapshot: Snapshot, folder: Path, *, dtype: torch.dtype) -> None:
     """Fill `folder` with the files of a checkpoint, the model in `dtype`. Raises: OSError, SafetensorError."""
     masters: dict[str, Tensor] = {}
-    if dtype is not torch.float32:
+    converted = snapshot.files.keys() != snapshot.policy.keys()
+    if dtype is not torch.float32 or converted:
         masters = {f"{MASTER}{name}": tensor for name, tensor in snapshot.policy.items()}
-    exported = {name: tensor.to(dtype) for name, tensor in snapshot.policy.items()}
+    # tensors of the files may be parts of one parameter, and safetensors refuses tensors that share memory
+    exported = {name: tensor.to(dtype, copy=converted).contiguous() for name, tensor in snapshot.files.items()}
     save_file(exported, folder / MODEL, metadata={"format": "pt"})
     save_file(snapshot.optimizer | masters | snapshot.rng, folder / TRAINER)
     if snapshot.reference:

@@ -55,6 +55,16 @@ def test_an_unknown_name_lists_the_known_ones(argv: list[str], capsys: pytest.Ca
     assert "'nonsense': expected one of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "a\nb", "a" * 201])
+def test_a_name_that_no_frame_can_hold_is_a_mistake(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes of the command line that are not UTF-8 arrive as halves of surrogate pairs."""
+    monkeypatch.setattr("prolong.launch.model_check.check_model", lambda _: None)
+    assert cli.main(["actor", "--name", name, "model.path=m"]) == 2
+    assert "expected at most 200 printable characters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(RunStopped("over"), 0), (RunStopped("bad", failed=True), 1), (KeyboardInterrupt(), 130)]
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prolong.common.config.sections import SourceConfig
-from prolong.common.data.prompts import load_prompts
+from prolong.common.data.prompts import load_prompts, read_prompts
 from prolong.common.errors import DataError
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Prompt, int32_array
@@ -89,6 +89,22 @@ def test_buffer_and_data_check_refuse_a_line_in_the_same_words(
     assert contents.bad == [str(refused.value).removeprefix(f"{path}, ")]
     assert contents.bad[0].startswith(f"line 2: {reason}")
     assert contents.lines == [1, 3]
+
+
+class BrokenTemplate:
+    """A tokenizer whose chat template writes what JSON can escape and UTF-8 cannot hold."""
+
+    def render(self, prompt: str | list[Any]) -> str:
+        return "\ud83d"
+
+    def encode(self, text: str, *, special: bool = False) -> Any:
+        raise AssertionError("a text that no frame can hold is not encoded")
+
+
+def test_a_chat_template_that_makes_half_of_a_surrogate_pair_is_refused_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", GOOD)
+    ((number, read),) = read_prompts(path, BrokenTemplate())
+    assert (number, str(read)) == (1, f"the chat template made a text with {LONE}")
 
 
 def test_buffer_and_data_check_read_the_same_prompts(tmp_path: Path, tokenizer: Tokenizer) -> None:

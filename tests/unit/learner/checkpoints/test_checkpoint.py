@@ -24,9 +24,10 @@ from prolong.learner.reset_triggers import ResetState
 from prolong.learner.schedule import StageState
 from prolong.learner.step import StepConfig, Trainer
 from safetensors.torch import load_file
+from transformers import MixtralConfig
 
 from tests.support.batches import make_policy, make_trainer, random_batch, small_config
-from tests.support.tiny_model import make_tiny_model
+from tests.support.tiny_model import family_settings, make_tiny_family, make_tiny_model
 
 
 @pytest.fixture
@@ -110,6 +111,24 @@ def test_bfloat16_checkpoints_keep_float32_masters(cfg: Config, tmp_path: Path) 
     assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
     assert json.loads((checkpoint / "config.json").read_text())["dtype"] == "bfloat16"
     assert all(torch.equal(tensor, exact[name]) for name, tensor in resume(cfg, checkpoint).policy.full_parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mixtures_checkpoint_has_the_names_of_its_family_and_resumes_to_the_bit(tmp_path: Path, dtype: str) -> None:
+    """transformers holds all experts in one tensor; the engines and other programs read the files of the family."""
+    settings = family_settings(head_dim=32, num_local_experts=4)
+    folder = make_tiny_family(tmp_path / "model", MixtralConfig(**settings))
+    cfg = small_config(folder)
+    cfg.model.dtype = dtype
+    trainer = make_trainer(cfg, dtype=torch.float32)
+    trainer.train(random_batch(0))
+    checkpoint = save(cfg, trainer, tmp_path, 1)
+    assert load_file(checkpoint / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+    weights = load_weights(checkpoint)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.policy.full_parameters())
+    resumed = resume(cfg, checkpoint)
+    load_checkpoint(checkpoint, read_state(checkpoint), resumed, Ranks())
+    assert digest(resumed) == digest(trainer)
 
 
 def test_state_and_counters_come_back(cfg: Config, tmp_path: Path) -> None:
