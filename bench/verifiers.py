@@ -1,4 +1,6 @@
-"""The cost of verdicts. `code`: sandboxed programs, one process per test, in each backend that this machine has.
+"""The cost of verdicts, and what load does to them. `code`: sandboxed programs, one process per test, in each backend.
+
+`load`: 200 right programs, judged on the machine as it is and beside two busy loops (code_load.py); only on demand.
 
 A run is one jailed process, from the request to the last byte of its output; a verdict on a program with three tests takes
 three runs. The figures are those of one warm sandbox, which keeps about one core busy: parent, launcher and program take turns.
@@ -21,6 +23,7 @@ from ..verifiers.api import Task
 from ..verifiers.sandbox.launcher import Limits
 from ..verifiers.sandbox.opening import open_sandbox
 from ..verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
+from .code_load import load_figures
 from .measure import report
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -95,17 +98,20 @@ def _rates(sandbox: Sandbox, seconds: float) -> dict[str, float]:
     return rates
 
 
-PARTS: dict[str, Callable[[float], dict[str, object]]] = {"code": sandboxed_code}
+PARTS: dict[str, Callable[[float], dict[str, object]]] = {
+    "code": sandboxed_code,
+    "load": lambda seconds: load_figures(count=200, workers=2, loops=2),
+}
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench verifiers", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
-    parser.add_argument("--part", choices=sorted(PARTS), action="append", help="what to measure (default: everything)")
+    parser.add_argument("--part", choices=sorted(PARTS), action="append", help="what to measure (default: code)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     args = parser.parse_args(argv)
     result: dict[str, object] = {}
-    for part in args.part or PARTS:
+    for part in args.part or ["code"]:
         result |= PARTS[part](args.seconds)
     report(result, as_json=args.json)
     return 0
