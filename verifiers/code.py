@@ -21,7 +21,7 @@ from .api import Answer, Score, Task, Verifier
 from .programs.blocks import code_block
 from .programs.checkers import opened_checker
 from .programs.problem import Checker, CodeProblem, CodeTest, problem_of
-from .programs.scripts import TESTER_MODULE, Script
+from .programs.scripts import Script
 from .programs.tally import Tally, failure_of
 from .sandbox.launcher import RunResult, RunStatus
 from .sandbox.opening import open_for_process
@@ -150,7 +150,7 @@ class CodeVerifier(Verifier):
 
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:
-            self._sandbox = open_for_process(preload=(TESTER_MODULE,), allow_unsafe=allow_unsafe)
+            self._sandbox = open_for_process(allow_unsafe=allow_unsafe)
 
     def check_machine(self, answer: Answer) -> None:
         if "cpp" in (answer.get("language"), (answer.get("checker") or {}).get("language")):

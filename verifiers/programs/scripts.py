@@ -115,7 +115,7 @@ class Script:
             "defined": DEFINITIONS.findall(self._code),
             "whole": self._whole,
         }
-        result = self._sandbox.call(TESTER_MODULE, "run_tests", [spec, answers, only], TESTER_LIMITS)
+        result = self._sandbox.companion(TESTER_MODULE).call(TESTER_MODULE, "run_tests", [spec, answers, only], TESTER_LIMITS)
         return plain_json(result.result) if result.status is RunStatus.ok else None
 
     def _answer(self, test: ScriptTest) -> None:
