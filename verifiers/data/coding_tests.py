@@ -78,7 +78,7 @@ def inputs_and_outputs(value: object, name: str) -> ProgramTests:
     return calls(str(function), inputs, outputs) if function else runs(inputs, outputs)
 
 
-def runs(inputs: list[object], outputs: list[object]) -> ProgramTests:
+def runs(inputs: Sequence[object], outputs: Sequence[object]) -> ProgramTests:
     """Tests with standard input and output; lists are lines. Raises: LeftOut."""
     pairs = zip(map(_lines, inputs), map(_lines, outputs), strict=True)
     tests, notes = within_limits([{"stdin": stdin, "stdout": stdout} for stdin, stdout in pairs])

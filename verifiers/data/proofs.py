@@ -69,7 +69,9 @@ def attempts(prompt: str, verifier: str, answer: JsonObject, gold: str | None, s
     if content is None:
         return Attempts(right=(gold,))
     form, put = obedient(prompt, Form.box if last_boxed(gold) is not None else Form.tags)
-    return Attempts(right=(put.format(content),), wrong=put.format(another(content, answer)), form=form)
+    # only the model behind the verifier judge can tell that an open answer is wrong
+    wrong = "" if verifier == "judge" else put.format(another(content, answer))
+    return Attempts(right=(put.format(content),), wrong=wrong, form=form)
 
 
 def stated(gold: str) -> str | None:

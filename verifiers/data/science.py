@@ -102,8 +102,10 @@ def science(task: str, question: str, answer: object, *, kind: str = "", unit: o
 
 
 def judged(task: str, question: str, reference: str, domain: str = "stem") -> Made:
-    """The prompt whose answer a model compares with the reference."""
-    return Made(prompt=question.strip(), domain=domain, task=task, verifier="judge", answer={"answer": reference})
+    """The prompt whose answer a model compares with the reference. It is told the question without our request."""
+    prompt = with_request(question, BOX, Form.box)
+    spec: JsonObject = {"answer": reference, "question": question.strip()}
+    return Made(prompt=prompt, domain=domain, task=task, verifier="judge", answer=spec)
 
 
 def is_open(answer: str) -> bool:

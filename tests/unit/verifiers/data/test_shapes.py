@@ -153,3 +153,12 @@ def test_an_answer_of_zero_is_an_answer():
     record = {"domain": "Physics", "problem": "Net force?", "answer": 0, "matched_solution": "\\boxed{1}"}
     assert as_told(record, "scp116k")["answer"] == {"answer": 0}
     assert as_told(record | {"answer": ""}, "scp116k")["answer"] == {"answer": "1"}
+
+
+def test_open_answers_are_left_out_or_given_to_a_model():
+    record = {"question": "Why do firms exist?", "answer": "Because markets have costs of search that a hierarchy can avoid"}
+    with pytest.raises(DataError, match="an open answer"):
+        convert_record(record)
+    made = convert_record(record, judge=True).made
+    assert (made.verifier, made.prompt) == ("judge", record["question"] + BOX)
+    assert made.answer == {"answer": record["answer"], "question": record["question"]}
