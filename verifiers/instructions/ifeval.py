@@ -121,8 +121,11 @@ def _highlights(text: str, k: JsonObject) -> bool:
 
 
 def _sections(text: str, k: JsonObject) -> bool:
+    """The marker with a number; a Roman one with a title behind it at most, because "Section I" may begin a sentence."""
     splitter = re.escape(k["section_spliter"].strip())
-    return len(re.findall(rf"(?<!\w){splitter}\s?\d+", text)) >= k["num_sections"]
+    roman = rf"^[ \t*#>_]*{splitter}\s?[IVXLC]{{1,7}}[ \t*_]*(?:[:.)\u2013\u2014-].*)?$"
+    found = re.finditer(rf"(?<!\w){splitter}\s?\d+|{roman}", text, re.MULTILINE)
+    return sum(1 for _ in found) >= k["num_sections"]
 
 
 def _title(text: str, k: JsonObject) -> bool:
@@ -139,8 +142,9 @@ def _two_responses(text: str, k: JsonObject) -> bool:
 
 
 def _repeat_prompt(text: str, k: JsonObject) -> bool:
-    wanted = k["prompt_to_repeat"].strip().casefold()
-    return text.casefold().startswith(wanted) and len(text) > len(wanted)
+    """The request first, whatever its case and white space, and then something else."""
+    wanted, found = (" ".join(own.split()).casefold() for own in (k["prompt_to_repeat"], text))
+    return found.startswith(wanted) and len(found) > len(wanted)
 
 
 def _end(text: str, k: JsonObject) -> bool:

@@ -106,8 +106,8 @@ CASES: list[Case] = [
     (
         "detectable_format:multiple_sections",
         {"section_spliter": "Section", "num_sections": 2},
-        ["Section 1\na\nSection 2\nb", "SECTION Section 1 Section2 Section 3"],
-        ["Section 1\na", "Section one Section two", "Subsection 1 Intersection 2"],
+        ["Section 1\na\nSection 2\nb", "SECTION Section 1 Section2 Section 3", "## Section I: so\n**Section II**\nb"],
+        ["Section 1\na", "Section one Section two", "Subsection 1 Intersection 2", "Section I like\nSection I am in"],
     ),
     (
         "detectable_format:json_format",
@@ -125,7 +125,7 @@ CASES: list[Case] = [
     (
         "combination:repeat_prompt",
         {"prompt_to_repeat": "Write a poem."},
-        ["Write a poem.\nRoses are red", "write A poem. ok"],
+        ["Write a poem.\nRoses are red", "write A poem. ok", "Write a\npoem. Yes"],
         ["Roses. Write a poem.", "Write a poem."],
     ),
     (
