@@ -16,6 +16,7 @@ from .proving import Proof
 
 PROGRESS_EVERY_S = 2.0
 LINES_SHOWN = 5
+KINDS_SHOWN = 40
 
 
 @dataclass
@@ -77,9 +78,12 @@ class Report:
     def show(self) -> None:
         """Print the whole report; the first records that were left out go to stderr."""
         print(f"{self._target}: {self.num_written} prompts, {self.num_left_out} records left out")
-        for kind, count in sorted(self._kinds.items()):
+        for kind, count in sorted(self._kinds.most_common(KINDS_SHOWN)):
             task, shape, verifier = kind
             print(f"  {count:8d}  {task}: shape {shape}, verifier {verifier}; {self._proved[kind]} proved")
+        if len(self._kinds) > KINDS_SHOWN:
+            rest = self.num_written - sum(count for _, count in self._kinds.most_common(KINDS_SHOWN))
+            print(f"  {rest:8d}  of {len(self._kinds) - KINDS_SHOWN} more sources")
         for shape, count in self._other_shapes.items():
             print(
                 f"  {count:8d}  are no {self._family}: their columns are those of the shape {shape}, and so they were converted"

@@ -17,7 +17,7 @@ from . import coding, instruction_sets, puzzle_sets
 from .fields import LeftOut, column, is_empty, maybe_object, maybe_parsed, object_in, question_in, shown, text_of
 from .made import Made, OpenAnswer
 from .mathematics import mathematics, set_name
-from .science import judged, looks_mathematical, science
+from .science import judged_by_model, looks_mathematical, science
 
 Converter = Callable[[JsonObject, str, object, str], Made]  # the record, its question, its ground truth, its task
 
@@ -133,7 +133,9 @@ def verification(record: JsonObject) -> Made:
         return puzzle_sets.simulation(record, question, truth, kind)
     open_reference = column(record, "gold_standard_solution") or truth
     if kind.startswith("llm_judge") and isinstance(open_reference, str):
-        raise OpenAnswer(f"{kind}: an open answer, which no rule compares", judged(task, question, open_reference, "open"))
+        raise OpenAnswer(
+            f"{kind}: an open answer, which no rule compares", judged_by_model(task, question, open_reference, "open")
+        )
     if kind not in ("", "verifiable_math", "math"):
         raise LeftOut(f"no rule for the task type {shown(kind)}", f"verification_info = {shown(info)}")
     if not kind and not looks_mathematical(truth):

@@ -91,7 +91,7 @@ def science(task: str, question: str, answer: object, *, kind: str = "", unit: o
         first, alias = _TRUTHS[word]
         aliases.append(alias)
     elif is_open(str(first)):
-        made = judged(task, question, str(first))
+        made = judged_by_model(task, question, str(first))
         raise OpenAnswer("an open answer, which no rule compares", made)
     spec: JsonObject = {"answer": first}
     if aliases:
@@ -101,7 +101,7 @@ def science(task: str, question: str, answer: object, *, kind: str = "", unit: o
     return Made(prompt=prompt, domain="stem", task=task, verifier="stem", answer=spec)
 
 
-def judged(task: str, question: str, reference: str, domain: str = "stem") -> Made:
+def judged_by_model(task: str, question: str, reference: str, domain: str = "stem") -> Made:
     """The prompt whose answer a model compares with the reference. It is told the question without our request."""
     prompt = with_request(question, BOX, Form.box)
     spec: JsonObject = {"answer": reference, "question": question.strip()}

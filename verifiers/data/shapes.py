@@ -15,6 +15,7 @@ from . import coding, instruction_sets, mathematics, puzzle_sets, rewarded, scie
 from .fields import LeftOut, is_empty, maybe_object, maybe_parsed, plain_value
 from .made import Made, OpenAnswer, Shape, has
 
+PICTURES = ("images", "image", "image_1", "decoded_image")  # columns of questions that a text cannot ask
 UNSPECIFIC = ("problem", "question")  # shapes whose columns other shapes have as well
 FAMILIES = ("deepscaler", "eurus", "scp116k", "reasoning_gym", "ifeval", "code", "synthetic")
 
@@ -202,6 +203,8 @@ def convert_record(record: JsonObject, family: str = "", *, judge: bool = False)
     """
     plain = plain_value(record)
     assert isinstance(plain, dict)
+    if any(not is_empty(plain.get(name)) for name in PICTURES):
+        raise LeftOut("a question about a picture")
     shape, as_told = recognise(plain, family)
     try:
         return Conversion(shape, shape.convert(plain), as_told)

@@ -8,6 +8,9 @@ from prolong.buffer.tickets.group_checks import MAX_METRICS
 from prolong.common.transport.quarantine import REST_S, STRIKES, WINDOW_S
 from prolong.common.transport.sockets import FRAMES_AHEAD, FRAMES_BEHIND
 from prolong.common.types import MAX_DETAIL
+from prolong.verifiers.data.coding import MAX_SOLUTIONS
+from prolong.verifiers.data.coding_tests import MAX_TEST_CHARS, MAX_TESTS
+from prolong.verifiers.data.science import MAX_PHRASE_WORDS
 from prolong.verifiers.registry import VERIFIERS
 from prolong.verifiers.workers.host_messages import MAX_MESSAGE_BYTES
 from prolong.verifiers.workers.local_pool import DEFAULT_MEMORY_MB
@@ -22,6 +25,9 @@ SENTENCES = [
     ("security.md", f"a verdict of at most {MAX_DETAIL:,} characters and {MAX_METRICS} metrics each"),
     ("verifiers.md", f"A worker may use {DEFAULT_MEMORY_MB >> 10} GiB of address space"),
     ("verifiers.md", f"encrypted frames, {MAX_MESSAGE_BYTES >> 20} MiB at most"),
+    ("data.md", f"At most {MAX_TESTS} tests and {MAX_TEST_CHARS:,} characters of one problem"),
+    ("data.md", "prose (more than seven words)" if MAX_PHRASE_WORDS == 7 else "?"),
+    ("data.md", "at most three of them" if MAX_SOLUTIONS == 3 else "?"),
     ("verifiers.md", f"At most {MAX_JOBS:,} jobs of one client wait on a host"),
 ]
 

@@ -181,3 +181,25 @@ def test_a_brought_gold_completion_wins(tmp_path: Path):
     contents = read_contents(file_of(tmp_path, GOOD | {"gold": "so \\boxed{2}"}, GOOD), Characters())
     assert contents.golds == ["so \\boxed{2}", "\\boxed{2}"]
     assert data_check.duplicate_prompts(contents)
+
+
+def test_a_file_of_many_sources_has_a_short_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = file_of(tmp_path, *({"problem": "1+1", "answer": "2", "source": f"set{number}"} for number in range(100)))
+    assert data.main(["convert", "--no-prove", str(source), str(tmp_path / "out.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "60  of 60 more sources" in out
+    assert len(out.splitlines()) < 50
+
+
+def test_problems_whose_tests_were_shortened_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    many = json.dumps({"inputs": ["1"] * 99, "outputs": ["1"] * 99})
+    source = file_of(tmp_path, {"question": "Echo.", "input_output": many})
+    assert data.main(["convert", "--no-prove", str(source), str(tmp_path / "out.jsonl")]) == 0
+    assert "1  problems with more than 50 tests or 256000 characters of them" in capsys.readouterr().out
+
+
+def test_judging_by_a_model_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prose = "Because markets have costs of search and bargaining that a hierarchy can avoid"
+    source = file_of(tmp_path, {"question": "Why do firms exist?", "answer": prose})
+    assert data.main(["convert", "--no-prove", str(source), str(tmp_path / "out.jsonl")]) == 1
+    assert "1  left out: an open answer, which no rule compares (line 1)" in capsys.readouterr().out

@@ -71,6 +71,7 @@ def test_any_ground_truth(record: JsonObject, truth: object) -> None:
         ({"problem": "?", "solution": "\\boxed{1} or \\boxed{2}"}, "several different boxes"),
         ({"prompt": [{"role": "user", "content": "?"}], "reward_model": {"ground_truth": []}}, "no ground_truth"),
         ({"prompt": [{"role": "system", "content": "?"}], "reward_model": {"ground_truth": "1"}}, "no message of the user"),
+        ({"problem": "?", "answer": "1", "images": [{"bytes": "x"}]}, "a question about a picture"),
         ({"question": "?", "choices": ["a", "b"], "answer": 7}, "the answer is none of the choices"),
         ({"question": "?", "input_output": "{not json"}, "not JSON"),
         ({"question": "?", "input_output": '{"inputs": [1], "outputs": []}'}, "holds no tests"),
