@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,28 @@ def generated_puzzles(dataset: str, count: int, limit_s: float) -> Iterator[Puzz
     """Puzzles of the lowest, the middle and the highest level, as many as the generator makes in time."""
     levels = puzzles.levels(dataset)
     for level in sorted({levels[0], levels[len(levels) // 2], levels[-1]}):
-        began = time.monotonic()
         try:
-            for record in puzzles.Entries(dataset, level, count, seed=1):
-                yield Puzzle(record["prompt"].removesuffix(puzzles.INSTRUCTION), record["answer"])
-                if time.monotonic() - began > limit_s:
-                    break
-        except DataError as error:
-            sys.stderr.write(f"{error}\n")
+            with at_most(limit_s):
+                for record in puzzles.Entries(dataset, level, count, seed=1):
+                    yield Puzzle(record["prompt"].removesuffix(puzzles.INSTRUCTION), record["answer"])
+        except (DataError, TimeoutError) as error:
+            sys.stderr.write(f"{dataset}, level {level}: {error}\n")
+
+
+@contextmanager
+def at_most(limit_s: float) -> Iterator[None]:
+    """Raises TimeoutError in the body after `limit_s`: some generators look for one puzzle for hours."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError(f"no further puzzle in {limit_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def candidate_texts(found: list[Puzzle]) -> dict[str, list[str]]:
