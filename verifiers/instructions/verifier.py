@@ -11,6 +11,7 @@ follows nothing. Each type is one rule of ifeval.py, training.py or the ifbench 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from ...common.errors import DataError
 from ...common.types import VerdictStatus
@@ -55,7 +56,7 @@ class InstructionsVerifier(Verifier):
     def score(self, task: Task) -> Score:
         """Metrics: the share of instructions followed, and whether all are."""
         indented = _indented(after_thinking(task))
-        if not indented:
+        if not _is_visible(indented):
             return Score(reward=0.0, status=VerdictStatus.no_answer, detail="no text behind the thinking")
         if len(indented) > MAX_TEXT_CHARS:
             return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a text of {len(indented)} characters")
@@ -73,6 +74,11 @@ class InstructionsVerifier(Verifier):
     def probe(self, answer: Answer) -> bool:
         self.score(Task(completion="A harmless text.", answer=answer))
         return True
+
+
+def _is_visible(text: str) -> bool:
+    """Whether there is a letter, digit, mark of punctuation or symbol: zero-width characters are no text."""
+    return any(unicodedata.category(character)[0] in "LNPS" for character in text)
 
 
 def _indented(text: str) -> str:

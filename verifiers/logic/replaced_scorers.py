@@ -90,9 +90,9 @@ def polynomial_equations(text: str, entry: Entry) -> float:
     if not expected:
         return float(not text.strip() or _NO_ROOT.fullmatch(text.strip()) is not None)
     listed = re.sub(r" +(?:and|or) +", ", ", _VARIABLE.sub("", plain_text(text)))
-    roots = sorted(map(written_number, items(listed)))
-    if len(expected) != len(roots):
+    if len(given := items(listed)) != len(expected):
         return 0.0
+    roots = sorted(map(written_number, given))
     return float(all(abs(a - b) <= Fraction(1, 10_000) for a, b in zip(expected, roots, strict=True)))
 
 

@@ -168,7 +168,10 @@ def test_a_text_follows_its_instruction_or_not(name: str, kwargs: dict, good: li
     assert [text for text in bad if reward(text, (name, kwargs)) != 0.0] == []
 
 
-@pytest.mark.parametrize("text", ["", " \n\t ", "<think>My answer is yes.</think>", "<think>never closed", "ok</think>  "])
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n\t ", "<think>My answer is yes.</think>", "<think>never closed", "ok</think>  ", "\u200b", "\ufeff\u2060 \u0301"],
+)
 def test_an_empty_text_follows_nothing(text: str):
     for name, kwargs, _, _ in CASES:
         scored = INSTRUCTIONS.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
