@@ -144,6 +144,16 @@ def _rows_refusal(folder: Path, config: JsonObject) -> str:
     )
 
 
+def biased_tied_head(folder: Path) -> str:
+    """Why vLLM cannot run this model's head; empty if it can. A sound folder, as `folder_refusal` says."""
+    if not read_model_config(folder).get("tie_word_embeddings") or "lm_head.bias" not in stored_tensors(folder):
+        return ""
+    return (
+        "its head is tied to the embedding and has a bias of its own, which vLLM does not load; use actor.engine=transformers, "
+        "or save the model with an untied head"
+    )
+
+
 def _embedding(tensors: dict[str, StoredTensor]) -> StoredTensor | None:
     return next((tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), None)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from ..common.config.choices import EngineKind
 from ..common.config.sections import Config
 from ..common.errors import ConfigError, ModelError
-from ..common.model_folder import CONFIG, config_refusal, folder_refusal, longest_context, read_model_config
+from ..common.model_folder import CONFIG, biased_tied_head, config_refusal, folder_refusal, longest_context, read_model_config
 from ..common.tokenizer import tokenizer_folder
 
 ATTENTIONS = ("documents", "sdpa", "eager", "flash_attention_2", "flex_attention")
@@ -32,7 +33,7 @@ def check_model(cfg: Config) -> None:
         if not (folder / CONFIG).is_file():
             hint = "; `prolong bootstrap` makes the demo's" if folder.name == "demo" else ""
             raise ModelError(f"model.path = {path!r}: expected a model folder with a {CONFIG}{hint}")
-        refusal = folder_refusal(folder)
+        refusal = folder_refusal(folder) or (biased_tied_head(folder) if cfg.actor.engine is EngineKind.vllm else "")
     else:
         folder = tokenizer_folder(path)
         refusal = config_refusal(read_model_config(folder))

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import torch
 from prolong.common.config.run_files import run_paths
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch.local import preflight
 from prolong.launch.local.preflight import prepare, settle_address
 from prolong.verifiers.sandbox.opening import open_sandbox
+from safetensors.torch import load_file, save_file
 
 from tests.support.tiny_model import make_tiny_model
 
@@ -71,6 +73,15 @@ def test_an_odd_model_folder_is_refused_by_its_path(settings: dict[str, str], tm
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=rf"model.path = '{folder}': it holds no weights"):
         attempt(settings, model__path=str(folder))
+
+
+def test_a_tied_head_with_a_bias_is_refused_for_vllm_alone(settings: dict[str, str], tmp_path: Path, model: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "odd"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"lm_head.bias": torch.zeros(64)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"tied to the embedding and has a bias of its own, which vLLM does not load; use"):
+        attempt(settings, model__path=str(folder))
+    attempt(settings, model__path=str(folder), actor__engine="transformers")
 
 
 def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(settings: dict[str, str], tmp_path: Path, model: Path) -> None:
