@@ -50,10 +50,10 @@ def problem_and_answer(record: JsonObject) -> Made:
     refuse_proofs(record)
     question = question_in(record, "problem", "question", "prompt", "messages")
     answer = column(record, "answer", "final_answer", "expected_answer", "ground_truth", "target")
-    if answer is None and is_empty(column(record, "solution", "generated_solution")):
+    if answer is None and is_empty(record.get("solution")):
         raise LeftOut("no answer", "answer = None, and no solution")
     if answer is None or (isinstance(answer, str) and is_sentinel(answer) and "\\boxed" in str(record.get("solution"))):
-        answer = boxed_in(text_of(record, "solution", "generated_solution"), "solution")
+        answer = boxed_in(text_of(record, "solution"), "solution")
     return mathematics(set_name(record, "deepscaler"), question, answer)
 
 

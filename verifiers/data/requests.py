@@ -64,7 +64,8 @@ _BOX_REQUEST = re.compile(
 )
 # A sentence: up to the end of the line, or to a full stop with space behind it. Dots of numbers and of "e.g." do not end one.
 _SENTENCE = re.compile(r"[^\n]*?(?:(?<!e\.g)(?<!i\.e)[.!?][\"'`)”]*(?=\s|$)|(?=\n)|$)")
-_CUE = re.compile(r"\n\s*(?:\*\*)?(?:Final )?(?:Answer|Solution|A)\s*[:：](?:\*\*)?\s*\Z", re.IGNORECASE)  # noqa: RUF001
+_CUE = re.compile(r"(?:\n\s*|(?<=[.?!])\s+)(?:\*\*)?(?:Final )?(?:Answer|Solution|A)\s*[:：](?:\*\*)?\s*\Z", re.IGNORECASE)  # noqa: RUF001
+_TAG = re.compile(r"</?\w+>")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _EMPTY_BLOCK = re.compile(r"```\w*\s*(?:#[^\n]*)?\s*```")
 
@@ -95,13 +96,17 @@ def without_requests(question: str, *, keep: Form) -> str:
             at = start + len(sentence)
     parts.append(question[at:])
     shortened = _BLANK_LINES.sub("\n\n", "".join(parts)) if len(parts) > 1 else question
-    return _CUE.sub("", shortened.rstrip()).strip("\n").rstrip() or question.strip()
+    kept = _CUE.sub("", shortened.rstrip()).rstrip()
+    return (kept.strip() if len(parts) > 1 else kept.strip("\n")) or question.strip()
 
 
 def _holds_question(sentence: str) -> bool:
-    """Whether a part of the question stands in front of the mark: then the sentence stays, and the prompt asks twice."""
+    """Whether a part of the question stands in front of the mark, or the line is one of a template of tags.
+
+    Then the sentence stays, and the prompt asks for both: a box inside the other form obeys it.
+    """
     before = min(match.start() for mark in _MARKS.values() if (match := mark.search(sentence)))
-    return bool(re.search(r"[\d?=+^\\]", sentence[:before]))
+    return bool(re.search(r"[\d?=+^\\]", sentence[:before])) or not re.search(r"[A-Za-z]{2}", _TAG.sub("", sentence))
 
 
 def _sentences(text: str) -> list[tuple[int, str]]:

@@ -26,6 +26,7 @@ SILENT = [
     "Fill the digits \\boxed{a}\\boxed{b}. What is a+b?",
     "#### Problem 3\nFind x.",
     "Question: what is 1+1?\nAnswer:",
+    "The answer is an integer. Find n. Answer:",
     "Write the answers of the class as a list: 1, 2.",
 ]
 
@@ -60,3 +61,9 @@ def test_requests_of_dapo_leave_nothing_but_the_question_and_ours() -> None:
 def test_a_sentence_that_holds_the_question_stays(question: str) -> None:
     made = with_request(question, BOX, Form.box)
     assert made == question + BOX
+
+
+def test_a_template_of_tags_stays_whole() -> None:
+    template = "Respond in this format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>\nWhat is 2+2?"
+    assert with_request(template, BOX, Form.box) == template + BOX
+    assert with_request("Put it in <answer> tags. What is 2+2?", BOX, Form.box) == "What is 2+2?" + BOX
