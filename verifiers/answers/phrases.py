@@ -8,6 +8,7 @@ Words are added or left out only where they cannot change the meaning: a phrase 
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 from .inflection import singular
@@ -50,7 +51,13 @@ _GLOSS = re.compile(
 _REASON = re.compile(r",? (?:because|since|due to|as a result of) ")
 _ORDINAL = re.compile(r"\d{1,3}(?:st|nd|rd|th)")
 _RAYS = re.compile(r"\bx[- ]?ray", re.IGNORECASE)
-_TOWARD = re.compile(r"\A(?:to|toward) (?=\w+\Z)")  # to the left
+_TOWARD = re.compile(r"\A(?:(?:to|toward) (?=\w+\Z)|(?:along|on) (?=[xyz] axis\Z))")  # to the left, along the x-axis
+_BOND = re.compile(r"\b(covalent|ionic|metallic|dative) bond\Z")  # no hydrogen bonds: hydrogen alone is something else
+# a hyphen that may as well not be there: non-spontaneous, counter-clockwise
+_PREFIX = re.compile(
+    r"\b(non|anti|counter|co|re|pre|sub|multi|semi|inter|intra|micro|photo)[-\u2010\u2011\u2013](?=[a-z]{3})", re.IGNORECASE
+)
+_ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"\s*(?:,|;)\s*(?:and |& )?|\s+and\s+|\s+&\s+")
 _GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
 _WORD = re.compile(r"[^\W_]+|[+-](?=\d)")
@@ -59,8 +66,11 @@ _SAME = {
     "remain constant": "unchanged", "stay constant": "unchanged", "remain same": "unchanged", "stay same": "unchanged",
     "constant": "unchanged", "remain unchanged": "unchanged", "stay unchanged": "unchanged", "same": "unchanged",
     "go up": "increase", "go down": "decrease", "none of above": "none of these",
-    "infinite": "infinity", "carbon 4 oxide": "carbon dioxide",
+    "adenosine triphosphate": "atp", "adenosine diphosphate": "adp", "deoxyribonucleic acid": "dna", "ribonucleic acid": "rna",
+    "citric acid cycle": "kreb cycle", "tricarboxylic acid cycle": "kreb cycle", "tca cycle": "kreb cycle",
+    "anticlockwize": "counterclockwize", "infinite": "infinity", "carbon 4 oxide": "carbon dioxide",
 }  # fmt: skip
+_DIRECTIONS = {f"{way}ward": way for way in ("up", "down", "left", "right", "north", "south", "east", "west")}
 _GENERIC_TAIL = re.compile(r"(?<=\w{3}) (?:molecule|gas|metal)\Z")
 
 
@@ -139,7 +149,7 @@ def forms(text: str) -> frozenset[str]:
     """Spellings of a phrase that mean the same; two phrases with a common one are equal."""
     flat = " ".join(bare_words(text))
     flat = _SAME.get(flat, flat)
-    flat = _TOWARD.sub("", _GENERIC_TAIL.sub("", flat))
+    flat = _TOWARD.sub("", _BOND.sub(r"\1", _GENERIC_TAIL.sub("", flat)))
     flat = _NAME_OF_LAW.sub("", flat)
     short = _TAIL_OF_LAW.sub("", flat)
     found = {flat, short, _HEAD_OF_LAW.sub("", flat)}
@@ -155,7 +165,8 @@ def forms(text: str) -> frozenset[str]:
 
 def bare_words(text: str, *, keep_articles: bool = False) -> list[str]:
     """Small letters, no punctuation, singular, numbers as digits. Letters that stand alone keep their case: vitamin A."""
-    text = _RAYS.sub("xray", text)
+    text = _ACCENTS.sub("", unicodedata.normalize("NFD", _RAYS.sub("xray", text)))
+    text = _PREFIX.sub(r"\1", text)
     text = re.sub(r"(?<=[A-Za-z])['’]s?\b", "", text)  # noqa: RUF001
     text = re.sub(r"(?<=[A-Za-z]{2})[-–](?=[A-Za-z]{2})", " ", text).strip()  # noqa: RUF001
     words = [word if len(word) == 1 or _GENES.fullmatch(word) else word.lower() for word in _WORD.findall(text)]
@@ -168,7 +179,7 @@ def _number(word: str) -> str:
     if word in ORDINALS or _ORDINAL.fullmatch(word):
         return str(ORDINALS.get(word) or re.sub(r"\D", "", word)) + "th"
     value = word_number(word)
-    return str(value) if value is not None and value.denominator == 1 else word
+    return str(value) if value is not None and value.denominator == 1 else _DIRECTIONS.get(word, word)
 
 
 def _flat(text: str) -> str:
