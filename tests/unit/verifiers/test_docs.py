@@ -11,6 +11,7 @@ from prolong.common.types import MAX_DETAIL
 from prolong.verifiers.data.coding import MAX_SOLUTIONS
 from prolong.verifiers.data.coding_tests import MAX_TEST_CHARS, MAX_TESTS
 from prolong.verifiers.data.science import MAX_PHRASE_WORDS
+from prolong.verifiers.instructions.rules import REFUSED, RULES
 from prolong.verifiers.registry import VERIFIERS
 from prolong.verifiers.workers.host_messages import MAX_MESSAGE_BYTES
 from prolong.verifiers.workers.local_pool import DEFAULT_MEMORY_MB
@@ -45,3 +46,9 @@ def test_every_verifier_is_on_the_page():
     first_table = (DOCS / "verifiers.md").read_text(encoding="utf-8").partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", first_table, flags=re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(VERIFIERS)
+
+
+def test_every_instruction_type_is_on_the_page():
+    page = text_of("verifiers.md")
+    assert [name for name in (*RULES, *REFUSED) if f"`{name}`" not in page] == []
+    assert [reason for reason in REFUSED.values() if reason not in page] == []
