@@ -22,7 +22,7 @@ from ..sandbox.sandbox import Sandbox
 from .problem import CodeProblem
 from .tally import Tally, failure_of
 
-MAX_ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 4 << 20
 MAX_OPERATIONS = 1000  # of one test
 TESTER_MODULE = "prolong.verifiers.sandbox.tester"
 TESTER_LIMITS = Limits(cpu_s=20, wall_s=40, memory_mb=2048, output_bytes=16 << 20)
@@ -83,9 +83,11 @@ class Script:
 
     def _begin(self) -> None:
         """Find the tests, and what they ask first. The program has no part in it yet, so that a failure is the test code's."""
-        rows = self._report({}, None)
-        if not rows or all(row["state"] == "idle" for row in rows):
-            raise VerifierFailure("the problem's test code cannot be run, or never calls the program")
+        rows = self._report({}, None) or []
+        broken = [row["why"] for row in rows if row["state"] == "failed"]
+        if broken or all(row["state"] == "idle" for row in rows):
+            why = broken[0] if broken else "it cannot be run, or never calls the program"
+            raise VerifierFailure(f"the problem's test code is no test: {why}")
         self.tests = [ScriptTest(row["number"]) for row in rows]
         for test, row in zip(self.tests, rows, strict=True):
             test.take(row)

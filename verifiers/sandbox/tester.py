@@ -105,7 +105,9 @@ class Tests:
         self._texts = [ast.parse(text).body for text in spec["asserts"]]
         self._code = ast.parse(spec["test_code"]).body
         trees = [*self._setup, *self._code, *(node for body in self._texts for node in body)]
-        self._own = frozenset() if self._entry else frozenset(spec["defined"]) & means_of_python(trees)
+        of_python = frozenset() if self._entry else means_of_python(trees)
+        # a program that defines none of them has none of what is tested
+        self._own = (of_python & frozenset(spec["defined"])) or of_python
 
     def all(self) -> Iterator[Test]:
         """The tests in order."""

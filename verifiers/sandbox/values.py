@@ -18,6 +18,7 @@ from typing import Any
 
 Value = Any  # of a program or its tests: whatever Python has
 
+LARGE_BITS = 10_000
 SEQUENCES: dict[str, type] = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
 TYPES = {kind.__name__: kind for kind in (int, float, str, bool, list, tuple, dict, set, bytes, complex, type(None))}
 
@@ -51,7 +52,9 @@ class Encoder:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):
-            return int.__int__(value)
+            number = int.__int__(value)
+            # decimal digits of larger ones take long, and the parent refuses them
+            return number if number.bit_length() < LARGE_BITS else {"int": hex(number)}
         if isinstance(value, str):
             return str.__str__(value)
         if isinstance(value, float):
@@ -123,6 +126,7 @@ def _decoded(value: Value, made: list[Value], handle: Callable[[Value], Value]) 
 
 _PLAIN: dict[str, Callable[[Value], Value]] = {
     "float": float,
+    "int": lambda digits: int(digits, 16),
     "bytes": bytes.fromhex,
     "complex": lambda parts: complex(*parts),
     "Decimal": decimal.Decimal,

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from prolong.verifiers.sandbox.outputs import EXACT, Tolerance, plain_json, same_text, same_value
+from prolong.verifiers.sandbox.outputs import AS_JUDGES, EXACT, Tolerance, plain_json, same_text, same_value
 
 NEAR = Tolerance(rel=1e-6, abs=1e-9)
 HOSTILE = [
@@ -87,3 +87,79 @@ def test_a_long_output_is_compared_in_linear_time():
     text = "1 " * 50_000 + "\n" * 50_000
     assert same_text(text, text.encode(), "tokens", NEAR)
     assert not same_text(text, b" " * 1_000_000 + b"x")
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("0.333333333333", "0.333333"),
+        ("1.4142135623730951", "1.414213562373095"),
+        ("3.0", "3"),
+        ("3", "3.0"),
+        ("-3", "-3.000"),
+        ("0.5", ".5"),
+        ("1e-05", "0.00001"),
+        ("123456789.123456", "123456789.2"),
+        ("2.50", "2.5"),
+        ("Case 1: 0.3333333", "Case 1: 0.33333334"),
+        ("0.1 0.2\n0.3", "0.10000001  0.2\n0.3"),
+        ("1 2", "1  2"),
+        ("12345678901234567890", "12345678901234567890"),
+        ("-0.0", "0.0000001"),
+    ],
+)
+def test_expected_decimals_may_be_near(expected: str, got: str):
+    assert same_text(expected, got.encode(), "lines", AS_JUDGES)
+    assert same_text(expected, got.encode(), "tokens", AS_JUDGES)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("3", "3.0000001"),
+        ("3", "2.9999999"),
+        ("3", "3e0"),
+        ("12345678901234567890", "12345678901234567891"),
+        ("12345678901234567890", "1.2345678901234567890e19"),
+        ("1000000", "1000001"),
+        ("0.3333333", "0.33334"),
+        ("0.5", "0.500002"),
+        ("3.14", "3.14159"),
+        ("1000000.50", "1000001.00"),
+        ("99999999.9", "99999998.9"),
+        ("0.1", "0,1"),
+        ("1.0", "nan"),
+        ("1e400", "1e500"),
+        ("1.10.2", "1.1.2"),
+        ("0.5 0.5", "0.5"),
+        ("0.5\n0.5", "0.5 0.5 0.5"),
+        ("yes", "YES"),
+        ("1.0 x", "1.0 y"),
+        ("007", "7.0"),
+    ],
+)
+def test_near_misses_are_wrong(expected: str, got: str):
+    assert not same_text(expected, got.encode(), "lines", AS_JUDGES)
+    assert not same_text(expected, got.encode(), "tokens", AS_JUDGES)
+
+
+def test_layout_counts_where_a_line_holds_more_than_numbers():
+    assert not same_text("a  b", b"a b", "lines", AS_JUDGES)
+    assert not same_text(" *\n***", b"*\n***", "lines", AS_JUDGES)
+    assert not same_text("1 2 3", b"1\n2\n3", "lines", AS_JUDGES)
+
+
+def test_returned_numbers_may_stand_for_expected_floats_alone():
+    for expected, got in ((2.0, 2), (0.3, 0.1 + 0.2), ([0.1, [0.2]], [0.1, [0.2 + 1e-9]]), ({"a": 1.5}, {"a": 1.5000001})):
+        assert same_value(expected, got, AS_JUDGES)
+    for expected, got in (
+        (2, 2.0),
+        (1, True),
+        (1.0, True),
+        (0.3, 0.30001),
+        (10**20, 1e20),
+        ("0.3", 0.3),
+        ([1], 1),
+        (1.0, [1.0]),
+    ):
+        assert not same_value(expected, got, AS_JUDGES)
