@@ -43,7 +43,9 @@ def boxed_parts(task: Task, reference: str) -> list[tuple[str, str]]:
     if "," not in reference and "\\" not in reference and " " not in reference:
         return []
     found = separate_boxes(after_thinking(task))
-    expected = parts(read(reference).text) if len(found) > 1 else None
+    if len(found) < 2 or sum(map(len, found)) > MAX_ANSWER_CHARS:
+        return []
+    expected = parts(read(reference).text)
     if expected is None or expected.kind not in ("list", "set", "tuple") or len(expected.items) != len(found):
         return []
     pairs = list(zip(expected.items, found, strict=True))
@@ -51,11 +53,15 @@ def boxed_parts(task: Task, reference: str) -> list[tuple[str, str]]:
 
 
 def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_algebra) -> bool | None:
-    """Whether the last box is the stored answer, or all boxes in their order are its parts."""
+    """Whether the last box is the stored answer, or all boxes are its parts: in its order, or each with its name."""
     verdict = agree(reference, answer, algebra)
     if verdict is True or not (pairs := boxed_parts(task, reference)):
         return verdict
-    by_parts = every(agree(part, box, algebra) for part, box in pairs)
+    found = [box for _, box in pairs]
+    if all("=" in box for box in found):
+        by_parts = agree(reference, ", ".join(found), algebra)
+    else:
+        by_parts = every(agree(part, box, algebra) for part, box in pairs)
     return by_parts if by_parts or verdict is False else None
 
 
@@ -107,7 +113,8 @@ class MathVerifier(Verifier):
         refused = refused_score(answer, reference)
         if answer is None or refused is not None:
             return refused
-        return quick_score(verdict_of(task, reference, answer), reference, answer)
+        given = ", ".join([answer, *(box for _, box in boxed_parts(task, reference))])
+        return quick_score(verdict_of(task, reference, answer), reference, given)
 
     def load(self) -> None:
         load_algebra()

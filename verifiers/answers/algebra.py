@@ -3,7 +3,8 @@ r"""Comparison by value, with sympy and math-verify (Apache-2.0), for answers th
 Imports of both are inside the functions, because they take a second. The settings come from the library's mistakes:
   - percent signs and units are taken off before: under hydra's antlr `25\%` parses to a bare string, and units are ignored;
   - `allow_set_relation_comp`, so that x \in (1,2) is the interval (1,2);
-  - constants are compared to 50 digits here, decimals as the fractions that they are: its rounding takes .1 for .1000001;
+  - constants are compared in constants.py, decimals as the fractions that they are: its rounding takes .1 for .1000001;
+  - functions by cases are compared in piecewise.py, because it reads all of them as 0;
   - no time limits of its own, which use SIGALRM and a BaseException. The pool owns the deadline.
 """
 
@@ -15,8 +16,12 @@ from functools import lru_cache
 from typing import Any
 
 from ...common.json_object import JsonObject
+from .constants import as_fraction, same_constant
+from .counting import without_counts
+from .integrals import same_antiderivative
+from .piecewise import same_cases
+from .real_points import equal_at_real_points
 
-DIGITS = 100  # digits that sympy may compute of the difference of two constants
 _HUGE = re.compile(r"\^\{?[-+]?\d{7,}|\d{5,}\)?!|!\)?!\)?!|!\)!|\d\)?\^\{?\(?-?(?:[3-9]|\d{2,9})\^\{?\d{1,9}\^")
 _DEGREES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\^\\circ")
 _CAPITALS = "Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega"
@@ -55,13 +60,20 @@ def equal_by_algebra(reference: str, answer: str) -> bool:
 
     if reference.count("'") != answer.count("'"):  # the parser drops primes
         return False
+    reference, answer = without_counts(reference), without_counts(answer)
+    if "\\begin{cases}" in reference or "\\begin{cases}" in answer:
+        return same_cases(reference, answer, parsed)
+    if (same := same_antiderivative(reference, answer, equal_by_algebra, parsed)) is not None:
+        return same
     expected, found = (
         parsed(_DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)) for text in _rename_capitals(reference, answer)
     )
     if expected and found and (same := same_constant(expected[0], found[0])) is not None:
         return same
     options: JsonObject = {"float_rounding": 12, "allow_set_relation_comp": True, "timeout_seconds": None}
-    return bool(verify(expected, found, **options))
+    if verify(expected, found, **options):
+        return True
+    return bool(expected and found) and equal_at_real_points(expected[0], found[0])
 
 
 def _rename_capitals(*texts: str) -> list[str]:
@@ -73,40 +85,7 @@ def _rename_capitals(*texts: str) -> list[str]:
     return [_NAME.sub(lambda match: f"{{{renamed[match[1]]}}}" if match[1] in renamed else match[0], text) for text in texts]
 
 
-def same_constant(a: Any, b: Any) -> bool | None:
-    """Whether two numbers are equal, decimals taken as the fractions that they are; None where one is not a number."""
-    import sympy
-
-    a, b = (_complex(one) for one in (a, b))
-    if not all(isinstance(one, sympy.Expr) and one.is_number and one.is_finite is not False for one in (a, b)):
-        return None
-    x, y = (one.xreplace({f: sympy.Rational(str(f)) for f in one.atoms(sympy.Float)}).doit() for one in (a, b))
-    if x.is_Rational and y.is_Rational:
-        return bool(x == y)
-    gap, size = (_largest_part(one, DIGITS) for one in (x - y, sympy.Abs(x) + sympy.Abs(y)))
-    return None if gap is None or size is None else bool(gap <= size * sympy.Rational(1, 10 ** (DIGITS // 2)))
-
-
-def _largest_part(constant: Any, digits: int) -> Any:
-    """The larger of |real part| and |imaginary part|; None where the value is not finite."""
-    parts = [abs(part) for part in constant.evalf(15, maxn=digits).as_real_imag()]
-    return max(parts) if all(part.is_Float or part.is_Rational for part in parts) else None
-
-
-def _complex(found: Any) -> Any:
-    """Read i as the imaginary unit where it is the only name."""
-    import sympy
-
-    names = found.free_symbols if isinstance(found, sympy.Expr) else set()
-    return found.xreplace(dict.fromkeys(names, sympy.I)) if set(map(str, names)) == {"i"} else found
-
-
 def constant_value(text: str) -> Fraction | None:
     """The value of a constant such as \\sqrt{2}, to 20 digits; None for anything else."""
-    import sympy
-
     found = parsed(text)
-    if not found or not isinstance(found[0], sympy.Expr) or not found[0].is_number:
-        return None
-    number = found[0].doit().evalf(20)
-    return Fraction(str(number)) if number.is_Float and number.is_finite else None
+    return as_fraction(found[0]) if found else None

@@ -18,7 +18,7 @@ from .plain_numbers import based, rounded_from
 from .quantity import Quantity, exact, read, take_unit
 from .remarks import has_words, hedged, without_remark
 from .spelling import tidy, unwrap
-from .structure import Parts, assigned, by_variable, parts
+from .structure import Parts, assigned, by_variable, is_order, parts
 from .units import parse_unit
 from .wordings import phrase_form, same_letter, same_letters, says_yes_or_no
 
@@ -30,6 +30,7 @@ _RATIO = re.compile(r"\d{1,9}(?:\.\d{1,9})?(?::\d{1,9}(?:\.\d{1,9})?){1,5}")
 _EQUATION = re.compile(r"(?=[^=]*[xyz])(?=[^=]*(?:[+^-]|\d ?[xyz]))[\w+^{} -]{2,200}=[^=<>]+\Z")
 _HALF_TURN = re.compile(r"\\pi(?![a-zA-Z])|\\arc|\^\{-1\}")
 _INVERSE = re.compile(r"\\arc|\^\{-1\}")
+_POINT = re.compile(r"[A-Z]'? ?(\([^()=]*,[^()=]*\))")
 _MARK = re.compile(r"\\(?:Rightarrow|therefore|mapsto|forall|ldots)(?![a-zA-Z])|(?<!\\)(?<!_\{.)(?<!_\{. )\\to(?![a-zA-Z])")
 
 
@@ -179,7 +180,9 @@ def _said_twice(reference: str, answer: str, same: Algebra) -> tuple[bool, bool 
 
 
 def _by_algebra(a: Quantity, b: Quantity, algebra: Algebra) -> bool | None:
-    if (hedged(b.text) and not hedged(a.text)) or set(_MARK.findall(a.text)) != set(_MARK.findall(b.text)):
+    if "\\begin" not in b.text and hedged(b.text) and not hedged(a.text):
+        return False
+    if set(_MARK.findall(a.text)) != set(_MARK.findall(b.text)):
         return False
     if (
         {a.unit, b.unit} == {DEGREES, RADIANS}
@@ -202,6 +205,10 @@ def _unassigned(reference: str, answer: str) -> tuple[str, str]:
         return expected[1], answer
     if found and "=" not in reference:
         return reference, found[1]
+    if (point := _POINT.fullmatch(reference)) and answer.startswith("("):
+        return point[1], answer
+    if (point := _POINT.fullmatch(answer)) and reference.startswith("("):
+        return reference, point[1]
     return reference, answer
 
 
@@ -222,6 +229,8 @@ def _compare_parts(reference: Parts, answer: Parts, same: Algebra) -> bool | Non
         reference, answer = (replace(one, kind="tuple", brackets="()") for one in (reference, answer))
     if {reference.kind, answer.kind} == {"tuple", "set"}:
         return False
+    if is_order(reference) and answer.kind == "list":
+        return reference.items == answer.items
     if not reference.ordered and not answer.ordered:
         return _same_set(reference.items, answer.items, same)
     if reference.kind == answer.kind and reference.brackets != answer.brackets:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 MAX_NUMBER_CHARS = 400
-LONG = 12  # digits from which a decimal stands for the number that it rounds
+LONG = 13  # digits from which a decimal stands for the number that it rounds
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _TIMES_TEN = re.compile(r"([-+]?)(?:([\d.,]+)(?:\\times|\\cdot|\*))?10\^(?:\{([-+]?\d{1,3})\}|([-+]?\d{1,3}))")
 _FRACTION = re.compile(
@@ -108,22 +108,27 @@ def _split_period(digits: str) -> tuple[str, str]:
 
 
 def rounded_from(written: str, other: str) -> bool:
-    """Whether one of two numbers is the other as a computer prints it: a fraction beside at least 12 digits that agree.
+    """Whether one of two numbers is a fraction and the other its decimal of 13 digits or more.
 
     A stored decimal is exact, and so is a whole number.
     """
     fraction, decimal = (written, other) if "." in other else (other, written)
-    if not _PLAIN.fullmatch(decimal) or _PLAIN.fullmatch(fraction) or significant_digits(decimal) < LONG:
+    if (
+        "e" in decimal.lower()
+        or not _PLAIN.fullmatch(decimal)
+        or _PLAIN.fullmatch(fraction)
+        or significant_digits(decimal) < LONG
+    ):
         return False
     x, y = number(fraction), number(decimal)
-    return x is not None and y is not None and x.denominator > 1 and close(x, y, decimal)
+    places = len(decimal.partition(".")[2])
+    return x is not None and y is not None and x.denominator > 1 and "e" not in decimal.lower() and cut_off(x, y, places)
 
 
-def close(value: Fraction, decimal_value: Fraction, decimal: str) -> bool:
-    """Whether a long decimal is a value cut off or rounded at its last digit, or to 12 digits at least."""
-    places = len(re.split(r"[eE]", decimal, maxsplit=1)[0].partition(".")[2])
-    last_digit = Fraction(1, 10**places) if not re.search(r"[eE]", decimal) else Fraction(0)
-    return abs(value - decimal_value) <= max(last_digit, abs(value) / 10**LONG)
+def cut_off(value: Fraction, decimal: Fraction, places: int) -> bool:
+    """Whether a decimal with so many places is a value rounded or cut off at its last digit, or as a double holds it."""
+    beyond, unit = value - decimal, Fraction(1, 10**places)
+    return abs(beyond) <= max(unit / 2, abs(decimal) / 2**53) or (0 < beyond * (1 if decimal > 0 else -1) < unit)
 
 
 def based(text: str) -> tuple[str, int | None] | None:

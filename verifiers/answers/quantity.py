@@ -31,6 +31,7 @@ _REST = re.compile(
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _ORDINAL = re.compile(r"(\d{1,9}) ?\^?\{? ?(?:st|nd|rd|th) ?\}?")
 _COMPOUND = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9}),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9})")
+_MINUTES = re.compile(r"(\d{1,4}) ?\^\\circ ?(\d{1,2}) ?'(?: ?(\d{1,2}(?:\.\d{1,9})?) ?'')?")
 _MONEY = re.compile(r"(?P<sign>-?)(?P<unit>\\\$|[€£¥]) ?(?=[\d.])")
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALED = re.compile(rf"(?<![\w.,^{{}}])(\d{{1,9}}(?:,\d{{3}}){{0,3}}(?:\.\d{{1,9}})?) ?({WORD}? ?)({'|'.join(_SCALES)})s?\b")
@@ -85,7 +86,10 @@ def _multiplied(match: re.Match[str]) -> str:
 
 
 def _compound(text: str) -> Quantity | None:
-    """5 feet 3 inches, in the first unit."""
+    """5 feet 3 inches, in the first unit; 22^\\circ 30', in degrees."""
+    if match := _MINUTES.fullmatch(text):
+        value = Fraction(match[1]) + Fraction(match[2]) / 60 + Fraction(match[3] or 0) / 3600
+        return Quantity(text, text, value, parse_unit("^\\circ"), False, False, "", True)
     if not (match := _COMPOUND.fullmatch(text)):
         return None
     large, small = parse_unit(match[2]), parse_unit(match[4])

@@ -62,7 +62,7 @@ def parts(text: str) -> Parts | None:
         text = ", ".join(row.strip(" ,;") for row in match[1].split("\\\\") if row.strip(" ,;"))
     if match := _MEMBER.match(text):
         text = text[match.end() :]
-    for read in (_builder, _vector, _union, _list, _bracketed, _matrix, _inequality, _plus_minus):
+    for read in (_builder, _vector, _union, _list, _bracketed, _matrix, _inequality, _ranking, _equal_names, _plus_minus):
         if found := read(text):
             return found
     return None
@@ -166,6 +166,33 @@ def _plus_minus(text: str) -> Parts | None:
 def _signs(text: str) -> list[str]:
     """Both readings of a \\pm."""
     return [text.replace("\\pm", "+", 1).lstrip("+ "), text.replace("\\pm", "-", 1)]
+
+
+def is_order(found: Parts) -> bool:
+    """Whether a list of single capitals, such as C, A, B, is an order, because it is not the alphabet's."""
+    single = all(len(item) == 1 and item.isupper() for item in found.items)
+    return found.kind == "list" and single and len(found.items) > 2 and list(found.items) != sorted(found.items)
+
+
+def _equal_names(text: str) -> Parts | None:
+    """x = y = 2 as x = 2, y = 2."""
+    sides = [side.strip() for side in text.split("=")]
+    names = [side for side in sides if is_name(side)]
+    values = [side for side in sides if not is_name(side)]
+    if not 3 <= len(sides) <= 6 or len(values) != 1 or len(set(names)) != len(names) or re.search(r"[<>]|\\[lg]e", text):
+        return None
+    return Parts("list", tuple(f"{name}={values[0]}" for name in names))
+
+
+def _ranking(text: str) -> Parts | None:
+    """A > B > C as the order from the smallest to the largest."""
+    pieces = re.split(r"(<|>|\\le(?![a-z])|\\ge(?![a-z]))", squeeze(text))
+    signs = {FLIPPED[sign] if sign in (">", "\\ge") else sign for sign in pieces[1::2]}
+    rising = {sign in ("<", "\\le") for sign in pieces[1::2]}
+    items = [piece.strip() for piece in pieces[::2]]
+    if len(items) < 3 or len(signs) != 1 or len(rising) != 1 or not all(is_name(item) for item in items):
+        return None
+    return Parts("tuple", tuple(items if rising == {True} else items[::-1]), signs.pop())
 
 
 def by_variable(found: Parts) -> Parts | None:
