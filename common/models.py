@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from .architectures import head_refusal, model_refusal
 from .config.sections import Device, ModelConfig
 from .errors import ModelError
+from .json_object import JsonObject
 from .long_rope import settle_long_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -54,18 +55,30 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
             "expected a folder or hub name with config.json and safetensors weights"
         ) from error
     loaded, report = result
+    _check_loaded(model, loaded, report)
+    settle_long_rope(loaded, model.max_context)
+    return loaded.eval()
+
+
+def _check_loaded(model: ModelConfig, loaded: PreTrainedModel, report: JsonObject) -> None:
+    """Raise ModelError unless every weight came from the checkpoint, is finite, and means the same to the engine."""
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         raise ModelError(
             f"model.path = {model.path!r}: its weights do not fill a {type(loaded).__name__} (missing {missing[:3]}, "
             f"other shapes {sorted(map(str, report['mismatched_keys']))[:3]}); expected a complete checkpoint"
         )
+    # a sum is one pass over the memory, and is finite only if every number is
+    broken = [name for name, parameter in loaded.named_parameters() if not torch.isfinite(parameter.detach().sum())]
+    if broken:
+        raise ModelError(
+            f"model.path = {model.path!r}: {broken[0]} holds numbers that are not finite, and {len(broken) - 1} others do; "
+            "fetch the model again, or use an earlier checkpoint of it"
+        )
     config = loaded.config.to_dict()
     refusal = model_refusal(config) or head_refusal(Path(model.path), config)
     if refusal is not None:
         raise ModelError(f"model.path = {model.path!r}: {refusal}")
-    settle_long_rope(loaded, model.max_context)
-    return loaded.eval()
 
 
 def causal_class(path: str) -> type[PreTrainedModel]:

@@ -47,6 +47,17 @@ def test_a_checkpoint_with_a_missing_tensor_is_refused_by_name(tmp_path: Path) -
         load(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    """An engine would sample an id beyond the vocabulary, or generate for ever what the buffer refuses."""
+    folder = make_tiny_model(tmp_path, tied=False)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model.layers.1.mlp.up_proj.weight holds numbers that are not finite"):
+        load(folder)
+
+
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, tied=False)
     weights = folder / "model.safetensors"
