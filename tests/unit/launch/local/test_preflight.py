@@ -157,6 +157,17 @@ def test_prompts_that_need_a_sandbox_are_refused_where_there_is_none(
     attempt(settings)
 
 
+def test_prompts_in_c_plus_plus_are_refused_where_there_is_no_compiler(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checker = {"language": "cpp", "source": "int main() {}"}
+    monkeypatch.setenv("PATH", "/nowhere")
+    for answer in ({"language": "cpp", "tests": [{"stdin": "", "stdout": ""}]}, {"tests": [{"stdin": ""}], "checker": checker}):
+        (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"verifier": "code", "answer": answer}) + "\n")
+        with pytest.raises(UserError, match=r"no C\+\+ compiler .*apt-get install g\+\+"):
+            attempt(settings)
+
+
 def test_a_finished_run_is_not_overwritten_but_can_go_on(settings: dict[str, str]) -> None:
     cfg = attempt(settings, run__steps="5")
     run_paths(cfg).folder.mkdir()

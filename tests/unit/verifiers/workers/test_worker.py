@@ -10,7 +10,17 @@ import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import registry
 from prolong.verifiers.api import Answer, Score, Task, Verifier
-from prolong.verifiers.workers.frames import FrameReader, FromWorker, Job, Loading, Probed, Ready, Scored, to_frame
+from prolong.verifiers.workers.frames import (
+    FrameReader,
+    FromWorker,
+    Job,
+    Loading,
+    Probed,
+    Ready,
+    Scored,
+    StillRunning,
+    to_frame,
+)
 from prolong.verifiers.workers.worker import CannotLoad, Worker
 
 
@@ -96,6 +106,26 @@ def test_a_failing_sandbox_is_never_the_completions_doing(worker: tuple[Worker, 
     scored = worker[0].judge(job("box"))
     assert scored.score is None
     assert "on purpose" in scored.error
+
+
+@pytest.mark.parametrize(("runs", "blames"), [(False, True), (True, False)])
+def test_what_runs_in_a_sandbox_is_not_blamed_for_a_worker_that_hangs(runs: bool, blames: bool):
+    """Probed is what lets the pool blame the completion."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", InSandbox(lambda task: Score(reward=1.0)))
+        answer = json.dumps({"runs": runs})
+        Worker(theirs).judge(Job(number=1, verifier="some", completion="x", answer=answer, last_try=True))
+        assert (Probed(1) in sent(ours)) is blames
+
+
+def test_signs_of_life_are_rare():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs)
+        for _ in range(100):
+            worker.say_alive()
+        assert sent(ours) == [StillRunning()]
 
 
 @pytest.mark.parametrize("allow_unsafe", [False, True])
