@@ -18,7 +18,7 @@ from .plain_numbers import based, rounded_from
 from .quantity import Quantity, exact, read, take_unit
 from .remarks import has_words, hedged, without_remark
 from .spelling import tidy, unwrap
-from .structure import Parts, assigned, by_variable, is_order, parts
+from .structure import Parts, assigned, by_variable, is_order, other_domains, parts
 from .units import parse_unit
 from .wordings import phrase_form, same_letter, same_letters, says_yes_or_no
 
@@ -44,6 +44,8 @@ def agree(reference: str, answer: str, algebra: Algebra = no_algebra, depth: int
         return True
     if (same := same_letter(reference, answer)) is not None:
         return same
+    if other_domains(reference, answer):
+        return False
     a, b = _read_both(reference, answer)
     if a.unit and b.unit and not a.unit.agrees(b.unit):
         return False
@@ -231,6 +233,9 @@ def _compare_parts(reference: Parts, answer: Parts, same: Algebra) -> bool | Non
         return False
     if is_order(reference) and answer.kind == "list":
         return reference.items == answer.items
+    if {reference.kind, answer.kind} == {"tuple", "list"} and (reference.variable or answer.variable):
+        # two numbers are no inequality between them
+        return False
     if not reference.ordered and not answer.ordered:
         return _same_set(reference.items, answer.items, same)
     if reference.kind == answer.kind and reference.brackets != answer.brackets:

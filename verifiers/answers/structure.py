@@ -14,6 +14,7 @@ from .spelling import split_top, squeeze
 Kind = Literal["list", "set", "tuple", "union", "matrix"]
 _OR = re.compile(r",? (?:and|or) ")
 _MEMBER = re.compile(r"[a-zA-Z]\s*\\in\s*")
+_DOMAIN = re.compile(r"([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?([NZQRC])\}?(?!\s*(?:[\^_]|\\setminus|\\backslash))")
 _BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{R\}\s*)?[|:]")
 _MATRIX = re.compile(r"\\begin\s*\{([pbB]?matrix)\}")
 _CASES = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")
@@ -48,6 +49,14 @@ def assigned(text: str) -> tuple[str, str] | None:
     """Name and value of `x = 5`, `f(x)=x^2`, `x_1=2`; None for other texts."""
     match = _ASSIGNED.fullmatch(text)
     return (squeeze(match[1]), match[2].strip()) if match else None
+
+
+def other_domains(reference: str, answer: str) -> bool:
+    """Whether both say of what kind a variable is, and not the same: k of Z and k of N. An interval is one of real numbers."""
+    expected, found = dict(_DOMAIN.findall(reference)), dict(_DOMAIN.findall(answer))
+    if found and not expected and (interval := _inequality(reference)) and found.get(interval.variable, "R") in "NZQ":
+        return True
+    return any(found.get(name, kind) != kind for name, kind in expected.items())
 
 
 def is_name(text: str) -> bool:

@@ -180,3 +180,21 @@ def test_every_reader_is_linear_in_hostile_text(name: str):
         began = time.process_time()
         READERS[name](text)
         assert time.process_time() - began < 3, repr(fragment)  # a quadratic one takes a minute
+
+
+@pytest.mark.parametrize(
+    ("reference", "right", "wrong"),
+    [
+        ("8, 9", ["8, 9", "9, 8", "[8, 9]", "8 \\text{ and } 9"], ["8 \\le x \\le 9", "8 < x < 9", "x \\ge 8"]),
+        (
+            "k\\pi, k \\in \\mathbb{Z}",
+            ["k\\pi", "k\\pi, k\\in\\mathbb Z"],
+            ["k\\pi, k \\in \\mathbb{N}", "k\\pi, k \\in \\mathbb{R}"],
+        ),
+        ("x > 0", ["x > 0, x \\in \\mathbb{R}", "(0, \\infty)"], ["x > 0, x \\in \\mathbb{N}", "x > 0, x \\in \\mathbb{Z}"]),
+        ("n > 2, n \\in \\mathbb{N}", ["n > 2, n \\in \\mathbb{N}"], ["n > 2, n \\in \\mathbb{R}"]),
+    ],
+)
+def test_numbers_are_no_interval_and_whole_numbers_no_real_ones(reference: str, right: list[str], wrong: list[str]):
+    assert [text for text in right if agree(reference, text) is not True] == []
+    assert [text for text in wrong if agree(reference, text) is not False] == []
