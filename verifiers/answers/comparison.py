@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from .chains import has_names, meets_chain, members, name_first, same_spellings, spellings_of
 from .congruences import same_residues
+from .lone_signs import lone_sign, without_subject
 from .plain_numbers import based, rounded_from
 from .quantity import Quantity, exact, read, take_unit
 from .remarks import has_words, hedged, without_remark
@@ -51,6 +52,9 @@ def agree(reference: str, answer: str, algebra: Algebra = no_algebra, depth: int
         return False
     if a.number is not None and b.number is not None:
         return same_quantity(a, b)
+    if lone_sign(a.text) != lone_sign(b.text):
+        said = without_subject(a.text, b.text)
+        return agree(*said, algebra, depth + 1) if said and depth < MAX_DEPTH else False
     if (same := same_letters(a.value, b.value, words=a.words)) is not None:
         return same
     if (same := _same_text(a, b)) is not None and (same or not has_words(b.text)):
