@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 TAGS = {
-    "python": {"python", "python3", "py", "py3"},
-    "cpp": {"cpp", "c++", "cc", "cxx", "c++11", "c++14", "c++17", "c++20", "c++23"},
+    "python": {"python", "python3", "py", "py3", "pypy", "pypy3"},
+    "cpp": {"cpp", "c++", "cc", "cxx", "c"} | {f"{name}{year}" for name in ("cpp", "c++") for year in (11, 14, 17, 20, 23)},
 }
 # what stands behind backticks holds none, else it is code within a line
 FENCE = re.compile(r"(`{3,})([^`]*)|(~{3,})(.*)")
@@ -55,9 +55,8 @@ def blocks(text: str, language: str) -> Iterator[Block]:
 
 
 def _tag(info: str) -> str:
-    """The language behind a fence: `python title="a.py"`, `{.python}` and `Python` say python."""
-    words = info.lower().strip("{}. ").split()
-    return words[0].strip("{}.,:") if words else ""
+    """The language behind a fence: `python title="a.py"`, `{.python}`, `python:a.py` and `Python` say python."""
+    return re.split(r"[\s:,{}]", info.lower().strip("{}. "), maxsplit=1)[0]
 
 
 def _without_indent(line: str, width: int) -> str:

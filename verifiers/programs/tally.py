@@ -17,6 +17,7 @@ WALL_FACTOR = 2.0
 MAX_OUTPUT_BYTES = 1 << 16  # plus eight times the expected output
 # programs whose tests run into their limits again and again are not run on all of them
 MAX_TIMEOUTS = 3
+MAX_TIMEOUTS_AT_FIRST = 2  # of a program that has not ended by itself yet
 FEW_TESTS = 3  # below this many tests nothing tells a constant from a program that is right now and then
 
 
@@ -31,6 +32,7 @@ class Tally:
     cpu_s: float = 0.0
     awake_s: float = 0.0  # wall time, without the time in which programs waited for a processor
     num_timeouts: int = 0
+    num_ended: int = 0
     passed: float = 0  # a checker may pass a test in part
     first_failure: str = ""
     outputs: list[bytes] = field(default_factory=list)
@@ -43,7 +45,8 @@ class Tally:
 
     @property
     def goes_on(self) -> bool:
-        return not self.out_of_time and self.num_timeouts < MAX_TIMEOUTS
+        most = MAX_TIMEOUTS if self.num_ended else MAX_TIMEOUTS_AT_FIRST
+        return not self.out_of_time and self.num_timeouts < most
 
     def limits(self, expected_bytes: int) -> Limits:
         """The limits of the next test."""
@@ -58,6 +61,7 @@ class Tally:
         self.cpu_s += result.cpu_s
         self.awake_s += max(0.0, result.seconds - result.waited_s)
         self.num_timeouts += result.status is RunStatus.timeout
+        self.num_ended += result.status is RunStatus.ok
 
     def add_verdict(self, number: int, why: str, output: bytes | None, share: float = 0.0) -> None:
         """Count a test. why: the reason why it failed, or "". output: None if the program did not end by itself.
@@ -85,7 +89,7 @@ class Tally:
     @property
     def is_constant(self) -> bool:
         """Whether all outputs are the same and not all of them are right."""
-        return self.passed < len(self.outputs) and len({output.strip() for output in self.outputs}) == 1
+        return self.passed < len(self.outputs) and len({b" ".join(output.split()) for output in self.outputs}) == 1
 
 
 def failure_of(result: RunResult) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 from prolong.verifiers.programs.problem import CodeProblem, CodeTest
-from prolong.verifiers.programs.tally import MAX_TIMEOUTS, WALL_FACTOR, Tally, failure_of
+from prolong.verifiers.programs.tally import MAX_TIMEOUTS, MAX_TIMEOUTS_AT_FIRST, WALL_FACTOR, Tally, failure_of
 from prolong.verifiers.sandbox.launcher import RunResult, RunStatus
 
 THREE = [CodeTest(stdin="", stdout="2")] * 3
@@ -56,12 +56,13 @@ def test_limits_are_of_one_test_and_of_all(limits: dict, of_a_test: float, of_al
 
 
 def test_a_program_that_runs_into_its_limits_again_and_again_is_not_run_on_all_tests():
-    tally = Tally(CodeProblem(tests=THREE * 10))
-    for _ in range(MAX_TIMEOUTS):
-        assert tally.goes_on
-        tally.add_run(result(6.0, status="timeout"))
-    assert not tally.goes_on
-    assert not tally.out_of_time
+    for num_ended, most in ((0, MAX_TIMEOUTS_AT_FIRST), (1, MAX_TIMEOUTS)):
+        tally = Tally(CodeProblem(tests=THREE * 10), num_ended=num_ended)
+        for _ in range(most):
+            assert tally.goes_on
+            tally.add_run(result(6.0, status="timeout"))
+        assert not tally.goes_on
+        assert not tally.out_of_time
 
 
 def test_the_first_failure_is_told_with_its_reason():
@@ -78,6 +79,7 @@ def test_the_first_failure_is_told_with_its_reason():
         ([1, 0, 1, 1], [b"YES", b"YES\n", b"YES", b"YES"], 0.0),
         ([1, 0, 1, 1], [b"YES", b"YES", b"YES", b"NO"], 0.75),
         ([1, 1, 1, 1], [b"YES"] * 4, 1.0),
+        ([1, 0, 1, 1], [b"YES NO", b"YES  NO", b"\nYES\nNO", b"YES\tNO "], 0.0),
         ([1, 0, 1, 1], [b"YES", None, b"YES", b"YES"], 0.75),
         ([0, 0, 1, 1], [None, b"YES", b"YES", b"YES"], 0.0),
         ([1, 0], [b"odd", b"odd"], 0.5),
