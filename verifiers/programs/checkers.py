@@ -22,6 +22,7 @@ from ..sandbox.sandbox import Sandbox
 from .problem import Checker, CodeTest
 
 CHECKER_LIMITS = Limits(cpu_s=10, wall_s=20, memory_mb=1024)
+MAX_CHECKING_S = 40.0  # of CPU time, for all outputs of one program
 POINTS = re.compile(r"points\s+(\d+(?:\.\d+)?)")
 WRONG = (1, 2)  # exit codes of testlib: wrong answer, presentation error
 PARTLY = 7
@@ -36,10 +37,24 @@ class CheckerFailed(Exception):
 @contextmanager
 def opened_checker(sandbox: Sandbox, checker: Checker) -> Iterator[Callable[[CodeTest, bytes], float]]:
     """Yields a function that judges the output of one test, from 0 to 1. It raises VerifierFailure where it cannot."""
-    with _runner(sandbox, checker) as (run, read):
+    with _runner(sandbox, checker) as (run_checker, read):
+        spent: list[float] = []
+
+        def run(*texts: bytes) -> RunResult:
+            result = run_checker(*texts)
+            spent.append(result.cpu_s)
+            return result
 
         def share(test: CodeTest, output: bytes) -> float:
             stdin, expected = (test.stdin or "").encode(), (test.stdout or "").encode()
+            if sum(spent) > MAX_CHECKING_S:
+                usual = sum(spent) / len(spent)
+                if run(stdin, expected, expected).cpu_s > usual / 4:
+                    raise VerifierFailure(
+                        f"the problem's checker took {sum(spent):.0f} s of CPU time, also for expected outputs"
+                    )
+                # it is these outputs that keep it busy
+                return 0.0
             try:
                 return read(run(stdin, output, expected))
             except CheckerFailed as failure:
