@@ -3,7 +3,7 @@ r"""`math` and `number`: is the final answer mathematically the stored one?
 The last balanced \boxed{...} behind the thinking counts, and nothing else. Answers that are certainly equal or different
 (texts, numbers, units, choices, brackets) are decided by answers/comparison.py without importing sympy; all others take algebra
 (answers/algebra.py), part by part. A stored answer with a unit is also met by the bare number, and 25\% by 25 and by 0.25,
-because published sets are inconsistent there.
+because published sets are inconsistent there. `math` takes further right answers: {"answer": "3", "aliases": ["-3"]}.
 """
 
 from __future__ import annotations
@@ -99,16 +99,30 @@ def quick_score(verdict: bool | None, reference: str, answer: str) -> Score | No
     return None
 
 
+def tasks_of_aliases(task: Task) -> list[Task]:
+    """The task with its stored answer, and with each of its aliases in the place of that."""
+    aliases = task.answer.get("aliases", [])
+    return [task, *(msgspec.structs.replace(task, answer={"answer": alias}) for alias in aliases)]
+
+
 class MathVerifier(Verifier):
     r"""The last `\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify."""
 
     def check(self, answer: Answer) -> None:
         _check_answer(answer)
+        aliases = answer.get("aliases", [])
+        if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
+            raise DataError(f"verifier math: got aliases {aliases!r}; expected a list of texts")
 
     def gold(self, answer: Answer) -> str | None:
         return f"\\boxed{{{stored_answer(answer)}}}"
 
     def quick(self, task: Task) -> Score | None:
+        scores = [self._quick(one) for one in tasks_of_aliases(task)]
+        right = next((score for score in scores if score is not None and score.reward == 1.0), None)
+        return right or (None if None in scores else scores[0])
+
+    def _quick(self, task: Task) -> Score | None:
         answer, reference = boxed_answer(task), stored_answer(task.answer)
         refused = refused_score(answer, reference)
         if answer is None or refused is not None:
@@ -120,6 +134,9 @@ class MathVerifier(Verifier):
         load_algebra()
 
     def score(self, task: Task) -> Score:
+        return max((self._score(one) for one in tasks_of_aliases(task)), key=lambda score: score.reward)
+
+    def _score(self, task: Task) -> Score:
         reference, answer = stored_answer(task.answer), boxed_answer(task) or ""
 
         def judged(one: Task, text: str) -> bool:

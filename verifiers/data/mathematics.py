@@ -77,7 +77,7 @@ def mathematics(task: str, question: str, answer: object, *, own_form: Form | No
     spec: JsonObject = {"answer": first}
     verifier = "math"
     if others:
-        spec["aliases"], verifier = others, "stem"
+        spec["aliases"] = [str(other) for other in others]
     elif forms & {Form.hashes, Form.line} and number(clean(str(first))) is not None:
         verifier = "number"
     return Made(prompt=prompt, domain="math", task=task, verifier=verifier, answer=spec)

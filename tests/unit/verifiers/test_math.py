@@ -154,3 +154,28 @@ def test_large_but_tame_numbers_are_left_to_algebra(harmless: str):
 )
 def test_traps_of_the_library_are_avoided(gold: str, given: str, right: bool):
     assert judged(gold, f"\\boxed{{{given}}}").reward == float(right)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("\\boxed{3}", 1.0),
+        ("\\boxed{-3}", 1.0),
+        ("\\boxed{\\sqrt{9}}", 1.0),
+        ("\\boxed{(x+1)^2}", 1.0),
+        ("\\boxed{x^2+2x+2}", 0.0),
+        ("\\boxed{3.01}", 0.0),
+        ("\\boxed{9}", 0.0),
+        ("\\boxed{3, -3}", 0.0),
+        ("3", 0.0),
+    ],
+)
+def test_any_of_several_stored_answers_is_right_and_nothing_near_them(loaded: None, completion: str, reward: float):
+    task = Task(completion=completion, answer={"answer": 3, "aliases": ["-3", "x^2+2x+1"]})
+    assert (math.MATH.quick(task) or math.MATH.score(task)).reward == reward
+
+
+@pytest.mark.parametrize("aliases", ["-3", [3], [""], {"a": "b"}])
+def test_aliases_are_texts(aliases: object):
+    with pytest.raises(DataError, match="aliases"):
+        math.MATH.check({"answer": "3", "aliases": aliases})
