@@ -15,7 +15,11 @@ from typing import BinaryIO, NamedTuple
 from .json_object import JsonObject
 
 # model_type of config.json -> why it cannot be trained here
-REFUSED: dict[str, str] = {}
+REFUSED = {
+    "ernie4_5_moe": "vLLM sends some tokens to other experts than transformers: actor and learner compute different policies",
+    "gpt_neox": "vLLM's first layer gives other numbers than transformers': actor and learner compute different policies",
+    "phimoe": "vLLM runs it through transformers with a router of another form, and its engine dies at the first prompt",
+}
 # families whose head is tied to the embedding when config.json does not say
 TIED_BY_DEFAULT = {"bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "lfm2", "opt"}
 HEAD = "lm_head.weight"

@@ -40,6 +40,14 @@ class DocumentPlan:
     put: Tensor
 
 
+class PlanArrived(Exception):
+    """PROBE has reached the attention function."""
+
+
+# a plan without documents, which ends the forward pass where it arrives
+PROBE = DocumentPlan(torch.empty(0, dtype=torch.int64), [], torch.empty(0, dtype=torch.int64))
+
+
 def documents_attention(
     module: nn.Module,
     query: Tensor,  # [1, heads, S, D]
@@ -60,6 +68,8 @@ def documents_attention(
     sliding_window: a token sees itself and the sliding_window - 1 tokens before it. softcap: scores are softcap * tanh(score /
     softcap). s_aux [heads]: scores of a sink, which takes part in the softmax and has no value (GPT-OSS).
     """
+    if plan is PROBE:
+        raise PlanArrived
     assert attention_mask is None, "documents attention takes no mask"
     assert query.shape[0] == 1, "documents lie in one flat row"
     sizes = [count * length for count, length in plan.shapes]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
 from ...common.logprobs import HeadForm
 from ...common.models import causal_class, read_config
-from ..batches.attention import DOCUMENTS_ATTENTION
+from ..batches.attention import DOCUMENTS_ATTENTION, PROBE, PlanArrived
 
 # settings that multiply (1) or divide (-1) the logits
 HEAD_SCALES = {"logit_scale": 1, "logits_scaling": -1, "lm_head_multiplier": 1}
 SOFT_CAP = "final_logit_softcapping"
+ONE_MORE_TOKEN = {"cohere2"}
 # kinds of layers that keep the documents of a row apart
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -41,6 +43,32 @@ def fitting_attention(model: ModelConfig) -> str:
     if not shares_rows_badly(kind, config):
         return DOCUMENTS_ATTENTION
     return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
+
+
+@torch.no_grad()
+def passes_plans(causal: PreTrainedModel) -> bool:
+    """Whether the model hands the plan of a micro-batch on to its attention. Runs up to the first layer's attention."""
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=causal.device)
+    positions = torch.arange(2, device=causal.device)[None]
+    try:
+        causal.base_model(input_ids=tokens, position_ids=positions, attention_mask=None, use_cache=False, plan=PROBE)
+    except PlanArrived:
+        return True
+    except TypeError:
+        # the attention function misses the plan, or the model knows no such argument
+        return False
+    return False
+
+
+def settle_windows(causal: PreTrainedModel) -> None:
+    """Widen the windows of documents attention where the engine's see one token more: [i - window, i] (Cohere 2)."""
+    if causal.config.model_type not in ONE_MORE_TOKEN or causal.config._attn_implementation != DOCUMENTS_ATTENTION:
+        return
+    for module in causal.modules():
+        window = getattr(module, "sliding_window", None)
+        if isinstance(window, int):
+            # nn.Module does not declare the attribute
+            setattr(module, "sliding_window", window + 1)  # noqa: B010
 
 
 def head_form(config: PreTrainedConfig) -> HeadForm:

@@ -24,7 +24,7 @@ from ...common.models import DTYPES, load_model
 from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
-from .families import fitting_attention, head_form, shares_rows_badly
+from .families import fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .kernels import install_kernels
 
 
@@ -172,6 +172,9 @@ def build_policy(
 ) -> Policy:
     """Load the model of `model.path` on this rank, and shard it if requested. Raises: ModelError."""
     causal = load_model(model, dtype=torch.float32, attention=fitting_attention(model))
+    if str(causal.config._attn_implementation) == DOCUMENTS_ATTENTION and not passes_plans(causal):
+        causal.set_attn_implementation("sdpa")
+    settle_windows(causal)
     if recompute and trainable:
         recompute_layers(causal)
     if device.type == "cpu":

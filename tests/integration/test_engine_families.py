@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import GptOssConfig, MixtralConfig, PhiConfig, PreTrainedConfig
+from transformers import GptOssConfig, Lfm2Config, MixtralConfig, PhiConfig, PreTrainedConfig
 
 from tests.support.engine_rig import differences, rig_for
 from tests.support.tiny_model import family_settings, make_tiny_family
@@ -13,6 +13,10 @@ FAMILIES = {
     "experts": MixtralConfig(**family_settings(head_dim=32, num_local_experts=4)),
     # vLLM copies experts and sinks past the loaders of a reload
     "direct_copies": GptOssConfig(**family_settings(head_dim=32, num_local_experts=4, num_experts_per_tok=2)),
+    # a rotary kernel that takes other shapes than this model gives it, and convolutions
+    "short_convolutions": Lfm2Config(
+        **family_settings(layer_types=["conv", "full_attention"], conv_dim=64, block_auto_adjust_ff_dim=False)
+    ),
     # vLLM gives the head a bias only when it loads one; 97 tokens are padded to 128
     "biased_head": PhiConfig(**family_settings(num_key_value_heads=2, partial_rotary_factor=0.5, vocab_size=97)),
 }

@@ -152,6 +152,17 @@ class VllmEngine:
             finish_reason=FinishReason(output.finish_reason),  # type: ignore[arg-type]
         )
 
+    async def layer_outputs(self, ticket: Ticket) -> dict[str, np.ndarray]:
+        """What each stage of the model computes for the ticket's prompt: stage -> [tokens, features] (layer_outputs.py).
+
+        For examinations, while nothing else is generated. Only without CUDA graphs: those run no hooks.
+        """
+        await self._llm.collective_rpc("prolong_watch_layers")
+        async for _ in self.generate(ticket):
+            pass
+        stages = (await self._llm.collective_rpc("prolong_take_layers"))[0]
+        return {stage: np.frombuffer(values, "<f4").reshape(shape) for stage, shape, values in stages}
+
     # --- weights ---
 
     async def apply_weights(self, update: UpdateWeights, timeout_s: float) -> list[int]:

@@ -23,14 +23,15 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ....common.messages import UpdateWeights
 from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
+from ..layer_outputs import LayerOutputs
 from .checkpoint_names import CheckpointNames
 from .cpu.kernels import install
 from .direct_copies import DirectCopies
-from .head_bias import BIAS as LATE_BIAS
 from .head_bias import HeadBias
 from .parent_watch import end_with_parent
 
@@ -125,11 +126,17 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         self.downloader.close()
 
     def unloaded(self) -> list[str]:
-        """The parameters that the last update left as they were: what the engine was born with, which is random."""
+        """The parameters that the last update left as they were: what the engine was born with, which is random.
+
+        Only those that the model was built with: others are made of these after each load.
+        """
+        # tied ones once
+        own = {name for name, parameter in self.model.named_parameters() if parameter.numel()}
         return [
-            name
-            for name, parameter in self.model.named_parameters()
-            if name not in self._loaded and parameter.numel() and not name.endswith(LATE_BIAS)
+            full_name
+            for prefix, module in self.model.named_modules()
+            for name in get_layerwise_info(module).restore_metadata[0]
+            if (full_name := f"{prefix}.{name}" if prefix else name) in own and full_name not in self._loaded
         ]
 
 
@@ -154,6 +161,7 @@ class WorkerExtension:
     weight_transfer_engine: WeightLoader
     device: torch.device
     model_runner: Any
+    layer_outputs: LayerOutputs
 
     def prolong_prepare(self) -> None:
         """Called once, after the engine has started."""
@@ -175,6 +183,16 @@ class WorkerExtension:
         self.update_weights({})  # type: ignore[attr-defined]
         self.finish_weight_update()  # type: ignore[attr-defined]
         return self.weight_transfer_engine.unloaded()
+
+    def prolong_watch_layers(self) -> None:
+        """Keep what the layers compute in the next forward pass."""
+        text = self.model_runner.model_config.hf_text_config
+        self.layer_outputs = LayerOutputs(self.model_runner.model, text.num_hidden_layers, text.hidden_size)
+
+    def prolong_take_layers(self) -> list[tuple[str, list[int], bytes]]:
+        """Stage, shape and float32 values of what the layers computed."""
+        outputs = self.layer_outputs.take()
+        return [(stage, list(value.shape), value.numpy().tobytes()) for stage, value in outputs.items()]
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, WeightLoader)

@@ -72,3 +72,11 @@ def test_files_that_cannot_be_read_are_left_to_the_loader(tmp_path: Path) -> Non
     assert head_refusal(tmp_path, config) is None
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 40)
     assert head_refusal(tmp_path, config) is None
+
+
+def test_every_refusal_is_one_sentence_with_a_reason() -> None:
+    for kind in architectures.REFUSED:
+        refusal = model_refusal({"model_type": kind})
+        assert refusal is not None
+        assert refusal.startswith(f"models of type {kind} cannot be trained here: ")
+        assert "\n" not in refusal

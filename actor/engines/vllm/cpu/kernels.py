@@ -1,4 +1,6 @@
-"""Replacements in vLLM's CPU model runner: the sampler and RMSNorm. Figures: docs/decisions/003-actor-engine.md.
+"""Replacements in vLLM's CPU model runner: the sampler, RMSNorm and rotary embeddings.
+
+Figures: docs/decisions/003-actor-engine.md.
 
 **Sampler.** Its noise depends on (rollout's seed, position) alone. Stock vLLM keeps a torch.Generator per seeded request and
 draws from each, one call per request, in every step: 8 % of a tiny model's step. Worse, when a prompt is prefilled in pieces it
@@ -6,26 +8,40 @@ rewinds that generator, which a CPU generator cannot do, and the engine dies ("C
 hash of seed and position (`../../noise.py`) needs no state, so nothing is drawn in a loop and nothing is rewound.
 
 **RMSNorm.** vLLM has a CPU kernel for it (15 us where the eight torch calls of the default cost 70) but uses it on GPUs only.
+
+**Rotary embeddings.** vLLM's CPU kernel takes [tokens, heads * size]. Of [tokens, heads, size], which LFM2 gives it, it rotates
+the first head alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from ...noise import noise_seeds
 
+Rotate = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+Rotated = tuple[torch.Tensor, torch.Tensor | None]
+
+# numbers that the RMSNorm kernel takes at once
+_VECTOR = 16
+
 
 def install(runner: Any) -> None:
-    """Put both into a vLLM CPU model runner. Every request must have a seed from then on."""
+    """Put them into a vLLM CPU model runner. Every request must have a seed from then on."""
     runner.sampler.topk_topp_sampler.forward = _sampler(runner)
     for module in runner.model.modules():
-        if type(module) is RMSNorm and module.variance_size_override is None and module.has_weight:
+        plain = type(module) is RMSNorm and module.variance_size_override is None and module.has_weight
+        if plain and module.hidden_size % _VECTOR == 0:
             module._forward_method = _rms_norm(module)
+        if isinstance(module, RotaryEmbeddingBase):
+            module._forward_method = _rotary(module._forward_method)
 
 
 def _sampler(runner: Any) -> Any:
@@ -53,5 +69,17 @@ def _rms_norm(module: Any) -> Any:
         # in place, as vLLM does on GPUs
         torch.ops._C.fused_add_rms_norm(x, residual, weight, module.variance_epsilon)
         return x, residual
+
+    return forward
+
+
+def _rotary(original: Rotate) -> Callable[..., Rotated]:
+    def forward(
+        positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None, *args: torch.Tensor | None
+    ) -> Rotated:
+        if query.dim() == 2:
+            return original(positions, query, key, *args)
+        rotated, keys = original(positions, query.flatten(1), None if key is None else key.flatten(1), *args)
+        return rotated.view(query.shape), None if key is None else keys.view(key.shape)
 
     return forward

@@ -186,6 +186,8 @@ FAMILIES = {
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64},
     "mamba": {"state_size": 4},
     "falcon": {},
+    # its attention does not hand the plan of a micro-batch on
+    "nemotron": {"head_dim": 32},
 }
 
 
@@ -234,6 +236,18 @@ def test_the_factors_of_a_long_rope_depend_on_the_context_alone(tmp_path: Path) 
         found.append(packed_logprobs(policy, samples, 4096))
         assert packed_logprobs(policy, samples[:1], 4096)[0] == pytest.approx(found[-1][0], abs=1e-5)
     assert found[0][0] != pytest.approx(found[1][0], abs=1e-2)
+
+
+def test_windows_of_cohere_2_see_one_token_more_as_the_engine_has_it(tmp_path: Path) -> None:
+    settings = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "sliding_window": 6}
+    causal = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("cohere2", num_attention_heads=2, num_key_value_heads=2, **settings)
+    )
+    causal.save_pretrained(tmp_path)
+    policy = build_policy(ModelConfig(path=str(tmp_path)), device=torch.device("cpu"), chunk=16, shard=False)
+    windows = [module.sliding_window for module in policy.causal.modules() if hasattr(module, "sliding_window")]
+    assert windows == [7, 7, 7, None]
+    assert policy.causal.config.sliding_window == 6, "checkpoints keep what the model's own config.json says"
 
 
 def test_buffers_that_files_store_are_published(tmp_path: Path) -> None:
