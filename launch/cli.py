@@ -187,7 +187,17 @@ def keys(argv: list[str]) -> int:
 
 
 def doctor(argv: list[str]) -> int:
-    args = config_parser("doctor").parse_intermixed_args(argv)
+    parser = config_parser("doctor")
+    parser.add_argument(
+        "--agreement",
+        action="store_true",
+        help="start an engine beside the learner's model, and compare their log-probabilities layer by layer (model.path=...)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.agreement:
+        from .agreement.probe import examine_model
+
+        end_process(exit_code_of("doctor", lambda: examine_model(args.recipe, args.overrides)))
     from .doctor import examine
 
     return examine(args.recipe, args.overrides)
