@@ -114,6 +114,7 @@ def page() -> str:
         kind = ast.unparse(section.annotation)
         if kind in sources:
             parts.append(_section(_name(section), sources[kind], kind))
+    parts.append(_section("verifiers.judge", sections, "JudgeConfig"))
     parts.append(_section("stages[]", algorithm, "StageConfig"))
     parts.append(_section("data.train[] and data.heldout[]", sections, "SourceConfig"))
     parts.append("## Choices\n")
@@ -180,7 +181,11 @@ def _default(field: ast.AnnAssign) -> str:
     value = ast.unparse(field.value) if field.value is not None else ""
     if value == "'???'":
         return "must be given"
-    value = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(value, value)
+    value = {
+        "field(default_factory=list)": "[]",
+        "field(default_factory=dict)": "{}",
+        "field(default_factory=JudgeConfig)": "below",
+    }.get(value, value)
     return f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
 
 

@@ -17,6 +17,7 @@ import msgspec
 from ..common.json_object import JsonObject
 from ..common.types import VerdictStatus
 
+UNDECIDED = "undecided"  # metric of a score by which a worker asks the pool to ask a model; see verifiers/judge.py
 Answer = JsonObject  # a prompt's answer specification: the JSON object that says what is right
 
 

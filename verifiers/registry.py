@@ -13,6 +13,7 @@ from .api import Answer, Verifier
 from .code import CODE
 from .instructions.verifier import INSTRUCTIONS
 from .json_value import JSON
+from .judge import JUDGE
 from .logic.reasoning_gym import REASONING_GYM
 from .math import MATH, NUMBER
 from .stem import STEM
@@ -21,6 +22,7 @@ VERIFIERS: dict[str, Verifier] = {
     "math": MATH,
     "number": NUMBER,
     "stem": STEM,
+    "judge": JUDGE,
     "reasoning_gym": REASONING_GYM,
     "instructions": INSTRUCTIONS,
     "json": JSON,

@@ -52,6 +52,7 @@ CHANGES: dict[str, Change] = {
     "actor": FREE,
     "verifiers": FREE,
     "verifiers.own": NEXT,
+    "verifiers.judge": NEXT,
     "learner": NEXT,
     "learner.token_budget": FREE,
     "learner.logprob_chunk": FREE,

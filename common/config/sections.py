@@ -193,6 +193,24 @@ class ActorConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class JudgeConfig:
+    """The model that the verifier `judge` asks, behind an OpenAI-compatible endpoint."""
+
+    url: str = "???"  # such as http://127.0.0.1:8000/v1
+    model: str = "???"  # its name at the endpoint
+    api_key_env: str = ""  # name of the environment variable that holds the API key; the key itself is written nowhere
+    timeout_s: float = 20.0  # for one request; after four there is no reward
+    concurrency: int = 32  # requests in flight of each actor and each `prolong verifier`
+    cache_size: int = 100_000  # verdicts that are remembered
+    cache_file: str = ""  # keeps them (hashes, no texts) for later runs
+
+    def __post_init__(self) -> None:
+        require(self.timeout_s > 0, "verifiers.judge.timeout_s", self.timeout_s, "a positive number of seconds")
+        require(self.concurrency >= 1, "verifiers.judge.concurrency", self.concurrency, "at least 1")
+        require(self.cache_size >= 1, "verifiers.judge.cache_size", self.cache_size, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
 class VerifiersConfig:
     """How each actor and each `prolong verifier` judges completions."""
 
@@ -203,6 +221,8 @@ class VerifiersConfig:
     # addresses of `prolong verifier`, used in addition to the workers
     hosts: list[str] = field(default_factory=list)
     keys: str = ""  # folder made by `prolong keys` for those hosts; not needed on loopback
+    # the model behind the verifier `judge`: {url: ..., model: ...} and the settings below
+    judge: dict[str, object] = field(default_factory=dict)
     max_none_rate: float = 0.2  # share of recent verdicts without a reward above which the actor stops
     # where no sandbox works, run generated code without one; every such verdict is marked
     allow_unsafe_code: bool = False

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
-from .sections import Config
+from .sections import Config, JudgeConfig, VerifiersConfig
 
 MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)
@@ -55,7 +55,7 @@ def convert_value(schema: Any, value: Any, key: str) -> Any:
         require(isinstance(value, Mapping), key, value, describe_type(schema))
         return {str(name): convert_value(get_args(schema)[1], item, f"{key}.{name}") for name, item in value.items()}
     # the part of a section that a stage changes: checked when the stage is built
-    if schema is Any:
+    if schema is Any or schema is object:
         return to_tree(value)
     if schema is float and type(value) is int:
         return float(value)
@@ -113,6 +113,11 @@ def to_tree(value: Any) -> Any:
 def default_tree() -> dict[str, Any]:
     """Every setting with its default, as a plain tree; those without one are MISSING."""
     return {item.name: to_tree(item.default_factory()) for item in fields(Config)}  # pyright: ignore[reportCallIssue]
+
+
+def judge_config(verifiers: VerifiersConfig) -> JudgeConfig | None:
+    """The model that judges open answers; None if the configuration names none. Raises: ConfigError."""
+    return build_section(JudgeConfig, verifiers.judge, "verifiers.judge") if verifiers.judge else None
 
 
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from pathlib import Path
 
 from ...buffer.tickets.prompts import longest_completion
@@ -11,6 +12,7 @@ from ...common.config.choices import Device
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
+from ...common.config.trees import judge_config
 from ...common.data.prompts import load_prompts
 from ...common.errors import AddressInUse, ConfigError, DataError, UserError
 from ...common.tokenizer import Tokenizer
@@ -18,6 +20,7 @@ from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
 from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
+from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
 from ..model_check import check_model
 from ..recipes import compose
@@ -86,11 +89,26 @@ def check_prompts(cfg: Config) -> None:
 def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:
     """Whether a prompt of this source needs a sandbox. Raises: UserError."""
     own = declared(cfg.verifiers.own)
-    in_sandbox = False
+    in_sandbox, asks_model = False, ""
     for prompt in load_prompts(source, tokenizer, cfg.model.max_context, max_tokens):
         in_sandbox |= check_prompt(prompt, own)
         find(prompt.verifier, own).check_machine(parse_answer(prompt.answer))
+        if prompt.verifier == "judge":
+            asks_model = asks_model or prompt.uid
+    if asks_model:
+        _check_judge(cfg, asks_model)
     return in_sandbox
+
+
+def _check_judge(cfg: Config, uid: str) -> None:
+    """Raise ConfigError unless there is a model for prompts such as `uid`, with its key. Sends it nothing."""
+    judge = judge_config(cfg.verifiers)
+    if judge is None:
+        raise ConfigError(
+            f"prompt {uid} asks for the verifier judge, but verifiers.judge is empty: give address and model of an "
+            "OpenAI-compatible endpoint, as verifiers.judge.url=http://127.0.0.1:8000/v1 verifiers.judge.model=NAME"
+        )
+    ModelJudge(judge, Counter())
 
 
 def check_keys(cfg: Config) -> None:

@@ -23,6 +23,7 @@ READS = {
     "math": Form.box,
     "number": Form.box,
     "stem": Form.box,
+    "judge": Form.box,
     "reasoning_gym": Form.tags,
     "json": Form.tags,
     "code": Form.fence,

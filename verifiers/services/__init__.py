@@ -1,1 +1,1 @@
-"""Judges outside of the worker: HTTP services, and environments in processes of their own. Enter by adapters.py."""
+"""Judges outside of the worker: HTTP services, environments in processes. Enter by adapters.py; the pool by model_judge.py."""

@@ -22,10 +22,14 @@ from types import MappingProxyType
 
 import msgspec
 
+from ...common.config.sections import JudgeConfig
 from ...common.errors import ConfigError, ProlongError, VerifierFailure
 from ...common.types import MAX_DETAIL, FinishReason, Prompt, Verdict, VerdictStatus
 from .. import user_verifiers
+from ..answers.extraction import stored_answer
+from ..api import UNDECIDED
 from ..registry import find, parse_answer
+from ..services.model_judge import JudgeError, ModelJudge
 from .frames import Job, Probed, Ready, Scored, Unusable
 from .process import WorkerEnd, WorkerProcess, WorkerState
 
@@ -72,13 +76,15 @@ class LocalPool:
         *,
         preload: tuple[str, ...] = (),
         own: Mapping[str, str] = user_verifiers.NO_TARGETS,
+        judge: JudgeConfig | None = None,
         allow_unsafe_code: bool = False,
         memory_mb: int = DEFAULT_MEMORY_MB,
         start_timeout_s: float = 120.0,
         recycle_after: int = 50_000,
     ) -> None:
         """preload: verifiers whose libraries the workers import at their start. own: the user's verifiers, name ->
-        MODULE:ATTRIBUTE, imported in the workers only. allow_unsafe_code: see sandbox/opening.py. recycle_after: jobs of one
+        MODULE:ATTRIBUTE, imported in the workers only. judge: the model to ask where a worker leaves a score undecided.
+        allow_unsafe_code: see sandbox/opening.py. recycle_after: jobs of one
         worker process.
 
         Raises UserError for an unknown name in `preload`, ConfigError for a bad name or target in `own`.
@@ -98,6 +104,8 @@ class LocalPool:
         self._pump_scheduled = self._closed = False
         self._usable: asyncio.Future[None]
         self.counters: Counter[str] = Counter()
+        self._judge = ModelJudge(judge, self.counters) if judge else None
+        self._asking = set[asyncio.Task[None]]()
 
     @property
     def broken(self) -> bool:
@@ -171,6 +179,8 @@ class LocalPool:
             thinking_open=prompt.text.rstrip().endswith("<think>"),
             cut_off=finish_reason is FinishReason.length,
         )
+        if prompt.verifier == "judge":
+            return msgspec.structs.replace(job, prompt=encodable(prompt.text))
         if not self.is_own(prompt.verifier):
             return job
         return msgspec.structs.replace(
@@ -187,6 +197,9 @@ class LocalPool:
         self._queue.clear()
         for pending in waiting:
             pending.future.cancel()
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
 
     # --- jobs to the workers ------------------------------------------------------------------------------------------
 
@@ -253,12 +266,35 @@ class LocalPool:
         if score is None:
             # the judge raised, for the stored answer too: any worker would, so there is no second try
             verdict = self._verdict(name, None, VerdictStatus.crash, scored.error, scored.seconds)
+        elif name == "judge" and UNDECIDED in score.metrics:
+            task = self._loop.create_task(self._ask_model(pending, score.detail, scored.seconds))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+            return
         elif score.status is VerdictStatus.no_answer and pending.job.cut_off:
             detail = f"cut off at the token limit: {score.detail}"
             verdict = self._verdict(name, score.reward, VerdictStatus.truncated, detail, scored.seconds, score.metrics)
         else:
             verdict = self._verdict(name, score.reward, score.status, score.detail, scored.seconds, score.metrics)
         _settle(pending, verdict)
+
+    async def _ask_model(self, pending: PendingJob, said: str, seconds: float) -> None:
+        """Settle a job by the model's verdict; without one there is no reward. Requests wait here and in no worker."""
+        job, began = pending.job, self._loop.time()
+        answer = parse_answer(job.answer)
+        reward, status, detail = None, VerdictStatus.crash, "verifiers.judge is empty: there is no model to ask"
+        try:
+            if self._judge is not None:
+                question = str(answer.get("question") or job.prompt)
+                reward = float(await self._judge.ask(question, stored_answer(answer), said))
+                status, detail = VerdictStatus.ok, f"by the model; the answer: {said}"
+        except JudgeError as error:
+            status, detail = VerdictStatus.timeout if error.timed_out else VerdictStatus.crash, str(error)
+        except asyncio.CancelledError:
+            pending.future.cancel()
+            raise
+        metrics = {"judged_by_model": float(reward is not None)}
+        _settle(pending, self._verdict(job.verifier, reward, status, detail, seconds + self._loop.time() - began, metrics))
 
     def _on_end(self, worker: WorkerProcess[PendingJob], end: WorkerEnd) -> None:
         """A worker died, or was killed for missing a deadline: retry or settle its first job, and replace it."""

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Protocol
 
 from ...common.config.sections import VerifiersConfig
+from ...common.config.trees import judge_config
 from ...common.types import FinishReason, Prompt, Verdict
 from .local_pool import LocalPool
 from .shared_pool import SharedPool
@@ -55,5 +56,12 @@ def make_pool(cfg: VerifiersConfig, *, preload: tuple[str, ...] = ()) -> Verifie
 
     preload: verifiers whose libraries the workers import at their start. Raises ConfigError.
     """
-    local = LocalPool(cfg.workers, cfg.timeout_s, preload=preload, own=cfg.own, allow_unsafe_code=cfg.allow_unsafe_code)
+    local = LocalPool(
+        cfg.workers,
+        cfg.timeout_s,
+        preload=preload,
+        own=cfg.own,
+        judge=judge_config(cfg),
+        allow_unsafe_code=cfg.allow_unsafe_code,
+    )
     return SharedPool(local, cfg.hosts, keys=cfg.keys) if cfg.hosts else local

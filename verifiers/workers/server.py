@@ -64,7 +64,7 @@ class VerifierServer:
         except ConfigError as error:
             raise ConfigError(f"--address with verifiers.keys = {cfg.keys!r}: {error}") from error
         assert isinstance(router, zmq.asyncio.Socket)
-        verifiers = [*VERIFIERS, *cfg.own]
+        verifiers = [name for name in (*VERIFIERS, *cfg.own) if name != "judge" or cfg.judge]
         attached = Attached(protocol=VERIFIER_PROTOCOL, workers=cfg.workers, verifiers=verifiers)
         return cls(context, router, gate, pool, attached)
 

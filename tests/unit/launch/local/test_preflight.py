@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 import torch
 from prolong.common.config.run_files import run_paths
+from prolong.common.config.trees import to_tree
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch.local import preflight
 from prolong.launch.local.preflight import prepare, settle_address
@@ -166,6 +167,22 @@ def test_prompts_in_c_plus_plus_are_refused_where_there_is_no_compiler(
         (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"verifier": "code", "answer": answer}) + "\n")
         with pytest.raises(UserError, match=r"no C\+\+ compiler .*apt-get install g\+\+"):
             attempt(settings)
+
+
+def test_prompts_for_a_judge_need_a_model_and_its_key(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT | {"verifier": "judge"}) + "\n")
+    with pytest.raises(ConfigError, match=r"asks for the verifier judge, but verifiers\.judge is empty"):
+        attempt(settings)
+    model = {"verifiers__judge__url": "http://127.0.0.1:1/v1", "verifiers__judge__model": "m"}
+    with pytest.raises(ConfigError, match=r"verifiers\.judge\.model is missing"):
+        attempt(settings, verifiers__judge__url="http://127.0.0.1:1/v1")
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        attempt(settings, **model, verifiers__judge__api_key_env="NO_SUCH_KEY")
+    monkeypatch.setenv("NO_SUCH_KEY", "sk-secret")
+    cfg = attempt(settings, **model, verifiers__judge__api_key_env="NO_SUCH_KEY", verifiers__judge__timeout_s="5")
+    assert "sk-secret" not in str(to_tree(cfg))
 
 
 def test_a_finished_run_is_not_overwritten_but_can_go_on(settings: dict[str, str]) -> None:
