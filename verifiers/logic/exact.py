@@ -27,7 +27,7 @@ _NO_UNIT = frozenset({
     "thirds", "true", "false", "yes", "none", "wrong", "quarter", "quarters", "fourths",
     "fifths", "sixths", "tenth", "tenths", "hundredth", "hundredths", "thousandths",
 })  # fmt: skip
-_COUNTED = re.compile(r"\$?(\S{1,60}) ?(?:°|([A-Za-z]{3,20}(?: [A-Za-z]{2,20}){0,2}))?")
+_COUNTED = re.compile(r"(\S{1,60}) ?(?:°|([A-Za-z]{3,20}(?: [A-Za-z]{2,20}){0,2}))?")
 _SAYS = {"yes": "true", "no": "false"}
 _ROLES = re.compile(r"[^\w\s'-]+")
 _WEEKDAY_OR_WORD = re.compile(r"[A-Za-z]+")
@@ -42,7 +42,7 @@ _BLANKS = re.compile(r"\s+")
 def counted(text: str) -> Fraction:
     """A number, also with a unit behind it, or as the last side of an equation that holds. Raises ValueError."""
     before, equals, behind = plain_text(text).rpartition("=")
-    value = _with_unit(behind.strip())
+    value = _with_unit(behind.strip().removeprefix("\\").removeprefix("$"))
     if equals and not re.fullmatch(r"[A-Za-z]", before.strip()) and evaluate(before)[0] != value:
         raise ValueError("an equation that does not hold")
     return value

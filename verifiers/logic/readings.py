@@ -21,9 +21,14 @@ MAX_DIGITS = 400
 MAX_JSON_CHARS = 100_000
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
 _SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
+_NOUN = (
+    r"answer|result|solution|output|expression|equation|probability|value|sum|total|product|difference|number|factori[sz]ation|"
+    r"order|list|word|sentence|sequence|path|count"
+)
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|and|then)\b,? *)?(?:(?:the|my|our) +)?(?:(?:final|correct|right|required|resulting) +)?"
-    r"(?:answer|result|solution|output)(?: +(?:is|are|would be|will be)(?: *:)?| *[:=]) *",
+    r"(?:(?:so|thus|therefore|hence|and|then)\b,? *)?(?:(?:the|my|our) +)?"
+    r"(?:(?:final|correct|right|required|resulting|sorted|shortest|prime) +){0,2}"
+    rf"(?:{_NOUN})(?: of \w{{1,20}})?(?: +(?:is|are|would be|will be)(?: *:)?| *[:=]) *",
     re.IGNORECASE,
 )
 _AROUND = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"),
@@ -33,6 +38,7 @@ _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "
 _NUMBER = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:e([-+]?\d{1,4}))?", re.ASCII | re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d*)?", re.ASCII)
 _POWER_OF_TEN = re.compile(r"(.{1,60}?) *(?:\\times|\\cdot|\u00d7|\u00b7|[*x]) *10 *(?:\^|\*\*) *[{(]? *([-+]?\d{1,4}) *[})]?")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac *(\d) *(\d)")
 _RATIO = re.compile(r"([-+]?) *(?:\\[dt]?frac *\{ *([-+]?\d+) *\} *\{ *([-+]?\d+) *\}|([-+]?\d+) */ *(\d+))", re.ASCII)
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
 _GRID_MARKS = str.maketrans(dict.fromkeys(",;|[](){}&", " "))
@@ -79,6 +85,7 @@ def written_number(text: str) -> Fraction:
         raise ValueError("empty, or more than a number")
     if (match := _POWER_OF_TEN.fullmatch(text)) is not None:
         return written_number(match.group(1)) * Fraction(10) ** int(match.group(2))
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     if (ratio := _RATIO.fullmatch(text)) is not None:
         sign, top, bottom, plain_top, plain_bottom = ratio.groups()
         return (-1 if sign == "-" else 1) * over(int(top or plain_top), int(bottom or plain_bottom))

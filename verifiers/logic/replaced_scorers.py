@@ -23,6 +23,8 @@ _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,2}")
 _NO_ROOT = re.compile(
     r"\[\]|\{\}|none|empty|(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?", re.IGNORECASE
 )
+_CHANCE = re.compile(r"[Pp](?:\([^()]{0,40}\))? *(?==|\\approx|\u2248)")
+_TWICE = re.compile(r"([^()]{1,40})\(([^()]{1,40})\)")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?\d\}?)? *(?:=|\\approx|\u2248) *")
 
 
@@ -69,7 +71,7 @@ def prime_factorization(text: str, entry: Entry) -> float:
 
 def _factors(text: str) -> list[int]:
     """The factors with exponents written out, sorted. Raises ValueError."""
-    text = _RAISED.sub(lambda match: "^" + match.group().translate(_SUPERSCRIPTS), text.strip("[] "))
+    text = _RAISED.sub(lambda match: "^" + match.group().translate(_SUPERSCRIPTS), text.strip("[] ").replace(")(", ")*("))
     found: list[int] = []
     for part in _TIMES.split(text[:1000]):
         if (match := _POWER.fullmatch(part.strip(" ()"))) is None:
@@ -123,16 +125,23 @@ def bitwise_arithmetic(text: str, entry: Entry) -> float:
 def coin_flip(text: str, entry: Entry) -> float:
     """Theirs pays the share of digits that agree, divided by the length of the shorter number, so that "0" earns 1.
 
-    A fraction must be exact; a decimal number may be rounded: by .0001 at most, and by .2 % of what is asked.
+    A fraction must be exact; a decimal number may be rounded: by .0001 at most, and by .2 % of what is asked. Who writes it
+    twice, as 3/8 = 0.375, must be right twice.
     """
-    text = plain_text(text)
+    text = _CHANCE.sub("", plain_text(text)).replace("\\approx", "=").replace("\u2248", "=").lstrip("= ")
+    twice = _TWICE.fullmatch(text)
+    said = list(twice.groups()) if twice else text.split("=")
+    return float(len(said) <= 4 and all(_is_chance(one.strip(), entry) for one in said))
+
+
+def _is_chance(text: str, entry: Entry) -> bool:
     percent = text.rstrip("% \\")
     value = written_number(percent) / (1 if percent == text else 100)
     exact = entry["metadata"].get("rational")
     expected = Fraction(exact["numerator"], exact["denominator"]) if exact else written_number(entry["answer"])
     if "/" in text or "frac" in text:
-        return float(value == expected or value == written_number(entry["answer"]))
-    return float(abs(value - expected) <= min(Fraction(1, 10_000), expected / 500))
+        return value in (expected, written_number(entry["answer"]))
+    return abs(value - expected) <= min(Fraction(1, 10_000), expected / 500)
 
 
 def advanced_geometry(text: str, entry: Entry) -> float:

@@ -57,7 +57,7 @@ CASES: list[Case] = [
     (
         "gsm_symbolic",
         {"answer": "35"},
-        ["35 apples", "$35", "35 dollars", "35.00", "a = 35"],
+        ["35 apples", "\\$35", "$35", "35 dollars", "35.00", "a = 35"],
         ["35 and 36", "35 or 36 apples", "35 dozen", "3 5", "35 percent", "35 hundred", "36 or 35", "35 times"],
     ),
     ("circuit_logic", {"answer": "1"}, ["1", "1.0", "1."], ["0", "0 1", "1 0", "1 or 0", "True False", "10"]),
