@@ -23,7 +23,7 @@ from ...verifiers.data.fields import LeftOut
 from ...verifiers.data.made import Made
 from ...verifiers.data.proofs import Attempts, attempts
 from ...verifiers.data.shapes import Conversion, check_family, convert_record
-from ...verifiers.registry import VERIFIERS, find
+from ...verifiers.registry import find
 from .files import record_writer
 from .proving import Proof, Prover, prompt_of
 from .report import Report
@@ -51,8 +51,6 @@ class SourceRow:
 def convert_file(source: Path, target: Path, settings: ConvertSettings, cfg: VerifiersConfig) -> int:
     """Write the prompts and print the report; 1 if a record was left out, or all were. Raises: UserError."""
     check_family(settings.family)
-    if settings.judge and "judge" not in VERIFIERS:
-        raise UserError("--judge: there is no verifier judge in this version")
     if source.resolve() == target.resolve():
         raise UserError(f"IN and OUT are both {source}: give OUT another name")
     if not source.is_file():

@@ -203,3 +203,6 @@ def test_judging_by_a_model_is_asked_for(tmp_path: Path, capsys: pytest.CaptureF
     source = file_of(tmp_path, {"question": "Why do firms exist?", "answer": prose})
     assert data.main(["convert", "--no-prove", str(source), str(tmp_path / "out.jsonl")]) == 1
     assert "1  left out: an open answer, which no rule compares (line 1)" in capsys.readouterr().out
+    assert data.main(["convert", "--no-prove", "--judge", str(source), str(tmp_path / "out.jsonl")]) == 0
+    made = read_contents(tmp_path / "out.jsonl", Characters())
+    assert [(prompt.verifier, prompt.text.partition("\n")[0]) for prompt in made.prompts] == [("judge", "Why do firms exist?")]
