@@ -23,6 +23,7 @@ INDEX = "model.safetensors.index.json"
 # names that families have for their longest context
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack")
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _MODALITIES = ("vision_config", "audio_config", "speech_config")
 
 
@@ -89,6 +90,9 @@ def _kind_refusal(config: JsonObject) -> str:
     if known and kind not in known:
         own = "it needs code of its own (auto_map), which is never run here" if "auto_map" in config else "it is unknown"
         return f"transformers has no causal language model of type {kind}: {own}; use a type that transformers knows"
+    odd = [name for name in _SIZES if name in config and (type(config[name]) is not int or config[name] < 1)]
+    if odd:
+        return f"config.json has {odd[0]} = {config[odd[0]]!r}: expected a whole number above 0"
     parts = [name for name in _MODALITIES if isinstance(config.get(name), dict)]
     if parts:
         return f"it also has a {parts[0]}; only text is trained: use the language model alone, saved as a folder of its own"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -19,6 +20,8 @@ from .errors import ModelError
 from .json_object import JsonObject
 from .long_rope import settle_long_rope
 
+# errors of the libraries beneath transformers, which derive from Exception alone
+_OTHERS = (SafetensorError, StrictDataclassError)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -48,7 +51,7 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError, *_OTHERS) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"model.path = {model.path!r}: cannot be loaded as a causal LM ({type(error).__name__}: {first_line}); "
@@ -99,5 +102,6 @@ def read_config(path: str) -> PreTrainedConfig:
     """config.json of the folder or hub name `path`. Raises ModelError."""
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model.path = {path!r}: no readable config.json there ({type(error).__name__})") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        what = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else type(error).__name__
+        raise ModelError(f"model.path = {path!r}: no readable config.json there ({what})") from error

@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from ..common.config.choices import EngineKind
-from ..common.config.sections import Config
+from ..common.config.choices import Device, EngineKind
+from ..common.config.sections import Config, ModelConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.model_folder import CONFIG, biased_tied_head, config_refusal, folder_refusal, longest_context, read_model_config
 from ..common.tokenizer import tokenizer_folder
 
 ATTENTIONS = ("documents", "sdpa", "eager", "flash_attention_2", "flex_attention")
+GPU_ONLY = ("flash_attention_2", "flex_attention")
 
 
 def is_folder_name(path: str) -> bool:
@@ -42,13 +43,21 @@ def check_model(cfg: Config) -> None:
     longest = longest_context(read_model_config(folder))
     if longest is not None and cfg.model.max_context > longest:
         raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {longest} positions")
-    _check_attention(cfg.model.attention)
+    _check_attention(cfg.model)
 
 
-def _check_attention(name: str) -> None:
-    """Raise ConfigError for a setting that is none, or whose package is missing here."""
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, as far as its devices tell."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def _check_attention(model: ModelConfig) -> None:
+    """Raise ConfigError for a setting that is none, or that this machine cannot train with."""
+    name = model.attention
     if name not in ATTENTIONS:
         raise ConfigError(f"model.attention = {name!r}: expected one of {', '.join(ATTENTIONS)}")
+    if name in GPU_ONLY and (model.device is Device.cpu or not has_gpu()):
+        raise ConfigError(f"model.attention = {name!r}: it has no gradients on a CPU; use model.attention=documents")
     if name == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise ConfigError(
             "model.attention = 'flash_attention_2': the package flash-attn is not installed here; install it, or use "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from pathlib import Path
 
 from ...buffer.tickets.prompts import longest_completion
 from ...common.config.choices import Device
@@ -22,7 +21,7 @@ from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
-from ..model_check import check_model
+from ..model_check import check_model, has_gpu
 from ..recipes import compose
 from ..resume_check import check_resume
 
@@ -45,7 +44,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
 
 def check_machine(cfg: Config) -> None:
     """Raise ConfigError when the configuration asks for a GPU or an address that this machine does not have."""
-    if cfg.model.device is Device.cuda and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+    if cfg.model.device is Device.cuda and not has_gpu():
         raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
     try:
         socket.getaddrinfo(cfg.weights.host, None)

@@ -79,6 +79,8 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "not_causal": (lambda f: rewrite(f, model_type="vit"), "no causal language model of type vit"),
     "quantized": (lambda f: rewrite(f, quantization_config={"quant_method": "fp8"}), "weights are quantized (fp8)"),
     "multimodal": (lambda f: rewrite(f, vision_config={}), "it also has a vision_config; only text is trained"),
+    "no_layers": (lambda f: rewrite(f, num_hidden_layers=0), "num_hidden_layers = 0: expected a whole number above 0"),
+    "layers_in_words": (lambda f: rewrite(f, num_hidden_layers="two"), "num_hidden_layers = 'two': expected a whole number"),
     "no_weights": (lambda f: (f / WEIGHTS).unlink(), "it holds no weights; expected model.safetensors"),
     "torch_weights": (keep_torch_weights_alone, "its weights are pytorch_model.bin, which is not read; expected"),
     "no_index": (lose_the_index, f"its weights are in shards, and {INDEX}, which lists them, is missing"),

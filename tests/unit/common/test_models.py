@@ -38,6 +38,16 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+def test_a_setting_of_the_wrong_type_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, tied=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": "two"}))
+    with pytest.raises(ModelError, match=r"num_hidden_layers"):
+        load(folder)
+    with pytest.raises(ModelError, match=r"num_hidden_layers"):
+        context_limit(str(folder))
+
+
 def test_a_checkpoint_with_a_missing_tensor_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, tied=False)
     tensors = load_file(folder / "model.safetensors")

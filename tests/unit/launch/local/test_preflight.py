@@ -13,6 +13,7 @@ import torch
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.trees import to_tree
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
+from prolong.launch import model_check
 from prolong.launch.local import preflight
 from prolong.launch.local.preflight import prepare, settle_address
 from prolong.verifiers.sandbox.opening import open_sandbox
@@ -96,15 +97,18 @@ def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(settings: dict[
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "gpu", "said"),
     [
-        ("flash", "expected one of documents, sdpa"),
-        ("flash_attention_2", "flash-attn is not installed here; install it, or use"),
+        ("flash", True, "expected one of documents, sdpa"),
+        ("flex_attention", False, "it has no gradients on a CPU; use model.attention=documents"),
+        ("flash_attention_2", False, "it has no gradients on a CPU"),
+        ("flash_attention_2", True, "flash-attn is not installed here"),
     ],
 )
 def test_an_attention_that_cannot_be_used_here_is_refused(
-    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, said: str
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, gpu: bool, said: str
 ) -> None:
+    monkeypatch.setattr(model_check, "has_gpu", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=said):
         attempt(settings, model__attention=name)
