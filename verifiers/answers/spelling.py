@@ -12,6 +12,7 @@ import re
 from .arguments import with_braces
 from .plain_text import as_latex
 from .siunitx import expanded
+from .sums import with_plain_indices
 from .symbols import COMMANDS, one_character
 
 WORD, END = "\ue000", "\ue001"  # marks around words that stood in \text{} and the like
@@ -23,6 +24,7 @@ _ROOT_OF = re.compile(r"\\root ?\{?(\w{1,3})\}? ?\\of ?")
 _CHOOSE = re.compile(r"\{ ?(\w{1,9}) ?\\(?:choose|atop) ?(\w{1,9}) ?\}|(\w{1,9}) ?\\choose ?(\w{1,9})")
 _COLOUR = re.compile(r"\\(?:textcolor|color) ?\{[a-zA-Z]{1,20}\}")
 _KEPT_SPACE = re.compile(r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(\d) (?=\d)")
+_BAR = re.compile(r"\\overline ?([a-zA-Z])(?![a-zA-Z])")
 _SEGMENT = re.compile(r"\\overline\s*\{([A-Z]{1,4})\}")
 _INTEGERS = re.compile(r"(?<=\S)(?:[, (]|, |, ?\(| \()[a-z] ?\\in ?\\mathbb ?\{?[ZN]\}?\)?\Z")
 _BOLD = re.compile(r"\s*\*\*([^*]*)\*\*\s*")
@@ -51,7 +53,7 @@ def tidy(latex: str) -> str:
     text = as_latex(_SPACES.sub(" ", text).strip())
     if "\\" in text:
         text = with_braces(_ROOT_OF.sub(r"\\sqrt[\1]", _CHOOSE.sub(_binomial, _COLOUR.sub("", text))))
-        text = _SEGMENT.sub(r"\1", text)
+        text = with_plain_indices(_SEGMENT.sub(r"\1", _BAR.sub(r"\\overline{\1}", text)))
     return _INTEGERS.sub("", text.strip().rstrip(" .;,"))
 
 

@@ -64,7 +64,7 @@ COMMANDS: dict[str, str] = {
     "\\varsigma": "\\sigma ", "\\varkappa": "\\kappa ", "\\ell": "l ", "\\imath": "i ", "\\jmath": "j ",
     "\\tg": "\\tan ", "\\ctg": "\\cot ", "\\cotg": "\\cot ", "\\arctg": "\\arctan ", "\\arcctg": "\\arccot ",
     "\\cosec": "\\csc ", "\\lg": "\\log_{10}", "\\rightarrow": "\\to ", "\\longrightarrow": "\\to ",
-    "\\implies": "\\Rightarrow ", "\\Longrightarrow": "\\Rightarrow ",
+    "\\bar": "\\overline", "\\implies": "\\Rightarrow ", "\\Longrightarrow": "\\Rightarrow ",
 }  # fmt: skip
 
 
