@@ -40,6 +40,8 @@ from .math import HARMLESS, quick_score, refused_score, stalled_score
 
 KINDS = ("number", "choice", "formula", "text")
 KEYS = {"answer", "unit", "rel_tol", "abs_tol", "kind", "choices", "aliases", "unit_optional"}
+_RATIO = re.compile(r"\d[\d.]* ?: ?\d[\d.]*")
+_IN_WORDS = re.compile(r"(?<=\d) to (?=\d)")  # 3 to 1
 _GREEK = re.compile(r"\\(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|tau|phi|psi|omega)(?![a-zA-Z]) ?")
 _WORDS = re.compile(r"[^\W\d_]{4}|\b(?:yes|no)\b", re.IGNORECASE)
 _MATHEMATICS = re.compile(r"[\\^_=+*/]|\d")
@@ -81,6 +83,8 @@ def same_answer(spec: Answer, answer: str, algebra: Algebra = no_algebra, consta
     if kind == "choice":
         return same_choice(spec, answer, lambda choice, text: same_answer(choice, text, algebra, constant))
     reference, found = core(stored_answer(spec)), core(answer)
+    if _RATIO.fullmatch(reference.strip()):
+        found = _IN_WORDS.sub(":", plain(unwrap(tidy(found))))
     if pair := both_vectors(spec, reference, found):
         return same_vector(spec, pair, algebra, constant)
     if (reaction := same_reaction(reference, found)) is not None:

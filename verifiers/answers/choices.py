@@ -29,6 +29,9 @@ _LATER = re.compile(  # another choice further on
     rf"(?:\b(?:or|and|maybe|perhaps|possibly)\b|/|;|,)\s*(?:\w+\s+)?{_LABEL}(?!\w)|(?<![\w(])(?:\([A-J]\)|[A-J][):])(?!\w)|[.;,]\s+[A-J]\.(?!\w)"
 )
 _SPANNING = re.compile(r"(?:both|neither|either|all|none|any|only|options?|choices?|statements?)\b", re.IGNORECASE)
+_SENTENCE = r"is (?:the )?(?:correct|right)(?: answer| choice| option| one)?"
+_REMARK = r"\((?!.*\b(?:or|and|not|[A-J])\b)[^()]+\)"
+_EXPLAINED = re.compile(rf"\(?([A-J])\)? (?:{_SENTENCE}|{_REMARK})\.?")  # C is the correct answer; C (the third option)
 _COMBINED = re.compile(r"\(?[A-J]\)?(?:(?:,? and |, | & )\(?[A-J]\)?)+(?: only)?\.?")  # the text of "D. (A) and (C) only"
 
 
@@ -45,6 +48,8 @@ def letters(text: str) -> frozenset[str] | None:
         text = text.upper()
     if len(text) <= MAX_LIST_CHARS and _LIST.fullmatch(text):
         return frozenset(re.findall(r"[A-J]", text))
+    if len(text) <= MAX_LIST_CHARS and (match := _EXPLAINED.fullmatch(text)):
+        return frozenset(match[1])
     if match := _FIRST.match(text):
         named = next(filter(None, match.groups()))
         rest = text[match.end() :]

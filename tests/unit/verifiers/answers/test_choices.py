@@ -9,6 +9,7 @@ from prolong.verifiers.answers.choices import letters
         ("The correct options are A and C", "AC"), ("(A)(B)", "AB"), ("(A), (B)", "AB"), ("Both A and B", "AB"),
         ("D. Both (A) and (B)", "D"), ("D. (A) and (C) only", "D"), ("B. Vitamins A and D", "B"), ("B. Vitamin C. It is", "B"),
         ("A. Hepatitis B", "A"), ("E. None of the above", "E"), (r"\textbf{(C)}", "C"), ("B. 7 m/s", "B"),
+        ("C is correct", "C"), ("(C) is the right answer.", "C"), ("C (the third option)", "C"),
     ],
 )  # fmt: skip
 def test_a_choice_is_read_with_its_text(text: str, named: str):
@@ -27,6 +28,8 @@ def test_a_hedge_between_choices_names_none(text: str):
     assert letters(text) == frozenset()
 
 
-@pytest.mark.parametrize("text", ["not B", "either A or B", "boron", "I think A", r"\Delta E", "5 A", ""])
+@pytest.mark.parametrize(
+    "text", ["not B", "either A or B", "boron", "I think A", r"\Delta E", "5 A", "B (or C)", "B (not C)", "C is wrong", ""]
+)
 def test_other_texts_are_no_choices(text: str):
     assert letters(text) is None
