@@ -201,3 +201,8 @@ def test_setup_comes_before_the_program():
 )
 def test_layout_is_that_of_judges(expected: str, program: str, reward: float):
     assert judge(program, {"tests": [{"stdin": "", "stdout": expected}]}).reward == reward
+
+
+def test_libraries_do_not_see_the_usual_names():
+    program = "import sympy\nprint(sympy.parse_expr('exp(0)'), sympy.sympify('sin(x)').diff(), isqrt(9))"
+    assert judge(program, {"tests": [{"stdin": "", "stdout": "1 cos(x) 3"}]}).reward == 1.0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ...common.errors import DataError, UserError, VerifierFailure
@@ -122,6 +123,9 @@ class ReasoningGymVerifier(Verifier):
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:
             self._sandbox = open_for_process(preload=PRELOAD, allow_unsafe=allow_unsafe)
+
+    def report_to(self, alive: Callable[[], None]) -> None:
+        self._open().on_look = alive
 
     def score(self, task: Task) -> Score:
         text = last_tagged(after_thinking(task))

@@ -26,7 +26,7 @@ import struct
 import sys
 from typing import Any
 
-from . import jailed_main, landlock, prelude, seccomp
+from . import jailed_main, landlock, seccomp
 
 MAX_REQUEST_BYTES = 1 << 16
 DESCRIPTORS = 5  # standard input, output and error, payload, result
@@ -44,7 +44,6 @@ def main(fd: int) -> None:
         os.environ.clear()
         for name in (*WARM, *setup["preload"]):
             importlib.import_module(name)
-        prelude.add_names()
         gc.collect()
         # children neither copy nor sweep the objects that exist now, which halves the time of their end
         gc.freeze()

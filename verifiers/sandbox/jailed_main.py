@@ -10,6 +10,7 @@ Standard library only, because this runs inside the sandbox.
 from __future__ import annotations
 
 import atexit
+import builtins
 import decimal
 import fractions
 import gc
@@ -21,6 +22,7 @@ import os
 import random
 import resource
 import sys
+import types
 from typing import NoReturn
 
 from . import prelude, trace
@@ -33,10 +35,23 @@ class Source(importlib.abc.InspectLoader):
     """Loads a module from text in memory."""
 
     def __init__(self, code: str) -> None:
-        self._code = code
+        self._source = code
+        self._code: types.CodeType | None = None
 
     def get_source(self, fullname: str) -> str:
+        return self._source
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        if self._code is None:
+            self._code = self.source_to_code(self._source, "<string>")
         return self._code
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run it. Names of the prelude stand behind its own, so that nobody finds them in the module from outside."""
+        if names := prelude.mentioned(self.get_code(module.__name__)):
+            earlier = vars(module).get("__builtins__")
+            vars(module)["__builtins__"] = vars(builtins) | (earlier if isinstance(earlier, dict) else {}) | names
+        super().exec_module(module)
 
 
 def load(code: str, name: str, setup: str = "") -> Value:

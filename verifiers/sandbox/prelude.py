@@ -1,7 +1,8 @@
-"""The names that a program finds without importing them, as on LeetCode: they stand behind the builtins.
+"""The names that a program finds without importing them, as on LeetCode: they stand among its builtins.
 
 Modules of the standard library that solutions use, and what people import from them with a star. A name that Python has itself
-stays Python's (`pow`). Standard library only, because this runs inside the sandbox.
+stays Python's (`pow`). Libraries do not see them: sympy for one takes every builtin function for what a formula means by its
+name. Standard library only, because this runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import re
 import string
 import sys
 import time
+import types
 import typing
 
 MODULES = (
@@ -54,26 +56,23 @@ class TreeNode:
 NODES = {"ListNode": ListNode, "TreeNode": TreeNode}
 
 
-def names() -> dict[str, object]:
+def _all_names() -> dict[str, object]:
     """The names and what they stand for."""
     found: dict[str, object] = {"deepcopy": copy.deepcopy, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction} | NODES
     for module in STARRED:
         listed = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
         found |= {name: getattr(module, name) for name in listed}
     found |= {module.__name__: module for module in MODULES}
-    return {name: value for name, value in found.items() if name not in UNWANTED and name not in PYTHONS_OWN}
+    return {name: value for name, value in found.items() if name not in UNWANTED and not hasattr(builtins, name)}
 
 
-PYTHONS_OWN = frozenset(vars(builtins))
+NAMES = _all_names()
 
 
-def add_names() -> None:
-    """Put the names behind the builtins of this process."""
-    for name, value in names().items():
-        setattr(builtins, name, value)
-
-
-def remove_names() -> None:
-    """Take them away again, where a name that is not defined has another meaning."""
-    for name in set(vars(builtins)) - PYTHONS_OWN:
-        delattr(builtins, name)
+def mentioned(code: types.CodeType) -> dict[str, object]:
+    """The names of the prelude that occur in compiled code."""
+    found = {name: NAMES[name] for name in code.co_names if name in NAMES}
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= mentioned(constant)
+    return found
