@@ -52,17 +52,21 @@ def boxed_parts(task: Task, reference: str) -> list[tuple[str, str]]:
     return [] if any(beyond_bounds(box, part) for part, box in pairs) else pairs
 
 
-def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_algebra) -> bool | None:
-    """Whether the last box is the stored answer, or all boxes are its parts: in its order, or each with its name."""
+def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_algebra) -> tuple[bool | None, str]:
+    """Whether the last box is the stored answer, or all boxes are its parts, and the text that was judged.
+
+    The parts count in the order of the stored answer, or each with its name.
+    """
     verdict = agree(reference, answer, algebra)
     if verdict is True or not (pairs := boxed_parts(task, reference)):
-        return verdict
+        return verdict, answer
     found = [box for _, box in pairs]
+    given = ", ".join(found)
     if all("=" in box for box in found):
-        by_parts = agree(reference, ", ".join(found), algebra)
+        by_parts = agree(reference, given, algebra)
     else:
         by_parts = every(agree(part, box, algebra) for part, box in pairs)
-    return by_parts if by_parts or verdict is False else None
+    return (by_parts if by_parts or verdict is False else None), f"{answer}, {given}"
 
 
 def refused_score(answer: str | None, reference: str) -> Score | None:
@@ -127,8 +131,8 @@ class MathVerifier(Verifier):
         refused = refused_score(answer, reference)
         if answer is None or refused is not None:
             return refused
-        given = ", ".join([answer, *(box for _, box in boxed_parts(task, reference))])
-        return quick_score(verdict_of(task, reference, answer), reference, given)
+        verdict, given = verdict_of(task, reference, answer)
+        return quick_score(verdict, reference, given)
 
     def load(self) -> None:
         load_algebra()
@@ -140,7 +144,7 @@ class MathVerifier(Verifier):
         reference, answer = stored_answer(task.answer), boxed_answer(task) or ""
 
         def judged(one: Task, text: str) -> bool:
-            return bool(verdict_of(one, reference, text, equal_by_algebra))
+            return bool(verdict_of(one, reference, text, equal_by_algebra)[0])
 
         harmless = msgspec.structs.replace(task, completion=HARMLESS)
         key = (reference, " ".join(box for _, box in boxed_parts(task, reference)) or answer)

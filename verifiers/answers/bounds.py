@@ -30,6 +30,7 @@ AGAIN_S = 0.05
 MAX_STALLED = 4096  # answers that are remembered for having spent it
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\[\s\S]|\d+(?:\.\d+)?|[^\W\d_]{1,4}|\S")
 _POWER_OF_SUM = re.compile(r"[(\[{]([^()\[\]{}]{1,80})(?:\\right)?[)\]}] {0,3}\^ {0,3}\{? {0,3}(\d{1,9})")
+_SMALL = re.compile(r"[\w .,+%$\\-]{0,30}")  # most answers: no bracket, power, bar or division
 _SEPARATORS = frozenset(",;+-&") | {"\\\\", "\\text", "\\cdot", "\\times", "\\cup", "\\pm"}
 _RELATIONS = frozenset("=<>") | {"\\le", "\\ge", "\\leq", "\\geq", "\\neq", "\\approx", "\\equiv", "\\lt", "\\gt", "\\sim"}
 _BARS = frozenset(["|", "\\|", "\\vert", "\\mid", "\\lvert", "\\rvert"])
@@ -88,6 +89,8 @@ def _expansion(latex: str) -> int:
 
 def beyond_bounds(answer: str, reference: str) -> str | None:
     """Why the answer is too large to be another spelling of the stored one; None for one that may be judged."""
+    if _SMALL.fullmatch(answer):
+        return None
     found, stored = shape(answer), shape(reference)
     limits = AnswerSize(
         depth=max(MAX_DEPTH, stored.depth + 4),

@@ -23,6 +23,7 @@ _COMMANDS = re.compile(
     r"|lfloor|rfloor|lceil|rceil|ldots|mathrm|cosh|sinh|tanh)(?![a-zA-Z])|\^\\circ"
 )
 _NAMES = re.compile(r"(?<![a-zA-Z])[a-df-hj-zA-Z](?![a-zA-Z])|[a-zA-Z]{2,}|\\[a-zA-Z]+")
+_LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|[dD](?=[a-z](?![a-zA-Z]))|\\text")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|neq|equiv)(?![a-z])")
 _LINE = re.compile(r"\d ?[xyz](?![a-zA-Z])|(?<![a-zA-Z])[xyz]\^")
 _INDEXED = re.compile(r"_(?:\{[^{}]{0,20}\}|\w)|\([^()]{0,20}\)")
@@ -90,9 +91,13 @@ def _meets_formula(reference: str, chain: list[tuple[str, str]], same: Same) -> 
         values = values[1:]
     elif is_name(values[-1]) and not is_name(reference):
         values = values[:-1]
-    elif len(values) == 2:  # an equation is no formula
-        return None
+    elif not _single_letters(values[0]) <= _single_letters(reference):  # dy/dx and V(r) are names, (x-1)^2 is not
+        values = values[1:]
     return _all([same(reference, one) for one in values]) if values else None
+
+
+def _single_letters(text: str) -> set[str]:
+    return set(_LETTER.findall(text))
 
 
 def is_rounded(value: str, decimal: str, same: Same) -> bool | None:
@@ -151,7 +156,7 @@ def _same_or_rounded(one: str, other: str, same: Same) -> bool | None:
     x, y = exact(one), exact(other)
     if x is not None and y is not None:
         return x == y or _rounds(x, other) or _rounds(y, one)
-    return same(one, other)
+    return same(one, other) or same(other, one)
 
 
 def _rounds(value: Fraction, decimal: str) -> bool:

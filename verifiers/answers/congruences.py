@@ -40,6 +40,11 @@ def residue_classes(text: str) -> ResidueClasses | None:
     """The residue classes that a text names by a congruence; None for other texts."""
     if "mod" not in text or len(text) > MAX_CHARS:
         return None
+    each = re.split(r" or |, (?=[a-zA-Z] ?\\equiv)", text) if text.count("mod") > 1 else []
+    if len(each) > 1 and all(found := [residue_classes(one) for one in each]):
+        classes = [one for one in found if one]
+        if len({(one.name, one.modulus) for one in classes}) == 1:
+            return ResidueClasses(classes[0].name, tuple(one.residues[0] for one in classes), classes[0].modulus)
     match = _MODULO.fullmatch(text)
     if not match or int(match["modulus"]) < 1:
         return None

@@ -36,6 +36,8 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
     A box without braces, \boxed 7 or \boxed\frac12, holds the number, letter or fraction behind it.
     """
+    if "box" not in text:
+        return []
     open_at: list[int] = []  # content starts of boxes, -1 for other braces
     found: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):

@@ -30,7 +30,7 @@ _ONLY_OPERATORS = frozenset({"max", "min", "sec", "sh", "ch", "th"})  # \text{mi
 _HYPERBOLIC = {"sh": "sinh", "ch": "cosh", "th": "tanh", "tg": "tan", "ctg": "cot", "arctg": "arctan", "arcctg": "arccot"}
 _UNION = re.compile(r"(?<=[)\]}]) ?U ?(?=[(\[\\])")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=10\^)")
-_RELATION = re.compile(r"<=|=<|>=|!=|<>|\+ ?/ ?- ?|^\+ ?- ?|(?<== )\+ ?- ?|(?<==)\+ ?- ?|\.\.\.\.?")
+_RELATION = re.compile(r"<=|=<|>=|(?<![\d)])!=|<>|\+ ?/ ?- ?|^\+ ?- ?|(?<== )\+ ?- ?|(?<==)\+ ?- ?|\.\.\.\.?")
 _RELATIONS = {"<=": "\\le ", "=<": "\\le ", ">=": "\\ge ", "!=": "\\neq ", "<>": "\\neq "}
 _EXPONENT = re.compile(r"\^ ?([-+](?:\d+(?:\.\d+)?|[a-zA-Z]))")
 _NATURAL = re.compile(r"\\log ?_ ?\{? ?e ?\}?(?![a-zA-Z])")
@@ -47,7 +47,8 @@ def as_latex(text: str) -> str:
     text = _EXPONENT.sub(r"^{\1}", text)
     if "10^" in text:
         text = _TIMES.sub("\\\\times ", text)
-    text = _UNION.sub("\\\\cup ", text)
+    if "U" in text:
+        text = _UNION.sub("\\\\cup ", text)
     if len(text) <= MAX_CHARS and _WORD.search(text):
         text = _WORD.sub(_named, text)
         if "\\binomial" in text or "\\permutations" in text:

@@ -28,6 +28,7 @@ _OPERATION = (
 _REST = re.compile(
     rf"(?!(?:{_OPERATION})\b)\(?[a-zA-Z]{{3}}[a-zA-Z '.,()-]*|(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{{?\d\}}?)?"
 )
+_UNITS = re.compile(r"(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{?\d\}?)?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _ORDINAL = re.compile(r"(\d{1,9}) ?\^?\{? ?(?:st|nd|rd|th) ?\}?")
 _COMPOUND = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9}),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9})")
@@ -70,7 +71,7 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
             if unit := parse_unit(tail):
                 return _quantity(head, unit, marked=has_mark or "^\\circ" in tail)
             apart = has_mark or text[len(head) : len(head) + 1] == " "  # 2abc is a product
-            if apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail):
+            if _UNITS.fullmatch(tail) or (apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail)):
                 return _quantity(head, rest=tail, marked=has_mark)
         word, _, tail = text.partition(" ")
         if tail and word.isalpha() and _REST.fullmatch(tail) and word_number(word) is not None:
@@ -122,10 +123,10 @@ def _splits(marked: str, text: str) -> list[tuple[str, str]]:
     """Pairs (value, unit) that the text may consist of: split at the first marked word, or behind a plain number."""
     found = []
     at = marked.find(WORD)
-    if at > 0 and marked[at - 1] not in "_^{" and (head := plain(marked[:at])):
+    if at > 0 and marked[at - 1] not in "_^{" and (head := plain(marked[:at])) and head[-1] not in "+-*/=":
         symbol = next((one for one in ("\\mu", "^\\circ") if head.endswith(one)), "")
         found.append((head.removesuffix(symbol), f"{symbol} {plain(marked[at:])}".strip()))
-    if text.endswith("^\\circ") and not _TRIGONOMETRY.search(text):
+    if text.endswith("^\\circ") and " or " not in text and not _TRIGONOMETRY.search(text):
         found.append((text.removesuffix("^\\circ"), "^\\circ"))
     for match in islice(_BARE_TAIL.finditer(text), MAX_SPLITS):
         if exact(text[: match.start()]) is not None:

@@ -16,15 +16,16 @@ _SETS = (
     "real|integer|positive|nonnegative|non-negative|natural|whole|rational|complex|arbitrary|nonzero|non-zero|negative|numbers?|"
     "integers?|reals?|constants?|values?|parameters?|naturals?|of|an|any|a|some|all|is|are|be|being|in|the|every|each|and|with"
 )
-_NAME = r"\(?(?:[a-zA-Z]|\\[a-z]{2,8})\)?(?:_\{?\w\}?)?"
+_NAME = r"(?:[a-zA-Z]|\\[a-z]{2,8})(?:_\{?\w\}?)?"
+# possessive, because a word such as "a" is a name as well: without it, hostile text would be tried in all ways
 _QUANTIFIED = re.compile(
-    rf"(?:for|where|with|over|{_GAP})*(?:\\forall|{_GAP}|,|\(|\)|\.|(?<![a-zA-Z\\])(?:{_SETS})(?![a-zA-Z])|{_NAME}(?![a-zA-Z])"
-    rf"|\\in(?![a-z])|\\mathbb ?\{{?[A-Z]\}}?(?:\^?\{{?[+*]\}}?)?|[><] ?0|\\ge ?0|\\neq ?0)*"
+    rf"(?:for|where|with|over|{_GAP})*+(?:\\forall|{_GAP}|,|\(|\)|\.|(?<![a-zA-Z\\])(?:{_SETS})(?![a-zA-Z])"
+    rf"|\\in(?![a-z])|\\mathbb ?\{{?[A-Z]\}}?(?:\^?\{{?[+*]\}}?)?|[><] ?0|\\ge ?0|\\neq ?0|{_NAME}(?![a-zA-Z]))*+"
 )
 _MEMBERSHIP = rf"{_NAME}(?:,{_GAP}?{_NAME})*{_GAP}*\\in(?![a-z])"
 _QUANTIFIER = re.compile(
-    rf"[,;(]?{_GAP}*(?:(?<![a-zA-Z\\])(?:for (?:all|any|every|each|some|arbitrary)|where|with)(?![a-zA-Z])|\\forall)"
-    rf"|[,;(]{_GAP}*{_MEMBERSHIP}|[,;(]?{_GAP}*for{_GAP}+{_MEMBERSHIP}"
+    rf"[,;(]?{_GAP}*(?:(?<![a-zA-Z\\])(?:for (?:all|any|every|each|some|arbitrary|integers?|real|positive|natural)|where|with)"
+    rf"(?![a-zA-Z])|\\forall)|[,;(]{_GAP}*{_MEMBERSHIP}|[,;(]?{_GAP}*for{_GAP}+{_MEMBERSHIP}"
 )
 _ATTAINED = re.compile(
     rf"[,;]?{_GAP}*(?P<open>\(?){_GAP}*(?:which is |this is |and )?(?P<how>attained|achieved|reached|obtained|occurring|occurs|"
@@ -34,6 +35,7 @@ _AT = re.compile(
     rf"(?:{_GAP}|at|when|for|if|only|iff|and|holds|where|,|the point|the|is|attained|achieved|reached|obtained|equality)*"
 )
 _RELATION = re.compile(r"[^=<>]{1,40}(?:=|<|>|\\le|\\ge|\\in|\\to)[^,;]{1,80}")
+_IN_BRACKETS = re.compile(rf"(?P<value>.{{1,200}}?){_GAP}+\((?P<inside>[^()]{{3,80}})\)", re.DOTALL)
 _HEDGE = re.compile(
     r"(?<![a-zA-Z\\])(?:or|either|neither|nor|maybe|perhaps|possibly|probably|alternatively|also|not|never|no|unless|except|but|"
     r"otherwise|wrong|incorrect|false|impossible|if|could|might|should|less|more|least|most|than|about|almost|nearly|isn't|else)"
@@ -52,12 +54,12 @@ _THERE = re.compile(
 _CLOSING = re.compile(
     rf"(?P<value>.{{1,200}}?){_GAP}+(?:is|are){_GAP}+(?:the|our|its) (?P<words>[a-zA-Z {WORD}{END}]{{3,60}})", re.DOTALL
 )
-_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}|\\forall|\\in(?![a-z])")
+_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}| \([^()=]{1,40}=|\\forall|\\in(?![a-z])")
 
 
 def has_words(text: str) -> bool:
     """Whether a text may hold a remark; most answers hold none."""
-    return len(text) <= MAX_CHARS and bool(_LETTERS.search(text))
+    return len(text) <= MAX_CHARS and "\\begin" not in text and bool(_LETTERS.search(text))
 
 
 def hedged(text: str) -> bool:
@@ -86,6 +88,10 @@ def _without_quantifier(text: str) -> str:
 
 def _without_place(text: str) -> str:
     """Without the place where an extreme value is attained: (attained at x = 2), when x = y = 1."""
+    if (bracketed := _IN_BRACKETS.fullmatch(text)) and not hedged(bracketed["inside"]):
+        pieces = split_top(bracketed["inside"])
+        if all(_RELATION.fullmatch(one) and not one[0].isdigit() for one in pieces):
+            return bracketed["value"]
     match = _ATTAINED.search(text)
     if not match or match.start() == 0:
         return text

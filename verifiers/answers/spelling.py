@@ -16,6 +16,7 @@ from .sums import with_plain_indices
 from .symbols import COMMANDS, one_character
 
 WORD, END = "\ue000", "\ue001"  # marks around words that stood in \text{} and the like
+_PLAIN_NUMBER = re.compile(r"[-+]?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _SPACES = re.compile(r"\s+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\[\s\S]")
 _OPENED = re.compile(r"\\(?P<name>[a-zA-Z]+)\s*\{|\\[\s\S]|[{}]")
@@ -44,8 +45,11 @@ PLAIN = frozenset({
 def tidy(latex: str) -> str:
     """LaTeX without sizing, dollar signs and final full stop, with one spelling per symbol and short forms completed."""
     latex = _BARE_ACCENT.sub(r"\1", expanded(latex))
+    if _PLAIN_NUMBER.fullmatch(latex):
+        return latex
     text = one_character(_ROOT_SIGN.sub(r"\\sqrt{\1}", latex) if "√" in latex else latex)
-    text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
+    if "\\" in text:
+        text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
     text = text.replace("{,}", ",").replace("{:}", ":").replace("~", " ")
     text = bold[1] if (bold := _BOLD.fullmatch(text)) else text.replace("**", "^")
     text = _without_dollars(text).replace("^{\\prime}", "'").replace("^\\prime", "'")

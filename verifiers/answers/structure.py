@@ -67,6 +67,10 @@ def is_name(text: str) -> bool:
 def parts(text: str) -> Parts | None:
     """The parts of an answer; None for an answer without parts."""
     text = text.strip()
+    if "\\begin" in text and "cases" in text and "&" in text:
+        text = text.replace("&=", "=").replace("& =", "=")
+        if "&" in text:  # a function by cases
+            return None
     if match := _CASES.fullmatch(text):
         text = ", ".join(row.strip(" ,;") for row in match[1].split("\\\\") if row.strip(" ,;"))
     if match := _MEMBER.match(text):

@@ -10,6 +10,7 @@ _CHOICE = re.compile(r"\(([A-J])\)(?!\w)|([A-J])(?:[.):](?!\d)|$)")
 _OTHER_CHOICE = re.compile(
     r"\([A-J]\)|(?<![\w\\])[A-J](?:[.):](?!\d)|$)|(?:,|/|;|&|\bor|\band) ?\(?[A-J]\b|^ ?[A-J]\b(?![ ]?[a-z=])"
 )
+_CAPITAL = re.compile(r"(?<!\\)[A-J]")
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
 _PHRASE = re.compile(r"(?=.*[^\W\d_]{3}|no\b)[^\W\d_][\w\s'.,()!-]*", re.IGNORECASE | re.DOTALL)
@@ -75,7 +76,7 @@ def phrase_form(text: str) -> str:
 
 def same_letter(reference: str, answer: str) -> bool | None:
     """Compare (B), B., `\\textbf{(B)} 12` with the stored letter B. An answer that names another letter as well is wrong."""
-    wanted = _LETTER.fullmatch(clean(reference)) if len(reference) < 40 else None
+    wanted = _LETTER.fullmatch(clean(reference)) if len(reference) < 40 and _CAPITAL.search(reference) else None
     text = plain(unwrap(tidy(answer))) if wanted else ""
     found = _CHOICE.match(text) if wanted else None
     if not wanted or not found:
