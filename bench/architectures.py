@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ from .tiny_families import CONTEXT, FAMILIES, make_family_model
 # run as a program its __name__ would be another
 MODULE = "prolong.bench.architectures"
 DEADLINE_S = 400.0
+# what vLLM's engine process writes when it dies, and what the actor is told of it
+ENGINE_ERROR = re.compile(r"\(EngineCore .*\] (\w+Error: .*)")
+ENGINE_DIED = "EngineCore encountered an issue"
 TOKEN_BUDGET = 512
 BEGIN, END = "<!-- table of prolong bench architectures: begin -->", "<!-- end -->"
 HEAD = (
@@ -95,11 +99,12 @@ def try_elsewhere(name: str, folder: Path) -> FamilyRow:
     except subprocess.TimeoutExpired:
         return FamilyRow(name, f"stops: nothing within {DEADLINE_S:g} s")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return (
-        FamilyRow(**json.loads(lines[-1]))
-        if lines
-        else FamilyRow(name, f"stops: exit code {done.returncode}: {short(done.stderr[-300:])}")
-    )
+    if not lines:
+        return FamilyRow(name, f"stops: exit code {done.returncode}: {short(done.stderr[-300:])}")
+    causes = [found.group(1) for line in (done.stdout + done.stderr).splitlines() if (found := ENGINE_ERROR.search(line))]
+    if causes and ENGINE_DIED in lines[-1]:
+        return FamilyRow(name, f"stops: the engine dies: {short(causes[-1])}")
+    return FamilyRow(**json.loads(lines[-1]))
 
 
 def write_table(page: Path, rows: list[FamilyRow]) -> None:
