@@ -62,7 +62,7 @@ def convert_value(schema: Any, value: Any, key: str) -> Any:
     hint = f"; quote it: \"{key}='{value}'\"" if schema is str and isinstance(value, int | float) else ""
     require(type(value) is schema, key, value, describe_type(schema) + hint)
     require(schema is not float or math.isfinite(value), key, value, "a finite number")
-    require(schema is not str or _is_utf8(value), key, value, "text in UTF-8, which frames, files and logs can hold")
+    require(not isinstance(value, str) or _is_utf8(value), key, value, "text in UTF-8, which frames, files and logs can hold")
     return value
 
 

@@ -231,8 +231,9 @@ def test_the_key_goes_into_one_header_and_into_no_message(monkeypatch: pytest.Mo
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_at_the_start(settings: dict[str, Any], says: str):
+    given: dict[str, Any] = {"url": "http://127.0.0.1:8000/v1", "model": "m"} | settings
     with pytest.raises(ConfigError, match=says) as caught:
-        ModelJudge(JudgeConfig(**{"url": "http://127.0.0.1:8000/v1", "model": "m"} | settings), Counter())
+        ModelJudge(JudgeConfig(**given), Counter())
     assert "pw" not in str(caught.value)
 
 
