@@ -15,7 +15,7 @@ FAMILIES = {
     "direct_copies": GptOssConfig(**family_settings(head_dim=32, num_local_experts=4, num_experts_per_tok=2)),
     # a rotary kernel that takes other shapes than this model gives it, and convolutions
     "short_convolutions": Lfm2Config(
-        **family_settings(layer_types=["conv", "full_attention"], conv_dim=64, block_auto_adjust_ff_dim=False)
+        **family_settings(layer_types=["conv", "full_attention"], conv_dim=64, block_auto_adjust_ff_dim=False, block_dim=64)
     ),
     # vLLM gives the head a bias only when it loads one; 97 tokens are padded to 128
     "biased_head": PhiConfig(**family_settings(num_key_value_heads=2, partial_rotary_factor=0.5, vocab_size=97)),
