@@ -5,7 +5,19 @@ from fractions import Fraction
 
 import pytest
 from prolong.verifiers import stem
-from prolong.verifiers.answers import chemistry, plain_numbers, quantity, spelling, structure, units
+from prolong.verifiers.answers import (
+    chains,
+    chemistry,
+    congruences,
+    counting,
+    extraction,
+    plain_numbers,
+    quantity,
+    remarks,
+    spelling,
+    structure,
+    units,
+)
 from prolong.verifiers.answers.comparison import agree, every
 from prolong.verifiers.answers.extraction import last_boxed, last_number, last_tagged
 from prolong.verifiers.answers.plain_numbers import number
@@ -166,6 +178,12 @@ READERS = {
     "letters": stem.letters,
     "measured": lambda text: stem.measured(text, None),
     "boxed": last_boxed,
+    "boxes": extraction.separate_boxes,
+    "remarks": remarks.without_remark,
+    "members": chains.members,
+    "spellings": lambda text: chains.spellings_of(text, stored=True),
+    "residues": lambda text: congruences.same_residues("1", text),
+    "counts": counting.without_counts,
     "tagged": last_tagged,
     "last number": last_number,
     "agree": lambda text: agree("(1,2)", text),
