@@ -11,13 +11,13 @@ RIGHT = "X**3 + C"
 
 def in_octal(code: str) -> str:
     """An expression that executes `code` when sympy evaluates it: sympy executes strings, and this one has no letters in it."""
-    return 'exp("' + "".join(f"\\{ord(character):03o}" for character in code) + '")'
+    return 'sec("' + "".join(f"\\{ord(character):03o}" for character in code) + '")'
 
 
 FORGERY = "[__import__('os').write(4, b'1.0'), __import__('os')._exit(0)]"  # 4: where the jailed process writes its result
 FORMLESS = {  # never evaluated
     "import": "__import__('os').write(4, b'1.0')",
-    "string": f"exp({FORGERY!r})",
+    "string": f"sec({FORGERY!r})",
     "string in octal": in_octal(FORGERY),
     "bytes in octal": "exp(b'\\137\\137')",
     "raw string": "exp(r'X')",

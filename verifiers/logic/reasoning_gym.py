@@ -42,7 +42,7 @@ REFUSED = {
 SETTINGS = {"word_ladder": {"min_word_length": 3, "max_word_length": 5}}
 MAX_ANSWER_CHARS = 50_000
 PRELOAD = ("sympy", formulas.__name__)
-LIMITS = Limits(cpu_s=5, wall_s=10, memory_mb=4096)  # stored answers take .3 s at most
+LIMITS = Limits(cpu_s=3, wall_s=10, memory_mb=4096)  # stored answers take .3 s at most
 
 
 @functools.cache
@@ -119,6 +119,12 @@ class ReasoningGymVerifier(Verifier):
 
     def needs_sandbox(self, answer: Answer) -> bool:
         return answer.get("dataset") in UNSAFE
+
+    def granted_s(self, answer: Answer) -> float:
+        return LIMITS.cpu_s if self.needs_sandbox(answer) else 0.0
+
+    def report_to(self, alive: Callable[[], None]) -> None:
+        self._open().on_look = alive
 
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:

@@ -117,6 +117,14 @@ def test_a_formula_that_the_sandbox_ends_is_rejected_if_the_stored_answer_passes
     assert scored("9**9") == (0.0, "input_rejected")
 
 
+def test_a_worker_waits_for_a_formula_as_long_as_the_sandbox_lets_it_run(box: Box):
+    """Otherwise its deadline ends it first, and a formula that stalls sympy has no verdict, which is better than a 0."""
+    logic.REASONING_GYM.report_to(print)
+    assert box.on_look is print  # type: ignore[attr-defined]
+    assert logic.REASONING_GYM.granted_s(INTEGRAL) == logic.LIMITS.cpu_s
+    assert logic.REASONING_GYM.granted_s(SPELL) == 0
+
+
 @pytest.mark.parametrize("gold", [("timeout", b""), ("error", b""), ("ok", b"0.0"), ("ok", b"")])
 def test_if_the_stored_answer_fails_as_well_there_is_no_verdict(box: Box, gold: tuple[str, bytes]):
     box.answers = lambda text: gold if text == RIGHT else ("error", b"")
