@@ -123,9 +123,6 @@ class ReasoningGymVerifier(Verifier):
     def granted_s(self, answer: Answer) -> float:
         return LIMITS.cpu_s if self.needs_sandbox(answer) else 0.0
 
-    def report_to(self, alive: Callable[[], None]) -> None:
-        self._open().on_look = alive
-
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self._sandbox is None:
             self._sandbox = open_for_process(preload=PRELOAD, allow_unsafe=allow_unsafe)
