@@ -8,11 +8,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
+from prolong.common.types import Rollout, Ticket, float32_array
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -56,6 +59,28 @@ def test_a_run_reaches_its_end_and_actors_hold_what_the_last_checkpoint_holds(cf
     assert summary["time_split"]["learner"]["compute_s"] > 0
     assert sorted(path.name for path in run_paths(cfg).checkpoints.iterdir()) == ["step-00000002", "step-00000004"]
     check_export(cfg, run_paths(cfg).checkpoints / "step-00000004")
+
+
+class OtherPolicy(ScriptedActor):
+    """An actor whose engine computes something else than the learner."""
+
+    def _rollout(self, ticket: Ticket, seed: int, index: int) -> Rollout:
+        rollout = super()._rollout(ticket, seed, index)
+        apart = float32_array(rollout.behaviour_logprobs) - np.float32(0.5)
+        return msgspec.structs.replace(rollout, behaviour_logprobs=apart.astype("<f4").tobytes())
+
+
+def test_a_learner_whose_sampler_has_another_policy_ends_with_a_users_error(cfg: Config) -> None:
+    """Exit code 2: nobody starts it again."""
+    cfg.buffer.eta = 1
+    with BufferProcess(cfg) as buffer, learner(cfg, buffer.address) as process:
+        actor = OtherPolicy(cfg, buffer.address)
+        actor.start()
+        _, errors = process.communicate(timeout=90)
+    assert process.returncode == 2, errors
+    assert "sampler and learner disagree" in errors
+    assert "0.5 nats on average" in errors
+    assert not run_paths(cfg).metrics.exists() or read_metrics(run_paths(cfg).metrics) == []
 
 
 def test_sigterm_saves_and_ends_well_and_the_run_goes_on_from_there(cfg: Config) -> None:
