@@ -26,6 +26,7 @@ _NAMES = re.compile(r"(?<![a-zA-Z])[a-df-hj-zA-Z](?![a-zA-Z])|[a-zA-Z]{2,}|\\[a-
 _LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|[dD](?=[a-z](?![a-zA-Z]))|\\text")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|neq|equiv)(?![a-z])")
 _LINE = re.compile(r"\d ?[xyz](?![a-zA-Z])|(?<![a-zA-Z])[xyz]\^")
+_BOUND = re.compile(r"\\(?:int|lim|sum|prod|max|min)(?![a-zA-Z])")  # x is bound in these
 _INDEXED = re.compile(r"_(?:\{[^{}]{0,20}\}|\w)|\([^()]{0,20}\)")
 _DECIMAL = re.compile(r"-?\d{0,30}\.\d{1,30}|-?\d{1,30}")
 _SAID_AGAIN = r"or|i\.e\.|that is|equivalently|or equivalently"
@@ -71,7 +72,8 @@ def meets_chain(reference: str, chain: list[tuple[str, str]], same: Same) -> boo
     """Whether a chain of members holds and says the stored answer, which is no chain itself."""
     if has_names(reference):
         return _meets_formula(reference, chain, same)
-    if any(_LINE.search(_INDEXED.sub("", one)) for _, one in chain):  # 2x = 8 and x^2 + y^2 = 4 are equations
+    # 2x = 8 and x^2 + y^2 = 4 are equations; the integral of 2x is a number
+    if any(_LINE.search(_INDEXED.sub("", one)) and not _BOUND.search(one) for _, one in chain):
         return False
     exact_ones = [one for sign, one in chain if sign != "\\approx" and not has_names(one)]
     rounded = [one for sign, one in chain if sign == "\\approx"]
