@@ -47,7 +47,9 @@ def letters(text: str) -> frozenset[str] | None:
     if len(text) <= 3 and re.fullmatch(r"\(?[a-j]\)?[.:]?", text):
         text = text.upper()
     if len(text) <= MAX_LIST_CHARS and _LIST.fullmatch(text):
-        return frozenset(re.findall(r"[A-J]", text))
+        named = re.findall(r"[A-J]", text)
+        # BB names nothing
+        return frozenset(named) if len(set(named)) == len(named) else frozenset()
     if len(text) <= MAX_LIST_CHARS and (match := _EXPLAINED.fullmatch(text)):
         return frozenset(match[1])
     if match := _FIRST.match(text):

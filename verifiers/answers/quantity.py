@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import islice
 
 from .plain_numbers import number
+from .remarks import hedged
 from .spelling import END, WORD, plain, squeeze, tidy, unwrap
 from .units import MAX_UNIT_CHARS, Unit, parse_unit
 from .word_numbers import word_number
@@ -71,12 +72,17 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
             if unit := parse_unit(tail):
                 return _quantity(head, unit, marked=has_mark or "^\\circ" in tail)
             apart = has_mark or text[len(head) : len(head) + 1] == " "  # 2abc is a product
-            if _UNITS.fullmatch(tail) or (apart and exact(head.rstrip("% ")) is not None and _REST.fullmatch(tail)):
+            if _UNITS.fullmatch(tail) or (apart and exact(head.rstrip("% ")) is not None and _is_rest(tail)):
                 return _quantity(head, rest=tail, marked=has_mark)
         word, _, tail = text.partition(" ")
-        if tail and word.isalpha() and _REST.fullmatch(tail) and word_number(word) is not None:
+        if tail and word.isalpha() and _is_rest(tail) and word_number(word) is not None:
             return _quantity(word, parse_unit(tail), rest=tail, marked=has_mark)
     return _quantity(text, words=_is_words(marked, text), marked=has_mark)
+
+
+def _is_rest(text: str) -> bool:
+    """Whether the words behind a value are an unknown unit: "does not work" and "(false)" take the value back."""
+    return _REST.fullmatch(text) is not None and not hedged(text)
 
 
 def _multiplied(match: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ def test_a_choice_is_read_with_its_text(text: str, named: str):
         "(A) or (B)", "A/B", "A or B", "A. 5 m/s or B. 7 m/s", "(A) 5 m/s or (B) 7", "A. (A) and (B)", "A: 5 B: 7",
         "A. x, B. y",
         "A. B. C. D.", "A or (B)", "A | B", "A; maybe B", "A or B or C", "A and/or B", "(A) maybe (B)", "A but possibly B",
+        "BB", "B, B", "ABCDA",
     ],
 )  # fmt: skip
 def test_a_hedge_between_choices_names_none(text: str):
