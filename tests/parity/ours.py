@@ -46,6 +46,7 @@ def parts_of(rollouts: Rollouts, cfg: ObjectiveConfig, policy: Tensor, entropy: 
         weight=token_weights(rollouts, cfg),
         temperature=torch.ones_like(policy),
         staleness=torch.zeros_like(policy),
+        comparable=torch.zeros_like(policy, dtype=torch.bool),
         rollout=rollouts.rollout,
         num_rollouts=len(rollouts.lengths),
         groups=[],
