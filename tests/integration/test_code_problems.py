@@ -173,6 +173,16 @@ def test_compilers_are_contained(box: Sandbox, tmp_path: Path):
         assert compiled.status == "ok"
 
 
+def test_a_launcher_is_not_replaced_while_it_holds_a_compiled_program(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    with box.compiled("int main() {}") as (_, run):
+        # replaced before every run, its scratch folder and the program with it
+        monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.RECYCLE_AFTER", 1)
+        before = box.pid
+        assert [run(b"", Limits()).status for _ in range(3)] == ["ok"] * 3
+        assert box.pid == before
+    assert box.pid != before
+
+
 ATTACKS_IN_C = {
     "start processes": "int bad = fork() >= 0;",
     "execute programs": 'char* none[] = {nullptr}; int bad = execve("/bin/true", none, none) == 0;',

@@ -71,6 +71,7 @@ class Sandbox:
         self._how, self._preload, self._num_runs = backend, preload, 0
         self._scratch = SCRATCH
         self._launcher: Launcher | None = None
+        self._holds_program = False  # whether the scratch folder holds a compiled program, which would go with the launcher
         self._companion: Sandbox | None = None
         # called while a program runs within its limits
         self.on_look: Callable[[], None] = lambda: None
@@ -151,6 +152,7 @@ class Sandbox:
         """
         compiler = cpp_compiler()
         self._live_launcher()  # a launcher that replaces another brings a scratch folder of its own
+        self._holds_program = True
 
         def run(stdin: bytes, limits: Limits, files: dict[str, bytes] | None = None) -> RunResult:
             launcher = self._live_launcher()
@@ -171,6 +173,7 @@ class Sandbox:
                     break
             yield result, run
         finally:
+            self._holds_program = False
             if self._launcher and self._launcher.alive:
                 self._launcher.clean()
 
@@ -215,7 +218,7 @@ class Sandbox:
 
     def _live_launcher(self) -> Launcher:
         """The launcher, started if there is none, if it died, or if it is due for recycling."""
-        if self._launcher and self._launcher.alive and self._num_runs < RECYCLE_AFTER:
+        if self._launcher and self._launcher.alive and (self._num_runs < RECYCLE_AFTER or self._holds_program):
             return self._launcher
         if self._launcher:
             if not self._launcher.alive:
