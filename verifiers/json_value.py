@@ -8,13 +8,13 @@ order; texts are compared without case and surrounding spaces; a number is met b
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 
 from ..common.errors import DataError
 from ..common.types import VerdictStatus
 from .answers.extraction import after_thinking, last_boxed, last_tagged
+from .answers.literals import parsed_literal
 from .api import Answer, Score, Task, Verifier
 
 MAX_VALUE_CHARS = 50_000
@@ -45,7 +45,7 @@ class JsonVerifier(Verifier):
             return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"a value of {len(text)} characters")
         if isinstance(stored, str) and normal_leaf(stored) == normal_leaf(text):
             return Score(reward=1.0)
-        value = read_value(text)
+        value = parsed_literal(text, _UNREADABLE)
         if value is _UNREADABLE:
             return Score(reward=0.0, detail="the answer is not JSON")
         return Score(reward=float(equal_values(stored, value)))
@@ -62,18 +62,6 @@ def given_value(text: str) -> str | None:
         blocks = _FENCE.findall((found or text) + "\n")
         found = blocks[-1].strip() if blocks else found
     return found
-
-
-def read_value(text: str) -> object:
-    """The value of JSON, or of a Python literal; _UNREADABLE for anything else."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return _UNREADABLE
 
 
 def equal_values(stored: object, given: object) -> bool:

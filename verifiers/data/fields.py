@@ -6,15 +6,14 @@ report can count by reason.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from collections.abc import Iterable
 
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
+from ..answers.literals import python_literal
 
-MAX_LITERAL_CHARS = 1_000_000  # of a Python text: parsing one takes a hundred times its size
 MAX_DEPTH = 100  # of lists and objects in each other
 
 
@@ -76,10 +75,7 @@ def parsed_value(value: object, name: str) -> object:
         return json.loads(value)
     except (ValueError, RecursionError):
         pass
-    try:
-        literal = ast.literal_eval(value.strip()) if len(value) <= MAX_LITERAL_CHARS else None
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        literal = None
+    literal = python_literal(value)
     if literal is None:
         raise LeftOut(f"the text in {name} is not JSON", f"{name} = {shown(value)} is not JSON")
     return plain_value(literal)

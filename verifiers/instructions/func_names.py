@@ -6,7 +6,7 @@ import re
 
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
-from .rule import parse_written
+from ..answers.literals import parsed_literal
 
 # by function: the id, kwargs by the name that the constraint has for them, and kwargs that the function's meaning adds
 FUNC_NAMES: dict[str, tuple[str, dict[str, str], JsonObject]] = {
@@ -56,18 +56,11 @@ FUNC_NAMES: dict[str, tuple[str, dict[str, str], JsonObject]] = {
     "validate_quotation": ("startend:quotation", {}, {}),
     "validate_no_commas": ("punctuation:no_comma", {}, {}),
 }
-OPTION_MARKS = re.compile(r"\s*/\s*|\s*,\s*(?:or\s+)?|\s+or\s+")
 
 
 def split_options(options: str) -> list[str]:
     """The choices of "yes/no/maybe", "I know or I don't know" and "a), b), c)"."""
-    separator = (
-        r"\s*/\s*"
-        if "/" in options
-        else r"\s+or\s+"
-        if re.search(r"\s+or\s+", options) and "," not in options
-        else OPTION_MARKS
-    )
+    separator = "/" if "/" in options else r",(?:\s*or\s)?|\sor\s"
     return [option.strip() for option in re.split(separator, options) if option.strip()]
 
 
@@ -76,7 +69,7 @@ def from_func_name(constraint: object) -> JsonObject:
 
     Raises DataError for a function that is not known, or a constraint without one of its arguments.
     """
-    found = parse_written(constraint) if isinstance(constraint, str) else constraint
+    found = parsed_literal(constraint) if isinstance(constraint, str) else constraint
     name = found.get("func_name") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(name, str) or name not in FUNC_NAMES:
         expected = f"an object with func_name, one of {', '.join(FUNC_NAMES)}"

@@ -6,15 +6,13 @@ whole kwargs as a text of JSON or Python. They are read here once; the rules see
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...common.errors import DataError
 from ...common.json_object import JsonObject
+from ..answers.literals import parsed_literal
 
-MAX_KWARGS_CHARS = 200_000
 MAX_COUNT = 10**6
 RELATIONS = ("less than", "at least", "at most", "around", "exactly")
 Follows = Callable[[str, JsonObject], bool]  # of (text, kwargs)
@@ -64,7 +62,7 @@ def _text(value: object) -> str | None:
 def _texts(value: object) -> list[str] | None:
     """A list of texts, also as a text of JSON or Python."""
     if isinstance(value, str) and value.strip().startswith("["):
-        value = parse_written(value)
+        value = parsed_literal(value)
     if not isinstance(value, list) or not value or not all(_text(one) for one in value):
         return None
     return [str(one) for one in value]
@@ -86,27 +84,13 @@ RELATION = Kwarg(_relation, "one of " + ", ".join(map(repr, RELATIONS)))
 LETTER = Kwarg(_letter, "one character")
 
 
-def parse_written(text: str) -> object:
-    """The value of a text of JSON, or of Python's literals; None if it is neither."""
-    if len(text) > MAX_KWARGS_CHARS:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return None
-
-
 def present_kwargs(kwargs: object) -> JsonObject | None:
     """The kwargs of one instruction without those that are null, as published files write those of other types.
 
     None for kwargs that are not an object, nor the text of one.
     """
     if isinstance(kwargs, str) and kwargs.strip() not in ("", "null", "None"):
-        kwargs = parse_written(kwargs)
+        kwargs = parsed_literal(kwargs)
     elif isinstance(kwargs, str) or kwargs is None:
         return {}
     return {key: value for key, value in kwargs.items() if value is not None} if isinstance(kwargs, dict) else None
