@@ -195,7 +195,7 @@ class NumberVerifier(Verifier):
             return Score(reward=0.0, detail="not a plain number")
         tolerance = Fraction(Decimal(str(task.answer.get("tolerance", 0))))
         near = abs(found.number - expected.number) <= tolerance and found.percent == expected.percent
-        return Score(reward=float(near or same_quantity(replace(found, unit=None), replace(expected, unit=None))))
+        return Score(reward=float(near or same_quantity(replace(expected, unit=None), replace(found, unit=None))))
 
     def probe(self, answer: Answer) -> bool:
         self.check(answer)

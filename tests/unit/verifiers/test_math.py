@@ -106,6 +106,15 @@ def test_number_has_no_tolerance_unless_asked():
     assert math.NUMBER.score(Task(completion="3.14", answer={"answer": "3.14159", "tolerance": 0.01})).reward == 1.0
 
 
+@pytest.mark.parametrize(
+    ("gold", "boxed", "reward"), [("0.5", "50\\%", 1.0), ("50", "50\\%", 1.0), ("0.5", "0.5\\%", 0.0), ("18", "0.18\\%", 0.0)]
+)
+def test_number_reads_a_percent_sign_as_math_does(gold: str, boxed: str, reward: float):
+    task = Task(completion=f"\\boxed{{{boxed}}}", answer={"answer": gold})
+    assert math.NUMBER.score(task).reward == reward
+    assert judged(gold, task.completion).reward == reward
+
+
 def test_number_refuses_a_gold_that_is_no_number():
     with pytest.raises(DataError, match="verifier number"):
         math.NUMBER.check({"answer": "x+1"})
