@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .text import AROUND, is_inner_stop
+
 # pictographs, dingbats, arrows and stars that are drawn as emoji, and flags
 _ONE = (
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b05-\u2b55\u231a-\u23ff\u25aa-\u25fe"
@@ -13,7 +15,7 @@ _ONE = (
 _PART = "[\u200d\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 EMOJI = re.compile(f"(?:{_ONE}|[0-9#*]\ufe0f?\u20e3)(?:{_ONE}|{_PART})*")
 _STAND_IN = "\ue000"
-_SENTENCE_END = re.compile(rf"[.!?\u2026]+[\"'\u201d\u2019)*_]*(?:\s*{_STAND_IN})?|{_STAND_IN}|\n")
+_SENTENCE_END = re.compile(rf"([.!?\u2026]+)[\"'\u201d\u2019)*_]*(?:\s*{_STAND_IN})?|{_STAND_IN}|\n")
 
 
 def ends_with_emoji(text: str) -> list[bool]:
@@ -33,6 +35,8 @@ def ends_with_emoji(text: str) -> list[bool]:
 
 
 def _ends(text: str, match: re.Match[str]) -> bool:
-    """Whether a sentence ends here: not inside a number or a word, as in 3.5 and e.g."""
-    following = text[match.end() : match.end() + 1]
-    return not following.strip() or not following.isalnum()
+    """Whether a sentence ends here: not inside a number or a word, as in 3.5, nor behind "Dr." unless an emoji follows."""
+    follows = text[match.end() : match.end() + AROUND]
+    if match[1] == "." and not match[0].endswith(_STAND_IN) and is_inner_stop(text, match.start(), follows.lstrip()[:1]):
+        return False
+    return not follows[:1].isalnum()

@@ -159,10 +159,6 @@ def _repeat_span(text: str, k: JsonObject) -> bool:
     return any(found[start:stop] and copies_text(text, " ".join(found[start:stop])) for stop in (end + 1, end))
 
 
-def _no_span(k: JsonObject) -> str:
-    return "" if k["prompt_to_repeat"].split()[k["n_start"] : k["n_end"]] else "there are no words between n_start and n_end"
-
-
 IFBENCH_FORMAT_RULES: dict[str, InstructionRule] = {
     "format:parentheses": InstructionRule(_nested),
     "format:quotes": InstructionRule(_nested_quotes),

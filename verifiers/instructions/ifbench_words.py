@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from ...common.json_object import JsonObject
 from .ifbench_tables import CONJUNCTIONS, PERSON_NAMES, PRONOUNS, STOP_WORDS
-from .rule import COUNT, TEXT, InstructionRule, Kwarg
+from .rule import COUNT, TEXT, InstructionRule, Kwarg, different
 from .text import count_keyword, first_word, last_word, split_sentences, word_tokens, words
-from .training import is_palindrome, keyword_at
+from .training import TRAINING_RULES, is_palindrome
 
 KEYWORD_COUNTS = {"keyword1": 1, "keyword2": 2, "keyword3": 3, "keyword4": 5, "keyword5": 7}
 OVERLAP_MARGIN = 2  # percent
@@ -236,7 +236,10 @@ IFBENCH_WORD_RULES: dict[str, InstructionRule] = {
     "count:words_japanese": InstructionRule(_japanese, {"N": COUNT}, impossible=_from_one("N")),
     "count:pronouns": InstructionRule(_pronouns, {"N": COUNT}),
     "count:keywords_multiple": InstructionRule(
-        _multiple_keywords, dict.fromkeys(KEYWORD_COUNTS, TEXT), lenient=_multiple_inside
+        _multiple_keywords,
+        dict.fromkeys(KEYWORD_COUNTS, TEXT),
+        lenient=_multiple_inside,
+        impossible=different(*KEYWORD_COUNTS),
     ),
     "ratio:stop_words": InstructionRule(_stop_words, {"percentage": PERCENT}),
     "ratio:sentence_type": InstructionRule(_two_to_one),
@@ -254,9 +257,7 @@ IFBENCH_WORD_RULES: dict[str, InstructionRule] = {
     "words:last_first": InstructionRule(_last_is_first),
     "words:paragraph_last_first": InstructionRule(_paragraph_ends),
     "words:no_consecutive": InstructionRule(_no_consecutive),
-    "words:keywords_specific_position": InstructionRule(
-        lambda text, k: keyword_at(text, k["keyword"], k["n"], k["m"]), {"keyword": TEXT, "n": COUNT, "m": COUNT}
-    ),
+    "words:keywords_specific_position": TRAINING_RULES["keywords:keyword_specific_position"],
     "words:words_position": InstructionRule(_second_words, {"keyword": TEXT}),
     "sentence:increment": InstructionRule(_increment, {"small_n": COUNT}),
     "sentence:alliteration_increment": InstructionRule(_alliteration),

@@ -120,6 +120,11 @@ def compare(count: int, relation: str, limit: int, slack: int | None = None) -> 
     ]
 
 
+def different(*keys: str) -> Callable[[JsonObject], str]:
+    """`impossible` of a rule that wants one word so often and another one so often."""
+    return lambda k: "" if len({k[key].strip().casefold() for key in keys}) == len(keys) else "two of its words are the same"
+
+
 def never_less(count: str, relation: str, least: int, what: str) -> Callable[[JsonObject], str]:
     """`impossible` of a rule that asks for fewer than every text has."""
 

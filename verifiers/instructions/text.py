@@ -88,17 +88,23 @@ def _ends_here(block: str, match: re.Match[str]) -> bool:
     if follows[:1].strip():
         return False
     following = follows.lstrip()[:1]
-    if following.islower():
+    return not following.islower() and not (match.group(1) == "." and is_inner_stop(block, match.start(), following))
+
+
+def is_inner_stop(text: str, at: int, following: str) -> bool:
+    """Whether the full stop at `at` belongs to an initial, an abbreviation or the number of an item, and ends no sentence.
+
+    following: the next character that is no white space, or "".
+    """
+    if not following:
         return False
-    before = block[max(0, match.start() - AROUND) : match.start()]
-    if match.group(1) != "." or not following:
-        return True
+    before = text[max(0, at - AROUND) : at]
     word = before.split()[-1].lstrip("([\"'\u201c\u2018*_") if before[-1:].strip() else ""
     is_initial = len(word) == 1 and word.isupper() and word != "I"
     is_number_of_item = word.isdigit() and before.rpartition("\n")[2].strip() == word
     # "No." is an answer as well as a number's name
     is_abbreviation = word.lower() in ABBREVIATIONS and (word.lower() != "no" or following.isdigit())
-    return not (is_abbreviation or is_initial or is_number_of_item)
+    return is_abbreviation or is_initial or is_number_of_item
 
 
 def split_parts(text: str, separator: str) -> list[str] | None:

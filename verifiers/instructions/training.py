@@ -12,7 +12,7 @@ import re
 
 from ...common.json_object import JsonObject
 from .ifeval import IFEVAL_RULES, lacks_words
-from .rule import COUNT, RELATION, TEXT, InstructionRule, Kwarg, compare, never_less
+from .rule import COUNT, RELATION, TEXT, InstructionRule, Kwarg, compare, different, never_less
 from .text import (
     count_keyword,
     count_sentences,
@@ -163,11 +163,11 @@ def _palindrome_of_one(text: str, k: JsonObject) -> bool:
     return any(word == word[::-1] for word in text.split())
 
 
-def keyword_at(text: str, keyword: str, sentence: int, word: int) -> bool:
-    """Whether a keyword is the so-manieth word of the so-manieth sentence, both counted from 1."""
+def _keyword_at(text: str, k: JsonObject) -> bool:
+    """Whether the keyword is the m-th word of the n-th sentence, both counted from 1."""
     sentences = split_sentences(text)
-    found = word_tokens(sentences[sentence - 1]) if 1 <= sentence <= len(sentences) else []
-    return 1 <= word <= len(found) and found[word - 1].casefold() == keyword.strip().casefold()
+    found = word_tokens(sentences[k["n"] - 1]) if k["n"] <= len(sentences) else []
+    return k["m"] <= len(found) and found[k["m"] - 1].casefold() == k["keyword"].strip().casefold()
 
 
 def _start_and_end(text: str, k: JsonObject) -> bool:
@@ -176,7 +176,9 @@ def _start_and_end(text: str, k: JsonObject) -> bool:
 
 
 def _position_impossible(k: JsonObject) -> str:
-    return "" if k["n"] >= 1 and k["m"] >= 1 else "sentences and words are counted from 1"
+    if k["n"] < 1 or k["m"] < 1:
+        return "sentences and words are counted from 1"
+    return "" if word_tokens(k["keyword"]) == [k["keyword"].strip()] else "the keyword is not one word"
 
 
 TRAINING_RULES: dict[str, InstructionRule] = {
@@ -206,7 +208,7 @@ TRAINING_RULES: dict[str, InstructionRule] = {
     ),
     "keywords:palindrome": InstructionRule(_palindrome, lenient=_palindrome_of_one),
     "keywords:keyword_specific_position": InstructionRule(
-        lambda text, k: keyword_at(text, k["keyword"], k["n"], k["m"]),
+        _keyword_at,
         {"keyword": TEXT, "n": COUNT, "m": COUNT},
         impossible=_position_impossible,
     ),
@@ -230,7 +232,9 @@ TRAINING_RULES: dict[str, InstructionRule] = {
         impossible=lambda k: "" if k["n_sent"] and k["n_words"] else "a paragraph has a sentence, a sentence has a word",
     ),
     "count:count_unique": InstructionRule(_unique_words),
-    "count:count_increment_word": InstructionRule(_once_and_twice, {"keyword1": TEXT, "keyword2": TEXT}),
+    "count:count_increment_word": InstructionRule(
+        _once_and_twice, {"keyword1": TEXT, "keyword2": TEXT}, impossible=different("keyword1", "keyword2")
+    ),
     "letters:letter_counting": InstructionRule(
         lambda text, k: compare(sum(1 for _ in _LETTERS.finditer(text)), k["relation"], k["N"]),
         {"N": COUNT, "relation": RELATION},

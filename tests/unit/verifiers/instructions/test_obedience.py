@@ -11,9 +11,9 @@ from prolong.verifiers.instructions.obedience import disobeying_text
 from prolong.verifiers.instructions.text import LANGUAGES
 from prolong.verifiers.instructions.verifier import INSTRUCTIONS
 
-from tests.unit.verifiers.instructions import test_ifbench, test_training, test_verifier
+from tests.unit.verifiers.instructions.test_rules import CASES
 
-ASKED = [case[:2] for case in (*test_verifier.CASES, *test_training.CASES, *test_ifbench.CASES)]
+ASKED = [case[:2] for case in CASES]
 Asked = tuple[str, dict[str, object]]
 TOGETHER: list[list[Asked]] = [  # as data sets have them
     [("detectable_format:title", {}), ("punctuation:no_comma", {})],

