@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .compounds import formulas
+from .compounds import ELEMENT_SYMBOLS, formulas
 from .spelling import plain, squeeze, tidy, unwrap
 
-_NAMES = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc "
-    "Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi "
-    "Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
-)
-_ELEMENTS = frozenset(_NAMES.split())
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?|[()\[\]]|\d)+(?:\d?[+-]|[+-]\d)?(?:\((?:s|l|g|aq)\))?")
 _HYDRATE = re.compile(r"([A-Za-z0-9()]{2,40})(?:\\cdot ?|\*|\.)(\d{0,2})H2O")
@@ -38,7 +32,7 @@ def formula(text: str) -> str | None:
         return None
     flat = _CHARGE.sub(r"\2\1", _PHASE.sub("", flat))
     symbols = _SYMBOL.findall(flat)
-    return flat if symbols and all(symbol in _ELEMENTS for symbol in symbols) else None
+    return flat if symbols and all(symbol in ELEMENT_SYMBOLS for symbol in symbols) else None
 
 
 def same_chemical(reference: str, answer: str) -> bool | None:

@@ -13,7 +13,7 @@ import re
 from functools import lru_cache
 
 MAX_NAME_CHARS = 60
-ELEMENTS = {
+ELEMENTS = {  # in the order of their atomic numbers
     "hydrogen": "H", "helium": "He", "lithium": "Li", "beryllium": "Be", "boron": "B", "carbon": "C", "nitrogen": "N",
     "oxygen": "O", "fluorine": "F", "neon": "Ne", "sodium": "Na", "magnesium": "Mg", "aluminum": "Al", "silicon": "Si",
     "phosphorus": "P", "sulfur": "S", "chlorine": "Cl", "argon": "Ar", "potassium": "K", "calcium": "Ca",
@@ -22,13 +22,19 @@ ELEMENTS = {
     "selenium": "Se", "bromine": "Br", "krypton": "Kr", "rubidium": "Rb", "strontium": "Sr", "yttrium": "Y",
     "zirconium": "Zr", "niobium": "Nb", "molybdenum": "Mo", "technetium": "Tc", "ruthenium": "Ru", "rhodium": "Rh",
     "palladium": "Pd", "silver": "Ag", "cadmium": "Cd", "indium": "In", "tin": "Sn", "antimony": "Sb", "tellurium": "Te",
-    "iodine": "I", "xenon": "Xe", "cesium": "Cs", "caesium": "Cs", "barium": "Ba", "lanthanum": "La", "cerium": "Ce",
-    "neodymium": "Nd", "samarium": "Sm", "europium": "Eu", "gadolinium": "Gd", "tungsten": "W", "osmium": "Os",
-    "iridium": "Ir", "platinum": "Pt", "gold": "Au", "mercury": "Hg", "thallium": "Tl", "lead": "Pb", "bismuth": "Bi",
-    "polonium": "Po", "astatine": "At", "radon": "Rn", "francium": "Fr", "radium": "Ra", "actinium": "Ac",
-    "thorium": "Th", "protactinium": "Pa", "uranium": "U", "neptunium": "Np", "plutonium": "Pu", "americium": "Am",
-    "curium": "Cm", "californium": "Cf", "einsteinium": "Es", "fermium": "Fm",
+    "iodine": "I", "xenon": "Xe", "cesium": "Cs", "barium": "Ba", "lanthanum": "La", "cerium": "Ce", "praseodymium": "Pr",
+    "neodymium": "Nd", "promethium": "Pm", "samarium": "Sm", "europium": "Eu", "gadolinium": "Gd", "terbium": "Tb",
+    "dysprosium": "Dy", "holmium": "Ho", "erbium": "Er", "thulium": "Tm", "ytterbium": "Yb", "lutetium": "Lu",
+    "hafnium": "Hf", "tantalum": "Ta", "tungsten": "W", "rhenium": "Re", "osmium": "Os", "iridium": "Ir",
+    "platinum": "Pt", "gold": "Au", "mercury": "Hg", "thallium": "Tl", "lead": "Pb", "bismuth": "Bi", "polonium": "Po",
+    "astatine": "At", "radon": "Rn", "francium": "Fr", "radium": "Ra", "actinium": "Ac", "thorium": "Th",
+    "protactinium": "Pa", "uranium": "U", "neptunium": "Np", "plutonium": "Pu", "americium": "Am", "curium": "Cm",
+    "berkelium": "Bk", "californium": "Cf", "einsteinium": "Es", "fermium": "Fm", "mendelevium": "Md", "nobelium": "No",
+    "lawrencium": "Lr", "rutherfordium": "Rf", "dubnium": "Db", "seaborgium": "Sg", "bohrium": "Bh", "hassium": "Hs",
+    "meitnerium": "Mt", "darmstadtium": "Ds", "roentgenium": "Rg", "copernicium": "Cn", "nihonium": "Nh",
+    "flerovium": "Fl", "moscovium": "Mc", "livermorium": "Lv", "tennessine": "Ts", "oganesson": "Og",
 }  # fmt: skip
+ELEMENT_SYMBOLS = frozenset(ELEMENTS.values())
 DIATOMIC = frozenset({"H", "N", "O", "F", "Cl", "Br", "I"})
 CATIONS = {  # of one charge; the others name it: iron(III)
     "sodium": ("Na", 1), "potassium": ("K", 1), "lithium": ("Li", 1), "rubidium": ("Rb", 1), "cesium": ("Cs", 1),
@@ -86,11 +92,9 @@ _HYDRATE = re.compile(r"(.+) (mono|di|tri|tetra|penta|hexa|hepta|octa|nona|deca)
 @lru_cache(maxsize=1024)
 def formulas(name: str) -> frozenset[str]:
     """The formulas that a name may mean, as H2O and Ca2+ are written on a line; empty for other words."""
-    name = " ".join(name.lower().split()).strip(" .")
+    name = _american(" ".join(name.split()).strip(" ."))
     if not 2 < len(name) <= MAX_NAME_CHARS:
         return frozenset()
-    for british, american in _AMERICAN:
-        name = name.replace(british, american)
     is_gas = name.endswith(" gas")
     name = _STATE.sub("", name)
     if match := _HYDRATE.fullmatch(name):
@@ -102,6 +106,18 @@ def formulas(name: str) -> frozenset[str]:
         return _of_element(symbol, is_gas=is_gas)
     found = _ion(name) or _ionic(name) or _covalent(name)
     return frozenset({found} if found else ())
+
+
+def element_symbol(name: str) -> str | None:
+    """The symbol of an element by its name: Al for aluminum and for Aluminium."""
+    return ELEMENTS.get(_american(name))
+
+
+def _american(name: str) -> str:
+    name = name.lower()
+    for british, american in _AMERICAN:
+        name = name.replace(british, american)
+    return name
 
 
 def _of_element(symbol: str, *, is_gas: bool) -> frozenset[str]:

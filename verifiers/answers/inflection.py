@@ -13,13 +13,13 @@ _BRITISH = (
 _IRREGULAR = {
     "mitochondria": "mitochondrion", "bacteria": "bacterium", "nuclei": "nucleus", "mice": "mouse", "feet": "foot",
     "phenomena": "phenomenon", "vertices": "vertex", "matrices": "matrix", "stimuli": "stimulus", "fungi": "fungus",
-    "alveoli": "alveolus", "ribosomes": "ribosome", "alleles": "allele", "criteria": "criterion", "spectra": "spectrum",
+    "alveoli": "alveolus", "criteria": "criterion", "spectra": "spectrum",
     "leaves": "leaf", "halves": "half", "women": "woman", "men": "man", "people": "person", "children": "child",
     "teeth": "tooth", "axes": "axis", "indices": "index", "quanta": "quantum", "ova": "ovum", "larvae": "larva",
     "vertebrae": "vertebra", "algae": "alga", "genera": "genus", "loci": "locus", "foci": "focus", "radii": "radius",
     "dice": "die", "data": "datum", "media": "medium", "maxima": "maximum", "minima": "minimum", "optima": "optimum",
-    "hypotheses": "hypothesis", "analyses": "analysis", "bases": "base", "syntheses": "synthesis", "viruses": "virus",
-    "gases": "gas", "is": "is", "has": "has", "halve": "halve", "bonding": "bond", "doesnt": "doesnt", "cant": "cant",
+    "hypotheses": "hypothesis", "analyses": "analysis", "syntheses": "synthesis", "viruses": "virus",
+    "gases": "gas", "bonding": "bond",
 }  # fmt: skip
 
 

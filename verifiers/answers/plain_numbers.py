@@ -122,7 +122,7 @@ def rounded_from(written: str, other: str) -> bool:
         return False
     x, y = number(fraction), number(decimal)
     places = len(decimal.partition(".")[2])
-    return x is not None and y is not None and x.denominator > 1 and "e" not in decimal.lower() and cut_off(x, y, places)
+    return x is not None and y is not None and x.denominator > 1 and cut_off(x, y, places)
 
 
 def cut_off(value: Fraction, decimal: Fraction, places: int) -> bool:

@@ -26,10 +26,8 @@ _OPERATION = (
     r"and|or|to|by|squared|cubed|factorial|times|over|plus|minus|mod|choose|percent of|"
     r"a?r?c?(?:sin|cos|tan|cot)h?|log|ln|exp|sqrt"
 )
-_REST = re.compile(
-    rf"(?!(?:{_OPERATION})\b)\(?[a-zA-Z]{{3}}[a-zA-Z '.,()-]*|(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{{?\d\}}?)?"
-)
 _UNITS = re.compile(r"(?:(?:square|sq\.?|cubic) )?units?(?: ?\^\{?\d\}?)?")
+_REST = re.compile(rf"(?!(?:{_OPERATION})\b)\(?[a-zA-Z]{{3}}[a-zA-Z '.,()-]*|{_UNITS.pattern}")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _ORDINAL = re.compile(r"(\d{1,9}) ?\^?\{? ?(?:st|nd|rd|th) ?\}?")
 _COMPOUND = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9}),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([a-zA-Z]{1,9})")

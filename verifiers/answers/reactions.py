@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from .chemistry import formula, same_chemical
-from .compounds import ELEMENTS
+from .compounds import ELEMENT_SYMBOLS, element_symbol
 from .spelling import plain, squeeze, tidy, unwrap
 
 MAX_CHARS = 300
@@ -63,9 +63,9 @@ def _nuclide(latex: str) -> tuple[str, str] | None:
     """Symbol and mass number."""
     text = squeeze(plain(unwrap(tidy(latex))))
     if match := _NUCLIDE.fullmatch(text):
-        return (match[2], match[1]) if match[2] in ELEMENTS.values() else None
+        return (match[2], match[1]) if match[2] in ELEMENT_SYMBOLS else None
     if match := _HYPHENED.fullmatch(text):
-        symbol = match[1] if match[1] in ELEMENTS.values() else ELEMENTS.get(match[1].lower())
+        symbol = match[1] if match[1] in ELEMENT_SYMBOLS else element_symbol(match[1])
         return (symbol, match[2]) if symbol else None
     return None
 

@@ -9,10 +9,9 @@ import unicodedata
 
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SUBSCRIPT = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋]+")
-_OVERLINED = re.compile(r"(?:\d[\u0304\u0305])+")
-_DOTTED = re.compile(r"(?:\d\u0307)+")
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
+_OVERLINED = re.compile(r"(?:\d[\u0304\u0305])+|(?:\d\u0307)+")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 # Characters that nobody sees are left out. Those that turn the direction of reading stay, so that 21 is never read as 12.
 _INVISIBLE = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0x2061, 0x2062, 0x2063, 0xFE0E, 0xFE0F, 0xFEFF))
 _FRACTIONS = {char: unicodedata.normalize("NFKC", char) for char in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
@@ -72,8 +71,7 @@ def one_character(text: str) -> str:
     """Write every character in one way: full-width and mathematical letters as plain ones, signs as commands."""
     if text.isascii():
         return text
-    text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(SUPERSCRIPTS) + "}", text.translate(_BEFORE))
-    text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(SUBSCRIPTS) + "}", text)
+    text = _SUPERSCRIPT.sub(lambda match: "^{" + match[0].translate(_SUPERSCRIPTS) + "}", text.translate(_BEFORE))
+    text = _SUBSCRIPT.sub(lambda match: "_{" + match[0].translate(_SUBSCRIPTS) + "}", text)
     text = _OVERLINED.sub(lambda match: "\\overline{" + match[0][::2] + "}", text)
-    text = _DOTTED.sub(lambda match: "\\overline{" + match[0][::2] + "}", text)
     return unicodedata.normalize("NFKC", text).translate(_AFTER)
