@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...common.json_object import JsonObject
-from .fields import LeftOut, is_empty
+from .fields import LeftOut
 
 Fits = Callable[[JsonObject], bool]
 
@@ -42,32 +42,25 @@ class OpenAnswer(LeftOut):
         self.made = made
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Shape:
     """One form in which records are published. `convert` raises LeftOut with the reason.
 
-    sets: the public data sets that have it. families: the names of --format that prefer it. fits: whether the columns show
-    this shape and no other. takes: the same where the user named the family, so that fewer columns are enough.
+    family: the name of --format that prefers it. fits: whether the columns show this shape and no other. takes: the same where
+    the user named the family, so that fewer columns are enough.
     """
 
     name: str
-    sets: str
-    families: tuple[str, ...]
-    fits: Fits
+    family: str
     convert: Callable[[JsonObject], Made]
+    fits: Fits
     takes: Fits | None = None
 
 
 def has(*names: str) -> Fits:
-    """Recognises a record by columns that are all there; "a|b" is one of both, "!a" a column that is not filled."""
+    """Recognises a record by columns that are all there; "a|b" is one of both."""
 
     def fits(record: JsonObject) -> bool:
-        return all(_has_one(record, name) for name in names)
+        return all(any(one in record for one in name.split("|")) for name in names)
 
     return fits
-
-
-def _has_one(record: JsonObject, name: str) -> bool:
-    if name.startswith("!"):
-        return is_empty(record.get(name[1:]))
-    return any(one in record for one in name.split("|"))

@@ -1,8 +1,8 @@
 """Every shape in which records of public data sets are known, and the conversion of one record.
 
-    {"question", "answer": "... #### 42"} --convert_record--> (Shape "gsm8k", Made), or LeftOut with the reason
+    {"question", "answer": "... #### 42"} --convert_record--> Conversion(Shape "GSM8K", Made), or LeftOut with the reason
 
-A record is taken for the first shape of the table whose columns it has; a family named by the user (--format) is tried before.
+A record is taken for the first shape of the table whose columns it has; a family named by the user (--format) is tried first.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from ...common.json_object import JsonObject
 from . import coding, instruction_sets, mathematics, puzzle_sets, rewarded, science
 from .fields import LeftOut, is_empty, maybe_object, maybe_parsed, plain_value
 from .made import Made, OpenAnswer, Shape, has
+from .pictures import refuse_linked_pictures, refuse_picture_columns
 
-PICTURES = ("images", "image", "image_1", "decoded_image")  # columns of questions that a text cannot ask
 UNSPECIFIC = ("problem", "question")  # shapes whose columns other shapes have as well
-FAMILIES = ("deepscaler", "eurus", "scp116k", "reasoning_gym", "ifeval", "code", "synthetic")
+
+_names_its_task = has("prompt", "ability|data_source")
+_has_codeforces_tests = has("description|prompt", "official_tests|examples", "input_format|generated_checker")
+_has_matched_solution = has("problem|question", "matched_solution|extracted_solution")
+_has_unit = has("problem_text|question|problem", "answer_number|answer", "unit")
+_has_answer = has("problem", "answer|solution|final_answer|expected_answer")
 
 
 def _has_hashes(record: JsonObject) -> bool:
@@ -39,11 +44,7 @@ def _has_assertions(record: JsonObject) -> bool:
     return isinstance(tests, list) and bool(tests) and all(isinstance(test, str) and "assert" in test for test in tests)
 
 
-def _is_chat(record: JsonObject) -> bool:
-    return any(isinstance(record.get(name), list) for name in ("prompt", "messages"))
-
-
-def _choices(record: JsonObject) -> bool:
+def _has_choices(record: JsonObject) -> bool:
     listed = maybe_parsed(record.get("choices", record.get("options")))
     return not is_empty(listed) and isinstance(listed, list | dict)
 
@@ -53,138 +54,52 @@ def _question_and_any_answer(record: JsonObject) -> bool:
     return asks and any(not is_empty(record.get(name)) for name in (*mathematics.ANSWERS, "solution", "output", "response"))
 
 
+# The comment above each names the sets that have it.
 SHAPES: tuple[Shape, ...] = (
-    Shape(
-        name="rewards of verl",
-        sets="Eurus-2-RL, DAPO-Math-17k, Skywork-OR1, Klear, guru (Reasoning360), verl's examples",
-        families=("eurus",),
-        fits=has("prompt|raw_prompt", "reward_model"),
-        takes=has("prompt", "ability|data_source"),
-        convert=rewarded.rewarded,
-    ),
-    Shape(
-        name="instructions",
-        sets="IFEval, IFBench, Nemotron-RL-instruction_following, Llama-Nemotron",
-        families=("ifeval",),
-        fits=_has_instructions,
-        convert=instruction_sets.ifeval,
-    ),
-    Shape(
-        name="constraints",
-        sets="IF_multi_constraints_upto5",
-        families=("ifeval",),
-        fits=instruction_sets.names_instructions,
-        convert=instruction_sets.multi_constraints,
-    ),
-    Shape(
-        name="functions of RLVR",
-        sets="RLVR-IFeval",
-        families=("ifeval",),
-        fits=instruction_sets.names_function,
-        convert=instruction_sets.functions,
-    ),
-    Shape(
-        name="Reasoning Gym",
-        sets="entries of Reasoning Gym",
-        families=("reasoning_gym",),
-        fits=puzzle_sets.is_entry,
-        takes=has("question", "metadata"),
-        convert=puzzle_sets.reasoning_gym,
-    ),
-    Shape(
-        name="verification_info",
-        sets="SYNTHETIC-1, SYNTHETIC-2, open-r1's and PrimeIntellect's verifiable problems",
-        families=("synthetic",),
-        fits=has("prompt|problem", "verification_info"),
-        convert=rewarded.verification,
-    ),
-    Shape(
-        name="LiveCodeBench",
-        sets="LiveCodeBench",
-        families=("code",),
-        fits=has("question_content", "public_test_cases"),
-        convert=coding.livecodebench,
-    ),
-    Shape(
-        name="LeetCode",
-        sets="LeetCodeDataset",
-        families=("code",),
-        fits=has("query|problem_description", "test", "entry_point"),
-        convert=coding.leetcode,
-    ),
-    Shape(
-        name="APPS",
-        sets="APPS, TACO",
-        families=("code",),
-        fits=has("question|problem|prompt", "input_output"),
-        convert=coding.apps,
-    ),
-    Shape(
-        name="Codeforces",
-        sets="open-r1/codeforces",
-        families=("code",),
-        fits=has("description|prompt", "official_tests|examples", "input_format|generated_checker"),
-        convert=coding.codeforces,
-    ),
-    Shape(name="stub", sets="HumanEval", families=("code",), fits=_is_stub, convert=coding.humaneval),
-    Shape(
-        name="test file",
-        sets="KodCode",
-        families=("code",),
-        fits=has("question", "test"),
-        convert=coding.kodcode,
-    ),
-    Shape(name="assertions", sets="MBPP, AceCode", families=("code",), fits=_has_assertions, convert=coding.mbpp),
-    Shape(
-        name="DeepCoder", sets="DeepCoder", families=("code",), fits=has("problem|question", "tests"), convert=coding.deepcoder
-    ),
-    Shape(
-        name="choices",
-        sets="MMLU, ARC and the like",
-        families=("scp116k",),
-        fits=_choices,
-        convert=science.multiple_choice,
-    ),
-    Shape(
-        name="WebInstruct",
-        sets="WebInstruct-verified",
-        families=("scp116k",),
-        fits=has("question|problem", "answer", "answer_type"),
-        convert=science.webinstruct,
-    ),
-    Shape(
-        name="SCP",
-        sets="SCP-116K",
-        families=("scp116k",),
-        fits=has("problem|question", "matched_solution|extracted_solution"),
-        takes=has("problem|question"),
-        convert=science.scp116k,
-    ),
-    Shape(
-        name="units",
-        sets="SciBench, questions with a column for the unit",
-        families=("scp116k",),
-        fits=has("problem_text|question|problem", "answer_number|answer", "unit"),
-        convert=science.question_with_unit,
-    ),
-    Shape(name="GSM8K", sets="GSM8K", families=("deepscaler",), fits=_has_hashes, convert=mathematics.gsm8k),
-    Shape(
-        name="problem",
-        sets="DeepScaleR, MATH, MATH-500, NuminaMath-CoT, NuminaMath-1.5, OpenR1-Math-220k, Big-Math",
-        families=("deepscaler",),
-        fits=has("problem", "answer|solution|final_answer|expected_answer"),
-        takes=has("problem"),
-        convert=mathematics.problem_and_answer,
-    ),
-    Shape(
-        name="question",
-        sets="TRL's prompts with a solution, RLVR-GSM, RLVR-MATH, and plain questions with an answer",
-        families=("deepscaler",),
-        fits=_question_and_any_answer,
-        takes=_question_and_any_answer,
-        convert=science.question_and_answer,
-    ),
+    # Eurus-2-RL, DAPO-Math-17k, Skywork-OR1, Klear, guru (Reasoning360), verl's examples
+    Shape("rewards of verl", "eurus", rewarded.rewarded, has("prompt|raw_prompt", "reward_model"), _names_its_task),
+    # IFEval, IFBench, Nemotron-RL-instruction_following, Llama-Nemotron
+    Shape("instructions", "ifeval", instruction_sets.ifeval, _has_instructions),
+    # IF_multi_constraints_upto5
+    Shape("constraints", "ifeval", instruction_sets.multi_constraints, instruction_sets.names_instructions),
+    # RLVR-IFeval
+    Shape("functions of RLVR", "ifeval", instruction_sets.functions, instruction_sets.names_function),
+    # entries of Reasoning Gym
+    Shape("Reasoning Gym", "reasoning_gym", puzzle_sets.reasoning_gym, puzzle_sets.is_entry, has("question", "metadata")),
+    # SYNTHETIC-1, SYNTHETIC-2, open-r1's and PrimeIntellect's verifiable problems
+    Shape("verification_info", "synthetic", rewarded.verification, has("prompt|problem", "verification_info")),
+    # LiveCodeBench
+    Shape("LiveCodeBench", "code", coding.livecodebench, has("question_content", "public_test_cases")),
+    # LeetCodeDataset
+    Shape("LeetCode", "code", coding.leetcode, has("query|problem_description", "test", "entry_point")),
+    # APPS, TACO
+    Shape("APPS", "code", coding.apps, has("question|problem|prompt", "input_output")),
+    # open-r1/codeforces
+    Shape("Codeforces", "code", coding.codeforces, _has_codeforces_tests),
+    # HumanEval
+    Shape("stub", "code", coding.humaneval, _is_stub),
+    # KodCode
+    Shape("test file", "code", coding.kodcode, has("question", "test")),
+    # MBPP, AceCode
+    Shape("assertions", "code", coding.mbpp, _has_assertions),
+    # DeepCoder
+    Shape("DeepCoder", "code", coding.deepcoder, has("problem|question", "tests")),
+    # MMLU, ARC and the like
+    Shape("choices", "scp116k", science.multiple_choice, _has_choices),
+    # WebInstruct-verified
+    Shape("WebInstruct", "scp116k", science.webinstruct, has("question|problem", "answer", "answer_type")),
+    # SCP-116K
+    Shape("SCP", "scp116k", science.scp116k, _has_matched_solution, has("problem|question")),
+    # SciBench, questions with a column for the unit
+    Shape("units", "scp116k", science.question_with_unit, _has_unit),
+    # GSM8K
+    Shape("GSM8K", "deepscaler", mathematics.gsm8k, _has_hashes),
+    # DeepScaleR, MATH, MATH-500, NuminaMath-CoT, NuminaMath-1.5, OpenR1-Math-220k, Big-Math
+    Shape("problem", "deepscaler", mathematics.problem_and_answer, _has_answer, has("problem")),
+    # TRL's prompts with a solution, RLVR-GSM, RLVR-MATH, and plain questions with an answer
+    Shape("question", "deepscaler", science.question_and_answer, _question_and_any_answer, _question_and_any_answer),
 )
+FAMILIES = tuple(sorted({shape.family for shape in SHAPES}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,27 +118,27 @@ def convert_record(record: JsonObject, family: str = "", *, judge: bool = False)
     """
     plain = plain_value(record)
     assert isinstance(plain, dict)
-    if any(not is_empty(plain.get(name)) for name in PICTURES):
-        raise LeftOut("a question about a picture")
+    refuse_picture_columns(plain)
     shape, as_told = recognise(plain, family)
     try:
-        return Conversion(shape, shape.convert(plain), as_told)
+        made = shape.convert(plain)
     except OpenAnswer as error:
         if not judge:
             raise
-        return Conversion(shape, error.made, as_told)
+        made = error.made
+    refuse_linked_pictures(made.prompt)
+    return Conversion(shape, made, as_told)
 
 
 def recognise(record: JsonObject, family: str = "") -> tuple[Shape, bool]:
     """The shape of a record, and whether it is of the family. Raises: LeftOut when its columns fit none."""
-    told = [shape for shape in SHAPES if family in shape.families]
+    named = [shape for shape in SHAPES if shape.family == family]
     fitting = [shape for shape in SHAPES if shape.fits(record)]
+    specific = [shape for shape in fitting if shape.name not in UNSPECIFIC]
+    taking = [shape for shape in named if shape.takes is not None and shape.takes(record)]
     # a question with an answer can be told from every other shape by what it lacks: it comes last, even where it was named
-    for shape in [*(one for one in told if one in fitting and one.takes is None), *fitting]:
-        if shape.name not in UNSPECIFIC:
-            return shape, not family or shape in told
-    for shape in [*(one for one in told if one.takes is not None and one.takes(record)), *fitting]:
-        return shape, not family or shape in told
+    for shape in [*(one for one in specific if one in named), *specific, *taking, *fitting]:
+        return shape, not family or shape in named
     columns = ", ".join(list(record)[:20]) or "none"
     raise LeftOut("columns of no known shape", f"it has {columns:.300}; docs/data.md lists the shapes")
 

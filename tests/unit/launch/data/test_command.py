@@ -11,6 +11,7 @@ from prolong.launch.data import check as data_check
 from prolong.launch.data import command as data
 from prolong.launch.data import files as data_files
 from prolong.launch.data.check import Characters, read_contents
+from prolong.verifiers.data.shapes import FAMILIES
 
 SAMPLES = Path(__file__).parents[3] / "data"
 GOOD = {"prompt": "1+1?", "domain": "math", "task": "sum", "verifier": "math", "answer": {"answer": "2"}}
@@ -154,10 +155,17 @@ def test_lines_that_cannot_be_converted_are_left_out_and_named(tmp_path: Path, c
 
 def test_an_unknown_format_and_a_file_onto_itself_are_refused(tmp_path: Path):
     source = file_of(tmp_path, GOOD)
-    with pytest.raises(UserError, match="--format deepscale: expected one of deepscaler"):
+    with pytest.raises(UserError, match="--format deepscale: expected one of code, deepscaler"):
         data.main(["convert", "--no-prove", "--format", "deepscale", str(source), str(tmp_path / "x")])
     with pytest.raises(UserError, match="another name"):
         data.main(["convert", "--no-prove", "--format", "deepscaler", str(source), str(source)])
+
+
+def test_every_family_of_shapes_is_named_in_the_help(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        data.main(["convert", "--help"])
+    out = capsys.readouterr().out
+    assert [family for family in FAMILIES if family not in out] == []
 
 
 def test_a_conversion_that_fails_leaves_no_file(tmp_path: Path):
