@@ -23,6 +23,7 @@ from ..common.errors import DataError
 from ..common.json_object import JsonObject
 from ..launch.entry import exit_code_of
 from ..verifiers.data import puzzles
+from ..verifiers.data.requests import TAGS
 from ..verifiers.logic import formulas
 from ..verifiers.logic import reasoning_gym as logic
 from .puzzle_candidates import FIXED, mixtures, pieces
@@ -88,7 +89,7 @@ def generated_puzzles(dataset: str, count: int, limit_s: float) -> Iterator[Puzz
         try:
             with at_most(limit_s):
                 for record in puzzles.Entries(dataset, level, count, seed=1):
-                    yield Puzzle(record["prompt"].removesuffix(puzzles.INSTRUCTION), record["answer"])
+                    yield Puzzle(record["prompt"].removesuffix(TAGS), record["answer"])
         except (DataError, TimeoutError) as error:
             sys.stderr.write(f"{dataset}, level {level}: {error}\n")
 

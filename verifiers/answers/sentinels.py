@@ -21,11 +21,16 @@ _EXACTLY = frozenset({"None", "NONE", "NA", "N.A.", "[]", "{}", "()"})  # none i
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
+def stands_for_no_answer(text: str, more: frozenset[str] = frozenset()) -> bool:
+    """Whether a text is empty or stands for a missing answer, also in \\text{}. `more`: other such words."""
+    bare = plain(unwrap(tidy(text.strip()))).strip(" .")
+    return not bare or bare.lower() in SENTINELS | more or text.strip() in _EXACTLY
+
+
 def refuse_sentinel(verifier: str, answer: Answer) -> None:
     """Raises DataError where the stored answer says that there is no answer, is empty, or was damaged by an escape."""
-    text = stored_answer(answer).strip()
-    bare = plain(unwrap(tidy(text))).strip(" .")
-    if not bare or bare.lower() in SENTINELS or text in _EXACTLY:
+    text = stored_answer(answer)
+    if stands_for_no_answer(text):
         raise DataError(
             f"verifier {verifier}: got answer {answer['answer']!r}, which stands for a missing answer; leave such prompts out, "
             "because a completion that repeats it would be paid"

@@ -21,6 +21,7 @@ from .fields import (
     object_in,
     question_in,
     shown,
+    task_name,
     text_of,
     texts,
 )
@@ -35,7 +36,7 @@ _LANGUAGES = {"python": "python", "python3": "python", "py": "python", "cpp": "c
 def apps(record: JsonObject) -> Made:
     """{"question", "input_output", "solutions", "starter_code"}: APPS and TACO."""
     tests = coding_tests.inputs_and_outputs(_named(record, "input_output"), "input_output")
-    return _problem(record, question_in(record, "question", "problem", "prompt"), tests, str(record.get("source") or "apps"))
+    return _problem(record, question_in(record, "question", "problem", "prompt"), tests, _source(record, "apps"))
 
 
 def livecodebench(record: JsonObject) -> Made:
@@ -63,7 +64,7 @@ def verifiable_code(record: JsonObject) -> Made:
     info = object_in(record, "verification_info")
     language = _language(info.get("language"))
     tests = coding_tests.listed_tests(info.get("test_cases"), "test_cases", str(info.get("fn_name") or ""))
-    return _problem(record, question_in(record, "prompt", "problem"), tests, _task(record, "verifiable_code"), language)
+    return _problem(record, question_in(record, "prompt", "problem"), tests, _source(record, "verifiable_code"), language)
 
 
 def codeforces(record: JsonObject) -> Made:
@@ -101,7 +102,7 @@ def humaneval(record: JsonObject) -> Made:
     stub, solution = text_of(record, "prompt"), record.get("canonical_solution")
     tests = coding_tests.script(text_of(record, "test"), text_of(record, "entry_point"))
     whole = record | {"starter_code": stub, "solution": f"{stub}{solution}" if isinstance(solution, str) else None}
-    return _problem(whole, "Write the function that this stub describes.", tests, _task(record, "humaneval"))
+    return _problem(whole, "Write the function that this stub describes.", tests, _source(record, "humaneval"))
 
 
 def mbpp(record: JsonObject) -> Made:
@@ -111,7 +112,7 @@ def mbpp(record: JsonObject) -> Made:
     setup = "\n".join(texts([*(imports if isinstance(imports, list) else []), record.get("test_setup_code")]))
     tests = coding_tests.assertions(statements, setup)
     question = f"{question_in(record, 'text', 'prompt', 'question').rstrip()}\n\nFor example:\n{statements[0].strip()}"
-    return _problem(record, question, tests, _task(record, "mbpp"))
+    return _problem(record, question, tests, _source(record, "mbpp"))
 
 
 def leetcode(record: JsonObject) -> Made:
@@ -134,7 +135,7 @@ def tested_program(record: JsonObject, question: str, truth: object, task: str) 
     elif isinstance(listed, list):
         tests = coding_tests.listed_tests(listed, "ground_truth")
     else:
-        tests = coding_tests.inputs_and_outputs(_object_or_reason(truth), "ground_truth")
+        tests = coding_tests.inputs_and_outputs(object_in({"ground_truth": truth}, "ground_truth"), "ground_truth")
     return _problem({"solution": extra.get("reference")} | extra, question, tests, task)
 
 
@@ -190,10 +191,6 @@ def _named(record: JsonObject, name: str) -> JsonObject:
     return tests
 
 
-def _object_or_reason(truth: object) -> JsonObject:
-    return object_in({"ground_truth": truth}, "ground_truth")
-
-
 def _language(value: object) -> str:
     language = str(value or "").strip().lower()
     if language not in _LANGUAGES:
@@ -226,6 +223,5 @@ def _statement(record: JsonObject) -> str:
     return "\n\n".join(parts)
 
 
-def _task(record: JsonObject, otherwise: str) -> str:
-    source = record.get("source")
-    return source.strip().lower() if isinstance(source, str) and 0 < len(source) <= 40 else otherwise
+def _source(record: JsonObject, otherwise: str) -> str:
+    return task_name(record, otherwise, "source")

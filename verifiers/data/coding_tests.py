@@ -25,26 +25,10 @@ MAX_UNPACKED_BYTES = 512 << 20
 _TEXT_OPCODES = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _OTHER_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 _ASSERTED = re.compile(r"\bassert\s+(?:not\s+)?(?:\w+\s*\(\s*)?(?:Solution\(\)\.)?([A-Za-z_]\w*)\s*\(")
-_BUILTINS = frozenset(
-    {
-        "abs",
-        "all",
-        "any",
-        "dict",
-        "float",
-        "int",
-        "isclose",
-        "isinstance",
-        "len",
-        "list",
-        "max",
-        "min",
-        "round",
-        "set",
-        "sorted",
-    }
-    | {"str", "sum", "tuple", "type"}
-)
+_BUILTINS = frozenset({
+    "abs", "all", "any", "dict", "float", "int", "isclose", "isinstance", "len", "list", "max", "min", "round", "set", "sorted",
+    "str", "sum", "tuple", "type",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

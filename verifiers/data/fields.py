@@ -14,6 +14,7 @@ from ...common.errors import DataError
 from ...common.json_object import JsonObject
 from ..answers.literals import python_literal
 
+MAX_NAME_CHARS = 80
 MAX_DEPTH = 100  # of lists and objects in each other
 
 
@@ -155,3 +156,10 @@ def question_in(record: JsonObject, *names: str) -> str:
 def texts(values: Iterable[object]) -> list[str]:
     """The texts among the values that have content."""
     return [value for value in values if isinstance(value, str) and value.strip()]
+
+
+def task_name(record: JsonObject, otherwise: str, *names: str) -> str:
+    """A prompt's task: the text of the first of these columns that is filled, if that is a name."""
+    value = column(record, *names)
+    name = value if isinstance(value, str) and len(value) <= MAX_NAME_CHARS and "://" not in value else otherwise
+    return name.strip().lower().replace(" ", "_")

@@ -35,10 +35,9 @@ def multi_constraints(record: JsonObject) -> Made:
 
 def functions(record: JsonObject) -> Made:
     """{"messages", "ground_truth": {"func_name", "N", "quantifier", ...}}: RLVR-IFeval."""
+    truth = object_in({"ground_truth": _truth(record)}, "ground_truth")
     try:
-        instruction = from_func_name(object_in({"ground_truth": _truth(record)}, "ground_truth"))
-    except LeftOut:
-        raise
+        instruction = from_func_name(truth)
     except DataError as error:
         raise LeftOut("a constraint that names no function that is known, or lacks an argument", str(error)) from error
     return _made(question_in(record, "messages", "prompt", "question"), [instruction], "rlvr_ifeval")

@@ -11,29 +11,14 @@ import re
 from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
 from ..answers.plain_numbers import number
+from ..answers.sentinels import stands_for_no_answer
 from ..answers.spelling import clean
-from .fields import LeftOut, column, is_empty, list_in, question_in, scalar, shown, text_of
+from .fields import LeftOut, column, is_empty, list_in, question_in, scalar, shown, task_name, text_of
 from .made import Made
 from .requests import BOX, Form, requested_forms, with_request
 
-# Texts that stand where an answer should, in NuminaMath and others.
-SENTINELS = frozenset(
-    {"proof", "not found", "notfound", "none", "null", "nan", "n/a", "na", "unknown", "no answer", "answer not found", "error"}
-    | {
-        "not provided",
-        "not available",
-        "see solution",
-        "see above",
-        "omitted",
-        "undefined answer",
-        "todo",
-        "tbd",
-        "?",
-        "-",
-        "...",
-    }
-)
-_WRAPPED = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
+# words that the verifiers take as answers, but that stand for a missing one in a column
+MISSING = frozenset({"none", "na", "unknown", "error", "not provided"})
 _PROOF = re.compile(r"proof|prove", re.IGNORECASE)
 HASHES = re.compile(r"####\s*(.+?)\s*\Z")
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
@@ -52,7 +37,7 @@ def problem_and_answer(record: JsonObject) -> Made:
     answer = column(record, "answer", "final_answer", "expected_answer", "ground_truth", "target")
     if answer is None and is_empty(record.get("solution")):
         raise LeftOut("no answer", "answer = None, and no solution")
-    if answer is None or (isinstance(answer, str) and is_sentinel(answer) and "\\boxed" in str(record.get("solution"))):
+    if answer is None or (is_missing(answer) and "\\boxed" in str(record.get("solution"))):
         answer = boxed_in(text_of(record, "solution"), "solution")
     return mathematics(set_name(record, "deepscaler"), question, answer)
 
@@ -94,7 +79,7 @@ def accepted(answer: object) -> list[str | int | float]:
     for one in given:
         value = scalar(one[0] if isinstance(one, list) and len(one) == 1 else one, "answer")
         value = last_boxed(value) or value if isinstance(value, str) else value
-        if isinstance(value, str) and is_sentinel(value):
+        if is_missing(value):
             raise LeftOut("a word in place of an answer", f"answer = {shown(value)}: it is no answer")
         if value not in found:
             found.append(value)
@@ -103,12 +88,9 @@ def accepted(answer: object) -> list[str | int | float]:
     return found
 
 
-def is_sentinel(answer: str) -> bool:
-    """Whether a text stands for a missing answer: "proof", "notfound" and their like, also in \\text{}."""
-    bare = answer.strip().strip("$").strip()
-    wrapped = _WRAPPED.fullmatch(bare)
-    word = (wrapped[1] if wrapped else bare).strip().lower()
-    return word in SENTINELS or word.rstrip(".") in SENTINELS
+def is_missing(answer: object) -> bool:
+    """Whether an answer is a text that stands for a missing one: "proof", "notfound" and their like."""
+    return isinstance(answer, str) and stands_for_no_answer(answer, MISSING)
 
 
 def boxed_in(solution: str, name: str) -> str:
@@ -140,6 +122,4 @@ def refuse_proofs(record: JsonObject) -> None:
 
 def set_name(record: JsonObject, otherwise: str) -> str:
     """The name of the set that a record came from, where it says so."""
-    source = column(record, "data_source", "dataset", "source")
-    name = source if isinstance(source, str) and len(source) <= 80 and "://" not in source else otherwise
-    return name.strip().lower().replace(" ", "_")
+    return task_name(record, otherwise, "data_source", "dataset", "source")

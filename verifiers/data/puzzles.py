@@ -15,9 +15,9 @@ from typing import Any
 from ...common.errors import DataError, UserError
 from ...common.json_object import JsonObject
 from ..logic import reasoning_gym as logic
+from .requests import TAGS
 from .solutions import SOLVERS
 
-INSTRUCTION = "\n\nPut your final answer between <answer> and </answer> tags."
 BROKEN_CURRICULA = frozenset({"knight_swap"})  # its generator refuses the settings of every level
 FAILURE = 20  # a generator's failure counts as this many misses, because it searched for long
 MAX_MISSES = 50  # in a row; duplicates and unusable entries are misses
@@ -132,7 +132,7 @@ def record(dataset: str, uid: str, question: str, entry: JsonObject) -> JsonObje
     """The prompt record of a stored entry."""
     return {
         "uid": uid,
-        "prompt": question.rstrip() + INSTRUCTION,
+        "prompt": question.rstrip() + TAGS,
         "domain": "logic",
         "task": dataset,
         "verifier": "reasoning_gym",

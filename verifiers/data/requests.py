@@ -13,20 +13,12 @@ from enum import StrEnum
 
 BOX = "\n\nLet's think step by step and put the final answer within \\boxed{}."
 TAGS = "\n\nPut your final answer between <answer> and </answer> tags."
-STDIN = (
-    "\n\nWrite a Python program that reads from standard input and writes to standard output. "
-    "Put it in one block:\n```python\n# your code\n```"
-)
-FUNCTION = "\n\nWrite a Python function `{name}` that solves the problem. Put it in one block:\n```python\n# your code\n```"
-METHOD = (
-    "\n\nWrite a Python class `Solution` whose method `{name}` solves the problem. "
-    "Put it in one block:\n```python\n# your code\n```"
-)
+_BLOCK = " Put it in one block:\n```python\n# your code\n```"
+STDIN = "\n\nWrite a Python program that reads from standard input and writes to standard output." + _BLOCK
+FUNCTION = "\n\nWrite a Python function `{name}` that solves the problem." + _BLOCK
+METHOD = "\n\nWrite a Python class `Solution` whose method `{name}` solves the problem." + _BLOCK
 STARTER = "\n\nComplete this code, with the names that it has, in one block:\n```python\n{starter}\n```"
-PROGRAM = (
-    "\n\nWrite Python code that solves the problem, with the names that it gives. "
-    "Put it in one block:\n```python\n# your code\n```"
-)
+PROGRAM = "\n\nWrite Python code that solves the problem, with the names that it gives." + _BLOCK
 
 
 class Form(StrEnum):

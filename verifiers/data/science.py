@@ -9,7 +9,7 @@ import re
 
 from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
-from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown
+from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown, task_name
 from .made import Made, OpenAnswer
 from .mathematics import ANSWERS, HASHES, MAX_PLAIN_ANSWER_CHARS, accepted, boxed_in, mathematics, refuse_proofs, set_name
 from .requests import BOX, Form, with_request
@@ -157,8 +157,7 @@ def _final(solution: str) -> str | None:
 
 
 def _subject(record: JsonObject, otherwise: str) -> str:
-    subject = column(record, "category", "domain", "subject", "source")
-    return subject.strip().lower().replace(" ", "_") if isinstance(subject, str) and len(subject) <= 80 else otherwise
+    return task_name(record, otherwise, "category", "domain", "subject", "source")
 
 
 def looks_mathematical(answer: object) -> bool:
@@ -167,5 +166,4 @@ def looks_mathematical(answer: object) -> bool:
         return bool(answer) and all(map(looks_mathematical, answer))
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return False
-    text = str(answer)
-    return bool(_MATHEMATICS.search(text)) and len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", " ", text))) <= MAX_PHRASE_WORDS
+    return bool(_MATHEMATICS.search(str(answer))) and not is_open(str(answer))
