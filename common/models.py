@@ -5,12 +5,14 @@ Only safetensors are read, and no code of a model repository is ever run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -19,6 +21,7 @@ from .config.sections import Device, ModelConfig
 from .errors import ModelError
 from .json_object import JsonObject
 from .long_rope import settle_long_rope
+from .model_folder import longest_context
 
 # errors of the libraries beneath transformers, which derive from Exception alone
 _OTHERS = (SafetensorError, StrictDataclassError)
@@ -84,6 +87,18 @@ def _check_loaded(model: ModelConfig, loaded: PreTrainedModel, report: JsonObjec
         raise ModelError(f"model.path = {model.path!r}: {refusal}")
 
 
+def published_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What an update of the weights holds, by its name in the model: every parameter, tied ones once, then persistent buffers.
+
+    A buffer that files store, such as the correction bias of a router, is not trained, but a part of the model.
+    """
+    yield from model.named_parameters()
+    for prefix, part in model.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
 def causal_class(path: str) -> type[PreTrainedModel]:
     """The class of the model at `path`, of which nothing but config.json is read. Raises ModelError."""
     config = read_config(path)
@@ -95,7 +110,7 @@ def causal_class(path: str) -> type[PreTrainedModel]:
 
 def context_limit(path: str) -> int | None:
     """Longest context that the model's own configuration allows, in tokens; None if it names none. Raises ModelError."""
-    return getattr(read_config(path), "max_position_embeddings", None)
+    return longest_context(read_config(path).to_dict())
 
 
 def read_config(path: str) -> PreTrainedConfig:

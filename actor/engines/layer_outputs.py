@@ -22,7 +22,11 @@ class LayerOutputs:
         """Register the hooks. `model` is the whole model, or its body, with `num_layers` layers in one list."""
         self.found: dict[str, Tensor] = {}  # stage -> [tokens, features]
         self._hidden_size = hidden_size
-        self._handles: list[RemovableHandle] = [model.register_forward_hook(self._final)]
+        # of transformers, whose whole models return logits and whose bodies return states
+        body = getattr(model, "base_model", model)
+        self._handles: list[RemovableHandle] = [body.register_forward_hook(self._final)]
+        if body is not model:
+            self._handles.append(model.register_forward_hook(self._logits))
         layers = layer_list(model, num_layers)
         if layers:
             self._handles.append(layers[0].register_forward_pre_hook(self._embedding, with_kwargs=True))
@@ -63,7 +67,8 @@ class LayerOutputs:
         self._keep(FINAL, next(iter(self._states(states if isinstance(states, tuple) else (states,))), None))
 
     def _logits(self, module: nn.Module, args: Arguments, output: object) -> None:
-        self._keep(LOGITS, output if isinstance(output, Tensor) else None)
+        logits = getattr(output, "logits", output)
+        self._keep(LOGITS, logits if isinstance(logits, Tensor) else None)
 
     def _states(self, values: Iterable[object]) -> list[Tensor]:
         tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1]

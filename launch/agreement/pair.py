@@ -61,10 +61,14 @@ class EnginePair:
     async def start(cls, cfg: Config) -> EnginePair:
         """Raises: UserError, ModelError, ProlongError."""
         engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, [])
-        device = resolve_device(cfg.model.device)
-        # parameters in the dtype of the run, where the learner shards float32 masters that compute in it
-        policy = build_policy(cfg.model, device=device, chunk=cfg.learner.logprob_chunk, shard=False, trainable=False)
-        return cls(cfg, engine, policy.to(DTYPES[cfg.model.dtype]))
+        try:
+            device = resolve_device(cfg.model.device)
+            # parameters in the dtype of the run, where the learner shards float32 masters that compute in it
+            policy = build_policy(cfg.model, device=device, chunk=cfg.learner.logprob_chunk, shard=False, trainable=False)
+            return cls(cfg, engine, policy.to(DTYPES[cfg.model.dtype]))
+        except BaseException:
+            await engine.close()
+            raise
 
     async def publish(self) -> None:
         """Send the policy's weights. Raises: ProlongError."""
@@ -94,7 +98,7 @@ class EnginePair:
             ticket = self._ticket(5 + 3 * (self._ordinal % PROMPTS), n=ROLLOUTS, max_tokens=MAX_TOKENS)
             async for _, completion in self.engine.generate(ticket):
                 tokens, behaviour = int32_array(completion.token_ids), float32_array(completion.behaviour_logprobs)
-                samples.append(_sample(ticket, tokens, behaviour))
+                samples.append(_sample(int32_array(ticket.prompt.token_ids), tokens, behaviour, group=ticket.ordinal))
         return samples
 
     @torch.no_grad()
@@ -121,7 +125,7 @@ class EnginePair:
         """The learner's own path with one document: the last token is its completion, and predicted by none of the others."""
         config = self.policy.causal.config.get_text_config(decoder=True)
         outputs = LayerOutputs(self.policy.causal.base_model, config.num_hidden_layers, config.hidden_size)
-        sample = _sample_of(tokens[:-1], tokens[-1:], np.zeros(1, dtype=np.float32))
+        sample = _sample(tokens[:-1], tokens[-1:], np.zeros(1, dtype=np.float32))
         (micro,) = pack([sample], token_budget=len(tokens), layout=self.policy.layout)
         self.policy.logprobs(micro.to(self.policy.causal.device))
         found = outputs.take()
@@ -170,11 +174,7 @@ class EnginePair:
         )
 
 
-def _sample(ticket: Ticket, completion: np.ndarray, behaviour: np.ndarray) -> Sample:
-    return _sample_of(int32_array(ticket.prompt.token_ids), completion, behaviour, group=ticket.ordinal)
-
-
-def _sample_of(prompt: np.ndarray, completion: np.ndarray, behaviour: np.ndarray, group: int = 0) -> Sample:
+def _sample(prompt: np.ndarray, completion: np.ndarray, behaviour: np.ndarray, group: int = 0) -> Sample:
     return Sample(
         group=group,
         prompt=prompt,

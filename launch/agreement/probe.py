@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ...common.config.sections import Config
 from ...common.errors import ProlongError
-from ...learner.algorithm.agreement import TOLERANCE
+from ...learner.algorithm.agreement import ESS, GAP, KL, TOLERANCE, agreement_metrics, agreement_rows
 from ..model_check import check_model
 from ..recipes import compose
 from .pair import EnginePair, Stages
@@ -34,9 +35,11 @@ class Apart:
 
     @classmethod
     def of(cls, log_ratios: np.ndarray) -> Apart:
-        weight = np.exp(np.clip(log_ratios, -80.0, 80.0))
-        ess = float(weight.sum() ** 2 / (len(weight) * (weight**2).sum()))
-        return cls(float(np.abs(log_ratios).mean()), float((weight - log_ratios - 1.0).mean()), ess, len(log_ratios))
+        """The figures that the learner's check computes of a batch."""
+        log_ratio = torch.from_numpy(log_ratios)
+        rows = agreement_rows(log_ratio, torch.ones_like(log_ratio))
+        found = agreement_metrics({name: float(row.sum()) for name, row in rows.items()})
+        return cls(found[GAP], found[KL], found[ESS], len(log_ratios))
 
     def __str__(self) -> str:
         return f"{self.gap:.2e} nats apart on average, KL {self.kl:.1e}, ess {self.ess:.3f}, {self.tokens} tokens"
@@ -76,8 +79,10 @@ async def examine_pair(cfg: Config, *, layers: bool = True) -> list[Examination]
     """One examination for the first weights and one after an update. Raises: ProlongError when engine or model do not load."""
     pair = await EnginePair.start(cfg)
     try:
-        found = []
+        found: list[Examination] = []
         for weights in ("first weights", "after an update"):
+            if found:
+                pair.shift_weights()
             try:
                 await pair.publish()
                 apart = Apart.of(pair.log_ratios(await pair.sample()))
@@ -86,7 +91,6 @@ async def examine_pair(cfg: Config, *, layers: bool = True) -> list[Examination]
                 found.append(Examination(weights, error=str(error)))
                 break
             found.append(Examination(weights, apart, stages))
-            pair.shift_weights()
         return found
     finally:
         await pair.close()

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
 from ...common.logprobs import head_logprobs
-from ...common.models import DTYPES, load_model
+from ...common.models import DTYPES, load_model, published_tensors
 from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
@@ -88,14 +88,9 @@ class Policy(nn.Module):
             entropy_gradient,
         )
 
-    def published(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield what a checkpoint holds by its name: every parameter, tied ones once, then the buffers that files store."""
-        yield from self.causal.named_parameters()
-        yield from _stored_buffers(self.causal)
-
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield `published` as whole tensors, one at a time, parameters as `dtype`. Collective: every rank must exhaust it."""
-        for name, tensor in self.published():
+        """Yield the published tensors whole, one at a time, parameters as `dtype`. Collective: every rank must exhaust it."""
+        for name, tensor in published_tensors(self.causal):
             value = tensor.detach()
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             yield name, whole if dtype is None or not isinstance(tensor, nn.Parameter) else whole.to(dtype)
@@ -104,13 +99,13 @@ class Policy(nn.Module):
         """Return names, types and shapes of what `full_parameters(dtype)` yields, without gathering anything."""
         return [
             (name, dtype if isinstance(tensor, nn.Parameter) else tensor.dtype, tensor.shape)
-            for name, tensor in self.published()
+            for name, tensor in published_tensors(self.causal)
         ]
 
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Fill `published` from whole tensors. Raises: ModelError when names or shapes differ."""
-        own = dict(self.published())
+        """Fill the published tensors from whole ones. Raises: ModelError when names or shapes differ."""
+        own = dict(published_tensors(self.causal))
         if own.keys() != tensors.keys():
             raise ModelError(f"weights of another model: {sorted(own.keys() ^ tensors.keys())[:3]} are on one side only")
         for name, parameter in own.items():
@@ -119,14 +114,6 @@ class Policy(nn.Module):
                     f"weights of another model: {name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
                 )
             set_tensor(parameter, tensors[name])
-
-
-def _stored_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the persistent buffers, such as the correction bias of a router: not trained, but a part of the model."""
-    for prefix, part in module.named_modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if name not in part._non_persistent_buffers_set:
-                yield f"{prefix}.{name}" if prefix else name, buffer
 
 
 def set_tensor(target: Tensor, whole: Tensor) -> None:

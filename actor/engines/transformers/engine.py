@@ -22,11 +22,12 @@ from transformers import PreTrainedModel
 from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, WeightsError
 from ....common.messages import UpdateWeights
-from ....common.models import DTYPES, load_model, resolve_device
+from ....common.models import DTYPES, load_model, published_tensors, resolve_device
 from ....common.types import Ticket, int32_array, rollout_seed
 from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
 from ..completion import Completion, version_spans
+from ..layer_outputs import LayerOutputs
 from .batch import Row, RunningBatch
 from .thread import GenerationThread
 
@@ -41,13 +42,13 @@ class TransformersEngine:
 
     def __init__(self, policy: PreTrainedModel, *, max_context: int, actor: ActorConfig, stop_ids: Sequence[int]) -> None:
         """Starts nothing; `start` does."""
-        self._device, self._max_context = policy.device, max_context
+        self._policy, self._device, self._max_context = policy, policy.device, max_context
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, asyncio.Queue[Row | ProlongError]] = {}
         self._stream_numbers = itertools.count()
         self._thread = GenerationThread(
             RunningBatch(policy, stop_ids),
-            dict(policy.named_parameters()),
+            dict(published_tensors(policy)),
             max_num_seqs=actor.max_num_seqs,
             clear_kv=actor.clear_kv,
             on_finished=lambda rows: self._tell(self._finished, rows),
@@ -129,6 +130,17 @@ class TransformersEngine:
             )
             for i in range(sampling.n)
         ]
+
+    async def layer_outputs(self, ticket: Ticket) -> dict[str, np.ndarray]:
+        """What each stage of the model computes for the ticket's prompt: stage -> [tokens, features] (layer_outputs.py).
+
+        For examinations, while nothing else is generated.
+        """
+        text = self._policy.config.get_text_config(decoder=True)
+        watch = LayerOutputs(self._policy, text.num_hidden_layers, text.hidden_size)
+        async for _ in self.generate(ticket):
+            pass
+        return {stage: value.numpy() for stage, value in watch.take().items()}
 
     async def apply_weights(self, update: UpdateWeights, timeout_s: float) -> list[int]:
         async with self._applying:

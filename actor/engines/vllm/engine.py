@@ -188,6 +188,8 @@ class VllmEngine:
             self._segment += 1
             self._versions[self._segment] = update.version
             await core.resume_scheduler_async()
+        except ModelError:
+            raise
         # a worker's error arrives as a RuntimeError, or as a plain Exception from the engine process
         except Exception as error:
             raise ProlongError(f"version {update.version} arrived but vLLM could not load it: {error}") from error
