@@ -28,6 +28,7 @@ from ..verifiers.logic import formulas
 from ..verifiers.logic import reasoning_gym as logic
 from .puzzle_candidates import FIXED, mixtures, pieces
 
+# by reading the library's scorers of 0.1.25; those that evaluate stored entries count too
 EVALUATING = frozenset({
     "binary_matrix", "bitwise_arithmetic", "countdown", "n_queens", "number_sorting", "puzzle24", "spiral_matrix",
     "string_insertion", *logic.UNSAFE,
@@ -96,18 +97,22 @@ def generated_puzzles(dataset: str, count: int, limit_s: float) -> Iterator[Puzz
 
 @contextmanager
 def at_most(limit_s: float) -> Iterator[None]:
-    """Raises TimeoutError in the body after `limit_s`: some generators look for one puzzle for hours."""
+    """Raises TimeoutError in the body after `limit_s`: some generators look for one puzzle for hours.
+
+    An alarm that was set before goes on afterwards with the time that it had left.
+    """
 
     def stop(signum: int, frame: object) -> None:
         raise TimeoutError(f"no further puzzle in {limit_s:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left_s)
 
 
 def candidate_texts(found: list[Puzzle]) -> dict[str, list[str]]:
@@ -153,8 +158,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench puzzle-constants", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON a dataset")
     parser.add_argument("--datasets", nargs="+", default=None, help="(default: all)")
-    parser.add_argument("--count", type=int, default=50, help="puzzles a level")
-    parser.add_argument("--limit-s", type=float, default=20.0, help="time to generate a level")
+    parser.add_argument("--count", type=int, default=25, help="puzzles a level (default: 25)")
+    parser.add_argument("--limit-s", type=float, default=10.0, help="time to generate a level (default: 10)")
     parser.add_argument("--no-library", action="store_true", help="judge by our scorers only")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args = parser.parse_args(argv)

@@ -25,6 +25,7 @@ def _keywords(draft: Draft, k: JsonObject) -> None:
 
 
 def so_often(draft: Draft, keyword: str, relation: str, times: int) -> None:
+    """The keyword in the body as often as the relation asks, and nowhere in the filler."""
     draft.avoided.append(keyword)
     if relation not in FEW:
         draft.pieces += [keyword.strip()] * times
@@ -82,6 +83,7 @@ def _in_case(change: Callable[[str], str]) -> Shape:
 
 
 def wrap(change: Callable[[str], str], turn: int = AROUND) -> Shape:
+    """A change of the whole text, at its turn."""
     return lambda draft, k: draft.finish.append((turn, change))
 
 
@@ -96,6 +98,7 @@ def _bigrams(text: str) -> str:
 
 
 def no_repeats(text: str) -> str:
+    """The text without words that have occurred before."""
     seen: set[str] = set()
     kept = []
     for word in text.split():
@@ -115,6 +118,7 @@ def _phrases(draft: Draft, k: JsonObject) -> None:
 
 
 def at_position(draft: Draft, k: JsonObject) -> None:
+    """First sentences that bring the keyword to its place."""
     sentence = " ".join([*["so"] * (k["m"] - 1), k["keyword"].strip()])
     draft.opening.append(" ".join([*["It is so."] * (k["n"] - 1), sentence[:1].upper() + sentence[1:] + "."]))
 
@@ -125,10 +129,12 @@ def _composition(draft: Draft, k: JsonObject) -> None:
 
 
 def put(name: str, value: Callable[[JsonObject], object]) -> Shape:
+    """A field of the draft is this value of the kwargs."""
     return lambda draft, k: setattr(draft, name, value(k))
 
 
 def extend(name: str, value: Callable[[JsonObject], Iterable[str]]) -> Shape:
+    """A list of the draft has these texts as well."""
     return lambda draft, k: getattr(draft, name).extend(value(k))
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from .readings import plain_fractions
+
 MAX_CHARS = 500
 MAX_DEPTH = 50
 MAX_DIGITS = 18
@@ -18,7 +20,6 @@ _SIGNS = str.maketrans({
     "\uff0b": "+", "\uff0d": "-", "\uff08": "(", "\uff09": ")", "[": "(", "]": ")", "{": "(", "}": ")", "\u00a0": " ",
 })  # fmt: skip
 _COMMANDS = (("\\left", " "), ("\\right", " "), ("\\times", "*"), ("\\cdot", "*"), ("\\ast", "*"), ("\\div", "/"), ("\\,", " "))
-_FRACTION = re.compile(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}")
 _TIMES = re.compile(r"(?<=[\d)]) *[xX] *(?=[\d(])")
 
 
@@ -45,12 +46,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def _without_latex(text: str) -> str:
-    """The expression in plain signs; fractions in one another as well."""
+    """The expression in plain signs."""
     for command, sign in _COMMANDS:
         text = text.replace(command, sign)
-    while (fewer := _FRACTION.sub(r"((\1)/(\2))", text)) != text:
-        text = fewer
-    return _TIMES.sub("*", text.translate(_SIGNS).strip())
+    return _TIMES.sub("*", plain_fractions(text).translate(_SIGNS).strip())
 
 
 def _sum(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:

@@ -13,7 +13,7 @@ import re
 from tokenize import TokenError
 from typing import Any
 
-from .readings import bare
+from .readings import bare, plain_fractions
 
 Entry = dict[str, Any]  # of Reasoning Gym: question, answer, metadata
 
@@ -29,7 +29,6 @@ _VARIABLE = re.compile(r"[A-Za-z]\d{0,2}", re.ASCII)
 MAX_SPELLED_CHARS = 2_000
 _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u22c5": "*"})
 _KNOWN_COMMAND = re.compile(r"\\(exp|log|ln|sqrt|sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|pi)(?![a-z])")
-_FRACTION = re.compile(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}")
 _EXPONENT = re.compile(r"\*\* *\{([^{}]*)\}")
 # exceptions of sympy's parser
 MALFORMED = (SyntaxError, TokenError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -42,9 +41,7 @@ def spelled(text: str) -> str:
         return text
     text = _KNOWN_COMMAND.sub(r"\1", text.translate(_SIGNS).replace("\\left", "").replace("\\right", ""))
     text = text.replace("\\cdot", "*").replace("\\times", "*").replace("^", "**")
-    while (fewer := _FRACTION.sub(r"((\1)/(\2))", text)) != text:
-        text = fewer
-    return _EXPONENT.sub(r"**(\1)", text)
+    return _EXPONENT.sub(r"**(\1)", plain_fractions(text))
 
 
 def variables(entry: Entry) -> set[str]:

@@ -38,6 +38,7 @@ _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "
 _NUMBER = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:e([-+]?\d{1,4}))?", re.ASCII | re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d*)?", re.ASCII)
 _POWER_OF_TEN = re.compile(r"(.{1,60}?) *(?:\\times|\\cdot|\u00d7|\u00b7|[*x]) *10 *(?:\^|\*\*) *[{(]? *([-+]?\d{1,4}) *[})]?")
+_FRACTION = re.compile(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac *(\d) *(\d)")
 _RATIO = re.compile(r"([-+]?) *(?:\\[dt]?frac *\{ *([-+]?\d+) *\} *\{ *([-+]?\d+) *\}|([-+]?\d+) */ *(\d+))", re.ASCII)
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
@@ -76,6 +77,13 @@ def plain_text(text: str) -> str:
     """One spelling of spaces, minus signs, quotes and LaTeX text commands."""
     text = _COMMAND.sub(r"\1", _SPACES.sub(" ", text.translate(_MINUS)))
     return text.replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'").replace("\u2019", "'").strip()
+
+
+def plain_fractions(text: str) -> str:
+    r"""The text with ((a)/(b)) for \frac{a}{b}; fractions in one another as well."""
+    while (fewer := _FRACTION.sub(r"((\1)/(\2))", text)) != text:
+        text = fewer
+    return text
 
 
 def written_number(text: str) -> Fraction:

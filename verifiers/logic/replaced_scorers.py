@@ -146,22 +146,17 @@ def _is_chance(text: str, entry: Entry) -> bool:
 
 def advanced_geometry(text: str, entry: Entry) -> float:
     """Theirs pays .5 for a radius to two decimals, and .05 for any number."""
-    text, kind = (
-        plain_text(text).replace("^\\circ", "").replace("^{\\circ}", "").replace("\u00b0", ""),
-        entry["metadata"]["task_type"],
-    )
-    expected = str(entry["answer"]).replace("\u00b0", "")
+    text = plain_text(text).replace("^\\circ", "").replace("^{\\circ}", "").replace("\u00b0", "")
+    kind, expected = entry["metadata"]["task_type"], str(entry["answer"]).replace("\u00b0", "")
     if kind == "orthocenter":
-        given = [_coordinate(item) for item in items(text.replace("\\left", "").replace("\\right", ""))]
-        return float(
-            given == [_coordinate(item) for item in entry["metadata"]["ortho"]] or given == [*map(_coordinate, items(expected))]
-        )
+        given = _point(items(text.replace("\\left", "").replace("\\right", "")))
+        return float(given in (_point(entry["metadata"]["ortho"]), _point(items(expected))))
     places = 2 if kind == "angle_measure" else 3
     return float(round(counted(text), places) == round(written_number(expected), places))
 
 
-def _coordinate(text: str) -> Fraction:
-    return round(written_number(text), 3)
+def _point(coordinates: list[str]) -> list[Fraction]:
+    return [round(written_number(coordinate), 3) for coordinate in coordinates]
 
 
 def spell_backward(text: str, entry: Entry) -> float:
