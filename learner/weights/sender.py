@@ -22,7 +22,8 @@ from time import monotonic, perf_counter
 
 from torch import Tensor
 
-from ...buffer.client.client import BufferClient, Inbox
+from ...buffer.client.client import BufferClient
+from ...buffer.client.inbox import Inbox
 from ...common.config.sections import WeightsConfig
 from ...common.errors import ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome

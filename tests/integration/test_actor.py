@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from prolong.buffer.client.client import BufferClient, Inbox
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.inbox import Inbox
 from prolong.common.config.sections import Config
 from prolong.common.messages import (
     PROTOCOL_VERSION,

@@ -11,7 +11,8 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from prolong.buffer.client.client import BufferClient, Inbox
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.inbox import Inbox
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import (
     BufferConfig,

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, cast
 
 import pytest
 import torch
-from prolong.buffer.client.client import BufferClient, Inbox
+from prolong.buffer.client.client import BufferClient
+from prolong.buffer.client.inbox import Inbox
 from prolong.common.config.sections import WeightsConfig
 from prolong.common.errors import RunStopped, WeightsError
 from prolong.common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
