@@ -26,7 +26,7 @@ from .programs.tally import Tally, failure_of
 from .sandbox.launcher import RunResult, RunStatus
 from .sandbox.opening import open_for_process
 from .sandbox.outputs import plain_json, same_text, same_value
-from .sandbox.sandbox import Sandbox, cpp_compiler, retry_once
+from .sandbox.sandbox import HARMLESS_CPP, Sandbox, cpp_compiler, retry_once
 
 MAX_CODE_CHARS = 100_000
 CHECKED_BYTES = 1 << 17  # an expected output is taken for no shorter where others are right as well
@@ -180,7 +180,7 @@ class CodeVerifier(Verifier):
         """Raises VerifierFailure unless a harmless program of this kind gets full reward, because the fault is then ours."""
         sandbox = self._open()
         language = answer.get("language", "python")
-        code = {"python": "print(1)", "cpp": '#include <cstdio>\nint main() { puts("1"); }'}[language]
+        code = {"python": "print(1)", "cpp": HARMLESS_CPP}[language]
         problem = CodeProblem(tests=[CodeTest(stdin="", stdout="1")], language=language)
         verdict = _run_tests(sandbox, problem, code)
         if verdict.reward != 1.0:

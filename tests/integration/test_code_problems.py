@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
 from prolong.verifiers.api import Score, Task
 from prolong.verifiers.sandbox.launcher import Limits
-from prolong.verifiers.sandbox.sandbox import Sandbox
+from prolong.verifiers.sandbox.sandbox import COMPILE, Sandbox, cpp_compiler
 
 from tests.support.forgeries import FORGERIES
 from tests.support.sandboxes import BACKENDS, opened
@@ -171,6 +172,33 @@ def test_compilers_are_contained(box: Sandbox, tmp_path: Path):
         assert "static_secret" not in score.detail
     with box.compiled("#include <cstdio>\nint main() {}") as (compiled, _):
         assert compiled.status == "ok"
+
+
+def test_a_program_that_keeps_its_compiler_waiting_earns_nothing(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    """A compiler may open the pipe that it writes to, and would wait for ever for what is in it."""
+    monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", replace(COMPILE, wall_s=1.0))
+    problem = {"language": "cpp", "tests": [{"stdin": "", "stdout": "1"}]}
+    for path in ("/dev/stdout", "/dev/stderr", "/proc/self/fd/1"):
+        score = judge(f'#include "{path}"\nint main() {{}}', problem, "cpp")
+        assert (score.reward, "does not compile" in score.detail) == (0.0, True)
+
+
+def test_a_machine_that_takes_too_long_to_compile_is_not_the_programs_fault(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    program, problem = 'extern "C" int puts(const char*);\nint main() { puts("1"); }', {"language": "cpp"}
+    problem |= {"tests": [{"stdin": "", "stdout": "1"}]}
+    monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", replace(COMPILE, wall_s=0.005))
+    with pytest.raises(VerifierFailure, match="harmless program"):
+        judge(program, problem, "cpp")
+    monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", replace(COMPILE, cpu_s=0.005))
+    assert "does not compile (timeout)" in judge(program, problem, "cpp").detail
+
+
+def test_processes_that_outlive_a_killed_compiler_count_with_their_cpu_time(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", replace(COMPILE, wall_s=0.5))
+    # it reads until its memory is full, in a process of the compiler's
+    result = box._compile_once(cpp_compiler(), '#include "/dev/urandom"', "c++17")
+    assert (result.status, result.code) == ("timeout", -9)
+    assert result.cpu_s > 0.1
 
 
 def test_a_launcher_is_not_replaced_while_it_holds_a_compiled_program(box: Sandbox, monkeypatch: pytest.MonkeyPatch):

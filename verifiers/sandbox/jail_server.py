@@ -147,13 +147,14 @@ def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
         except ProcessLookupError:
             continue
     _, status, usage = os.wait4(pid, 0)
+    cpu_s = usage.ru_utime + usage.ru_stime
     while True:  # as the subreaper we have inherited the child's own children
         try:
-            os.waitpid(-1, 0)
+            orphan = os.wait4(-1, 0)[2]
         except ChildProcessError:
             break
-    code = os.waitstatus_to_exitcode(status)
-    return {"event": "ended", "code": code, "cpu_s": usage.ru_utime + usage.ru_stime}
+        cpu_s += orphan.ru_utime + orphan.ru_stime
+    return {"event": "ended", "code": os.waitstatus_to_exitcode(status), "cpu_s": cpu_s}
 
 
 def put_file(path: str, fds: list[int]) -> None:

@@ -32,7 +32,6 @@ GRACE_S = 10.0  # for a launcher to kill a program and report
 MAX_MESSAGE_BYTES = 1 << 16
 KEPT_STDERR_BYTES = 4096
 LOOK_S = 0.25  # how often a running program's clocks are read
-STALL_S = 1.0  # a look that comes so much too late says that this process, or the whole machine, stood still
 # A program that shares its processors needs more CPU time for the same work: caches are cold again and again. While it waits
 # for a processor half of the time, it may use an eighth more.
 CONTENTION = 0.25
@@ -98,6 +97,7 @@ class _Run:
     clocks: Clocks = field(default_factory=lambda: Clocks(0))
     pidfd: int = -1  # of the program, until its clocks are read for the first time
     next_look: float = 0.0
+    last_look: float = 0.0
     stalled_s: float = 0.0
     began: float = 0.0
     given_up: RunStatus | None = None  # our own verdict, once we ordered its end
@@ -105,7 +105,7 @@ class _Run:
 
     @property
     def waited_s(self) -> float:
-        """Time that does not count: without a processor, or while the whole machine stood still."""
+        """Time that does not count: without a processor, or while this machine stood still."""
         return self.clocks.waited_s + self.stalled_s
 
     @property
@@ -251,7 +251,7 @@ class Launcher:
         event = self._receive(monotonic() + GRACE_S, run)
         if event.event == "started":
             run.pid = self._running = event.pid
-            run.began = monotonic()
+            run.began = run.last_look = monotonic()
             run.next_look = run.began + min(LOOK_S, run.limits.wall_s, run.limits.cpu_s)
         elif event.event == "ended":
             self._running = 0
@@ -275,9 +275,8 @@ class Launcher:
     def _look(self, run: _Run) -> None:
         """Read the clocks, and end a program that is beyond a limit of its own."""
         now = monotonic()
-        if now - run.next_look > STALL_S:
-            run.stalled_s += now - run.next_look
-            run.deadline += now - run.next_look
+        late_s = max(0.0, now - run.next_look)
+        run.deadline += late_s
         if not run.pid or run.ended or run.given_up:
             if now >= run.deadline:
                 self._fail("the launcher did not end a program in time")
@@ -287,7 +286,12 @@ class Launcher:
             run.clocks = Clocks(pid_of(run.pidfd))
             os.close(run.pidfd)
             run.pidfd = -1
+        counted_s = run.clocks.cpu_s + run.clocks.waited_s
         run.clocks.read()
+        counted_s = run.clocks.cpu_s + run.clocks.waited_s - counted_s
+        # what kept this process from looking in time may have kept the program from running without any clock's knowing
+        run.stalled_s += min(late_s, max(0.0, now - run.last_look - counted_s))
+        run.last_look = now
         cpu_left_s = run.cpu_limit_s - run.clocks.cpu_s
         wall_left_s = run.limits.wall_s - (now - run.began - run.waited_s)
         if min(cpu_left_s, wall_left_s) <= 0:

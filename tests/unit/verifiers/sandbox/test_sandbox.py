@@ -2,13 +2,17 @@
 
 import os
 import resource
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers.sandbox import jail_server, launcher, sandbox
+from prolong.verifiers.sandbox.clocks import Clocks
+from prolong.verifiers.sandbox.launcher import Launcher, Limits, RunResult, RunStatus
 from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import JAIL, Sandbox
 
@@ -107,3 +111,61 @@ def test_the_launcher_needs_nothing_but_the_standard_library():
     new = set(done.stdout.split()) - {name.split(".")[0] for name in bare.stdout.split()} - {"prolong"}
     assert new <= sys.stdlib_module_names
     assert jail_server.DESCRIPTORS == 5
+
+
+@pytest.mark.parametrize(
+    ("late_s", "cpu_s", "waited_s", "forgiven_s"),
+    [
+        (0.0, 0.0, 0.0, 0.0),  # it slept
+        (0.5, 0.0, 0.0, 0.5),  # all stood still
+        (0.5, 0.75, 0.0, 0.0),  # it ran meanwhile, and this process alone was kept
+        (0.5, 0.25, 0.25, 0.25),  # two thirds of the interval are on its clocks
+        (0.5, 0.0, 0.75, 0.0),  # the wait is forgiven once
+    ],
+)
+def test_a_late_look_forgives_what_no_clock_of_the_program_counted(
+    late_s: float, cpu_s: float, waited_s: float, forgiven_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    class Told(Clocks):
+        def read(self) -> None:
+            self.cpu_s, self.waited_s = 2 + cpu_s, 1 + waited_s
+
+    clocks = Told(0)
+    clocks.cpu_s, clocks.waited_s = 2.0, 1.0
+    monkeypatch.setattr(launcher, "monotonic", lambda: 100.25 + late_s)
+    limits = Limits(cpu_s=10, wall_s=10)
+    run = launcher._Run(limits, 200.0, {}, pid=7, clocks=clocks, began=97.0, last_look=100.0, next_look=100.25)
+    process = subprocess.Popen(["/bin/true"])
+    with socket.socket() as channel:
+        Launcher(process, channel, -1, sees_pids=False)._look(run)
+    process.wait(timeout=60)
+    assert (run.given_up, run.deadline) == (None, 200.0 + late_s)
+    assert run.waited_s == pytest.approx(1 + waited_s + forgiven_s)
+
+
+SLEPT = RunResult(status=RunStatus.timeout, code=-9, stdout=b"", stderr=b"", result=b"", seconds=99, cpu_s=0.1)
+BUSY, DONE = replace(SLEPT, cpu_s=99.0), replace(SLEPT, status=RunStatus.ok)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ([DONE], "ok"),
+        ([BUSY], "timeout"),
+        ([SLEPT, DONE, DONE], "ok"),  # it was the machine, and that is over
+        ([SLEPT, DONE, SLEPT], "timeout"),  # it is this program
+        ([SLEPT, SLEPT], None),  # it is the machine
+    ],
+)
+def test_a_compiler_that_sleeps_is_the_programs_fault_only_where_another_one_compiles(
+    ends: list[RunResult], status: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    runs = iter(ends)
+    box = Sandbox(JAIL)
+    monkeypatch.setattr(Sandbox, "_run", lambda self, *a: next(runs))
+    if status:
+        assert box._compile("/usr/bin/g++", "int main() {}", "c++17").status == status
+    else:
+        with pytest.raises(VerifierFailure, match="harmless program"):
+            box._compile("/usr/bin/g++", "int main() {}", "c++17")
+    assert next(runs, None) is None
