@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
+from types import MappingProxyType
 
 import psutil
 
@@ -14,6 +15,7 @@ from ..common.types import Verdict
 
 _WINDOW = 1000  # the None-rate is that of so many verdicts
 _MIN_VERDICTS = 50  # with fewer, the rate is too uncertain to act on
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 _TREE_S = 5.0  # how long the list of descendants is used: making it reads all of /proc
 
 
@@ -22,10 +24,12 @@ class ActorStats:
 
     busy_s: at least one rollout is in flight and generation is not paused. weights_s: generation is paused for new weights.
     idle_s: the rest. verify_s: spent inside verifiers, summed over verifiers. verifying_s: at least one verdict is awaited.
-    verify_exposed_s: the part of verifying_s in which no rollout is generated.
+    verify_exposed_s: the part of verifying_s in which no rollout is generated. verifiers/NAME: counters of the verifier pool.
     """
 
-    def __init__(self, max_none_rate: float) -> None:
+    def __init__(self, max_none_rate: float, of_pool: Mapping[str, int] = NO_COUNTS) -> None:
+        """of_pool: the counters of the verifier pool, which go on growing."""
+        self._of_pool = of_pool
         self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
         self._seconds = dict.fromkeys(("busy_s", "idle_s", "weights_s", "verify_s", "verifying_s", "verify_exposed_s"), 0.0)
         self._in_flight = self._awaited = 0
@@ -77,7 +81,8 @@ class ActorStats:
     def snapshot(self) -> dict[str, float]:
         """All numbers so far. cpu_s is that of this process and its living descendants."""
         self._mark()
-        return {**self._seconds, **self.counts, "in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
+        of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}
+        return {**self._seconds, **self.counts, **of_pool, "in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
 
     def _mark(self) -> None:
         now = perf_counter()

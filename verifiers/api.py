@@ -110,7 +110,7 @@ class Verifier(ABC):
         return False
 
     def check_machine(self, answer: Answer) -> None:  # noqa: B027  an optional hook
-        """Raise UserError where this machine lacks what judging this answer takes. Called before a run; cheap."""
+        """Raise UserError where this machine lacks what judging this answer takes. Called before a run and by workers."""
 
     def granted_s(self, answer: Answer) -> float:
         """CPU seconds that this answer grants to a program of the model's, on top of what judging takes."""

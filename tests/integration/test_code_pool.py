@@ -231,6 +231,20 @@ def test_without_a_sandbox_a_command_ends_with_2_and_the_reason(setting: str, co
     assert ("unsafe_code" in done.stdout) == (code == 0)
 
 
+def test_without_a_compiler_a_command_ends_with_2_and_the_reason(tmp_path: Path):
+    """The pool starts, because nobody knows then which programs will come; the first one in C++ ends it."""
+    cases = tmp_path / "cases.jsonl"
+    rows = [(LINES, f"```python\n{SUM}\n```"), (CPP, "no program"), (CPP, f"```cpp\n{CPP_SUM}\n```")]
+    for number, code in ((2, 0), (3, 2)):
+        texts = [json.dumps({"verifier": "code", "answer": answer, "completion": text}) for answer, text in rows[:number]]
+        cases.write_text("\n".join(texts))
+        command = [sys.executable, "-m", "prolong.launch.cli", "verifier", "--try", str(cases), "verifiers.workers=1"]
+        environment = os.environ | {"PATH": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        assert done.returncode == code, done.stderr
+        assert ("verifier code: no C++ compiler on this machine" in done.stderr) == (code == 2)
+
+
 @pytest.mark.usefixtures("no_landlock")
 def test_unsafe_code_that_is_allowed_is_judged_and_marked():
     async def scenario() -> None:

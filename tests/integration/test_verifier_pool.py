@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -243,6 +244,25 @@ def test_a_worker_without_memory_for_its_judge_gives_no_reward():
             assert (await stop(pool, prompt("math", answer="7"), "\\boxed{7}")).reward == 1.0
 
     run(scenario)
+
+
+def test_what_a_verifier_raises_is_counted_and_the_first_of_each_kind_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "divides.py").write_text("def judge(completion, answer):\n    return 1 / int(completion)\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario() -> None:
+        async with running(own={"divides": "divides:judge"}) as pool:
+            texts = ("0", "1", "0", "x", "0", "y")
+            verdicts = await asyncio.gather(*(stop(pool, prompt("divides"), text) for text in texts))
+            assert [v.reward for v in verdicts] == [None, 1.0, None, None, None, None]
+            assert pool.counters["raised"] == 5
+
+    run(scenario)
+    told = [record.getMessage() for record in caplog.records if "raised" in record.getMessage()]
+    assert [text.splitlines()[-1][:17] for text in told] == ["ZeroDivisionError", 'ValueError("inval']
+    assert all('divides.py", line 2, in judge' in text for text in told)
 
 
 def test_the_first_import_does_not_count_against_the_deadline():

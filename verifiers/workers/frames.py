@@ -51,13 +51,24 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
+class Raised(msgspec.Struct, frozen=True, kw_only=True):
+    """An exception of a verifier that is a fault in it."""
+
+    kind: str  # its class, and the line that raised it
+    traceback: str
+
+
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Worker -> pool: a score, or the verifier's own failure (`score` is None and `error` says why)."""
+    """Worker -> pool: a score, or the verifier's own failure (`score` is None and `error` says why).
+
+    raised: what the verifier raised, also where the completion is blamed for it.
+    """
 
     number: int
     score: Score | None
     seconds: float
     error: str = ""
+    raised: Raised | None = None
 
 
 class Unusable(msgspec.Struct, frozen=True, tag=True):

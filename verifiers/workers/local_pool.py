@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,12 +31,15 @@ from ..answers.extraction import stored_answer
 from ..api import UNDECIDED
 from ..registry import find, parse_answer
 from ..services.model_judge import JudgeError, ModelJudge
-from .frames import Job, Probed, Ready, Scored, Unusable
+from .frames import Job, Probed, Raised, Ready, Scored, Unusable
 from .process import WorkerEnd, WorkerProcess, WorkerState
 
 WINDOW = 8  # jobs that one worker holds, so that it never waits for the pool
 MAX_FAILED_STARTS = 3  # in a row
 DEFAULT_MEMORY_MB = 4096  # address space of one worker
+MAX_TOLD = 100  # kinds of exceptions that are logged
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -106,6 +110,7 @@ class LocalPool:
         self.counters: Counter[str] = Counter()
         self._judge = ModelJudge(judge, self.counters) if judge else None
         self._asking = set[asyncio.Task[None]]()
+        self._told = set[str]()
 
     @property
     def broken(self) -> bool:
@@ -263,6 +268,8 @@ class LocalPool:
 
     def _on_scored(self, pending: PendingJob, scored: Scored) -> None:
         name, score = pending.job.verifier, scored.score
+        if scored.raised:
+            self._tell(name, scored.raised)
         if score is None:
             # the judge raised, for the stored answer too: any worker would, so there is no second try
             verdict = self._verdict(name, None, VerdictStatus.crash, scored.error, scored.seconds)
@@ -277,6 +284,14 @@ class LocalPool:
         else:
             verdict = self._verdict(name, score.reward, score.status, score.detail, scored.seconds, score.metrics)
         _settle(pending, verdict)
+
+    def _tell(self, name: str, raised: Raised) -> None:
+        """Count what a verifier raised, and log the first of each kind."""
+        self.counters["raised"] += 1
+        kind = f"{name}: {raised.kind}"
+        if kind not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(kind)
+            log.error("verifier %s raised; further ones of this kind are only counted:\n%s", name, raised.traceback)
 
     async def _ask_model(self, pending: PendingJob, said: str, seconds: float) -> None:
         """Settle a job by the model's verdict; without one there is no reward. Requests wait here and in no worker."""

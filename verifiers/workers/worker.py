@@ -16,20 +16,34 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from ...common.errors import UserError, VerifierFailure
+from ...common.errors import ProlongError, UserError, VerifierFailure
 from ...common.signals import die_with_parent
 from ...common.types import VerdictStatus
 from .. import user_verifiers
 from ..api import Answer, Score, Task, Verifier
 from ..registry import NO_VERIFIERS, VERIFIERS, find, parse_answer
-from .frames import OUT_OF_MEMORY, FrameReader, Job, Loading, Probed, Ready, Scored, StillRunning, Unusable, to_frame
+from .frames import (
+    OUT_OF_MEMORY,
+    FrameReader,
+    Job,
+    Loading,
+    Probed,
+    Raised,
+    Ready,
+    Scored,
+    StillRunning,
+    Unusable,
+    to_frame,
+)
 
 SIGN_OF_LIFE_S = 1.0  # at most so often
+MAX_FRAMES = 20  # of a traceback that the pool gets
 
 
 class CannotLoad(BaseException):
@@ -77,13 +91,14 @@ class Worker:
     def load(self, name: str, verifier: Verifier, answer: Answer) -> None:
         """Import what the verifier needs and open its sandbox if this answer needs one; the job's deadline stands still.
 
-        Raises CannotLoad.
+        Raises CannotLoad, also where this machine lacks what the answer takes.
         """
         needs_sandbox = verifier.needs_sandbox(answer)
-        if name in self._loaded and (name in self._with_sandbox or not needs_sandbox):
-            return
-        self.send(Loading())
         try:
+            verifier.check_machine(answer)
+            if name in self._loaded and (name in self._with_sandbox or not needs_sandbox):
+                return
+            self.send(Loading())
             if name not in self._loaded:
                 verifier.load()
             if needs_sandbox:
@@ -112,27 +127,40 @@ class Worker:
                     # what runs in a sandbox has limits of its own: a worker that hangs there is not the program's doing
                     self.send(Probed(job.number))
             began = time.perf_counter()
-            score = self._score(job.verifier, verifier, task)
+            score, raised = self._score(job.verifier, verifier, task)
         except (Exception, SystemExit) as error:
             if isinstance(error, MemoryError):
                 raise
-            return Scored(number=job.number, score=None, seconds=time.perf_counter() - began, error=f"{error!r:.300}")
-        return Scored(number=job.number, score=score, seconds=time.perf_counter() - began)
+            # errors of ours say what happened; any other is a fault in the judge
+            raised = None if isinstance(error, ProlongError) else raised_by(error)
+            seconds = time.perf_counter() - began
+            return Scored(number=job.number, score=None, seconds=seconds, error=f"{error!r:.300}", raised=raised)
+        return Scored(number=job.number, score=score, seconds=time.perf_counter() - began, raised=raised)
 
-    def _score(self, name: str, verifier: Verifier, task: Task) -> Score:
+    def _score(self, name: str, verifier: Verifier, task: Task) -> tuple[Score, Raised | None]:
+        """The score, and the exception that it stands for."""
         try:
             score = verifier.quick(task)
             if score is None:
                 self.load(name, verifier, task.answer)
                 score = verifier.score(task)
-            return score
+            return score, None
         except (Exception, SystemExit) as error:
             if isinstance(error, MemoryError | VerifierFailure):
                 raise
             self.load(name, verifier, task.answer)
             if not verifier.probe(task.answer):
                 raise
-            return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=f"the judge raised {error!r:.200}")
+            detail = f"the judge raised {error!r:.200}"
+            return Score(reward=0.0, status=VerdictStatus.input_rejected, detail=detail), raised_by(error)
+
+
+def raised_by(error: BaseException) -> Raised:
+    """The place and the way of an exception. Its message is quoted, because it may hold what the completion says."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-MAX_FRAMES)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
+    text = "".join(traceback.format_list(frames))
+    return Raised(kind=f"{type(error).__name__} at {place}", traceback=f"{text}{error!r:.300}")
 
 
 def _task(job: Job, answer: Answer) -> Task:

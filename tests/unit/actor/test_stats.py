@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from prolong.actor import stats
 from prolong.actor.stats import ActorStats
@@ -78,6 +80,15 @@ def test_a_few_verdicts_of_none_are_counted_and_bearable():
     numbers = account.snapshot()
     assert numbers["none_verdicts"] == 50
     assert numbers["verify_s"] == 250.0
+
+
+def test_what_the_pool_counts_is_reported_as_it_grows():
+    of_pool = Counter[str]()
+    account = ActorStats(0.2, of_pool)
+    of_pool["raised"] += 3
+    of_pool["status/ok"] += 1
+    numbers = account.snapshot()
+    assert (numbers["verifiers/raised"], numbers["verifiers/status/ok"]) == (3.0, 1.0)
 
 
 def test_only_the_recent_verdicts_count():

@@ -1,8 +1,10 @@
 """The worker's judgement of failures, with judges that fail on purpose."""
 
 import json
+import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,12 +18,13 @@ from prolong.verifiers.workers.frames import (
     Job,
     Loading,
     Probed,
+    Raised,
     Ready,
     Scored,
     StillRunning,
     to_frame,
 )
-from prolong.verifiers.workers.worker import CannotLoad, Worker
+from prolong.verifiers.workers.worker import CannotLoad, Worker, raised_by
 
 
 def faulty(task: Task) -> Score:
@@ -56,15 +59,19 @@ class Probing(Judge):
 class InSandbox(Probing):
     """Notes its hooks in `opened`; an answer says whether it needs the sandbox."""
 
-    def __init__(self, score: Callable[[Task], Score], error: UserError | None = None) -> None:
+    def __init__(self, score: Callable[[Task], Score], error: UserError | None = None, lacks: UserError | None = None) -> None:
         super().__init__(score)
-        self.opened, self.error = list[str](), error
+        self.opened, self.error, self.lacks = list[str](), error, lacks
 
     def load(self) -> None:
         self.opened.append("imports")
 
     def needs_sandbox(self, answer: Answer) -> bool:
         return answer.get("runs", False)
+
+    def check_machine(self, answer: Answer) -> None:
+        if self.lacks and answer.get("compiles"):
+            raise self.lacks
 
     def open_sandbox(self, *, allow_unsafe: bool) -> None:
         if self.error:
@@ -94,6 +101,26 @@ def test_a_judge_that_raises_on_this_completion_alone_rejects_it(worker: tuple[W
     scored = worker[0].judge(job(error))
     assert scored.score is not None
     assert (scored.score.reward, scored.score.status) == (0.0, "input_rejected")
+
+
+def test_what_a_judge_raises_is_told_with_its_place_and_the_way_there(worker: tuple[Worker, socket.socket]):
+    def raised(completion: str, **answer: str) -> Raised | None:
+        return worker[0].judge(job(completion, **answer)).raised
+
+    rejected, broken = raised("value"), raised("value", gold="broken")
+    assert rejected
+    assert broken
+    here, line = Path(__file__).name, faulty.__code__.co_firstlineno + 1
+    assert re.fullmatch(rf"ValueError at .*/{here}:{line}", rejected.kind)
+    assert "in faulty" in rejected.traceback
+    assert rejected.traceback.endswith("ValueError('on purpose')")
+    assert "in probe" in broken.traceback
+    assert rejected.kind != broken.kind
+    assert raised("deep") != rejected
+    assert raised("box") is None, "a failing sandbox says so by itself"
+    deep = raised_by(RecursionError("x\n" * 10_000))
+    assert len(deep.traceback) < 400
+    assert "\n" not in deep.traceback
 
 
 def test_a_judge_that_raises_on_the_stored_answer_too_gives_no_score(worker: tuple[Worker, socket.socket]):
@@ -150,6 +177,17 @@ def test_a_sandbox_that_cannot_be_opened_is_nobodys_verdict():
         patch.setitem(registry.VERIFIERS, "some", verifier)
         with pytest.raises(CannotLoad, match="verifier some: no sandbox on this machine"):
             Worker(theirs).judge(Job(number=1, verifier="some", completion="value", answer='{"runs": true}'))
+
+
+def test_a_machine_that_lacks_what_an_answer_takes_is_nobodys_verdict():
+    verifier = InSandbox(lambda task: Score(reward=1.0), lacks=UserError("no compiler on this machine"))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VERIFIERS, "some", verifier)
+        worker = Worker(theirs)
+        assert worker.judge(Job(number=1, verifier="some", completion="x", answer='{"runs": true}')).score is not None
+        with pytest.raises(CannotLoad, match="verifier some: no compiler on this machine"):
+            worker.judge(Job(number=1, verifier="some", completion="x", answer='{"compiles": true, "runs": true}'))
 
 
 def test_exhausted_memory_ends_the_worker(worker: tuple[Worker, socket.socket]):
