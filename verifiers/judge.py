@@ -9,6 +9,8 @@ the pool asks the model (workers/local_pool.py, services/model_judge.py), so tha
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ..common.errors import DataError
 from ..common.types import VerdictStatus
 from .answers.extraction import stored_answer
@@ -71,9 +73,7 @@ def _science(answer: Answer) -> Answer:
 
 
 def _for_stem(task: Task) -> Task:
-    return Task(
-        completion=task.completion, answer=_science(task.answer), thinking_open=task.thinking_open, cut_off=task.cut_off
-    )
+    return replace(task, answer=_science(task.answer))
 
 
 JUDGE = JudgeVerifier()

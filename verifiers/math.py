@@ -19,13 +19,14 @@ from ..common.errors import DataError
 from ..common.types import VerdictStatus
 from .answers.algebra import equal_by_algebra, has_huge_number, load_algebra
 from .answers.bounds import BUDGET_S, beyond_bounds, has_stalled, within_budget
-from .answers.comparison import Algebra, agree, every, no_algebra, same_quantity
+from .answers.comparison import agree, same_quantity
 from .answers.extraction import after_thinking, last_boxed, last_number, last_tagged, separate_boxes, stored_answer
 from .answers.plain_numbers import number
 from .answers.quantity import read
-from .answers.sentinels import refuse_sentinel
 from .answers.spelling import clean
+from .answers.stored_answers import check_stored
 from .answers.structure import assigned, parts
+from .answers.three_valued import Algebra, every, no_algebra
 from .api import Answer, Score, Task, Verifier
 
 MAX_ANSWER_CHARS = 2000
@@ -60,13 +61,16 @@ def verdict_of(task: Task, reference: str, answer: str, algebra: Algebra = no_al
     verdict = agree(reference, answer, algebra)
     if verdict is True or not (pairs := boxed_parts(task, reference)):
         return verdict, answer
-    found = [box for _, box in pairs]
-    given = ", ".join(found)
-    if all("=" in box for box in found):
+    given = _joined(pairs)
+    if all("=" in box for _, box in pairs):
         by_parts = agree(reference, given, algebra)
     else:
         by_parts = every(agree(part, box, algebra) for part, box in pairs)
-    return (by_parts if by_parts or verdict is False else None), f"{answer}, {given}"
+    return (by_parts if by_parts or verdict is False else None), given
+
+
+def _joined(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(box for _, box in pairs)
 
 
 def refused_score(answer: str | None, reference: str) -> Score | None:
@@ -113,10 +117,7 @@ class MathVerifier(Verifier):
     r"""The last `\boxed{}` after `</think>`, compared as text, as a number, and then with math-verify."""
 
     def check(self, answer: Answer) -> None:
-        _check_answer(answer)
-        aliases = answer.get("aliases", [])
-        if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-            raise DataError(f"verifier math: got aliases {aliases!r}; expected a list of texts")
+        check_stored("math", answer)
 
     def gold(self, answer: Answer) -> str | None:
         return f"\\boxed{{{stored_answer(answer)}}}"
@@ -132,6 +133,8 @@ class MathVerifier(Verifier):
         if answer is None or refused is not None:
             return refused
         verdict, given = verdict_of(task, reference, answer)
+        if verdict is None and has_stalled(reference, given):
+            return stalled_score()
         return quick_score(verdict, reference, given)
 
     def load(self) -> None:
@@ -147,7 +150,7 @@ class MathVerifier(Verifier):
             return bool(verdict_of(one, reference, text, equal_by_algebra)[0])
 
         harmless = msgspec.structs.replace(task, completion=HARMLESS)
-        key = (reference, " ".join(box for _, box in boxed_parts(task, reference)) or answer)
+        key = (reference, _joined(boxed_parts(task, reference)) or answer)
         verdict = within_budget(lambda: judged(task, answer), lambda: judged(harmless, HARMLESS_ANSWER), key)
         return stalled_score() if verdict is None else Score(reward=float(verdict), metrics={"quick": 0.0})
 
@@ -165,7 +168,7 @@ class NumberVerifier(Verifier):
     """
 
     def check(self, answer: Answer) -> None:
-        _check_answer(answer)
+        check_stored("number", answer)
         tolerance = answer.get("tolerance", 0)
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < inf:
             raise DataError(f"verifier number: got tolerance {tolerance!r}; expected a number of at least 0")
@@ -200,13 +203,6 @@ class NumberVerifier(Verifier):
     def probe(self, answer: Answer) -> bool:
         self.check(answer)
         return True
-
-
-def _check_answer(answer: Answer) -> None:
-    value = answer.get("answer")
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).strip() == "":
-        raise DataError(f'verifier math: got answer {answer!r}; expected {{"answer": a number or LaTeX text}}')
-    refuse_sentinel("math", answer)
 
 
 MATH = MathVerifier()

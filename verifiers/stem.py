@@ -24,13 +24,14 @@ from .answers.algebra import constant_value, equal_by_algebra, load_algebra
 from .answers.bounds import within_budget
 from .answers.chemistry import same_chemical
 from .answers.choices import letters, names_choices
-from .answers.comparison import Algebra, agree, no_algebra
+from .answers.comparison import agree
 from .answers.extraction import after_thinking, last_boxed, last_tagged, stored_answer
 from .answers.phrases import same_phrase
 from .answers.quantity import read
 from .answers.reactions import same_reaction
-from .answers.sentinels import refuse_sentinel
 from .answers.spelling import plain, tidy, unwrap
+from .answers.stored_answers import check_stored
+from .answers.three_valued import Algebra, no_algebra
 from .answers.tolerance import Constant, core, measured, same_number, stored_number
 from .answers.units import parse_unit
 from .answers.vectors import both_vectors, same_vector
@@ -122,9 +123,9 @@ def meets_one(task: Task, algebra: Algebra, constant: Constant | None) -> bool |
     return None if unknown else False
 
 
-def spellings(spec: Answer) -> list[str]:
-    """The other texts that a completion may give: aliases, and the texts of the choices."""
-    return [*spec.get("aliases", []), *spec.get("choices", {}).values()]
+def longest_spelling(spec: Answer) -> str:
+    """The longest text that a completion may give: the stored answer, an alias, or the text of a choice."""
+    return max([stored_answer(spec), *spec.get("aliases", []), *spec.get("choices", {}).values()], key=len)
 
 
 def final_answer(task: Task) -> str | None:
@@ -137,10 +138,8 @@ class StemVerifier(Verifier):
     """Science: the last box or `<answer>` tag, as a number with a unit, a choice, a formula or a phrase."""
 
     def check(self, answer: Answer) -> None:
-        value, kind = answer.get("answer"), answer.get("kind")
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-            raise DataError(f'verifier stem: got answer {answer!r}; expected {{"answer": a number or text}}')
-        refuse_sentinel("stem", answer)
+        check_stored("stem", answer)
+        value, kind = answer["answer"], answer.get("kind")
         if unknown := set(answer) - KEYS:
             raise DataError(f"verifier stem: unknown keys {sorted(unknown)}; expected some of {sorted(KEYS)}")
         if kind is not None and kind not in KINDS:
@@ -163,22 +162,22 @@ class StemVerifier(Verifier):
         return f"\\boxed{{{stored}}}"
 
     def quick(self, task: Task) -> Score | None:
-        answer, reference = final_answer(task), stored_answer(task.answer)
-        refused = refused_score(answer, max([reference, *spellings(task.answer)], key=len))
+        answer = final_answer(task)
+        refused = refused_score(answer, longest_spelling(task.answer))
         if answer is None or refused is not None:
             return refused
-        return quick_score(meets_one(task, no_algebra, None), reference, answer)
+        return quick_score(meets_one(task, no_algebra, None), stored_answer(task.answer), answer)
 
     def load(self) -> None:
         load_algebra()
 
     def score(self, task: Task) -> Score:
-        reference, answer = max([stored_answer(task.answer), *spellings(task.answer)], key=len), final_answer(task) or ""
 
         def judged(completion: str) -> bool:
             return bool(meets_one(replace(task, completion=completion), equal_by_algebra, constant_value))
 
-        verdict = within_budget(lambda: judged(task.completion), lambda: judged(HARMLESS), (reference, answer))
+        key = (longest_spelling(task.answer), final_answer(task) or "")
+        verdict = within_budget(lambda: judged(task.completion), lambda: judged(HARMLESS), key)
         return stalled_score() if verdict is None else Score(reward=float(verdict), metrics={"quick": 0.0})
 
     def probe(self, answer: Answer) -> bool:
@@ -197,9 +196,7 @@ def _check_types(answer: Answer) -> None:
             raise DataError(f"verifier stem: got {key} {bound!r}; expected a number of at least 0")
     if not isinstance(answer.get("unit_optional", False), bool):
         raise DataError(f"verifier stem: got unit_optional {answer['unit_optional']!r}; expected true or false")
-    aliases, choices = answer.get("aliases", []), answer.get("choices", {})
-    if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias.strip() for alias in aliases):
-        raise DataError(f"verifier stem: got aliases {aliases!r}; expected a list of texts")
+    choices = answer.get("choices", {})
     if not isinstance(choices, dict) or not all(isinstance(text, str) and text.strip() for text in choices.values()):
         raise DataError(f'verifier stem: got choices {choices!r}; expected texts by letter, such as {{"A": "5 m/s"}}')
 

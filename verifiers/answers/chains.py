@@ -7,14 +7,13 @@ earns nothing. A stored answer that spells one value twice is met by either spel
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
 from .quantity import exact
 from .spelling import split_top
 from .structure import is_name
+from .three_valued import Algebra, every
 
-Same = Callable[[str, str], bool | None]
 MAX_MEMBERS = 8
 _SIGN = re.compile(r"\\approx ?|\\\{|\\\}|=|[()\[\]{}]")
 # what is spelled with letters and is no name
@@ -68,7 +67,7 @@ def name_first(text: str) -> str:
     return text
 
 
-def meets_chain(reference: str, chain: list[tuple[str, str]], same: Same) -> bool | None:
+def meets_chain(reference: str, chain: list[tuple[str, str]], same: Algebra) -> bool | None:
     """Whether a chain of members holds and says the stored answer, which is no chain itself."""
     if has_names(reference):
         return _meets_formula(reference, chain, same)
@@ -80,13 +79,14 @@ def meets_chain(reference: str, chain: list[tuple[str, str]], same: Same) -> boo
     if any(has_names(one) for one in rounded) or not (exact_ones or rounded):
         return False
     if not exact_ones:  # a name and a rounded value
-        return _all([same(reference, one) for one in rounded])
+        return every(same(reference, one) for one in rounded)
     if _DECIMAL.fullmatch(reference) and rounded and exact(rounded[-1]) == exact(reference):
-        return _all([is_rounded(one, rounded[-1], same) for one in exact_ones])
-    return _all([same(reference, one) for one in exact_ones] + [is_rounded(reference, one, same) for one in rounded])
+        return every(is_rounded(one, rounded[-1], same) for one in exact_ones)
+    valued = [(sign, one) for sign, one in chain if not has_names(one)]
+    return every(is_rounded(reference, one, same) if sign == "\\approx" else same(reference, one) for sign, one in valued)
 
 
-def _meets_formula(reference: str, chain: list[tuple[str, str]], same: Same) -> bool | None:
+def _meets_formula(reference: str, chain: list[tuple[str, str]], same: Algebra) -> bool | None:
     """A formula may have a name before it or behind it; everything else must agree."""
     values = [one for _, one in chain]
     if is_name(values[0]) and not is_name(reference):
@@ -95,14 +95,14 @@ def _meets_formula(reference: str, chain: list[tuple[str, str]], same: Same) -> 
         values = values[:-1]
     elif not _single_letters(values[0]) <= _single_letters(reference):  # dy/dx and V(r) are names, (x-1)^2 is not
         values = values[1:]
-    return _all([same(reference, one) for one in values]) if values else None
+    return every(same(reference, one) for one in values) if values else None
 
 
 def _single_letters(text: str) -> set[str]:
     return set(_LETTER.findall(text))
 
 
-def is_rounded(value: str, decimal: str, same: Same) -> bool | None:
+def is_rounded(value: str, decimal: str, same: Algebra) -> bool | None:
     """Whether a decimal number is a value rounded or cut off at its last digit. A decimal needs two digits at least."""
     if not _DECIMAL.fullmatch(decimal) or sum(map(str.isdigit, decimal)) < 2:
         return same(value, decimal)
@@ -113,12 +113,6 @@ def is_rounded(value: str, decimal: str, same: Same) -> bool | None:
         return abs(known * 10**digits - wanted) < 1
     rounded = f"\\lfloor ({value}) \\cdot {10**digits} + \\frac{{1}}{{2}} \\rfloor"
     return same(str(wanted), rounded)
-
-
-def _all(verdicts: list[bool | None]) -> bool | None:
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
 
 
 def spellings_of(text: str, *, stored: bool) -> list[str]:
@@ -148,13 +142,13 @@ def _equal_numbers(one: str, other: str) -> bool:
     return x is not None and x == y
 
 
-def same_spellings(spellings: list[str], same: Same) -> bool | None:
+def same_spellings(spellings: list[str], same: Algebra) -> bool | None:
     """Whether all spellings of a stored answer have one value, decimals being rounded."""
     first = spellings[0]
-    return _all([_same_or_rounded(first, one, same) for one in spellings[1:]])
+    return every(_same_or_rounded(first, one, same) for one in spellings[1:])
 
 
-def _same_or_rounded(one: str, other: str, same: Same) -> bool | None:
+def _same_or_rounded(one: str, other: str, same: Algebra) -> bool | None:
     x, y = exact(one), exact(other)
     if x is not None and y is not None:
         return x == y or _rounds(x, other) or _rounds(y, one)

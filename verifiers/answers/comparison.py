@@ -8,7 +8,6 @@ True and False are certain; None means that only algebra can tell. "reference" i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -20,10 +19,10 @@ from .quantity import Quantity, exact, read, take_unit
 from .remarks import has_words, hedged, without_remark
 from .spelling import tidy, unwrap
 from .structure import Parts, assigned, by_variable, is_order, other_domains, parts
+from .three_valued import Algebra, every, no_algebra
 from .units import parse_unit
 from .wordings import phrase_form, same_letter, same_letters, says_yes_or_no
 
-Algebra = Callable[[str, str], bool | None]
 DEGREES, RADIANS = parse_unit("^\\circ"), parse_unit("rad")
 MAX_PARTS = 40
 MAX_DEPTH = 4
@@ -33,10 +32,6 @@ _HALF_TURN = re.compile(r"\\pi(?![a-zA-Z])|\\arc|\^\{-1\}")
 _INVERSE = re.compile(r"\\arc|\^\{-1\}")
 _POINT = re.compile(r"[A-Z]'? ?(\([^()=]*,[^()=]*\))")
 _MARK = re.compile(r"\\(?:Rightarrow|therefore|mapsto|forall|ldots)(?![a-zA-Z])|(?<!\\)(?<!_\{.)(?<!_\{. )\\to(?![a-zA-Z])")
-
-
-def no_algebra(reference: str, answer: str) -> None:
-    """An Algebra that never tells: only what is certain is decided."""
 
 
 def agree(reference: str, answer: str, algebra: Algebra = no_algebra, depth: int = 0) -> bool | None:
@@ -250,16 +245,6 @@ def _compare_parts(reference: Parts, answer: Parts, same: Algebra) -> bool | Non
     if len(reference.items) != len(answer.items):
         return False
     return every(same(x, y) for x, y in zip(reference.items, answer.items, strict=True))
-
-
-def every(verdicts: Iterable[bool | None]) -> bool | None:
-    """False if one is False, else None if one is None, else True; stops at the first False."""
-    unknown = False
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        unknown = unknown or verdict is None
-    return None if unknown else True
 
 
 def _same_set(reference: tuple[str, ...], answer: tuple[str, ...], same: Algebra) -> bool | None:

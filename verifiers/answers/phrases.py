@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from .inflection import singular
 from .word_numbers import ORDINALS, word_number
+from .wordings import GENES
 
 MAX_PHRASE_CHARS = 300
 TRUE = frozenset({"yes", "true", "correct", "right", "affirmative"})
@@ -59,7 +60,6 @@ _PREFIX = re.compile(
 )
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _SEPARATORS = re.compile(r"\s*(?:,|;)\s*(?:and |& )?|\s+and\s+|\s+&\s+")
-_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
 _WORD = re.compile(r"[^\W_]+|[+-](?=\d)")
 _SAME = {
     "no change": "unchanged", "not change": "unchanged", "does not change": "unchanged", "doe not change": "unchanged",
@@ -169,10 +169,10 @@ def bare_words(text: str, *, keep_articles: bool = False) -> list[str]:
     text = _PREFIX.sub(r"\1", text)
     text = re.sub(r"(?<=[A-Za-z])['’]s?\b", "", text)  # noqa: RUF001
     text = re.sub(r"(?<=[A-Za-z]{2})[-–](?=[A-Za-z]{2})", " ", text).strip()  # noqa: RUF001
-    words = [word if len(word) == 1 or _GENES.fullmatch(word) else word.lower() for word in _WORD.findall(text)]
+    words = [word if len(word) == 1 or GENES.fullmatch(word) else word.lower() for word in _WORD.findall(text)]
     articles = set() if keep_articles else {"the", "an", "a"}
     words = [word for at, word in enumerate(words) if word not in articles and not (word == "A" and at == 0 and len(words) > 1)]
-    return [word if len(word) == 1 or _GENES.fullmatch(word) else _number(singular(word)) for word in words]
+    return [word if len(word) == 1 or GENES.fullmatch(word) else _number(singular(word)) for word in words]
 
 
 def _number(word: str) -> str:

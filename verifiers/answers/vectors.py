@@ -11,10 +11,10 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ..api import Answer
-from .comparison import Algebra, every
 from .quantity import Quantity, exact, read, take_unit
 from .spelling import plain, tidy, unwrap
 from .structure import assigned, parts
+from .three_valued import Algebra, every
 from .tolerance import Constant, allowed_error, units_agree
 from .units import parse_unit
 

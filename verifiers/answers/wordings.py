@@ -16,7 +16,7 @@ _ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
 _PHRASE = re.compile(r"(?=.*[^\W\d_]{3}|no\b)[^\W\d_][\w\s'.,()!-]*", re.IGNORECASE | re.DOTALL)
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
-_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
+GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")  # Rr is not rr
 _LOOSE = re.compile(r"[^\w+\-\\{}()<>=/^,!%|:*]+")
 _ORDER = re.compile(r"[A-Z]{3,26}")
 _WORD_OF_LETTERS = re.compile(r"[a-zA-Z]{2,26}")
@@ -63,7 +63,7 @@ def normal_words(text: str) -> str:
     Symbols keep their case: R - r is not r - R.
     """
     text = _ARTICLE.sub("", _LOOSE.sub(" ", _HYPHEN.sub(" ", text.replace("'", ""))).strip())
-    return _LETTERS.sub(lambda match: match[0] if _GENES.fullmatch(match[0]) else match[0].lower(), text)
+    return _LETTERS.sub(lambda match: match[0] if GENES.fullmatch(match[0]) else match[0].lower(), text)
 
 
 def phrase_form(text: str) -> str:

@@ -4,6 +4,7 @@ import sys
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import math
+from prolong.verifiers.answers import bounds
 from prolong.verifiers.answers.algebra import has_huge_number
 from prolong.verifiers.answers.plain_numbers import number
 from prolong.verifiers.api import Score, Task
@@ -182,6 +183,20 @@ def test_traps_of_the_library_are_avoided(gold: str, given: str, right: bool):
 def test_any_of_several_stored_answers_is_right_and_nothing_near_them(loaded: None, completion: str, reward: float):
     task = Task(completion=completion, answer={"answer": 3, "aliases": ["-3", "x^2+2x+1"]})
     assert (math.MATH.quick(task) or math.MATH.score(task)).reward == reward
+
+
+def test_an_answer_in_several_boxes_that_has_spent_the_budget_is_remembered(loaded: None, monkeypatch: pytest.MonkeyPatch):
+    def spent(judge: object, probe: object, key: tuple[str, str]) -> None:
+        bounds._stalled[key] = None
+
+    monkeypatch.setattr(bounds, "_stalled", type(bounds._stalled)())
+    monkeypatch.setattr(math, "within_budget", spent)
+    completion, answer = "\\boxed{{\\sqrt{{{}}}+x}} and \\boxed{{\\sqrt{{3}}+y}}", {"answer": "x+\\sqrt{2}, y+\\sqrt{3}"}
+    slow, other = (Task(completion=completion.format(number), answer=answer) for number in (2, 5))
+    assert math.MATH.quick(slow) is None
+    assert math.MATH.score(slow).metrics == {"over_budget": 1.0}
+    assert math.MATH.quick(slow) == math.MATH.score(slow)
+    assert math.MATH.quick(other) is None
 
 
 @pytest.mark.parametrize("aliases", ["-3", [3], [""], {"a": "b"}])

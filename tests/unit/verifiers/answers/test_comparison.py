@@ -18,10 +18,11 @@ from prolong.verifiers.answers import (
     structure,
     units,
 )
-from prolong.verifiers.answers.comparison import agree, every
+from prolong.verifiers.answers.comparison import agree
 from prolong.verifiers.answers.extraction import last_boxed, last_number, last_tagged
 from prolong.verifiers.answers.plain_numbers import number
 from prolong.verifiers.answers.structure import Parts, parts
+from prolong.verifiers.answers.three_valued import every
 
 
 @pytest.mark.parametrize(

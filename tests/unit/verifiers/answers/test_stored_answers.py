@@ -2,6 +2,7 @@
 
 import pytest
 from prolong.common.errors import DataError
+from prolong.verifiers.api import Verifier
 from prolong.verifiers.math import MATH, NUMBER
 from prolong.verifiers.stem import STEM
 
@@ -13,9 +14,20 @@ MISSING = [
 
 @pytest.mark.parametrize("text", MISSING)
 @pytest.mark.parametrize("verifier", [MATH, STEM, NUMBER], ids=["math", "stem", "number"])
-def test_a_stand_in_for_a_missing_answer_is_refused(verifier: type, text: str):
+def test_a_stand_in_for_a_missing_answer_is_refused(verifier: Verifier, text: str):
     with pytest.raises(DataError, match=r"missing answer|plain number"):
         verifier.check({"answer": text})
+
+
+@pytest.mark.parametrize("verifier", [MATH, STEM], ids=["math", "stem"])
+def test_an_alias_that_stands_for_a_missing_answer_is_refused(verifier: Verifier):
+    with pytest.raises(DataError, match="missing answer"):
+        verifier.check({"answer": "5 m", "aliases": ["500 cm", "N/A"]})
+
+
+def test_the_message_names_the_verifier_that_the_prompt_names():
+    with pytest.raises(DataError, match="verifier number"):
+        NUMBER.check({"answer": None})
 
 
 @pytest.mark.parametrize(
