@@ -7,10 +7,8 @@ read_prompts --> Prompt or bad line --> counts, lengths, duplicates
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,11 +26,10 @@ from ...verifiers.data.requests import Form, requested_forms
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
 from ...verifiers.user_verifiers import declared
 from ...verifiers.workers.pool import make_pool
-from .files import print_bad_lines
+from .printing import Progress, first_numbers, print_bad_lines
 from .proving import outcome
 
 IN_FLIGHT = 256  # gold answers that the pool holds at a time
-PROGRESS_EVERY_S = 2.0
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
@@ -148,13 +145,9 @@ def silent_prompts(contents: Contents) -> list[str]:
         if form is not None and prompt.verifier != "number" and not requested_forms(prompt.text):
             lines.setdefault(form, []).append(line)
     return [
-        f"{len(found)} prompts do not say where the answer goes, and their verifier reads {form}: lines {first_of(found)}"
+        f"{len(found)} prompts do not say where the answer goes, and their verifier reads {form}: lines {first_numbers(found)}"
         for form, found in lines.items()
     ]
-
-
-def first_of(lines: list[int]) -> str:
-    return ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
 
 
 async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
@@ -167,12 +160,14 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     names = tuple(sorted({prompt.verifier for _, prompt, _, _ in known}))
     pool = make_pool(replace(cfg, hosts=[], workers=min(cfg.workers, len(known))), preload=names)
     await pool.start()
-    in_flight, count_verdict = asyncio.Semaphore(IN_FLIGHT), progress_line(len(known))
+    in_flight, progress, num_judged = asyncio.Semaphore(IN_FLIGHT), Progress(), 0
 
     async def judge(line: int, prompt: Prompt, gold: str, form: Form | None) -> str | None:
+        nonlocal num_judged
         async with in_flight:
             verdict = await pool.verify(prompt, gold, FinishReason.stop)
-        count_verdict()
+        num_judged += 1
+        progress.tell(f"{num_judged} of {len(known)} gold answers")
         if verdict.reward == 1.0:
             return None
         return f"line {line}: {outcome(gold, verdict)}{_asked(prompt.verifier, form)}"
@@ -192,17 +187,3 @@ def _asked(verifier: str, form: Form | None) -> str:
         return ""
     read = READS.get(verifier)
     return f" (the prompt asks for {form}{f', its verifier reads {read}' if read not in (None, form) else ''})"
-
-
-def progress_line(total: int) -> Callable[[], None]:
-    """A function to call once per verdict; it writes a line to stderr every PROGRESS_EVERY_S."""
-    done, last = 0, time.monotonic()
-
-    def count_verdict() -> None:
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last > PROGRESS_EVERY_S:
-            last = time.monotonic()
-            sys.stderr.write(f"{done} of {total} gold answers\n")
-
-    return count_verdict

@@ -21,7 +21,7 @@ from ...common.data.records import DataRecord, is_unicode, read_records
 from ...common.errors import DataError, UserError
 from ...verifiers.data.fields import LeftOut
 from ...verifiers.data.made import Made
-from ...verifiers.data.proofs import Attempts, attempts
+from ...verifiers.data.proofs import attempts
 from ...verifiers.data.shapes import Conversion, check_family, convert_record
 from ...verifiers.registry import find
 from .files import record_writer
@@ -72,6 +72,8 @@ async def _convert(source: Path, target: Path, settings: ConvertSettings, cfg: V
     try:
         with record_writer(target) as write:
             async for row, proof in _proved(_rows(source, settings), prover, settings.prove):
+                # a signal is heard here, also where no proof is waited for
+                await asyncio.sleep(0)
                 report.progress(row.number)
                 written = _usable(row, proof, report)
                 if written is not None:
@@ -126,11 +128,10 @@ async def _proved(rows: Iterator[SourceRow], prover: Prover, most: int | None) -
         yield row, await task if task else None
 
 
-async def prove_prompt(made: Made, prover: Prover, tried: Attempts | None = None) -> Proof:
-    """Judge what `proofs.attempts` makes of a prompt, or what is given."""
-    if tried is None:
-        gold = find(made.verifier).gold(made.answer)
-        tried = attempts(made.prompt, made.verifier, made.answer, gold, made.golds)
+async def prove_prompt(made: Made, prover: Prover) -> Proof:
+    """Judge what `proofs.attempts` makes of a prompt."""
+    gold = find(made.verifier).gold(made.answer)
+    tried = attempts(made.prompt, made.verifier, made.answer, gold, made.golds)
     return await prover.prove(prompt_of(made.prompt, made.verifier, made.answer), tried)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ from ...common.files import atomic_replacement
 
 COLUMNS = ("uid", "prompt", "domain", "task", "verifier", "answer", "gold")  # of a parquet file
 GROUP_ROWS = 1024  # rows that a parquet file keeps together
-SHOWN = 20  # bad lines that are listed; the others are counted
 
 
 @contextmanager
@@ -58,14 +56,6 @@ def _parquet_writer(path: Path) -> Iterator[Callable[[DataRecord], None]]:
 
         yield write
         flush()
-
-
-def print_bad_lines(title: str, lines: list[str]) -> None:
-    """Write `title` and the first SHOWN lines to stderr, and count the others."""
-    listed = lines[:SHOWN]
-    if len(lines) > SHOWN:
-        listed.append(f"... and {len(lines) - SHOWN} more")
-    sys.stderr.write("\n  ".join([title, *listed]) + "\n")
 
 
 def generate_puzzles(names: list[str], target: Path | None, levels: list[int] | None, count: int, seed: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +9,9 @@ from pathlib import Path
 from ...common.errors import DataError
 from ...verifiers.data.fields import LeftOut
 from ...verifiers.data.shapes import Conversion
-from .files import SHOWN
+from .printing import BAD_LINES_SHOWN, NUMBERS_SHOWN, Progress, first_numbers, print_bad_lines
 from .proving import Proof
 
-PROGRESS_EVERY_S = 2.0
-LINES_SHOWN = 5
 KINDS_SHOWN = 40
 
 
@@ -34,7 +30,7 @@ class Report:
         self._source, self._target, self._family = source, target, family
         self.num_written = 0
         self.num_left_out = 0
-        self._last_print = time.monotonic()
+        self._progress = Progress()
         self._kinds: Counter[tuple[str, str, str]] = Counter()  # source, shape, verifier
         self._proved: Counter[tuple[str, str, str]] = Counter()
         self._unproved: Counter[str] = Counter()
@@ -64,16 +60,14 @@ class Report:
         self.num_left_out += 1
         reason = self._reasons[error.reason if isinstance(error, LeftOut) else f"{error}".partition(":")[0]]
         reason.count += 1
-        if len(reason.lines) < LINES_SHOWN:
+        if len(reason.lines) < NUMBERS_SHOWN:
             reason.lines.append(line)
-        if len(self._first) < SHOWN:
+        if len(self._first) < BAD_LINES_SHOWN:
             self._first.append(f"line {line}: {error}")
 
     def progress(self, line: int) -> None:
-        """Write to stderr how far it is, every PROGRESS_EVERY_S."""
-        if time.monotonic() - self._last_print > PROGRESS_EVERY_S:
-            self._last_print = time.monotonic()
-            sys.stderr.write(f"line {line} of {self._source}; {self.num_written} prompts, {self.num_left_out} left out\n")
+        """Write to stderr from time to time how far it is."""
+        self._progress.tell(f"line {line} of {self._source}; {self.num_written} prompts, {self.num_left_out} left out")
 
     def show(self) -> None:
         """Print the whole report; the first records that were left out go to stderr."""
@@ -93,9 +87,7 @@ class Report:
         for note, count in self._notes.items():
             print(f"  {count:8d}  {note}")
         for name, reason in sorted(self._reasons.items(), key=lambda item: -item[1].count):
-            lines = ", ".join(map(str, reason.lines)) + (", ..." if reason.count > len(reason.lines) else "")
-            print(f"  {reason.count:8d}  left out: {name} (line {lines})")
+            print(f"  {reason.count:8d}  left out: {name} (line {first_numbers(reason.lines, reason.count)})")
         if self._first:
-            more = [f"... and {self.num_left_out - len(self._first)} more"] if self.num_left_out > len(self._first) else []
             title = f"{self._source}: {self.num_left_out} records were left out"
-            sys.stderr.write("\n  ".join([title, *self._first, *more]) + "\n")
+            print_bad_lines(title, self._first, self.num_left_out)

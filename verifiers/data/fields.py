@@ -14,7 +14,7 @@ from ...common.errors import DataError
 from ...common.json_object import JsonObject
 from ..answers.literals import python_literal
 
-MAX_NAME_CHARS = 80
+MAX_NAME_CHARS = 80  # of a set or a subject
 MAX_DEPTH = 100  # of lists and objects in each other
 
 

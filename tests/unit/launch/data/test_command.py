@@ -1,6 +1,8 @@
 """`prolong data` without verifier processes; tests/integration/test_data_check.py has them."""
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from prolong.common.errors import ConfigError, DataError, UserError
 from prolong.common.types import Prompt
 from prolong.launch.data import check as data_check
 from prolong.launch.data import command as data
-from prolong.launch.data import files as data_files
+from prolong.launch.data import convert, printing
 from prolong.launch.data.check import Characters, read_contents
 from prolong.verifiers.data.shapes import FAMILIES
 
@@ -72,7 +74,7 @@ def test_a_bad_line_is_named_with_the_reason(tmp_path: Path, capsys: pytest.Capt
 def test_many_bad_lines_are_counted_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     code, _, err = checked(file_of(tmp_path, *["{"] * 100), capsys)
     assert code == 1
-    assert err.count("not JSON") == data_files.SHOWN
+    assert err.count("not JSON") == printing.BAD_LINES_SHOWN
     assert "... and 80 more" in err
 
 
@@ -172,6 +174,22 @@ def test_a_conversion_that_fails_leaves_no_file(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist"):
         data.main(["convert", "--no-prove", "--format", "ifeval", str(tmp_path / "none"), str(tmp_path / "out.jsonl")])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("record", [{"problem": "1+1", "answer": "2"}, {"title": "of no shape"}])
+def test_a_signal_ends_a_conversion_that_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
+):
+    def rows(_: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield 1, record
+        signal.raise_signal(signal.SIGTERM)
+        yield from ((number, record) for number in range(2, 100))
+
+    monkeypatch.setattr(convert, "read_records", rows)
+    source = file_of(tmp_path, record)
+    with pytest.raises(KeyboardInterrupt):
+        data.main(["convert", "--no-prove", str(source), str(tmp_path / "out.jsonl")])
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_generated_puzzles_are_a_prompt_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
