@@ -38,7 +38,8 @@ def is_json_list(path: Path) -> bool:
 
 
 def open_record_text(path: Path) -> IO[str]:
-    return io.TextIOWrapper(open_record_file(path), encoding="utf-8-sig", errors="replace")
+    """The text of a file. A byte that is not UTF-8 becomes half of a surrogate pair, which no record may have."""
+    return io.TextIOWrapper(open_record_file(path), encoding="utf-8-sig", errors="surrogateescape")
 
 
 def read_piece(file: IO[str], path: Path, num_chars: int) -> str:

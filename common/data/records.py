@@ -69,7 +69,7 @@ def _parse_line(line: bytes) -> DataRecord | DataError:
 
 
 def _checked(element: object) -> DataRecord | DataError:
-    return _object_or_reason(element) if is_unicode(element) else DataError(LONE_SURROGATE)
+    return _object_or_reason(element) if is_unicode(element) else DataError(f"bytes that are not UTF-8, or {LONE_SURROGATE}")
 
 
 def _object_or_reason(record: object) -> DataRecord | DataError:

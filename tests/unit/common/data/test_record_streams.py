@@ -49,6 +49,19 @@ def test_cells_of_a_table_are_texts(tmp_path: Path) -> None:
     assert records_of(path) == [{"question": "a,\nb", "answer": "3"}, {"question": "c", "answer": None}]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", '[{{"a": "{}"}}, {{"a": "1"}}]'), ("a.jsonl", '{{"a": "{}"}}\n{{"a": "1"}}\n'), ("a.csv", "a\n{}\n1\n")],
+)
+def test_a_record_that_is_not_utf8_is_named_and_never_altered(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.format("caf\u00e9").encode("latin-1"))
+    first, second = records_of(path)
+    assert isinstance(first, DataError)
+    assert "utf" in str(first).lower()
+    assert second == {"a": "1"}
+
+
 @pytest.mark.parametrize(("text", "number"), [('[{"a": 1}, {"b"', 1), ("[nope]", 0), ('[{"a": 1}', 0)])
 def test_a_list_that_is_cut_short_says_where(tmp_path: Path, text: str, number: int) -> None:
     path = tmp_path / "a.json"
