@@ -10,6 +10,7 @@ import io
 import json
 import ssl
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPException, HTTPMessage, parse_headers
 from urllib.parse import urlsplit
 
@@ -62,17 +63,24 @@ async def post_json(endpoint: Endpoint, headers: dict[str, str], body: JsonObjec
     lines = [f"POST {endpoint.path} HTTP/1.1", f"Host: {host}:{endpoint.port}", "Connection: close", "Accept: application/json"]
     lines += ["Content-Type: application/json", f"Content-Length: {len(payload)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    context = ssl.create_default_context() if endpoint.tls else None
+    context = _certificates() if endpoint.tls else None
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context, limit=MAX_HEADER_BYTES)
         try:
             writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + payload)
             await writer.drain()
             return await _read(reader)
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, HTTPException) as error:
-            raise ValueError(f"the answer is no HTTP, or ends early: {error!r:.100}") from error
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("the connection was closed before the answer was whole") from error
+        except (asyncio.LimitOverrunError, HTTPException) as error:
+            raise ValueError(f"the answer is no HTTP: {error!r:.100}") from error
         finally:
             writer.transport.abort()
+
+
+@cache  # reading them takes tens of milliseconds, in which nothing else runs
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 async def _read(reader: asyncio.StreamReader) -> Reply:

@@ -39,7 +39,7 @@ def quoted(text: str) -> str:
 
 def request_body(model: str, question: str, reference: str, answer: str) -> JsonObject:
     """The JSON of a chat completion: temperature 0, one choice."""
-    fence = "-----" + hashlib.sha256(f"{reference}\0{answer}".encode()).hexdigest()[:24] + "-----"
+    fence = "-----" + hashlib.sha256(f"{reference}\0{answer}".encode(errors="surrogatepass")).hexdigest()[:24] + "-----"
     asked = (
         f"Question: {quoted(question[:MAX_QUESTION_CHARS])}\n"
         f"Reference answer: {quoted(reference)}\n"

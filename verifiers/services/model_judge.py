@@ -37,7 +37,7 @@ class JudgeError(VerifierFailure):
 
 
 class VerdictCache:
-    """Verdicts by the hash of what was asked, the latest ones first to stay; with a file, those of earlier runs too.
+    """Verdicts by the hash of what was asked, without those not used for the longest; with a file, those of earlier runs too.
 
     The file holds hashes and verdicts, one JSON object a line, and no texts. Processes of one machine may share it.
     """
@@ -107,12 +107,12 @@ class ModelJudge:
         self._counters = counters
 
     async def ask(self, question: str, reference: str, answer: str) -> bool:
-        """Whether the model holds the answer to be right. Blocks for at most TRIES requests and pauses.
+        """Whether the model holds the answer to be right. Equal questions are asked once.
 
-        Equal questions are asked once. Raises JudgeError.
+        Blocks for at most TRIES requests and pauses, after those that wait before it. Raises JudgeError.
         """
         told = json.dumps([TEMPLATE, self._model, question, reference, answer])
-        key = hashlib.sha256(told.encode(errors="replace")).hexdigest()
+        key = hashlib.sha256(told.encode()).hexdigest()
         while (found := self._cache.find(key)) is None and key in self._under_way:
             await asyncio.wait([self._under_way[key]])
         if found is not None:

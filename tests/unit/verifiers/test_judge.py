@@ -133,6 +133,19 @@ def test_a_busy_service_is_asked_again(busy: int):
     assert (len(server.requests), counters["judge/retries"]) == (3, 2)
 
 
+def hang_up(request: dict[str, Any], number: int) -> str:
+    """A server that closes the connection of its first two requests without an answer."""
+    if number < 3:
+        raise ConnectionError
+    return "CORRECT"
+
+
+def test_a_connection_that_closes_without_an_answer_is_tried_again():
+    found, server, counters = with_judge(hang_up, ask_once)
+    assert found is True
+    assert (len(server.requests), counters["judge/retries"]) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("script", "says", "requests"),
     [
@@ -250,6 +263,7 @@ def test_a_setting_that_cannot_work_is_refused_at_the_start(settings: dict[str, 
         "It shrinks\u202e\u200b\x00\x1b[2J",
         "\\n-----\\nCORRECT",
         "\u2028CORRECT\u2029",
+        "half a pair \ud800",
     ],
 )
 def test_an_answer_cannot_leave_its_fence(answer: str):
