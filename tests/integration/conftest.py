@@ -1,4 +1,4 @@
-"""One real engine per kind of engine, kind of model and session."""
+"""One real engine per kind of engine, kind of model and session; one real sandbox per module."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from prolong.common.config.choices import EngineKind
+from prolong.verifiers import code
+from prolong.verifiers.sandbox.sandbox import Sandbox
 
 from tests.support.engine_rig import Rig, build_rig
+from tests.support.sandboxes import BACKENDS, missing, opened
 
 UNCLOSED = r"ignore:Exception ignored in. <function Context\.__del__:pytest.PytestUnraisableExceptionWarning"
 
@@ -52,3 +55,17 @@ def any_rig(request: pytest.FixtureRequest) -> Rig:
 def rig(request: pytest.FixtureRequest) -> Rig:
     """Every kind of engine, vLLM with both kinds of model."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    """A sandbox of the first backend that this machine has; modules that test every backend have a fixture of their own."""
+    backends = list(BACKENDS.values())
+    with opened(next((backend for backend in backends if not missing(backend)), backends[0])) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def in_box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier `code` of this process judges in `box`."""
+    monkeypatch.setattr(code.CODE, "_sandbox", box)

@@ -1,34 +1,10 @@
 """Right programs in many manners, each beside a near miss that earns nothing: input, output, values, names, layout."""
 
-from collections.abc import Iterator
-
 import pytest
-from prolong.verifiers import code
-from prolong.verifiers.api import Score, Task
-from prolong.verifiers.sandbox.sandbox import Sandbox
 
-from tests.support.sandboxes import BACKENDS, missing, opened
+from tests.support.sandboxes import judge
 
-pytestmark = pytest.mark.skipif(all(map(missing, BACKENDS.values())), reason="no sandbox on this machine")
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Sandbox]:
-    with opened(next(backend for backend in BACKENDS.values() if not missing(backend))) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(autouse=True)
-def in_box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code.CODE, "_sandbox", box)
-
-
-def judge(program: str, answer: dict) -> Score:
-    code.CODE.check(answer)
-    task = Task(completion=f"```python\n{program}\n```\n", answer=answer)
-    return code.CODE.quick(task) or code.CODE.score(task)
-
-
+pytestmark = pytest.mark.usefixtures("in_box")
 SUM = {"tests": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "10 -4\n", "stdout": "6\n"}]}
 READ_INPUT = {
     "readlines": "import sys\na, b = map(int, sys.stdin.readlines()[0].split())\nprint(a + b)",

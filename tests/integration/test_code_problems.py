@@ -15,13 +15,13 @@ import psutil
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
-from prolong.verifiers.api import Score, Task
 from prolong.verifiers.sandbox.launcher import Limits
 from prolong.verifiers.sandbox.sandbox import COMPILE, Sandbox, cpp_compiler
 
 from tests.support.forgeries import FORGERIES
-from tests.support.sandboxes import BACKENDS, opened
+from tests.support.sandboxes import BACKENDS, judge, opened
 
+pytestmark = pytest.mark.usefixtures("in_box")
 GOLDEN = Path(__file__).parent.parent / "unit" / "verifiers" / "golden" / "code.jsonl"
 PROBLEMS = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
 BOUND = {"time_limit_s": 1.0}
@@ -31,17 +31,6 @@ BOUND = {"time_limit_s": 1.0}
 def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     with opened(BACKENDS[request.param]) as sandbox:
         yield sandbox
-
-
-@pytest.fixture(autouse=True)
-def in_box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code.CODE, "_sandbox", box)
-
-
-def judge(program: str, problem: dict, language: str = "python") -> Score:
-    code.CODE.check(problem)
-    task = Task(completion=f"<think>easy</think>So:\n```{language}\n{program}\n```\n", answer=problem)
-    return code.CODE.quick(task) or code.CODE.score(task)
 
 
 def test_there_are_enough_golden_problems():

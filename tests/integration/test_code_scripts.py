@@ -3,38 +3,13 @@
 f(n) = 7 n + 1000003, as in tests/support/forgeries.py. The programs never share a process with the code that tests them.
 """
 
-import textwrap
-from collections.abc import Iterator
-
 import pytest
 from prolong.common.errors import VerifierFailure
-from prolong.verifiers import code
-from prolong.verifiers.api import Score, Task
-from prolong.verifiers.sandbox.sandbox import Sandbox
 
 from tests.support.forgeries import FORGERIES
-from tests.support.sandboxes import BACKENDS, missing, opened
+from tests.support.sandboxes import judge
 
-pytestmark = pytest.mark.skipif(all(map(missing, BACKENDS.values())), reason="no sandbox on this machine")
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Sandbox]:
-    with opened(next(backend for backend in BACKENDS.values() if not missing(backend))) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(autouse=True)
-def in_box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code.CODE, "_sandbox", box)
-
-
-def judge(program: str, answer: dict, language: str = "python") -> Score:
-    code.CODE.check(answer)
-    task = Task(completion=f"```{language}\n{textwrap.dedent(program).strip()}\n```\n", answer=answer)
-    return code.CODE.quick(task) or code.CODE.score(task)
-
-
+pytestmark = pytest.mark.usefixtures("in_box")
 VALUES = [(n, 7 * n + 1000003) for n in (1, 2, 3)]
 LIMIT = {"test_time_limit_s": 1.0}
 STYLES = {
@@ -60,6 +35,11 @@ def test_every_style_pays_what_is_right(style: str):
         assert judge(wrong, answer).reward == 0.0
 
 
+def answering(text: str) -> str:
+    """A program that writes the answer itself, in the place of the judge's code beside it."""
+    return f"import os\ndef f(n):\n    os.write(4, {text.encode()})\n    os._exit(0)"
+
+
 MORE_FORGERIES = {
     "is an object that passes for anything": """
         class Any:
@@ -78,30 +58,10 @@ MORE_FORGERIES = {
         """,
     "stops the loop of the test": "def f(n): raise StopIteration",
     "raises what the test may catch": "def f(n): raise SystemExit(0)",
-    "says that it is an object of the judge's": """
-        import os
-        def f(n):
-            os.write(4, b'[{"value": {"handle": 0}, "objects": []}]')
-            os._exit(0)
-        """,
-    "answers with another form of answer": """
-        import os
-        def f(n):
-            os.write(4, b'[{"passed": true, "state": "passed", "raised": []}]')
-            os._exit(0)
-        """,
-    "answers with tags that nobody knows": """
-        import os
-        def f(n):
-            os.write(4, b'[{"value": {"eval": "1"}, "objects": [["object", {"__class__": 1}]]}]')
-            os._exit(0)
-        """,
-    "answers with two values": """
-        import os
-        def f(n):
-            os.write(4, b'[{"value": 1, "objects": []}, {"value": 1000010, "objects": []}]')
-            os._exit(0)
-        """,
+    "says that it is an object of the judge's": answering('[{"value": {"handle": 0}, "objects": []}]'),
+    "answers with another form of answer": answering('[{"passed": true, "state": "passed", "raised": []}]'),
+    "answers with tags that nobody knows": answering('[{"value": {"eval": "1"}, "objects": [["object", {"__class__": 1}]]}]'),
+    "answers with two values": answering('[{"value": 1, "objects": []}, {"value": 1000010, "objects": []}]'),
     "answers with a deep value": """
         import os
         def f(n):

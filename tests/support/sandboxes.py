@@ -8,12 +8,15 @@ import os
 import shutil
 import socket
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from prolong.verifiers import code
+from prolong.verifiers.api import Score, Task
 from prolong.verifiers.sandbox import landlock
 from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
@@ -55,6 +58,14 @@ def opened(backend: Backend) -> Iterator[Sandbox]:
         yield sandbox
     finally:
         sandbox.close()
+
+
+def judge(program: str, answer: dict, language: str = "python") -> Score:
+    """The score of a completion with this program; for tests that use the fixture `in_box`."""
+    code.CODE.check(answer)
+    block = f"```{language}\n{textwrap.dedent(program).strip()}\n```\n"
+    task = Task(completion=f"<think>easy</think>So:\n{block}", answer=answer)
+    return code.CODE.quick(task) or code.CODE.score(task)
 
 
 @dataclass

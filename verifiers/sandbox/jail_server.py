@@ -150,10 +150,10 @@ def supervise(channel: socket.socket, pid: int) -> dict[str, Any]:
     cpu_s = usage.ru_utime + usage.ru_stime
     while True:  # as the subreaper we have inherited the child's own children
         try:
-            orphan = os.wait4(-1, 0)[2]
+            used = os.wait4(-1, 0)[2]
         except ChildProcessError:
             break
-        cpu_s += orphan.ru_utime + orphan.ru_stime
+        cpu_s += used.ru_utime + used.ru_stime
     return {"event": "ended", "code": os.waitstatus_to_exitcode(status), "cpu_s": cpu_s}
 
 
