@@ -1,6 +1,6 @@
 """IFBench's instruction types about the form of a text (arXiv 2507.02833): format:, repeat:.
 
-Written after the descriptions; docs/verifiers.md says where the published checkers differ. Every rule is linear in the text.
+Written after the descriptions; docs/instructions.md says where the published checkers differ. Every rule is linear in the text.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IFBench's instruction types about words, sentences and their numbers (arXiv 2507.02833): count:, ratio:, words:, sentence:.
 
-Written after the descriptions. Where the published checkers differ from them the description decides (docs/verifiers.md); where
-nothing in a text can break an instruction ("each sentence longer than the last" in one sentence), the text does not follow it.
-Every rule is linear in the text.
+Written after the descriptions. Where the published checkers differ from them the description decides (docs/instructions.md);
+where nothing in a text can break an instruction ("each sentence longer than the last" in one sentence), the text does not
+follow it. Every rule is linear in the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/security.md and docs/verifiers.md quote the constants of the code, and list every verifier."""
+"""The pages about verifiers quote the constants of the code, and list every verifier and every instruction type."""
 
 import re
 from pathlib import Path
@@ -49,6 +49,6 @@ def test_every_verifier_is_on_the_page():
 
 
 def test_every_instruction_type_is_on_the_page():
-    page = text_of("verifiers.md")
+    page = text_of("instructions.md")
     assert [name for name in (*RULES, *REFUSED) if f"`{name}`" not in page] == []
     assert [reason for reason in REFUSED.values() if reason not in page] == []
