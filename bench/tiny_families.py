@@ -30,7 +30,18 @@ BASE: JsonObject = {
     "pad_token_id": 0,
     "dtype": "float32",
 }
+# the names that families have for a mixture of four experts, of which each token goes to two
 EXPERTS: JsonObject = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LOCAL_EXPERTS: JsonObject = {"num_local_experts": 4, "num_experts_per_tok": 2}
+ROUTED_EXPERTS: JsonObject = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ LONG_ROPE: JsonObject = {
     "original_max_position_embeddings": 64,
     "factor": 4.0,
 }
-MLA: JsonObject = {
+MLA: JsonObject = ROUTED_EXPERTS | {
     "num_key_value_heads": 2,
     "q_lora_rank": 32,
     # the only sizes that vLLM's kernels know
@@ -63,13 +74,6 @@ MLA: JsonObject = {
     "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 64,
     "v_head_dim": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
 }
 LFM2: JsonObject = {
     "conv_dim": 64,
@@ -140,9 +144,7 @@ FAMILIES = {
             "long rope beyond 64 tokens",
             {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 64},
         ),
-        Family(
-            "phimoe", "phimoe", "experts, biased head", {"num_local_experts": 4, "num_experts_per_tok": 2, "lm_head_bias": True}
-        ),
+        Family("phimoe", "phimoe", "experts, biased head", LOCAL_EXPERTS | {"lm_head_bias": True}),
         Family("olmo", "olmo", "norms without weights", {"num_key_value_heads": 2}),
         Family("olmo2", "olmo2", "norms behind blocks", {"num_key_value_heads": 2}),
         Family(
@@ -156,14 +158,14 @@ FAMILIES = {
             "gpt-oss",
             "gpt_oss",
             "experts with biases, sinks, window of 16",
-            {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16, "intermediate_size": 64},
+            LOCAL_EXPERTS | {"head_dim": 32, "sliding_window": 16, "intermediate_size": 64},
         ),
         Family("gpt2", "gpt2", "learned positions, tied", _GPT2 | {"tie_word_embeddings": True}),
         Family("gpt-neox", "gpt_neox", "partial rotation, parallel blocks"),
         Family("gptj", "gptj", "biased head", _GPT2 | {"rotary_dim": 16}),
         Family("opt", "opt", "learned positions", {"ffn_dim": 128, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
         Family("bloom", "bloom", "ALiBi", {"n_layer": 2, "n_head": 2, "tie_word_embeddings": True}),
-        Family("mixtral", "mixtral", "experts", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        Family("mixtral", "mixtral", "experts", LOCAL_EXPERTS),
         Family("deepseek-v2", "deepseek_v2", "latent attention, experts", MLA | {"topk_method": "greedy"}),
         Family(
             "deepseek-v3",
@@ -173,21 +175,7 @@ FAMILIES = {
         ),
         Family("glm", "glm", "partial rotation", {"head_dim": 32}),
         Family("glm4", "glm4", "norms around blocks", {"head_dim": 32}),
-        Family(
-            "glm4-moe",
-            "glm4_moe",
-            "experts, correction bias",
-            {
-                "head_dim": 32,
-                "n_routed_experts": 4,
-                "num_experts_per_tok": 2,
-                "moe_intermediate_size": 64,
-                "n_shared_experts": 1,
-                "first_k_dense_replace": 1,
-                "n_group": 1,
-                "topk_group": 1,
-            },
-        ),
+        Family("glm4-moe", "glm4_moe", "experts, correction bias", ROUTED_EXPERTS | {"head_dim": 32}),
         Family("smollm3", "smollm3", "layers without positions", {"num_hidden_layers": 4}),
         Family("stablelm", "stablelm", "partial rotation", {"num_key_value_heads": 2}),
         Family("starcoder2", "starcoder2", "biases, tied", {"tie_word_embeddings": True}),
@@ -203,18 +191,12 @@ FAMILIES = {
             "multipliers",
             {"logits_scaling": 2.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0, "attention_multiplier": 0.2},
         ),
-        Family("granitemoe", "granitemoe", "experts, multipliers", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        Family("granitemoe", "granitemoe", "experts, multipliers", LOCAL_EXPERTS),
         Family(
             "granitemoehybrid",
             "granitemoehybrid",
             "hybrid: mamba 2; experts",
-            MAMBA2
-            | {
-                "num_local_experts": 4,
-                "num_experts_per_tok": 2,
-                "shared_intermediate_size": 64,
-                "layer_types": ["mamba", "attention"],
-            },
+            MAMBA2 | LOCAL_EXPERTS | {"shared_intermediate_size": 64, "layer_types": ["mamba", "attention"]},
         ),
         Family("cohere", "cohere", "scaled logits, tied", {"tie_word_embeddings": True}),
         Family(

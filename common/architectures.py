@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -43,13 +43,11 @@ def head_refusal(folder: Path, config: JsonObject) -> str | None:
     With `tie_word_embeddings` vLLM takes the embedding as the head and never looks at a stored head, while transformers loads
     a head that is stored: the actor would sample from another model than the learner's.
     """
-    tied = config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT)
-    if not tied:
+    if not ties_head(config):
         return None
     try:
         tensors = stored_tensors(folder)
-        head = tensors.get(HEAD)
-        embedding = next((tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), None)
+        head, embedding = tensors.get(HEAD), stored_embedding(tensors)
         if head is None or embedding is None or same_bytes(head, embedding):
             return None
     except (OSError, ValueError, struct.error):
@@ -60,6 +58,11 @@ def head_refusal(folder: Path, config: JsonObject) -> str | None:
         'engine and learner would use different heads; write "tie_word_embeddings": false into config.json to train the '
         f"stored head, or remove {HEAD} from the file to use the embedding"
     )
+
+
+def ties_head(config: JsonObject) -> bool:
+    """Whether the model's head is its embedding."""
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in TIED_BY_DEFAULT))
 
 
 class StoredTensor(NamedTuple):
@@ -91,6 +94,11 @@ def tensors_in(files: Iterable[Path]) -> dict[str, StoredTensor]:
                 start, end = entry["data_offsets"]
                 tensors[name] = StoredTensor(file, entry["dtype"], 8 + length + start, end - start, entry["shape"])
     return tensors
+
+
+def stored_embedding(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    """The embedding of the tokens among the tensors of a model."""
+    return next((tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), None)
 
 
 def same_bytes(left: StoredTensor, right: StoredTensor) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from .architectures import EMBEDDINGS, StoredTensor, head_refusal, model_refusal, stored_tensors, tensors_in
+from .architectures import head_refusal, model_refusal, stored_embedding, stored_tensors, tensors_in, ties_head
 from .errors import ModelError
 from .json_object import JsonObject
 
@@ -139,7 +139,7 @@ def _cut_refusal(files: Iterable[Path]) -> str:
 def _rows_refusal(folder: Path, config: JsonObject) -> str:
     """Why the embedding that is stored does not have a row for each token id of config.json."""
     expected = vocabulary_size(config)
-    tensor = _embedding(stored_tensors(folder))
+    tensor = stored_embedding(stored_tensors(folder))
     if expected is None or tensor is None or not tensor.shape or tensor.shape[0] == expected:
         return ""
     return (
@@ -150,16 +150,12 @@ def _rows_refusal(folder: Path, config: JsonObject) -> str:
 
 def biased_tied_head(folder: Path) -> str:
     """Why vLLM cannot run this model's head; empty if it can. A sound folder, as `folder_refusal` says."""
-    if not read_model_config(folder).get("tie_word_embeddings") or "lm_head.bias" not in stored_tensors(folder):
+    if not ties_head(read_model_config(folder)) or "lm_head.bias" not in stored_tensors(folder):
         return ""
     return (
         "its head is tied to the embedding and has a bias of its own, which vLLM does not load; use actor.engine=transformers, "
         "or save the model with an untied head"
     )
-
-
-def _embedding(tensors: dict[str, StoredTensor]) -> StoredTensor | None:
-    return next((tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), None)
 
 
 @cache

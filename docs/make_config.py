@@ -181,11 +181,7 @@ def _default(field: ast.AnnAssign) -> str:
     value = ast.unparse(field.value) if field.value is not None else ""
     if value == "'???'":
         return "must be given"
-    value = {
-        "field(default_factory=list)": "[]",
-        "field(default_factory=dict)": "{}",
-        "field(default_factory=JudgeConfig)": "below",
-    }.get(value, value)
+    value = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}.get(value, value)
     return f"`{re.sub(r'^[A-Z][A-Za-z]+[.]', '', value)}`"
 
 

@@ -88,14 +88,9 @@ def checkpoint_path(folder: Path, version: int) -> Path:
     return folder / f"step-{version:08d}"
 
 
-def find_all(folder: Path) -> dict[int, Path]:
-    """Find the complete checkpoints in `folder`, by version, ascending."""
-    return find_checkpoints(folder)
-
-
 def find_newest(folder: Path) -> Path | None:
     """Find the newest complete checkpoint in `folder`; None if there is none."""
-    return next(reversed(find_all(folder).values()), None)
+    return next(reversed(find_checkpoints(folder).values()), None)
 
 
 def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_reference: bool) -> Snapshot:
@@ -240,7 +235,7 @@ def _way_out(checkpoint: Path, error: Exception) -> str:
     """What to do about a checkpoint that cannot be read."""
     if isinstance(error, PermissionError):
         return "may this user read it?"
-    older = [path for path in find_all(checkpoint.parent).values() if path.name < checkpoint.name]
+    older = [path for path in find_checkpoints(checkpoint.parent).values() if path.name < checkpoint.name]
     if older:
         return f"delete it to resume from {older[-1].name}"
     return "there is no older one: delete it to begin again from model.path"

@@ -19,6 +19,7 @@ from time import perf_counter
 
 from safetensors import SafetensorError
 
+from ...common.config.run_files import find_checkpoints
 from ...common.errors import CheckpointError, ProlongError
 from ...common.models import DTYPES
 from ..ranks import Ranks
@@ -28,7 +29,6 @@ from .checkpoint import (
     LearnerState,
     Snapshot,
     checkpoint_path,
-    find_all,
     read_state,
     take_snapshot,
     write_snapshot,
@@ -177,7 +177,7 @@ class Checkpointer:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _prune(self, version: int, protect: frozenset[int]) -> None:
-        found = find_all(self._folder)
+        found = find_checkpoints(self._folder)
         before = [saved for saved in found if saved <= version]
         kept = {*before[-self._keep :], *protect.intersection(before)}
         doomed = [_hide(path) for saved, path in found.items() if saved not in kept]

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 from prolong.buffer.journal.journal import read_journal
-from prolong.common.config.run_files import run_paths
+from prolong.common.config.run_files import find_checkpoints, run_paths
 from prolong.common.config.sections import Config
-from prolong.learner.checkpoints.checkpoint import MODEL, REFERENCE, TRAINER, LearnerState, find_all, find_newest, read_state
+from prolong.learner.checkpoints.checkpoint import MODEL, REFERENCE, TRAINER, LearnerState, find_newest, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
@@ -130,7 +130,7 @@ def live(cfg: Config, history: Path, kill: str, at: int, chance: random.Random) 
     paths.folder.mkdir(parents=True, exist_ok=True)
     metrics, log = paths.folder / "metrics.jsonl", paths.folder / "lives.log"
     before = metrics.stat().st_ino if metrics.exists() else -1
-    resumed = max(find_all(paths.checkpoints), default=0)
+    resumed = max(find_checkpoints(paths.checkpoints), default=0)
     trap = Trap(at, chance.randrange(1, NUM_EVENTS)) if kill == "write" else None
     delay_s = {"start": 0.3, "step": 0.05, "scratch": 0.01}.get(kill, 0.0) * chance.random()
     pid = be_born(lambda: learn(cfg, history, trap), log)
@@ -143,7 +143,7 @@ def live(cfg: Config, history: Path, kill: str, at: int, chance: random.Random) 
         )
 
     code = watch(pid, is_due, delay_s)
-    newest = max(find_all(paths.checkpoints), default=0)
+    newest = max(find_checkpoints(paths.checkpoints), default=0)
     return Life(kill, at, code, resumed, newest, last_step(metrics), torn(paths.checkpoints, pid))
 
 
@@ -187,7 +187,7 @@ def die_while_saving(model: Path, folder: Path) -> list[list[int]]:
         nth = max(1, version - 2)  # the first two live: there is something to lose
         trap = Trap(3, nth)
         code = watch(be_born(lambda v=version, t=trap: save(v, t), folder.with_suffix(".log")), lambda: False, 0.0)
-        checkpoints = find_all(folder)
+        checkpoints = find_checkpoints(folder)
         assert sorted(folder.glob("step-*")) == list(checkpoints.values())
         assert all(map(whole, checkpoints.values()))
         found.append(list(checkpoints))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prolong.common.config.run_files import find_checkpoints
 from prolong.common.config.sections import Config
 from prolong.common.errors import ModelError
 from prolong.learner.checkpoints.checkpoint import (
@@ -11,7 +12,6 @@ from prolong.learner.checkpoints.checkpoint import (
     LearnerState,
     checkpoint_path,
     encode_state,
-    find_all,
     find_newest,
     load_checkpoint,
     load_weights,
@@ -183,7 +183,7 @@ def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").touch()
     (tmp_path / "step-00000011").mkdir()  # without state.json it is not a checkpoint
-    assert list(find_all(tmp_path)) == [2, 10]
+    assert list(find_checkpoints(tmp_path)) == [2, 10]
     assert find_newest(tmp_path) == tmp_path / "step-00000010"
     assert find_newest(tmp_path / "nowhere") is None
 

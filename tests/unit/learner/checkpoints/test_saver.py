@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from prolong.common.config.run_files import find_checkpoints
 from prolong.common.config.sections import Config
 from prolong.learner.checkpoints import saver as module
-from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, find_all, load_weights
+from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, load_weights
 from prolong.learner.checkpoints.saver import Checkpointer, CheckpointError
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import Trainer
@@ -81,13 +82,13 @@ def test_the_learner_goes_on_while_what_it_was_is_written(tmp_path: Path, traine
     moments = {name: trainer.optimizer.state[p]["exp_avg"].clone() for name, p in trainer.policy.causal.named_parameters()}
     saver.save(LearnerState(version=1), trainer)
     assert gate.reached.wait(10)
-    assert (find_all(tmp_path), saver.durable()) == ({}, [])
+    assert (find_checkpoints(tmp_path), saver.durable()) == ({}, [])
     trainer.train(random_batch(1))
     assert trainer.reference is not None
     trainer.reference.reset(trainer.policy)
     gate.opened.set()
     saver.close()
-    assert (list(find_all(tmp_path)), saver.durable(), saver.durable()) == ([1], [1], [])
+    assert (list(find_checkpoints(tmp_path)), saver.durable(), saver.durable()) == ([1], [1], [])
     written = load_weights(checkpoint_path(tmp_path, 1))
     assert all(torch.equal(written[name], tensor) for name, tensor in policy.items())
     stored = load_file(checkpoint_path(tmp_path, 1) / "trainer.safetensors")
@@ -105,7 +106,7 @@ def test_a_save_waits_for_the_one_before_and_says_for_how_long(tmp_path: Path, t
     assert saver.durable()[:1] == [1]
     assert 0.1 < saver.metrics()["checkpoint/waited_s"] < 10
     saver.close()
-    assert list(find_all(tmp_path)) == [1, 2]
+    assert list(find_checkpoints(tmp_path)) == [1, 2]
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for_without_end(
@@ -167,9 +168,9 @@ def test_a_folder_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) ->
 def test_the_newest_and_the_protected_are_kept(tmp_path: Path, trainer: Trainer) -> None:
     saver = checkpointer(tmp_path)
     save_all(saver, trainer, 1, 2, 3, protect=frozenset({1}))
-    assert list(find_all(tmp_path)) == [1, 2, 3]
+    assert list(find_checkpoints(tmp_path)) == [1, 2, 3]
     save_all(saver, trainer, 4, 10, protect=frozenset({1, 3, 99}))
-    assert list(find_all(tmp_path)) == [1, 3, 4, 10]
+    assert list(find_checkpoints(tmp_path)) == [1, 3, 4, 10]
     save_all(saver, trainer, 11)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
     assert saver.durable() == [1, 2, 3, 4, 10, 11]
@@ -180,7 +181,7 @@ def test_only_complete_checkpoints_count_and_later_ones_are_of_another_generatio
     save_all(saver, trainer, 1, 2, 30)
     (checkpoint_path(tmp_path, 3)).mkdir()  # no state.json: not a checkpoint, and not ours to delete
     save_all(saver, trainer, 4, protect=frozenset({30}))
-    assert list(find_all(tmp_path)) == [2, 4]
+    assert list(find_checkpoints(tmp_path)) == [2, 4]
     assert checkpoint_path(tmp_path, 3).is_dir()
 
 
@@ -192,10 +193,10 @@ def test_no_older_one_goes_before_the_newer_is_durable(tmp_path: Path, trainer: 
     gate.reached.clear()
     saver.save(LearnerState(version=2), trainer)
     assert gate.reached.wait(10)
-    assert list(find_all(tmp_path)) == [1]
+    assert list(find_checkpoints(tmp_path)) == [1]
     gate.opened.set()
     saver.close()
-    assert list(find_all(tmp_path)) == [2]
+    assert list(find_checkpoints(tmp_path)) == [2]
 
 
 def test_the_half_written_folders_of_a_dead_process_are_removed_at_the_start(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_between_two_resets_the_reference_is_one_file(tmp_path: Path, trainer: T
     assert any(not torch.equal(before[name], tensor) for name, tensor in after.items())
     resumed = checkpointer(tmp_path, keep=1, resumed=at(3))
     save_all(resumed, trainer, 4)
-    assert list(find_all(tmp_path)) == [4]
+    assert list(find_checkpoints(tmp_path)) == [4]
     linked = load_file(at(4) / "reference.safetensors")
     assert all(torch.equal(linked[name], tensor) for name, tensor in after.items())
 
