@@ -24,7 +24,7 @@ class Reason:
 
 
 class Report:
-    """Counts of one conversion; memory does not grow with the file."""
+    """Counts of one conversion; memory grows with the number of sources and of reasons, not of records."""
 
     def __init__(self, source: Path, target: Path, family: str) -> None:
         self._source, self._target, self._family = source, target, family

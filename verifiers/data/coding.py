@@ -80,8 +80,8 @@ def codeforces(record: JsonObject) -> Made:
         answer["checker"] = {"source": checker, "language": "python"}
     language = _language(record.get("language"))
     answer |= _limits(record, language)
-    statement = column(record, "prompt") or _statement(record)
-    return _problem(record, str(statement), replace(tests, answer=answer), "codeforces", language)
+    statement = _statement(record) if is_empty(record.get("prompt")) else question_in(record, "prompt")
+    return _problem(record, statement, replace(tests, answer=answer), "codeforces", language)
 
 
 def kodcode(record: JsonObject) -> Made:

@@ -9,6 +9,7 @@ from prolong.bench.puzzle_candidates import mixtures, pieces
 from prolong.bench.puzzle_constants import generated_puzzles, main
 from prolong.common.errors import DataError
 from prolong.verifiers.data import puzzles
+from prolong.verifiers.data.requests import TAGS
 
 QUESTION = "Fill the board, e.g. [1, 2].\n_ 2\n3 _\nThe largest of 4, 12 and 7 is 'it': "
 
@@ -36,7 +37,7 @@ def test_a_generator_that_finds_too_few_or_takes_too_long_gives_what_it_has(
             self.level = level
 
         def __iter__(self):
-            yield {"prompt": f"level {self.level}?{puzzles.INSTRUCTION}", "answer": {}}
+            yield {"prompt": f"level {self.level}?{TAGS}", "answer": {}}
             if self.level:
                 raise DataError("no more of them")
             while True:
