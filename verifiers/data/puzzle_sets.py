@@ -45,7 +45,7 @@ def logic(record: JsonObject, question: str, truth: object, task: str) -> Made:
 
 def simulation(record: JsonObject, question: str, truth: object, task: str) -> Made:
     """The output of a program that the prompt shows. Its input, of which there may be many, is not judged. Raises: LeftOut."""
-    if "predict the input" in question.lower() or "-i" in task.partition("__")[2][-2:]:
+    if "predict the input" in question.lower() or task.partition("__")[2].endswith("-i"):
         raise LeftOut("the input of a program is asked for, and there may be many")
     return _value(task, question, maybe_parsed(truth))
 
