@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import islice
 
 from .plain_numbers import number
-from .remarks import hedged
+from .remarks import conditional, hedged
 from .spelling import END, WORD, plain, squeeze, tidy, unwrap
 from .units import MAX_UNIT_CHARS, Unit, parse_unit
 from .word_numbers import word_number
@@ -79,8 +79,8 @@ def read(latex: str, *, whole: bool = False) -> Quantity:
 
 
 def _is_rest(text: str) -> bool:
-    """Whether the words behind a value are an unknown unit: "does not work" and "(false)" take the value back."""
-    return _REST.fullmatch(text) is not None and not hedged(text)
+    """Whether the words behind a value are an unknown unit: "does not work" takes it back, "for even n" bounds it."""
+    return _REST.fullmatch(text) is not None and not hedged(text) and not conditional(text)
 
 
 def _multiplied(match: re.Match[str]) -> str:

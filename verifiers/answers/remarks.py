@@ -42,6 +42,7 @@ _HEDGE = re.compile(
     r"(?![a-zA-Z])",
     re.IGNORECASE,
 )
+_CONDITION = re.compile(r"\(?(?:only )?(?:for|when|where)\b.*(?<![\w'])(?![aAI]\b)[a-zA-Z]\b")
 _ASIDE = re.compile(rf"{_GAP}*\({_GAP}*(?P<words>[a-zA-Z][a-zA-Z ,.'{WORD}{END}-]*)\){_GAP}*\Z")
 _SENTENCE = re.compile(
     rf"(?P<words>{_GAP}*(?=[^=<>:]*[a-zA-Z]{{3}})[^=<>:0-9]{{2,90}}?)(?:(?<![a-zA-Z\\])"
@@ -65,6 +66,11 @@ def has_words(text: str) -> bool:
 def hedged(text: str) -> bool:
     """Whether a text doubts itself or names a second value."""
     return bool(_HEDGE.search(text))
+
+
+def conditional(text: str) -> bool:
+    """Whether words behind a value hold it back to some values of a variable: "for even n"."""
+    return bool(_CONDITION.match(text))
 
 
 def without_remark(text: str) -> str:
@@ -110,7 +116,9 @@ def _without_place(text: str) -> str:
 def _without_aside(text: str) -> str:
     """Without words in brackets at the end: 8 (by symmetry)."""
     match = _ASIDE.search(text)
-    if not match or match.start() == 0 or hedged(match["words"]) or len(match["words"].strip(f" {WORD}{END}")) < 4:
+    if not match or match.start() == 0 or len(match["words"].strip(f" {WORD}{END}")) < 4:
+        return text
+    if hedged(match["words"]) or conditional(match["words"]):
         return text
     return text[: match.start()]
 
