@@ -1,11 +1,12 @@
 """The table of docs/architectures.md, without an engine."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from prolong.bench.architectures import BEGIN, END, FamilyRow, family_row, write_table
-from prolong.bench.tiny_families import FAMILIES, make_family_model
+from prolong.bench.tiny_families import FAMILIES, VOCAB, make_family_model
 from prolong.common.config.sections import ModelConfig
 from prolong.common.models import load_model
 from prolong.launch.agreement.probe import Apart, Examination
@@ -42,7 +43,10 @@ def test_there_are_families_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt-oss"])
-def test_a_tiny_model_is_complete_and_far_from_uniform(tmp_path: Path, name: str) -> None:
+def test_a_tiny_model_is_complete_and_far_from_uniform_and_from_certain(tmp_path: Path, name: str) -> None:
     make_family_model(FAMILIES[name], tmp_path)
     model = load_model(ModelConfig(path=str(tmp_path)), dtype=torch.float32, attention="eager")
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+    with torch.no_grad():
+        distribution = torch.distributions.Categorical(logits=model(torch.arange(2, 42)[None]).logits[0])
+    assert 0.1 < float(distribution.entropy().mean()) / math.log(VOCAB) < 0.9

@@ -10,6 +10,7 @@ from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ModelError
 from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, pack
 from prolong.learner.model.policy import Policy, build_policy
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.support.batches import assert_same_gradient, make_policy, random_batch, samples_under, small_config
@@ -66,6 +67,14 @@ def packed_logprobs(policy: Policy, samples: list[Sample], budget: int) -> list[
     return by_document(policy, samples, pack(samples, token_budget=budget, layout=policy.layout, dtype=torch.float64))
 
 
+def logprobs_alone(causal: nn.Module, sample: Sample) -> list[float]:
+    """What transformers computes of one rollout by itself."""
+    tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
+    with torch.no_grad():
+        logits = causal(input_ids=tokens[None]).logits[0] / sample.temperature
+    return logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0].tolist()
+
+
 @pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("budget", [64, 4096])
 def test_packed_logprobs_are_those_of_transformers_on_each_rollout_alone(folder: Path, attention: str, budget: int) -> None:
@@ -73,11 +82,7 @@ def test_packed_logprobs_are_those_of_transformers_on_each_rollout_alone(folder:
     packed = packed_logprobs(policy, samples, budget)
     policy.causal.set_attn_implementation("sdpa")
     for sample, got in zip(samples, packed, strict=True):
-        tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
-        with torch.no_grad():
-            logits = policy.causal(input_ids=tokens[None]).logits[0] / sample.temperature
-        table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
-        assert got == pytest.approx(table.tolist(), abs=2e-6)
+        assert got == pytest.approx(logprobs_alone(policy.causal, sample), abs=2e-6)
 
 
 WINDOW = 8
@@ -101,11 +106,7 @@ def test_layers_with_a_sliding_window_compute_what_transformers_does(tmp_path: P
     packed = packed_logprobs(policy, samples, 4096)
     policy.causal.set_attn_implementation("eager")
     for sample, got in zip(samples, packed, strict=True):
-        tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
-        with torch.no_grad():
-            logits = policy.causal(input_ids=tokens[None]).logits[0] / sample.temperature
-        table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
-        assert got == pytest.approx(table.tolist(), abs=2e-6)
+        assert got == pytest.approx(logprobs_alone(policy.causal, sample), abs=2e-6)
 
 
 @pytest.mark.parametrize("attention", BACKENDS)
@@ -206,11 +207,7 @@ def test_families_have_the_numbers_of_transformers_on_each_rollout_alone(tmp_pat
     (samples,) = samples_under(small_config(tmp_path), random_batch(0, groups=3, n=3))
     packed = packed_logprobs(policy, samples, 256)
     for sample, got in zip(samples, packed, strict=True):
-        tokens = torch.tensor([*sample.prompt, *sample.completion]).long()
-        with torch.no_grad():
-            logits = causal.eval()(input_ids=tokens[None]).logits[0].float() / sample.temperature
-        table = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None])[len(sample.prompt) - 1 :, 0]
-        assert got == pytest.approx(table.tolist(), abs=1e-4)
+        assert got == pytest.approx(logprobs_alone(causal.eval(), sample), abs=1e-4)
 
 
 def test_attention_without_caps_is_refused_for_a_model_with_caps(tmp_path: Path) -> None:
