@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from prolong.common.errors import DataError
 from prolong.verifiers import math, stem
-from prolong.verifiers.api import Task, Verifier
+from prolong.verifiers.api import Task
+
+from tests.support.boxes import boxed_reward
 
 MATH = [
     # letters of both cases, primes and marks carry meaning
@@ -124,26 +126,19 @@ def loaded() -> None:
     math.MATH.load()
 
 
-def earns(verifier: Verifier, gold: str, completion: str) -> float:
-    answer: dict[str, Any] = {"answer": gold}
-    verifier.check(answer)
-    task = Task(completion=completion, answer=answer)
-    return (verifier.quick(task) or verifier.score(task)).reward
-
-
 @pytest.mark.parametrize(("gold", "given", "right"), MATH)
 def test_math(gold: str, given: str, right: bool):
-    assert earns(math.MATH, gold, f"\\boxed{{{given}}}") == float(right)
+    assert boxed_reward(math.MATH, gold, given) == float(right)
 
 
 @pytest.mark.parametrize(("gold", "given", "right"), STEM)
 def test_stem(gold: str, given: str, right: bool):
-    assert earns(stem.STEM, gold, f"\\boxed{{{given}}}") == float(right)
+    assert boxed_reward(stem.STEM, gold, given) == float(right)
 
 
 @pytest.mark.parametrize(("completion", "right"), NUMBER)
 def test_number(completion: str, right: bool):
-    assert earns(math.NUMBER, "18", completion) == float(right)
+    assert math.NUMBER.score(Task(completion=completion, answer={"answer": "18"})).reward == float(right)
 
 
 @pytest.mark.parametrize("tolerance", ["0.1", None, -1, True, float("nan")])

@@ -3,8 +3,9 @@
 # ruff: noqa: RUF001  answers come with every dash and sign
 
 import pytest
-from prolong.verifiers.api import Task
 from prolong.verifiers.stem import STEM
+
+from tests.support.boxes import boxed_reward
 
 RIGHT = [
     (r"9.8 \pm 0.1 m/s^2", r"9.8\text{ m/s}^2"),
@@ -472,17 +473,11 @@ def loaded() -> None:
     STEM.load()
 
 
-def reward(gold: str, boxed: str) -> float:
-    STEM.check({"answer": gold})
-    task = Task(completion=f"\\boxed{{{boxed}}}", answer={"answer": gold})
-    return (STEM.quick(task) or STEM.score(task)).reward
-
-
 @pytest.mark.parametrize(("gold", "boxed"), RIGHT)
 def test_another_spelling_of_the_stored_answer_earns_1(gold: str, boxed: str):
-    assert reward(gold, boxed) == 1.0
+    assert boxed_reward(STEM, gold, boxed) == 1.0
 
 
 @pytest.mark.parametrize(("gold", "boxed"), WRONG)
 def test_a_near_miss_earns_nothing(gold: str, boxed: str):
-    assert reward(gold, boxed) == 0.0
+    assert boxed_reward(STEM, gold, boxed) == 0.0

@@ -1,8 +1,9 @@
 """A sign of comparison in front of an answer is part of it."""
 
 import pytest
-from prolong.verifiers.api import Task
 from prolong.verifiers.math import MATH
+
+from tests.support.boxes import boxed_reward
 
 SAME = [
     ("\\le 7", "\\leq 7"),
@@ -30,16 +31,11 @@ def _algebra():
     MATH.load()
 
 
-def reward(gold: str, boxed: str) -> float:
-    task = Task(completion=f"\\boxed{{{boxed}}}", answer={"answer": gold})
-    return (MATH.quick(task) or MATH.score(task)).reward
-
-
 @pytest.mark.parametrize(("gold", "boxed"), SAME)
 def test_the_same_comparison_is_the_same(gold: str, boxed: str):
-    assert reward(gold, boxed) == 1.0
+    assert boxed_reward(MATH, gold, boxed) == 1.0
 
 
 @pytest.mark.parametrize(("gold", "boxed"), DIFFERENT)
 def test_another_comparison_or_a_bare_value_is_not(gold: str, boxed: str):
-    assert reward(gold, boxed) == 0.0
+    assert boxed_reward(MATH, gold, boxed) == 0.0

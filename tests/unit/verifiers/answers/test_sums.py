@@ -2,8 +2,9 @@
 
 import pytest
 from prolong.verifiers.answers.sums import with_plain_indices
-from prolong.verifiers.api import Task
 from prolong.verifiers.math import MATH
+
+from tests.support.boxes import boxed_reward
 
 PAIRS = [  # (stored answer, completion's, whether they are equal)
     ("\\sum_{i=1}^{n} i^2", "\\sum_{k=1}^n k^2", True),
@@ -27,8 +28,7 @@ def _algebra():
 
 @pytest.mark.parametrize(("gold", "boxed", "equal"), PAIRS)
 def test_sums_with_other_names_of_their_indices_are_equal(gold: str, boxed: str, equal: bool):
-    task = Task(completion=f"\\boxed{{{boxed}}}", answer={"answer": gold})
-    assert (MATH.quick(task) or MATH.score(task)).reward == float(equal)
+    assert boxed_reward(MATH, gold, boxed) == float(equal)
 
 
 def test_names_that_are_taken_stay_free():
