@@ -3,8 +3,11 @@
 f(n) = 7 n + 1000003, as in tests/support/forgeries.py. The programs never share a process with the code that tests them.
 """
 
+import bisect
+
 import pytest
 from prolong.common.errors import VerifierFailure
+from prolong.verifiers.sandbox.outputs import plain_json
 
 from tests.support.forgeries import FORGERIES
 from tests.support.sandboxes import judge
@@ -97,6 +100,25 @@ MORE_FORGERIES = {
             return 0
         """,
 }
+
+
+def is_read(depth: int) -> bool:
+    try:
+        return bool(plain_json(b"[" * depth + b"1" + b"]" * depth))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("test_code", ["assert f(1) == 3", "assert g(f(1)) == 3", "assert f(f(1)) == 3"])
+def test_an_answer_of_any_depth_is_a_wrong_one(test_code: str):
+    """The judge itself must not raise: Python reads some that it cannot write from a few calls further on."""
+    deepest = bisect.bisect(range(5000), False, key=lambda depth: not is_read(depth))
+    for depth in (100, *range(deepest - 40, deepest + 2, 2), 5000):
+        nested = "[" * depth + "]" * depth
+        program = answering(f'[{{"objects": [], "changed": {{"value": [], "objects": []}}, "value": {nested}}}]')
+        assert judge(f"def g(x): return 2\n{program}", {"test_code": test_code} | LIMIT).reward == 0.0, depth
+
+
 ALMOST = {"counts up over calls", "returns a float of that value"}  # right once; right as Python's == has it
 
 

@@ -20,6 +20,7 @@ from ..sandbox.launcher import Limits, RunResult, RunStatus
 from ..sandbox.outputs import plain_json
 from ..sandbox.sandbox import Sandbox
 from .problem import Checker, CodeTest
+from .tally import end_of
 
 CHECKER_LIMITS = Limits(cpu_s=10, wall_s=20, memory_mb=1024)
 MAX_CHECKING_S = 40.0  # of CPU time, for all outputs of one program
@@ -111,7 +112,7 @@ def _of_exit_code(result: RunResult) -> float:
     points = POINTS.search(said)
     if result.status is RunStatus.error and result.code == PARTLY and points:
         return _as_share(float(points[1]))
-    raise CheckerFailed(_end(result))
+    raise CheckerFailed(end_of(result))
 
 
 def _of_result(result: RunResult) -> float:
@@ -121,7 +122,7 @@ def _of_result(result: RunResult) -> float:
     except ValueError:
         value = None
     if not isinstance(value, bool | int | float):
-        raise CheckerFailed(_end(result))
+        raise CheckerFailed(end_of(result))
     return _as_share(float(value))
 
 
@@ -131,15 +132,10 @@ def _of_text(result: RunResult) -> float:
     try:
         return _as_share(float(words[-1])) if result.status is RunStatus.ok else _as_share(math.nan)
     except (IndexError, ValueError) as error:
-        raise CheckerFailed(_end(result)) from error
+        raise CheckerFailed(end_of(result)) from error
 
 
 def _as_share(value: float) -> float:
     if not 0.0 <= value <= 1.0:
         raise CheckerFailed(f"it says {value:g}; expected 0 to 1")
     return value
-
-
-def _end(result: RunResult) -> str:
-    lines = result.stderr.decode(errors="replace").strip().splitlines()
-    return f"{result.status} {result.code}{': ' + lines[-1][:150] if lines else ''}"

@@ -117,8 +117,13 @@ class Script:
             "defined": DEFINITIONS.findall(self._code),
             "whole": self._whole,
         }
-        result = self._sandbox.companion(TESTER_MODULE).call(TESTER_MODULE, "run_tests", [spec, answers, only], TESTER_LIMITS)
-        return plain_json(result.result) if result.status is RunStatus.ok else None
+        tester = self._sandbox.companion(TESTER_MODULE)
+        try:
+            result = tester.call(TESTER_MODULE, "run_tests", [spec, answers, only], TESTER_LIMITS)
+            return plain_json(result.result) if result.status is RunStatus.ok else None
+        except (RecursionError, ValueError):
+            # an answer that is nested too deeply to be handed on
+            return None
 
     def _answer(self, test: ScriptTest) -> None:
         """Have the program answer what the test waits for."""
@@ -126,7 +131,11 @@ class Script:
             test.fail(f"it asks more than {MAX_OPERATIONS} times")
             return
         asked = test.operations if test.uses_objects else test.operations[-1:]
-        result = self._sandbox.trace(self._code, self._problem.setup, asked, self._tally.limits(MAX_ANSWER_BYTES // 8))
+        try:
+            result = self._sandbox.trace(self._code, self._problem.setup, asked, self._tally.limits(MAX_ANSWER_BYTES // 8))
+        except RecursionError:
+            test.fail("an argument is nested too deeply to be handed over")
+            return
         self._tally.add_run(result)
         answers = _answers(result)
         if len(answers) != len(asked):

@@ -94,7 +94,10 @@ class Tally:
 
 def failure_of(result: RunResult) -> str:
     """The reason why a program did not end well; "" if it did."""
-    if result.status is RunStatus.ok:
-        return ""
+    return "" if result.status is RunStatus.ok else end_of(result)
+
+
+def end_of(result: RunResult) -> str:
+    """How a program ended, and the last line of its standard error."""
     lines = result.stderr.decode(errors="replace").strip().splitlines()
     return f"{result.status} {result.code}{': ' + lines[-1][:150] if lines else ''}"
