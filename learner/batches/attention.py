@@ -2,50 +2,45 @@
 
 The tokens of a micro-batch lie in one flat row: for every prompt its tokens once, then the completions of its rollouts.
 Everything but attention works on single tokens and so sees each prompt once instead of n times. Attention gathers each
-rollout's own document (prompt, completion) from the row, runs causal scaled-dot-product attention on it, and scatters the
-results back:
+rollout's own document (prompt, completion) from the row:
 
     row       p p p a a a b b            positions  0 1 2 3 4 5 3 4
-    documents [p p p a a a]              take: indices into the row, one row per document, padded at the end
-              [p p p b b .]              put:  for each token of the row, the place of its result among the documents
+    documents [p p p a a a] [p p p b b]
 
-By construction a document sees only itself. Padding lies after a document's last token, where causal attention hides it.
+A GPU runs one kernel for documents of unequal length (varlen.py) where that kernel knows the model's attention. Everything else
+runs causal scaled-dot-product attention on blocks of documents of similar length, and scatters the results back. By
+construction a document sees only itself. Padding lies after a document's last token, where causal attention hides it.
 The function is registered with transformers' AttentionInterface under "documents", for every model that takes its attention
 from there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
+
+from .documents import DocumentPlan, plan_documents
+from .varlen import HEAD_LIMIT, KERNEL_TYPES, varlen_attention, varlen_takes
 
 # the name of this attention among transformers' implementations, and in `model.attention`
 DOCUMENTS_ATTENTION = "documents"
-
-
-@dataclass(slots=True)
-class DocumentPlan:
-    """The places of the documents in a flat row of S tokens."""
-
-    # [sum of N * L] int64: the blocks' indices into the row, block after block; padding repeats a document's last token
-    take: Tensor
-    # (N, L) of each block: N documents of similar length
-    shapes: list[tuple[int, int]]
-    # [S] int64: for each token of the row, the place of its result in the order of `take`
-    put: Tensor
+# without cuDNN's, which torch prefers on recent GPUs and which plans anew for every shape: no shape of a block comes twice
+CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class PlanArrived(Exception):
     """PROBE has reached the attention function."""
 
 
-# a plan without documents, which ends the forward pass where it arrives
-PROBE = DocumentPlan(torch.empty(0, dtype=torch.int64), [], torch.empty(0, dtype=torch.int64))
+# a plan that ends the forward pass where it arrives
+PROBE = plan_documents([np.arange(1)], 1)
 
 
 def documents_attention(
@@ -72,6 +67,10 @@ def documents_attention(
         raise PlanArrived
     assert attention_mask is None, "documents attention takes no mask"
     assert query.shape[0] == 1, "documents lie in one flat row"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    plain = softcap is None and s_aux is None and dropout == 0.0
+    if plan.varlen and plain and varlen_takes(query, value):
+        return varlen_attention(query, key, value, plan=plan, window=sliding_window, scale=scale), None
     sizes = [count * length for count, length in plan.shapes]
     flat = [part.squeeze(0).transpose(0, 1).index_select(0, plan.take) for part in (query, key, value)]  # [N * L, heads, D]
     results = []
@@ -79,18 +78,17 @@ def documents_attention(
         documents = [part.unflatten(0, (count, length)).transpose(1, 2) for part in block]  # [N, heads, L, D]
         window = None if sliding_window is None or length <= sliding_window else sliding_window
         if softcap is not None:
-            result = _capped_attention(*documents, window=window, scaling=scaling, dropout=dropout, softcap=softcap)
+            result = _capped_attention(*documents, window=window, scale=scale, dropout=dropout, softcap=softcap)
         else:
-            result = _causal_attention(*documents, window=window, scaling=scaling, dropout=dropout, sink=s_aux)
+            result = _causal_attention(*documents, window=window, scale=scale, dropout=dropout, sink=s_aux)
         results.append(result.transpose(1, 2).reshape(count * length, -1))
     return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], query.shape[1], -1), None
 
 
 def _causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float, sink: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scale: float, dropout: float, sink: Tensor | None
 ) -> Tensor:
     """Attention of torch over whole documents [N, heads, L, D]."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if sink is not None:
         query, key, value = _with_sink(query, key, value, sink / scale)
     mask = None
@@ -98,18 +96,44 @@ def _causal_attention(
         mask = causal_window(query.shape[2], window, query.device)
         if sink is not None:
             mask[:, 0] = True
-    result = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        # of the dimension before a sink was added
-        scale=scale,
-        dropout_p=dropout,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    if on_cuda(query) and not _flash_takes(query, value, mask):
+        # without flash attention only the kernel that holds all scores would know fewer key heads than heads
+        key, value = _equal_heads(query, key, value)
+    with pinned_kernels(query):
+        result = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            # of the dimension before a sink was added
+            scale=scale,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
     return result if sink is None else result[:, :, 1:]
+
+
+def on_cuda(query: Tensor) -> bool:
+    """Whether torch would choose among the kernels of a GPU."""
+    return query.is_cuda
+
+
+def pinned_kernels(query: Tensor) -> AbstractContextManager[object]:
+    """Let torch choose among CUDA_KERNELS on a GPU."""
+    return sdpa_kernel(CUDA_KERNELS) if on_cuda(query) else nullcontext()
+
+
+def _flash_takes(query: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch's flash attention takes these tensors of a GPU."""
+    width = query.shape[-1]
+    return mask is None and query.dtype in KERNEL_TYPES and width == value.shape[-1] <= HEAD_LIMIT
+
+
+def _equal_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat the heads of key and value: one for each head of the query."""
+    times = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
 
 
 def _with_sink(query: Tensor, key: Tensor, value: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +143,7 @@ def _with_sink(query: Tensor, key: Tensor, value: Tensor, score: Tensor) -> tupl
     torch's kernels want a multiple of 8.
     """
     heads = query.shape[1]
-    key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    key, value = _equal_heads(query, key, value)
     query = F.pad(F.pad(query, (0, 1), value=1.0), (0, 7, 1, 0))
     sink = F.pad(score.to(key).view(1, heads, 1, 1), (key.shape[-1], 7))
     key = torch.cat((sink.expand(key.shape[0], -1, -1, -1), F.pad(key, (0, 8))), dim=2)
@@ -127,11 +151,11 @@ def _with_sink(query: Tensor, key: Tensor, value: Tensor, score: Tensor) -> tupl
 
 
 def _capped_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float, softcap: float
+    query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scale: float, dropout: float, softcap: float
 ) -> Tensor:
     """Attention with capped scores, which torch has no kernel for: it holds the scores of all pairs of tokens."""
-    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    key, value = _equal_heads(query, key, value)
+    scores = query @ key.transpose(2, 3) * scale
     scores = softcap * torch.tanh(scores / softcap)
     length = query.shape[2]
     visible = causal_window(length, length if window is None else window, query.device)

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from ...common.logprobs import predictors
-from .attention import DocumentPlan
+from .documents import DocumentPlan, plan_documents
 
 # least length of a row: dense masks make attention quadratic in the length, while short rows leave gaps
 ROW_TOKENS = 128
-# documents of a block differ in length by at most this factor
-BLOCK_SLACK = 1.25
 
 T = TypeVar("T")
 
@@ -108,9 +106,7 @@ class MicroBatch:
         """Return the micro-batch on another device."""
         if device.type == "cpu":
             return self
-        plan = None
-        if self.plan is not None:
-            plan = DocumentPlan(self.plan.take.to(device), self.plan.shapes, self.plan.put.to(device))
+        plan = None if self.plan is None else self.plan.to(device)
         moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, plan=plan, **moved)
 
@@ -247,26 +243,6 @@ def _document_batch(families: list[list[Sample]], dtype: torch.dtype) -> MicroBa
             documents.append(np.concatenate((prompt, completion)))
     plan = plan_documents(documents, cursor)
     return _micro_batch(np.concatenate(tokens)[None], np.concatenate(positions)[None], plan, samples, sources, dtype)
-
-
-def plan_documents(documents: list[np.ndarray], num_tokens: int) -> DocumentPlan:
-    """Plan blocks of documents of similar length. A token that several documents share takes its result from any of them."""
-    put = np.empty(num_tokens, dtype=np.int64)
-    blocks: list[np.ndarray] = []
-    offset = 0
-    ordered = sorted(documents, key=len)
-    while ordered:
-        count = sum(len(document) <= len(ordered[0]) * BLOCK_SLACK for document in ordered)
-        block, ordered = ordered[:count], ordered[count:]
-        take = np.empty((count, len(block[-1])), dtype=np.int64)
-        for i, document in enumerate(block):
-            take[i, : len(document)] = document
-            take[i, len(document) :] = document[-1]
-            put[document] = offset + i * take.shape[1] + np.arange(len(document))
-        blocks.append(take)
-        offset += take.size
-    flat = np.concatenate([block.ravel() for block in blocks])
-    return DocumentPlan(torch.from_numpy(flat), [block.shape for block in blocks], torch.from_numpy(put))
 
 
 def _row_shape(samples: list[Sample], token_budget: int, layout: PackingLayout) -> tuple[int, int]:

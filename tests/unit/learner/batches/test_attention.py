@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from prolong.learner.batches.attention import causal_window, documents_attention
-from prolong.learner.batches.packing import plan_documents
+from prolong.learner.batches.documents import plan_documents
 from torch import nn
 
 HEADS, KEY_HEADS, DIM, VALUE_DIM = 4, 2, 8, 6
