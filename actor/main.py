@@ -19,7 +19,7 @@ from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
-from ..common.errors import DeadlineExceeded, WeightsError
+from ..common.errors import ConfigError, DeadlineExceeded, WeightsError
 from ..common.messages import (
     PROTOCOL_VERSION,
     FromClient,
@@ -34,7 +34,7 @@ from ..common.messages import (
     WeightsApplied,
 )
 from ..common.tokenizer import Tokenizer
-from ..common.types import Group, Ticket
+from ..common.types import Group, Manifest, Ticket
 from ..verifiers.workers.pool import make_pool
 from .engines.api import Engine
 from .engines.registry import engine_class
@@ -89,6 +89,7 @@ async def _run(cfg: Config, name: str) -> None:
             stats,
             update_timeout_s=cfg.weights.timeout_s,
             leave_within_s=cfg.actor.grace_s - flush_s,
+            dtype=cfg.model.dtype,
         )
         await actor.run(welcome.heartbeat_s)
     finally:
@@ -137,10 +138,15 @@ class Actor:
         *,
         update_timeout_s: float,
         leave_within_s: float,
+        dtype: str = "",
     ) -> None:
-        """`update_timeout_s`: of one weight update. `leave_within_s`: from SIGTERM to the end of what is in flight."""
+        """`update_timeout_s`: of one weight update. `leave_within_s`: from SIGTERM to the end of what is in flight.
+
+        dtype: the one that the engine computes in; updates must be in it.
+        """
         self._client, self._inbox, self._engine, self._worker, self._stats = client, inbox, engine, worker, stats
         self._update_timeout_s, self._leave_within_s = update_timeout_s, leave_within_s
+        self._dtype = dtype
         self._generation = -1  # of the weights that the engine holds
         self._working: dict[TicketKey, Ticket] = {}
         # their groups are sent, and repeated by the client until they are acknowledged
@@ -165,6 +171,7 @@ class Actor:
                 while True:
                     match await self._next_message():
                         case UpdateWeights() as update:
+                            check_dtype(update.manifest, self._dtype)
                             self._offered = update
                             self._engine.supersede()
                             if self._applying is None:
@@ -291,6 +298,19 @@ class Actor:
         while True:
             self._client.set_stats(self._stats.snapshot())
             await asyncio.sleep(every_s)
+
+
+def check_dtype(manifest: Manifest, dtype: str) -> None:
+    """Raise ConfigError when no tensor of an update is in `dtype`: the learner's `model.dtype` is another one.
+
+    A tensor that is not trained may be in another dtype. Without `dtype` nothing is compared.
+    """
+    found = {spec.dtype for bucket in manifest.buckets for spec in bucket.tensors}
+    if dtype and dtype not in found:
+        raise ConfigError(
+            f"model.dtype = {dtype}: the learner's weights are {' and '.join(sorted(found))}; give learner and actors the same "
+            "model.dtype (auto is bfloat16 on a GPU and float32 on a CPU)"
+        )
 
 
 def _key(ticket: Ticket) -> TicketKey:

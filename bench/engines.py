@@ -12,7 +12,7 @@ import torch
 
 from ..actor.engines.api import Engine
 from ..actor.engines.registry import engine_class
-from ..common.config.choices import EngineKind
+from ..common.config.choices import Device, EngineKind
 from ..common.config.sections import ActorConfig, ModelConfig, WeightsConfig
 from ..common.messages import PublishPlan, UpdateWeights
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
@@ -83,7 +83,7 @@ def make_ticket(ordinal: int, n: int, max_tokens: int) -> Ticket:
 async def start_engine(folder: Path, kind: EngineKind, *, clear_kv: bool = True) -> Engine:
     """An engine as the demo's actor starts it, without stop tokens: every rollout runs to its limit."""
     make_demo_shaped_model(folder)
-    model = ModelConfig(path=str(folder), max_context=MAX_CONTEXT)
+    model = ModelConfig(path=str(folder), max_context=MAX_CONTEXT, device=Device.cpu, dtype="float32")
     return await engine_class(kind).start(model, ActorConfig(engine=kind, clear_kv=clear_kv), 0, [])
 
 

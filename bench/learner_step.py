@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..common.config.choices import Device
 from ..common.config.sections import Config, LearnerConfig, ModelConfig, ObjectiveConfig
 from ..common.types import (
     Batch,
@@ -104,7 +105,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
 def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
     """Build a trainer on the CPU; with beta > 0 it has a reference."""
     cfg = Config(
-        model=ModelConfig(path=path, attention=attention),
+        model=ModelConfig(path=path, attention=attention, device=Device.cpu, dtype="float32"),
         learner=LearnerConfig(token_budget=budget, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.0, logprob_chunk=8192),
         objective=ObjectiveConfig(kl_beta=beta),
     )

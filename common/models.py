@@ -25,7 +25,8 @@ from .model_folder import longest_context
 
 # errors of the libraries beneath transformers, which derive from Exception alone
 _OTHERS = (SafetensorError, StrictDataclassError)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# by `model.dtype`, once `auto` is settled (launch/model_check.py)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: Device, local_rank: int = 0) -> torch.device:

@@ -65,7 +65,7 @@ def buffer(argv: list[str]) -> int:
 
 def learner(argv: list[str]) -> int:
     args = config_parser("learner").parse_intermixed_args(argv)
-    from .model_check import check_model
+    from .model_check import check_model, settle_dtype
     from .recipes import compose
     from .resume_check import check_resume
     from .torchrun import launch_ranks
@@ -73,6 +73,7 @@ def learner(argv: list[str]) -> int:
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
+    settle_dtype(cfg)
     check_resume(cfg)
     return launch_ranks(cfg)
 
@@ -81,12 +82,13 @@ def actor(argv: list[str]) -> int:
     parser = config_parser("actor")
     parser.add_argument("--name", help="unique among the actors of the run (default: actor-HOST-PID)")
     args = parser.parse_intermixed_args(argv)
-    from .model_check import check_model
+    from .model_check import check_model, settle_dtype
     from .recipes import compose
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
+    settle_dtype(cfg)
     name = args.name if args.name else f"actor-{os.uname().nodename}-{os.getpid()}"
     if not name.isprintable() or len(name) > MAX_NAME:
         raise UserError(f"--name {name!r}: expected at most {MAX_NAME} printable characters")

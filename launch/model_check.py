@@ -13,9 +13,11 @@ from ..common.config.sections import Config, ModelConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.model_folder import CONFIG, biased_tied_head, config_refusal, folder_refusal, longest_context, read_model_config
 from ..common.tokenizer import tokenizer_folder
+from .gpus import computes_on_gpu, has_gpu
 
 ATTENTIONS = ("documents", "sdpa", "eager", "flash_attention_2", "flex_attention")
 GPU_ONLY = ("flash_attention_2", "flex_attention")
+AUTO = "auto"
 
 
 def is_folder_name(path: str) -> bool:
@@ -46,9 +48,14 @@ def check_model(cfg: Config) -> None:
     _check_attention(cfg.model)
 
 
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, as far as its devices tell."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+def settle_dtype(cfg: Config) -> None:
+    """Replace the `model.dtype` of `auto`: bfloat16 where the model computes on a GPU, float32 on a CPU.
+
+    Every component that computes does so before anything else, and config.yaml holds the result. An actor on another host than
+    the learner's settles for itself, and compares with the weights that it gets.
+    """
+    if cfg.model.dtype == AUTO:
+        cfg.model.dtype = "bfloat16" if computes_on_gpu(cfg.model.device) else "float32"
 
 
 def _check_attention(model: ModelConfig) -> None:

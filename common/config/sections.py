@@ -40,13 +40,16 @@ class ModelConfig:
 
     # folder or hub name of a causal language model that transformers and the engine can load
     path: str = "???"
-    dtype: str = "float32"  # of the parameters, in learner and actors: float32 | bfloat16
+    # in which learner and actors compute, and weights are published: auto (bfloat16 on a GPU, float32 on a CPU) | float32 |
+    # bfloat16 | float16
+    dtype: str = "auto"
     max_context: int = 1024  # tokens, prompt and completion together
     attention: str = "documents"  # in the learner: documents | sdpa | flash_attention_2 | flex_attention
     device: Device = Device.auto  # where learner and engines compute
 
     def __post_init__(self) -> None:
-        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+        known = ("auto", "float32", "bfloat16", "float16")
+        require(self.dtype in known, "model.dtype", self.dtype, "auto, float32, bfloat16 or float16")
         require(self.max_context >= 2, "model.max_context", self.max_context, "at least 2 tokens")
 
 
@@ -249,7 +252,7 @@ class LearnerConfig:
     max_skipped: int = 3  # the run stops after so many updates in a row that are not finite
     starve_s: float = 1800.0  # the learner stops when it gets no batch for this time
     # the run stops when engine and learner give the same tokens of the same version log-probabilities that differ by more on
-    # average: a multiple of .01 nats in float32 and .25 in bfloat16; 0: no check
+    # average: a multiple of .01 nats in float32, .05 in float16 and .25 in bfloat16; 0: no check
     agreement_tolerance: float = 1.0
     fsdp_reshard: bool = True  # with several ranks: shard the parameters again after the forward pass
 

@@ -16,12 +16,12 @@ import torch
 from ...common.config.sections import Config
 from ...common.errors import ProlongError
 from ...learner.algorithm.agreement import ESS, GAP, KL, TOLERANCE, agreement_metrics, agreement_rows
-from ..model_check import check_model
+from ..model_check import check_model, settle_dtype
 from ..recipes import compose
 from .pair import EnginePair, Stages
 
 # by dtype: the relative difference, as root mean square over a stage's numbers, that rounding can explain
-STAGE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+STAGE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,7 @@ def examine_model(recipe: str, overrides: list[str]) -> int:
     """`examine_agreement` of the model of a recipe. Raises: ProlongError."""
     cfg = compose(recipe, overrides)
     check_model(cfg)
+    settle_dtype(cfg)
     return examine_agreement(cfg)
 
 

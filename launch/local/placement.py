@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from ...common.config.sections import Config, Device
 
 
@@ -30,13 +27,6 @@ def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
         return {}
     starts = {f"actor-{i}": ranks + i * each for i in range(actors)}
     return {"learner": ",".join(gpus[:ranks])} | {name: ",".join(gpus[i : i + each]) for name, i in starts.items()}
-
-
-def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names, or else one number per device file."""
-    if "CUDA_VISIBLE_DEVICES" in environ:
-        return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
-    return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
 
 
 def _shares(cores: list[int], number: int) -> list[list[int]]:

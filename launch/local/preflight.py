@@ -21,19 +21,21 @@ from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
-from ..model_check import check_model, has_gpu
+from ..gpus import has_gpu
+from ..model_check import check_model, settle_dtype
 from ..recipes import compose
 from ..resume_check import check_resume
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:
-    """The checked configuration of a run that can start, with a real port in `buffer.address`.
+    """The checked configuration of a run that can start, with a real port in `buffer.address` and a real `model.dtype`.
 
     Raises: a subclass of UserError, exit code 2.
     """
     cfg = compose(recipe, overrides)
     check_run_folder(cfg)
     check_model(cfg)
+    settle_dtype(cfg)
     check_resume(cfg)
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)

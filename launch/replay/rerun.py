@@ -20,7 +20,8 @@ from ...common.config.run_files import RunPaths, load_config, run_paths
 from ...common.config.sections import Config
 from ...common.signals import die_with_parent
 from ..entry import exit_code_of, log_to_stderr
-from ..local.placement import assign_gpus, visible_gpus
+from ..gpus import visible_gpus
+from ..local.placement import assign_gpus
 from ..local.process import ChildProcess
 from ..local.train import process_environment
 

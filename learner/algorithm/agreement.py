@@ -22,7 +22,7 @@ from .ratios import exp_ratio
 
 # Mean |difference| of log-probabilities, in nats, above which a run stops; `prolong bench architectures` measures it
 # (docs/architectures.md).
-TOLERANCE = {"float32": 0.01, "bfloat16": 0.25}
+TOLERANCE = {"float32": 0.01, "bfloat16": 0.25, "float16": 0.05}
 # fewer tokens are no evidence
 LEAST_TOKENS = 32
 PREFIX = "agreement/"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from prolong.actor.engines.layer_outputs import EMBEDDING, FINAL, LOGITS, LayerOutputs
 from prolong.bench.tiny_families import FAMILIES, make_family_model
-from prolong.common.config.choices import EngineKind
+from prolong.common.config.choices import Device, EngineKind
 from prolong.common.config.sections import ActorConfig, Config, ModelConfig, SamplingConfig, ValidationConfig
 from prolong.launch.agreement.pair import EnginePair, LayerWatch
 from prolong.launch.agreement.probe import examine_agreement, examine_pair, stage_differences
@@ -26,7 +26,7 @@ CONTEXT = 128
 def pair_config(folder: Path) -> Config:
     """An engine that starts in a moment."""
     return Config(
-        model=ModelConfig(path=str(folder), max_context=CONTEXT),
+        model=ModelConfig(path=str(folder), max_context=CONTEXT, device=Device.cpu, dtype="float32"),
         sampling=SamplingConfig(max_tokens=CONTEXT // 2),
         validation=ValidationConfig(max_tokens=CONTEXT // 2),
         actor=ActorConfig(engine=EngineKind.transformers),

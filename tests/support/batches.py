@@ -12,6 +12,7 @@ from prolong.common.config.choices import (
     Advantage,
     Aggregation,
     Correction,
+    Device,
     KLEstimator,
     KLPlacement,
     KLWeight,
@@ -240,6 +241,7 @@ def small_config(model: Path) -> Config:
     cfg = Config()
     cfg.model.path = str(model)
     cfg.model.attention = "documents"
+    cfg.model.device, cfg.model.dtype = Device.cpu, "float32"
     cfg.sampling.temperature = 1.2
     cfg.learner.lr = 1e-3
     cfg.learner.grad_clip = 1e9

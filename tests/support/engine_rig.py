@@ -14,7 +14,7 @@ import torch
 from prolong.actor.engines.api import Engine
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.registry import engine_class
-from prolong.common.config.choices import EngineKind
+from prolong.common.config.choices import Device, EngineKind
 from prolong.common.config.sections import ActorConfig, ModelConfig, WeightsConfig
 from prolong.common.messages import PublishPlan, UpdateWeights
 from prolong.common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
@@ -155,7 +155,7 @@ def rig_for(folder: Path, kind: EngineKind = EngineKind.vllm) -> Rig:
     """A rig for the model in `folder`."""
     torch.set_num_threads(1)
     runner = asyncio.Runner()
-    model = ModelConfig(path=str(folder), max_context=256)
+    model = ModelConfig(path=str(folder), max_context=256, device=Device.cpu, dtype="float32")
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     cfg = WeightsConfig(timeout_s=TIMEOUT_S)

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import psutil
 import torch
+from prolong.common.config.choices import Device
 from prolong.common.config.run_files import load_config, run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.errors import ProlongError
@@ -34,6 +35,7 @@ def make_config(folder: Path, *, steps: int = 4, eta: int = 1) -> Config:
     cfg = Config()
     cfg.run.name, cfg.run.root, cfg.run.steps = "tested", str(folder / "runs"), steps
     cfg.model.path, cfg.model.max_context = str(make_tiny_model(folder / "model", tied=True)), 64
+    cfg.model.device, cfg.model.dtype = Device.cpu, "float32"
     prompts = folder / "prompts.jsonl"
     line = {"prompt": "1+2=", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "3"}}
     prompts.write_text("".join(json.dumps(line) + "\n" for _ in range(50)))

@@ -10,10 +10,10 @@ from typing import Self
 
 import pytest
 from prolong.actor.engines.completion import Completion
-from prolong.actor.main import Actor, ActorInput
+from prolong.actor.main import Actor, ActorInput, check_dtype
 from prolong.actor.stats import ActorStats
 from prolong.common.config.sections import ActorConfig, ModelConfig
-from prolong.common.errors import ProlongError, RunStopped, WeightsError
+from prolong.common.errors import ConfigError, ProlongError, RunStopped, WeightsError
 from prolong.common.messages import (
     FromClient,
     GroupAck,
@@ -24,6 +24,7 @@ from prolong.common.messages import (
     WeightsApplied,
 )
 from prolong.common.types import (
+    BucketSpec,
     FinishReason,
     Group,
     Manifest,
@@ -31,6 +32,7 @@ from prolong.common.types import (
     Rendezvous,
     Rollout,
     Sampling,
+    TensorSpec,
     Ticket,
     TicketKind,
     Verdict,
@@ -310,3 +312,17 @@ def test_the_newest_weights_are_applied_and_a_download_that_failed_is_reported()
     assert isinstance(ended, BaseExceptionGroup)
     assert ended.subgroup(RunStopped) is not None
     assert case.engine.asked == [0, 1, 3]
+
+
+def update_in(*dtypes: str) -> Manifest:
+    tensors = [TensorSpec(name=f"t{i}", dtype=dtype, shape=[1], offset=16 * i) for i, dtype in enumerate(dtypes)]
+    return Manifest(buckets=[BucketSpec(num_bytes=16 * len(dtypes), tensors=tensors)])
+
+
+def test_weights_of_another_dtype_than_the_engines_are_refused_with_both() -> None:
+    """`model.dtype=auto` may be settled differently on two hosts: vLLM would cast what arrives without a word."""
+    check_dtype(update_in("bfloat16", "float32"), "bfloat16")
+    with pytest.raises(
+        ConfigError, match=r"model.dtype = float32: the learner's weights are bfloat16; give learner and actors"
+    ):
+        check_dtype(update_in("bfloat16", "bfloat16"), "float32")

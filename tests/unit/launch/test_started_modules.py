@@ -37,6 +37,7 @@ def test_a_module_that_is_named_in_a_text_exists(file: str, module: str) -> None
     "module",
     [
         "prolong.launch.cli",
+        "prolong.launch.gpus",
         "prolong.launch.torchrun",
         "prolong.launch.replay.rerun",
         "prolong.verifiers.workers.worker",

@@ -1,9 +1,7 @@
 """Cores and GPUs are given out without overlap, and not at all when there are too few."""
 
-from pathlib import Path
-
 from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
-from prolong.launch.local.placement import assign_cores, assign_gpus, visible_gpus
+from prolong.launch.local.placement import assign_cores, assign_gpus
 
 
 def config(*, ranks: int = 1, actors: int = 1, pin: bool = True, device: Device = Device.auto, tensor: int = 1) -> Config:
@@ -36,11 +34,3 @@ def test_gpus_go_to_ranks_first_then_to_actors() -> None:
 def test_gpus_are_left_alone_on_a_cpu_run_or_when_too_few() -> None:
     assert assign_gpus(config(device=Device.cpu), ["0", "1"]) == {}
     assert assign_gpus(config(), ["0"]) == {}
-
-
-def test_visible_gpus_are_what_the_environment_says_before_the_device_files(tmp_path: Path) -> None:
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    assert visible_gpus({}, tmp_path) == ["0", "1"]
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-abc"}, tmp_path) == ["3", "GPU-abc"]
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
