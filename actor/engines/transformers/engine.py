@@ -29,6 +29,7 @@ from ...weight_download import WeightDownloader
 from ..completion import Completion, version_spans
 from ..layer_outputs import LayerOutputs
 from .batch import Row, RunningBatch
+from .head import widen_head
 from .thread import GenerationThread
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class TransformersEngine:
                 f"model.path = {model.path!r}: actor.engine=transformers cannot run layers of {sorted(kinds - CACHED_LAYERS)}; "
                 "use actor.engine=vllm"
             )
+        widen_head(policy)
         engine = cls(policy.to(device), max_context=model.max_context, actor=actor, stop_ids=stop_ids)  # type: ignore[arg-type]
         engine._thread.start()
         return engine

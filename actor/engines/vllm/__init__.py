@@ -3,6 +3,7 @@
 engine.py            the engine, in the actor's process: requests and weight updates
 settings.py          how vLLM is configured, and what it reads from the environment
 engine_process.py    notices that vLLM's process died
+start_failure.py     why vLLM's process did not start, from its log (no vLLM)
 segments.py          how weights of a token are named on the way out (no vLLM)
 scheduler.py         in vLLM's process: one output per rollout
 worker.py            in vLLM's process: receives and loads weights

@@ -29,10 +29,12 @@ from ..completion import Completion
 from .engine_process import ProcessWatch
 from .parent_watch import announce_parent
 from .segments import decode_spans
-from .settings import engine_args, runs_on_gpu, set_environment, start_method
+from .settings import engine_config, set_environment, start_method
+from .start_failure import StartLog
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+    from vllm.config import VllmConfig
     from vllm.outputs import CompletionOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -60,8 +62,8 @@ class VllmEngine:
         """Build the engine with dummy weights. Blocks the event loop for seconds.
 
         On a CPU the engine process is forked if this process has no other thread yet, which is seconds faster.
-        Raises UserError if vLLM is not installed, ModelError if it cannot load the model, ProlongError if the engine process is
-        killed meanwhile.
+        Raises UserError if vLLM is not installed, ModelError if it refuses the model or a setting, ProlongError if the engine
+        did not start for another reason: the memory of a GPU, its driver, a process that was killed may be all right next time.
         """
         if importlib.util.find_spec("vllm") is None:
             raise UserError("actor.engine = vllm: vLLM is not installed here; install it, or set actor.engine=transformers")
@@ -70,22 +72,24 @@ class VllmEngine:
         with warnings.catch_warnings():
             # deprecations in vLLM's dependencies, which we cannot fix
             warnings.simplefilter("ignore")
-            from vllm.exceptions import VLLMError
-            from vllm.v1.engine.async_llm import AsyncLLM
-            from vllm.v1.engine.exceptions import EngineDeadError
-
+            config = engine_config(model, actor, seed)
+            log = StartLog()
             try:
-                config = engine_args(model, actor, seed).create_engine_config()
-                if not runs_on_gpu(model):
-                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method()
-                llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-                engine = cls(llm, clear_kv=actor.clear_kv, stop_ids=stop_ids)
-                await engine._prepare()
-            except (VLLMError, ValueError, OSError, RuntimeError) as error:
+                return await cls._started(config, actor, stop_ids)
+            except _start_errors() as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                if isinstance(error, EngineDeadError) or _KILLED.search(reason):
+                if _was_killed(error, reason):
                     raise ProlongError(f"vLLM's engine process was killed while it started: {reason}") from error
-                raise ModelError(f"model.path = {model.path!r}: vLLM could not load it: {reason}") from error
+                raise ProlongError(f"vLLM's engine did not start: {log.cause() or reason}") from error
+
+    @classmethod
+    async def _started(cls, config: VllmConfig, actor: ActorConfig, stop_ids: Sequence[int]) -> Self:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        if config.device_config.device_type == "cpu":
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=False)
+        engine = cls(AsyncLLM.from_vllm_config(config, disable_log_stats=True), clear_kv=actor.clear_kv, stop_ids=stop_ids)
+        await engine._prepare()
         return engine
 
     async def _prepare(self) -> None:
@@ -226,3 +230,16 @@ class VllmEngine:
         self._llm.shutdown(timeout=1.0)
         # its finalizer would shut down again, when the interpreter is half gone
         self._llm.shutdown = lambda timeout=None: None
+
+
+def _start_errors() -> tuple[type[Exception], ...]:
+    """What vLLM raises when its engine does not start."""
+    from vllm.exceptions import VLLMError
+
+    return VLLMError, ValueError, OSError, RuntimeError
+
+
+def _was_killed(error: Exception, reason: str) -> bool:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return isinstance(error, EngineDeadError) or _KILLED.search(reason) is not None

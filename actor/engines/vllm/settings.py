@@ -7,29 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....common.config.sections import ActorConfig, Device, ModelConfig
+from ....common.errors import ModelError
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
 
 def runs_on_gpu(model: ModelConfig) -> bool:
+    """Whether the engine computes on a GPU. Looks through NVML where it can: CUDA's driver stays closed in this process."""
     import torch
 
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     return model.device is Device.cuda or (model.device is Device.auto and torch.cuda.is_available())
 
 
-def start_method() -> str:
-    """How vLLM may start its engine process on a CPU: "fork" while this process has one thread, else "spawn".
+def start_method(*, gpu: bool) -> str:
+    """How vLLM may start its engine process: "fork" on a CPU while this process has one thread, else "spawn".
 
-    vLLM asks for "spawn", which imports everything once more. But a child that is forked while other threads run may wait
-    forever for a lock that one of them held. Most threads (torch's, ZeroMQ's) are unknown to Python, so ask the kernel.
+    "spawn" imports everything once more. But a child that is forked while other threads run may wait forever for a lock that
+    one of them held; most threads (torch's, ZeroMQ's) are unknown to Python, so ask the kernel. And a child of a process that
+    has opened CUDA's driver cannot open it again: any library that merely asks whether there is a GPU may have done so, which
+    vLLM, whose default on GPUs is "fork", does not notice.
     """
-    return "fork" if len(os.listdir("/proc/self/task")) == 1 else "spawn"
+    return "fork" if not gpu and len(os.listdir("/proc/self/task")) == 1 else "spawn"
 
 
 def set_environment(model: ModelConfig) -> None:
     """Set the variables that vLLM reads when it is imported, here and in its own process, unless they are set already."""
     settings = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    if runs_on_gpu(model):
+        settings["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=True)
     if Path(model.path).is_dir():
         settings["HF_HUB_OFFLINE"] = "1"
     if not runs_on_gpu(model):
@@ -45,6 +53,18 @@ def set_environment(model: ModelConfig) -> None:
         }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def engine_config(model: ModelConfig, actor: ActorConfig, seed: int) -> VllmConfig:
+    """vLLM's configuration, checked by vLLM itself. Raises ModelError when it refuses the model or a setting."""
+    from vllm.exceptions import VLLMError
+
+    try:
+        return engine_args(model, actor, seed).create_engine_config()
+    except (VLLMError, ValueError, OSError) as error:
+        # pydantic's messages end with everything that it was given
+        reason = " ".join(str(error).split()).partition(" [type=")[0] or type(error).__name__
+        raise ModelError(f"model.path = {model.path!r}: vLLM refuses this model or a setting of `actor`: {reason}") from error
 
 
 def engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> AsyncEngineArgs:
@@ -67,6 +87,9 @@ def engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> AsyncEngin
         "weight_transfer_config": WeightTransferConfig(backend="prolong"),
         "worker_extension_cls": f"{package}.worker.WorkerExtension",
     }
+    if model.dtype != "float32":
+        # as the learner's: logits in half precision cost .015 to .05 nats
+        settings["hf_overrides"] = {"head_dtype": "float32"}
     if runs_on_gpu(model):
         settings |= {
             "scheduler_cls": f"{package}.scheduler.GpuScheduler",
