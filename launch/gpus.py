@@ -45,6 +45,9 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> li
     """The GPUs that CUDA_VISIBLE_DEVICES names, or else one number per device file."""
     if "CUDA_VISIBLE_DEVICES" in environ:
         return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    if (devices / "dxg").exists():
+        # Windows' subsystem for Linux has one file for all of them
+        return [str(index) for index in range(len(probe_gpus().gpus))]
     return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections import Counter
 
@@ -21,10 +22,11 @@ from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
-from ..gpus import has_gpu
+from ..gpus import computes_on_gpu, has_gpu, visible_gpus
 from ..model_check import check_model, settle_dtype
 from ..recipes import compose
 from ..resume_check import check_resume
+from .placement import check_gpus
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:
@@ -45,9 +47,11 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
 
 
 def check_machine(cfg: Config) -> None:
-    """Raise ConfigError when the configuration asks for a GPU or an address that this machine does not have."""
+    """Raise ConfigError when the configuration asks for GPUs or an address that this machine does not have."""
     if cfg.model.device is Device.cuda and not has_gpu():
         raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
+    if computes_on_gpu(cfg.model.device):
+        check_gpus(cfg, len(visible_gpus(os.environ)))
     try:
         socket.getaddrinfo(cfg.weights.host, None)
     except (OSError, UnicodeError) as error:

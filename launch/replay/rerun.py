@@ -12,6 +12,7 @@ import select
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def learner_process(cfg: Config, run: RunPaths, until: int) -> ChildProcess:
     ranks, scratch = cfg.launch.learner_ranks, run_paths(cfg)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
     rank = ["prolong.launch.replay.rerun", str(scratch.config), str(run.folder), str(until)]
-    env = process_environment(cfg, assign_gpus(cfg, visible_gpus(os.environ)).get("learner"))
+    alone = replace(cfg, launch=replace(cfg.launch, actors=0))
+    env = process_environment(cfg, assign_gpus(alone, visible_gpus(os.environ)).get("learner"))
     return ChildProcess("learner", [sys.executable, "-m", *torchrun, *rank], env=env, log=scratch.folder / "learner.log")
 
 

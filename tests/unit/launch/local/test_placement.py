@@ -1,7 +1,9 @@
-"""Cores and GPUs are given out without overlap, and not at all when there are too few."""
+"""Cores and GPUs are given out without overlap; too few GPUs are refused."""
 
+import pytest
 from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
-from prolong.launch.local.placement import assign_cores, assign_gpus
+from prolong.common.errors import ConfigError
+from prolong.launch.local.placement import assign_cores, assign_gpus, check_gpus
 
 
 def config(*, ranks: int = 1, actors: int = 1, pin: bool = True, device: Device = Device.auto, tensor: int = 1) -> Config:
@@ -31,6 +33,22 @@ def test_gpus_go_to_ranks_first_then_to_actors() -> None:
     assert gpus == {"learner": "0,1", "actor-0": "2,3", "actor-1": "4,5"}
 
 
-def test_gpus_are_left_alone_on_a_cpu_run_or_when_too_few() -> None:
+def test_gpus_are_left_alone_on_a_cpu_run() -> None:
     assert assign_gpus(config(device=Device.cpu), ["0", "1"]) == {}
-    assert assign_gpus(config(), ["0"]) == {}
+
+
+def test_one_gpu_is_shared_by_one_rank_and_one_actor() -> None:
+    assert assign_gpus(config(), ["GPU-abc"]) == {"learner": "GPU-abc", "actor-0": "GPU-abc"}
+    check_gpus(config(), 1)
+
+
+def test_too_few_gpus_are_refused_with_the_sum() -> None:
+    """Every process would see all of them, and all actors would sit on the first."""
+    with pytest.raises(
+        ConfigError, match=r"needs 8 GPUs \(launch.learner_ranks 4 \+ launch.actors 4 x actor.tensor_parallel 1"
+    ):
+        check_gpus(config(ranks=4, actors=4), 4)
+    with pytest.raises(ConfigError, match=r"needs 3 GPUs .* this machine has 1: .*; with one GPU, launch.learner_ranks=1"):
+        check_gpus(config(actors=2), 1)
+    check_gpus(config(ranks=4, actors=2, tensor=2), 8)
+    check_gpus(config(ranks=4, actors=0), 4)
