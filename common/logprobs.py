@@ -3,17 +3,18 @@
 All of them are tempered: log_softmax(logits / temperature), the distribution that the actor's sampler drew from
 (docs/recipe.md). Policy, proximal, behaviour and reference log-probabilities all use it, so that ratios and KL compare the same
 distributions. The head runs on completion positions only, in chunks, with float32 logits: bf16 logits cost .015-.05 nat.
+States of half precision go through half_head.py, whose products run on tensor cores.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .half_head import HALF_TYPES, PLAIN_HEAD, EntropyUse, HeadForm, half_head_logprobs
 
 KEEP_LOGITS = 1 << 22  # up to this many logits are kept for the backward pass; more are computed again there
 
@@ -28,32 +29,24 @@ def predictors(prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
 
 
 def token_logprobs(
-    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, *, entropy: EntropyUse = EntropyUse.reported
 ) -> tuple[Tensor, Tensor]:
-    """Tempered log-probabilities of tokens, and the entropy of their distributions (with a gradient if `entropy_gradient`).
+    """Tempered log-probabilities of tokens, and the entropy of their distributions.
 
     logits [..., V] and token_ids [...] int64 correspond position by position (no shift). Returns ([...], [...]) of at least
-    float32.
+    float32; the second is empty if `entropy` is skipped.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     table = F.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
     chosen = -F.nll_loss(table.flatten(0, -2), token_ids.flatten(), reduction="none").view(token_ids.shape)
-    if entropy_gradient:
-        return chosen, -(table.exp() * table).sum(-1)
-    with torch.no_grad():
-        entropy = -torch.xlogy(probs := table.exp(), probs).sum(-1)
-    return chosen, entropy
-
-
-@dataclass(frozen=True, slots=True)
-class HeadForm:
-    """What a head does to its linear logits: soft_cap * tanh(logits / soft_cap) if there is a cap, and then times `scale`."""
-
-    scale: float = 1.0
-    soft_cap: float | None = None
-
-
-PLAIN_HEAD = HeadForm()
+    match entropy:
+        case EntropyUse.trained:
+            return chosen, -(table.exp() * table).sum(-1)
+        case EntropyUse.reported:
+            with torch.no_grad():
+                return chosen, table.exp().mul_(table).sum(-1).neg_()
+        case EntropyUse.skipped:
+            return chosen, chosen.new_empty(0)
 
 
 def head_logprobs(
@@ -64,20 +57,25 @@ def head_logprobs(
     *,
     temperature: Tensor,
     chunk: int,
-    entropy_gradient: bool = False,
+    entropy: EntropyUse = EntropyUse.reported,
     form: HeadForm = PLAIN_HEAD,
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of a linear head that never holds more than [chunk, V] logits, or KEEP_LOGITS in all.
 
     hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]; temperature [M]. With more than one chunk the
-    logits are computed again in the backward pass. Returns ([M], [M]) of at least float32.
+    logits are computed again in the backward pass. Returns ([M], [M]) of at least float32; the second is empty if `entropy` is
+    skipped.
     """
+    if hidden.dtype in HALF_TYPES and hidden.dtype == weight.dtype:
+        return half_head_logprobs(
+            hidden, weight, bias, token_ids, temperature=temperature, chunk=chunk, entropy=entropy, form=form
+        )
     if hidden.shape[0] <= chunk:
-        return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy_gradient, form)
+        return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy, form)
     recompute = torch.is_grad_enabled() and hidden.shape[0] * weight.shape[0] > KEEP_LOGITS
     parts = []
     for states, tokens, degrees in zip(hidden.split(chunk), token_ids.split(chunk), temperature.split(chunk), strict=True):
-        piece = states, weight, bias, tokens, degrees, entropy_gradient, form
+        piece = states, weight, bias, tokens, degrees, entropy, form
         if recompute:
             parts.append(checkpoint(_head_chunk, *piece, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -91,7 +89,7 @@ def _head_chunk(
     bias: Tensor | None,
     token_ids: Tensor,
     temperature: Tensor,
-    entropy_gradient: bool,
+    entropy: EntropyUse,
     form: HeadForm,
 ) -> tuple[Tensor, Tensor]:
     """One chunk. The temperature divides the states [M, H], not the far larger logits [M, V], which would be copied."""
@@ -103,7 +101,7 @@ def _head_chunk(
         logits = F.linear(hidden.to(wide) * inverse.unsqueeze(-1), weight.to(wide))
         if bias is not None:
             logits.addr_(inverse, bias.to(wide))
-        return token_logprobs(logits, token_ids, entropy_gradient=entropy_gradient)
+        return token_logprobs(logits, token_ids, entropy=entropy)
     linear = F.linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
     logits = torch.tanh(linear / form.soft_cap) * (form.soft_cap * inverse).unsqueeze(-1)
-    return token_logprobs(logits, token_ids, entropy_gradient=entropy_gradient)
+    return token_logprobs(logits, token_ids, entropy=entropy)

@@ -19,6 +19,7 @@ from ..common.config.algorithm import ObjectiveConfig, RewardsConfig
 from ..common.config.choices import Straggler
 from ..common.config.sections import Config, LearnerConfig
 from ..common.errors import NonFiniteUpdate
+from ..common.half_head import EntropyUse
 from ..common.types import Batch
 from .algorithm.agreement import TOLERANCE, agreement_metrics, check_agreement
 from .algorithm.api import TokenLoss
@@ -188,7 +189,8 @@ class Trainer:
     def _backward(self, micro: MicroBatch, token_loss: TokenLoss) -> TokenSums:
         """Forward and backward of one micro-batch: its statistics."""
         objective, bonus = self.cfg.objective, self.entropy_coefficient
-        policy, entropy = self.policy.logprobs(micro, entropy_gradient=bonus > 0)
+        use = EntropyUse.trained if bonus > 0 else EntropyUse.reported
+        policy, entropy = self.policy.logprobs(micro, entropy=use)
         parts = micro_loss(micro, policy, entropy, objective, token_loss=token_loss, bonus=bonus)
         # ranks average their gradients, but token weights make a sum over ranks the mean: hence the factor
         ((micro.weight * parts.total).sum() * self.ranks.size).backward()

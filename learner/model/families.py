@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
-from ...common.logprobs import HeadForm
+from ...common.half_head import HeadForm
 from ...common.models import causal_class, read_config
 from ..batches.attention import DOCUMENTS_ATTENTION, PROBE, PlanArrived
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
+from ...common.half_head import EntropyUse
 from ...common.logprobs import head_logprobs
 from ...common.models import DTYPES, load_model, published_tensors
 from ...common.weights.buckets import TensorShape
@@ -49,9 +50,9 @@ class Policy(nn.Module):
         source: Tensor,
         target: Tensor,
         temperature: Tensor,
-        entropy_gradient: bool,
+        entropy: EntropyUse,
     ) -> tuple[Tensor, Tensor]:
-        """Compute tempered log-probabilities [M] of `target`, and entropies [M], both at least float32.
+        """Compute tempered log-probabilities [M] of `target`, and entropies [M] unless skipped, at least float32.
 
         This is the only call of the backbone: restarting position_ids keep packed documents apart only if attention_mask is
         None and use_cache is False; with anything else tokens of one document would see another's, silently.
@@ -70,12 +71,15 @@ class Policy(nn.Module):
             target,
             temperature=temperature,
             chunk=self.chunk,
-            entropy_gradient=entropy_gradient,
+            entropy=entropy,
             form=self.head_form,
         )
 
-    def logprobs(self, micro: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Compute log-probabilities and entropies [M] of a micro-batch: `forward`, with its arguments taken from there."""
+    def logprobs(self, micro: MicroBatch, *, entropy: EntropyUse = EntropyUse.skipped) -> tuple[Tensor, Tensor]:
+        """Compute log-probabilities and entropies [M] of a micro-batch: `forward`, with its arguments taken from there.
+
+        Without entropies, as in every forward pass that only compares policies, their tensor is empty.
+        """
         planned = micro.plan is not None
         assert planned == (self.layout is PackingLayout.documents), f"micro-batch of another layout than {self.layout.name}"
         return self(
@@ -85,7 +89,7 @@ class Policy(nn.Module):
             micro.source,
             micro.target,
             micro.temperature,
-            entropy_gradient,
+            entropy,
         )
 
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from prolong.common import logprobs
+from prolong.common.half_head import EntropyUse
 from prolong.common.logprobs import head_logprobs, predictors, token_logprobs
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,7 +81,7 @@ def test_every_token_has_its_own_temperature(chunk: int, kept: int, with_bias: b
         offset = bias if with_bias else None
         if packed:
             values, entropy = head_logprobs(
-                hidden, weight, offset, tokens, temperature=temperature, chunk=chunk, entropy_gradient=True
+                hidden, weight, offset, tokens, temperature=temperature, chunk=chunk, entropy=EntropyUse.trained
             )
         else:
             rows = [torch.nn.functional.linear(h, weight, offset) / t for h, t in zip(hidden, temperature, strict=True)]
@@ -114,4 +115,4 @@ def test_temperatures_cost_no_second_table_of_logits() -> None:
     with LogitOps(23 * 11) as ops:
         head_logprobs(hidden, weight, bias, tokens, temperature=torch.linspace(0.5, 2.0, 23).double(), chunk=100)
     made = [name for name in ops.names if name != "aten::detach"]
-    assert made == ["aten::mm", "aten::addr_", "aten::_log_softmax", "aten::exp", "aten::xlogy.Tensor"]  # the last two: entropy
+    assert made == ["aten::mm", "aten::addr_", "aten::_log_softmax", "aten::exp", "aten::mul_.Tensor"]  # the last two: entropy

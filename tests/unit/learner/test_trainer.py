@@ -10,6 +10,7 @@ import torch
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.config.choices import Aggregation, Correction, Loss, Rejection
 from prolong.common.config.sections import Config
+from prolong.common.half_head import EntropyUse
 from prolong.learner.algorithm.losses.table import build_loss
 from prolong.learner.algorithm.objective import needs_proximal_forward
 from prolong.learner.batches.packing import MicroBatch
@@ -24,14 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model"), tied=True)
 
 
-def forwards(trainer: Trainer) -> Counter[tuple[bool, bool]]:
-    """Counts the policy's forwards from now on, by (with a gradient, whose entropy has one too)."""
-    counts: Counter[tuple[bool, bool]] = Counter()
+def forwards(trainer: Trainer) -> Counter[tuple[bool, EntropyUse]]:
+    """Counts the policy's forwards from now on, by (with a gradient, the use of entropies)."""
+    counts: Counter[tuple[bool, EntropyUse]] = Counter()
     original = trainer.policy.logprobs
 
-    def counting(micro: MicroBatch, *, entropy_gradient: bool = False) -> Any:
-        counts[torch.is_grad_enabled(), entropy_gradient] += 1
-        return original(micro, entropy_gradient=entropy_gradient)
+    def counting(micro: MicroBatch, *, entropy: EntropyUse = EntropyUse.skipped) -> Any:
+        counts[torch.is_grad_enabled(), entropy] += 1
+        return original(micro, entropy=entropy)
 
     trainer.policy.logprobs = counting  # pyright: ignore[reportAttributeAccessIssue]
     return counts
@@ -65,8 +66,8 @@ def test_the_default_objective_takes_one_forward_more_only_with_several_updates(
     trainer = make_trainer(cfg)
     counts = forwards(trainer)
     metrics = trainer.train(random_batch(0, groups=4))
-    assert counts[True, False] == metrics["learner/micro_batches"]
-    assert counts[False, False] == extra * metrics["learner/micro_batches"]
+    assert counts[True, EntropyUse.reported] == metrics["learner/micro_batches"]
+    assert counts[False, EntropyUse.skipped] == extra * metrics["learner/micro_batches"]
 
 
 @pytest.mark.parametrize("variant", ["gspo", "icepop", "m2po"])
@@ -122,7 +123,7 @@ def test_the_coefficient_of_the_entropy_bonus_follows_the_measured_entropy(folde
     for version in range(3):
         metrics = trainer.train(random_batch(version))
         assert metrics["learner/entropy_coefficient"] == pytest.approx(expected)
-        assert (counts[True, True] > 0) == (expected > 0)
+        assert (counts[True, EntropyUse.trained] > 0) == (expected > 0)
         counts.clear()
         expected = min(max(expected + 0.01 * (3.5 - metrics["learner/entropy"]), 0.0), 0.02)
         assert trainer.entropy_coefficient == pytest.approx(expected)
