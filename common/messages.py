@@ -267,10 +267,11 @@ class TakeBatch(OfGeneration, Question[BatchReady], frozen=True):
 
 
 class StepDone(OfGeneration, frozen=True):
-    """The batch of `version - 1` was trained: the learner is at `version` now, in stage `stage`."""
+    """The batch of `version - 1` was trained: the learner is at `version` now, in stage `stage`, and `saves` it or not."""
 
     version: Number
     stage: Number = 0
+    saves: bool = False
 
 
 class CheckpointSaved(OfGeneration, frozen=True):

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop, and a signal at the death of the parent."""
+"""SIGTERM and SIGINT as a request to stop or as an error, and a signal at the death of the parent."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StopRequest(threading.Event):
+    """A request to stop, and how long ago it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = 0.0
+
+    def set(self) -> None:
+        """Ask to stop; further requests change nothing."""
+        # also because a second signal may come while the first one's handler is inside `set`, with the event's lock taken
+        if not self._since:
+            self._since = monotonic()
+            super().set()
+
+    def age_s(self) -> float:
+        """Seconds since the request; 0 without one."""
+        return monotonic() - self._since if self._since else 0.0
 
 
 @contextmanager
@@ -27,12 +47,36 @@ def stop_on_signals(stop: threading.Event, consequence: str = "stopping") -> Ite
         log.warning("%s: %s", signal.Signals(number).name, consequence)
         stop.set()
 
-    former = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _handled_by(request_stop):
+        yield
+
+
+@contextmanager
+def leave_on_signals(stop: threading.Event, error: Exception) -> Iterator[None]:
+    """Make SIGTERM and SIGINT set `stop` and raise `error` inside the block: for work that may be given up at any point.
+
+    Raises `error` also when `stop` was set before. Only the main thread of a process may enter.
+    """
+
+    def leave(number: int, _: object) -> None:
+        log.warning("%s: leaving at once", signal.Signals(number).name)
+        stop.set()
+        raise error
+
+    with _handled_by(leave):
+        if stop.is_set():
+            raise error
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    former = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:

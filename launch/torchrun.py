@@ -5,7 +5,7 @@
 torchrun's agent is called as a function, not as a command: the command turns every exit code of a rank into 1, and a caller
 must be able to tell a mistake of the user (2) from a crash. There are no elastic restarts: the supervisor starts the whole
 learner again, which resumes from its newest checkpoint.
-SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which finish their step, save and leave; torchrun's own handler would
+SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which drop their step, save and leave; torchrun's own handler would
 kill them half a minute later and report a failure.
 """
 
@@ -25,6 +25,8 @@ from ..common.config.sections import Config
 from ..common.signals import die_with_parent
 from .entry import exit_code_of, log_to_stderr
 
+# the module that every rank runs, with the configuration's path as its argument
+RANK_MODULE = "prolong.launch.torchrun"
 _AGENT = "PROLONG_AGENT_PID"
 _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -38,7 +40,7 @@ def launch_ranks(cfg: Config) -> int:
         from torch.distributed.run import parse_args, run
 
         os.environ[_AGENT] = str(os.getpid())
-        ranks = ["--nproc-per-node", str(cfg.launch.learner_ranks), "-m", "prolong.launch.torchrun", str(path)]
+        ranks = ["--nproc-per-node", str(cfg.launch.learner_ranks), "-m", RANK_MODULE, str(path)]
         try:
             run(parse_args(["--standalone", "--signals-to-handle", "SIGQUIT", *ranks]))
         except ChildFailedError as error:

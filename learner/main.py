@@ -19,10 +19,10 @@ from ..common.config.choices import ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import total_steps
-from ..common.errors import ModelError
+from ..common.errors import ModelError, RunStopped
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
-from ..common.signals import stop_on_signals
+from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
@@ -36,6 +36,7 @@ from .schedule import Schedule, evidence_of
 from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
 from .step import StepConfig, Trainer
+from .stopping import StepDropped, StopAgreement
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +44,44 @@ log = logging.getLogger(__name__)
 def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], BatchSource] = LiveSource) -> None:
     """Train until `run.steps` or the last stage's end, or until SIGTERM or SIGINT. The last version is saved in any case.
 
+    A step that a signal interrupts is dropped: its batch is recorded, and taken again by the learner that resumes.
     make_source: builds the source of batches: a live buffer, or the recorded batches of a run.
-    Raises: ProlongError; RunStopped with exit code 0 when a signal came before the buffer answered.
+    Raises: ProlongError; RunStopped with exit code 0 when a signal came before the first step.
     """
     device = resolve_device(cfg.model.device)
-    stop = threading.Event()
+    stop = StopRequest()
     # before anything else: a rank that dies of a signal takes the others with it
-    with stop_on_signals(stop, "the step under way is finished, then the learner saves and leaves"):
+    with stop_on_signals(stop, "the step under way is dropped, then the learner saves and leaves"):
         ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
         source = make_source(cfg, ranks, stop)
         try:
-            learner = Learner.start(cfg, ranks, source, device)
+            learner = _start(cfg, ranks, source, device, stop)
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
-                log.warning("version %d is saved; %s", learner.state.version, resume_hint(cfg))
+                saved = f"version {learner.saved} is saved" if learner.saved >= 0 else "no step was finished"
+                log.warning("%s; %s", saved, resume_hint(cfg))
         finally:
             source.close()
             leave_ranks()
+
+
+def _start(cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device, stop: StopRequest) -> Learner:
+    """As `Learner.start`, but a signal ends it at once, whatever it loads or waits for: nothing can be lost before a step.
+
+    Raises: also RunStopped, on every rank.
+    """
+    stopped = RunStopped(f"told to stop before the first step, nothing is lost; {resume_hint(cfg)}")
+    try:
+        with leave_on_signals(stop, stopped):
+            return Learner.start(cfg, ranks, source, device, stop)
+    except RuntimeError:
+        # another rank left first, in the middle of what they did together
+        if stop.is_set() and ranks.size > 1:
+            raise stopped from None
+        raise
 
 
 class Learner:
@@ -79,16 +98,21 @@ class Learner:
         trainer: Trainer,
         saver: Checkpointer,
         saved: int,
+        stop: StopRequest,
     ) -> None:
         """Put connected and loaded parts together. saved: version of the newest checkpoint, -1 without one."""
         self.cfg, self.ranks, self.source = cfg, ranks, source
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
+        self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
+        self.saved_at = perf_counter()
         self.paths = run_paths(cfg)
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=state.version) if ranks.first else None
 
     @classmethod
-    def start(cls, cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device) -> Learner:
+    def start(
+        cls, cfg: Config, ranks: Ranks, source: BatchSource, device: torch.device, stop: StopRequest | None = None
+    ) -> Learner:
         """Connect the source, load the newest checkpoint or the model, and publish its weights. Collective.
 
         The weights are published before reference and optimizer exist: actors begin meanwhile. Blocks as `source.connect`
@@ -120,33 +144,48 @@ class Learner:
         )
         log.info("learner at version %d of %d, generation %d", state.version, total_steps(cfg), source.generation)
         saved = -1 if checkpoint is None else state.version
-        return cls(cfg, ranks, source, state=state, schedule=schedule, trainer=trainer, saver=saver, saved=saved)
+        return cls(
+            cfg,
+            ranks,
+            source,
+            state=state,
+            schedule=schedule,
+            trainer=trainer,
+            saver=saver,
+            saved=saved,
+            stop=StopRequest() if stop is None else stop,
+        )
 
     def run(self) -> bool:
         """Run the loop; return whether the run has ended with its summary written, which only rank 0 can tell.
 
         Consumes: batches. Blocks on: the batch source, until the staleness contract allows a batch. Unblocked by: BatchReady,
         SIGTERM, Stop. Stops when: `run.steps` are done, a signal came, or the buffer is gone or has ended the run; always
-        with its version saved.
+        with its version saved, unless a step had already changed the policy when the time to leave was over.
         """
-        since = perf_counter()
+        since, saveable = perf_counter(), True
         while not self.schedule.ended(self.state.version):
             with self.spans("learner/wait"):
                 batch = self.source.take(self.state.version)
             if batch is None:
                 break
-            metrics = self.trainer.train(batch)
+            try:
+                metrics = self.trainer.train(batch, self.agreement.ask)
+            except StepDropped as dropped:
+                saveable = dropped.unchanged
+                break
             self.state.version += 1
             outcome_metrics = self._act_on_outcome(batch, metrics)
+            due = self._save_is_due()
             with self.spans("learner/publish"):
-                self.source.step_done(self.state.version, self.schedule.stage.index)
+                self.source.step_done(self.state.version, self.schedule.stage.index, saves=due)
                 self.source.publish(self.state.version, self.trainer.policy)
             step_s, since = perf_counter() - since, perf_counter()
             self._record(batch, metrics | outcome_metrics, step_s)
-            if self.state.version % self.cfg.checkpoint.every == 0:
+            if due:
                 self._save()
             self._report_durable()
-        if self.state.version != self.saved:
+        if saveable and self.state.version != self.saved:
             self._save()
         self.saver.wait()
         self._report_durable()
@@ -197,13 +236,23 @@ class Learner:
         self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
         return load_weights(checkpoint_path(self.paths.checkpoints, version))
 
+    def _save_is_due(self) -> bool:
+        """Whether the present version is to be saved, by its number or because the last one is old. Collective.
+
+        Rank 0's clock decides. The ranks also agree here whether to leave.
+        """
+        self.agreement.ask()
+        late = self.ranks.first and 0 < self.cfg.checkpoint.every_s <= perf_counter() - self.saved_at
+        by_time = self.ranks.sum_(torch.tensor(float(late))) > 0
+        return bool(by_time) or self.state.version % self.cfg.checkpoint.every == 0
+
     def _save(self) -> None:
         """Begin to save the present version."""
         with self.spans("learner/checkpoint"):
             self.state.generation = self.source.generation
             self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
             self.saver.save(self.state, self.trainer, protect=self.schedule.protected())
-            self.saved = self.state.version
+            self.saved, self.saved_at = self.state.version, perf_counter()
 
     def _report_durable(self) -> None:
         """Report the checkpoints that have reached the disk: only these let the buffer forget the batches before them."""

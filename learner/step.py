@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -31,6 +32,7 @@ from .batches.packing import MicroBatch, Sample, pack
 from .model.policy import Policy
 from .model.reference import Reference
 from .ranks import Ranks
+from .stopping import AskLeave, Leaving, StepDropped, go_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class Trainer:
         # whether the policy is still that of the batch's start, and what it had in common with the sampler then
         self._untouched = True
         self._agreement: dict[str, float] = {}
+        self._ask_leave: AskLeave = go_on
         self.reset_optimizer()
 
     def configure(self, cfg: StepConfig) -> None:
@@ -100,12 +103,15 @@ class Trainer:
             self.policy.parameters(), lr=learner.lr, betas=learner.betas, weight_decay=learner.weight_decay, fused=True
         )
 
-    def train(self, batch: Batch) -> dict[str, float]:
+    def train(self, batch: Batch, ask_leave: AskLeave = go_on) -> dict[str, float]:
         """Take one step on `batch`: its metrics. Collective.
 
-        Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row; PolicyMismatch, before the policy changes.
+        `ask_leave` is asked between micro-batches. Once the policy has changed, the step is finished if there is time.
+        Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row; PolicyMismatch, before the policy changes;
+        StepDropped, when told to leave.
         """
         started = time.perf_counter()
+        self._untouched, self._ask_leave = True, ask_leave
         cfg = self.cfg
         updates = samples_of(
             batch,
@@ -118,9 +124,8 @@ class Trainer:
         packed = [self._pack(samples) for samples in updates]
         reference_s = self._fill_reference(packed)
         if needs_proximal_forward(self.loss, cfg.objective, len(packed)):
-            for micro in chain.from_iterable(packed):
+            for micro in self._until_told(chain.from_iterable(packed)):
                 micro.proximal = self._frozen_logprobs(micro)
-        self._untouched = True
         metrics = [self._update(micros, samples) for micros, samples in zip(packed, updates, strict=True)]
         step_s = time.perf_counter() - started
         mean = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
@@ -148,6 +153,14 @@ class Trainer:
         )
         return [micro.to(self.device) for micro in micros]
 
+    def _until_told(self, micros: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """Yield the micro-batches until told to leave. Collective: all ranks have equally many. Raises: StepDropped."""
+        for micro in micros:
+            leave = self._ask_leave()
+            if leave is Leaving.now or (leave is Leaving.soon and self._untouched):
+                raise StepDropped(unchanged=self._untouched)
+            yield micro
+
     @torch.no_grad()
     def _frozen_logprobs(self, micro: MicroBatch) -> Tensor:
         return self.policy.logprobs(micro)[0]
@@ -157,7 +170,7 @@ class Trainer:
         if self.reference is None:
             return 0.0
         started = time.perf_counter()
-        for micro in chain.from_iterable(packed):
+        for micro in self._until_told(chain.from_iterable(packed)):
             micro.reference = self.reference.logprobs(micro)
         return time.perf_counter() - started
 
@@ -165,7 +178,7 @@ class Trainer:
         """Take one optimizer step on a mini-batch: its metrics."""
         self.optimizer.zero_grad(set_to_none=True)
         token_loss = self.loss.for_mini_batch(micros, self.ranks)
-        sums = [self._backward(micro, token_loss) for micro in micros]
+        sums = [self._backward(micro, token_loss) for micro in self._until_told(micros)]
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -121,7 +121,7 @@ class BufferCore:
             case m.TakeBatch():
                 return self._take(message.version)
             case m.StepDone():
-                self.progress.advance(message.version, message.stage)
+                self.progress.advance(message.version, message.stage, saves=message.saves)
             case m.CheckpointSaved():
                 if not self.progress.checkpoint(message.version):
                     self.count("buffer/misplaced_messages")

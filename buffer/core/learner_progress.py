@@ -71,14 +71,14 @@ class LearnerProgress:
         run.journal.log_batch(batch)
         return batch
 
-    def advance(self, version: int, stage: int = 0) -> None:
-        """The learner says that it made `version`, and is in `stage`. Repeated messages of either change nothing."""
+    def advance(self, version: int, stage: int = 0, *, saves: bool = False) -> None:
+        """The learner says that it made `version`, is in `stage`, and `saves` it. Repeated messages change nothing."""
         run = self._run
         if version == run.store.version + 1 and version <= run.store.head:
             run.store.step_done()
             if version < self._steps:
                 run.validation.maybe_start_between(version)
-            if version % self._checkpoint.every == 0:
+            if saves or version % self._checkpoint.every == 0:
                 run.save_state_of_checkpoint(version)
         if version == run.store.version:
             run.store.enter_later(stage)

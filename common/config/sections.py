@@ -274,10 +274,12 @@ class CheckpointConfig:
     """When the learner saves a checkpoint."""
 
     every: int = 100  # steps between two checkpoints; the last step is always saved
+    every_s: float = 900.0  # also after a step that ends so many seconds after the last checkpoint; 0: by steps alone
     keep: int = 2  # so many checkpoints are kept, the newest ones
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
+        require(self.every_s >= 0, "checkpoint.every_s", self.every_s, "0 or more seconds")
         require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
 
 
@@ -306,12 +308,26 @@ class LaunchConfig:
     max_restarts: int = 3  # how often each process is started again after it failed
     # the run stops when, before its first group, no model is loaded and no rollout generated for this time
     first_group_s: float = 300.0
+    # from Ctrl-C or SIGTERM to the end of every process. The learner drops its step and saves within 0.6 of it or, of a long
+    # time, all but 4 s: what it has not saved by then is computed again from the newest checkpoint, with the same batches
+    stop_s: float = 10.0
 
     def __post_init__(self) -> None:
         require(self.actors >= 0, "launch.actors", self.actors, "0 or more")
         require(self.learner_ranks >= 1, "launch.learner_ranks", self.learner_ranks, "at least 1")
         require(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 or more")
         require(self.first_group_s > 0, "launch.first_group_s", self.first_group_s, "a positive number of seconds")
+        require(self.stop_s > 0, "launch.stop_s", self.stop_s, "a positive number of seconds")
+
+    @property
+    def last_s(self) -> float:
+        """Seconds of `stop_s` that the buffer has when all others have left, and again those to end what is left."""
+        return min(2.0, 0.2 * self.stop_s)
+
+    @property
+    def leave_s(self) -> float:
+        """Seconds of `stop_s` that learner and actors have."""
+        return self.stop_s - 2 * self.last_s
 
 
 @dataclass(kw_only=True, slots=True)

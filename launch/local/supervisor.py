@@ -4,7 +4,7 @@
 
 *Blocks on* the event loop alone. *Stops when* the leader ends well, a process ends with a mistake of the user (exit code 2),
 twice with the same error of the program (repeated_error.py) and no step in between, or more often than allowed, or a signal
-arrives; then all processes are ended within STOP_S.
+arrives; then all processes are ended within `launch.stop_s`.
 
 An actor that ends with code 0 was asked to leave, by a signal or because the run is over, and is not started again: actors can
 be taken from a run. When no actor is left and the run does not end, the last one is started again, which counts as a restart.
@@ -23,6 +23,7 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
+from ...common.config.sections import LaunchConfig
 from .process import ChildProcess
 from .repeated_error import ProgramError, last_error
 
@@ -34,9 +35,6 @@ BACKOFF_S = 0.5  # wait before the first restart; it doubles with each further o
 MAX_BACKOFF_S = 10.0
 LEAVE_S = 10.0  # after the leader or an actor ended well: time for the others to end by themselves
 WRAP_UP_S = 60.0  # a leader whose run is finished is waited for no longer
-TERMINATE_S = 6.0  # after SIGTERM to all but the buffer, before the buffer gets it too
-LAST_S = 2.0  # after SIGTERM to the buffer, before SIGKILL to all
-STOP_S = TERMINATE_S + LAST_S + 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +84,8 @@ class Supervisor:
     """Supervises the processes of one run.
 
     `leader`: the run ends when this process ends well, which it does if `finished()` is true then. `last`: is asked to leave
-    after all others, which hand their work back to it. `note` is told of every restart, in a sentence. `step` gives the last
+    after all others, which hand their work back to it. `limits`: how often a process is started again, and how long the end
+    may take. `note` is told of every restart, in a sentence. `step` gives the last
     step that the run has done.
     """
 
@@ -96,14 +95,14 @@ class Supervisor:
         *,
         leader: str,
         last: str,
-        max_restarts: int,
+        limits: LaunchConfig,
         finished: Callable[[], bool],
         note: Callable[[str], None],
         step: Callable[[], int],
     ) -> None:
         self._processes = {process.name: process for process in processes}
         self._leader, self._last = leader, last
-        self._max_restarts = max_restarts
+        self._limits = limits
         self._finished = finished
         self._note = note
         self._step = step
@@ -220,12 +219,12 @@ class Supervisor:
             return
         if monotonic() - self._started[name] > HEALTHY_S:
             self._restarts[name] = 0
-        if self._restarts[name] >= self._max_restarts:
+        if self._restarts[name] >= self._limits.max_restarts:
             self.fail(f"{name} ended with code {code} after {self._restarts[name]} restarts (launch.max_restarts)")
             return
         delay_s = restart_delay_s(self._restarts[name])
         self._restarts[name] += 1
-        count = f"restart {self._restarts[name]} of {self._max_restarts}"
+        count = f"restart {self._restarts[name]} of {self._limits.max_restarts}"
         self._note(f"{name} ended with code {code} at {datetime.now():%H:%M:%S}: {count} in {delay_s:.1f} s")
         self._timers.append(self._loop.call_later(delay_s, self._start, name))
 
@@ -239,8 +238,8 @@ class Supervisor:
         for timer in self._timers:
             timer.cancel()
         others = [name for name in self._running if name != self._last]
-        await self._terminate(others, TERMINATE_S)
-        await self._terminate(list(self._running), LAST_S)
+        await self._terminate(others, self._limits.leave_s)
+        await self._terminate(list(self._running), self._limits.last_s)
         for name in self._running:
             self._processes[name].kill_group()
         await self._wait_for(list(self._running), 1.0, hurry=False)

@@ -106,7 +106,7 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         run_processes(cfg, paths),
         leader="learner",
         last="buffer",
-        max_restarts=cfg.launch.max_restarts,
+        limits=cfg.launch,
         finished=paths.summary.exists,
         note=progress.notes.append,
         step=lambda: last_step(paths.metrics),

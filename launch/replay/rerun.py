@@ -29,7 +29,7 @@ from ..local.train import process_environment
 if TYPE_CHECKING:
     from ...learner.ranks import Ranks
 
-REPLAY_LEAVE_S = 60.0  # a learner that is asked to leave finishes its step and saves within this
+REPLAY_LEAVE_S = 60.0  # a learner that is asked to leave drops its step and saves within this
 
 
 def learner_process(cfg: Config, run: RunPaths, until: int) -> ChildProcess:

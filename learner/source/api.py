@@ -31,7 +31,7 @@ class BatchSource(Protocol):
         while (batch := source.take(version)) is not None:
             trainer.train(batch)
             version += 1
-            source.step_done(version, stage)
+            source.step_done(version, stage, saves=False)
             source.publish(version, policy)
         source.close()
     """
@@ -70,8 +70,8 @@ class BatchSource(Protocol):
         """Send the weights to the actors; returns once they are copied. Collective. Raises: WeightsError, ProlongError."""
         ...
 
-    def step_done(self, version: int, stage: int) -> None:
-        """The batch of `version - 1` is trained, and the next one belongs to `stage`. Collective: a stop reaches all ranks."""
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+        """The batch of `version - 1` is trained, and the next one belongs to `stage`. `saves`: `version` will be saved."""
         ...
 
     def checkpoint_saved(self, version: int) -> None:

@@ -62,7 +62,7 @@ class RankClient(Protocol):
 
     def take(self, version: int) -> Batch | None: ...
 
-    def step_done(self, version: int, stage: int) -> None: ...
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None: ...
 
     def checkpoint_saved(self, version: int) -> None: ...
 
@@ -113,11 +113,8 @@ class LiveSource:
     def publish(self, version: int, policy: Policy) -> None:
         self._weights.publish(version, policy.full_parameters(DTYPES[self._cfg.model.dtype]))
 
-    def step_done(self, version: int, stage: int) -> None:
-        # a signal to one rank is a signal to all of them from here on
-        if self._ranks.sum_(torch.tensor(float(self._stop.is_set()))) > 0:
-            self._stop.set()
-        self._client.step_done(version, stage)
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+        self._client.step_done(version, stage, saves=saves)
 
     def checkpoint_saved(self, version: int) -> None:
         self._client.checkpoint_saved(version)
@@ -187,8 +184,8 @@ class LearnerClient:
         check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
         return batch
 
-    def step_done(self, version: int, stage: int) -> None:
-        self._client.send(StepDone(generation=self.generation, version=version, stage=stage))
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+        self._client.send(StepDone(generation=self.generation, version=version, stage=stage, saves=saves))
 
     def checkpoint_saved(self, version: int) -> None:
         self._client.send(CheckpointSaved(generation=self.generation, version=version))
@@ -227,7 +224,7 @@ class NullClient:
     def take(self, version: int) -> Batch | None:
         return None
 
-    def step_done(self, version: int, stage: int) -> None:
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
         pass
 
     def checkpoint_saved(self, version: int) -> None:

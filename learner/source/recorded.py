@@ -122,7 +122,7 @@ class RecordedSource:
     def publish(self, version: int, policy: Policy) -> None:
         """No actor takes weights."""
 
-    def step_done(self, version: int, stage: int) -> None:
+    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
         """No buffer counts steps."""
 
     def checkpoint_saved(self, version: int) -> None:

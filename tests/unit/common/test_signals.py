@@ -1,10 +1,10 @@
-"""SIGTERM and SIGINT set an event inside the block; the former handlers come back."""
+"""SIGTERM and SIGINT set an event inside the block, or raise; the former handlers come back."""
 
 import signal
 import threading
 
 import pytest
-from prolong.common.signals import stop_on_signals
+from prolong.common.signals import StopRequest, leave_on_signals, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -22,4 +22,22 @@ def test_the_former_handlers_come_back_after_an_error():
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), stop_on_signals(threading.Event()):
         raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_work_that_may_be_given_up_ends_at_once_with_the_error_and_the_request_is_kept():
+    stop, former, reached = StopRequest(), signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with leave_on_signals(stop, KeyError("given up")):
+            reached.append("begun")
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("went on")
+
+    with stop_on_signals(stop):
+        for _ in range(2):
+            with pytest.raises(KeyError, match="given up"):
+                work()
+            assert stop.is_set()
+    assert reached == ["begun"]
     assert signal.getsignal(signal.SIGTERM) is former

@@ -1,7 +1,9 @@
 """The trainer around the loss: stages, the entropy controller, and the number of forwards of a step."""
 
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from prolong.learner.algorithm.losses.table import build_loss
 from prolong.learner.algorithm.objective import needs_proximal_forward
 from prolong.learner.batches.packing import MicroBatch
 from prolong.learner.step import StepConfig, Trainer
+from prolong.learner.stopping import Leaving, StepDropped
 
 from tests.support.batches import make_trainer, mixed_batch, near_policy, random_batch, small_config, variant_config
 from tests.support.tiny_model import make_tiny_model
@@ -140,3 +143,52 @@ def test_a_stage_without_a_bonus_has_none_and_one_with_a_lower_limit_keeps_it(fo
     trainer.configure(StepConfig.of(bonus_config(folder, 0.0)))
     assert trainer.train(random_batch(0))["learner/entropy_coefficient"] == 0.0
     assert trainer.entropy_coefficient == 0.0
+
+
+def told_after(questions: int, answer: Leaving) -> Callable[[], Leaving]:
+    """`no` so many times, then `answer` for ever."""
+    answers = chain([Leaving.no] * questions, repeat(answer))
+    return lambda: next(answers)
+
+
+def everything(trainer: Trainer) -> list[torch.Tensor]:
+    """The policy, its moments, and the numbers that the trainer keeps between steps."""
+    moments = [value for p in trainer.policy.parameters() for value in trainer.optimizer.state[p].values()]
+    numbers = torch.tensor([trainer.skipped, trainer.skipped_in_row, trainer.entropy_coefficient])
+    return [tensor.detach().clone() for tensor in (*trainer.policy.parameters(), *moments, numbers)]
+
+
+def stoppable(folder: Path, minibatches: int) -> Trainer:
+    """A trainer with forwards for the reference, the proximal policy, and a micro-batch for each rollout."""
+    cfg = small_config(folder)
+    cfg.learner.token_budget, cfg.learner.minibatches, cfg.objective.kl_beta = 1, minibatches, 0.1
+    trainer = make_trainer(cfg, dtype=torch.float32)
+    trainer.train(random_batch(0))
+    return trainer
+
+
+# there are 12 micro-batches: in the reference forward, in the proximal one, and in the first update, which has 8 of them
+@pytest.mark.parametrize("questions", [0, 5, 17, 27])
+@pytest.mark.parametrize("answer", [Leaving.soon, Leaving.now])
+def test_a_step_that_is_told_to_leave_before_its_first_update_leaves_no_trace(
+    folder: Path, questions: int, answer: Leaving
+) -> None:
+    trainer, undisturbed = stoppable(folder, 2), stoppable(folder, 2)
+    before = everything(trainer)
+    with pytest.raises(StepDropped) as dropped:
+        trainer.train(random_batch(1), told_after(questions, answer))
+    assert dropped.value.unchanged
+    assert all(map(torch.equal, before, everything(trainer)))
+    for each in (trainer, undisturbed):
+        each.train(random_batch(1))
+    assert all(map(torch.equal, everything(trainer), everything(undisturbed)))
+
+
+def test_a_step_whose_policy_has_changed_is_finished_while_there_is_time(folder: Path) -> None:
+    trainer, undisturbed = stoppable(folder, 2), stoppable(folder, 2)
+    trainer.train(random_batch(1), told_after(32, Leaving.soon))
+    undisturbed.train(random_batch(1))
+    assert all(map(torch.equal, everything(trainer), everything(undisturbed)))
+    with pytest.raises(StepDropped) as dropped:
+        trainer.train(random_batch(2), told_after(32, Leaving.now))
+    assert not dropped.value.unchanged

@@ -269,3 +269,14 @@ def test_a_fork_from_a_checkpoint_draws_the_prompts_that_followed_it() -> None:
     scene.done(4)
     (follows,) = scene.weights(4)
     assert follows.prompt == second.prompt
+
+
+def test_the_state_of_a_checkpoint_that_a_clock_asked_for_is_recorded_when_the_step_is_done() -> None:
+    """The checkpoint is durable a few steps later, when the state is another one."""
+    scene = trained(config(batch=2, eta=1), 1)[0]
+    scene.say(LEARNER, m.StepDone(generation=1, version=2, saves=True))
+    journal = scene.core.run.journal
+    assert journal.states() == [2]
+    state = journal.load_state(2)
+    assert state is not None
+    assert (state.version, state.head) == (2, 2)

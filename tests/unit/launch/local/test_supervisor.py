@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prolong.common.config.sections import LaunchConfig
 from prolong.launch.local import supervisor as module
 from prolong.launch.local.process import ChildProcess
 from prolong.launch.local.supervisor import Failure, RunOutcome, Supervisor, first_cause, restart_delay_s
@@ -28,7 +29,7 @@ class Case:
         self.done = folder / "done"
         self.notes: list[str] = []
 
-    def supervisor(self, max_restarts: int = 1, **scripts: str) -> Supervisor:
+    def supervisor(self, max_restarts: int = 1, stop_s: float = 10.0, **scripts: str) -> Supervisor:
         env = {**os.environ, "DONE": str(self.done), "FOLDER": str(self.folder)}
         processes = [
             ChildProcess(name, ["sh", "-c", script], env=env, log=self.folder / f"{name}.log")
@@ -38,7 +39,7 @@ class Case:
             processes,
             leader="learner",
             last="buffer",
-            max_restarts=max_restarts,
+            limits=LaunchConfig(max_restarts=max_restarts, stop_s=stop_s),
             finished=self.done.exists,
             note=self.note,
             step=self.step,
@@ -261,10 +262,8 @@ FOREVER_S = 1000.0  # beyond the time limit of a test
 DEAF = "trap '' TERM; sleep 1000 & wait"
 
 
-def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TERMINATE_S", 0.2)
-    monkeypatch.setattr(module, "LAST_S", 0.2)
-    outcome = interrupt(case.supervisor(buffer=DEAF, learner="sleep 1000", actor=DEAF), (0.2, signal.SIGINT))
+def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case) -> None:
+    outcome = interrupt(case.supervisor(stop_s=0.5, buffer=DEAF, learner="sleep 1000", actor=DEAF), (0.2, signal.SIGINT))
     assert outcome == RunOutcome(code=130, reason="stopped by SIGINT")
     case.assert_nothing_left()
 
@@ -276,21 +275,28 @@ def test_other_signals_end_the_run_too(case: Case, signum: signal.Signals) -> No
     case.assert_nothing_left()
 
 
-def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TERMINATE_S", FOREVER_S)
-    monkeypatch.setattr(module, "LAST_S", FOREVER_S)
-    outcome = interrupt(case.supervisor(buffer=DEAF, learner=DEAF), (0.2, signal.SIGINT), (0.4, signal.SIGINT))
+def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case) -> None:
+    supervisor = case.supervisor(stop_s=FOREVER_S, buffer=DEAF, learner=DEAF)
+    outcome = interrupt(supervisor, (0.2, signal.SIGINT), (0.4, signal.SIGINT))
     assert outcome.code == 130
     case.assert_nothing_left()
 
 
-def test_a_stopped_process_does_not_hold_up_the_end(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TERMINATE_S", 0.2)
-    monkeypatch.setattr(module, "LAST_S", 0.1)
+def test_a_stopped_process_does_not_hold_up_the_end(case: Case) -> None:
     learner = "until test -f $FOLDER/stopped; do sleep 0.02; done; touch $DONE"
-    outcome = case.run(buffer="sleep 0.1", learner=learner, actor="touch $FOLDER/stopped; kill -STOP $$")
+    actor = "touch $FOLDER/stopped; kill -STOP $$"
+    outcome = asyncio.run(case.supervisor(stop_s=0.5, buffer="sleep 0.1", learner=learner, actor=actor).run())
     assert outcome == RunOutcome(code=0)
     case.assert_nothing_left()
+
+
+@pytest.mark.parametrize("stop_s", [1.0, 10.0, 600.0])
+def test_all_waits_of_an_end_together_last_no_longer_than_the_time_to_stop(stop_s: float) -> None:
+    limits = LaunchConfig(stop_s=stop_s)
+    # the supervisor waits for what it kills too, for a second at most
+    assert limits.leave_s + limits.last_s < stop_s
+    assert limits.leave_s >= 0.6 * stop_s
+    assert limits.last_s <= 2.0
 
 
 def test_the_buffer_is_asked_to_leave_after_all_others(case: Case) -> None:
@@ -305,12 +311,14 @@ def test_nothing_survives_the_supervisors_death(case: Case) -> None:
 import asyncio
 from pathlib import Path
 from prolong.launch.local.process import ChildProcess
+from prolong.common.config.sections import LaunchConfig
 from prolong.launch.local.supervisor import Supervisor
 folder = Path({str(case.folder)!r})
 env = {{"FOLDER": str(folder), "PATH": {os.environ["PATH"]!r}}}
 processes = [ChildProcess(name, ["sh", "-c", f"echo $$ > $FOLDER/{{name}}.pid; exec sleep 30"], env=env, log=folder / name)
              for name in ("buffer", "learner")]
-asyncio.run(Supervisor(processes, leader="learner", last="buffer", max_restarts=0, finished=bool, note=print, step=int).run())
+limits = LaunchConfig(max_restarts=0)
+asyncio.run(Supervisor(processes, leader="learner", last="buffer", limits=limits, finished=bool, note=print, step=int).run())
 """
     supervisor = subprocess.Popen([sys.executable, "-c", program])
     pids = [case.folder / f"{name}.pid" for name in ("buffer", "learner")]
