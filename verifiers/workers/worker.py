@@ -10,6 +10,7 @@ libraries work.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import signal
@@ -178,7 +179,8 @@ def _task(job: Job, answer: Answer) -> Task:
 def main(fd: int, memory_mb: int, safety: str, names: list[str]) -> None:
     limit_process(memory_mb)
     targets = dict(name.split("=", 1) for name in names if "=" in name)
-    with socket.socket(fileno=fd) as channel:
+    # a pool that closes its end, or dies, with a message under way
+    with contextlib.suppress(ConnectionError), socket.socket(fileno=fd) as channel:
         try:
             worker = Worker(channel, user_verifiers.imported(targets), allow_unsafe=safety == "unsafe")
             for name in names:

@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,17 @@ def test_frames_are_cut_at_any_boundary():
         frames = FrameReader()
         payloads = [p for at in range(0, len(stream), step) for p in frames.feed(stream[at : at + step])]
         assert [msgspec.msgpack.decode(p, type=FromWorker) for p in payloads] == messages
+
+
+@pytest.mark.parametrize("sent", [b"", to_frame(Job(number=1, verifier="math", answer="{}", completion="1"))])
+def test_a_pool_that_goes_away_ends_its_worker_without_a_word(sent: bytes):
+    """Closing an end with unread bytes, here Ready, resets the connection."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "prolong.verifiers.workers.worker", str(theirs.fileno()), "4096", "sandbox"]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as worker:
+        theirs.close()
+        ours.recv(1, socket.MSG_PEEK)
+        ours.sendall(sent)
+        ours.close()
+        _, said = worker.communicate(timeout=60)
+    assert (worker.returncode, said) == (0, b"")
