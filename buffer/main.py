@@ -12,7 +12,7 @@ from time import monotonic
 
 import zmq
 
-from ..common.config.run_files import run_paths
+from ..common.config.run_files import run_paths, save_config
 from ..common.config.sections import BufferConfig, Config
 from ..common.files import write_atomically
 from ..common.signals import stop_on_signals
@@ -44,6 +44,8 @@ def main(cfg: Config) -> None:
             paths.journal, max_gb=cfg.buffer.journal_gb, keep_history=cfg.buffer.keep_history, background=True
         )
         try:
+            # the learner, which may have another disk, writes config.yaml
+            save_config(cfg, paths.buffer_config)
             settings = RunSettings.from_config(cfg, tokenizer.model_ids)
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)

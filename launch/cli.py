@@ -52,11 +52,11 @@ def train(argv: list[str]) -> int:
 def buffer(argv: list[str]) -> int:
     args = config_parser("buffer").parse_intermixed_args(argv)
     from .recipes import compose
-    from .resume_check import check_resume
+    from .resume_check import check_buffer_resume
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
-    check_resume(cfg)
+    check_buffer_resume(cfg)
     from ..buffer.main import main as run_buffer
 
     run_buffer(cfg)
@@ -64,18 +64,29 @@ def buffer(argv: list[str]) -> int:
 
 
 def learner(argv: list[str]) -> int:
-    args = config_parser("learner").parse_intermixed_args(argv)
+    parser = config_parser("learner")
+    parser.add_argument(
+        "--nodes", type=int, help="several nodes: their number; every node runs this command (Slurm: srun does)"
+    )
+    parser.add_argument(
+        "--node-rank", type=int, default=0, help="this node's number, from 0; rank 0 of the learner is on node 0"
+    )
+    parser.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="where the nodes meet: an address of node 0")
+    args = parser.parse_intermixed_args(argv)
     from .model_check import check_model, settle_dtype
+    from .nodes import nodes_by_hand, nodes_of_slurm
     from .recipes import compose
     from .resume_check import check_resume
     from .torchrun import launch_ranks
 
     log_to_stderr()
+    by_hand = args.nodes is not None or args.node_rank or args.rendezvous
+    nodes = nodes_by_hand(args.nodes or 0, args.node_rank, args.rendezvous) if by_hand else nodes_of_slurm(os.environ)
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
     settle_dtype(cfg)
     check_resume(cfg)
-    return launch_ranks(cfg)
+    return launch_ranks(cfg, nodes)
 
 
 def actor(argv: list[str]) -> int:
@@ -219,7 +230,7 @@ def bench(argv: list[str]) -> int:
 COMMANDS: dict[str, Command] = {
     "train": Command(train, "run everything on this machine: buffer, learner and actors, supervised, with a live view"),
     "buffer": Command(buffer, "start the buffer: prompts, tickets, staleness contract, batches"),
-    "learner": Command(learner, "start the learner: its ranks under torchrun"),
+    "learner": Command(learner, "start the learner: its ranks under torchrun, on one node or several"),
     "actor": Command(actor, "start one actor: an engine and its verifiers"),
     "verifier": Command(verifier, "score for the actors of other hosts, or try a reward function on a file"),
     "bootstrap": Command(bootstrap, "make the demo's model, its training prompts and its held-out prompts"),

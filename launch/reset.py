@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from ..buffer.client.observer import request_reset, request_status
 from ..common.errors import BufferUnreachable, UserError
 from ..common.messages import Refused
-from .status import find_run
+from .status import buffer_note, find_run
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -19,12 +18,12 @@ def ask_for_reset(name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> int:
     Raises: UserError (no such run, or it has ended), BufferUnreachable.
     """
     paths = find_run(name)
-    if not paths.buffer.exists():
+    note = buffer_note(paths)
+    if note is None:
         if paths.summary.exists():
             raise UserError(f"run {paths.folder.name} has ended: there is nothing to reset")
         raise BufferUnreachable(f"run {paths.folder.name} has no live buffer: start the run again, then ask for the reset")
-    note = json.loads(paths.buffer.read_text())
-    address, keys = note["address"], note.get("keys", "")
+    address, keys = note
     run = request_status(address, timeout_s, keys=keys).run
     if run != paths.folder.name:
         raise BufferUnreachable(f"the buffer at {address} belongs to run {run}; that of {paths.folder.name} is gone")

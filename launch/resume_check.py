@@ -1,6 +1,6 @@
 """Whether a run may go on from its newest checkpoint with these settings: asked by every command before it writes a file.
 
-    runs/NAME/config.yaml (the last start)  \\
+    config.yaml, buffer.yaml (the last start)  \\
                                              >  settings that cannot change, each with both values
     the settings of this start              /
     the newest checkpoint                   -->  whether `model.path` is still the model that was trained
@@ -13,8 +13,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..buffer.journal.journal import read_journal
 from ..common.config.resume import FixedSetting, fixed_settings
-from ..common.config.run_files import RunPaths, find_checkpoints, load_config, run_paths
+from ..common.config.run_files import find_checkpoints, load_config, run_paths
 from ..common.config.sections import Config
 from ..common.errors import ConfigError, ModelError, UserError
 from ..common.model_folder import read_model_config, text_settings
@@ -36,24 +37,46 @@ def check_resume(cfg: Config) -> None:
     if not cfg.run.resume or not found:
         return
     version, newest = list(found.items())[-1]
-    changed = [*_changed_settings(cfg, paths, newest), *_changed_model(cfg, newest)]
+    changed = [*_changed_settings(cfg, paths.config, _stage_of(newest)), *_changed_model(cfg, newest)]
+    _refuse(changed, f"{paths.folder} cannot go on from step {version}", f"run.name=ANOTHER model.path={newest}")
+
+
+def check_buffer_resume(cfg: Config) -> None:
+    """`check_resume` for the buffer alone. Its folder holds no checkpoints where the learner has another disk."""
+    check_resume(cfg)
+    paths = run_paths(cfg)
+    if not cfg.run.resume or not (paths.journal / "data.mdb").is_file():
+        return
+    journal = read_journal(paths.journal)
+    try:
+        state = journal.load_state()
+    finally:
+        journal.close()
+    if state is not None and state.checkpoints:
+        changed = list(_changed_settings(cfg, paths.buffer_config, state.stage))
+        _refuse(changed, f"{paths.journal} cannot go on from step {state.checkpoints[-1]}", "run.name=ANOTHER")
+
+
+def _refuse(changed: list[FixedSetting], what: str, other_run: str) -> None:
+    """Raise UserError if any setting changed that cannot."""
     if changed:
         reasons, keys = "; ".join(each.sentence() for each in changed), ", ".join(each.key for each in changed)
         raise UserError(
-            f"{paths.folder} cannot go on from step {version} with other settings: {reasons}. Give {keys} the former value, or "
-            f"begin another run with the model of that step: run.name=ANOTHER model.path={newest}"
+            f"{what} with other settings: {reasons}. Give {keys} the former value, or begin another run with the model of that "
+            f"step: {other_run}"
         )
 
 
-def _changed_settings(cfg: Config, paths: RunPaths, newest: Path) -> Iterator[FixedSetting]:
-    if not paths.config.is_file():
+def _changed_settings(cfg: Config, path: Path, stage: int) -> Iterator[FixedSetting]:
+    """Compare with the settings of the last start, which are in the file `path`."""
+    if not path.is_file():
         return
     try:
-        recorded = load_config(paths.config)
+        recorded = load_config(path)
     except ConfigError as error:
         log.warning("the settings of this run's last start cannot be compared: %s", error)
         return
-    yield from fixed_settings(recorded, cfg, _stage_of(newest))
+    yield from fixed_settings(recorded, cfg, stage)
 
 
 def _stage_of(checkpoint: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich import box
@@ -12,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..buffer.client.observer import request_status
-from ..common.config.run_files import RunPaths
+from ..common.config.run_files import RunPaths, load_config
 from ..common.errors import BufferUnreachable, UserError
 from ..common.json_object import JsonObject
 from ..common.messages import Status
 from ..common.metrics import MetricsRecord, read_metrics
+from ..common.transport.sockets import is_loopback
 from ..common.types import TicketState
 from .summary import agreement_text, newest_agreement, read_summary
 
@@ -34,8 +36,9 @@ def find_run(name: str, root: str = "runs") -> RunPaths:
 
 def run_status(paths: RunPaths, timeout_s: float = 3.0) -> JsonObject:
     """The state of a run ("live", "ended" or "stopped"), its version and its ledger, which is None for a stopped run."""
-    if paths.buffer.exists():
-        status = _ask_buffer(paths, timeout_s)
+    note = buffer_note(paths)
+    if note is not None:
+        status = _ask_buffer(paths.folder.name, note, timeout_s)
         if status is not None:
             return _from_buffer(status)
     if paths.summary.exists():
@@ -59,14 +62,33 @@ def _records(paths: RunPaths) -> list[MetricsRecord]:
     return read_metrics(paths.metrics) if paths.metrics.exists() else []
 
 
-def _ask_buffer(paths: RunPaths, timeout_s: float) -> Status | None:
+class BufferNote(NamedTuple):
+    """Where a run's buffer listens, and the folder of keys that admits this host; "" without keys."""
+
+    address: str
+    keys: str
+
+
+def buffer_note(paths: RunPaths) -> BufferNote | None:
+    """Where the buffer of the run is, or was last: on this host by its own file, on another by the learner's settings."""
+    if paths.buffer.exists():
+        note = json.loads(paths.buffer.read_text())
+        return BufferNote(note["address"], note.get("keys", ""))
+    if paths.summary.exists() or not paths.config.exists():
+        return None
+    cfg = load_config(paths.config).buffer
+    # a buffer of this host has no file only if it does not run
+    host = cfg.address.removeprefix("tcp://").rpartition(":")[0]
+    return None if is_loopback(host) else BufferNote(cfg.address, cfg.keys)
+
+
+def _ask_buffer(run: str, note: BufferNote, timeout_s: float) -> Status | None:
     """None when the buffer does not answer, or when the buffer of another run has taken the port."""
-    note = json.loads(paths.buffer.read_text())
     try:
-        status = request_status(note["address"], timeout_s, keys=note.get("keys", ""))
+        status = request_status(note.address, timeout_s, keys=note.keys)
     except BufferUnreachable:
         return None
-    return status if status.run == paths.folder.name else None
+    return status if status.run == run else None
 
 
 def _from_buffer(status: Status) -> JsonObject:

@@ -1,10 +1,11 @@
-"""`prolong learner`: torchrun around the learner's ranks.
+"""`prolong learner`: torchrun around the learner's ranks, on one node or on each of several (nodes.py).
 
     prolong learner  --launch()-->  torchrun's agent (this process)  --one per rank-->  python -m prolong.launch.torchrun CONFIG
 
 torchrun's agent is called as a function, not as a command: the command turns every exit code of a rank into 1, and a caller
-must be able to tell a mistake of the user (2) from a crash. There are no elastic restarts: the supervisor starts the whole
-learner again, which resumes from its newest checkpoint.
+must be able to tell a mistake of the user (2) from a crash. On one node there are no elastic restarts: the supervisor starts
+the whole learner again, which resumes from its newest checkpoint. On several nodes no supervisor sees all of them, so the
+agents start all ranks again when one has failed, or when a node that was lost comes back.
 SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which drop their step, save and leave; torchrun's own handler would
 kill them half a minute later and report a failure.
 """
@@ -12,6 +13,7 @@ kill them half a minute later and report a failure.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -22,34 +24,69 @@ import psutil
 
 from ..common.config.run_files import load_config, run_folder, save_config
 from ..common.config.sections import Config
+from ..common.errors import ProlongError
 from ..common.signals import die_with_parent
 from .entry import exit_code_of, log_to_stderr
+from .nodes import Nodes, address_towards, check_node_0, interface_of, wait_for_node_0
 
 # the module that every rank runs, with the configuration's path as its argument
 RANK_MODULE = "prolong.launch.torchrun"
 _AGENT = "PROLONG_AGENT_PID"
+# number of this node, where there are several
+_NODE = "PROLONG_NODE"
 _LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def launch_ranks(cfg: Config) -> int:
-    """Run `launch.learner_ranks` ranks until they end. Returns the exit code of the rank that failed first, or 0."""
+def launch_ranks(cfg: Config, nodes: Nodes) -> int:
+    """Run `launch.learner_ranks` ranks on this node until they end. Returns the exit code of the rank that failed first, or 0.
+
+    Blocks until the ranks of all nodes have ended; before that, `learner.starve_s` at most until all nodes are there.
+    Raises: UserError for a rendezvous that cannot work; ProlongError when the nodes do not meet, or lose node 0.
+    """
     path = run_folder(cfg) / "config.yaml"
     save_config(cfg, path)
     with _pass_signals_on() as received:
+        meeting = ["--standalone"] if nodes.count == 1 else _meet(cfg, nodes)
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous.api import RendezvousError
         from torch.distributed.run import parse_args, run
 
         os.environ[_AGENT] = str(os.getpid())
         ranks = ["--nproc-per-node", str(cfg.launch.learner_ranks), "-m", RANK_MODULE, str(path)]
         try:
-            run(parse_args(["--standalone", "--signals-to-handle", "SIGQUIT", *ranks]))
+            run(parse_args([*meeting, "--signals-to-handle", "SIGQUIT", *ranks]))
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
             # a rank that was still importing had nothing to save
             if received and code == -signal.SIGTERM:
                 return 0
             return code if code > 0 else 128 - code
+        except RendezvousError as error:
+            raise ProlongError(
+                f"the {nodes.count} nodes do not meet at {nodes.rendezvous} ({error}); start `prolong learner` again on "
+                "each of them: the run goes on from its newest checkpoint"
+            ) from error
     return 0
+
+
+def _meet(cfg: Config, nodes: Nodes) -> list[str]:
+    """torchrun's arguments for several nodes. Returns once node 0 listens; all ranks will use the network that leads there."""
+    address = address_towards(nodes)
+    interface = interface_of(address)
+    if interface:
+        # by themselves both take the network of the host's name
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    if nodes.index == 0:
+        check_node_0(nodes, address)
+    else:
+        wait_for_node_0(nodes, cfg.learner.starve_s)
+    os.environ[_NODE] = str(nodes.index)
+    return [
+        *("--nnodes", str(nodes.count), "--max-restarts", str(cfg.launch.max_restarts), "--local-addr", address),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.rendezvous, "--rdzv-id", cfg.run.name),
+        *("--rdzv-conf", f"is_host={int(nodes.index == 0)},join_timeout={math.ceil(cfg.learner.starve_s)}"),
+    ]
 
 
 @contextlib.contextmanager
@@ -88,6 +125,9 @@ def main(argv: list[str]) -> int:
     """One rank. It dies with its agent, so that no rank is left running when the agent is killed."""
     die_with_parent(parent=int(os.environ.get(_AGENT, os.getppid())))
     log_to_stderr()
+    if _NODE in os.environ:
+        # c10d numbers the nodes by their addresses; rank 0 belongs on node 0, where weights.host and the client's keys are
+        os.environ["RANK"] = str(int(os.environ[_NODE]) * int(os.environ["LOCAL_WORLD_SIZE"]) + int(os.environ["LOCAL_RANK"]))
     return exit_code_of("learner", lambda: train_rank(argv[0]))
 
 

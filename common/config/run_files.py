@@ -44,6 +44,10 @@ class RunPaths:
         return self.folder / "buffer.json"
 
     @property
+    def buffer_config(self) -> Path:
+        return self.folder / "buffer.yaml"
+
+    @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -64,13 +64,13 @@ class Run:
     def folder(self) -> Path:
         return self.root / self.name
 
-    def start(self, command: str, *arguments: str) -> subprocess.Popen:
-        """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log."""
+    def start(self, command: str, *arguments: str, within: Sequence[str] = ()) -> subprocess.Popen:
+        """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log. `within`: a command that runs it elsewhere (networks.py)."""
         label = f"{command}-{len(self.processes)}"
         fixed = [f"run.name={self.name}", f"run.root={self.root}"]
-        arguments = ("--recipe", self.recipe, *arguments, *fixed, *self.overrides)
+        line = [*within, *CLI, command, "--recipe", self.recipe, *fixed, *self.overrides, *arguments]
         with (self.root / f"{label}.log").open("wb") as log:
-            process = subprocess.Popen([*CLI, command, *arguments], stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
         self.processes[label] = process
         return process
 

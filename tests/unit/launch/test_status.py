@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from prolong.common.config.run_files import RunPaths
+from prolong.common.config.run_files import RunPaths, run_paths, save_config
+from prolong.common.config.sections import Config, ModelConfig, RunConfig
 from prolong.common.errors import UserError
-from prolong.launch.status import conservation_law, find_run, run_status, show_status
+from prolong.launch.status import buffer_note, conservation_law, find_run, run_status, show_status
 
 STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
 
@@ -69,3 +70,16 @@ def test_the_newest_comparison_of_engine_and_learner_is_shown(ended: Path, capsy
 def test_a_run_without_a_token_to_compare_says_so(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show_status(str(ended), as_json=False) == 0
     assert "agreement: nothing to compare yet" in capsys.readouterr().out
+
+
+def test_on_the_learners_host_the_buffer_is_where_the_settings_say(tmp_path: Path) -> None:
+    cfg = Config(run=RunConfig(name="r", root=str(tmp_path)), model=ModelConfig(path="m"))
+    paths = run_paths(cfg)
+    save_config(cfg, paths.config)
+    # a buffer on this host would have left its file
+    assert buffer_note(paths) is None
+    cfg.buffer.address, cfg.buffer.keys = "tcp://10.0.0.1:5710", "keys"
+    save_config(cfg, paths.config)
+    assert buffer_note(paths) == ("tcp://10.0.0.1:5710", "keys")
+    paths.buffer.write_text(json.dumps({"address": "tcp://127.0.0.1:9", "pid": 1}))
+    assert buffer_note(paths) == ("tcp://127.0.0.1:9", "")
