@@ -15,7 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..common.config.choices import ResetSource
+from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import total_steps
@@ -52,7 +52,12 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
     stop = StopRequest()
     # before anything else: a rank that dies of a signal takes the others with it
     with stop_on_signals(stop, "the step under way is dropped, then the learner saves and leaves"):
-        ranks = join_ranks(starve_s=cfg.learner.starve_s, cuda=device.type == "cuda", always=cfg.model.dtype != "float32")
+        ranks = join_ranks(
+            starve_s=cfg.learner.starve_s,
+            cuda=device.type == "cuda",
+            always=cfg.model.dtype != "float32",
+            shard_ranks=cfg.learner.shard_ranks,
+        )
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
         source = make_source(cfg, ranks, stop)
@@ -131,6 +136,7 @@ class Learner:
         reference = None
         if cfg.objective.kl_beta > 0:
             reference = Reference(load_policy(model, cfg.learner, ranks, device, trainable=False))
+        ranks.allow_for(sum(parameter.numel() for parameter in policy.parameters()))
         trainer = Trainer(StepConfig.of(schedule.cfg), policy, reference, ranks, device)
         if checkpoint is not None:
             load_checkpoint(checkpoint, state, trainer, ranks)
@@ -229,8 +235,8 @@ class Learner:
         """Load the version with the best validation score; before any sweep has ended, the one that the run began with."""
         version = max(self.schedule.resets.record_version, 0)
         if version == 0:
-            frozen = load_policy(self.cfg.model, self.cfg.learner, self.ranks, self.trainer.device, trainable=False)
-            return dict(frozen.full_parameters())
+            first = load_policy(self.cfg.model, self.cfg.learner, self.ranks, self.trainer.device)
+            return dict(first.full_parameters())
         # rank 0 may be writing that very checkpoint: all ranks wait for it
         self.saver.wait()
         self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
@@ -297,7 +303,9 @@ def load_policy(
         device=device,
         chunk=learner.logprob_chunk,
         shard=ranks.size > 1 or model.dtype != "float32",
+        mesh=ranks.mesh,
         reshard=learner.fsdp_reshard,
+        offload=learner.offload is Offload.all or (learner.offload is Offload.reference and not trainable),
         trainable=trainable,
         recompute=learner.recompute,
     )

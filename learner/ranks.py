@@ -1,7 +1,7 @@
 """The learner's ranks: how one process under torchrun talks to the others. With one rank nothing is ever sent.
 
-The default process group carries FSDP's collectives; gloo groups on the CPU carry batches and numbers. Every wait has a
-deadline.
+The default process group and those of the mesh carry FSDP's collectives; gloo groups on the CPU carry batches and numbers.
+Every wait has a deadline. A rank that dies is noticed by torchrun at once; deadlines are for one that hangs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from datetime import timedelta
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
-# longest wait for another rank, except for rank 0's wait for a batch
+from ..common.errors import require
+
+# longest wait for another rank while a model is loaded, and perhaps downloaded
+START_TIMEOUT_S = 1800.0
+# longest wait for another rank afterwards, for a model whose bytes take no time; not for rank 0's wait for a batch
 CONTROL_TIMEOUT_S = 120.0
+# bytes a second of the slowest disk or link at which a rank is waited for
+SLOWEST = 100e6
+# bytes of a parameter that its rank writes into a checkpoint, and that rank 0 hands to the actors
+SAVED_BYTES, PUBLISHED_BYTES = 16, 4
 
 
 @dataclass(slots=True)
@@ -29,6 +39,9 @@ class Ranks:
     handover: dist.ProcessGroup | None = None
     # gloo group for everything else
     control: dist.ProcessGroup | None = None
+    # the ranks over which FSDP shards; of two dimensions if groups of ranks hold the model each (copies, shards)
+    mesh: DeviceMesh | None = None
+    starve_s: float = 0.0
 
     @property
     def first(self) -> bool:
@@ -70,16 +83,32 @@ class Ranks:
         padded = torch.nn.functional.pad(values, (0, max(sizes) - values.shape[-1]))
         return [part[..., :size] for part, size in zip(self.gather(padded), sizes, strict=True)]
 
+    def allow_for(self, num_parameters: int) -> None:
+        """Set all deadlines for a model of this size, once it is loaded: others wait while a rank saves or publishes it."""
+        if self.size == 1:
+            return
+        timeout_s = work_timeout_s(num_parameters, self.size)
+        groups = [dist.group.WORLD, self.control, *(self.mesh.get_all_groups() if self.mesh else [])]
+        for group in groups:
+            _set_pg_timeout(timedelta(seconds=timeout_s), group)
+        _set_pg_timeout(timedelta(seconds=self.starve_s + timeout_s), self.handover)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier(group=self.control)
 
 
-def join_ranks(*, starve_s: float, cuda: bool, always: bool = False) -> Ranks:
+def work_timeout_s(num_parameters: int, ranks: int) -> float:
+    """How long ranks wait for one that saves its share of the training state and publishes the whole model."""
+    return CONTROL_TIMEOUT_S + num_parameters * (SAVED_BYTES / ranks + PUBLISHED_BYTES) / SLOWEST
+
+
+def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks: int = 0) -> Ranks:
     """Read torchrun's environment and build the groups. Without that environment this is the only rank.
 
     `always`: a single rank gets a default process group too (FSDP needs one). starve_s: longest wait for a batch.
+    shard_ranks: ranks that share one copy of the model; 0: those of one machine. Raises: ConfigError.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -93,12 +122,28 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False) -> Ranks:
         store=store,
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=CONTROL_TIMEOUT_S),
+        timeout=timedelta(seconds=START_TIMEOUT_S),
     )
     if size == 1:
         return Ranks(local_rank=local_rank)
-    handover, control = _gloo_group(starve_s + CONTROL_TIMEOUT_S), _gloo_group(CONTROL_TIMEOUT_S)
-    return Ranks(rank=rank, size=size, local_rank=local_rank, handover=handover, control=control)
+    return Ranks(
+        rank=rank,
+        size=size,
+        local_rank=local_rank,
+        handover=_gloo_group(starve_s + START_TIMEOUT_S),
+        control=_gloo_group(START_TIMEOUT_S),
+        mesh=_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), "cuda" if cuda else "cpu"),
+        starve_s=starve_s,
+    )
+
+
+def _mesh(size: int, sharing: int, device: str) -> DeviceMesh:
+    """Arrange the ranks in groups of `sharing` neighbours. Collective. Raises: ConfigError."""
+    fits = size % sharing == 0
+    require(fits, "learner.shard_ranks", sharing, f"a divisor of the number of ranks, {size}")
+    if sharing == size:
+        return init_device_mesh(device, (size,), mesh_dim_names=("shards",))
+    return init_device_mesh(device, (size // sharing, sharing), mesh_dim_names=("copies", "shards"))
 
 
 def _gloo_group(timeout_s: float) -> dist.ProcessGroup:

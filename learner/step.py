@@ -178,7 +178,7 @@ class Trainer:
         """Take one optimizer step on a mini-batch: its metrics."""
         self.optimizer.zero_grad(set_to_none=True)
         token_loss = self.loss.for_mini_batch(micros, self.ranks)
-        sums = [self._backward(micro, token_loss) for micro in self._until_told(micros)]
+        sums = [self._backward(micro, token_loss, last=micro is micros[-1]) for micro in self._until_told(micros)]
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -199,8 +199,9 @@ class Trainer:
             check_agreement(self._agreement, self.cfg.agreement_tolerance)
         self._untouched = False
 
-    def _backward(self, micro: MicroBatch, token_loss: TokenLoss) -> TokenSums:
-        """Forward and backward of one micro-batch: its statistics."""
+    def _backward(self, micro: MicroBatch, token_loss: TokenLoss, *, last: bool) -> TokenSums:
+        """Forward and backward of one micro-batch, the `last` of its update or not: its statistics."""
+        self.policy.add_gradients_up(last)
         objective, bonus = self.cfg.objective, self.entropy_coefficient
         use = EntropyUse.trained if bonus > 0 else EntropyUse.reported
         policy, entropy = self.policy.logprobs(micro, entropy=use)

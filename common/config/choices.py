@@ -119,3 +119,24 @@ class Device(Enum):
     auto = "auto"  # a GPU if there is one
     cpu = "cpu"  # the CPU
     cuda = "cuda"  # a GPU
+
+
+class Recompute(Enum):
+    """The activations of a layer that the backward pass computes again instead of keeping them. True unless it is `false`."""
+
+    false = "false"  # none
+    true = "true"  # all of them: by far the least memory, a third more time
+    # all but the results of matrix products and attention: about half of the memory, little more time
+    selective = "selective"
+
+    def __bool__(self) -> bool:
+        return self is not Recompute.false
+
+
+class Offload(Enum):
+    """The parts of a sharded learner that live in the memory of the host and come to the GPU layer by layer."""
+
+    none = "none"  # nothing
+    reference = "reference"  # the reference: every forward pass of it copies the model to the GPU once
+    # the policy too, with gradients and optimizer: three more copies an update, and AdamW runs on the CPU
+    all = "all"

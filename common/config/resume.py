@@ -57,6 +57,8 @@ CHANGES: dict[str, Change] = {
     "learner.token_budget": FREE,
     "learner.logprob_chunk": FREE,
     "learner.recompute": FREE,
+    "learner.offload": FREE,
+    "learner.shard_ranks": FREE,
     "learner.max_skipped": FREE,
     "learner.starve_s": FREE,
     "learner.fsdp_reshard": FREE,

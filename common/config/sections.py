@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
-from .choices import Device, EngineKind, Preference, ResetSource, Straggler
+from .choices import Device, EngineKind, Offload, Preference, Recompute, ResetSource, Straggler
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
 
@@ -247,14 +247,18 @@ class LearnerConfig:
     weight_decay: float = 0.01  # of AdamW
     grad_clip: float = 1.0  # largest global norm of the gradient
     logprob_chunk: int = 1024  # completion positions for which the head computes logits at once
-    # compute activations again in the backward pass: far less memory, a third more time
-    recompute: bool = False
+    recompute: Recompute = Recompute.false  # activations that the backward pass computes again
+    # parts that live in the memory of the host; only where the learner is sharded: several ranks, or less than float32
+    offload: Offload = Offload.none
     max_skipped: int = 3  # the run stops after so many updates in a row that are not finite
     starve_s: float = 1800.0  # the learner stops when it gets no batch for this time
     # the run stops when engine and learner give the same tokens of the same version log-probabilities that differ by more on
     # average: a multiple of .01 nats in float32, .05 in float16 and .25 in bfloat16; 0: no check
     agreement_tolerance: float = 1.0
     fsdp_reshard: bool = True  # with several ranks: shard the parameters again after the forward pass
+    # with several ranks: how many share one copy of the model; each group of so many holds its own, and the groups add up their
+    # gradients once an update. 0: the ranks of one machine
+    shard_ranks: int = 0
 
     def __post_init__(self) -> None:
         require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
@@ -267,6 +271,7 @@ class LearnerConfig:
         require(self.max_skipped >= 1, "learner.max_skipped", self.max_skipped, "at least 1")
         require(self.starve_s > 0, "learner.starve_s", self.starve_s, "a positive number of seconds")
         require(self.agreement_tolerance >= 0, "learner.agreement_tolerance", self.agreement_tolerance, "0 or more")
+        require(self.shard_ranks >= 0, "learner.shard_ranks", self.shard_ranks, "0 or more")
 
 
 @dataclass(kw_only=True, slots=True)

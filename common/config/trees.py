@@ -47,8 +47,10 @@ def convert_value(schema: Any, value: Any, key: str) -> Any:
     if is_dataclass(schema):
         return build_section(schema, value, key)  # pyright: ignore[reportArgumentType]
     if isinstance(schema, type) and issubclass(schema, Enum):
-        require(isinstance(value, str) and value in schema.__members__, key, value, describe_type(schema))
-        return schema[value]
+        # YAML reads true and false as booleans, also where they are names of an Enum's members
+        name = str(value).lower() if isinstance(value, bool) else value
+        require(isinstance(name, str) and name in schema.__members__, key, value, describe_type(schema))
+        return schema[name]
     if get_origin(schema) in (list, tuple):
         return _convert_sequence(schema, value, key)
     if get_origin(schema) is dict:

@@ -8,15 +8,16 @@ and transformers load the weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from ...common.config.choices import Recompute
 from ...common.config.sections import ModelConfig
 from ...common.errors import ModelError
 from ...common.half_head import EntropyUse
@@ -27,6 +28,8 @@ from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
 from .families import fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .kernels import install_kernels
+from .recompute import recompute_layers
+from .sharding import keep_rest_gathered, reshard_all, shard_module
 
 
 class Policy(nn.Module):
@@ -82,6 +85,7 @@ class Policy(nn.Module):
         """
         planned = micro.plan is not None
         assert planned == (self.layout is PackingLayout.documents), f"micro-batch of another layout than {self.layout.name}"
+        keep_rest_gathered(self, torch.is_grad_enabled())
         return self(
             micro.input_ids,
             micro.position_ids,
@@ -92,11 +96,20 @@ class Policy(nn.Module):
             entropy,
         )
 
+    def add_gradients_up(self, ready: bool) -> None:
+        """Tell the next backward pass whether the gradients of an update are `ready` with it.
+
+        Where groups of ranks hold the model each, they add their gradients up only then: once an update, between machines.
+        """
+        if isinstance(self, FSDPModule):
+            self.set_requires_all_reduce(ready)
+
     def full_parameters(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the published tensors whole, one at a time, parameters as `dtype`. Collective: every rank must exhaust it.
 
         Shards are converted before they are gathered: in bfloat16, half of the bytes travel and half of the memory is needed.
         """
+        reshard_all(self)
         for name, tensor in published_tensors(self.causal):
             value = tensor.detach()
             if dtype is not None and isinstance(tensor, nn.Parameter):
@@ -113,6 +126,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
         """Fill the published tensors from whole ones. Raises: ModelError when names or shapes differ."""
+        reshard_all(self)
         own = dict(published_tensors(self.causal))
         if own.keys() != tensors.keys():
             raise ModelError(f"weights of another model: {sorted(own.keys() ^ tensors.keys())[:3]} are on one side only")
@@ -143,46 +157,36 @@ def layout_of(attention: str, *, separate: bool = False) -> PackingLayout:
     return PackingLayout.flat if "flash" in attention else PackingLayout.rows
 
 
-def recompute_layers(causal: PreTrainedModel) -> None:
-    """Recompute activations in the backward pass. That needs training mode, hence dropout is switched off."""
-    for module in causal.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            # nn.Module does not declare the attribute, so that an assignment would not pass the type check
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010
-    causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    causal.train()
-
-
 def build_policy(
     model: ModelConfig,
     *,
     device: torch.device,
     chunk: int,
     shard: bool,
+    mesh: DeviceMesh | None = None,
     reshard: bool = True,
+    offload: bool = False,
     trainable: bool = True,
-    recompute: bool = False,
+    recompute: Recompute = Recompute.false,
 ) -> Policy:
-    """Load the model of `model.path` on this rank, and shard it if requested. Raises: ModelError."""
+    """Load the model of `model.path` on this rank, and shard it if requested (sharding.py says how). Raises: ModelError."""
     causal = load_model(model, dtype=torch.float32, attention=fitting_attention(model))
     if str(causal.config._attn_implementation) == DOCUMENTS_ATTENTION and not passes_plans(causal):
         causal.set_attn_implementation("sdpa")
     settle_windows(causal)
     if recompute and trainable:
-        recompute_layers(causal)
+        recompute_layers(causal, recompute)
     if device.type == "cpu":
         install_kernels(causal)
-    policy = Policy(causal, chunk=chunk).requires_grad_(trainable).to(device)
+    policy = Policy(causal, chunk=chunk).requires_grad_(trainable)
+    if not (shard and offload):
+        policy = policy.to(device)
     if shard:
-        compute = DTYPES[model.dtype]
-        precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         layers = set(causal._no_split_modules or [])
-        for module in causal.modules():
-            if type(module).__name__ in layers:
-                fully_shard(module, mp_policy=precision, reshard_after_forward=reshard)
-        # the inputs of the whole model are not cast: a temperature of 1.2 would become bfloat16's 1.203
-        whole = replace(precision, cast_forward_inputs=False)
-        fully_shard(policy, mp_policy=whole, reshard_after_forward=reshard)
+        compute = DTYPES[model.dtype]
+        if not trainable:
+            # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
+            for parameter in policy.parameters():
+                parameter.data = parameter.data.to(compute)
+        shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
     return policy

@@ -46,6 +46,7 @@ from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import StepConfig, Trainer
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 SAMPLING = Sampling(n=4, temperature=1.2, top_p=1.0, max_tokens=20)
 ETA = 2  # of mixed batches
@@ -217,13 +218,21 @@ def policy_terms(tokens: Tokens, cfg: ObjectiveConfig) -> PolicyTerms:
     return policy_loss(tokens, cfg, build_loss(cfg).for_mini_batch([], Ranks()))
 
 
-def make_policy(cfg: Config, *, trainable: bool = True, shard: bool = False, dtype: torch.dtype = torch.float64) -> Policy:
+def make_policy(
+    cfg: Config,
+    *,
+    trainable: bool = True,
+    shard: bool = False,
+    mesh: DeviceMesh | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Policy:
     """The policy of `cfg` on the CPU."""
     policy = build_policy(
         cfg.model,
         device=torch.device("cpu"),
         chunk=cfg.learner.logprob_chunk,
         shard=shard,
+        mesh=mesh,
         trainable=trainable,
         recompute=cfg.learner.recompute,
     )

@@ -27,6 +27,8 @@ def leaves(tree: Any, key: str = "") -> dict[str, Any]:
 def test_a_configuration_of_an_earlier_version_loads_with_the_same_meaning() -> None:
     written = leaves(yaml.safe_load(EARLIER.read_text()))
     loaded = leaves(to_tree(load_config(EARLIER)))
+    # was a boolean, and has a third value now
+    written[".learner.recompute"] = str(written[".learner.recompute"]).lower()
     assert {key: loaded.get(key) for key in written} == written
     assert len(written) > 120
 
