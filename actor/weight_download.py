@@ -2,9 +2,10 @@
 
     start(update)      a thread checks the manifest, downloads every bucket and checksums it, while the engine generates
     result(wait_s) ->  None while that goes on, then checksums or an error
-    take_buckets() ->  the staged bytes
+    take_buckets() ->  the staged bytes, in host memory
 
-A failure here leaves the weights that the engine generates with untouched. The deadline of a phase comes from the learner,
+A GPU is left to the engine: only one bucket at a time is on it (common/weights/staging.py has the arithmetic). A failure here
+leaves the weights that the engine generates with untouched. The deadline of a phase comes from the learner,
 in the update, so that both ends give up on a silent peer at the same time. How the bytes travel: common/weights/api.py.
 """
 
@@ -17,10 +18,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..common.errors import ProlongError, WeightsError
+from ..common.errors import WeightsError
 from ..common.messages import UpdateWeights
 from ..common.weights.api import ActorEnd, WeightTransport
 from ..common.weights.buckets import check_manifest, checksum
+from ..common.weights.gpu_memory import finish_stream, host_buffer, own_stream
 from ..common.weights.transports import TRANSPORTS, transport_named
 
 
@@ -72,7 +74,7 @@ class WeightDownloader:
         return self._download.result if self._download.ended.wait(wait_s) else None
 
     def take_buckets(self) -> list[torch.Tensor]:
-        """The staged buckets of the last download, each [num_bytes] uint8; they are the caller's from now on."""
+        """The staged buckets of the last download, each [num_bytes] uint8 in host memory; they are the caller's from now on."""
         assert self._download is not None, "no download was begun"
         buckets, self._download.staged = self._download.staged, []
         return buckets
@@ -98,20 +100,28 @@ class _Download:
         self.staged: list[torch.Tensor] = []
 
     def run(self, end: ActorEnd, update: UpdateWeights, device: torch.device, phase_timeout_s: float) -> None:
-        checksums: list[int] = []
         try:
             check_manifest(update.manifest)
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            with closing(end.download(update, phase_timeout_s)) as buckets:
-                for flat in buckets:
-                    checksums.append(checksum(flat))
-                    self.staged.append(flat)
-        except (ProlongError, RuntimeError) as error:  # RuntimeError: torch's, out of memory included
+            with own_stream(device):
+                checksums = self._stage(end, update, device, phase_timeout_s)
+        except Exception as error:
+            # whatever it is, the learner must hear of it: torch's errors are of several classes
             self.staged = []
             self.end(str(error) or type(error).__name__)
         else:
             self.end("", checksums)
+
+    def _stage(self, end: ActorEnd, update: UpdateWeights, device: torch.device, phase_timeout_s: float) -> list[int]:
+        checksums: list[int] = []
+        with closing(end.download(update, phase_timeout_s)) as buckets:
+            for flat in buckets:
+                # a GPU computes it a hundred times faster
+                checksums.append(checksum(flat.to(device)))
+                if flat.device.type != "cpu":
+                    flat = host_buffer(flat.numel(), device).copy_(flat, non_blocking=True)
+                self.staged.append(flat)
+            finish_stream(device)
+        return checksums
 
     def end(self, error: str, checksums: list[int] | None = None) -> None:
         self.result = DownloadResult(checksums or [], error)

@@ -40,7 +40,7 @@ class LearnerEnd(Protocol):
         ...
 
     def publish(self, plan: PublishPlan, weights: PackedWeights, phase_timeout_s: float) -> list[float]:
-        """Give `weights` to `plan.members`; returns the seconds of each phase, at least one.
+        """Give `weights`, which lie in host memory, to `plan.members`; returns the seconds of each phase, at least one.
 
         Called when: the buffer has planned the broadcast; every member has been sent an UpdateWeights of the same epoch, and
         may call `download` before or after this call. Plans of one epoch have the same members in the same order.
@@ -69,16 +69,18 @@ class ActorEnd(Protocol):
     Example:
         end = transport_named(update.rendezvous.transport).open_actor_end(device)
         with closing(end.download(update, phase_timeout_s=2.6)) as buckets:
-            staged = [(flat, checksum(flat)) for flat in buckets]
+            staged = [(flat.to("cpu", copy=True), checksum(flat)) for flat in buckets]
         end.close()
     """
 
     def download(self, update: UpdateWeights, phase_timeout_s: float) -> Generator[torch.Tensor]:
-        """Yield every bucket of `update.manifest`, in order: a new flat tensor each, [num_bytes] uint8 on the device.
+        """Yield every bucket of `update.manifest`, in order: a flat tensor each, [num_bytes] uint8, of the host or the GPU.
 
-        Called when: an UpdateWeights came and its manifest was checked. It runs in its own thread, while the engine generates.
+        Called when: an UpdateWeights came and its manifest was checked. It runs in its own thread, while the engine generates,
+        and puts what it does on a GPU on the thread's current stream.
         Blocks: each phase (reaching the learner; one bucket) about `phase_timeout_s` at most.
-        Afterwards: the tensors belong to the caller, who keeps views into them: never write to one that was yielded.
+        Afterwards: a tensor in host memory belongs to the caller, who keeps views into it: never write to it again. One on the
+        GPU is a buffer that the next bucket overwrites; the caller copies it first, on the same stream.
         Raises: WeightsError when a bucket does not come in time, the learner has another manifest, or the rendezvous is
         none of this transport's.
 
@@ -97,9 +99,9 @@ class WeightTransport(Protocol):
     """One way to move weights: a line of `transports.TRANSPORTS`. Holds no state: a process may open several ends."""
 
     def open_learner_end(self, cfg: WeightsConfig, device: torch.device) -> LearnerEnd:
-        """Open the end from which tensors on `device` are sent. Raises WeightsError if actors could not reach it."""
+        """Open the end of a learner that computes on `device`. Raises WeightsError if actors could not reach it."""
         ...
 
     def open_actor_end(self, device: torch.device) -> ActorEnd:
-        """Open an end that receives into memory of `device`. It connects to no learner yet, so it neither blocks nor fails."""
+        """Open an end for an engine on `device`. It connects to no learner yet, so it neither blocks nor fails."""
         ...

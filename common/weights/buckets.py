@@ -16,9 +16,10 @@ from isal.isal_zlib import crc32
 
 from ..errors import WeightsError
 from ..types import BucketSpec, Manifest, TensorSpec
+from .staging import ALIGNMENT, GPU_CHUNK, aligned
 
-ALIGNMENT = 16  # bytes: every tensor starts at a multiple, so that views of any dtype are aligned
 _CHUNK = 1 << 15  # words that a checksum takes at once: its temporaries then stay in a core's cache
+CPU = torch.device("cpu")
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed integer
 _MIX = -4658895280553007687  # of splitmix64
 
@@ -27,15 +28,16 @@ TensorShape = tuple[str, torch.dtype | str, Iterable[int]]  # name, dtype, shape
 
 @dataclass(slots=True)
 class PackedWeights:
-    """The weights of one version, as every transport sends them: one flat tensor per bucket of the manifest."""
+    """The weights of one version, as every transport sends them: one flat tensor of the host per bucket of the manifest."""
 
     version: int
     manifest: Manifest
     buckets: list[torch.Tensor]  # each [num_bytes] uint8
+    device: torch.device = CPU  # where checksums are computed
 
     def checksums(self) -> list[int]:
         """One number per bucket, as an actor acknowledges them."""
-        return [checksum(flat) for flat in self.buckets]
+        return [checksum(flat.to(self.device)) for flat in self.buckets]
 
 
 def dtype_name(dtype: torch.dtype | str) -> str:
@@ -58,7 +60,7 @@ def plan_buckets(specs: Iterable[TensorShape], bucket_bytes: int) -> Manifest:
     offset = 0
     for name, dtype, dimensions in specs:
         shape = list(dimensions)
-        size = _aligned(prod(shape) * named_dtype(dtype_name(dtype)).itemsize)
+        size = aligned(prod(shape) * named_dtype(dtype_name(dtype)).itemsize)
         if tensors and offset + size > bucket_bytes:
             buckets.append(BucketSpec(num_bytes=offset, tensors=tensors))
             tensors, offset = [], 0
@@ -86,10 +88,13 @@ def manifest_digest(manifest: Manifest) -> str:
     return f"{len(manifest.buckets)}-{crc32(msgspec.msgpack.encode(manifest)):08x}"
 
 
-def fill_bucket(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+def fill_bucket(
+    bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: torch.Tensor | None = None, *, wait: bool = True
+) -> torch.Tensor:
     """Copy the bucket's tensors into one flat tensor, [num_bytes] uint8 on their device. The padding between them is zero.
 
-    `out`, if given, is filled and returned. It must come from an earlier call for the same bucket: its padding is not written.
+    `out`, if given, is filled and returned. Its padding is not written, so it must be zero.
+    Without `wait`, copies from a GPU into page-locked memory may go on after the call (`gpu_memory.finish_stream`).
     Raises WeightsError if a tensor is missing, or has another shape or dtype than the manifest says.
     """
     if out is None:
@@ -100,7 +105,7 @@ def fill_bucket(bucket: BucketSpec, tensors: Mapping[str, torch.Tensor], out: to
         if tensor is None or tensor.dtype != view.dtype or tensor.shape != view.shape:
             got = "nothing" if tensor is None else f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
             raise WeightsError(f"tensor {spec.name}: got {got}, the manifest says {spec.dtype} {spec.shape}")
-        view.copy_(tensor.detach())
+        view.copy_(tensor.detach(), non_blocking=not wait)
     return out
 
 
@@ -118,7 +123,7 @@ def checksum(flat: torch.Tensor) -> int:
     if flat.numel() % 8:
         raise WeightsError(f"checksum of {flat.numel()} bytes: expected a multiple of 8")
     words = flat.view(torch.int64)
-    chunk = _CHUNK if flat.device.type == "cpu" else _CHUNK << 9
+    chunk = _CHUNK if flat.device.type == "cpu" else GPU_CHUNK
     positions = torch.arange(min(chunk, words.numel()), dtype=torch.int64, device=flat.device).mul_(_GOLDEN)
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, words.numel(), chunk):
@@ -140,7 +145,3 @@ def _views(bucket: BucketSpec, flat: torch.Tensor) -> Iterable[torch.Tensor]:
 def _signed(value: int) -> int:
     """`value` modulo 2^64, as a signed 64-bit integer."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT

@@ -1,15 +1,17 @@
 """Weights by collective broadcast: for every epoch of members a process group of its own, with the learner as rank 0.
 
     learner: WeightsStore (a TCPStore)   rendezvous = its host and port
-    plan --> join the group of its epoch, unless already in it --> broadcast every bucket: NCCL on GPUs, gloo on CPUs
+    plan --> join the group of its epoch, unless already in it --> broadcast every bucket
 
 A group outlives a broadcast: the next plan of the same epoch uses it again. A group breaks for all of its members once it broke
-for one, so an error ends the epoch. `collective_group.py` holds the group itself. Neither encrypted nor authenticated:
-docs/security.md.
+for one, so an error ends the epoch. `collective_group.py` holds the group itself, and chooses for each between NCCL and gloo.
+With NCCL a bucket passes through one buffer on the GPU: the learner copies it there from host memory before it is sent, and an
+actor's caller copies it away. Neither encrypted nor authenticated: docs/security.md.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Generator
 from itertools import pairwise
@@ -24,10 +26,14 @@ from ..errors import WeightsError
 from ..messages import PublishPlan, UpdateWeights
 from ..types import Manifest, Rendezvous, Word
 from .buckets import PackedWeights, manifest_digest
-from .collective_group import WeightsGroup, WeightsStore
+from .collective_group import Medium, WeightsGroup, WeightsStore
+from .gpu_memory import host_buffer
+
+log = logging.getLogger(__name__)
 
 NAME = "collective"
 JOIN_FACTOR = 1.5  # of an actor's deadline: rank 0 gives up first, and tells the others
+MAX_NCCL_FAILURES = 4  # publishes in a row that fail, until the learner gives NCCL up and sends through host memory
 
 Epoch = tuple[int, int]  # (generation, epoch); each has a process group of its own
 
@@ -59,6 +65,9 @@ class CollectiveLearnerEnd:
         self._store, self._device = store, device
         self._group: WeightsGroup | None = None
         self._epoch: Epoch | None = None  # of `_group`
+        self._medium: Medium | None = None  # of the group joined last
+        self._num_failed = 0  # publishes in a row, unless NCCL was given up
+        self._buffer: torch.Tensor | None = None  # on the GPU, for one bucket after the other
 
     @property
     def rendezvous(self) -> Rendezvous:
@@ -71,12 +80,25 @@ class CollectiveLearnerEnd:
             group = self._group_of(plan, weights.manifest, phase_timeout_s)
             times.append(perf_counter())
             for flat in weights.buckets:
-                group.broadcast(flat, phase_timeout_s)
+                group.broadcast(self._on(group.device, flat, weights.manifest), phase_timeout_s)
                 times.append(perf_counter())
-        except WeightsError:
+        except (WeightsError, RuntimeError) as error:  # RuntimeError: torch's, out of memory included
+            self._num_failed += 1
             self.disconnect()
-            raise
+            if isinstance(error, WeightsError):
+                raise
+            raise WeightsError(f"weights of version {weights.version} could not be sent: {error}") from error
+        if not self._nccl_given_up:
+            self._num_failed = 0
         return [end - start for start, end in pairwise(times)]
+
+    def _on(self, device: torch.device, flat: torch.Tensor, manifest: Manifest) -> torch.Tensor:
+        """A bucket where the group wants it."""
+        if flat.device == device:
+            return flat
+        if self._buffer is None:
+            self._buffer = torch.empty(largest_bucket(manifest), dtype=torch.uint8, device=device)
+        return self._buffer[: flat.numel()].copy_(flat, non_blocking=True)
 
     def _group_of(self, plan: PublishPlan, manifest: Manifest, timeout_s: float) -> WeightsGroup:
         epoch = plan.generation, plan.epoch
@@ -93,9 +115,23 @@ class CollectiveLearnerEnd:
             device=self._device,
             timeout_s=timeout_s,
             digest=manifest_digest(manifest),
+            through_host=self._nccl_given_up,
         )
         self._epoch = epoch
+        self._note_medium(self._group.medium)
         return self._group
+
+    @property
+    def _nccl_given_up(self) -> bool:
+        """Stays so: a link between two GPUs that NCCL cannot use does not heal, and each try costs a publish."""
+        return self._num_failed >= MAX_NCCL_FAILURES
+
+    def _note_medium(self, medium: Medium) -> None:
+        if medium is not self._medium and self._device.type == "cuda":
+            how = "by NCCL, from GPU to GPU" if medium is Medium.nccl else "by gloo, through host memory"
+            why = f" after {self._num_failed} failures in a row" if self._nccl_given_up else ""
+            log.info("weights travel %s%s", how, why)
+        self._medium = medium
 
     def disconnect(self) -> None:
         group, self._group, self._epoch = self._group, None, None
@@ -128,8 +164,11 @@ class CollectiveActorEnd:
         try:
             if group is None:
                 group = self._join(update, JOIN_FACTOR * phase_timeout_s)
+            buffer = torch.empty(0, dtype=torch.uint8, device=group.device)
+            if group.medium is Medium.nccl:
+                buffer = torch.empty(largest_bucket(update.manifest), dtype=torch.uint8, device=group.device)
             for bucket in update.manifest.buckets:
-                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self._device)
+                flat = buffer[: bucket.num_bytes] if len(buffer) else host_buffer(bucket.num_bytes, self._device)
                 group.broadcast(flat, phase_timeout_s)
                 yield flat
         except BaseException:  # GeneratorExit too: the caller failed
@@ -191,3 +230,8 @@ class CollectiveActorEnd:
             group, self._idle_group, self._closed = self._idle_group, None, True
         if group is not None:
             group.close()
+
+
+def largest_bucket(manifest: Manifest) -> int:
+    """Bytes of the largest bucket."""
+    return max((bucket.num_bytes for bucket in manifest.buckets), default=0)

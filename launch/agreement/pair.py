@@ -51,8 +51,9 @@ class EnginePair:
         self.cfg, self.engine, self.policy = cfg, engine, policy
         self._dtype = DTYPES[cfg.model.dtype]
         weights = WeightsConfig(transport=cfg.weights.transport, timeout_s=TIMEOUT_S)
-        self._packer = WeightPacker(policy.full_shapes(self._dtype), weights.bucket_mb << 20)
-        self._end = configured_transport(weights).open_learner_end(weights, resolve_device(cfg.model.device))
+        device = resolve_device(cfg.model.device)
+        self._packer = WeightPacker(policy.full_shapes(self._dtype), weights.bucket_mb << 20, device)
+        self._end = configured_transport(weights).open_learner_end(weights, device)
         self._thread = ThreadPoolExecutor(1)
         self._version = -1
         self._ordinal = 0

@@ -208,7 +208,7 @@ class LearnerClient:
         specs = policy.full_shapes(dtype)
         cfg = self._cfg.weights
         end = configured_transport(cfg).open_learner_end(cfg, device)
-        sender = WeightSender(self._client, self._weights, end, specs, cfg)
+        sender = WeightSender(self._client, self._weights, end, specs, cfg, device=device)
         sender.start()
         return sender
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 SLACK_S = 2.0  # for everything but the transfer: an engine's step, a busy core
+GPU_SLACK_S = 6.0  # with GPUs, where NCCL needs seconds to connect the members of a new epoch
 FIRST_S = 10.0  # before the first success
 FACTOR = 2.0
 MEMORY = 20  # broadcasts whose slowest phase is remembered

@@ -1,4 +1,7 @@
-"""Copies the policy's tensors into the flat buckets of an update: the only part of a publish on the learner's critical path."""
+"""Copies the policy's tensors into the flat buckets of an update: the only part of a publish on the learner's critical path.
+
+The buckets lie in host memory, page-locked where the policy is on a GPU, which so keeps no second copy of the model.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from collections.abc import Iterable
 from itertools import islice
 from queue import Empty, SimpleQueue
 
+import torch
 from torch import Tensor
 
 from ...common.types import Manifest
 from ...common.weights.buckets import PackedWeights, TensorShape, fill_bucket, plan_buckets
+from ...common.weights.gpu_memory import finish_stream, host_buffer
+
+CPU = torch.device("cpu")
 
 
 class WeightPacker:
@@ -21,9 +28,10 @@ class WeightPacker:
         packer.recycle(weights)  # once no one reads it
     """
 
-    def __init__(self, specs: Iterable[TensorShape], bucket_bytes: int) -> None:
-        """`specs` name all tensors, in the order in which `pack` gets them."""
+    def __init__(self, specs: Iterable[TensorShape], bucket_bytes: int, device: torch.device = CPU) -> None:
+        """`specs` name all tensors, in the order in which `pack` gets them; they are on `device`."""
         self.manifest: Manifest = plan_buckets(specs, bucket_bytes)
+        self._device = device
         self._free: SimpleQueue[list[Tensor]] = SimpleQueue()
 
     def pack(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> PackedWeights:
@@ -32,15 +40,14 @@ class WeightPacker:
         Raises WeightsError if a tensor is missing, or has another name, shape or dtype than `specs` said.
         """
         try:
-            used: list[Tensor] | list[None] = self._free.get_nowait()
+            buckets = self._free.get_nowait()
         except Empty:
-            used = [None] * len(self.manifest.buckets)
+            buckets = [host_buffer(bucket.num_bytes, self._device) for bucket in self.manifest.buckets]
         remaining = iter(tensors)
-        buckets = [
-            fill_bucket(bucket, dict(islice(remaining, len(bucket.tensors))), out)
-            for bucket, out in zip(self.manifest.buckets, used, strict=True)
-        ]
-        return PackedWeights(version=version, manifest=self.manifest, buckets=buckets)
+        for bucket, out in zip(self.manifest.buckets, buckets, strict=True):
+            fill_bucket(bucket, dict(islice(remaining, len(bucket.tensors))), out, wait=False)
+        finish_stream(self._device)
+        return PackedWeights(version=version, manifest=self.manifest, buckets=buckets, device=self._device)
 
     def recycle(self, weights: PackedWeights) -> None:
         """Let a later `pack` overwrite these buckets."""

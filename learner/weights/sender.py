@@ -4,7 +4,8 @@
                <--PublishResult-- their acknowledgements, with checksums
                members with other checksums --Cordon--> buffer; a failed publish is tried once more
 
-Only the packing is on the learner's critical path; a thread does the rest. Newer weights replace those that wait. No actor can
+Only the packing is on the learner's critical path; a thread does the rest, on a GPU's stream of its own. Newer weights replace
+those that wait, so that two versions exist at most: one that travels and the newest. No actor can
 stop the learner: one that fails is cordoned by the buffer, which asks for weights again (SyncRequested). Only when one publish
 after the other reaches no actor at all does the next call of `publish` raise.
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
+import torch
 from torch import Tensor
 
 from ...buffer.client.client import BufferClient
@@ -30,8 +32,9 @@ from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, Sync
 from ...common.types import Manifest
 from ...common.weights.api import LearnerEnd
 from ...common.weights.buckets import PackedWeights, TensorShape
-from .adaptive_deadline import AdaptiveDeadline
-from .packer import WeightPacker
+from ...common.weights.gpu_memory import own_stream
+from .adaptive_deadline import GPU_SLACK_S, SLACK_S, AdaptiveDeadline
+from .packer import CPU, WeightPacker
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +102,16 @@ class WeightSender:
         specs: Iterable[TensorShape],
         cfg: WeightsConfig,
         deadline: AdaptiveDeadline | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """`inbox` holds PublishPlan, PublishResult and SyncRequested. `end` is the sender's from now on, `close` included.
 
-        `specs` name all tensors, in the order of `publish`.
+        `specs` name all tensors, in the order of `publish`; they are on `device`.
         """
-        self._packer = WeightPacker(specs, cfg.bucket_mb << 20)
+        self._packer, self._device = WeightPacker(specs, cfg.bucket_mb << 20, device), device
         self._client, self._inbox, self._end, self._cfg = client, inbox, end, cfg
-        self._deadline = AdaptiveDeadline(cfg.timeout_s) if deadline is None else deadline
+        slack_s = GPU_SLACK_S if device.type == "cuda" else SLACK_S
+        self._deadline = AdaptiveDeadline(cfg.timeout_s, slack_s=slack_s) if deadline is None else deadline
         self._state = _State()
         self._reach = _Reach()
         # the lock of `_state`; notified when an attempt or the thread ends
@@ -135,17 +140,24 @@ class WeightSender:
         started = perf_counter()
         if self._state.error is not None:
             raise self._state.error
+        self._drop_waiting()
         weights = self._packer.pack(version, tensors)
         with self._changed:
-            replaced, self._state.newest = self._state.newest, weights
-            attempt = self._state.attempt
-            if replaced is not None and (attempt is None or attempt.weights is not replaced):
-                self._packer.recycle(replaced)
-                if attempt is not None:
-                    self._metrics["weights/replaced"] += 1
-            if attempt is None:
+            before, self._state.newest = self._state.newest, weights
+            if self._state.attempt is None:
+                if before is not None:
+                    self._packer.recycle(before)
                 self._send_publish(weights, number=1)
         self._metrics["weights/critical_s"] = perf_counter() - started
+
+    def _drop_waiting(self) -> None:
+        """Give the next version the memory of one that waits behind the version under way."""
+        with self._changed:
+            attempt, newest = self._state.attempt, self._state.newest
+            if attempt is not None and newest is not None and newest is not attempt.weights:
+                self._state.newest = attempt.weights
+                self._packer.recycle(newest)
+                self._metrics["weights/replaced"] += 1
 
     def metrics(self) -> dict[str, float]:
         """Seconds of the last publish and counts since the start, by name."""
@@ -174,16 +186,21 @@ class WeightSender:
         """
         error: ProlongError | None = None
         try:
-            while not self._closing.is_set():
-                message = self._inbox.take_within(POLL_S)
-                if message is None:
-                    self._repeat_lost_publish()
-                elif isinstance(message, PublishPlan):
-                    self._serve(message)
-                elif isinstance(message, SyncRequested):
-                    self._publish_again(message.reason)
+            with own_stream(self._device):
+                while not self._closing.is_set():
+                    message = self._inbox.take_within(POLL_S)
+                    if message is None:
+                        self._repeat_lost_publish()
+                    elif isinstance(message, PublishPlan):
+                        self._serve(message)
+                    elif isinstance(message, SyncRequested):
+                        self._publish_again(message.reason)
         except ProlongError as raised:
             error = raised
+        except Exception as raised:
+            # a thread that ends without a word would leave the actors with old weights until the learner starves
+            error = WeightsError(f"the thread that sends weights ended: {type(raised).__name__}: {raised}")
+            error.__cause__ = raised
         finally:
             with self._changed:
                 self._state.error, self._state.thread_ended = error, True
@@ -263,7 +280,10 @@ class WeightSender:
         """The members that do not hold these weights, and why. Those with other checksums are cordoned."""
         if result is None:
             return dict.fromkeys(plan.members, "no answer, and none from the buffer about it")
-        sent = attempt.weights.checksums()
+        try:
+            sent = attempt.weights.checksums()
+        except RuntimeError as error:  # torch's: out of memory
+            return dict.fromkeys(plan.members, f"the checksums of what was sent could not be computed ({error})")
         different = [name for name, received in result.checksums.items() if received != sent]
         if different:
             self._client.send(Cordon(epoch=plan.epoch, names=different))

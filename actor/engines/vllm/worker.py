@@ -112,6 +112,8 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
             flat = next(staged, None)
             if flat is None:
                 flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+            # staged in host memory: bucket after bucket goes to the GPU
+            flat = flat.to(self.device, non_blocking=True)
             if self.parallel_config.tensor_parallel_size > 1:
                 flat = get_tp_group().broadcast(flat, src=0)
             yield bucket_views(bucket, flat)

@@ -144,3 +144,45 @@ def test_a_manifest_that_does_not_fit_is_refused_before_anything_is_downloaded()
     assert result is not None
     assert "manifest" in result.error
     assert transport.timeouts_s == []
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    # what is made of it is a plain tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda", 0)
+
+
+class ReusedBuffer(HeldTransport):
+    """Yields one buffer of the GPU again and again, as NCCL's end does."""
+
+    def download(self, update: UpdateWeights, phase_timeout_s: float) -> Generator[torch.Tensor]:
+        buffer = torch.zeros(64, dtype=torch.uint8)
+        for place, bucket in enumerate(update.manifest.buckets):
+            buffer.fill_(place + 1)
+            yield buffer[: bucket.num_bytes].as_subclass(OnGpu)
+
+
+def test_buckets_are_staged_in_host_memory_so_that_the_gpu_holds_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prolong.actor.weight_download.checksum", lambda flat: checksum(flat.as_subclass(torch.Tensor)))
+    downloader = WeightDownloader(CPU, {"held": ReusedBuffer()})
+    downloader.start(update_of(1), 30.0)
+    result = downloader.result(HANG_S)
+    assert result is not None
+    assert result.error == ""
+    buckets = downloader.take_buckets()
+    assert [type(flat) for flat in buckets] == [torch.Tensor] * 2
+    assert [flat.tolist() for flat in buckets] == [[1] * 16, [2] * 16]
+    assert result.checksums == [checksum(flat) for flat in buckets]
+
+
+def test_an_error_that_is_none_of_torchs_ends_a_download_too() -> None:
+    transport = HeldTransport(TypeError("no such argument"))
+    transport.go.set()
+    downloader = WeightDownloader(CPU, {"held": transport})
+    downloader.start(update_of(0), 30.0)
+    assert downloader.result(HANG_S) == ([], "no such argument")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from prolong.common.errors import WeightsError
+from prolong.learner.weights import packer as packer_module
 from prolong.learner.weights.packer import WeightPacker
 
 SPECS = [("embed", torch.float32, (4, 4)), ("scale", torch.bfloat16, (3,)), ("head", torch.float32, (8, 8))]
@@ -46,3 +47,22 @@ def test_recycled_buckets_are_filled_again_and_others_never() -> None:
 def test_tensors_that_are_not_those_of_the_specs_are_refused(given: list[tuple[str, torch.Tensor]]) -> None:
     with pytest.raises(WeightsError, match=r"tensor \w+: got nothing"):
         WeightPacker(SPECS, 128).pack(0, given)
+
+
+def test_weights_of_a_gpu_are_packed_into_page_locked_memory_of_the_host_and_awaited_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two packed versions on the GPU would take as much of it as the model's weights twice over."""
+    asked, finished, gpu = [], [], torch.device("cuda", 0)
+
+    def host_buffer(num_bytes: int, device: torch.device) -> torch.Tensor:
+        asked.append((num_bytes, device))
+        return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    monkeypatch.setattr(packer_module, "host_buffer", host_buffer)
+    monkeypatch.setattr(packer_module, "finish_stream", finished.append)
+    packer = WeightPacker(SPECS, 128, gpu)
+    weights = packer.pack(0, tensors(0.0))
+    assert asked == [(bucket.num_bytes, gpu) for bucket in packer.manifest.buckets]
+    assert finished == [gpu]
+    assert weights.device == gpu, "which computes the checksums, bucket by bucket"

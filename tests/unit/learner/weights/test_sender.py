@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -244,6 +246,87 @@ def test_an_error_that_ends_the_thread_is_raised_by_the_next_publish(scene: Scen
     assert scene.sender.wait_idle(HANG_S), "a thread that has ended is waited for no longer"
     with pytest.raises(RunStopped, match="the run is over"):
         scene.publish(1)
+
+
+@pytest.mark.parametrize("part", ["publish", "disconnect"])
+def test_an_error_of_any_kind_that_ends_the_thread_is_raised_by_the_next_publish(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A thread that ended without a word would leave the actors with old weights until the learner starves."""
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(scene.end, part, break_down)
+    scene.publish(0)
+    publish = scene.buffer.heard(Publish)
+    scene.buffer.plan(publish, 1, "a")
+    scene.buffer.result(publish, 1, {}, a="timed out")
+    assert scene.sender.wait_idle(HANG_S)
+    with pytest.raises(WeightsError, match="thread that sends weights ended: RuntimeError: CUDA out of memory"):
+        scene.publish(1)
+
+
+def test_checksums_that_cannot_be_computed_are_a_failed_publish_and_the_next_one_works(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = scene.publish(0)
+    publish = scene.buffer.heard(Publish)
+    scene.deliver(publish, 1, "a")
+
+    def out_of_memory(weights: PackedWeights) -> list[int]:
+        monkeypatch.undo()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PackedWeights, "checksums", out_of_memory)
+    scene.buffer.result(publish, 1, {"a": sums})
+    publish = scene.buffer.heard(Publish)
+    scene.deliver(publish, 2, "a")
+    scene.buffer.result(publish, 2, {"a": sums})
+    assert scene.sender.wait_idle(HANG_S)
+    assert scene.sender.metrics()["weights/failed"] == 1
+    scene.publish(1)
+
+
+def test_never_more_than_two_versions_are_kept(scene: Scene) -> None:
+    """Each takes 2 bytes a parameter of the host's memory: one travels, and the newest waits."""
+    kept: list[set[int]] = []
+    pack = scene.sender._packer.pack
+
+    def noting(*args: Any) -> PackedWeights:
+        packed = pack(*args)
+        kept.append({flat.data_ptr() for flat in packed.buckets})
+        return packed
+
+    scene.sender._packer.pack = noting  # type: ignore[method-assign]
+    first = scene.publish(0)
+    publish = scene.buffer.heard(Publish)
+    for version in (1, 2, 3):
+        newest = scene.publish(version)
+    assert len(set.union(*kept)) == 2
+    scene.deliver(publish, 1, "a")
+    scene.buffer.result(publish, 1, {"a": first})
+    publish = scene.buffer.heard(Publish)
+    assert scene.deliver(publish, 1, "a") == newest
+    scene.buffer.result(publish, 1, {"a": newest})
+    assert scene.sender.wait_idle(HANG_S)
+    assert scene.sender.metrics()["weights/replaced"] == 2
+
+
+def test_the_thread_works_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the training stream every kernel behind a broadcast would wait for a slow actor."""
+    entered: list[tuple[str, torch.device]] = []
+
+    @contextmanager
+    def own_stream(device: torch.device) -> Iterator[None]:
+        entered.append((threading.current_thread().name, device))
+        yield
+
+    monkeypatch.setattr(sender_module, "own_stream", own_stream)
+    scene = Scene()
+    scene.sender.start()
+    scene.sender.close()
+    assert entered == [("weight-sender", torch.device("cpu"))]
 
 
 def test_a_sender_that_was_never_started_closes_its_end() -> None:

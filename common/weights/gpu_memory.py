@@ -1,0 +1,29 @@
+"""Streams and host memory for work beside a GPU's computation. Everything here does nothing special on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Put what this thread does on `device` on a stream of its own, beside the stream that trains or generates."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+
+
+def finish_stream(device: torch.device) -> None:
+    """Wait until `device` has done what this thread gave it. No peer is waited for: only copies and computation are queued."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def host_buffer(num_bytes: int, device: torch.device) -> torch.Tensor:
+    """Zeroed memory of the host, [num_bytes] uint8; page-locked where `device` is a GPU, which copies from it at full speed."""
+    return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")

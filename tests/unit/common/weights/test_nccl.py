@@ -1,0 +1,216 @@
+"""Broadcasts by NCCL without a GPU: the real ends over a library that moves bytes between threads, and its faults."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from time import monotonic
+
+import pytest
+import torch
+from prolong.common.config.sections import WeightsConfig
+from prolong.common.errors import WeightsError
+from prolong.common.messages import PublishPlan, UpdateWeights
+from prolong.common.weights import collective, collective_group, nccl
+from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
+from prolong.common.weights.collective import CollectiveTransport
+from prolong.common.weights.collective_group import Medium, Presence, medium_for
+
+from tests.support.fake_nccl import FakeNccl
+
+pytestmark = pytest.mark.timeout(60)
+CPU = torch.device("cpu")
+PHASE_S, SHORT_S, HANG_S = 10.0, 0.3, 20.0
+MANIFEST = plan_buckets([("a", "float32", (4,)), ("b", "float32", (16,)), ("c", "float32", (8,))], 32)
+
+
+class Scene:
+    """A learner's end and the ends of two actors, each on a GPU of its own as far as they know."""
+
+    def __init__(self, library: FakeNccl, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.library, self.gpus = library, ["GPU-0", "GPU-1", "GPU-2"]
+        monkeypatch.setattr(nccl, "nccl_library", lambda: library)
+        monkeypatch.setattr(nccl, "recorded_event", library.recorded_event)
+        monkeypatch.setattr(nccl, "ABORT_S", SHORT_S)
+        monkeypatch.setattr(collective_group, "presence_on", self.presence_on)
+        self.learner = CollectiveTransport().open_learner_end(WeightsConfig(timeout_s=PHASE_S), CPU)
+        self.actors = [CollectiveTransport().open_actor_end(CPU) for _ in range(2)]
+        self.pool = ThreadPoolExecutor(4)
+        self.local = threading.local()
+
+    def presence_on(self, device: torch.device, digest: str) -> Presence:
+        return Presence(digest=digest, gpu=self.gpus[getattr(self.local, "rank", 0)], nccl=self.library.version)
+
+    def download(self, place: int, update: UpdateWeights, phase_s: float) -> list[list[float]]:
+        self.local.rank = place + 1
+        with closing(self.actors[place].download(update, phase_s)) as buckets:
+            return [flat.view(torch.float32).tolist() for flat in buckets]
+
+    def broadcast(self, version: int, epoch: int, *, members: int = 2, phase_s: float = PHASE_S) -> list[list[list[float]]]:
+        """Send `version` to the first actors; what each received."""
+        plan = PublishPlan(generation=1, version=version, epoch=epoch, members=[f"actor-{i}" for i in range(members)])
+        downloads = []
+        for place in range(members):
+            update = UpdateWeights(
+                generation=1,
+                version=version,
+                epoch=epoch,
+                member=place,
+                num_members=members,
+                rendezvous=self.learner.rendezvous,
+                manifest=MANIFEST,
+            )
+            downloads.append(self.pool.submit(self.download, place, update, phase_s))
+        try:
+            self.learner.publish(plan, weights(version), phase_s)
+        finally:
+            self.downloads = downloads
+        return [download.result(HANG_S) for download in downloads]
+
+    def close(self) -> None:
+        self.library.release()
+        self.learner.close()
+        for end in self.actors:
+            end.close()
+        self.pool.shutdown()
+
+
+def weights(version: int) -> PackedWeights:
+    shapes = {spec.name: spec.shape for bucket in MANIFEST.buckets for spec in bucket.tensors}
+    tensors = {name: torch.full(shape, float(version)) for name, shape in shapes.items()}
+    return PackedWeights(version=version, manifest=MANIFEST, buckets=[fill_bucket(b, tensors) for b in MANIFEST.buckets])
+
+
+def values(version: int) -> list[list[float]]:
+    return [[float(version)] * (bucket.num_bytes // 4) for bucket in MANIFEST.buckets]
+
+
+@pytest.fixture
+def library() -> FakeNccl:
+    return FakeNccl()
+
+
+@pytest.fixture
+def scene(library: FakeNccl, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    scene = Scene(library, monkeypatch)
+    yield scene
+    scene.close()
+
+
+def test_members_with_a_gpu_each_get_every_bucket_by_nccl_in_one_communicator_per_epoch(scene: Scene) -> None:
+    for version, epoch in ((1, 1), (2, 1), (3, 2)):
+        assert scene.broadcast(version, epoch) == [values(version)] * 2
+    assert scene.library.num_communicators == 2 * 3, "of two epochs and three ranks"
+    assert scene.library.num_broadcasts == 3 * 3 * len(MANIFEST.buckets)
+
+
+def test_two_members_on_one_gpu_get_the_weights_through_host_memory(scene: Scene) -> None:
+    """NCCL refuses two ranks on one GPU: this is how a learner and an actor share one."""
+    scene.gpus = ["GPU-0", "GPU-0", "GPU-2"]
+    assert scene.broadcast(1, 1) == [values(1)] * 2
+    assert scene.library.num_communicators == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "medium"),
+    [
+        ([("GPU-a", 1), ("GPU-b", 1)], Medium.nccl),
+        ([("GPU-a", 1), ("GPU-a", 1)], Medium.host),
+        ([("GPU-a", 1), ("", 0)], Medium.host),
+        ([("GPU-a", 1), ("GPU-b", 2)], Medium.host),
+        ([("", 0), ("", 0)], Medium.host),
+    ],
+    ids=["a GPU each", "one GPU for two", "one has none", "two versions of NCCL", "no GPU at all"],
+)
+def test_nccl_is_chosen_only_where_it_can_work(ranks: list[tuple[str, int]], medium: Medium) -> None:
+    assert medium_for([Presence(digest="", gpu=gpu, nccl=version) for gpu, version in ranks]) is medium
+
+
+def test_a_broadcast_that_never_ends_is_an_error_at_its_deadline_and_the_next_epoch_works(scene: Scene) -> None:
+    scene.library.hang_broadcasts = True
+    started = monotonic()
+    with pytest.raises(WeightsError, match=r"the broadcast did not end within 0\.3 s"):
+        scene.broadcast(1, 1, phase_s=SHORT_S)
+    assert all(isinstance(download.exception(HANG_S), WeightsError) for download in scene.downloads)
+    assert monotonic() - started < HANG_S
+    assert scene.library.num_aborts == 3, "each rank aborted: only that ends what hangs on a GPU"
+    scene.library.hang_broadcasts = False
+    assert scene.broadcast(2, 2) == [values(2)] * 2
+
+
+def test_a_member_that_dies_before_it_connects_is_an_error_at_the_deadline(scene: Scene) -> None:
+    scene.library.hang_connections = True
+    with pytest.raises(WeightsError, match=r"did not meet the others .*the other ranks did not connect"):
+        scene.broadcast(1, 1, phase_s=SHORT_S)
+    assert all(isinstance(download.exception(HANG_S), WeightsError) for download in scene.downloads)
+    assert scene.library.num_aborts == 3
+    scene.library.hang_connections = False
+    assert scene.broadcast(1, 2) == [values(1)] * 2
+
+
+@pytest.mark.parametrize("fault", ["raise_in_broadcast", "raise_in_state", "raise_in_event"])
+def test_an_error_of_nccl_or_of_the_gpu_is_an_error_of_the_weights(scene: Scene, fault: str) -> None:
+    setattr(scene.library, fault, True)
+    with pytest.raises(WeightsError, match=r"unhandled cuda error|rank \d gave up"):
+        scene.broadcast(1, 1, phase_s=SHORT_S)
+    setattr(scene.library, fault, False)
+    assert scene.broadcast(2, 2) == [values(2)] * 2
+
+
+@pytest.mark.parametrize("fault", ["raise_in_abort", "hang_aborts"])
+def test_an_abort_that_fails_or_hangs_neither_raises_nor_holds_the_next_epoch_up(scene: Scene, fault: str) -> None:
+    setattr(scene.library, fault, True)
+    assert scene.broadcast(1, 1) == [values(1)] * 2
+    scene.learner.disconnect()
+    assert scene.broadcast(2, 2) == [values(2)] * 2
+    assert scene.library.num_aborts >= 1
+
+
+def test_nccl_that_fails_again_and_again_is_given_up_for_host_memory(scene: Scene) -> None:
+    scene.library.hang_connections = True
+    for epoch in range(collective.MAX_NCCL_FAILURES):
+        with pytest.raises(WeightsError):
+            scene.broadcast(0, epoch, phase_s=0.1)
+        for download in scene.downloads:
+            download.exception(HANG_S)
+    for epoch in (100, 101):
+        assert scene.broadcast(epoch, epoch) == [values(epoch)] * 2
+
+
+def test_a_group_that_is_left_ends_a_broadcast_that_hangs_in_another_thread(
+    library: FakeNccl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nccl, "recorded_event", library.recorded_event)
+    library.hang_broadcasts = True
+    channel = nccl.NcclChannel(library, CPU)
+    channel.connect(library.unique_id(), 0, 1, PHASE_S)
+    with ThreadPoolExecutor(1) as pool:
+        hangs = pool.submit(channel.broadcast, torch.zeros(16, dtype=torch.uint8), 600.0)
+        assert library.begun.wait(HANG_S)
+        channel.abort()
+        assert "left" in str(hangs.exception(HANG_S))
+
+
+def test_torchs_process_group_of_nccl_is_not_used(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watchdog ends the process when a broadcast misses its deadline."""
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("a ProcessGroupNCCL was made")
+
+    monkeypatch.setattr(torch.distributed, "ProcessGroupNCCL", refuse, raising=False)
+    before = dict(os.environ)
+    assert scene.broadcast(1, 1) == [values(1)] * 2
+    assert dict(os.environ) == before
+
+
+def test_a_learner_sends_every_bucket_from_one_buffer_of_its_gpu(scene: Scene) -> None:
+    """`meta` stands for the GPU: what matters is which memory is asked for."""
+    gpu = torch.device("meta")
+    sent = [scene.learner._on(gpu, flat, MANIFEST) for flat in weights(1).buckets]
+    assert [flat.device for flat in sent] == [gpu] * len(MANIFEST.buckets)
+    assert [flat.numel() for flat in sent] == [bucket.num_bytes for bucket in MANIFEST.buckets]
+    assert {flat.untyped_storage().nbytes() for flat in sent} == {max(bucket.num_bytes for bucket in MANIFEST.buckets)}
+    assert all(flat._base is scene.learner._buffer for flat in sent)
