@@ -73,6 +73,10 @@ LIMITS = (
 )
 
 
+# settings that are mappings: key -> the class that describes one
+MAPPINGS = {"verifiers.judge": "JudgeConfig", "learner.lr_schedule": "LrScheduleConfig"}
+
+
 class Source(NamedTuple):
     """A parsed file with its lines, which hold the comments."""
 
@@ -114,7 +118,7 @@ def page() -> str:
         kind = ast.unparse(section.annotation)
         if kind in sources:
             parts.append(_section(_name(section), sources[kind], kind))
-    parts.append(_section("verifiers.judge", sections, "JudgeConfig"))
+    parts += [_section(key, sections, kind) for key, kind in MAPPINGS.items()]
     parts.append(_section("stages[]", algorithm, "StageConfig"))
     parts.append(_section("data.train[] and data.heldout[]", sections, "SourceConfig"))
     parts.append("## Choices\n")
@@ -153,6 +157,9 @@ def _users(*sources: Source) -> dict[str, list[str]]:
         kind = ast.unparse(section.annotation)
         for field in _fields(classes[kind]) if kind in classes else []:
             users.setdefault(ast.unparse(field.annotation), []).append(f"{_name(section)}.{_name(field)}")
+    for key, kind in MAPPINGS.items():
+        for field in _fields(classes[kind]):
+            users.setdefault(ast.unparse(field.annotation), []).append(f"{key}.{_name(field)}")
     return users
 
 

@@ -175,8 +175,9 @@ class Learner:
                 batch = self.source.take(self.state.version)
             if batch is None:
                 break
+            factor = self.schedule.lr_factor(self.state.version)
             try:
-                metrics = self.trainer.train(batch, self.agreement.ask)
+                metrics = self.trainer.train(batch, self.agreement.ask, lr_factor=factor)
             except StepDropped as dropped:
                 saveable = dropped.unchanged
                 break

@@ -16,8 +16,10 @@ from ..common.config.algorithm import StageConfig
 from ..common.config.choices import ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
+from ..common.config.trees import lr_schedule_config
 from ..common.json_object import JsonObject
 from ..common.types import Batch, ValidationSetting
+from .learning_rate import lr_factor
 from .reset_triggers import Evidence, ResetState, after_reset, decide
 
 # triggers and targets look at validation sweeps of this setting
@@ -77,6 +79,14 @@ class Schedule:
     def cfg(self) -> Config:
         """The configuration of the present stage; after the last stage, still that of the last."""
         return self._configs[min(self.stage.index, len(self._configs) - 1)]
+
+    def lr_factor(self, version: int) -> float:
+        """The share of the learning rate with which the step from `version` is taken. A stage's steps count from its begin."""
+        begin, stages = self.stage.started, self._run.stages[self.stage.index :]
+        end = min(begin + stages[0].steps, self._steps) if stages and stages[0].steps else self._steps
+        cleared = max(begin, self.resets.last) if self.cfg.reference.reset_optimizer else begin
+        schedule = lr_schedule_config(self.cfg.learner)
+        return lr_factor(schedule, step=version - begin, steps=end - begin, since_reset=version - cleared)
 
     def ended(self, version: int) -> bool:
         """Whether the run is over at `version`."""

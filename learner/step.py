@@ -31,6 +31,7 @@ from .algorithm.token_stats import TokenSums, UpdateReading, read_update, sample
 from .batches.packing import MicroBatch, Sample, pack
 from .model.policy import Policy
 from .model.reference import Reference
+from .optimizer import build_optimizer
 from .ranks import Ranks
 from .stopping import AskLeave, Leaving, StepDropped, go_on
 
@@ -91,20 +92,15 @@ class Trainer:
         """Begin a stage: from the next step on everything is as `cfg` says. The optimizer's moments stay."""
         self.cfg = cfg
         self.loss = build_loss(cfg.objective)
-        for group in self.optimizer.param_groups:
-            group["lr"] = cfg.learner.lr
         bonus = cfg.objective.entropy_target > 0
         self.entropy_coefficient = min(self.entropy_coefficient, cfg.objective.entropy_max) if bonus else 0.0
 
     def reset_optimizer(self) -> None:
         """Replace AdamW by a new one, without moments."""
-        learner = self.cfg.learner
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=learner.lr, betas=learner.betas, weight_decay=learner.weight_decay, fused=True
-        )
+        self.optimizer = build_optimizer(self.policy.causal, self.cfg.learner)
 
-    def train(self, batch: Batch, ask_leave: AskLeave = go_on) -> dict[str, float]:
-        """Take one step on `batch`: its metrics. Collective.
+    def train(self, batch: Batch, ask_leave: AskLeave = go_on, *, lr_factor: float = 1.0) -> dict[str, float]:
+        """Take one step on `batch`, with the share `lr_factor` of the learning rate: its metrics. Collective.
 
         `ask_leave` is asked between micro-batches. Once the policy has changed, the step is finished if there is time.
         Raises: NonFiniteUpdate after `learner.max_skipped` skipped updates in a row; PolicyMismatch, before the policy changes;
@@ -112,7 +108,9 @@ class Trainer:
         """
         started = time.perf_counter()
         self._untouched, self._ask_leave = True, ask_leave
-        cfg = self.cfg
+        cfg, lr = self.cfg, self.cfg.learner.lr * lr_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         updates = samples_of(
             batch,
             objective=cfg.objective,
@@ -137,7 +135,7 @@ class Trainer:
             "learner/reference_s": reference_s,
             "learner/tokens_per_s": counted["learner/tokens"] / step_s,
             "learner/micro_batches": float(sum(map(len, packed))),
-            "learner/lr": cfg.learner.lr,
+            "learner/lr": lr,
             "learner/entropy_coefficient": bonus,
             "learner/skipped": float(self.skipped),
         }

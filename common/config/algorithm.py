@@ -167,7 +167,7 @@ class StageConfig:
     reset: bool = False  # the stage begins with a reset, as `reference` says
     sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, max_tokens
     data: dict[str, Any] = field(default_factory=dict)  # weights: {NAME: WEIGHT}
-    learner: dict[str, Any] = field(default_factory=dict)  # lr
+    learner: dict[str, Any] = field(default_factory=dict)  # lr, lr_schedule
     # any key; kl_beta only if it is above 0 in the run and here
     objective: dict[str, Any] = field(default_factory=dict)
     rewards: dict[str, Any] = field(default_factory=dict)  # any key

@@ -105,6 +105,15 @@ class KLWeight(Enum):
     none = "none"  # 1
 
 
+class LrSchedule(Enum):
+    """The course of the learning rate after the warm-up, over a stage or over a run without stages."""
+
+    constant = "constant"  # it stays
+    linear = "linear"  # it falls in equal parts
+    cosine = "cosine"  # it falls along half a cosine
+    warmup_stable_decay = "warmup_stable_decay"  # it stays until the last `decay` steps, and falls in equal parts there
+
+
 class ResetSource(Enum):
     """The weights that a reset starts from."""
 

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
-from .choices import Device, EngineKind, Offload, Preference, Recompute, ResetSource, Straggler
+from .choices import Device, EngineKind, LrSchedule, Offload, Preference, Recompute, ResetSource, Straggler
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
 
@@ -237,14 +237,35 @@ class VerifiersConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LrScheduleConfig:
+    """The learning rate over a stage, or over a run without stages, as a share of `learner.lr`."""
+
+    kind: LrSchedule = LrSchedule.constant  # the course after the warm-up
+    warmup: int = 0  # steps of rise, at the beginning and again after a reset that clears AdamW
+    decay: int = 0  # steps of fall; 0: all that the warm-up leaves
+    final: float = 0.0  # the share after the fall
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay"):
+            require(getattr(self, name) >= 0, f"learner.lr_schedule.{name}", getattr(self, name), "0 or more")
+        bounded = self.decay > 0 or self.kind is not LrSchedule.warmup_stable_decay
+        require(bounded, "learner.lr_schedule.decay", self.decay, "above 0 with kind warmup_stable_decay, which ends with it")
+        require(0 <= self.final <= 1, "learner.lr_schedule.final", self.final, "in [0, 1]")
+
+
+@dataclass(kw_only=True, slots=True)
 class LearnerConfig:
     """The learner's step."""
 
     minibatches: int = 1  # optimizer updates per batch
     token_budget: int = 4096  # tokens of one packed forward
     lr: float = 2e-6  # learning rate of AdamW
+    # how it changes over a stage, or a run without stages: {kind: cosine, warmup: 10} and the settings below
+    lr_schedule: dict[str, object] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
     weight_decay: float = 0.01  # of AdamW
+    # parts of names, such as norm, bias, embed_tokens: parameters whose name contains one have no weight decay
+    no_decay: list[str] = field(default_factory=list)
     grad_clip: float = 1.0  # largest global norm of the gradient
     logprob_chunk: int = 1024  # completion positions for which the head computes logits at once
     recompute: Recompute = Recompute.false  # activations that the backward pass computes again

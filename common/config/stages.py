@@ -12,13 +12,13 @@ from typing import Any
 from ..errors import ConfigError, require
 from .algorithm import StageConfig
 from .sections import Config
-from .trees import build_section, to_tree
+from .trees import build_section, lr_schedule_config, to_tree
 
 # section -> the keys that a stage may change; None: all
 CHANGEABLE = {
     "sampling": None,
     "data": ("weights",),
-    "learner": ("lr",),
+    "learner": ("lr", "lr_schedule"),
     "objective": None,
     "rewards": None,
     "reference": None,
@@ -31,6 +31,7 @@ def staged_configs(cfg: Config) -> list[Config]:
     Raises: ConfigError naming stages.INDEX.SECTION.KEY for a key that no stage may change, and as `build_section` does.
     """
     if not cfg.stages:
+        lr_schedule_config(cfg.learner)
         return [cfg]
     _check_lengths(cfg.stages)
     return [_staged(cfg, index, stage) for index, stage in enumerate(cfg.stages)]
@@ -61,6 +62,7 @@ def _staged(cfg: Config, index: int, stage: StageConfig) -> Config:
             tree[section][key] = value
     try:
         staged = build_section(Config, tree)
+        lr_schedule_config(staged.learner)
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name} (stages.{index}): {error}") from error
     had, has = cfg.objective.kl_beta > 0, staged.objective.kl_beta > 0

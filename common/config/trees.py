@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
-from .sections import Config, JudgeConfig, VerifiersConfig
+from .sections import Config, JudgeConfig, LearnerConfig, LrScheduleConfig, VerifiersConfig
 
 MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)
@@ -120,6 +120,11 @@ def default_tree() -> dict[str, Any]:
 def judge_config(verifiers: VerifiersConfig) -> JudgeConfig | None:
     """The model that judges open answers; None if the configuration names none. Raises: ConfigError."""
     return build_section(JudgeConfig, verifiers.judge, "verifiers.judge") if verifiers.judge else None
+
+
+def lr_schedule_config(learner: LearnerConfig) -> LrScheduleConfig:
+    """How the learning rate changes. Raises: ConfigError."""
+    return build_section(LrScheduleConfig, learner.lr_schedule, "learner.lr_schedule")
 
 
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:

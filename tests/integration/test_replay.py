@@ -55,6 +55,11 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     records = read_metrics(paths.metrics)
     assert [record["stage/index"] for record in records] == [0] * 6 + [1] * 12 + [2] * 6
     assert [record["step"] for record in records if record.get("reference/reset_every")] == [10, 15]
+    rates = [record["learner/lr"] for record in records]
+    assert rates[:6] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+    # resets at versions 10 and 11 clear AdamW
+    assert rates[9:13] == pytest.approx([1e-3, 0.25e-3, 0.25e-3, 0.5e-3])
+    assert rates[18:] == pytest.approx([0.75e-4, 1.5e-4, 2.25e-4, 3e-4, 2.25e-4, 0.75e-4])
     return paths
 
 

@@ -21,6 +21,7 @@ from prolong.launch.replay.rerun import learner_process, running
 
 from tests.support.batches import random_batch, small_config
 
+LAST_RATE = {"lr": 3e-4, "lr_schedule": {"kind": "cosine", "warmup": 3}}
 SWEEP = 4  # versions between validation sweeps, and between checkpoints: any version with a score may be the best one
 
 
@@ -30,7 +31,7 @@ def staged_config(model: Path, root: Path, *, steps: int) -> Config:
     cfg.run.root, cfg.run.steps, cfg.model.max_context = str(root), steps, 64
     cfg.checkpoint.every, cfg.checkpoint.keep = SWEEP, 2
     cfg.validation.every = SWEEP
-    cfg.learner.minibatches, cfg.learner.grad_clip = 3, 1.0
+    cfg.learner.minibatches, cfg.learner.grad_clip, cfg.learner.lr_schedule = 3, 1.0, {"warmup": 3}
     cfg.sampling.n, cfg.sampling.max_tokens, cfg.buffer.eta = 4, 20, 2
     cfg.objective.entropy_target, cfg.objective.entropy_rate = 4.0, 1e-3
     cfg.rewards.cosine_on, cfg.rewards.cosine_off = 3, 5
@@ -38,7 +39,7 @@ def staged_config(model: Path, root: Path, *, steps: int) -> Config:
     cfg.stages = [
         StageConfig(name="short", steps=steps // 4, rewards={"truncated": 0.0}),
         StageConfig(name="back", steps=steps // 2, reset=True, reference={"source": "best", "reset_every": 9}),
-        StageConfig(name="long", reset=True, learner={"lr": 3e-4}, reference={"reset_optimizer": False}),
+        StageConfig(name="long", reset=True, learner=LAST_RATE, reference={"reset_optimizer": False}),
     ]
     return cfg
 

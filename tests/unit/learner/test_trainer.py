@@ -113,6 +113,20 @@ def test_a_stage_changes_objective_and_learning_rate_and_keeps_the_moments(folde
     assert trainer.optimizer.param_groups[0]["lr"] == 5e-4
 
 
+def test_a_step_takes_the_share_of_the_learning_rate_that_it_is_given(folder: Path) -> None:
+    halved, lower = make_trainer(small_config(folder)), make_trainer(small_config(folder))
+    lower.configure(StepConfig.of(_with_rate(small_config(folder), 5e-4)))
+    assert halved.train(random_batch(0), lr_factor=0.5)["learner/lr"] == 5e-4
+    lower.train(random_batch(0))
+    for a, b in zip(halved.policy.parameters(), lower.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def _with_rate(cfg: Config, lr: float) -> Config:
+    cfg.learner.lr = lr
+    return cfg
+
+
 def bonus_config(folder: Path, target: float) -> Config:
     cfg = small_config(folder)
     cfg.objective = ObjectiveConfig(kl_beta=0.1, entropy_target=target, entropy_rate=0.01, entropy_max=0.02)
