@@ -28,7 +28,7 @@ from .algorithm.losses.table import build_loss
 from .algorithm.objective import micro_loss, needs_proximal_forward, next_entropy_coefficient
 from .algorithm.samples import samples_of
 from .algorithm.token_stats import TokenSums, UpdateReading, read_update, sample_metrics, token_sums, update_metrics
-from .batches.packing import MicroBatch, Sample, pack
+from .batches.packing import MicroBatch, Sample, pack, rank_imbalance
 from .model.policy import Policy
 from .model.reference import Reference
 from .optimizer import build_optimizer
@@ -135,6 +135,7 @@ class Trainer:
             "learner/reference_s": reference_s,
             "learner/tokens_per_s": counted["learner/tokens"] / step_s,
             "learner/micro_batches": float(sum(map(len, packed))),
+            "perf/rank_imbalance": rank_imbalance([*chain.from_iterable(packed)]),
             "learner/lr": lr,
             "learner/entropy_coefficient": bonus,
             "learner/skipped": float(self.skipped),
@@ -148,6 +149,7 @@ class Trainer:
             rank=self.ranks.rank,
             world_size=self.ranks.size,
             dtype=torch.promote_types(next(self.policy.parameters()).dtype, torch.float32),
+            cost=self.policy.cost,
         )
         return [micro.to(self.device) for micro in micros]
 

@@ -1,29 +1,31 @@
 """Packing: from scored groups to micro-batches of about `token_budget` tokens, without padding where that is possible.
 
-    groups -> samples (one per rollout) -> families (rollouts of one prompt) -> ranks -> micro-batches
+    groups -> samples (one per rollout) -> families (rollouts of one prompt) -> micro-batches of all ranks
 
-The longest item goes first, each into the fullest micro-batch where it still fits.
+One rank fills its micro-batches as far as it can. Several ranks share the work by its predicted cost (balance.py, cost.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...common.logprobs import predictors
+from .balance import best_fit, even_steps
+from .cost import TOKENS, ForwardCost
 from .documents import DocumentPlan, plan_documents
 
 # least length of a row: dense masks make attention quadratic in the length, while short rows leave gaps
 ROW_TOKENS = 128
-
-T = TypeVar("T")
+# with several ranks, a micro-batch has room for so many families of the largest size: more even, but more prompts repeated
+FAMILIES_AT_LEAST = 4
 
 
 class PackingLayout(Enum):
@@ -97,6 +99,9 @@ class MicroBatch:
     num_rollouts: int
     # ordinals
     groups: list[int]
+    # predicted cost of this micro-batch on the rank where it is highest, and on average over ranks (cost.py)
+    highest_cost: float = 0.0
+    mean_cost: float = 0.0
     # [M] log-probabilities under the proximal policy, once computed; None while it is the current policy
     proximal: Tensor | None = None
     # [M] log-probabilities under the reference; None without a KL term
@@ -111,29 +116,11 @@ class MicroBatch:
         return replace(self, plan=plan, **moved)
 
 
-def best_fit(items: Sequence[T], size: Callable[[T], int], capacity: int) -> list[list[T]]:
-    """Fill bins of at most `capacity`: longest items first, each into the fullest bin with room, oversized items alone."""
-    bins: list[tuple[int, list[T]]] = []
-    for item in sorted(items, key=size, reverse=True):
-        need = size(item)
-        room = [i for i, (filled, _) in enumerate(bins) if filled + need <= capacity]
-        if room:
-            at = max(room, key=lambda i: bins[i][0])
-            bins[at] = (bins[at][0] + need, [*bins[at][1], item])
-        else:
-            bins.append((need, [item]))
-    return [content for _, content in bins]
+class _Plan(NamedTuple):
+    """A micro-batch that is not built yet: other ranks' micro-batches never are."""
 
-
-def balance(items: Sequence[T], size: Callable[[T], int], ranks: int) -> list[list[T]]:
-    """Share items between ranks with about equal sums: longest first, each to the least loaded rank."""
-    shares: list[list[T]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for item in sorted(items, key=size, reverse=True):
-        rank = loads.index(min(loads))
-        shares[rank].append(item)
-        loads[rank] += size(item)
-    return shares
+    cost: float
+    build: Callable[[], MicroBatch]
 
 
 def pack(
@@ -144,6 +131,7 @@ def pack(
     rank: int = 0,
     world_size: int = 1,
     dtype: torch.dtype = torch.float32,
+    cost: ForwardCost = TOKENS,
 ) -> list[MicroBatch]:
     """Pack one update: this rank's micro-batches. Every rank gets the same number.
 
@@ -151,52 +139,91 @@ def pack(
     arguments alone, so that ranks agree without talking.
     """
     if layout is PackingLayout.documents:
-        by_rank = _pack_documents(samples, token_budget, world_size, dtype)
+        steps = _pack_documents(samples, token_budget, world_size, dtype, cost)
     elif layout is PackingLayout.separate:
-        by_rank = _pack_separate(samples, token_budget, world_size, dtype)
+        steps = _pack_separate(samples, token_budget, world_size, dtype, cost)
     else:
-        by_rank = _pack_rows(samples, token_budget, layout, world_size, dtype)
-    most = max(len(plan) for plan in by_rank)
-    micros = [build() for build in by_rank[rank]]
-    if len(micros) < most:
-        build_spare = next(plan[0] for plan in by_rank if plan)
-        spare = build_spare()
-        micros += [replace(spare, weight=torch.zeros_like(spare.weight)) for _ in range(most - len(micros))]
+        steps = _pack_rows(samples, token_budget, layout, world_size, dtype, cost)
+    spare = min((plan for step in steps for plan in step), key=lambda plan: plan.cost)
+    micros = []
+    for step in steps:
+        costs = [plan.cost for plan in step] + [spare.cost] * (world_size > len(step))
+        micro = step[rank].build() if rank < len(step) else _without_weight(spare.build())
+        micros.append(replace(micro, highest_cost=max(costs), mean_cost=sum(plan.cost for plan in step) / world_size))
     return micros
 
 
+def rank_imbalance(micros: list[MicroBatch]) -> float:
+    """Predict how much longer an update takes than with its work shared evenly: 1 if no rank waits for another."""
+    return sum(micro.highest_cost for micro in micros) / max(sum(micro.mean_cost for micro in micros), 1e-30)
+
+
+def _without_weight(micro: MicroBatch) -> MicroBatch:
+    return replace(micro, weight=torch.zeros_like(micro.weight))
+
+
 def _pack_documents(
-    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype
-) -> list[list[Callable[[], MicroBatch]]]:
-    """For each rank, one builder per micro-batch: other ranks' micro-batches are planned but not built."""
-    most_tokens = max(token_budget // world_size, 1) if world_size > 1 else token_budget
-    shares = balance(_families(samples, most_tokens), family_tokens, world_size)
-    plans = [best_fit(share, family_tokens, token_budget) for share in shares]
-    return [[partial(_document_batch, families, dtype) for families in plan] for plan in plans]
+    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype, cost: ForwardCost
+) -> list[list[_Plan]]:
+    """For each step, the micro-batches of the ranks from 0 on; the last ranks may have none."""
+
+    def plan(families: list[list[Sample]]) -> _Plan:
+        return _Plan(sum(family_cost(family, cost) for family in families), partial(_document_batch, families, dtype))
+
+    if world_size == 1:
+        return [[plan(families)] for families in best_fit(_families(samples, token_budget), family_tokens, token_budget)]
+    tokens = sum(map(family_tokens, _families(samples, sum(map(_document_tokens, samples)))))
+    share = tokens // (-(-tokens // (token_budget * world_size)) * world_size)
+    steps = even_steps(
+        _families(samples, share // FAMILIES_AT_LEAST),
+        size=family_tokens,
+        cost=lambda family: family_cost(family, cost),
+        capacity=token_budget,
+        ranks=world_size,
+    )
+    return [[plan(families) for families in step if families] for step in steps]
 
 
 def _pack_rows(
-    samples: list[Sample], token_budget: int, layout: PackingLayout, world_size: int, dtype: torch.dtype
-) -> list[list[Callable[[], MicroBatch]]]:
-    """For each rank, one builder per micro-batch, as `_pack_documents`."""
+    samples: list[Sample], token_budget: int, layout: PackingLayout, world_size: int, dtype: torch.dtype, cost: ForwardCost
+) -> list[list[_Plan]]:
+    """For each step, the micro-batches of the ranks, as `_pack_documents`."""
     length, count = _row_shape(samples, token_budget, layout)
     rows = best_fit(samples, _document_tokens, length)
     shares = [rows[i::world_size] for i in range(world_size)]
-    plans = [[share[i : i + count] for i in range(0, len(share), count)] for share in shares]
-    return [[partial(_row_batch, content, dtype) for content in plan] for plan in plans]
+    steps = [[share[i : i + count] for share in shares if i < len(share)] for i in range(0, len(shares[0]), count)]
+    return [[_Plan(_rows_cost(content, cost), partial(_row_batch, content, dtype)) for content in step] for step in steps]
 
 
 def _pack_separate(
-    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype
-) -> list[list[Callable[[], MicroBatch]]]:
-    """For each rank, one builder per micro-batch, as `_pack_documents`: documents of similar length, each a row."""
-    micros: list[list[Sample]] = []
+    samples: list[Sample], token_budget: int, world_size: int, dtype: torch.dtype, cost: ForwardCost
+) -> list[list[_Plan]]:
+    """For each step, the micro-batches of the ranks, as `_pack_documents`: documents of similar length, each a row."""
+    micros: list[list[list[Sample]]] = []
     for sample in sorted(samples, key=_document_tokens, reverse=True):
-        if not micros or (len(micros[-1]) + 1) * _document_tokens(micros[-1][0]) > token_budget:
+        if not micros or (len(micros[-1]) + 1) * _document_tokens(micros[-1][0][0]) > token_budget:
             micros.append([])
-        micros[-1].append(sample)
-    shares = [micros[i::world_size] for i in range(world_size)]
-    return [[partial(_row_batch, [[one] for one in micro], dtype, one_document=True) for micro in share] for share in shares]
+        micros[-1].append([sample])
+    plans = [_Plan(_rows_cost(rows, cost), partial(_row_batch, rows, dtype, one_document=True)) for rows in micros]
+    return [plans[i : i + world_size] for i in range(0, len(plans), world_size)]
+
+
+def family_cost(family: list[Sample], cost: ForwardCost) -> float:
+    """Predict the FLOPs of a family in the documents layout, whose prompt is attended to once."""
+    prompt = len(family[0].prompt)
+    attention = (cost.document(_document_tokens(sample), prompt if i else 0) for i, sample in enumerate(family))
+    return cost.token * family_tokens(family) + sum(attention) + cost.target * _targets(family)
+
+
+def _rows_cost(rows: list[list[Sample]], cost: ForwardCost) -> float:
+    """Predict the FLOPs of rows of documents, each of which holds its own prompt."""
+    samples = [sample for row in rows for sample in row]
+    padded = len(rows) * max(sum(map(_document_tokens, row)) for row in rows)
+    return cost.token * padded + sum(cost.document(_document_tokens(s)) for s in samples) + cost.target * _targets(samples)
+
+
+def _targets(samples: list[Sample]) -> int:
+    return sum(int(np.count_nonzero(sample.keep)) for sample in samples)
 
 
 def family_tokens(family: list[Sample]) -> int:

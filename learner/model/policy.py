@@ -27,6 +27,7 @@ from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
 from .families import fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
+from .flops import forward_cost
 from .kernels import install_kernels
 from .recompute import recompute_layers
 from .sharding import keep_rest_gathered, reshard_all, shard_module
@@ -44,6 +45,8 @@ class Policy(nn.Module):
             str(causal.config._attn_implementation), separate=shares_rows_badly(type(causal), causal.config)
         )
         self.head_form = head_form(causal.config)
+        # by which packing shares the work between ranks
+        self.cost = forward_cost(causal)
 
     def forward(
         self,

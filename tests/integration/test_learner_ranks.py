@@ -59,7 +59,7 @@ def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Pat
     gradients = load_file(trained / "gradients.safetensors")
     own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
     assert own.keys() == gradients.keys() - metrics.keys()
-    assert_same_gradient(list(own.values()), [gradients[name] for name in own])
+    assert_same_gradient(list(own.values()), [gradients[name] for name in own], rel=5e-6)
     assert metrics["learner/loss"] == pytest.approx(gradients["learner/loss"].item(), rel=1e-5)
     for version in (1, 2):
         trainer.train(random_batch(version))
@@ -85,9 +85,10 @@ def test_two_ranks_have_the_gradient_of_one_where_the_loss_looks_at_whole_rollou
     metrics = trainer.train(near_policy(mixed_batch(), make_policy(variant_config(model, name))))
     stored = load_file(variants / f"{name}.safetensors")
     own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
-    assert_same_gradient(list(own.values()), [stored[name] for name in own])
+    # both are float32, in sums of another order
+    assert_same_gradient(list(own.values()), [stored[name] for name in own], rel=5e-6)
     for key in metrics:
-        if not key.endswith(("_s", "micro_batches")):
+        if not key.endswith(("_s", "micro_batches", "rank_imbalance")):
             assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), key
 
 

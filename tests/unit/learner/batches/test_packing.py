@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, balance, best_fit, pack
+from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, pack
 
 Row = tuple[float, ...]
 
@@ -158,15 +158,3 @@ def test_an_empty_prompt_or_completion_is_refused_by_name_of_its_group(part: str
     (sample, *_) = make_samples(7)
     with pytest.raises(ValueError, match="group 0: an empty"):
         replace(sample, **{part: getattr(sample, part)[:0]})
-
-
-def test_best_fit_fills_the_fullest_bin_with_room() -> None:
-    assert best_fit([3, 7, 5, 2, 5], lambda x: x, 10) == [[7, 3], [5, 5], [2]]
-    assert best_fit([30, 1], lambda x: x, 10) == [[30], [1]]
-
-
-def test_balance_gives_ranks_about_equal_sums() -> None:
-    rng = np.random.default_rng(0)
-    shares = balance(rng.integers(1, 100, 200).tolist(), lambda x: x, 4)
-    sums = [sum(share) for share in shares]
-    assert max(sums) - min(sums) <= 5
