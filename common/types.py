@@ -103,13 +103,22 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     answer: str = "{}"  # a JSON object for the verifier
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How the rollouts of a ticket are drawn. temperature 0 is greedy."""
 
     n: Number  # rollouts in the group
     temperature: float
     top_p: float
     max_tokens: Number  # new tokens a rollout may have
+    top_k: Number = 0  # 0: off
+    min_p: float = 0.0  # 0: off
+    # a rollout ends with the token that completes one of these texts
+    stop: Annotated[tuple[Word, ...], FEW] = ()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether tokens are drawn from a part of the distribution only, renormalised."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

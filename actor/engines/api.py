@@ -26,11 +26,13 @@ class Engine(Protocol):
     by SIGKILL too.
 
     Sampling law. Rollout i of a ticket draws its tokens with the seed `rollout_seed(ticket.seed, i)` from the distribution
-    softmax(logits / temperature), cut to the smallest set of tokens whose probabilities reach `top_p` and renormalised. The
+    softmax(logits / temperature), cut to the tokens that are at least `min_p` times as probable as the most probable one, of
+    those to the `top_k` most probable, of those to the smallest set whose probabilities reach `top_p`, and renormalised. The
     noise depends on the seed and on the token's position alone, so that a rollout does not depend on what else is in flight,
     as far as floating-point arithmetic allows. A temperature of 0 is greedy: the most probable token, no cut, and n must be 1.
     The behaviour log-probability of a token is that of the distribution it was drawn from (for greedy, that of temperature 1).
-    A rollout ends with the first token of `stop_ids`, which is kept (`FinishReason.stop`), or after
+    A rollout ends with the first token of `stop_ids`, or the token that completes a text of `Sampling.stop` in the text of the
+    completion (stop_strings.py); that token is kept (`FinishReason.stop`). Or it ends after
     min(max_tokens, model.max_context - prompt) tokens (`FinishReason.length`).
 
     Example:

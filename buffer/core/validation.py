@@ -116,6 +116,9 @@ class Validation:
             n=1 if greedy else self._cfg.n,
             temperature=0.0 if greedy else self._cfg.temperature,
             top_p=1.0 if greedy else self._cfg.top_p,
+            top_k=0 if greedy else self._cfg.top_k,
+            min_p=0.0 if greedy else self._cfg.min_p,
+            stop=tuple(self._cfg.stop),
             max_tokens=self._cfg.max_tokens,
         )
         queue = deque((prompt, 0) for prompt in prompts)

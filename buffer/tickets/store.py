@@ -54,7 +54,15 @@ class TicketSettings:
     def from_config(cls, cfg: Config) -> TicketSettings:
         """The settings of a staged configuration."""
         drawn = cfg.sampling
-        sampling = Sampling(n=drawn.n, temperature=drawn.temperature, top_p=drawn.top_p, max_tokens=drawn.max_tokens)
+        sampling = Sampling(
+            n=drawn.n,
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            top_k=drawn.top_k,
+            min_p=drawn.min_p,
+            stop=tuple(drawn.stop),
+            max_tokens=drawn.max_tokens,
+        )
         return cls(sampling, cfg.data.mixture)
 
 

@@ -165,7 +165,7 @@ class StageConfig:
     on_trigger: bool = False
     target: float = 0.0  # the stage also ends when the mean validation score reaches this; 0: off
     reset: bool = False  # the stage begins with a reset, as `reference` says
-    sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, max_tokens
+    sampling: dict[str, Any] = field(default_factory=dict)  # n, temperature, top_p, top_k, min_p, stop, max_tokens
     data: dict[str, Any] = field(default_factory=dict)  # weights: {NAME: WEIGHT}
     learner: dict[str, Any] = field(default_factory=dict)  # lr, lr_schedule
     # any key; kl_beta only if it is above 0 in the run and here

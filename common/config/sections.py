@@ -15,6 +15,7 @@ from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageCon
 from .choices import Device, EngineKind, LrSchedule, Offload, Preference, Recompute, ResetSource, Straggler
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
+MAX_STOPS, MAX_STOP = 16, 64  # texts that end a rollout, and characters of each
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,6 +95,13 @@ class DataConfig:
         return [self.weights.get(source.name, source.weight) for source in self.train]
 
 
+def _check_cut(section: str, top_k: int, min_p: float, stop: list[str]) -> None:
+    require(top_k >= 0, f"{section}.top_k", top_k, "0 or more")
+    require(0 <= min_p < 1, f"{section}.min_p", min_p, "in [0, 1)")
+    few = len(stop) <= MAX_STOPS and all(0 < len(text) <= MAX_STOP for text in stop)
+    require(few, f"{section}.stop", stop, f"at most {MAX_STOPS} texts of 1 to {MAX_STOP} characters")
+
+
 @dataclass(kw_only=True, slots=True)
 class SamplingConfig:
     """How training rollouts are sampled."""
@@ -101,9 +109,14 @@ class SamplingConfig:
     n: int = 16  # rollouts per prompt
     temperature: float = 1.0  # of the distribution that is sampled from
     top_p: float = 1.0  # nucleus sampling; 1: off
+    top_k: int = 0  # sample from so many of the most probable tokens only; 0: off
+    min_p: float = 0.0  # only from tokens at least this times as probable as the most probable one; 0: off
+    # texts that end a rollout; the token that completes one is kept, and the verifier reads the text with it
+    stop: list[str] = field(default_factory=list)
     max_tokens: int = 512  # new tokens per rollout, at most
 
     def __post_init__(self) -> None:
+        _check_cut("sampling", self.top_k, self.min_p, self.stop)
         require(self.n >= 2, "sampling.n", self.n, "at least 2: a group of one has no advantage")
         require(self.temperature > 0, "sampling.temperature", self.temperature, "above 0: greedy rollouts carry no signal")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
@@ -153,10 +166,14 @@ class ValidationConfig:
     n: int = 4  # rollouts per prompt of the setting "sampled"
     temperature: float = 1.0  # of the setting "sampled"
     top_p: float = 1.0  # of the setting "sampled"
+    top_k: int = 0  # of the setting "sampled"
+    min_p: float = 0.0  # of the setting "sampled"
+    stop: list[str] = field(default_factory=list)  # texts that end a rollout, as sampling.stop
     max_tokens: int = 512  # new tokens per rollout, at most
     greedy: bool = True  # the first and the last sweep also run greedily, with one rollout per prompt
 
     def __post_init__(self) -> None:
+        _check_cut("validation", self.top_k, self.min_p, self.stop)
         require(self.every >= 0, "validation.every", self.every, "0 or more")
         require(self.n >= 1, "validation.n", self.n, "at least 1")
         require(self.prompts >= 0, "validation.prompts", self.prompts, "0 or more")

@@ -5,7 +5,7 @@ carry the sampler's log-probabilities, and the step computes the learner's in an
 A generation begins with such a batch, because every rollout of it is of the version that the learner published first; later
 batches have such tokens as far as groups are trained by the version that sampled them.
 
-Left out: groups that were cut to a nucleus (top_p), whose log-probabilities are of another distribution, and, where the cache
+Left out: groups that were cut (top_p, top_k, min_p), whose log-probabilities are of another distribution, and, where the cache
 of keys and values survives new weights (actor.clear_kv=false), rollouts that met new weights on their way.
 """
 
@@ -35,7 +35,7 @@ def comparable_tokens(group: Group, rollout: Rollout, staleness: np.ndarray, *, 
     kv_kept: the engine keeps its cache when new weights arrive.
     """
     whole = len(rollout.spans) == 1 or not kv_kept
-    return (staleness == 0) & (group.sampling.top_p == 1.0 and whole)
+    return (staleness == 0) & (not group.sampling.is_cut and whole)
 
 
 def agreement_rows(log_ratio: Tensor, compared: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from prolong.actor.engines.registry import engine_class
 from prolong.common.config.choices import EngineKind
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.errors import ModelError, ProlongError
+from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import FinishReason, float32_array, int32_array
 
 from tests.support.engine_rig import EOS, PROMPT, Rig, differences
@@ -140,6 +141,41 @@ def test_top_p_keeps_the_nucleus_and_renormalises_the_behaviour_logprobs(any_rig
     assert np.allclose(np.exp(drawn), renormalised, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cut", ["top_k", "min_p"])
+def test_top_k_and_min_p_cut_the_distribution_and_renormalise_the_behaviour_logprobs(any_rig: Rig, cut: str):
+    probabilities = first_token_probabilities(any_rig, 0.7)
+    kept = np.argsort(-probabilities)[:3]
+    least = float(probabilities[kept[2]] / probabilities[kept[0]])
+    settings = {"top_k": 3} if cut == "top_k" else {"min_p": 0.99 * least}
+    completions = [c for seed in range(32) for c in any_rig.generate(seed=seed, max_tokens=1, temperature=0.7, **settings)]
+    first = np.array([token_ids(completion)[0] for completion in completions])
+    assert set(first) <= set(kept.tolist())
+    assert len(set(first)) > 1
+    drawn = np.array([float32_array(completion.behaviour_logprobs)[0] for completion in completions])
+    assert np.allclose(np.exp(drawn), probabilities[first] / probabilities[kept].sum(), rtol=1e-4)
+
+
+def test_a_text_ends_a_rollout_with_the_token_that_completes_it(any_rig: Rig):
+    whole = any_rig.generate(seed=13, max_tokens=60)
+    ids = token_ids(max(whole, key=lambda completion: completion.num_tokens))
+    tokenizer = Tokenizer.load(any_rig.path)
+    text = tokenizer.decode(ids[20:22])
+    stopped = any_rig.generate(seed=13, max_tokens=60, stop=(text, "never seen"))
+    ended = 0
+    for before, after in zip(whole, stopped, strict=True):
+        given = token_ids(before)
+        end = next((n for n in range(1, len(given) + 1) if text in tokenizer.decode(given[:n])), None)
+        if end is None:
+            assert (after.token_ids, after.finish_reason) == (before.token_ids, before.finish_reason)
+            continue
+        ended += 1
+        assert token_ids(after) == given[:end]
+        assert after.finish_reason is FinishReason.stop
+        assert after.behaviour_logprobs == before.behaviour_logprobs[: 4 * end]
+        assert after.spans[-1].end == end
+    assert ended > 0
+
+
 def test_a_cancelled_ticket_leaves_nothing_running_and_others_go_on(any_rig: Rig):
     async def scenario() -> int:
         doomed = asyncio.create_task(any_rig.collect(any_rig.ticket(max_tokens=200)))
@@ -164,6 +200,6 @@ def test_a_ticket_that_is_refused_is_an_error_and_the_engine_lives(any_rig: Rig,
 
 @pytest.mark.parametrize("kind", EngineKind)
 def test_a_model_that_is_not_there_is_a_model_error(tmp_path: Path, kind: EngineKind):
-    model, actor = ModelConfig(path=str(tmp_path / "nowhere")), ActorConfig(engine=kind)
+    model, actor = ModelConfig(path=str(tmp_path / "nowhere"), dtype="float32"), ActorConfig(engine=kind)
     with pytest.raises(ModelError, match=r"model\.path = .*nowhere"):
         asyncio.run(engine_class(kind).start(model, actor, 0, [EOS]))

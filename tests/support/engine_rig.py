@@ -39,6 +39,7 @@ class Rig:
     model: torch.nn.Module
     runner: asyncio.Runner
     end: LearnerEnd
+    path: str
     epoch: int = 1
     versions: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)  # weights of every version that was sent
     _sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -52,7 +53,7 @@ class Rig:
         return self.engine.version
 
     def ticket(
-        self, *, n: int = 16, temperature: float = 1.0, max_tokens: int = 64, seed: int = 0, top_p: float = 1.0
+        self, *, n: int = 16, temperature: float = 1.0, max_tokens: int = 64, seed: int = 0, top_p: float = 1.0, **cuts: Any
     ) -> Ticket:
         self._ordinal += 1
         return Ticket(
@@ -61,7 +62,7 @@ class Rig:
             prompt=Prompt(
                 uid="p", domain="math", task="t", text="12+3=", token_ids=np.array(PROMPT, "<i4").tobytes(), verifier="math"
             ),
-            sampling=Sampling(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+            sampling=Sampling(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, **cuts),
             seed=seed,
             generation=1,
             version=self.version,
@@ -160,6 +161,6 @@ def rig_for(folder: Path, kind: EngineKind = EngineKind.vllm) -> Rig:
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     cfg = WeightsConfig(timeout_s=TIMEOUT_S)
     end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
-    rig = Rig(engine, transformers_model, runner, end)
+    rig = Rig(engine, transformers_model, runner, end, str(folder))
     rig.run(rig.push(0))
     return rig

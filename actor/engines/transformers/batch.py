@@ -21,7 +21,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ....common.types import FinishReason
 from ..noise import uniforms
-from .sampling import sample
+from ..stop_strings import StopStrings
+from .sampling import Cuts, sample
 
 FILL_TOKENS = 1 << 14  # tokens of one forward pass that fills the cache: bounds its memory
 
@@ -34,9 +35,12 @@ class Row:
     index: int  # in its group
     seed: int
     temperature: float
-    top_p: float
     max_tokens: int  # new tokens, at least 1
     prompt: list[int]
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: StopStrings | None = None  # texts that end it
     token_ids: list[int] = field(default_factory=list)  # sampled so far
     logprobs: list[float] = field(default_factory=list)
     # (version, its first token), see `version_spans`
@@ -58,7 +62,7 @@ class Row:
             self.starts.append((version, len(self.token_ids)))
         self.token_ids.append(token)
         self.logprobs.append(logprob)
-        if token in stop_ids:
+        if token in stop_ids or (self.stop is not None and self.stop.complete(self.token_ids)):
             self.finish_reason = FinishReason.stop
         elif len(self.token_ids) == self.max_tokens:
             self.finish_reason = FinishReason.length
@@ -112,7 +116,11 @@ class RunningBatch:
         tokens, logprobs = sample(
             logits,
             torch.tensor([row.temperature for row in rows], device=device),
-            torch.tensor([row.top_p for row in rows], device=device),
+            Cuts(
+                min_p=torch.tensor([row.min_p for row in rows], device=device),
+                top_k=torch.tensor([row.top_k for row in rows], device=device),
+                top_p=torch.tensor([row.top_p for row in rows], device=device),
+            ),
             torch.from_numpy(uniform).to(device),
         )
         return tokens.tolist(), logprobs.tolist()

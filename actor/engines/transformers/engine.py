@@ -28,6 +28,7 @@ from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
 from ..completion import Completion, version_spans
 from ..layer_outputs import LayerOutputs
+from ..stop_strings import StopStrings, stop_strings
 from .batch import Row, RunningBatch
 from .head import widen_head
 from .thread import GenerationThread
@@ -41,9 +42,10 @@ _POLL_S = 0.002  # between two looks at a download
 class TransformersEngine:
     """One transformers model with weights of one policy version at a time. Lives in one event loop; see `Engine`."""
 
-    def __init__(self, policy: PreTrainedModel, *, max_context: int, actor: ActorConfig, stop_ids: Sequence[int]) -> None:
+    def __init__(self, policy: PreTrainedModel, model: ModelConfig, actor: ActorConfig, stop_ids: Sequence[int]) -> None:
         """Starts nothing; `start` does."""
-        self._policy, self._device, self._max_context = policy, policy.device, max_context
+        self._policy, self._device = policy, policy.device
+        self._path, self._max_context = model.path, model.max_context
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, asyncio.Queue[Row | ProlongError]] = {}
         self._stream_numbers = itertools.count()
@@ -76,7 +78,7 @@ class TransformersEngine:
                 "use actor.engine=vllm"
             )
         widen_head(policy)
-        engine = cls(policy.to(device), max_context=model.max_context, actor=actor, stop_ids=stop_ids)  # type: ignore[arg-type]
+        engine = cls(policy.to(device), model, actor, stop_ids)  # type: ignore[arg-type]
         engine._thread.start()
         return engine
 
@@ -86,7 +88,9 @@ class TransformersEngine:
 
     async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
         assert self.version >= 0, "an engine without weights must not generate"
-        rows = self._rows(ticket)
+        texts = ticket.sampling.stop
+        # the tokenizer is read once, which may take a second
+        rows = self._rows(ticket, await asyncio.to_thread(stop_strings, self._path, texts) if texts else None)
         self._raise_if_dead()
         stream = rows[0].stream
         inbox = self._streams[stream] = asyncio.Queue()
@@ -104,7 +108,7 @@ class TransformersEngine:
             if left:
                 self._thread.abort(stream)
 
-    def _rows(self, ticket: Ticket) -> list[Row]:
+    def _rows(self, ticket: Ticket, stop: StopStrings | None) -> list[Row]:
         """The ticket's rollouts before their first token. Raises ProlongError for a ticket that cannot be generated."""
         sampling, prompt = ticket.sampling, int32_array(ticket.prompt.token_ids).tolist()
         room = self._max_context - len(prompt)
@@ -113,9 +117,11 @@ class TransformersEngine:
                 f"ticket {ticket.ordinal}: a prompt of {len(prompt)} tokens; expected 1 to {self._max_context - 1}, "
                 f"because model.max_context = {self._max_context}"
             )
-        if sampling.n < 1 or sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+        counts = sampling.n >= 1 and sampling.max_tokens >= 1 and sampling.top_k >= 0
+        if not counts or sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or not 0 <= sampling.min_p < 1:
             raise ProlongError(
-                f"ticket {ticket.ordinal}: {sampling}; expected n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+                f"ticket {ticket.ordinal}: {sampling}; expected n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, "
+                "top_k >= 0, 0 <= min_p < 1"
             )
         stream = next(self._stream_numbers)
         if sampling.temperature == 0 and sampling.n != 1:
@@ -127,6 +133,9 @@ class TransformersEngine:
                 seed=rollout_seed(ticket.seed, i),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                stop=stop,
                 max_tokens=min(sampling.max_tokens, room),
                 prompt=prompt,
             )

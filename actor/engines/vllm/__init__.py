@@ -5,6 +5,7 @@ settings.py          how vLLM is configured, and what it reads from the environm
 engine_process.py    notices that vLLM's process died
 start_failure.py     why vLLM's process did not start, from its log (no vLLM)
 segments.py          how weights of a token are named on the way out (no vLLM)
+stop_arguments.py    how texts that end a rollout reach vLLM's process (no vLLM)
 scheduler.py         in vLLM's process: one output per rollout
 worker.py            in vLLM's process: receives and loads weights
 parent_watch.py      in vLLM's process: ends it with the actor (no vLLM)

@@ -31,6 +31,7 @@ from .parent_watch import announce_parent
 from .segments import decode_spans
 from .settings import engine_config, set_environment, start_method
 from .start_failure import StartLog
+from .stop_arguments import encode_stop
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -46,8 +47,10 @@ _POLL_S = 0.002  # how long the engine process may wait for a broadcast between 
 class VllmEngine:
     """One vLLM engine with weights of one policy version at a time. Lives in one event loop; see `Engine`."""
 
-    def __init__(self, llm: AsyncLLM, *, clear_kv: bool, stop_ids: Sequence[int]) -> None:
+    def __init__(self, llm: AsyncLLM, path: str, *, clear_kv: bool, stop_ids: Sequence[int]) -> None:
+        """`path`: of the model, whose tokenizer the texts that end a rollout are found with."""
         self._llm = llm
+        self._path = path
         self._clear_kv = clear_kv
         self._stop_ids = list(stop_ids)
         self._versions: dict[int, int] = {}  # segment (resumes so far) -> policy version
@@ -75,7 +78,7 @@ class VllmEngine:
             config = engine_config(model, actor, seed)
             log = StartLog()
             try:
-                return await cls._started(config, actor, stop_ids)
+                return await cls._started(config, model, actor, stop_ids)
             except _start_errors() as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 if _was_killed(error, reason):
@@ -83,12 +86,13 @@ class VllmEngine:
                 raise ProlongError(f"vLLM's engine did not start: {log.cause() or reason}") from error
 
     @classmethod
-    async def _started(cls, config: VllmConfig, actor: ActorConfig, stop_ids: Sequence[int]) -> Self:
+    async def _started(cls, config: VllmConfig, model: ModelConfig, actor: ActorConfig, stop_ids: Sequence[int]) -> Self:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         if config.device_config.device_type == "cpu":
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=False)
-        engine = cls(AsyncLLM.from_vllm_config(config, disable_log_stats=True), clear_kv=actor.clear_kv, stop_ids=stop_ids)
+        llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        engine = cls(llm, model.path, clear_kv=actor.clear_kv, stop_ids=stop_ids)
         await engine._prepare()
         return engine
 
@@ -134,6 +138,9 @@ class VllmEngine:
             n=ticket.sampling.n,
             temperature=ticket.sampling.temperature,
             top_p=ticket.sampling.top_p,
+            top_k=ticket.sampling.top_k,
+            min_p=ticket.sampling.min_p,
+            extra_args=encode_stop(self._path, ticket.sampling.stop),
             max_tokens=ticket.sampling.max_tokens,
             seed=rollout_seed(ticket.seed, 0),  # vLLM adds a rollout's index
             stop_token_ids=self._stop_ids,

@@ -8,6 +8,9 @@ It also notes which tokens were sampled between which two pauses: weights change
 so far (`segment`) names the weights of every token. The note travels as the `stop_reason` of the finished completion
 ("SEGMENT:FIRST_TOKEN,...", see segments.py), the one free field that vLLM hands through.
 
+A request may also end with a text (`Sampling.stop`): `check_stop` is where vLLM looks at each sampled token, before it drops
+those that were sampled behind the end, and is extended here.
+
 Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished request.
 """
 
@@ -16,12 +19,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from vllm.v1.core.sched import scheduler as stock
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.outputs import LogprobsLists
+from vllm.v1.request import Request, RequestStatus
 
 from .segments import encode_segments
+from .stop_arguments import decode_stop
+
+_stock_check = stock.check_stop
+
+
+def _check_stop(request: Request, max_model_len: int) -> bool:
+    """Whether the request ends with its newest token: by a stop token, a limit, or a text."""
+    stopped = _stock_check(request, max_model_len)
+    texts = decode_stop(request.sampling_params.extra_args) if request.sampling_params is not None else None
+    if texts is None or not texts.complete(request.output_token_ids):
+        return stopped
+    request.status = RequestStatus.FINISHED_STOPPED
+    return True
+
+
+stock.check_stop = _check_stop
 
 
 class _Held:

@@ -53,6 +53,16 @@ def test_a_training_ticket_has_no_validation_setting_and_writes_an_empty_text() 
     assert [setting.value for setting in ValidationSetting] == ["sampled", "greedy", ""]
 
 
+def test_the_sampling_of_earlier_versions_is_read_and_written_as_it_was() -> None:
+    earlier = {"n": 2, "temperature": 0.5, "top_p": 1.0, "max_tokens": 8}
+    read = msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=Sampling)
+    assert (read.top_k, read.min_p, read.stop, read.is_cut) == (0, 0.0, (), False)
+    assert msgspec.msgpack.encode(read) == msgspec.msgpack.encode(earlier)
+    cut = msgspec.structs.replace(read, top_k=20, min_p=0.1, stop=("</a>",))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(cut), type=Sampling) == cut
+    assert cut.is_cut
+
+
 def test_arrays_are_viewed_as_little_endian() -> None:
     assert int32_array(b"\1\0\0\0\xff\xff\xff\xff").tolist() == [1, -1]
     assert float32_array(np.float32(-0.5).tobytes()).tolist() == [-0.5]

@@ -20,7 +20,9 @@ class Sweeps(Validation):
 
     def __init__(self, heldout: list[Prompt], *, every: int = 0, prompts: int = 0, greedy: bool = True, n: int = 2) -> None:
         self.counters = Counters()
-        settings = ValidationConfig(every=every, prompts=prompts, n=n, greedy=greedy, temperature=0.6, top_p=0.95)
+        settings = ValidationConfig(
+            every=every, prompts=prompts, n=n, greedy=greedy, temperature=0.6, top_p=0.95, top_k=20, min_p=0.1, stop=["<end>"]
+        )
         super().__init__(settings, heldout, 0, 60.0, self.counters, model_ids=None)
         self.ordinal = 0
 
@@ -53,6 +55,9 @@ def test_the_sweep_before_samples_and_is_greedy_over_every_prompt_and_blocks_tra
     given = sweeps.tickets(0)
     assert [(t.setting, t.sampling.n, t.sampling.temperature, t.sampling.top_p) for t in given] == (
         [("sampled", 2, 0.6, 0.95)] * 3 + [("greedy", 1, 0.0, 1.0)] * 3
+    )
+    assert [(t.sampling.top_k, t.sampling.min_p, t.sampling.stop) for t in given] == (
+        [(20, 0.1, ("<end>",))] * 3 + [(0, 0.0, ("<end>",))] * 3
     )
     assert {t.kind for t in given} == {TicketKind.validation}
     for ticket in given:

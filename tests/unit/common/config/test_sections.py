@@ -1,7 +1,15 @@
 """Defaults are a valid configuration, and every range that is checked names its dotted key."""
 
 import pytest
-from prolong.common.config.sections import BufferConfig, Config, ReferenceConfig, RunConfig, SamplingConfig, SourceConfig
+from prolong.common.config.sections import (
+    BufferConfig,
+    Config,
+    ReferenceConfig,
+    RunConfig,
+    SamplingConfig,
+    SourceConfig,
+    ValidationConfig,
+)
 from prolong.common.config.trees import build_section, default_tree
 from prolong.common.errors import ConfigError
 
@@ -27,6 +35,9 @@ def test_defaults_stand_for_themselves():
         ),
         (lambda: SamplingConfig(n=1), r"sampling.n = 1: expected at least 2"),
         (lambda: SamplingConfig(top_p=1.5), r"sampling.top_p = 1.5: expected in \(0, 1\]"),
+        (lambda: SamplingConfig(top_k=-1), r"sampling.top_k = -1: expected 0 or more"),
+        (lambda: SamplingConfig(min_p=1.0), r"sampling.min_p = 1.0: expected in \[0, 1\)"),
+        (lambda: ValidationConfig(stop=["a", ""]), r"validation.stop = \['a', ''\]: expected at most 16 texts of 1 to 64"),
         (lambda: RunConfig(name="a/b"), r"run.name = 'a/b': expected a folder name"),
         (lambda: ReferenceConfig(reset_every=-5), r"reference.reset_every = -5"),
         (lambda: SourceConfig(file="x", weight=-1.0), r"data.\*.weight = -1.0: expected 0 or more"),

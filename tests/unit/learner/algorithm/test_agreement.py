@@ -101,12 +101,13 @@ def test_a_nucleus_and_a_cache_of_old_weights_are_left_out() -> None:
     group = random_batch(0).groups[0]
     rollout = group.rollouts[0]
     fresh = np.zeros(rollout.num_tokens, dtype=np.int32)
-    cut = msgspec.structs.replace(group, sampling=msgspec.structs.replace(group.sampling, top_p=0.9))
+    cuts = [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}]
+    cut_groups = [msgspec.structs.replace(group, sampling=msgspec.structs.replace(group.sampling, **cut)) for cut in cuts]
     middle = rollout.num_tokens // 2
     spans = [VersionSpan(version=0, start=0, end=middle), VersionSpan(version=1, start=middle, end=rollout.num_tokens)]
     crossed = msgspec.structs.replace(rollout, spans=spans)
     assert comparable_tokens(group, rollout, fresh, kv_kept=True).all()
-    assert not comparable_tokens(cut, rollout, fresh, kv_kept=False).any()
+    assert not any(comparable_tokens(cut, rollout, fresh, kv_kept=False).any() for cut in cut_groups)
     assert comparable_tokens(group, crossed, fresh, kv_kept=False).all()
     assert not comparable_tokens(group, crossed, fresh, kv_kept=True).any()
 

@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 
 
 def greedy_row(prompt: list[int], max_tokens: int, stream: int = 0) -> Row:
-    return Row(stream=stream, index=0, seed=0, temperature=0.0, top_p=1.0, max_tokens=max_tokens, prompt=prompt)
+    return Row(stream=stream, index=0, seed=0, temperature=0.0, max_tokens=max_tokens, prompt=prompt)
 
 
 def alone(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:

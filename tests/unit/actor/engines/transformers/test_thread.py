@@ -49,7 +49,7 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 
 def row(index: int, max_tokens: int = 4) -> Row:
-    return Row(stream=1, index=index, seed=index, temperature=1.0, top_p=1.0, max_tokens=max_tokens, prompt=[3, 4])
+    return Row(stream=1, index=index, seed=index, temperature=1.0, max_tokens=max_tokens, prompt=[3, 4])
 
 
 def test_rows_beyond_the_limit_wait_and_run_later(case: Case):

@@ -33,7 +33,7 @@ def apply(monkeypatch: pytest.MonkeyPatch, answer: list[str] | Exception) -> Non
         return []
 
     async def update() -> None:
-        engine = VllmEngine(cast("Any", Worker(answer)), clear_kv=True, stop_ids=[])
+        engine = VllmEngine(cast("Any", Worker(answer)), "m", clear_kv=True, stop_ids=[])
         await engine.apply_weights(cast("UpdateWeights", SimpleNamespace(version=3)), 1.0)
 
     monkeypatch.setattr(VllmEngine, "_receive", receive)
