@@ -29,7 +29,7 @@ import psutil
 import torch
 
 from ..common.config.choices import EngineKind
-from .engines import MAX_CONTEXT, Sender, make_ticket, start_engine
+from .engines import MAX_CONTEXT, Sender, make_ticket, random_weights, start_engine
 from .learner_step import make_demo_shaped_model
 
 OURS = tuple(kind.name for kind in EngineKind)
@@ -43,7 +43,7 @@ Rounds = tuple[float, list[Speed]]  # start-up seconds, then every round
 async def ours(kind: EngineKind, folder: Path, tickets: int) -> Rounds:
     start = perf_counter()
     engine = await start_engine(folder, kind)
-    await Sender(folder, None).push(engine, 0)
+    await Sender(random_weights(folder, "float32"), None).push(engine, 0)
     start_s = perf_counter() - start
 
     async def work(ordinal: int) -> int:

@@ -9,35 +9,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..actor.engines.api import Engine
 from ..actor.engines.registry import engine_class
 from ..common.config.choices import Device, EngineKind
 from ..common.config.sections import ActorConfig, ModelConfig, WeightsConfig
 from ..common.messages import PublishPlan, UpdateWeights
+from ..common.models import DTYPES
 from ..common.types import Prompt, Sampling, Ticket, TicketKind
 from ..common.weights.transports import configured_transport
 from ..learner.weights.packer import WeightPacker
 from .learner_step import VOCAB, make_demo_shaped_model
 
 TIMEOUT_S = 60.0
+CPU = torch.device("cpu")
 MAX_CONTEXT = 128
 
 
 class Sender:
-    """A learner that sends random weights of the model, from a thread on a core of its own."""
+    """A learner that sends the same weights again and again, from a thread that may have a core of its own."""
 
-    def __init__(self, folder: Path, core: int | None) -> None:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        self._packer = WeightPacker([(name, tensor.dtype, tensor.shape) for name, tensor in self.weights.items()], 256 << 20)
+    def __init__(self, weights: dict[str, Tensor], core: int | None, device: torch.device = CPU) -> None:
+        self.weights = weights
+        self._packer = WeightPacker([(name, tensor.dtype, tensor.shape) for name, tensor in weights.items()], 256 << 20)
         cfg = WeightsConfig(timeout_s=TIMEOUT_S)
-        self._end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
+        self._end = configured_transport(cfg).open_learner_end(cfg, device)
         self._thread = ThreadPoolExecutor(1, initializer=os.sched_setaffinity, initargs=(0, os.sched_getaffinity(0)))
         if core is not None:
             self._thread.submit(os.sched_setaffinity, 0, {core}).result()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one update."""
+        return sum(bucket.num_bytes for bucket in self._packer.manifest.buckets)
 
     def offer(self, version: int) -> tuple[UpdateWeights, Future[list[int]]]:
         """The message that the buffer would send to the actor, and the broadcast, which has begun."""
@@ -63,6 +68,18 @@ class Sender:
         sums = packed.checksums()
         self._packer.recycle(packed)
         return sums
+
+
+def random_weights(folder: Path, dtype: str, device: torch.device = CPU) -> dict[str, Tensor]:
+    """Random tensors with the names and shapes of the model whose config.json is in `folder`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return {
+        name: torch.randn(parameter.shape, dtype=DTYPES[dtype], device=device).mul_(0.02)
+        for name, parameter in model.named_parameters()
+    }
 
 
 def make_ticket(ordinal: int, n: int, max_tokens: int) -> Ticket:

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from ..common.types import (
 )
 from ..learner.algorithm.samples import samples_of
 from ..learner.batches.packing import pack
-from ..learner.model.policy import Policy, build_policy
+from ..learner.main import load_policy
 from ..learner.model.reference import Reference
 from ..learner.ranks import Ranks
 from ..learner.step import StepConfig, Trainer
@@ -66,15 +67,26 @@ def make_demo_shaped_model(folder: Path) -> str:
     return str(folder)
 
 
-def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
-    """Draw random groups: prompts of 8-12 tokens, completions of 8-48 tokens, mean about 28."""
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the documents of a batch are, in tokens: by default as the demo's."""
+
+    prompt: tuple[int, int] = (8, 12)
+    # normally distributed, between the limits
+    mean: float = 28
+    spread: float = 8
+    limits: tuple[int, int] = (8, 48)
+
+
+def make_batch(groups: int, n: int, seed: int = 0, lengths: Lengths = Lengths()) -> Batch:
+    """Draw random groups."""
     rng = np.random.default_rng(seed)
     members = []
     for ordinal in range(groups):
-        prompt = rng.integers(2, VOCAB, rng.integers(8, 13)).astype("<i4").tobytes()
+        prompt = rng.integers(2, VOCAB, rng.integers(lengths.prompt[0], lengths.prompt[1] + 1)).astype("<i4").tobytes()
         rollouts = []
         for _ in range(n):
-            length = int(np.clip(rng.normal(28, 8), 8, 48))
+            length = int(np.clip(rng.normal(lengths.mean, lengths.spread), *lengths.limits))
             reward = float(rng.integers(0, 2))
             rollouts.append(
                 Rollout(
@@ -93,7 +105,7 @@ def make_batch(groups: int, n: int, seed: int = 0) -> Batch:
                 generation=1,
                 prompt=source,
                 setting=ValidationSetting.none,
-                sampling=Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=48),
+                sampling=Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=lengths.limits[1]),
                 rollouts=rollouts,
                 actor="a",
                 seconds=0.0,
@@ -111,13 +123,16 @@ def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
         ),
         objective=ObjectiveConfig(kl_beta=beta),
     )
-    cpu = torch.device("cpu")
+    return build_trainer(cfg, Ranks(), torch.device("cpu"))
 
-    def load(trainable: bool) -> Policy:
-        return build_policy(cfg.model, device=cpu, chunk=8192, shard=False, trainable=trainable)
 
-    reference = Reference(load(False)) if beta else None
-    return Trainer(StepConfig.of(cfg), load(True), reference, Ranks(), cpu)
+def build_trainer(cfg: Config, ranks: Ranks, device: torch.device) -> Trainer:
+    """Build the trainer of a configuration as the learner does; with objective.kl_beta > 0 it has a reference."""
+    policy = load_policy(cfg.model, cfg.learner, ranks, device)
+    reference = None
+    if cfg.objective.kl_beta > 0:
+        reference = Reference(load_policy(cfg.model, cfg.learner, ranks, device, trainable=False))
+    return Trainer(StepConfig.of(cfg), policy, reference, ranks, device)
 
 
 def sft_step(trainer: Trainer, batch: Batch) -> None:

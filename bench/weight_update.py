@@ -20,7 +20,7 @@ import torch
 
 from ..actor.engines.api import Engine
 from ..common.config.choices import EngineKind
-from .engines import Sender, generate_forever, start_engine
+from .engines import Sender, generate_forever, random_weights, start_engine
 
 IN_FLIGHT, N, MAX_TOKENS = 256, 16, 48
 EVERY_S = 0.3  # between two updates under load
@@ -45,7 +45,7 @@ async def run(kind: EngineKind, updates: int, clear_kv: bool) -> dict[str, objec
     with tempfile.TemporaryDirectory() as folder:
         os.sched_setaffinity(0, {cores[-1]})
         engine = await start_engine(Path(folder), kind, clear_kv=clear_kv)
-        sender = Sender(Path(folder), cores[0])
+        sender = Sender(random_weights(Path(folder), "float32"), cores[0])
         await sender.push(engine, 0)
         idle = await measure_updates(engine, sender, 1, updates, 0.0)
         load = asyncio.create_task(generate_forever(engine, IN_FLIGHT, N, MAX_TOKENS))
