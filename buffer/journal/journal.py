@@ -264,5 +264,8 @@ def open_journal(folder: Path, *, max_gb: float, keep_history: bool, background:
 def read_journal(folder: Path) -> Journal:
     """The journal of a run, live or ended, for reading. Raises JournalError when there is none."""
     if not (folder / "data.mdb").is_file():
-        raise JournalError(f"there is no journal in {folder}: the run wrote none (buffer.journal_gb=0), or never began")
+        raise JournalError(
+            f"there is no journal in {folder}: the run wrote none (buffer.journal_gb=0), never began, or its buffer has "
+            "another disk, whose journal can be copied here"
+        )
     return Journal(LmdbDisk.open(folder, readonly=True), where=f"the journal {folder}")
