@@ -5,7 +5,7 @@ Only safetensors are read, and no code of a model repository is ever run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,18 @@ from .json_object import JsonObject
 from .long_rope import settle_long_rope
 from .model_folder import longest_context
 
-# errors of the libraries beneath transformers, which derive from Exception alone
-_OTHERS = (SafetensorError, StrictDataclassError)
+# what a damaged or unfit model raises; the last two, of libraries beneath transformers, derive from Exception alone
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    AttributeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 # by `model.dtype`, once `auto` is settled (launch/model_check.py)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,12 +65,8 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype, attention: str) -> Pre
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError, *_OTHERS) as error:
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(
-            f"model.path = {model.path!r}: cannot be loaded as a causal LM ({type(error).__name__}: {first_line}); "
-            "expected a folder or hub name with config.json and safetensors weights"
-        ) from error
+    except LOAD_ERRORS as error:
+        raise unloadable(model, error) from error
     loaded, report = result
     _check_loaded(model, loaded, report)
     settle_long_rope(loaded, model.max_context)
@@ -71,19 +77,45 @@ def _check_loaded(model: ModelConfig, loaded: PreTrainedModel, report: JsonObjec
     """Raise ModelError unless every weight came from the checkpoint, is finite, and means the same to the engine."""
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
-        raise ModelError(
-            f"model.path = {model.path!r}: its weights do not fill a {type(loaded).__name__} (missing {missing[:3]}, "
-            f"other shapes {sorted(map(str, report['mismatched_keys']))[:3]}); expected a complete checkpoint"
-        )
+        raise incomplete(model, loaded, missing, sorted(map(str, report["mismatched_keys"])))
     # a sum is one pass over the memory, and is finite only if every number is
     broken = [name for name, parameter in loaded.named_parameters() if not torch.isfinite(parameter.detach().sum())]
     if broken:
-        raise ModelError(
-            f"model.path = {model.path!r}: {broken[0]} holds numbers that are not finite, and {len(broken) - 1} others do; "
-            "fetch the model again, or use an earlier checkpoint of it"
-        )
-    config = loaded.config.to_dict()
-    refusal = model_refusal(config) or head_refusal(Path(model.path), config)
+        raise not_finite(model, broken)
+    refuse_unfit(model, loaded, Path(model.path))
+
+
+def unloadable(model: ModelConfig, error: Exception) -> ModelError:
+    """The error for a model whose loading raised one of LOAD_ERRORS."""
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ModelError(
+        f"model.path = {model.path!r}: cannot be loaded as a causal LM ({type(error).__name__}: {first_line}); "
+        "expected a folder or hub name with config.json and safetensors weights"
+    )
+
+
+def incomplete(
+    model: ModelConfig, causal: PreTrainedModel, missing: Sequence[str] = (), wrong: Sequence[str] = ()
+) -> ModelError:
+    """The error for files that lack tensors, or hold some of the wrong shape."""
+    return ModelError(
+        f"model.path = {model.path!r}: its weights do not fill a {type(causal).__name__} (missing {list(missing[:3])}, "
+        f"other shapes {list(wrong[:3])}); expected a complete checkpoint"
+    )
+
+
+def not_finite(model: ModelConfig, names: list[str]) -> ModelError:
+    """The error for parameters that hold infinities or no numbers."""
+    return ModelError(
+        f"model.path = {model.path!r}: {names[0]} holds numbers that are not finite, and {len(names) - 1} others do; "
+        "fetch the model again, or use an earlier checkpoint of it"
+    )
+
+
+def refuse_unfit(model: ModelConfig, causal: PreTrainedModel, folder: Path) -> None:
+    """Raise ModelError for a model, with its files in `folder`, on which engine and learner would not agree."""
+    config = causal.config.to_dict()
+    refusal = model_refusal(config) or head_refusal(folder, config)
     if refusal is not None:
         raise ModelError(f"model.path = {model.path!r}: {refusal}")
 

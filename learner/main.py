@@ -13,7 +13,6 @@ from dataclasses import replace
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
 from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
@@ -225,23 +224,23 @@ class Learner:
         """
         how = self.schedule.cfg.reference
         if how.source is ResetSource.best:
-            self.trainer.policy.copy_parameters(self._best_weights())
+            self._return_to_best()
         if how.reset_reference and self.trainer.reference is not None:
             self.trainer.reference.reset(self.trainer.policy)
         if how.reset_optimizer:
             self.trainer.reset_optimizer()
         log.info("reset %d at version %d (%s)", self.schedule.resets.count, self.state.version, reason)
 
-    def _best_weights(self) -> dict[str, Tensor]:
+    def _return_to_best(self) -> None:
         """Load the version with the best validation score; before any sweep has ended, the one that the run began with."""
         version = max(self.schedule.resets.record_version, 0)
         if version == 0:
-            first = load_policy(self.cfg.model, self.cfg.learner, self.ranks, self.trainer.device)
-            return dict(first.full_parameters())
+            self.trainer.policy.reload(self.cfg.model)
+            return
         # rank 0 may be writing that very checkpoint: all ranks wait for it
         self.saver.wait()
         self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
-        return load_weights(checkpoint_path(self.paths.checkpoints, version))
+        self.trainer.policy.copy_parameters(load_weights(checkpoint_path(self.paths.checkpoints, version)))
 
     def _save_is_due(self) -> bool:
         """Whether the present version is to be saved, by its number or because the last one is old. Collective.

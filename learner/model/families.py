@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...common.config.sections import ModelConfig
@@ -47,11 +48,18 @@ def fitting_attention(model: ModelConfig) -> str:
 
 @torch.no_grad()
 def passes_plans(causal: PreTrainedModel) -> bool:
-    """Whether the model hands the plan of a micro-batch on to its attention. Runs up to the first layer's attention."""
-    tokens = torch.zeros(1, 2, dtype=torch.int64, device=causal.device)
-    positions = torch.arange(2, device=causal.device)[None]
+    """Whether the model hands the plan of a micro-batch on to its attention. Runs up to the first layer's attention.
+
+    Parameters on meta count as zeros, in the memory of a single number.
+    """
+    backbone = causal.base_model
+    zeros = {name: torch.zeros((), dtype=p.dtype).expand(p.shape) for name, p in backbone.named_parameters() if p.is_meta}
+    device = torch.device("cpu") if zeros else causal.device
+    settings = {"attention_mask": None, "use_cache": False, "plan": PROBE}
+    tokens = {"input_ids": torch.zeros(1, 2, dtype=torch.int64, device=device)}
+    positions = {"position_ids": torch.arange(2, device=device)[None]}
     try:
-        causal.base_model(input_ids=tokens, position_ids=positions, attention_mask=None, use_cache=False, plan=PROBE)
+        functional_call(backbone, zeros, kwargs=tokens | positions | settings)
     except PlanArrived:
         return True
     except TypeError:

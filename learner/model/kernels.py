@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
@@ -97,12 +98,17 @@ def _lean_norm(module: nn.Module) -> bool:
             return original(hidden_states)
         return _RMSNorm.apply(hidden_states, module.weight, epsilon)  # pyright: ignore[reportReturnType]
 
+    # the module's own weight may be on meta still
+    generator = _generator(torch.device("cpu"))
+    drawn = {name: torch.randn(own.shape, dtype=own.dtype, generator=generator) for name, own in module.named_parameters()}
+    probe = torch.randn(3, len(weight), dtype=weight.dtype, generator=generator)
     with torch.no_grad():
-        probe = torch.randn(3, len(weight), dtype=weight.dtype, device=weight.device, generator=_generator(weight.device))
-        if not torch.allclose(forward(probe), original(probe), rtol=1e-4, atol=1e-5):
-            return False
-    module.forward = forward
-    return True
+        expected = functional_call(module, drawn, (probe,))
+        module.forward = forward
+        if torch.allclose(functional_call(module, drawn, (probe,)), expected, rtol=1e-4, atol=1e-5):
+            return True
+    module.forward = original
+    return False
 
 
 def _lean_rotation(original: Rotate) -> Rotate:

@@ -29,6 +29,7 @@ from ..batches.packing import MicroBatch, PackingLayout
 from .families import fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .flops import forward_cost
 from .kernels import install_kernels
+from .loading import ModelFiles, empty_model, materialize
 from .recompute import recompute_layers
 from .sharding import keep_rest_gathered, reshard_all, shard_module
 
@@ -126,6 +127,11 @@ class Policy(nn.Module):
             for name, tensor in published_tensors(self.causal)
         ]
 
+    def reload(self, model: ModelConfig) -> None:
+        """Read the published tensors from the files of `model`, each rank its own rows. Collective. Raises: ModelError."""
+        reshard_all(self)
+        ModelFiles(model, self.causal).fill(self.causal)
+
     @torch.no_grad()
     def copy_parameters(self, tensors: dict[str, Tensor]) -> None:
         """Fill the published tensors from whole ones. Raises: ModelError when names or shapes differ."""
@@ -172,24 +178,37 @@ def build_policy(
     trainable: bool = True,
     recompute: Recompute = Recompute.false,
 ) -> Policy:
-    """Load the model of `model.path` on this rank, and shard it if requested (sharding.py says how). Raises: ModelError."""
-    causal = load_model(model, dtype=torch.float32, attention=fitting_attention(model))
-    if str(causal.config._attn_implementation) == DOCUMENTS_ATTENTION and not passes_plans(causal):
-        causal.set_attn_implementation("sdpa")
-    settle_windows(causal)
+    """Load the model of `model.path` on this rank, or its shard of it (sharding.py says how). Raises: ModelError."""
+    attention = fitting_attention(model)
+    files = None
+    if shard:
+        causal = empty_model(model, attention=attention)
+        files = ModelFiles(model, causal)
+        files.compute_buffers(causal)
+    else:
+        causal = load_model(model, dtype=torch.float32, attention=attention)
+    _fit(causal)
     if recompute and trainable:
         recompute_layers(causal, recompute)
     if device.type == "cpu":
         install_kernels(causal)
     policy = Policy(causal, chunk=chunk).requires_grad_(trainable)
-    if not (shard and offload):
-        policy = policy.to(device)
-    if shard:
-        layers = set(causal._no_split_modules or [])
-        compute = DTYPES[model.dtype]
-        if not trainable:
-            # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
-            for parameter in policy.parameters():
-                parameter.data = parameter.data.to(compute)
-        shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
+    if files is None:
+        return policy.to(device)
+    compute = DTYPES[model.dtype]
+    if not trainable:
+        # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
+        for parameter in policy.parameters():
+            parameter.data = parameter.data.to(compute)
+    layers = set(causal._no_split_modules or [])
+    shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
+    materialize(policy, torch.device("cpu") if offload else device)
+    files.fill(causal)
     return policy
+
+
+def _fit(causal: PreTrainedModel) -> None:
+    """Settle how the model attends. Its parameters may be on meta."""
+    if str(causal.config._attn_implementation) == DOCUMENTS_ATTENTION and not passes_plans(causal):
+        causal.set_attn_implementation("sdpa")
+    settle_windows(causal)

@@ -5,6 +5,7 @@ Masters and their gradients are float32; a layer is gathered in the dtype of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,11 +33,19 @@ def shard_module(
     # pages can only be pinned where there is a device that reads them
     offloading = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     shared = {"mesh": mesh, "offload_policy": offloading}
-    for module in whole.modules():
-        if type(module).__name__ in layers:
-            fully_shard(module, mp_policy=precision, reshard_after_forward=reshard or not trainable, **shared)
+    for module in list(_outermost(whole, layers)):
+        fully_shard(module, mp_policy=precision, reshard_after_forward=reshard or not trainable, **shared)
     # the inputs of the whole model are not cast: a temperature of 1.2 would become bfloat16's 1.203
     fully_shard(whole, mp_policy=replace(precision, cast_forward_inputs=False), reshard_after_forward=True, **shared)
+
+
+def _outermost(module: nn.Module, names: set[str]) -> Iterator[nn.Module]:
+    """Yield the modules of these classes that lie in no other one: Mamba names its layers and what is within them."""
+    if type(module).__name__ in names:
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child, names)
 
 
 def keep_rest_gathered(whole: nn.Module, keep: bool) -> None:
