@@ -1,18 +1,22 @@
 # make demo     set up, make the demo's model, run the main job, print the summary
 # make test     set up, run all tests; durations and a JUnit file in build/test-report
 # make install  the set-up alone: .venv, from requirements-cpu.lock
+# make install-gpu  the same for GPUs, from requirements-gpu.lock: vLLM and torch for CUDA 13, 9 GB
 # make check    lint, format, types, layers, tests
 # make soak     a million simulated rollouts under a thousand faults, and ten times as much fuzzing: minutes
 # make wheel    dist/*.whl
+# make test-gpu-set  the learner and the weights plane with the GPU set's torch and transformers, on a CPU: .venv-gpu-set
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-trl demo test check soak lint wheel parity docs clean
+.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu-set
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# what `make install-gpu` made is kept up to date from its own lock
+LOCK := $(if $(wildcard $(VENV)/.gpu),requirements-gpu.lock,requirements-cpu.lock)
 DEMO := models/demo
 REPORT := build/test-report
 RUN ?= demo-$(shell date +%Y%m%d-%H%M%S)
@@ -22,8 +26,14 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): requirements-cpu.lock pyproject.toml .ci/install
-	@bash .ci/install $(VENV) requirements-cpu.lock .
+$(STAMP): $(LOCK) pyproject.toml .ci/install
+	@bash .ci/install $(VENV) $(LOCK) .
+
+install-gpu:
+	@if [ -d $(VENV) ] && [ ! -e $(VENV)/.gpu ]; then \
+		echo "install-gpu: $(VENV) holds the packages for a CPU; remove it first (rm -r $(VENV))" >&2; exit 2; fi
+	@bash .ci/install $(VENV) requirements-gpu.lock .
+	@touch $(VENV)/.gpu $(STAMP)
 
 # made again when another model is shipped: a demo on yesterday's model says nothing about today's
 $(DEMO)/train.jsonl: launch/conf/demo/model.safetensors | $(STAMP)
@@ -74,8 +84,20 @@ parity: .venv-parity/.installed
 .venv-parity/.installed: tests/parity/requirements.lock pyproject.toml .ci/install
 	@bash .ci/install .venv-parity tests/parity/requirements.lock .
 
+# 4 GB: the first part of the lock, which is everything but vLLM. Nothing else uses it.
+GPU_SET_TESTS := tests/unit/common/weights tests/unit/learner tests/unit/common/test_models.py tests/unit/common/test_logprobs.py \
+	tests/integration/test_learner_ranks.py tests/integration/test_bfloat16_ranks.py
+
+test-gpu-set: .venv-gpu-set/.installed
+	@OMP_NUM_THREADS=1 .venv-gpu-set/bin/python -m pytest $(GPU_SET_TESTS)
+
+.venv-gpu-set/.installed: requirements-gpu.lock pyproject.toml .ci/install
+	@mkdir -p build
+	@sed '/^# vLLM/,$$d' requirements-gpu.lock > build/gpu-set.lock
+	@bash .ci/install .venv-gpu-set build/gpu-set.lock .
+
 clean:
-	rm -rf $(VENV) .venv-trl .venv-parity build dist *.egg-info
+	rm -rf $(VENV) .venv-trl .venv-parity .venv-gpu-set build dist *.egg-info
 
 # docs/config.md from common/config/sections.py
 docs: $(STAMP)

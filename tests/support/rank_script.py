@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from prolong.common.config.choices import Recompute
 from prolong.common.config.sections import Config
 from prolong.common.errors import NonFiniteUpdate
 from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
@@ -31,13 +32,17 @@ from tests.support.batches import (
 def run(model: Path, folder: Path, mode: str) -> None:
     """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume`: from 3, the last again, into folder/resumed.
 
-    `variants`: one step of each of VARIANTS. `blame`: one that is skipped, and its error into folder/error-RANK.txt.
+    `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
+    skipped, and its error into folder/error-RANK.txt.
     """
     torch.set_num_threads(1)
     ranks = join_ranks(starve_s=30.0, cuda=False)
     if mode == "variants":
         for name in VARIANTS:
             step_of_variant(model, folder, name, ranks)
+    elif mode == "bfloat16":
+        for recompute in Recompute:
+            step_in_bfloat16(model, folder, recompute, ranks)
     elif mode == "blame":
         blame(model, folder, ranks)
     else:
@@ -69,6 +74,17 @@ def step_of_variant(model: Path, folder: Path, name: str, ranks: Ranks) -> None:
     unsettle(trainer)
     batch = near_policy(mixed_batch(), make_policy(cfg))
     save_gradients(trainer, trainer.train(batch), folder / f"{name}.safetensors")
+
+
+def step_in_bfloat16(model: Path, folder: Path, recompute: Recompute, ranks: Ranks) -> None:
+    """Two updates on float32 masters, so that the second begins from gathered parameters that the first has changed."""
+    cfg = small_config(model)
+    cfg.model.dtype, cfg.learner.minibatches, cfg.learner.recompute = "bfloat16", 2, recompute
+    trainer = make_sharded(cfg, ranks)
+    save_gradients(trainer, trainer.train(random_batch(0)), folder / f"{recompute.name}.safetensors")
+    masters = {parameter.dtype for parameter in trainer.policy.parameters()}
+    moments = {value.dtype for state in trainer.optimizer.state.values() for value in state.values()}
+    assert masters == moments == {torch.float32}, (masters, moments)
 
 
 def blame(model: Path, folder: Path, ranks: Ranks) -> None:

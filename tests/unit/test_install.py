@@ -82,6 +82,21 @@ def test_pip_installs_where_uv_cannot_be_had(
     assert len(install.installed("pip")) == 1
 
 
+def test_comments_of_a_lock_are_no_packages(tmp_path: Path) -> None:
+    install = Install(tmp_path)
+    install.lock.write_text(f"# a title, with pytest==0\n{LOCK}")
+    assert "2 more packages" in install.run()
+
+
+def test_torch_for_cuda_is_never_replaced_by_the_build_for_a_cpu(tmp_path: Path) -> None:
+    install = Install(tmp_path)
+    install.lock.write_text("torch==9.9\n")
+    install.write("python", PYTHON.format(python=sys.executable, calls=install.calls) + 'case "$*" in *torch*) exit 1;; esac\n')
+    with pytest.raises(subprocess.CalledProcessError):
+        install.run()
+    assert "download.pytorch.org" not in install.calls.read_text()
+
+
 def test_a_complete_environment_is_left_as_it_is(tmp_path: Path) -> None:
     install = Install(tmp_path)
     install.lock.write_text(f"pytest=={version('pytest')}\n")

@@ -1,7 +1,6 @@
 """The wheel holds everything, and the declared packages are the folders that there are."""
 
 import ast
-import json
 import shutil
 import subprocess
 import sys
@@ -108,11 +107,44 @@ def test_the_wheel_works_in_an_environment_without_the_checkout(wheel: Path, tmp
     assert (tmp_path / "model" / "model.safetensors").stat().st_size > 0
 
 
-def test_the_lock_pins_every_dependency(tmp_path: Path) -> None:
-    locked = dict(line.split("==") for line in (ROOT / "requirements-cpu.lock").read_text().split())
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["cpu"]]
-    wanted += PROJECT["project"]["optional-dependencies"]["dev"]
-    names = {requirement.split("=")[0].split(">")[0].strip().lower() for requirement in wanted}
-    assert names - set(locked) == set(), json.dumps(sorted(names - set(locked)))
+def locked_versions(name: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
+
+
+def wanted_names(*extras: str) -> set[str]:
+    """Of the packages that the project and these extras ask for."""
+    wanted = list(PROJECT["project"]["dependencies"])
+    for extra in extras:
+        wanted += PROJECT["project"]["optional-dependencies"][extra]
+    return {requirement.split("=")[0].split(">")[0].strip().lower() for requirement in wanted}
+
+
+def test_the_lock_pins_every_dependency() -> None:
+    locked = locked_versions("requirements-cpu.lock")
+    assert wanted_names("cpu", "dev") - set(locked) == set()
     assert locked["torch"].endswith("+cpu")
     assert not {"torchvision", "torchaudio", "torchcodec", "triton", "opencv-python-headless"} & set(locked)
+
+
+def test_the_lock_for_gpus_pins_every_dependency_at_the_tested_versions_where_vllm_allows_it() -> None:
+    locked, tested = locked_versions("requirements-gpu.lock"), locked_versions("requirements-cpu.lock")
+    assert wanted_names("gpu", "dev") | {"uv", "wheel", "setuptools", "triton"} <= set(locked)
+    assert f"vllm=={locked['vllm']}" in PROJECT["project"]["optional-dependencies"]["gpu"]
+    assert "+" not in locked["torch"], "the build for CUDA has no local version"
+    assert not {name for name in locked if name.startswith("vllm-")}
+    loose = {name for name in locked.keys() & tested.keys() if locked[name] != tested[name]}
+    assert loose <= {"torch", "transformers", "setuptools", "certifi"} | wanted_by_vllm(), sorted(loose)
+
+
+def wanted_by_vllm() -> set[str]:
+    """The packages below the lock's second title."""
+    text = (ROOT / "requirements-gpu.lock").read_text()
+    return {line.partition("==")[0] for line in text.partition("# vLLM")[2].splitlines()}
+
+
+def test_the_first_part_of_the_lock_for_gpus_is_enough_for_learner_and_tests() -> None:
+    """`make test-gpu-set` installs it: 4 GB less than with vLLM."""
+    first = set(locked_versions("requirements-gpu.lock")) - wanted_by_vllm()
+    assert wanted_names("dev") | {"uv", "wheel", "nvidia-nccl-cu13"} <= first
+    assert "vllm" not in first
