@@ -29,6 +29,7 @@ from .algorithm.objective import micro_loss, needs_proximal_forward, next_entrop
 from .algorithm.samples import samples_of
 from .algorithm.token_stats import TokenSums, UpdateReading, read_update, sample_metrics, token_sums, update_metrics
 from .batches.packing import MicroBatch, Sample, pack, rank_imbalance
+from .loss_scale import LossScale
 from .model.policy import Policy
 from .model.reference import Reference
 from .optimizer import build_optimizer
@@ -49,6 +50,8 @@ class StepConfig:
     kv_kept: bool = False
     # in nats (algorithm/agreement.py); 0: nothing is checked
     agreement_tolerance: float = 0.0
+    # the loss is scaled on its way back (loss_scale.py)
+    scaled_loss: bool = False
 
     @classmethod
     def of(cls, cfg: Config) -> StepConfig:
@@ -61,13 +64,15 @@ class StepConfig:
             straggler=cfg.buffer.straggler,
             kv_kept=not cfg.actor.clear_kv,
             agreement_tolerance=cfg.learner.agreement_tolerance * TOLERANCE[cfg.model.dtype],
+            scaled_loss=cfg.model.dtype == "float16",
         )
 
 
 class Trainer:
     """Owns the optimizer and the coefficient of the entropy bonus, which are state between steps.
 
-    `skipped` counts updates left out because of non-finite numbers, `skipped_in_row` those since the last good update.
+    `skipped` counts updates left out because of non-finite numbers, `skipped_in_row` those since the last good update. Updates
+    whose gradients overflowed under the scale of a float16 loss are none of them: `loss_scale` counts these.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Trainer:
         self.loss = build_loss(cfg.objective)
         self.skipped = 0
         self.skipped_in_row = 0
+        self.loss_scale = LossScale()
         self.entropy_coefficient = 0.0
         # whether the policy is still that of the batch's start, and what it had in common with the sampler then
         self._untouched = True
@@ -94,6 +100,11 @@ class Trainer:
         self.loss = build_loss(cfg.objective)
         bonus = cfg.objective.entropy_target > 0
         self.entropy_coefficient = min(self.entropy_coefficient, cfg.objective.entropy_max) if bonus else 0.0
+
+    @property
+    def loss_factor(self) -> float:
+        """The factor on the loss, a power of two; 1 unless the dtype has a smaller range than float32."""
+        return self.loss_scale.factor if self.cfg.scaled_loss else 1.0
 
     def reset_optimizer(self) -> None:
         """Replace AdamW by a new one, without moments."""
@@ -130,16 +141,24 @@ class Trainer:
         counted = mean | self._agreement | sample_metrics(updates, cfg.eta)
         bonus = self.entropy_coefficient
         self.entropy_coefficient = next_entropy_coefficient(bonus, mean["learner/entropy"], cfg.objective)
-        return counted | {
-            "learner/compute_s": step_s,
-            "learner/reference_s": reference_s,
-            "learner/tokens_per_s": counted["learner/tokens"] / step_s,
-            "learner/micro_batches": float(sum(map(len, packed))),
-            "perf/rank_imbalance": rank_imbalance([*chain.from_iterable(packed)]),
-            "learner/lr": lr,
-            "learner/entropy_coefficient": bonus,
-            "learner/skipped": float(self.skipped),
-        }
+        return (
+            counted
+            | {
+                "learner/compute_s": step_s,
+                "learner/reference_s": reference_s,
+                "learner/tokens_per_s": counted["learner/tokens"] / step_s,
+                "learner/micro_batches": float(sum(map(len, packed))),
+                "perf/rank_imbalance": rank_imbalance([*chain.from_iterable(packed)]),
+                "learner/lr": lr,
+                "learner/entropy_coefficient": bonus,
+                "learner/skipped": float(self.skipped),
+            }
+            | (self._scale_metrics() if cfg.scaled_loss else {})
+        )
+
+    def _scale_metrics(self) -> dict[str, float]:
+        scale = self.loss_scale
+        return {"learner/loss_scale": scale.factor, "learner/overflows": float(scale.overflows)}
 
     def _pack(self, samples: list[Sample]) -> list[MicroBatch]:
         micros = pack(
@@ -181,16 +200,25 @@ class Trainer:
         sums = [self._backward(micro, token_loss, last=micro is micros[-1]) for micro in self._until_told(micros)]
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).to(self.device) / self.loss_factor
         reading = read_update(sums, norm, self.ranks)
         self._compare(reading)
         if math.isfinite(reading.grad_norm) and math.isfinite(reading.sums["loss"]):
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
-            self.optimizer.step()
-            self.skipped_in_row = 0
+            self._step(parameters, norm)
+        elif self.loss_factor > 1 and math.isfinite(reading.sums["loss"]):
+            self.loss_scale = self.loss_scale.overflowed()
         else:
             self._skip(micros, reading, samples)
         return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
+
+    def _step(self, parameters: list[torch.nn.Parameter], norm: Tensor) -> None:
+        """Clip the gradients, whose norm would be `norm` with a loss that is not scaled, and let the optimizer step."""
+        if self.loss_factor != 1:
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / self.loss_factor)
+            self.loss_scale = self.loss_scale.worked()
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
+        self.optimizer.step()
+        self.skipped_in_row = 0
 
     def _compare(self, reading: UpdateReading) -> None:
         """Compare sampler and policy, if no update of this batch has changed the policy yet. Raises: PolicyMismatch."""
@@ -207,7 +235,7 @@ class Trainer:
         policy, entropy = self.policy.logprobs(micro, entropy=use)
         parts = micro_loss(micro, policy, entropy, objective, token_loss=token_loss, bonus=bonus)
         # ranks average their gradients, but token weights make a sum over ranks the mean: hence the factor
-        ((micro.weight * parts.total).sum() * self.ranks.size).backward()
+        ((micro.weight * parts.total).sum() * (self.ranks.size * self.loss_factor)).backward()
         return token_sums(micro, policy, entropy, parts, objective)
 
     def _skip(self, micros: list[MicroBatch], reading: UpdateReading, samples: list[Sample]) -> None:

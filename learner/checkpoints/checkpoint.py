@@ -29,6 +29,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
+from ..loss_scale import LossScale
 from ..model.policy import set_tensor
 from ..ranks import Ranks
 from ..reset_triggers import ResetState
@@ -54,6 +55,7 @@ class LearnerState(msgspec.Struct, kw_only=True):
     entropy_coefficient: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
+    loss_scale: LossScale = LossScale()
     staleness_max: int = 0
     wall_s: float = 0.0
     # seconds by activity: report.SPENT
@@ -106,6 +108,7 @@ def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_r
         entropy_coefficient=trainer.entropy_coefficient,
         skipped=trainer.skipped,
         skipped_in_row=trainer.skipped_in_row,
+        loss_scale=trainer.loss_scale,
     )
     rng = {"rng/cpu": torch.stack(ranks.gather(torch.get_rng_state()))}
     if torch.cuda.is_available():
@@ -185,6 +188,7 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
         if moments:
             trainer.optimizer.state[parameter] = {kind: _like(parameter, kind, value) for kind, value in moments.items()}
     trainer.skipped, trainer.skipped_in_row = state.skipped, state.skipped_in_row
+    trainer.loss_scale = state.loss_scale
     trainer.entropy_coefficient = state.entropy_coefficient
     _set_rng(stored, ranks)
 
