@@ -33,6 +33,7 @@ from .loss_scale import LossScale
 from .model.policy import Policy
 from .model.reference import Reference
 from .optimizer import build_optimizer
+from .perf import PhaseClock, perf_metrics, step_flops, trained_share
 from .ranks import Ranks
 from .stopping import AskLeave, Leaving, StepDropped, go_on
 
@@ -84,6 +85,7 @@ class Trainer:
         self.ranks = ranks
         self.device = device
         self.loss = build_loss(cfg.objective)
+        self.clock = PhaseClock(device)
         self.skipped = 0
         self.skipped_in_row = 0
         self.loss_scale = LossScale()
@@ -131,22 +133,22 @@ class Trainer:
             kv_kept=cfg.kv_kept,
         )
         packed = [self._pack(samples) for samples in updates]
-        reference_s = self._fill_reference(packed)
+        self._fill_reference(packed)
+        frozen_forwards = int(self.reference is not None)
         if needs_proximal_forward(self.loss, cfg.objective, len(packed)):
-            for micro in self._until_told(chain.from_iterable(packed)):
-                micro.proximal = self._frozen_logprobs(micro)
+            frozen_forwards += 1
+            with self.clock("proximal"):
+                for micro in self._until_told(chain.from_iterable(packed)):
+                    micro.proximal = self._frozen_logprobs(micro)
         metrics = [self._update(micros, samples) for micros, samples in zip(packed, updates, strict=True)]
-        step_s = time.perf_counter() - started
         mean = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
         counted = mean | self._agreement | sample_metrics(updates, cfg.eta)
         bonus = self.entropy_coefficient
         self.entropy_coefficient = next_entropy_coefficient(bonus, mean["learner/entropy"], cfg.objective)
         return (
             counted
+            | self._speed(updates, counted["learner/tokens"], started, frozen_forwards)
             | {
-                "learner/compute_s": step_s,
-                "learner/reference_s": reference_s,
-                "learner/tokens_per_s": counted["learner/tokens"] / step_s,
                 "learner/micro_batches": float(sum(map(len, packed))),
                 "perf/rank_imbalance": rank_imbalance([*chain.from_iterable(packed)]),
                 "learner/lr": lr,
@@ -184,20 +186,36 @@ class Trainer:
     def _frozen_logprobs(self, micro: MicroBatch) -> Tensor:
         return self.policy.logprobs(micro)[0]
 
-    def _fill_reference(self, packed: list[list[MicroBatch]]) -> float:
-        """Fill `reference` of every micro-batch, if there is a reference: the seconds that took."""
+    def _fill_reference(self, packed: list[list[MicroBatch]]) -> None:
+        """Fill `reference` of every micro-batch, if there is a reference."""
         if self.reference is None:
-            return 0.0
-        started = time.perf_counter()
-        for micro in self._until_told(chain.from_iterable(packed)):
-            micro.reference = self.reference.logprobs(micro)
-        return time.perf_counter() - started
+            return
+        with self.clock("reference"):
+            for micro in self._until_told(chain.from_iterable(packed)):
+                micro.reference = self.reference.logprobs(micro)
+
+    def _speed(self, updates: list[list[Sample]], tokens: float, started: float, frozen_forwards: int) -> dict[str, float]:
+        """Compute the metrics of the step's time, which ends here."""
+        phases = self.clock.take()
+        seconds = time.perf_counter() - started
+        share = trained_share(self.policy.parameters())
+        flops = step_flops(updates, self.policy.cost, trained_share=share, frozen_forwards=frozen_forwards)
+        dtype, ranks = self.policy.compute_dtype, self.ranks.size
+        speed = perf_metrics(self.device, dtype, flops=flops, tokens=tokens, seconds=seconds, ranks=ranks)
+        return phases | speed | {"learner/compute_s": seconds, "learner/tokens_per_s": tokens / seconds}
 
     def _update(self, micros: list[MicroBatch], samples: list[Sample]) -> dict[str, float]:
         """Take one optimizer step on a mini-batch: its metrics."""
         self.optimizer.zero_grad(set_to_none=True)
         token_loss = self.loss.for_mini_batch(micros, self.ranks)
-        sums = [self._backward(micro, token_loss, last=micro is micros[-1]) for micro in self._until_told(micros)]
+        with self.clock("forward_backward"):
+            sums = [self._backward(micro, token_loss, last=micro is micros[-1]) for micro in self._until_told(micros)]
+        with self.clock("optimizer"):
+            reading = self._apply(micros, sums, samples)
+        return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
+
+    def _apply(self, micros: list[MicroBatch], sums: list[TokenSums], samples: list[Sample]) -> UpdateReading:
+        """Read the update's statistics, then clip the gradients and change the policy, unless something is not finite."""
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).to(self.device) / self.loss_factor
@@ -209,7 +227,7 @@ class Trainer:
             self.loss_scale = self.loss_scale.overflowed()
         else:
             self._skip(micros, reading, samples)
-        return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
+        return reading
 
     def _step(self, parameters: list[torch.nn.Parameter], norm: Tensor) -> None:
         """Clip the gradients, whose norm would be `norm` with a loss that is not scaled, and let the optimizer step."""

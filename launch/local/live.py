@@ -264,7 +264,8 @@ def _speed(progress: RunProgress) -> str:
     publish = progress.mean("weights/publish_s")
     weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
     step = _number(progress.mean("learner/step_s"), ".2f")
-    return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s trained   step {step} s   weights {weights}"
+    use = _percent(progress.mean("perf/mfu"))
+    return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s   step {step} s   weights {weights}   mfu {use}"
 
 
 def _ledger(status: Status) -> RenderableType:

@@ -21,6 +21,7 @@ from ...common.metrics import MetricsRecord, read_metrics
 from ...common.types import Batch, Group, Rollout, ValidationScore, float32_array, int32_array
 
 DURATION = "_s"
+MACHINE = ("perf/",)  # groups of numbers that the machine decides
 # relative: machines, numbers of threads and builds of torch may differ by as much in any computed number
 ROUNDING = 1e-6
 # absolute: where large terms cancel, as in a loss, the small remainder may differ by as much
@@ -178,11 +179,11 @@ def compare_records(left: MetricsRecord, right: MetricsRecord, without: tuple[st
 
 
 def exact_numbers(record: MetricsRecord, without: tuple[str, ...] = ()) -> dict[str, float]:
-    """The numbers of a record that do not depend on a clock."""
+    """The numbers of a record that do not depend on the machine or its clock."""
     return {
         name: value
         for name, value in record.items()
-        if value is not None and not name.endswith(DURATION) and not name.startswith(without)
+        if value is not None and not name.endswith(DURATION) and not name.startswith((*MACHINE, *without))
     }
 
 

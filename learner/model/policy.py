@@ -42,6 +42,8 @@ class Policy(nn.Module):
         super().__init__()
         self.causal = causal
         self.chunk = chunk
+        # of the products of matrices; the parameters of a sharded policy may be wider
+        self.compute_dtype = causal.dtype
         self.layout = layout_of(
             str(causal.config._attn_implementation), separate=shares_rows_badly(type(causal), causal.config)
         )
@@ -195,7 +197,7 @@ def build_policy(
     policy = Policy(causal, chunk=chunk).requires_grad_(trainable)
     if files is None:
         return policy.to(device)
-    compute = DTYPES[model.dtype]
+    policy.compute_dtype = compute = DTYPES[model.dtype]
     if not trainable:
         # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
         for parameter in policy.parameters():

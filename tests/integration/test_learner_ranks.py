@@ -88,7 +88,7 @@ def test_two_ranks_have_the_gradient_of_one_where_the_loss_looks_at_whole_rollou
     # both are float32, in sums of another order
     assert_same_gradient(list(own.values()), [stored[name] for name in own], rel=5e-6)
     for key in metrics:
-        if not key.endswith(("_s", "micro_batches", "rank_imbalance")):
+        if not key.endswith(("_s", "micro_batches")) and not key.startswith("perf/"):
             assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), key
 
 

@@ -82,10 +82,10 @@ def test_frozen_proximal_log_probabilities_of_a_first_update_change_nothing(fold
         if frozen:
             fill = trainer._fill_reference
 
-            def also(packed: list[list[MicroBatch]], fill: Any = fill, trainer: Trainer = trainer) -> float:
+            def also(packed: list[list[MicroBatch]], fill: Any = fill, trainer: Trainer = trainer) -> None:
                 for micro in packed[0]:
                     micro.proximal = trainer._frozen_logprobs(micro)
-                return fill(packed)
+                fill(packed)
 
             trainer._fill_reference = also
         trainer.train(near_policy(mixed_batch(), trainer.policy))
