@@ -10,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu-set
+.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu-set vllm-stubs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -95,6 +95,10 @@ test-gpu-set: .venv-gpu-set/.installed
 	@mkdir -p build
 	@sed '/^# vLLM/,$$d' requirements-gpu.lock > build/gpu-set.lock
 	@bash .ci/install .venv-gpu-set build/gpu-set.lock .
+
+# what tests/unit/actor/engines/vllm/test_vllm_names.py compares our sources with; from PyPI, 340 MB
+vllm-stubs: $(STAMP)
+	@$(BIN)/python -m tests.support.vllm_stubs
 
 clean:
 	rm -rf $(VENV) .venv-trl .venv-parity .venv-gpu-set build dist *.egg-info
