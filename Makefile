@@ -6,11 +6,12 @@
 # make soak     a million simulated rollouts under a thousand faults, and ten times as much fuzzing: minutes
 # make wheel    dist/*.whl
 # make test-gpu-set  the learner and the weights plane with the GPU set's torch and transformers, on a CPU: .venv-gpu-set
+# make test-gpu   the tests that need a GPU, one of them two: after make install-gpu
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu-set vllm-stubs
+.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu test-gpu-set vllm-stubs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -84,7 +85,10 @@ parity: .venv-parity/.installed
 .venv-parity/.installed: tests/parity/requirements.lock pyproject.toml .ci/install
 	@bash .ci/install .venv-parity tests/parity/requirements.lock .
 
-# 4 GB: the first part of the lock, which is everything but vLLM. Nothing else uses it.
+test-gpu: $(STAMP)
+	@$(BIN)/python -m pytest -m gpu -rs
+
+# 6 GB: the first part of the lock, which is everything but vLLM. Nothing else uses it.
 GPU_SET_TESTS := tests/unit/common/weights tests/unit/learner tests/unit/common/test_models.py tests/unit/common/test_logprobs.py \
 	tests/integration/test_learner_ranks.py tests/integration/test_bfloat16_ranks.py
 

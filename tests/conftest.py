@@ -1,4 +1,4 @@
-"""Fixtures that several kinds of tests share, and the lanes of `make test`."""
+"""Fixtures that several kinds of tests share, the lanes of `make test`, and where tests compute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.gpus import asked_for, hide_gpus, skip_what_cannot_run
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -23,8 +25,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneSch
     return make_scheduler(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not asked_for(config):
+        hide_gpus()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest lanes first. Every worker of pytest-xdist must collect the same order."""
+    skip_what_cannot_run(config, items)
     if hasattr(config, "workerinput"):
         from tests.support.lanes import sort_key
 

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from prolong.actor.engines.vllm.engine import VllmEngine
 from prolong.common.errors import WeightsError
 from prolong.common.types import float32_array, int32_array
 from prolong.common.weights.buckets import plan_buckets
@@ -170,13 +169,3 @@ def test_a_newer_update_does_not_wait_for_one_whose_sender_hangs(any_rig: Rig):
     rig.run(scenario())
     assert time.monotonic() - start < 5.0
     assert rig.version == version + 1
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the NCCL branch of the weights plane")
-def test_nccl_updates_agree_with_a_recompute(tied_rig: Rig):
-    rig = tied_rig
-    assert isinstance(rig.engine, VllmEngine)
-    assert rig.engine._llm.vllm_config.device_config.device_type == "cuda"
-    rig.run(rig.push(rig.version + 1))
-    assert differences(rig, rig.generate(seed=1), 1.0, rig.version).mean() < 1e-3

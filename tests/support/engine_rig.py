@@ -27,6 +27,7 @@ from tests.support.tiny_model import make_tiny_model, randomize
 
 TIMEOUT_S = 20.0
 BUCKET_BYTES = 100_000  # several buckets also for a tiny model
+CPU = torch.device("cpu")
 EOS = 1
 PROMPT = [3, 4, 12, 5, 16]  # "12+3="
 
@@ -152,15 +153,22 @@ def build_rig(folder: Path, *, tied: bool, kind: EngineKind = EngineKind.vllm) -
     return rig_for(folder, kind)
 
 
-def rig_for(folder: Path, kind: EngineKind = EngineKind.vllm) -> Rig:
-    """A rig for the model in `folder`."""
+def rig_for(
+    folder: Path,
+    kind: EngineKind = EngineKind.vllm,
+    *,
+    device: Device = Device.cpu,
+    dtype: str = "float32",
+    learner: torch.device = CPU,
+) -> Rig:
+    """A rig for the model in `folder`, with an engine on `device` that gets weights from a learner on `learner`."""
     torch.set_num_threads(1)
     runner = asyncio.Runner()
-    model = ModelConfig(path=str(folder), max_context=256, device=Device.cpu, dtype="float32")
+    model = ModelConfig(path=str(folder), max_context=256, device=device, dtype=dtype)
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     cfg = WeightsConfig(timeout_s=TIMEOUT_S)
-    end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
+    end = configured_transport(cfg).open_learner_end(cfg, learner)
     rig = Rig(engine, transformers_model, runner, end, str(folder))
     rig.run(rig.push(0))
     return rig

@@ -24,6 +24,7 @@ RUN_LANE_FILES = {
     "tests/integration/test_engine_death.py",
     "tests/integration/test_engine_families.py",
     "tests/integration/test_examples.py",
+    "tests/integration/test_gpu_weights.py",
     "tests/integration/test_three_terminals.py",
     "tests/integration/test_torchrun.py",
     "tests/integration/test_weight_updates.py",
