@@ -106,6 +106,8 @@ def _files_refusal(folder: Path) -> str:
         found = f"its weights are {others[0]}, which is not read" if others else "it holds no weights"
         return f"{found}; expected model.safetensors, or shards with {INDEX} (save_pretrained writes them)"
     if not (folder / "model.safetensors").is_file():
+        if not (folder / INDEX).is_file() and any(folder.glob("policy-*-of-*.safetensors")):
+            return f"it is a checkpoint of several ranks; make a model of it with: prolong export {folder} FOLDER"
         return _shards_refusal(folder)
     return _cut_refusal([folder / "model.safetensors"])
 

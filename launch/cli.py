@@ -171,6 +171,19 @@ def diff(argv: list[str]) -> int:
     return show_diff(*args.runs, as_json=args.json)
 
 
+def export(argv: list[str]) -> int:
+    parser = command_parser("export")
+    parser.add_argument(
+        "run", help="the run's name (a folder in runs/) or its folder: its newest checkpoint; or a checkpoint's"
+    )
+    parser.add_argument("out", type=Path, help="the folder that is made")
+    parser.add_argument("--dtype", default="", help="of the parameters: float32, bfloat16 or float16 (default: as in the run)")
+    args = parser.parse_args(argv)
+    from .export import export_model
+
+    return export_model(args.run, args.out, args.dtype)
+
+
 def journal(argv: list[str]) -> int:
     parser = command_parser("journal", "exit code: 0 sound, 1 something is wrong with it, 2 there is none")
     parser.add_argument("action", choices=["check"])
@@ -238,6 +251,7 @@ COMMANDS: dict[str, Command] = {
     "reset": Command(reset, "ask a live run to reset its reference now"),
     "replay": Command(replay, "run the learner of a run again from its recorded batches, and compare"),
     "diff": Command(diff, "print the first step at which two runs differ, and in what"),
+    "export": Command(export, "make a model that transformers and vLLM load of a checkpoint"),
     "journal": Command(journal, "check a run's journal: every record, and that every ticket is accounted for"),
     "data": Command(data, "examine a prompt file, make one from a public format, or generate puzzles"),
     "keys": Command(keys, "make the keys that a buffer beyond loopback needs, and say what to copy where"),

@@ -25,7 +25,15 @@ from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch
-from .checkpoints.checkpoint import LearnerState, checkpoint_path, find_newest, load_checkpoint, load_weights, read_state
+from .checkpoints.checkpoint import (
+    LearnerState,
+    checkpoint_path,
+    fill_policy,
+    find_newest,
+    load_checkpoint,
+    read_state,
+    return_to_best,
+)
 from .checkpoints.saver import Checkpointer
 from .model.policy import Policy, build_policy
 from .model.reference import Reference
@@ -127,9 +135,13 @@ class Learner:
         state = LearnerState() if checkpoint is None else read_state(checkpoint)
         schedule = Schedule(cfg, state.stage, state.resets)
         source.connect(state.version, state.generation, state.stage.index)
-        model = cfg.model if checkpoint is None else replace(cfg.model, path=str(checkpoint))
+        # several ranks save shards, which fill the model of the run; one rank's checkpoint is a model itself
+        sharded = state.ranks > 1
+        model = cfg.model if checkpoint is None or sharded else replace(cfg.model, path=str(checkpoint))
         check_context(model)
         policy = load_policy(model, cfg.learner, ranks, device)
+        if checkpoint is not None and sharded:
+            fill_policy(policy, checkpoint)
         source.open_weights(policy, device)
         source.publish(state.version, policy)
         reference = None
@@ -197,7 +209,10 @@ class Learner:
         self._report_durable()
         if self.source.ended is not None:
             raise self.source.ended
-        return self.schedule.ended(self.state.version) and self._finish(since)
+        if not self.schedule.ended(self.state.version):
+            return False
+        self.saver.export(self.trainer.policy, self.state.version)
+        return self._finish(since)
 
     def _act_on_outcome(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
         """Reset the reference and change the stage where the step calls for it; return the metrics of that."""
@@ -232,15 +247,14 @@ class Learner:
         log.info("reset %d at version %d (%s)", self.schedule.resets.count, self.state.version, reason)
 
     def _return_to_best(self) -> None:
-        """Load the version with the best validation score; before any sweep has ended, the one that the run began with."""
+        """Fill the policy with the version of the best validation score; before any sweep has ended, with the first one."""
         version = max(self.schedule.resets.record_version, 0)
         if version == 0:
             self.trainer.policy.reload(self.cfg.model)
             return
-        # rank 0 may be writing that very checkpoint: all ranks wait for it
+        # that very checkpoint may be under way
         self.saver.wait()
-        self.ranks.broadcast_bytes(b"written" if self.ranks.first else None)
-        self.trainer.policy.copy_parameters(load_weights(checkpoint_path(self.paths.checkpoints, version)))
+        return_to_best(self.trainer.policy, checkpoint_path(self.paths.checkpoints, version))
 
     def _save_is_due(self) -> bool:
         """Whether the present version is to be saved, by its number or because the last one is old. Collective.

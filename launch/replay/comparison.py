@@ -203,12 +203,19 @@ class Fingerprint:
 def fingerprint(version: int, folder: Path) -> Fingerprint | None:
     """None when the checkpoint was removed meanwhile: a live run keeps its newest ones only."""
     try:
-        digests = {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+        files = sorted(folder.glob("*.safetensors"))
+        # beside the parts of several ranks, the model is one that was exported: every last checkpoint has it, no other
+        parts = [path for path in files if not path.name.startswith("model")]
+        digests = {path.name: sha256(path) for path in (parts if _of_ranks(parts) else files)}
         state = dict(flatten(json.loads((folder / STATE).read_text())))
     except FileNotFoundError:
         return None
     exact = {name: value for name, value in state.items() if not name.startswith(STATE_DURATIONS)}
     return Fingerprint(folder, version, digests, exact)
+
+
+def _of_ranks(files: list[Path]) -> bool:
+    return any(path.name.startswith("policy-") for path in files)
 
 
 def compare_checkpoints(left: Fingerprint, right: Fingerprint) -> Difference | None:

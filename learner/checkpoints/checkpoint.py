@@ -1,43 +1,47 @@
-"""The format of a checkpoint, both directions: everything that the next step depends on, as safetensors and JSON.
+"""The format of a checkpoint, and the way back: everything that the next step depends on, as safetensors and JSON.
 
     step-00000010/  model.safetensors, config.json, tokenizer files   loads in transformers and vLLM
                     trainer.safetensors     optimizer, float32 masters (if the model's file differs), random state
                     reference.safetensors   if there is a KL term; one file for all checkpoints between two resets
                     state.json              LearnerState, with stage and triggers
 
-    write: trainer -> take_snapshot (learner's thread) -> write_snapshot (the saver's thread)
-    read:  read_state, then `Policy` from the folder, then load_checkpoint
+Several ranks write a file each, in place of the first, second and third: policy-00002-of-00004.safetensors (float32 masters),
+trainer-... and reference-... with the parts that the rank holds (shards.py). Any number of ranks reads any of these.
 
-A folder of that name is complete. Resuming from it gives the very weights of a run that never stopped (bit for bit on CPU).
+    write: trainer -> take_snapshot (snapshot.py, learner's thread) -> write_snapshot (the saver's thread)
+    read:  read_state, then `Policy`, then load_checkpoint
+
+A folder of that name is complete. Resuming from it gives the very weights of a run that never stopped (bit for bit on CPU, with
+as many ranks).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from transformers.core_model_loading import revert_weight_conversion
 
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
 from ..loss_scale import LossScale
-from ..model.policy import set_tensor
+from ..model.policy import Policy
 from ..ranks import Ranks
 from ..reset_triggers import ResetState
 from ..schedule import StageState
 from ..step import Trainer
+from .shards import Box, MissingPart, StoredTensors, shard_path
 
-FORMAT = 2
+FORMAT, SHARDED_FORMAT = 2, 3
 MODEL, TRAINER, REFERENCE, STATE = "model.safetensors", "trainer.safetensors", "reference.safetensors", "state.json"
+# the masters' own file, which several ranks have
+POLICY = "policy.safetensors"
 # prefix of the float32 masters' names in trainer.safetensors
 MASTER = "master/"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -49,6 +53,8 @@ class LearnerState(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     version: int = 0
     generation: int = -1
+    # of the learner that wrote the checkpoint; each of several wrote its own files
+    ranks: int = 1
     reference_epoch: int = 0
     stage: StageState = StageState()
     resets: ResetState = ResetState()
@@ -62,29 +68,6 @@ class LearnerState(msgspec.Struct, kw_only=True):
     spent: dict[str, float] = {}
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """A copy of everything that a checkpoint holds, as of one step. Tensors are whole and on the CPU; only rank 0 has them."""
-
-    version: int
-    # of the reference
-    epoch: int
-    # the content of state.json
-    state: bytes
-    # the content of config.json without its dtype
-    config: dict[str, Any]
-    # float32, by parameter name
-    policy: dict[str, Tensor]
-    # the same under the names and in the shapes of the model's own files, which differ for mixtures of experts
-    files: dict[str, Tensor]
-    # "exp_avg/NAME", ...; empty right after a reset of the optimizer
-    optimizer: dict[str, Tensor]
-    # "rng/cpu" [ranks, bytes]
-    rng: dict[str, Tensor]
-    # empty without a KL term, or when the file on the disk is linked instead
-    reference: dict[str, Tensor]
-
-
 def checkpoint_path(folder: Path, version: int) -> Path:
     """Return the path that the checkpoint of `version` has or would have."""
     return folder / f"step-{version:08d}"
@@ -95,53 +78,9 @@ def find_newest(folder: Path) -> Path | None:
     return next(reversed(find_checkpoints(folder).values()), None)
 
 
-def take_snapshot(state: LearnerState, trainer: Trainer, ranks: Ranks, *, with_reference: bool) -> Snapshot:
-    """Copy everything. Collective.
-
-    The numbers that `load_checkpoint` gives back to the trainer are read from the trainer, not from `state`.
-    """
-    frozen = trainer.reference
-    epoch = frozen.epoch if frozen else 0
-    written = msgspec.structs.replace(
-        state,
-        reference_epoch=epoch,
-        entropy_coefficient=trainer.entropy_coefficient,
-        skipped=trainer.skipped,
-        skipped_in_row=trainer.skipped_in_row,
-        loss_scale=trainer.loss_scale,
-    )
-    rng = {"rng/cpu": torch.stack(ranks.gather(torch.get_rng_state()))}
-    if torch.cuda.is_available():
-        rng["rng/cuda"] = torch.stack(ranks.gather(torch.cuda.get_rng_state()))
-    policy = _copy_to_first(trainer.policy.full_parameters(), ranks)
-    return Snapshot(
-        version=state.version,
-        epoch=epoch,
-        state=encode_state(written),
-        config=msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
-        policy=policy,
-        files=revert_weight_conversion(trainer.policy.causal, policy),
-        optimizer=_copy_to_first(_moments(trainer), ranks),
-        rng=rng,
-        reference=_copy_to_first(frozen.policy.full_parameters(), ranks) if frozen and with_reference else {},
-    )
-
-
-def write_snapshot(snapshot: Snapshot, folder: Path, *, dtype: torch.dtype) -> None:
-    """Fill `folder` with the files of a checkpoint, the model in `dtype`. Raises: OSError, SafetensorError."""
-    masters: dict[str, Tensor] = {}
-    converted = snapshot.files.keys() != snapshot.policy.keys()
-    if dtype is not torch.float32 or converted:
-        masters = {f"{MASTER}{name}": tensor for name, tensor in snapshot.policy.items()}
-    # tensors of the files may be parts of one parameter, and safetensors refuses tensors that share memory
-    exported = {name: tensor.to(dtype, copy=converted).contiguous() for name, tensor in snapshot.files.items()}
-    save_file(exported, folder / MODEL, metadata={"format": "pt"})
-    save_file(snapshot.optimizer | masters | snapshot.rng, folder / TRAINER)
-    if snapshot.reference:
-        save_file(snapshot.reference, folder / REFERENCE)
-    config = snapshot.config | {"dtype": str(dtype).removeprefix("torch.")}
-    (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-    (folder / STATE).write_bytes(snapshot.state)
+def stored_file(checkpoint: Path, name: str, rank: int, ranks: int) -> Path:
+    """Return the path of POLICY, TRAINER or REFERENCE in a checkpoint of so many ranks."""
+    return checkpoint / name if ranks == 1 else shard_path(checkpoint, name.removesuffix(".safetensors"), rank, ranks)
 
 
 def encode_state(state: LearnerState) -> bytes:
@@ -155,80 +94,139 @@ def read_state(checkpoint: Path) -> LearnerState:
         state = msgspec.json.decode((checkpoint / STATE).read_bytes(), type=LearnerState, strict=False)
     except (OSError, msgspec.MsgspecError) as error:
         raise ModelError(f"{checkpoint}/{STATE} cannot be read ({error}); {_way_out(checkpoint, error)}") from error
-    if state.format != FORMAT:
+    if state.format not in (FORMAT, SHARDED_FORMAT):
         raise ModelError(
-            f"{checkpoint} has format {state.format}: expected {FORMAT}; resume it with the version of prolong that wrote it"
+            f"{checkpoint} has format {state.format}: expected {FORMAT} or {SHARDED_FORMAT}; resume it with the version of "
+            "prolong that wrote it"
         )
     return state
 
 
 def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ranks: Ranks) -> None:
-    """Bring the trainer, its reference and the random state to where they were. Raises: ModelError.
+    """Bring policy, optimizer, reference and random state to where they were. Raises: ModelError.
 
-    The trainer's policy has already been loaded from `checkpoint`.
+    Every rank reads the parts that it holds, however many ranks wrote the checkpoint.
     """
-    if trainer.reference and not (checkpoint / REFERENCE).is_file():
+    held = _files(checkpoint, state, REFERENCE)
+    if trainer.reference and not held:
         raise ModelError(
             f"{checkpoint} holds no {REFERENCE}: it was written with objective.kl_beta = 0, or the file was removed; set "
             f"objective.kl_beta=0 to go on without a KL term, or begin another run: run.name=ANOTHER model.path={checkpoint}"
         )
-    try:
-        stored = load_file(checkpoint / TRAINER)
-        frozen = load_file(checkpoint / REFERENCE) if trainer.reference else {}
-    except (OSError, SafetensorError) as error:
-        raise _damaged(checkpoint, error) from error
-    masters = {name.removeprefix(MASTER): tensor for name, tensor in stored.items() if name.startswith(MASTER)}
-    if masters:
-        trainer.policy.copy_parameters(masters)
+    fill_policy(trainer.policy, checkpoint)
     if trainer.reference:
-        trainer.reference.policy.copy_parameters(frozen)
+        with _reading(checkpoint, state, held) as stored:
+            _fill(trainer.reference.policy, stored, {name: name for name in stored.shapes})
         trainer.reference.epoch = state.reference_epoch
-    for name, parameter in trainer.policy.causal.named_parameters():
-        moments = {kind: stored[f"{kind}/{name}"] for kind in MOMENTS if f"{kind}/{name}" in stored}
-        if moments:
-            trainer.optimizer.state[parameter] = {kind: _like(parameter, kind, value) for kind, value in moments.items()}
+    with _reading(checkpoint, state, _files(checkpoint, state, TRAINER)) as stored:
+        for name, parameter in trainer.policy.causal.named_parameters():
+            kinds = [kind for kind in MOMENTS if f"{kind}/{name}" in stored.shapes]
+            if kinds:
+                trainer.optimizer.state[parameter] = {kind: _moment(stored, kind, name, parameter) for kind in kinds}
+        _set_rng(stored, ranks)
     trainer.skipped, trainer.skipped_in_row = state.skipped, state.skipped_in_row
     trainer.loss_scale = state.loss_scale
     trainer.entropy_coefficient = state.entropy_coefficient
-    _set_rng(stored, ranks)
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Load the policy of a checkpoint by name, on the CPU: the float32 masters if it has them, else the model itself.
+def fill_policy(policy: Policy, checkpoint: Path) -> None:
+    """Fill the policy with that of a checkpoint, every rank the parts that it holds. Raises: ModelError."""
+    with open_policy(checkpoint) as (stored, names):
+        _fill(policy, stored, names)
 
-    Raises: ModelError.
-    """
+
+def return_to_best(policy: Policy, checkpoint: Path) -> None:
+    """As `fill_policy`, for a reset to the version with the best score. Raises: ModelError."""
     if not checkpoint.is_dir():
         raise ModelError(
             f"{checkpoint} is not there any more: a reset with reference.source = best needs it; set reference.source=current"
         )
+    fill_policy(policy, checkpoint)
+
+
+@contextmanager
+def open_policy(checkpoint: Path) -> Iterator[tuple[StoredTensors, Mapping[str, str]]]:
+    """Open the float32 masters, or the model where they are the same; yields the files, and name -> name in the files.
+
+    Raises: ModelError, also for what goes wrong in the block.
+    """
+    state = read_state(checkpoint)
+    with _reading(checkpoint, state, _files(checkpoint, state, POLICY)) as stored:
+        names = {name.removeprefix(MASTER): name for name in stored.shapes if name.startswith(MASTER)}
+        if state.ranks > 1:
+            names = {name: name for name in stored.shapes}
+        if names:
+            yield stored, names
+            return
+    with _reading(checkpoint, state, [checkpoint / MODEL]) as stored:
+        yield stored, {name: name for name in stored.shapes}
+
+
+def is_sharded(checkpoint: Path) -> bool:
+    """Whether several ranks wrote the checkpoint, so that transformers cannot load it. Raises: ModelError."""
+    return read_state(checkpoint).ranks > 1
+
+
+def _files(checkpoint: Path, state: LearnerState, name: str) -> list[Path]:
+    """The files of POLICY, TRAINER or REFERENCE; those of ranks, and that of the reference, as far as they are here."""
+    if state.ranks == 1:
+        path = checkpoint / (TRAINER if name == POLICY else name)
+        return [path] if name != REFERENCE or path.is_file() else []
+    paths = (stored_file(checkpoint, name, rank, state.ranks) for rank in range(state.ranks))
+    return [path for path in paths if path.is_file()]
+
+
+@contextmanager
+def _reading(checkpoint: Path, state: LearnerState, files: list[Path]) -> Iterator[StoredTensors]:
+    """Open files of a checkpoint; what goes wrong in the block becomes a ModelError that says what to do."""
     try:
-        with safe_open(checkpoint / TRAINER, "pt") as stored:
-            # safe_open gives no mapping to iterate over
-            names = [name for name in stored.keys() if name.startswith(MASTER)]  # noqa: SIM118
-            masters = {name.removeprefix(MASTER): stored.get_tensor(name) for name in names}
-        return masters or load_file(checkpoint / MODEL)
-    except (OSError, SafetensorError) as error:
+        if not files:
+            raise MissingPart("no file of its ranks is here")
+        with StoredTensors(files) as stored:
+            yield stored
+    except (OSError, SafetensorError, MissingPart) as error:
+        absent = [
+            path.name
+            for name in (POLICY, TRAINER)
+            for rank in range(state.ranks)
+            if state.ranks > 1 and not (path := stored_file(checkpoint, name, rank, state.ranks)).is_file()
+        ]
+        if absent:
+            raise ModelError(
+                f"{checkpoint} cannot be read ({error}): {', '.join(absent)} is not there. Each of {state.ranks} ranks saved "
+                "its part on its own node: bring all files to every node, or resume with the ranks where they were; else "
+                f"{_way_out(checkpoint, error)}"
+            ) from error
         raise _damaged(checkpoint, error) from error
 
 
-def _moments(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """Yield the optimizer's tensors by name, whole. Collective like `full_parameters`."""
-    for name, parameter in trainer.policy.causal.named_parameters():
-        moments: dict[str, Any] = trainer.optimizer.state.get(parameter, {})
-        for kind in MOMENTS:
-            if kind in moments:
-                value = moments[kind]
-                yield f"{kind}/{name}", value.full_tensor() if isinstance(value, DTensor) else value
+def _fill(policy: Policy, stored: StoredTensors, names: Mapping[str, str]) -> None:
+    """Fill the policy from stored tensors, by name -> name in the files. Raises: ModelError when names or shapes differ."""
+    own = dict(policy.stored_tensors())
+    if own.keys() != names.keys():
+        raise ModelError(f"weights of another model: {sorted(own.keys() ^ names.keys())[:3]} are on one side only")
+    for name, tensor in own.items():
+        shape = stored.shapes[names[name]]
+        if tensor.shape != shape:
+            raise ModelError(f"weights of another model: {name} is {list(shape)}, expected {list(tensor.shape)}")
+        stored.fill(names[name], tensor)
 
 
-def _copy_to_first(tensors: Iterator[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
-    """Copy to the CPU of rank 0. The other ranks take part in gathering and keep nothing."""
-    copies = {}
-    for name, tensor in tensors:
-        if ranks.first:
-            copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return copies
+def _moment(stored: StoredTensors, kind: str, name: str, parameter: Tensor) -> Tensor:
+    """A moment placed and sharded like its parameter; the step counter is a plain scalar."""
+    if kind == "step":
+        return stored.read(f"{kind}/{name}").to(parameter.device)
+    moment = torch.empty_like(parameter, requires_grad=False)
+    stored.fill(f"{kind}/{name}", moment)
+    return moment
+
+
+def _set_rng(stored: StoredTensors, ranks: Ranks) -> None:
+    """Restore the random state, if the number of ranks is the same: with another number no state would continue the run."""
+    for name, restore in (("rng/cpu", torch.set_rng_state), ("rng/cuda", torch.cuda.set_rng_state)):
+        shape = stored.shapes.get(name)
+        if shape is not None and shape[0] == ranks.size and (name == "rng/cpu" or torch.cuda.is_available()):
+            restore(stored.read(name, Box((ranks.rank, 0), (1, shape[1])))[0].clone())
 
 
 def _damaged(checkpoint: Path, error: Exception) -> ModelError:
@@ -252,20 +250,3 @@ def _spell_non_finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_spell_non_finite(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _set_rng(stored: dict[str, Tensor], ranks: Ranks) -> None:
-    """Restore the random state, if the number of ranks is the same: with another number no state would continue the run."""
-    if len(stored["rng/cpu"]) == ranks.size:
-        torch.set_rng_state(stored["rng/cpu"][ranks.rank].clone())
-        if torch.cuda.is_available() and "rng/cuda" in stored:
-            torch.cuda.set_rng_state(stored["rng/cuda"][ranks.rank].clone())
-
-
-def _like(parameter: Tensor, kind: str, whole: Tensor) -> Tensor:
-    """A moment placed and sharded like its parameter; the step counter is a plain scalar."""
-    if kind == "step":
-        return whole.to(parameter.device)
-    empty = torch.empty_like(parameter, requires_grad=False)
-    set_tensor(empty, whole)
-    return empty

@@ -1,41 +1,47 @@
 """A thread writes checkpoints while the learner goes on. Whenever the process dies, a checkpoint is complete or absent.
 
-    main loop --save--> snapshot --thread--> .step-00000010.PID/ -> sync -> rename -> step-00000010/ -> remove older ones
+    main loop --save--> snapshot --thread--> .step-00000010.NAME/ -> sync -> rename -> step-00000010/ -> remove older ones
     main loop <--durable-- versions that have reached the disk --CheckpointSaved--> buffer
 
-A folder is written, and later removed, under a name that begins with a dot, which no reader takes for a checkpoint.
+A folder is written, and later removed, under a name that begins with a dot, which no reader takes for a checkpoint. Each of
+several ranks has such a thread, and the folder gets its name when all have written and synced their files. On nodes with disks
+of their own the folder of rank 0 is the last to get its name: a version that rank 0 has is complete everywhere.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from safetensors import SafetensorError
 
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import CheckpointError, ProlongError
 from ...common.models import DTYPES
+from ..model.policy import Policy
 from ..ranks import Ranks
 from ..step import Trainer
-from .checkpoint import (
-    REFERENCE,
-    LearnerState,
-    Snapshot,
-    checkpoint_path,
-    read_state,
-    take_snapshot,
-    write_snapshot,
-)
+from .checkpoint import REFERENCE, LearnerState, checkpoint_path, read_state, stored_file
+from .export import ModelWriter, write_model
+from .host_memory import HostMemory
+from .snapshot import ShardSnapshot, Snapshot, take_snapshot, write_snapshot
+from .writers import Writers
 
-# longest wait for one checkpoint to be written; a disk that takes longer has hung
+log = logging.getLogger(__name__)
+
+# longest wait for one checkpoint to be written, beside what its bytes take; a disk that takes longer has hung
 WRITE_S = 600.0
+# bytes a second that a rank writes at least
+SLOWEST_DISK = 50e6
 NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -45,7 +51,7 @@ TOKENIZER_FILES = (
 
 @dataclass(slots=True, frozen=True)
 class SavedReference:
-    """A file that is known to hold the reference of `epoch`: this process wrote it, or loaded the reference from it.
+    """A file that is known to hold this rank's part of the reference of `epoch`: it wrote it, or loaded it from there.
 
     The inode tells it from a file of the same name that another generation of the run left.
     """
@@ -55,9 +61,8 @@ class SavedReference:
     inode: tuple[int, int]
 
     @staticmethod
-    def at(checkpoint: Path, epoch: int) -> SavedReference | None:
-        """The file in a checkpoint; None if the checkpoint has no reference."""
-        path = checkpoint / REFERENCE
+    def at(path: Path, epoch: int) -> SavedReference | None:
+        """The file in a checkpoint; None if the checkpoint has none."""
         return SavedReference(epoch, path, _inode(path)) if path.is_file() else None
 
     def holds(self, epoch: int) -> bool:
@@ -66,7 +71,7 @@ class SavedReference:
 
 
 class Checkpointer:
-    """Saves into `folder`, and removes the half-written folders of dead processes there. Rank 0 writes; others keep in step.
+    """Saves into `folder`, and removes the half-written folders of dead processes there. Every rank writes what it holds.
 
     One checkpoint is written at a time, each by its own thread. The next `save`, `wait` or `close` raises its failure.
     """
@@ -76,63 +81,88 @@ class Checkpointer:
     ) -> None:
         """`source`: folder whose tokenizer files every checkpoint gets. `resumed`: checkpoint that the trainer was loaded from.
 
-        Raises: CheckpointError when `folder` cannot be used, ModelError when `resumed` cannot be read.
+        Collective. Raises: CheckpointError when `folder` cannot be used, ModelError when `resumed` cannot be read.
         """
         self._folder, self._ranks, self._dtype, self._keep = folder, ranks, DTYPES[dtype], keep
+        self._memory = HostMemory()
         self._thread: threading.Thread | None = None
+        self._limit_s = WRITE_S
         self._failure: ProlongError | None = None
         self._durable: deque[int] = deque()
         self._numbers = {"checkpoint/waited_s": 0.0, "checkpoint/snapshot_s": 0.0, "checkpoint/write_s": 0.0}
         self._reference: SavedReference | None = None
         self._tokenizer: dict[str, bytes] = {}
-        if not ranks.first:
-            return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _sync(folder.parent)
-            for path in folder.glob(".step-*"):
-                shutil.rmtree(path)
+            self._writers = Writers(folder, ranks)
+            if self._writers.owner:
+                _sync(folder.parent)
+                for path in folder.glob(".step-*"):
+                    shutil.rmtree(path)
         except OSError as error:
             raise CheckpointError(f"cannot keep checkpoints in {folder}: {error}; may this user write there?") from error
-        if source is not None:
+        # nobody writes before what is left of others is gone
+        ranks.barrier()
+        if source is not None and self._writers.owner:
             files = (source / name for name in TOKENIZER_FILES)
             self._tokenizer = {path.name: path.read_bytes() for path in files if path.is_file()}
         if resumed is not None:
-            self._reference = SavedReference.at(resumed, read_state(resumed).reference_epoch)
+            state = read_state(resumed)
+            # a file of another number of ranks holds another part
+            if state.ranks == ranks.size:
+                self._reference = SavedReference.at(self._reference_file(resumed), state.reference_epoch)
 
     def save(self, state: LearnerState, trainer: Trainer, *, protect: frozenset[int] = frozenset()) -> None:
         """Copy everything and return; a thread then writes the checkpoint of `state.version`. Collective.
 
         Once it is durable, all complete checkpoints are removed except the newest `keep` and those of the versions in
         `protect`. Checkpoints of later versions are removed too: another generation made them. Blocks while the checkpoint
-        before is still being written, WRITE_S at most; `checkpoint/waited_s` counts the seconds.
+        before is still being written, as long as a slow disk needs at most; `checkpoint/waited_s` counts the seconds.
         Raises: CheckpointError of the checkpoint before.
         """
         self.wait()
         started = perf_counter()
         with_reference = not self._reference_is_saved(trainer)
-        snapshot = take_snapshot(state, trainer, self._ranks, with_reference=with_reference)
+        copies = not self._writers.together
+        snapshot = take_snapshot(state, trainer, self._ranks, self._memory, with_reference=with_reference, copies=copies)
         self._numbers["checkpoint/snapshot_s"] = perf_counter() - started
-        if self._ranks.first:
-            linked = None if with_reference else self._reference
-            self._thread = threading.Thread(
-                target=self._write, args=(snapshot, linked, protect), name=f"checkpoint-{state.version}", daemon=True
-            )
-            self._thread.start()
+        self._limit_s = WRITE_S + snapshot.num_bytes / SLOWEST_DISK
+        linked = None if with_reference else self._reference
+        self._thread = threading.Thread(
+            target=self._write, args=(snapshot, linked, protect), name=f"checkpoint-{state.version}", daemon=True
+        )
+        self._thread.start()
+
+    def export(self, policy: Policy, version: int) -> None:
+        """Add the policy, whole, to the checkpoint of `version` where several ranks wrote that, once it is durable. Collective.
+
+        What goes wrong is logged: the checkpoint is complete, and `prolong export` may be tried again.
+        """
+        if self._ranks.size == 1:
+            return
+        self.wait()
+        folder = checkpoint_path(self._folder, version)
+        writer = ModelWriter(folder) if self._ranks.first else None
+        try:
+            write_model(writer, policy.causal, policy.full_parameters(self._dtype))
+        except (OSError, SafetensorError) as error:
+            log.warning("%s was not exported as a model: %r", folder, error)
+            if writer is not None:
+                writer.abandon()
 
     def durable(self) -> list[int]:
         """Return the versions that became durable since the last call. On rank 0 only."""
         return [self._durable.popleft() for _ in range(len(self._durable))]
 
     def wait(self) -> None:
-        """Wait until nothing is being written. Raises: CheckpointError for a failed write, or after WRITE_S."""
+        """Wait until nothing is being written. Raises: CheckpointError for a failed write, or when the disk does not answer."""
         if self._thread is not None:
             started = perf_counter()
-            self._thread.join(WRITE_S)
+            self._thread.join(self._limit_s)
             self._numbers["checkpoint/waited_s"] += perf_counter() - started
             if self._thread.is_alive():
                 raise CheckpointError(
-                    f"{self._thread.name} is not on disk in {self._folder} after {WRITE_S:g} s; does that disk still answer?"
+                    f"{self._thread.name} is not on disk in {self._folder} after {self._limit_s:.0f} s; does that disk still "
+                    "answer?"
                 )
             self._thread = None
         failure, self._failure = self._failure, None
@@ -147,34 +177,50 @@ class Checkpointer:
         """Return seconds: waited for the disk since the start; of the last snapshot; of the last completed write."""
         return dict(self._numbers)
 
-    def _reference_is_saved(self, trainer: Trainer) -> bool:
-        """Whether the file of the reference can be linked. Collective: rank 0 decides."""
-        answer = None
-        if self._ranks.first:
-            saved = self._reference
-            answer = b"y" if trainer.reference and saved and saved.holds(trainer.reference.epoch) else b"n"
-        return self._ranks.broadcast_bytes(answer) == b"y"
+    def _reference_file(self, checkpoint: Path) -> Path:
+        return stored_file(checkpoint, REFERENCE, self._ranks.rank, self._ranks.size)
 
-    def _write(self, snapshot: Snapshot, linked: SavedReference | None, protect: frozenset[int]) -> None:
+    def _reference_is_saved(self, trainer: Trainer) -> bool:
+        """Whether every rank can link its file of the reference. Collective."""
+        saved, frozen = self._reference, trainer.reference
+        missing = not (frozen and saved and saved.holds(frozen.epoch))
+        return not self._ranks.sum_(torch.tensor(float(missing)))
+
+    def _write(self, snapshot: Snapshot | ShardSnapshot, linked: SavedReference | None, protect: frozenset[int]) -> None:
         """Write, publish and prune. Runs on the thread; keeps a failure for the learner's next call."""
         started = perf_counter()
         target = checkpoint_path(self._folder, snapshot.version)
-        scratch = self._folder / f".{target.name}.{os.getpid()}"
+        scratch = self._folder / f".{target.name}.{self._writers.name}"
+        first, owner = self._ranks.first, self._writers.owner
         try:
-            scratch.mkdir()
-            for name, content in self._tokenizer.items():
-                (scratch / name).write_bytes(content)
-            if linked is not None:
-                _link(linked.path, scratch / REFERENCE)
-            write_snapshot(snapshot, scratch, dtype=self._dtype)
-            _publish(scratch, target)
-            self._reference = SavedReference.at(target, snapshot.epoch)
+            self._together(lambda: self._fill(scratch, snapshot, linked))
+            self._together(lambda: None if first or not owner else _publish(scratch, target))
+            self._together(lambda: _publish(scratch, target) if first else None)
+            self._reference = SavedReference.at(self._reference_file(target), snapshot.epoch)
             self._durable.append(snapshot.version)
-            self._prune(snapshot.version, protect)
+            if owner:
+                self._prune(snapshot.version, protect)
             self._numbers["checkpoint/write_s"] = perf_counter() - started
         except Exception as error:
             self._failure = _explain(error, target)
-            shutil.rmtree(scratch, ignore_errors=True)
+            if owner:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _together(self, work: Callable[[], None]) -> None:
+        self._writers.do(work, self._limit_s)
+
+    def _fill(self, scratch: Path, snapshot: Snapshot | ShardSnapshot, linked: SavedReference | None) -> None:
+        """Write and sync the files of this rank."""
+        scratch.mkdir(exist_ok=self._ranks.size > 1)
+        for name, content in self._tokenizer.items():
+            (scratch / name).write_bytes(content)
+        if linked is not None:
+            _link(linked.path, self._reference_file(scratch))
+        write_snapshot(snapshot, scratch, dtype=self._dtype, owner=self._writers.owner)
+        if self._ranks.size > 1:
+            # the owner's later sync does not reach what is in the memory of another machine
+            for path in scratch.glob(f"*-{self._ranks.rank:05d}-of-*"):
+                _sync(path)
 
     def _prune(self, version: int, protect: frozenset[int]) -> None:
         found = find_checkpoints(self._folder)

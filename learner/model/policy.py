@@ -122,6 +122,11 @@ class Policy(nn.Module):
                 value = value.to(dtype)
             yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a checkpoint holds of the policy, each tensor as this rank holds it: to be copied, or to be filled."""
+        reshard_all(self)
+        yield from published_tensors(self.causal)
+
     def full_shapes(self, dtype: torch.dtype) -> list[TensorShape]:
         """Return names, types and shapes of what `full_parameters(dtype)` yields, without gathering anything."""
         return [

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from prolong.common.config.sections import Config
-from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.checkpoint import POLICY, REFERENCE, TRAINER, LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
+from prolong.learner.checkpoints.shards import StoredTensors
 from prolong.learner.ranks import Ranks
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from tests.support import rank_script
 from tests.support.batches import (
@@ -25,6 +28,7 @@ from tests.support.batches import (
     unsettle,
     variant_config,
 )
+from tests.support.checkpoints import load_weights
 from tests.support.learner_process import fork_ranks
 from tests.support.tiny_model import make_tiny_model
 
@@ -63,7 +67,7 @@ def test_two_ranks_have_the_gradient_of_one_and_arrive_at_its_weights(model: Pat
     assert metrics["learner/loss"] == pytest.approx(gradients["learner/loss"].item(), rel=1e-5)
     for version in (1, 2):
         trainer.train(random_batch(version))
-    stored = load_file(trained / "step-00000003" / "model.safetensors")
+    stored = load_weights(trained / "step-00000003")
     for name, tensor in trainer.policy.full_parameters():
         torch.testing.assert_close(stored[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -99,18 +103,58 @@ def test_every_rank_names_the_groups_of_a_skipped_update_wherever_they_lie(tmp_p
     assert "groups [5]; lower learner.lr" in errors.pop()
 
 
-def test_two_ranks_resume_to_the_bit_and_one_rank_resumes_what_two_wrote(model: Path, trained: Path, tmp_path: Path) -> None:
-    run_ranks(model, trained, "resume")
-    whole, resumed = (load_file(trained / name / "model.safetensors") for name in ("step-00000005", "resumed/step-00000005"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_two_ranks_resume_to_the_bit(model: Path, trained: Path) -> None:
+    run_ranks(model, trained, "resume step-00000003")
+    whole, resumed = (trained / name for name in ("step-00000005", "resumed-2/step-00000005"))
+    names = sorted(path.name for path in whole.iterdir())
+    assert [f"policy-0000{rank}-of-00002.safetensors" in names for rank in range(2)] == [True, True]
+    assert "model.safetensors" not in names
+    assert all((resumed / name).read_bytes() == (whole / name).read_bytes() for name in names)
+    # one file for all checkpoints between two resets, on every rank
+    files = [trained / step / "reference-00001-of-00002.safetensors" for step in ("step-00000003", "step-00000005")]
+    files.append(resumed / files[0].name)
+    assert len({path.stat().st_ino for path in files}) == 1
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_torchs_own_reader_understands_the_files_of_the_ranks(trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "step-00000003"
+    for path in checkpoint.glob("policy-*"):
+        (tmp_path / path.name).hardlink_to(path)
+    own = load_weights(checkpoint)
+    read = {name: torch.empty_like(tensor) for name, tensor in own.items()}
+    load(read, storage_reader=HuggingFaceStorageReader(str(tmp_path)), no_dist=True)
+    assert all(torch.equal(read[name], tensor) for name, tensor in own.items())
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """All numbers of two checkpoints but random states are the same to the bit, whoever wrote them."""
+    for name in (POLICY, TRAINER, REFERENCE):
+        with opened(one, name) as ours, opened(other, name) as theirs:
+            names = [name for name in ours.shapes if not name.startswith("rng/")]
+            assert {name: shape for name, shape in ours.shapes.items() if name in names} == {
+                name: shape for name, shape in theirs.shapes.items() if not name.startswith("rng/")
+            }
+            assert all(torch.equal(ours.read(name), theirs.read(name)) for name in names)
+
+
+def opened(checkpoint: Path, name: str) -> StoredTensors:
+    return StoredTensors(checkpoint.glob(f"{name.removesuffix('.safetensors')}-*"))
+
+
+@pytest.mark.slow
+def test_what_four_ranks_saved_is_resumed_by_two_and_by_one_and_back(model: Path, tmp_path: Path) -> None:
+    run_ranks(model, tmp_path, "train", ranks=4)
+    saved = tmp_path / "step-00000005"
+    # nothing is left to train: these ranks load it, and would save what they loaded
+    for ranks in (2, 3):
+        run_ranks(model, tmp_path, "resave step-00000005", ranks=ranks)
+        assert_same_state(saved, tmp_path / f"resaved-{ranks}" / saved.name)
     cfg = config(model)
-    cfg.model.path = str(trained / "step-00000003")
     trainer = make_trainer(cfg, dtype=torch.float32)
-    load_checkpoint(trained / "step-00000003", read_state(trained / "step-00000003"), trainer, Ranks())
-    for version in (3, 4):
-        trainer.train(random_batch(version))
-    for name, tensor in trainer.policy.full_parameters():
-        torch.testing.assert_close(whole[name], tensor, rtol=1e-4, atol=1e-5)
-    saver = Checkpointer(tmp_path / "one", Ranks(), dtype="float32", source=None, keep=1)
-    saver.save(LearnerState(version=5), trainer)  # and writes one itself
+    load_checkpoint(saved, read_state(saved), trainer, Ranks())
+    saver = Checkpointer(tmp_path, Ranks(), dtype="float32", source=None, keep=9, resumed=saved)
+    saver.save(LearnerState(version=6), trainer)
     saver.close()
+    run_ranks(model, tmp_path, "resave step-00000006", ranks=4)
+    assert_same_state(saved, tmp_path / "resaved-4" / "step-00000006")

@@ -14,10 +14,10 @@ from prolong.common.config.choices import ResetSource
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import SourceConfig
 from prolong.common.metrics import read_metrics
-from prolong.learner.checkpoints.checkpoint import load_weights
 from prolong.learner.schedule import outcomes_of
 
 from tests.support.buffer_process import BufferProcess
+from tests.support.checkpoints import load_weights
 from tests.support.learner_process import end_of, learner, make_config, wait_for_steps, weights_of
 from tests.support.scripted_actor import ScriptedActor
 

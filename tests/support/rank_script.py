@@ -30,7 +30,9 @@ from tests.support.batches import (
 
 
 def run(model: Path, folder: Path, mode: str) -> None:
-    """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume`: from 3, the last again, into folder/resumed.
+    """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume FROM`: from the checkpoint FROM, into folder/resumed-RANKS.
+
+    `resave FROM`: load it, and save it again into folder/resaved-RANKS.
 
     `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
     skipped, and its error into folder/error-RANK.txt.
@@ -102,22 +104,21 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
     """`train` and `resume`."""
     cfg = small_config(model)
     cfg.objective.kl_beta = 0.1
-    start = folder / "step-00000003"
-    if mode == "resume":
-        cfg.model.path = str(start)
     trainer = make_sharded(cfg, ranks)
-    first = 0
-    if mode == "resume":
-        state = read_state(start)
-        load_checkpoint(start, state, trainer, ranks)
-        first, folder = state.version, folder / "resumed"
+    how, _, start = mode.partition(" ")
+    first, resumed = 0, None
+    if start:
+        resumed = folder / start
+        state = read_state(resumed)
+        load_checkpoint(resumed, state, trainer, ranks)
+        first, folder = state.version, folder / f"{how}d-{ranks.size}"
+    saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=5, resumed=resumed)
+    if how == "resave":
+        saver.save(LearnerState(version=first), trainer)
     for version in range(first, 5):
         metrics = trainer.train(random_batch(version))
         if version == 0:
             save_gradients(trainer, metrics, folder / "gradients.safetensors")
         if version in (2, 4):
-            state = LearnerState(version=version + 1, generation=1)
-            saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=5)
-            saver.save(state, trainer)
-            saver.close()
-            ranks.barrier()
+            saver.save(LearnerState(version=version + 1, generation=1), trainer)
+    saver.close()

@@ -16,6 +16,7 @@ from typing import Any
 from prolong.common.config.run_files import load_config, run_folder
 from prolong.launch import torchrun
 from prolong.launch.entry import exit_code_of
+from prolong.launch.nodes import Nodes
 
 QUICK_STEPS = 2
 STEP_S = 60.0
@@ -27,13 +28,13 @@ def slow_down(folder: Path, micro_batches: int) -> None:
 
     train, backward, steps = Trainer.train, Trainer._backward, 0
 
-    def counted(self: Trainer, *args: Any) -> dict[str, float]:
+    def counted(self: Trainer, *args: Any, **settings: Any) -> dict[str, float]:
         nonlocal steps
         steps += 1
-        return train(self, *args)
+        return train(self, *args, **settings)
 
-    def slow(self: Trainer, *args: Any) -> Any:
-        result = backward(self, *args)
+    def slow(self: Trainer, *args: Any, **settings: Any) -> Any:
+        result = backward(self, *args, **settings)
         if steps > QUICK_STEPS:
             (folder / f"slow-{self.ranks.rank}").touch()
             sleep(STEP_S / micro_batches)
@@ -47,7 +48,7 @@ def main(path: str) -> int:
     cfg = load_config(Path(path))
     if "RANK" not in os.environ:
         torchrun.RANK_MODULE = "tests.support.slow_learner"
-        return exit_code_of("learner", lambda: torchrun.launch_ranks(cfg))
+        return exit_code_of("learner", lambda: torchrun.launch_ranks(cfg, Nodes()))
     rollouts = cfg.buffer.batch_groups * cfg.sampling.n
     slow_down(run_folder(cfg), rollouts // cfg.launch.learner_ranks)
     return torchrun.main([path])

@@ -14,8 +14,8 @@ from prolong.learner.checkpoints.checkpoint import (
     encode_state,
     find_newest,
     load_checkpoint,
-    load_weights,
     read_state,
+    return_to_best,
 )
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.model.reference import Reference
@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from transformers import MixtralConfig
 
 from tests.support.batches import make_policy, make_trainer, random_batch, small_config
+from tests.support.checkpoints import load_weights
 from tests.support.tiny_model import family_settings, make_tiny_family, make_tiny_model
 
 
@@ -260,6 +261,6 @@ def test_a_damaged_checkpoint_is_deleted_for_an_older_one_only_if_there_is_one(c
         load_weights(checkpoint_path(tmp_path, 1))
 
 
-def test_the_best_checkpoint_that_is_gone_is_no_damaged_one(tmp_path: Path) -> None:
+def test_the_best_checkpoint_that_is_gone_is_no_damaged_one(cfg: Config, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is not there any more: a reset with reference.source = best needs it; set"):
-        load_weights(checkpoint_path(tmp_path, 7))
+        return_to_best(make_policy(cfg), checkpoint_path(tmp_path, 7))

@@ -14,13 +14,14 @@ import torch
 from prolong.common.config.run_files import find_checkpoints
 from prolong.common.config.sections import Config
 from prolong.learner.checkpoints import saver as module
-from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path, load_weights
+from prolong.learner.checkpoints.checkpoint import LearnerState, checkpoint_path
 from prolong.learner.checkpoints.saver import Checkpointer, CheckpointError
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import Trainer
 from safetensors.torch import load_file
 
 from tests.support.batches import make_trainer, random_batch, small_config
+from tests.support.checkpoints import load_weights
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -114,9 +115,9 @@ def test_a_disk_that_does_not_answer_is_not_waited_for_without_end(
 ) -> None:
     saver = checkpointer(tmp_path)
     saver.save(LearnerState(version=1), trainer)
-    monkeypatch.setattr(module, "WRITE_S", 0.05)
+    monkeypatch.setattr(saver, "_limit_s", 0.05)
     for end in (saver.close, lambda: saver.save(LearnerState(version=2), trainer)):
-        with pytest.raises(CheckpointError, match=r"checkpoint-1 is not on disk .* after 0.05 s"):
+        with pytest.raises(CheckpointError, match=r"checkpoint-1 is not on disk .* after 0 s"):
             end()
     monkeypatch.undo()
     gate.opened.set()
