@@ -132,12 +132,12 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
         local_rank=local_rank,
         handover=_gloo_group(starve_s + START_TIMEOUT_S),
         control=_gloo_group(START_TIMEOUT_S),
-        mesh=_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), "cuda" if cuda else "cpu"),
+        mesh=rank_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), "cuda" if cuda else "cpu"),
         starve_s=starve_s,
     )
 
 
-def _mesh(size: int, sharing: int, device: str) -> DeviceMesh:
+def rank_mesh(size: int, sharing: int, device: str) -> DeviceMesh:
     """Arrange the ranks in groups of `sharing` neighbours. Collective. Raises: ConfigError."""
     fits = size % sharing == 0
     require(fits, "learner.shard_ranks", sharing, f"a divisor of the number of ranks, {size}")

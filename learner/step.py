@@ -232,7 +232,8 @@ class Trainer:
     def _step(self, parameters: list[torch.nn.Parameter], norm: Tensor) -> None:
         """Clip the gradients, whose norm would be `norm` with a loss that is not scaled, and let the optimizer step."""
         if self.loss_factor != 1:
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / self.loss_factor)
+            for gradient in [p.grad for p in parameters if p.grad is not None]:
+                gradient.mul_(1 / self.loss_factor)
             self.loss_scale = self.loss_scale.worked()
         torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.learner.grad_clip, norm)
         self.optimizer.step()

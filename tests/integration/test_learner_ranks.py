@@ -1,4 +1,4 @@
-"""Two real gloo ranks with FSDP2 against one plain rank, on recorded batches."""
+"""Two and four real gloo ranks with FSDP2 against one plain rank, on recorded batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.common.config.sections import Config
 from prolong.learner.checkpoints.checkpoint import POLICY, REFERENCE, TRAINER, LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
@@ -94,6 +95,52 @@ def test_two_ranks_have_the_gradient_of_one_where_the_loss_looks_at_whole_rollou
     for key in metrics:
         if not key.endswith(("_s", "micro_batches")) and not key.startswith("perf/"):
             assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), key
+
+
+@pytest.fixture(scope="module")
+def grouped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks left behind after a step in groups of four, two and one."""
+    folder = tmp_path_factory.mktemp("grouped")
+    run_ranks(model, folder, "groups", ranks=4)
+    return folder
+
+
+@pytest.mark.parametrize("sharing", [4, 2, 1])
+def test_four_ranks_have_loss_and_gradient_of_one_whoever_holds_the_model(model: Path, grouped: Path, sharing: int) -> None:
+    trainer = make_trainer(small_config(model), dtype=torch.float32)
+    unsettle(trainer)
+    metrics = trainer.train(random_batch(0))
+    stored = load_file(grouped / f"groups-{sharing}.safetensors")
+    own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
+    assert_same_gradient(list(own.values()), [stored[name] for name in own])
+    for key in ("learner/loss", "learner/grad_norm", "reference/kl"):
+        assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5), key
+    assert stored["learner/micro_batches"].item() > 1
+    layers = trainer.policy.causal.config.num_hidden_layers
+    assert stored["added_up"].item() == (0 if sharing == 4 else layers + 1), "once an update, not once a micro-batch"
+    # the policy's layers forward and backward, the reference's forward; what belongs to no layer once each
+    gathered = 0 if sharing == 1 else (3 * layers + 2) * stored["learner/micro_batches"].item()
+    assert stored["gathered"].item() == gathered
+
+
+def test_fused_experts_are_sharded_published_trained_and_saved_under_the_names_of_their_files(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    make_family_model(FAMILIES["qwen3-moe"], model)
+    run_ranks(model, tmp_path, "experts")
+    trainer = make_trainer(small_config(model), dtype=torch.float32)
+    published = load_file(tmp_path / "published.safetensors")
+    whole = dict(trainer.policy.full_parameters())
+    assert whole.keys() == published.keys()
+    assert all(torch.equal(whole[name], published[name]) for name in whole)
+    unsettle(trainer)
+    metrics = trainer.train(random_batch(0))
+    stored = load_file(tmp_path / "experts.safetensors")
+    for key in ("learner/loss", "learner/grad_norm"):
+        assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5), key
+    saved = load_file(tmp_path / "step-00000001" / "model.safetensors")
+    assert saved.keys() == load_file(model / "model.safetensors").keys()
+    names = [name for name in saved if "experts.0." in name]
+    assert names, "one by one in the files, together in the model"
 
 
 def test_every_rank_names_the_groups_of_a_skipped_update_wherever_they_lie(tmp_path: Path) -> None:

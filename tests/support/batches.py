@@ -236,7 +236,8 @@ def make_policy(
         trainable=trainable,
         recompute=cfg.learner.recompute,
     )
-    return policy.to(dtype)
+    # shards have the dtypes that they were loaded in
+    return policy if shard else policy.to(dtype)
 
 
 def make_trainer(cfg: Config, *, dtype: torch.dtype = torch.float64) -> Trainer:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from prolong.common.config.choices import Recompute
 from prolong.common.config.sections import Config
 from prolong.common.errors import NonFiniteUpdate
+from prolong.learner.batches.packing import pack
 from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.model.reference import Reference
-from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
+from prolong.learner.ranks import Ranks, join_ranks, leave_ranks, rank_mesh, work_timeout_s
 from prolong.learner.step import StepConfig, Trainer
 from safetensors.torch import save_file
+from torch import distributed as dist
+from torch.distributed.fsdp._fully_shard import _fsdp_collectives, _fsdp_param_group
 from torch.distributed.tensor import DTensor
 
 from tests.support.batches import (
@@ -23,6 +27,7 @@ from tests.support.batches import (
     near_policy,
     poison,
     random_batch,
+    samples_under,
     small_config,
     unsettle,
     variant_config,
@@ -35,7 +40,8 @@ def run(model: Path, folder: Path, mode: str) -> None:
     `resave FROM`: load it, and save it again into folder/resaved-RANKS.
 
     `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
-    skipped, and its error into folder/error-RANK.txt.
+    skipped, and its error into folder/error-RANK.txt. `groups`: one step with every size of the groups that hold the model.
+    `experts`: one step of a mixture of experts, and its weights.
     """
     torch.set_num_threads(1)
     ranks = join_ranks(starve_s=30.0, cuda=False)
@@ -47,6 +53,12 @@ def run(model: Path, folder: Path, mode: str) -> None:
             step_in_bfloat16(model, folder, recompute, ranks)
     elif mode == "blame":
         blame(model, folder, ranks)
+    elif mode == "groups":
+        check_deadlines(ranks)
+        for sharing in (4, 2, 1):
+            step_in_groups(model, folder, sharing, ranks)
+    elif mode == "experts":
+        experts(model, folder, ranks)
     else:
         train(model, folder, mode, ranks)
     leave_ranks()
@@ -54,7 +66,7 @@ def run(model: Path, folder: Path, mode: str) -> None:
 
 def make_sharded(cfg: Config, ranks: Ranks) -> Trainer:
     """A trainer over all ranks with a reference."""
-    policy, frozen = (make_policy(cfg, trainable=t, shard=True, dtype=torch.float32) for t in (True, False))
+    policy, frozen = (make_policy(cfg, trainable=t, shard=True, mesh=ranks.mesh) for t in (True, False))
     return Trainer(StepConfig.of(cfg), policy, Reference(frozen), ranks, torch.device("cpu"))
 
 
@@ -87,6 +99,14 @@ def step_in_bfloat16(model: Path, folder: Path, recompute: Recompute, ranks: Ran
     masters = {parameter.dtype for parameter in trainer.policy.parameters()}
     moments = {value.dtype for state in trainer.optimizer.state.values() for value in state.values()}
     assert masters == moments == {torch.float32}, (masters, moments)
+    assert trainer.reference is not None
+    trainer.reference.reset(trainer.policy)
+    (samples,) = samples_under(small_config(model), random_batch(1))
+    (micro, *_) = pack(samples, token_budget=40, layout=trainer.policy.layout, rank=ranks.rank, world_size=ranks.size)
+    with torch.no_grad():
+        both = trainer.policy.logprobs(micro)[0], trainer.reference.logprobs(micro)
+    assert {parameter.dtype for parameter in trainer.reference.policy.parameters()} == {torch.bfloat16}
+    assert torch.equal(*both), "KL(policy, reference) is 0 right after a reset"
 
 
 def blame(model: Path, folder: Path, ranks: Ranks) -> None:
@@ -98,6 +118,48 @@ def blame(model: Path, folder: Path, ranks: Ranks) -> None:
         trainer.train(poison(trainer.policy, random_batch(1), 2))
     except NonFiniteUpdate as error:
         (folder / f"error-{ranks.rank}.txt").write_text(str(error))
+
+
+def check_deadlines(ranks: Ranks) -> None:
+    """Once a model is loaded, every group waits as long as its size asks for, and for a batch so much longer."""
+    ranks.allow_for(10**9)
+    groups = [dist.distributed_c10d._get_default_group(), ranks.control, ranks.handover]
+    found = [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups if group]
+    allowed = work_timeout_s(10**9, ranks.size)
+    assert found == [allowed, allowed, allowed + 30.0], (found, allowed)
+
+
+def step_in_groups(model: Path, folder: Path, sharing: int, ranks: Ranks) -> None:
+    """One step where groups of `sharing` ranks hold the model each, how often they added gradients up and gathered shards."""
+    ranks.mesh = rank_mesh(ranks.size, sharing, "cpu")
+    cfg = small_config(model)
+    cfg.learner.token_budget = 16
+    trainer = make_sharded(cfg, ranks)
+    unsettle(trainer)
+    between = ranks.mesh.get_group("copies") if sharing < ranks.size else None
+    with (
+        patch.object(dist, "all_reduce", wraps=dist.all_reduce) as added_up,
+        patch.object(_fsdp_param_group, "foreach_all_gather", wraps=_fsdp_collectives.foreach_all_gather) as gathered,
+    ):
+        metrics = trainer.train(random_batch(0))
+    groups = [call.kwargs.get("group") for call in added_up.call_args_list]
+    counted = {"added_up": groups.count(between) if between else 0.0, "gathered": float(gathered.call_count)}
+    save_gradients(trainer, metrics | counted, folder / f"groups-{sharing}.safetensors")
+
+
+def experts(model: Path, folder: Path, ranks: Ranks) -> None:
+    """One step; the weights before it, by the names that actors get, and after it, by those of the files."""
+    cfg = small_config(model)
+    trainer = make_sharded(cfg, ranks)
+    published = dict(trainer.policy.full_parameters())
+    unsettle(trainer)
+    save_gradients(trainer, trainer.train(random_batch(0)), folder / "experts.safetensors")
+    if ranks.first:
+        save_file(published, folder / "published.safetensors")
+    saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=1)
+    saver.save(LearnerState(version=1, generation=1), trainer)
+    saver.close()
+    ranks.barrier()
 
 
 def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:

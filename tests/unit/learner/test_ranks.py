@@ -7,16 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prolong.common.config.choices import Offload
+from prolong.common.errors import ConfigError
 from prolong.common.logprobs import head_logprobs
 from prolong.learner.batches.packing import PackingLayout, pack
+from prolong.learner.main import load_policy
 from prolong.learner.model import policy as policy_module
+from prolong.learner.model.policy import Policy
 from prolong.learner.model.reference import Reference
-from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
+from prolong.learner.ranks import CONTROL_TIMEOUT_S, Ranks, join_ranks, leave_ranks, rank_mesh, work_timeout_s
 from prolong.learner.step import StepConfig, Trainer
 from torch import distributed as dist
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 
 from tests.support.batches import make_policy, mixed_batch, random_batch, samples_under, small_config
 from tests.support.tiny_model import make_tiny_model
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -79,3 +86,39 @@ def test_temperatures_are_not_rounded_to_bfloat16_on_their_way_to_the_head(
     ((dtype, temperature),) = arrived
     assert dtype == torch.bfloat16
     assert set(temperature.tolist()) == {np.float32(1.2), np.float32(0.8), 1.0}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch's own, about itself
+def test_a_step_is_the_same_to_the_bit_wherever_the_shards_live(alone: Ranks, tmp_path: Path) -> None:
+    """On a CPU both places are the same memory: what is shown is that gradients, clipping and AdamW take that path."""
+    cfg = small_config(make_tiny_model(tmp_path / "model", tied=True))
+    cfg.model.dtype, cfg.learner.grad_clip = "bfloat16", 0.1
+    after = []
+    for offload in (Offload.none, Offload.reference, Offload.all):
+        cfg.learner.offload = offload
+        policy, frozen = (load_policy(cfg.model, cfg.learner, alone, CPU, trainable=t) for t in (True, False))
+        offloaded = [isinstance(rest_of(each).offload_policy, CPUOffloadPolicy) for each in (policy, frozen)]
+        assert offloaded == [offload is Offload.all, offload is not Offload.none]
+        Trainer(StepConfig.of(cfg), policy, Reference(frozen), alone, CPU).train(random_batch(0))
+        after.append(dict(policy.full_parameters()))
+    for name, parameter in after[0].items():
+        assert torch.equal(parameter, after[1][name])
+        assert torch.equal(parameter, after[2][name])
+
+
+def rest_of(policy: Policy) -> Any:
+    """FSDP2's group of the parameters that belong to no layer."""
+    assert isinstance(policy, FSDPModule)
+    (group,) = policy._get_fsdp_state()._fsdp_param_groups
+    return group
+
+
+def test_deadlines_grow_with_what_a_rank_has_to_save_and_publish() -> None:
+    assert work_timeout_s(0, 4) == CONTROL_TIMEOUT_S
+    # 16 bytes of 7.6 billion parameters on 4 ranks, and 4 bytes of all of them, at 100 MB/s
+    assert work_timeout_s(7_600_000_000, 4) == pytest.approx(120 + 76 * (4 + 4))
+
+
+def test_groups_of_ranks_must_be_equally_large() -> None:
+    with pytest.raises(ConfigError, match=r"learner\.shard_ranks = 3: expected a divisor of the number of ranks, 8"):
+        rank_mesh(8, 3, "cpu")

@@ -1,7 +1,6 @@
 """Models that are built on meta and filled rank by rank, against transformers' own loading of the whole."""
 
 import json
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.support.live_bytes import LiveBytes
 
 RANKS, RANK = 3, 1
 # those that differ in what is stored or computed: tied heads, converted experts, stored buffers, kinds of frequencies
@@ -157,26 +156,6 @@ def test_no_files_and_a_head_that_contradicts_the_configuration_are_refused(
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         build(tmp_path, shard=True)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations have seen and that still exist, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves((args, kwargs, result)):
-            if isinstance(leaf, Tensor) and not isinstance(leaf, DTensor) and not leaf.is_meta:
-                storage = leaf.untyped_storage()
-                if storage._cdata not in self.live:
-                    self.live[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.live.pop, storage._cdata, None)
-        self.peak = max(self.peak, sum(self.live.values()))
-        return result
 
 
 def test_no_rank_holds_more_than_its_shard_and_one_tensor(tmp_path: Path) -> None:
