@@ -7,6 +7,7 @@ the model is left to common/models.py.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
 import struct
@@ -24,6 +25,8 @@ INDEX = "model.safetensors.index.json"
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+# of each tensor that a fingerprint looks at, spread evenly
+_PARTS, _PART_BYTES = 4, 1024
 _MODALITIES = ("vision_config", "audio_config", "speech_config")
 
 
@@ -148,6 +151,26 @@ def _rows_refusal(folder: Path, config: JsonObject) -> str:
         f"config.json says vocab_size = {expected}, the embedding in {tensor.file.name} has {tensor.shape[0]} rows; "
         "write the number of rows into config.json, or save the model again with its config"
     )
+
+
+def weights_fingerprint(folder: Path) -> tuple[int, int]:
+    """Two signed 64-bit numbers that tell the weights in `folder` from others; how they are spread over files does not count.
+
+    Names, types and shapes of all tensors count, and a few kilobytes of each: training changes every part of a tensor, so that
+    reading all of a large model is not needed to see it. Raises: ModelError.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        for name, tensor in sorted(stored_tensors(folder).items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            with tensor.file.open("rb") as file:
+                for part in range(_PARTS):
+                    file.seek(tensor.start + part * max(0, tensor.num_bytes - _PART_BYTES) // max(1, _PARTS - 1))
+                    digest.update(file.read(min(_PART_BYTES, tensor.num_bytes)))
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ModelError(f"the weights in {folder} cannot be read ({error}); fetch the model again") from error
+    first, second = struct.unpack("<qq", digest.digest())
+    return first, second
 
 
 def biased_tied_head(folder: Path) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from .adapters import BASE, SCALE, is_factor
 from .architectures import head_refusal, model_refusal
 from .config.sections import Device, ModelConfig
 from .errors import ModelError
@@ -124,7 +125,13 @@ def published_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What an update of the weights holds, by its name in the model: every parameter, tied ones once, then persistent buffers.
 
     A buffer that files store, such as the correction bias of a router, is not trained, but a part of the model.
+    Of a model with adapters it is these alone, with what tells their base (adapters.py).
     """
+    factors = [(name, parameter) for name, parameter in model.named_parameters() if is_factor(name)]
+    if factors:
+        yield from factors
+        yield from ((name, model.get_buffer(name)) for name in (BASE, SCALE))
+        return
     yield from model.named_parameters()
     for prefix, part in model.named_modules():
         for name, buffer in part.named_buffers(recurse=False):

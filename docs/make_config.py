@@ -74,7 +74,7 @@ LIMITS = (
 
 
 # settings that are mappings: key -> the class that describes one
-MAPPINGS = {"verifiers.judge": "JudgeConfig", "learner.lr_schedule": "LrScheduleConfig"}
+MAPPINGS = {"verifiers.judge": "JudgeConfig", "learner.lr_schedule": "LrScheduleConfig", "model.lora": "LoraConfig"}
 
 
 class Source(NamedTuple):

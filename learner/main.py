@@ -18,6 +18,7 @@ from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import total_steps
+from ..common.config.trees import lora_config
 from ..common.errors import ModelError, RunStopped
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
@@ -36,7 +37,7 @@ from .checkpoints.checkpoint import (
 )
 from .checkpoints.saver import Checkpointer
 from .model.policy import Policy, build_policy
-from .model.reference import Reference
+from .model.reference import AdapterReference, Reference
 from .ranks import Ranks, join_ranks, leave_ranks
 from .report import SPENT, batch_metrics, summarize, write_summary
 from .schedule import Schedule, evidence_of
@@ -146,7 +147,10 @@ class Learner:
         source.publish(state.version, policy)
         reference = None
         if cfg.objective.kl_beta > 0:
-            reference = Reference(load_policy(model, cfg.learner, ranks, device, trainable=False))
+            adapted = lora_config(model) is not None
+            # adapters need no second model
+            frozen = policy if adapted else load_policy(model, cfg.learner, ranks, device, trainable=False)
+            reference = AdapterReference(frozen) if adapted else Reference(frozen)
         ranks.allow_for(sum(parameter.numel() for parameter in policy.parameters()))
         trainer = Trainer(StepConfig.of(schedule.cfg), policy, reference, ranks, device)
         if checkpoint is not None:

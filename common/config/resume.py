@@ -34,6 +34,7 @@ CHANGES: dict[str, Change] = {
     "model.path": LIMITED,
     "model.dtype": NEXT,
     "model.max_context": NEXT,
+    "model.lora": FIXED,
     "data": NEXT,
     "data.train": LIMITED,
     "data.train[]": NEXT,
@@ -112,6 +113,7 @@ def fixed_settings(recorded: Config, given: Config, stage: int) -> Iterator[Fixe
 
 
 _WHY_FIXED = {
+    "model.lora": "its checkpoints and the moments of AdamW are of these adapters, or of the whole model",
     "run.seed": "the order of the prompts and the noise of every ticket are drawn with it",
     "buffer.batch_groups": "its ledger counts steps in batches of this size",
     "buffer.straggler": "groups under way were issued under that rule",

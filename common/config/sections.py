@@ -47,11 +47,32 @@ class ModelConfig:
     max_context: int = 1024  # tokens, prompt and completion together
     attention: str = "documents"  # in the learner: documents | sdpa | flash_attention_2 | flex_attention
     device: Device = Device.auto  # where learner and engines compute
+    # train adapters beside the linear layers and leave the model as it is: {rank: 16} and the settings below; {}: train it all
+    lora: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = ("auto", "float32", "bfloat16", "float16")
         require(self.dtype in known, "model.dtype", self.dtype, "auto, float32, bfloat16 or float16")
         require(self.max_context >= 2, "model.max_context", self.max_context, "at least 2 tokens")
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """The adapters of a model that is not trained itself."""
+
+    rank: int = 16  # length of the inner side of an adapter's two factors
+    alpha: float = 32.0  # the product of the factors counts alpha / rank times
+    # names of linear layers, such as q_proj or mlp.down_proj; none: all linear layers of the decoder
+    targets: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, "model.lora.rank", self.rank, "at least 1; model.lora={} trains the whole model")
+        require(self.alpha > 0, "model.lora.alpha", self.alpha, "a positive number")
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product."""
+        return self.alpha / self.rank
 
 
 @dataclass(kw_only=True, slots=True)

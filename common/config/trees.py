@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
-from .sections import Config, JudgeConfig, LearnerConfig, LrScheduleConfig, VerifiersConfig
+from .sections import Config, JudgeConfig, LearnerConfig, LoraConfig, LrScheduleConfig, ModelConfig, VerifiersConfig
 
 MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)
@@ -125,6 +125,11 @@ def judge_config(verifiers: VerifiersConfig) -> JudgeConfig | None:
 def lr_schedule_config(learner: LearnerConfig) -> LrScheduleConfig:
     """How the learning rate changes. Raises: ConfigError."""
     return build_section(LrScheduleConfig, learner.lr_schedule, "learner.lr_schedule")
+
+
+def lora_config(model: ModelConfig) -> LoraConfig | None:
+    """The adapters to train; None if the whole model is. Raises: ConfigError."""
+    return build_section(LoraConfig, model.lora, "model.lora") if model.lora else None
 
 
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:

@@ -25,6 +25,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 from transformers.utils.hub import cached_file
 
+from ...common.adapters import is_of_adapter
 from ...common.config.sections import ModelConfig
 from ...common.long_rope import settle_long_rope
 from ...common.models import LOAD_ERRORS, incomplete, not_finite, read_config, refuse_unfit, unloadable
@@ -132,7 +133,7 @@ class ModelFiles:
                 finite[names[target]] = bool(torch.isfinite(own.sum(dtype=torch.float32)))
         except LOAD_ERRORS as error:
             raise unloadable(self._model, error) from error
-        missing = [name for name, _ in causal.named_parameters() if name not in finite]
+        missing = [name for name, _ in causal.named_parameters() if name not in finite and not is_of_adapter(name)]
         if missing:
             raise incomplete(self._model, causal, missing=missing)
         self._raise_together([name for name in names.values() if not finite.get(name, True)], list(names.values()))

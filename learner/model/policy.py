@@ -19,10 +19,13 @@ from transformers import PreTrainedModel
 
 from ...common.config.choices import Recompute
 from ...common.config.sections import ModelConfig
+from ...common.config.trees import lora_config
 from ...common.errors import ModelError
 from ...common.half_head import EntropyUse
 from ...common.logprobs import head_logprobs
+from ...common.model_folder import weights_fingerprint
 from ...common.models import DTYPES, load_model, published_tensors
+from ...common.tokenizer import tokenizer_folder
 from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
@@ -30,6 +33,7 @@ from .families import fitting_attention, head_form, passes_plans, settle_windows
 from .flops import forward_cost
 from .kernels import install_kernels
 from .loading import ModelFiles, empty_model, materialize
+from .lora import add_adapters, init_adapters
 from .recompute import recompute_layers
 from .sharding import keep_rest_gathered, reshard_all, shard_module
 
@@ -199,19 +203,31 @@ def build_policy(
         recompute_layers(causal, recompute)
     if device.type == "cpu":
         install_kernels(causal)
-    policy = Policy(causal, chunk=chunk).requires_grad_(trainable)
-    if files is None:
-        return policy.to(device)
-    policy.compute_dtype = compute = DTYPES[model.dtype]
+    policy = Policy(causal, chunk=chunk)
+    _adapt(causal, model)
     if not trainable:
+        policy.requires_grad_(False)
+    if files is None:
+        policy.to(device)
+    else:
+        policy.compute_dtype = compute = DTYPES[model.dtype]
         # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
         for parameter in policy.parameters():
-            parameter.data = parameter.data.to(compute)
-    layers = set(causal._no_split_modules or [])
-    shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
-    materialize(policy, torch.device("cpu") if offload else device)
-    files.fill(causal)
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(compute)
+        layers = set(causal._no_split_modules or [])
+        shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
+        materialize(policy, torch.device("cpu") if offload else device)
+        files.fill(causal)
+    init_adapters(causal)
     return policy
+
+
+def _adapt(causal: PreTrainedModel, model: ModelConfig) -> None:
+    """Give the model the adapters of `model.lora`, if there are any, and freeze the rest. Raises: ConfigError, ModelError."""
+    lora = lora_config(model)
+    if lora is not None:
+        add_adapters(causal, lora, weights_fingerprint(tokenizer_folder(model.path)))
 
 
 def _fit(causal: PreTrainedModel) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..batches.packing import MicroBatch
+from .lora import adapted_layers, reference_factors, switched_to_reference
 from .policy import Policy
+from .sharding import reshard_all
 
 
 class Reference:
@@ -21,9 +25,30 @@ class Reference:
         """Compute the tempered log-probabilities [M] of the micro-batch's tokens under the reference."""
         return self.policy.logprobs(micro)[0]
 
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a checkpoint holds of the reference, by the names of the policy, each tensor as this rank holds it."""
+        yield from self.policy.stored_tensors()
+
     @torch.no_grad()
     def reset(self, current: Policy) -> None:
         """Copy the current policy to the reference: KL(policy, reference) is exactly 0 right after. Shards stay in place."""
-        for frozen, parameter in zip(self.policy.parameters(), current.parameters(), strict=True):
-            frozen.copy_(parameter)
+        own = dict(current.stored_tensors())
+        for name, frozen in self.stored_tensors():
+            frozen.copy_(own[name])
         self.epoch += 1
+
+
+class AdapterReference(Reference):
+    """The reference of a policy with adapters: the policy's base with other adapters, which are zero before the first reset."""
+
+    @torch.no_grad()
+    def logprobs(self, micro: MicroBatch) -> Tensor:
+        """As in `Reference`."""
+        with switched_to_reference(self.policy):
+            return super().logprobs(micro)
+
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """As in `Reference`: the adapters alone."""
+        reshard_all(self.policy)
+        for name, layer in adapted_layers(self.policy.causal):
+            yield from reference_factors(name, layer)

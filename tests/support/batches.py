@@ -42,7 +42,7 @@ from prolong.learner.algorithm.objective import PolicyTerms, policy_loss
 from prolong.learner.algorithm.samples import samples_of
 from prolong.learner.batches.packing import Sample
 from prolong.learner.model.policy import Policy, build_policy
-from prolong.learner.model.reference import Reference
+from prolong.learner.model.reference import AdapterReference, Reference
 from prolong.learner.ranks import Ranks
 from prolong.learner.step import StepConfig, Trainer
 from torch import Tensor
@@ -242,8 +242,9 @@ def make_policy(
 
 def make_trainer(cfg: Config, *, dtype: torch.dtype = torch.float64) -> Trainer:
     """A single-rank trainer with a reference equal to the policy, if there is a KL term."""
-    reference = Reference(make_policy(cfg, trainable=False, dtype=dtype)) if cfg.objective.kl_beta else None
-    return Trainer(StepConfig.of(cfg), make_policy(cfg, dtype=dtype), reference, Ranks(), torch.device("cpu"))
+    policy = make_policy(cfg, dtype=dtype)
+    frozen = AdapterReference(policy) if cfg.model.lora else Reference(make_policy(cfg, trainable=False, dtype=dtype))
+    return Trainer(StepConfig.of(cfg), policy, frozen if cfg.objective.kl_beta else None, Ranks(), torch.device("cpu"))
 
 
 def small_config(model: Path) -> Config:

@@ -90,6 +90,12 @@ class Rig:
         randomize(self.model, version)
         weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         self.versions[version] = weights
+        return self.offer_tensors(version, weights, new_epoch=new_epoch)
+
+    def offer_tensors(
+        self, version: int, weights: dict[str, torch.Tensor], *, new_epoch: bool = False
+    ) -> tuple[UpdateWeights, Future[list[int]]]:
+        """Start to send these tensors as `version`."""
         manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in weights.items()], BUCKET_BYTES)
         if new_epoch:
             self.leave()
@@ -127,11 +133,7 @@ class Rig:
     def recompute(self, completion: Completion, temperature: float, version: int) -> np.ndarray:
         """[T] float32 log-probabilities of the completion under the weights of `version`, by transformers."""
         self.model.load_state_dict(self.versions[version], strict=False)
-        ids = torch.tensor([PROMPT + int32_array(completion.token_ids).tolist()])
-        with torch.no_grad():
-            logits = self.model(ids).logits[0, len(PROMPT) - 1 : -1]
-        logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
-        return logprobs.gather(1, ids[0, len(PROMPT) :, None])[:, 0].numpy()
+        return logprobs_under(self.model, completion, temperature)
 
     def close(self) -> None:
         self.leave()
@@ -139,6 +141,15 @@ class Rig:
         self.runner.run(self.engine.close())
         self.runner.close()
         self.end.close()
+
+
+@torch.no_grad()
+def logprobs_under(model: torch.nn.Module, completion: Completion, temperature: float = 1.0) -> np.ndarray:
+    """[T] float32 log-probabilities of the completion under a model of transformers."""
+    ids = torch.tensor([PROMPT + int32_array(completion.token_ids).tolist()])
+    logits = model(ids).logits[0, len(PROMPT) - 1 : -1]
+    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
+    return logprobs.gather(1, ids[0, len(PROMPT) :, None])[:, 0].numpy()
 
 
 def differences(rig: Rig, completions: list[Completion], temperature: float, version: int) -> np.ndarray:
@@ -161,10 +172,10 @@ def rig_for(
     dtype: str = "float32",
     learner: torch.device = CPU,
 ) -> Rig:
-    """A rig for the model in `folder`, with an engine on `device` that gets weights from a learner on `learner`."""
+    """A rig for the model in `folder`, with an engine on `device` that gets weights or adapters from `learner`."""
     torch.set_num_threads(1)
     runner = asyncio.Runner()
-    model = ModelConfig(path=str(folder), max_context=256, device=device, dtype=dtype)
+    model = ModelConfig(path=str(folder), max_context=256, device=device, dtype=dtype, lora={"rank": 4})
     engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     cfg = WeightsConfig(timeout_s=TIMEOUT_S)

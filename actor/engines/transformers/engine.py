@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....common.adapters import is_adapter_update
 from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, WeightsError
 from ....common.messages import UpdateWeights
@@ -26,6 +27,7 @@ from ....common.models import DTYPES, load_model, published_tensors, resolve_dev
 from ....common.types import Ticket, int32_array, rollout_seed
 from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
+from ..base_weights import BaseWeights, no_base
 from ..completion import Completion, version_spans
 from ..layer_outputs import LayerOutputs
 from ..stop_strings import StopStrings, stop_strings
@@ -46,6 +48,8 @@ class TransformersEngine:
         """Starts nothing; `start` does."""
         self._policy, self._device = policy, policy.device
         self._path, self._max_context = model.path, model.max_context
+        # what updates of adapters are merged with
+        self._base = BaseWeights.of(model.path, policy) if model.lora else None
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, asyncio.Queue[Row | ProlongError]] = {}
         self._stream_numbers = itertools.count()
@@ -158,7 +162,7 @@ class TransformersEngine:
             self._superseded = False
             self._raise_if_dead()
             checksums = await self._receive(update, timeout_s)
-            self._loading = self._thread.load(self._take_weights(update), update.version)
+            self._loading = self._thread.load(await asyncio.to_thread(self._take_weights, update), update.version)
             try:
                 self.paused_s += await asyncio.wrap_future(self._loading)
             except ProlongError as error:
@@ -178,12 +182,17 @@ class TransformersEngine:
         return result.checksums
 
     def _take_weights(self, update: UpdateWeights) -> dict[str, Tensor]:
-        """The downloaded parameters by name, as views into the staging memory."""
-        return {
+        """All weights by name: views into the staging memory, or what adapters make of the base. Raises: ModelError."""
+        staged = {
             name: view
             for bucket, flat in zip(update.manifest.buckets, self._downloads.take_buckets(), strict=True)
             for name, view in bucket_views(bucket, flat)
         }
+        if not is_adapter_update(staged):
+            return staged
+        if self._base is None:
+            raise no_base()
+        return dict(self._base.merged(staged, self._device))
 
     def supersede(self) -> None:
         self._superseded = True

@@ -93,14 +93,14 @@ class VllmEngine:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=False)
         llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         engine = cls(llm, model.path, clear_kv=actor.clear_kv, stop_ids=stop_ids)
-        await engine._prepare()
+        await engine._prepare(keep_base=bool(model.lora))
         return engine
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, *, keep_base: bool) -> None:
         manager: Any = self._llm.engine_core.resources.engine_manager
         if manager is not None:
             self._process.start(process.pid for process in manager.processes)
-        await self._process.unless_dead(self._llm.collective_rpc("prolong_prepare"))
+        await self._process.unless_dead(self._llm.collective_rpc("prolong_prepare", args=(keep_base,)))
 
     @property
     def version(self) -> int:

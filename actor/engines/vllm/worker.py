@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,12 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
+from ....common.adapters import is_adapter_update
+from ....common.config.sections import ModelConfig
 from ....common.messages import UpdateWeights
 from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
+from ..base_weights import BaseWeights, no_base
 from ..layer_outputs import LayerOutputs
 from .checkpoint_names import CheckpointNames
 from .cpu.kernels import install
@@ -57,6 +60,7 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._update: UpdateWeights | None = None  # begun last
+        self._holds_adapters = False  # and not whole weights
         self.downloader = WeightDownloader(self.device)  # works on the first worker only
         # vLLM has wrapped some of transformers' classes, which then ask for its configuration when they are built
         with set_current_vllm_config(self.vllm_config):
@@ -64,11 +68,18 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         self._head_bias = HeadBias(self.model)
         self._direct_copies = DirectCopies(self.model)
         self._loaded: set[str] = set()  # the names of vLLM's parameters that the last update filled
+        self._base: BaseWeights | None = None  # what updates of adapters are merged with
 
     @property
     def downloads(self) -> bool:
         """Whether this worker is the one that downloads."""
         return self.parallel_config.rank == 0
+
+    def keep_base(self) -> None:
+        """Read the model's weights, because updates will hold adapters. May take as long as loading the model."""
+        model = ModelConfig(path=self.model_config.model, max_context=self.model_config.max_model_len)
+        with set_current_vllm_config(self.vllm_config):
+            self._base = BaseWeights.load(model, self.model_config.dtype)
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
         """Begin to download `update`, which the next load puts into the model."""
@@ -84,6 +95,9 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
     def start_weight_update(self) -> None:
         assert self._update is not None
         names = {spec.name for bucket in self._update.manifest.buckets for spec in bucket.tensors}
+        self._holds_adapters = is_adapter_update(names)
+        if self._holds_adapters:
+            names = self._required_base().names
         self._head_bias.prepare(names, self.device)
         if self.device.type == "cpu":
             _forget_expert_kernels(self.model)
@@ -97,14 +111,24 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: Load) -> None:
-        buckets = (self._head_bias.keep(views) for views in self._staged_buckets())
+        staged = self._staged_buckets()
+        if self._holds_adapters:
+            update = dict(itertools.chain.from_iterable(staged))
+            staged = iter([self._required_base().merged(update, self.device)])
+        buckets = (self._head_bias.keep(views) for views in staged)
         if self._names.differ:
             buckets = iter([self._names.convert(itertools.chain.from_iterable(buckets))])
         self._loaded.clear()
         for tensors in buckets:
             self._loaded |= self.model.load_weights(tensors) or set()  # type: ignore[operator]
 
-    def _staged_buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    def _required_base(self) -> BaseWeights:
+        """The base, for adapters that have arrived. Raises: ModelError."""
+        if self._base is None:
+            raise no_base()
+        return self._base
+
+    def _staged_buckets(self) -> Iterator[Iterable[tuple[str, torch.Tensor]]]:
         """The named tensors of each bucket of the update, on this worker's device."""
         assert self._update is not None
         staged = iter(self.downloader.take_buckets() if self.downloads else [])
@@ -165,8 +189,10 @@ class WorkerExtension:
     model_runner: Any
     layer_outputs: LayerOutputs
 
-    def prolong_prepare(self) -> None:
+    def prolong_prepare(self, keep_base: bool) -> None:
         """Called once, after the engine has started."""
+        if keep_base:
+            self.weight_transfer_engine.keep_base()
         if self.device.type == "cpu":
             install(self.model_runner)
 
