@@ -65,6 +65,7 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
             cuda=device.type == "cuda",
             always=cfg.model.dtype != "float32",
             shard_ranks=cfg.learner.shard_ranks,
+            context_parallel=cfg.learner.context_parallel,
         )
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
@@ -326,6 +327,7 @@ def load_policy(
         offload=learner.offload is Offload.all or (learner.offload is Offload.reference and not trainable),
         trainable=trainable,
         recompute=learner.recompute,
+        sharing=ranks.sharing,
     )
 
 

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from ..common.errors import require
+from .context import ContextGroup
 
 # longest wait for another rank while a model is loaded, and perhaps downloaded
 START_TIMEOUT_S = 1800.0
@@ -41,7 +42,14 @@ class Ranks:
     control: dist.ProcessGroup | None = None
     # the ranks over which FSDP shards; of two dimensions if groups of ranks hold the model each (copies, shards)
     mesh: DeviceMesh | None = None
+    # the ranks that share every micro-batch with this one, if there are several
+    context: ContextGroup | None = None
     starve_s: float = 0.0
+
+    @property
+    def sharing(self) -> int:
+        """How many ranks share every micro-batch. Neighbours do."""
+        return 1 if self.context is None else self.context.size
 
     @property
     def first(self) -> bool:
@@ -69,6 +77,10 @@ class Ranks:
             values.copy_(host)
         return values
 
+    def sum_once(self, values: Tensor) -> Tensor:
+        """Sum a tensor on any device over ranks, but only once for ranks that share micro-batches and so have equal ones."""
+        return self.sum_(values if self.rank % self.sharing == 0 else torch.zeros_like(values))
+
     def gather(self, values: Tensor) -> list[Tensor]:
         """Return the same-shaped CPU tensors of all ranks, on every rank."""
         if self.size == 1:
@@ -89,6 +101,8 @@ class Ranks:
             return
         timeout_s = work_timeout_s(num_parameters, self.size)
         groups = [dist.group.WORLD, self.control, *(self.mesh.get_all_groups() if self.mesh else [])]
+        if self.context is not None:
+            groups.append(self.context.group)
         for group in groups:
             _set_pg_timeout(timedelta(seconds=timeout_s), group)
         _set_pg_timeout(timedelta(seconds=self.starve_s + timeout_s), self.handover)
@@ -104,14 +118,17 @@ def work_timeout_s(num_parameters: int, ranks: int) -> float:
     return CONTROL_TIMEOUT_S + num_parameters * (SAVED_BYTES / ranks + PUBLISHED_BYTES) / SLOWEST
 
 
-def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks: int = 0) -> Ranks:
+def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks: int = 0, context_parallel: int = 1) -> Ranks:
     """Read torchrun's environment and build the groups. Without that environment this is the only rank.
 
     `always`: a single rank gets a default process group too (FSDP needs one). starve_s: longest wait for a batch.
-    shard_ranks: ranks that share one copy of the model; 0: those of one machine. Raises: ConfigError.
+    shard_ranks: ranks that share one copy of the model; 0: those of one machine. context_parallel: ranks that share each
+    micro-batch. Raises: ConfigError.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    fits = size % context_parallel == 0
+    require(fits, "learner.context_parallel", context_parallel, f"a divisor of the number of ranks, {size}")
     if size == 1 and not always:
         return Ranks(local_rank=local_rank)
     if cuda:
@@ -133,8 +150,18 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
         handover=_gloo_group(starve_s + START_TIMEOUT_S),
         control=_gloo_group(START_TIMEOUT_S),
         mesh=rank_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), "cuda" if cuda else "cpu"),
+        context=_context(rank, size, context_parallel) if context_parallel > 1 else None,
         starve_s=starve_s,
     )
+
+
+def _context(rank: int, size: int, sharing: int) -> ContextGroup:
+    """Arrange the ranks in groups of `sharing` neighbours that share micro-batches. Collective."""
+    timeout = timedelta(seconds=START_TIMEOUT_S)
+    groups = [dist.new_group(list(range(i, i + sharing)), timeout=timeout) for i in range(0, size, sharing)]
+    own = groups[rank // sharing]
+    assert isinstance(own, dist.ProcessGroup), "this rank is a member"
+    return ContextGroup(rank % sharing, sharing, own)
 
 
 def rank_mesh(size: int, sharing: int, device: str) -> DeviceMesh:

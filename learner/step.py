@@ -163,15 +163,18 @@ class Trainer:
         return {"learner/loss_scale": scale.factor, "learner/overflows": float(scale.overflows)}
 
     def _pack(self, samples: list[Sample]) -> list[MicroBatch]:
+        sharing, context = self.ranks.sharing, self.ranks.context
         micros = pack(
             samples,
-            token_budget=self.cfg.learner.token_budget,
+            token_budget=self.cfg.learner.token_budget * sharing,
             layout=self.policy.layout,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
+            rank=self.ranks.rank // sharing,
+            world_size=self.ranks.size // sharing,
             dtype=torch.promote_types(next(self.policy.parameters()).dtype, torch.float32),
             cost=self.policy.cost,
         )
+        if context is not None:
+            micros = [micro.shared(context) for micro in micros]
         return [micro.to(self.device) for micro in micros]
 
     def _until_told(self, micros: Iterable[MicroBatch]) -> Iterator[MicroBatch]:

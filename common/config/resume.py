@@ -60,6 +60,7 @@ CHANGES: dict[str, Change] = {
     "learner.recompute": FREE,
     "learner.offload": FREE,
     "learner.shard_ranks": FREE,
+    "learner.context_parallel": FREE,
     "learner.max_skipped": FREE,
     "learner.starve_s": FREE,
     "learner.fsdp_reshard": FREE,

@@ -296,7 +296,7 @@ class LearnerConfig:
     """The learner's step."""
 
     minibatches: int = 1  # optimizer updates per batch
-    token_budget: int = 4096  # tokens of one packed forward
+    token_budget: int = 4096  # tokens of one packed forward, on each rank
     lr: float = 2e-6  # learning rate of AdamW
     # how it changes over a stage, or a run without stages: {kind: cosine, warmup: 10} and the settings below
     lr_schedule: dict[str, object] = field(default_factory=dict)
@@ -318,6 +318,9 @@ class LearnerConfig:
     # with several ranks: how many share one copy of the model; each group of so many holds its own, and the groups add up their
     # gradients once an update. 0: the ranks of one machine
     shard_ranks: int = 0
+    # neighbouring ranks that share each micro-batch, for documents longer than one GPU holds: each has its part of the tokens
+    # and, in attention, its part of the heads
+    context_parallel: int = 1
 
     def __post_init__(self) -> None:
         require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
@@ -331,6 +334,7 @@ class LearnerConfig:
         require(self.starve_s > 0, "learner.starve_s", self.starve_s, "a positive number of seconds")
         require(self.agreement_tolerance >= 0, "learner.agreement_tolerance", self.agreement_tolerance, "0 or more")
         require(self.shard_ranks >= 0, "learner.shard_ranks", self.shard_ranks, "0 or more")
+        require(self.context_parallel >= 1, "learner.context_parallel", self.context_parallel, "at least 1")
 
 
 @dataclass(kw_only=True, slots=True)

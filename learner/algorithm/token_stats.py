@@ -77,7 +77,7 @@ def read_update(micro_sums: Sequence[TokenSums], grad_norm: Tensor, ranks: Ranks
     table = torch.stack([sums.values for sums in micro_sums])  # [micro-batches, names]
     # log-ratios of a policy that is not finite count as 0, but its loss plus its entropy is not finite either
     health = table[:, names.index("loss")] + table[:, names.index("entropy")]
-    totals = ranks.sum_(table.sum(0))
+    totals = ranks.sum_once(table.sum(0))
     read = read_together({"totals": totals, "grad_norm": grad_norm.to(totals).reshape(1), "health": health})
     return UpdateReading(
         sums=dict(zip(names, read["totals"], strict=True)), grad_norm=read["grad_norm"][0], health=read["health"]

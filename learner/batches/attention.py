@@ -17,7 +17,7 @@ from there.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
+from ..context import ContextGroup
 from .documents import DocumentPlan, plan_documents
 from .varlen import HEAD_LIMIT, KERNEL_TYPES, varlen_attention, varlen_takes
 
@@ -33,6 +34,21 @@ from .varlen import HEAD_LIMIT, KERNEL_TYPES, varlen_attention, varlen_takes
 DOCUMENTS_ATTENTION = "documents"
 # without cuDNN's, which torch prefers on recent GPUs and which plans anew for every shape: no shape of a block comes twice
 CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class AttentionForm(NamedTuple):
+    """What a layer's attention does, by the arguments of `documents_attention`."""
+
+    scale: float
+    window: int | None
+    dropout: float
+    softcap: float | None
+    sink: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is softmax of scores and nothing else, but for a window."""
+        return self.softcap is None and self.sink is None and self.dropout == 0.0
 
 
 class PlanArrived(Exception):
@@ -67,22 +83,46 @@ def documents_attention(
         raise PlanArrived
     assert attention_mask is None, "documents attention takes no mask"
     assert query.shape[0] == 1, "documents lie in one flat row"
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    plain = softcap is None and s_aux is None and dropout == 0.0
-    if plan.varlen and plain and varlen_takes(query, value):
-        return varlen_attention(query, key, value, plan=plan, window=sliding_window, scale=scale), None
+    form = AttentionForm(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        dropout=dropout,
+        softcap=softcap,
+        sink=s_aux,
+    )
+    if plan.context is None:
+        return _attend(query, key, value, plan, form), None
+    return _attend_in_turn(query, key, value, plan, form, plan.context), None
+
+
+def _attend_in_turn(
+    query: Tensor, key: Tensor, value: Tensor, plan: DocumentPlan, form: AttentionForm, context: ContextGroup
+) -> Tensor:
+    """`_attend` for a rank that has some tokens of the row: it attends to all of them, with some of the heads."""
+    filled, tokens = query.shape[2] * context.size, len(plan.put)
+    query, key, value = (context.to_heads(part)[:, :, :tokens] for part in (query, key, value))
+    if form.sink is not None:
+        form = form._replace(sink=context.own_heads(form.sink))
+    result = _attend(query, key, value, plan, form)
+    return context.to_tokens(F.pad(result, (0, 0, 0, 0, 0, filled - tokens)))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, plan: DocumentPlan, form: AttentionForm) -> Tensor:
+    """Attend within each document of the row. Returns [1, S, heads, Dv]."""
+    if plan.varlen and form.plain and varlen_takes(query, value):
+        return varlen_attention(query, key, value, plan=plan, window=form.window, scale=form.scale)
     sizes = [count * length for count, length in plan.shapes]
     flat = [part.squeeze(0).transpose(0, 1).index_select(0, plan.take) for part in (query, key, value)]  # [N * L, heads, D]
     results = []
     for (count, length), *block in zip(plan.shapes, *(part.split(sizes) for part in flat), strict=True):
         documents = [part.unflatten(0, (count, length)).transpose(1, 2) for part in block]  # [N, heads, L, D]
-        window = None if sliding_window is None or length <= sliding_window else sliding_window
-        if softcap is not None:
-            result = _capped_attention(*documents, window=window, scale=scale, dropout=dropout, softcap=softcap)
+        window = None if form.window is None or length <= form.window else form.window
+        if form.softcap is not None:
+            result = _capped_attention(*documents, window=window, scale=form.scale, dropout=form.dropout, softcap=form.softcap)
         else:
-            result = _causal_attention(*documents, window=window, scale=scale, dropout=dropout, sink=s_aux)
+            result = _causal_attention(*documents, window=window, scale=form.scale, dropout=form.dropout, sink=form.sink)
         results.append(result.transpose(1, 2).reshape(count * length, -1))
-    return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], query.shape[1], -1), None
+    return torch.cat(results).index_select(0, plan.put).view(1, query.shape[2], query.shape[1], -1)
 
 
 def _causal_attention(

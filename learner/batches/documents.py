@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..context import ContextGroup
+
 # documents of a block differ in length by at most this factor
 BLOCK_SLACK = 1.25
 
@@ -41,6 +43,8 @@ class DocumentPlan:
     most_queries: int
     # whether the device has a kernel for documents of unequal length (varlen.py)
     varlen: bool = False
+    # the ranks that the row's tokens are dealt out to, if there are several
+    context: ContextGroup | None = None
 
     def to(self, device: torch.device) -> DocumentPlan:
         """Return the plan on another device."""

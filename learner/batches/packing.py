@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ...common.logprobs import predictors
+from ..context import ContextGroup
 from .balance import best_fit, even_steps
 from .cost import TOKENS, ForwardCost
 from .documents import DocumentPlan, plan_documents
+from .share import ContextShare, share_tokens
 
 # least length of a row: dense masks make attention quadratic in the length, while short rows leave gaps
 ROW_TOKENS = 128
@@ -99,6 +101,8 @@ class MicroBatch:
     num_rollouts: int
     # ordinals
     groups: list[int]
+    # this rank's part of the tokens, if several ranks share them
+    share: ContextShare | None = None
     # predicted cost of this micro-batch on the rank where it is highest, and on average over ranks (cost.py)
     highest_cost: float = 0.0
     mean_cost: float = 0.0
@@ -113,7 +117,22 @@ class MicroBatch:
             return self
         plan = None if self.plan is None else self.plan.to(device)
         moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        return replace(self, plan=plan, **moved)
+        share = None if self.share is None else self.share.to(device)
+        return replace(self, plan=plan, share=share, **moved)
+
+    def shared(self, group: ContextGroup) -> MicroBatch:
+        """Return the micro-batch for a rank that works on it together with others. Its tokens must be on the CPU."""
+        assert self.plan is not None, "only documents are shared by ranks"
+        share = share_tokens(
+            group,
+            input_ids=self.input_ids,
+            position_ids=self.position_ids,
+            plan=self.plan,
+            source=self.source,
+            target=self.target,
+            temperature=self.temperature,
+        )
+        return replace(self, share=share)
 
 
 class _Plan(NamedTuple):

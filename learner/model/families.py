@@ -85,3 +85,23 @@ def head_form(config: PreTrainedConfig) -> HeadForm:
     for name, sign in HEAD_SCALES.items():
         scale *= (getattr(config, name, None) or 1.0) ** sign
     return HeadForm(scale=scale, soft_cap=getattr(config, SOFT_CAP, None) or None)
+
+
+def check_sharing(causal: PreTrainedModel, ranks: int) -> None:
+    """Whether `ranks` ranks can share each micro-batch of the model. Raises: ModelError."""
+    config = causal.config.get_text_config(decoder=True)
+    heads = int(getattr(config, "num_attention_heads", 0))
+    key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    attention = str(causal.config._attn_implementation)
+    why = None
+    if attention != DOCUMENTS_ATTENTION:
+        why = f"its attention is {attention!r}, and only {DOCUMENTS_ATTENTION!r} can be shared"
+    elif heads % ranks or (key_heads % ranks and ranks % key_heads):
+        why = f"its {heads} heads with {key_heads} key heads cannot be dealt out to {ranks} ranks evenly"
+    elif any(getattr(module, "rope_type", None) == "dynamic" for module in causal.modules()):
+        why = "its rotary embedding depends on the longest position of a forward pass, which ranks would not agree on"
+    if why is not None:
+        raise ModelError(
+            f"learner.context_parallel = {ranks}: {type(causal).__name__} cannot be shared by ranks, because {why}; "
+            "set learner.context_parallel=1, or to a divisor of the heads"
+        )

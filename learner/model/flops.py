@@ -43,9 +43,8 @@ def _attention_cost(config: PreTrainedConfig) -> tuple[tuple[int | None, float],
     heads = int(config.num_attention_heads) if hasattr(config, "num_attention_heads") else 0
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     window: int | None = getattr(config, "sliding_window", None)
-    kinds: list[str] | None = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["full_attention" if window is None else WINDOWED] * config.num_hidden_layers
+    alike = ["full_attention" if window is None else WINDOWED] * config.num_hidden_layers
+    kinds: list[str] = getattr(config, "layer_types", None) or alike
     layers = Counter(window if kind == WINDOWED else None for kind in kinds if kind in ATTENTION_KINDS)
     # scores and their sums of values
     return tuple((seen, 4.0 * heads * width * number) for seen, number in layers.items())

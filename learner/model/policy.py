@@ -29,7 +29,7 @@ from ...common.tokenizer import tokenizer_folder
 from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
 from ..batches.packing import MicroBatch, PackingLayout
-from .families import fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
+from .families import check_sharing, fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .flops import forward_cost
 from .kernels import install_kernels
 from .loading import ModelFiles, empty_model, materialize
@@ -96,15 +96,17 @@ class Policy(nn.Module):
         planned = micro.plan is not None
         assert planned == (self.layout is PackingLayout.documents), f"micro-batch of another layout than {self.layout.name}"
         keep_rest_gathered(self, torch.is_grad_enabled())
-        return self(
-            micro.input_ids,
-            micro.position_ids,
-            micro.plan,
-            micro.source,
-            micro.target,
-            micro.temperature,
+        own = micro if micro.share is None else micro.share
+        results = self(
+            own.input_ids,
+            own.position_ids,
+            own.plan,
+            own.source,
+            own.target,
+            own.temperature,
             entropy,
         )
+        return results if micro.share is None else (micro.share.gather(results[0]), micro.share.gather(results[1]))
 
     def add_gradients_up(self, ready: bool) -> None:
         """Tell the next backward pass whether the gradients of an update are `ready` with it.
@@ -188,8 +190,12 @@ def build_policy(
     offload: bool = False,
     trainable: bool = True,
     recompute: Recompute = Recompute.false,
+    sharing: int = 1,
 ) -> Policy:
-    """Load the model of `model.path` on this rank, or its shard of it (sharding.py says how). Raises: ModelError."""
+    """Load the model of `model.path` on this rank, or its shard of it (sharding.py says how).
+
+    sharing: ranks that share each micro-batch. Raises: ModelError.
+    """
     attention = fitting_attention(model)
     files = None
     if shard:
@@ -199,6 +205,8 @@ def build_policy(
     else:
         causal = load_model(model, dtype=torch.float32, attention=attention)
     _fit(causal)
+    if sharing > 1:
+        check_sharing(causal, sharing)
     if recompute and trainable:
         recompute_layers(causal, recompute)
     if device.type == "cpu":

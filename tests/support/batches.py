@@ -225,6 +225,7 @@ def make_policy(
     shard: bool = False,
     mesh: DeviceMesh | None = None,
     dtype: torch.dtype = torch.float64,
+    sharing: int = 1,
 ) -> Policy:
     """The policy of `cfg` on the CPU."""
     policy = build_policy(
@@ -235,6 +236,7 @@ def make_policy(
         mesh=mesh,
         trainable=trainable,
         recompute=cfg.learner.recompute,
+        sharing=sharing,
     )
     # shards have the dtypes that they were loaded in
     return policy if shard else policy.to(dtype)

@@ -64,7 +64,7 @@ class SecondMomentLoss:
             log_ratios.append(finite_difference(micro.proximal, micro.behaviour) * (micro.weight > 0))
             advantages.append(micro.advantage)
         own = torch.stack((torch.cat(log_ratios), torch.cat(advantages))).double().cpu()
-        log_ratio, advantage = torch.cat(ranks.gather_ragged(own), dim=1)
+        log_ratio, advantage = torch.cat(ranks.gather_ragged(own)[:: ranks.sharing], dim=1)
         return SecondMomentClip(*second_moment_bounds(log_ratio, advantage, budget=self.cfg.second_moment))
 
 

@@ -148,7 +148,7 @@ def test_a_step_launches_once_a_layer_and_micro_batch_and_learns_the_same(
     (plain, gradient), (launched, other) = results
     assert_same_gradient(gradient, other)
     for name in plain:
-        if not name.endswith("_s"):
+        if not name.endswith("_s") and not name.startswith("perf/"):
             assert launched[name] == pytest.approx(plain[name], rel=1e-6, abs=1e-9), name
     calls, micros, layers = passes[1]
     assert calls is not None

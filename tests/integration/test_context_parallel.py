@@ -1,0 +1,71 @@
+"""Ranks that share the tokens of every micro-batch, real gloo ranks with FSDP2, against one plain rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from prolong.learner.ranks import Ranks
+from safetensors.torch import load_file
+from transformers import Qwen3Config
+
+from tests.support import context_script
+from tests.support.batches import (
+    assert_same_gradient,
+    make_policy,
+    make_trainer,
+    mixed_batch,
+    near_policy,
+    small_config,
+    unsettle,
+    variant_config,
+)
+from tests.support.learner_process import fork_ranks
+from tests.support.tiny_model import make_tiny_family
+
+# (ranks, of which so many share each micro-batch): alone, beside another pair, and with more ranks than key heads
+LAYOUTS = [(2, 2), (4, 2), (4, 4)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        dtype="float32",
+    )
+    return make_tiny_family(tmp_path_factory.mktemp("model"), config)
+
+
+@pytest.mark.parametrize(("ranks", "context"), LAYOUTS)
+def test_ranks_that_share_micro_batches_have_the_loss_and_gradient_of_one(
+    model: Path, tmp_path: Path, ranks: int, context: int
+) -> None:
+    """With shared prompts, uneven lengths, a KL term, and losses that look at whole rollouts or batches."""
+    names = ["m2po", "cispo", "varlen-gspo"] if ranks == 2 else ["gspo"]
+    fork_ranks(context_script.run, model, tmp_path, context, names, ranks=ranks, folder=tmp_path)
+    for name in names:
+        cfg = variant_config(model, name.removeprefix("varlen-"))
+        trainer = make_trainer(cfg, dtype=torch.float32)
+        unsettle(trainer)
+        metrics = trainer.train(near_policy(mixed_batch(), make_policy(cfg)))
+        stored = load_file(tmp_path / f"{name}.safetensors")
+        own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
+        assert_same_gradient(list(own.values()), [stored[name] for name in own], rel=1e-5)
+        for key in metrics:
+            if not key.endswith(("_s", "micro_batches")) and not key.startswith("perf/"):
+                assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), (name, key)
+    kept = [int(load_file(tmp_path / f"kept-{rank}.safetensors")["bytes"]) for rank in range(ranks)]
+    alone = context_script.kept_bytes(model, make_policy(small_config(model), dtype=torch.float32), Ranks())
+    # with more ranks than key heads, keys and values are repeated
+    assert max(kept) < 1.3 * alone / context

@@ -1,0 +1,84 @@
+"""One rank of tests/integration/test_context_parallel.py: ranks that share micro-batches, under FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from prolong.learner.batches.packing import pack
+from prolong.learner.model.policy import Policy
+from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.support.batches import (
+    make_policy,
+    mixed_batch,
+    near_policy,
+    random_batch,
+    samples_under,
+    small_config,
+    variant_config,
+)
+from tests.support.rank_script import make_sharded, save_gradients
+from tests.support.varlen import use_varlen
+
+
+def run(model: Path, folder: Path, context: int, names: list[str]) -> None:
+    """One step of each of the named VARIANTS; `varlen` in a name: by the way that a GPU takes. Then a long micro-batch."""
+    torch.set_num_threads(1)
+    ranks = join_ranks(starve_s=30.0, cuda=False, context_parallel=context)
+    for name in names:
+        with pytest.MonkeyPatch.context() as patch:
+            if name.startswith("varlen"):
+                use_varlen(patch)
+            step(model, folder / f"{name}.safetensors", name.removeprefix("varlen-"), ranks)
+    cfg = small_config(model)
+    policy = make_policy(cfg, shard=True, dtype=torch.float32)
+    save_file({"bytes": torch.tensor(kept_bytes(model, policy, ranks))}, folder / f"kept-{ranks.rank}.safetensors")
+    leave_ranks()
+
+
+def step(model: Path, path: Path, name: str, ranks: Ranks) -> None:
+    """One step on a mixed batch near the policy, the reference away from it."""
+    cfg = variant_config(model, name)
+    trainer = make_sharded(cfg, ranks)
+    unsettle_all(trainer.reference.policy if trainer.reference else None)
+    trainer.entropy_coefficient = 0.01 if cfg.objective.entropy_target else 0.0
+    batch = near_policy(mixed_batch(), make_policy(cfg))
+    save_gradients(trainer, trainer.train(batch), path)
+
+
+@torch.no_grad()
+def unsettle_all(policy: Policy | None) -> None:
+    for parameter in policy.parameters() if policy else ():
+        parameter.mul_(1.05)
+
+
+def kept_bytes(model: Path, policy: Policy, ranks: Ranks) -> int:
+    """What the forward pass of one micro-batch of long documents keeps on this rank for its backward pass."""
+    cfg = small_config(model)
+    (samples,) = samples_under(cfg, random_batch(0, groups=1, n=2, longest=400))
+    (micro,) = pack(samples, token_budget=100_000, layout=policy.layout)
+    if ranks.context is not None:
+        micro = micro.shared(ranks.context)
+    with counting() as counted:
+        policy.logprobs(micro)
+    return sum(counted.values())
+
+
+@contextmanager
+def counting() -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, but for parameters: those are wide, and no storage of an activation is."""
+    counted: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            counted[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield counted
