@@ -27,7 +27,7 @@ from ..messages import PublishPlan, UpdateWeights
 from ..types import Manifest, Rendezvous, Word
 from .buckets import PackedWeights, manifest_digest
 from .collective_group import Medium, WeightsGroup, WeightsStore
-from .gpu_memory import host_buffer
+from .gpu_memory import host_buffer, own_stream
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +77,12 @@ class CollectiveLearnerEnd:
         """Phases: the join (about 0 s when the group is joined already), then each bucket."""
         times = [perf_counter()]
         try:
-            group = self._group_of(plan, weights.manifest, phase_timeout_s)
-            times.append(perf_counter())
-            for flat in weights.buckets:
-                group.broadcast(self._on(group.device, flat, weights.manifest), phase_timeout_s)
+            with own_stream(self._device):
+                group = self._group_of(plan, weights.manifest, phase_timeout_s)
                 times.append(perf_counter())
+                for flat in weights.buckets:
+                    group.broadcast(self._on(group.device, flat, weights.manifest), phase_timeout_s)
+                    times.append(perf_counter())
         except (WeightsError, RuntimeError) as error:  # RuntimeError: torch's, out of memory included
             self._num_failed += 1
             self.disconnect()

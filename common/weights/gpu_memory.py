@@ -10,12 +10,18 @@ import torch
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Put what this thread does on `device` on a stream of its own, beside the stream that trains or generates."""
+    """Put what this thread does on `device` on a stream of its own, beside the stream that trains or generates.
+
+    Inside another `own_stream` it stays the same stream.
+    """
     if device.type != "cuda":
         yield
         return
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
+    with torch.cuda.device(device):
+        current = torch.cuda.current_stream(device)
+        own = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
+        with torch.cuda.stream(own):
+            yield
 
 
 def finish_stream(device: torch.device) -> None:

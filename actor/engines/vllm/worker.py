@@ -129,16 +129,20 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         return self._base
 
     def _staged_buckets(self) -> Iterator[Iterable[tuple[str, torch.Tensor]]]:
-        """The named tensors of each bucket of the update, on this worker's device."""
+        """The named tensors of each bucket of the update, on this worker's device.
+
+        In host memory if they have to be converted, all of them together: on a GPU that would be a second model.
+        """
         assert self._update is not None
+        sharded = self.parallel_config.tensor_parallel_size > 1
         staged = iter(self.downloader.take_buckets() if self.downloads else [])
         for bucket in self._update.manifest.buckets:
             flat = next(staged, None)
             if flat is None:
                 flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-            # staged in host memory: bucket after bucket goes to the GPU
-            flat = flat.to(self.device, non_blocking=True)
-            if self.parallel_config.tensor_parallel_size > 1:
+            if sharded or not self._names.differ:
+                flat = flat.to(self.device, non_blocking=True)
+            if sharded:
                 flat = get_tp_group().broadcast(flat, src=0)
             yield bucket_views(bucket, flat)
 
