@@ -30,7 +30,7 @@ from .checkpoints.checkpoint import (
     LearnerState,
     checkpoint_path,
     fill_policy,
-    find_newest,
+    find_newest_of_all,
     load_checkpoint,
     read_state,
     return_to_best,
@@ -133,7 +133,7 @@ class Learner:
         does. Raises: as `source.connect`; ModelError, CheckpointError, WeightsError.
         """
         paths = run_paths(cfg)
-        checkpoint = find_newest(paths.checkpoints)
+        checkpoint = find_newest_of_all(paths.checkpoints, ranks)
         state = LearnerState() if checkpoint is None else read_state(checkpoint)
         schedule = Schedule(cfg, state.stage, state.resets)
         source.connect(state.version, state.generation, state.stage.index)

@@ -18,6 +18,7 @@ as many ranks).
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,21 @@ def checkpoint_path(folder: Path, version: int) -> Path:
 def find_newest(folder: Path) -> Path | None:
     """Find the newest complete checkpoint in `folder`; None if there is none."""
     return next(reversed(find_checkpoints(folder).values()), None)
+
+
+def find_newest_of_all(folder: Path, ranks: Ranks) -> Path | None:
+    """Find rank 0's newest checkpoint, which every rank must have: nodes may have disks of their own. Collective.
+
+    Raises: ModelError on a rank that does not have it.
+    """
+    newest = find_newest(folder) if ranks.first else None
+    name = ranks.broadcast_bytes((newest.name if newest else "").encode() if ranks.first else None).decode()
+    if name and not (folder / name / STATE).is_file():
+        raise ModelError(
+            f"{folder / name} is not on the disk of {socket.gethostname()}, but the run goes on from it: copy it there from "
+            "the node that wrote it for this rank, or put run.root on a disk that the nodes share"
+        )
+    return folder / name if name else None
 
 
 def stored_file(checkpoint: Path, name: str, rank: int, ranks: int) -> Path:
