@@ -31,5 +31,5 @@ def finish_stream(device: torch.device) -> None:
 
 
 def host_buffer(num_bytes: int, device: torch.device) -> torch.Tensor:
-    """Zeroed memory of the host, [num_bytes] uint8; page-locked where `device` is a GPU, which copies from it at full speed."""
-    return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    """Memory of the host, [num_bytes] uint8 of any value; page-locked where `device` is a GPU: it copies faster then."""
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")

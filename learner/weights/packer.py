@@ -42,7 +42,7 @@ class WeightPacker:
         try:
             buckets = self._free.get_nowait()
         except Empty:
-            buckets = [host_buffer(bucket.num_bytes, self._device) for bucket in self.manifest.buckets]
+            buckets = [host_buffer(bucket.num_bytes, self._device).zero_() for bucket in self.manifest.buckets]
         remaining = iter(tensors)
         for bucket, out in zip(self.manifest.buckets, buckets, strict=True):
             fill_bucket(bucket, dict(islice(remaining, len(bucket.tensors))), out, wait=False)

@@ -76,6 +76,16 @@ def test_a_member_with_another_digest_is_turned_away_before_a_byte_flows(store: 
     assert all("here/2" in error and "other buckets" in error for error in errors), errors
 
 
+def test_a_member_of_another_release_is_turned_away_and_told(store: WeightsStore) -> None:
+    """It says that it is there in words that rank 0 does not know."""
+    with ThreadPoolExecutor(1) as pool:
+        learner = pool.submit(join, store, 0, 2, timeout_s=NEVER_S)
+        client = torch.distributed.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+        client.set("weights/1/1/here/1", "1-0badcafe")
+        assert isinstance(learner.exception(30), WeightsError)
+    assert client.get("weights/1/1/go") != b""
+
+
 def test_rank_0_stops_when_a_member_failed_though_its_own_peers_are_well(store: WeightsStore) -> None:
     """Of 4 ranks, 3 hangs on 2: rank 0 would never notice that it left, and 1 would receive to the end."""
     with ThreadPoolExecutor(4) as pool:

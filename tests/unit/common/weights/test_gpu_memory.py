@@ -63,4 +63,4 @@ def test_on_a_cpu_nothing_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> N
     cpu = torch.device("cpu")
     with own_stream(cpu):
         finish_stream(cpu)
-    assert host_buffer(32, cpu).tolist() == [0] * 32
+    assert host_buffer(32, cpu).shape == (32,)

@@ -57,7 +57,7 @@ def test_weights_of_a_gpu_are_packed_into_page_locked_memory_of_the_host_and_awa
 
     def host_buffer(num_bytes: int, device: torch.device) -> torch.Tensor:
         asked.append((num_bytes, device))
-        return torch.zeros(num_bytes, dtype=torch.uint8)
+        return torch.full((num_bytes,), 255, dtype=torch.uint8)
 
     monkeypatch.setattr(packer_module, "host_buffer", host_buffer)
     monkeypatch.setattr(packer_module, "finish_stream", finished.append)
@@ -65,4 +65,5 @@ def test_weights_of_a_gpu_are_packed_into_page_locked_memory_of_the_host_and_awa
     weights = packer.pack(0, tensors(0.0))
     assert asked == [(bucket.num_bytes, gpu) for bucket in packer.manifest.buckets]
     assert finished == [gpu]
+    assert torch.equal(weights.buckets[0], WeightPacker(SPECS, 128).pack(0, tensors(0.0)).buckets[0]), "padding is zero"
     assert weights.device == gpu, "which computes the checksums, bucket by bucket"
