@@ -264,11 +264,11 @@ class Learner:
     def _save_is_due(self) -> bool:
         """Whether the present version is to be saved, by its number or because the last one is old. Collective.
 
-        Rank 0's clock decides. The ranks also agree here whether to leave.
+        Rank 0's clock decides; what a slow disk is still writing is not waited for. The ranks also agree here whether to leave.
         """
         self.agreement.ask()
-        late = self.ranks.first and 0 < self.cfg.checkpoint.every_s <= perf_counter() - self.saved_at
-        by_time = self.ranks.sum_(torch.tensor(float(late))) > 0
+        late = 0 < self.cfg.checkpoint.every_s <= perf_counter() - self.saved_at and not self.saver.busy
+        by_time = self.ranks.sum_(torch.tensor(float(late and self.ranks.first))) > 0
         return bool(by_time) or self.state.version % self.cfg.checkpoint.every == 0
 
     def _save(self) -> None:

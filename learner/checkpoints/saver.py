@@ -153,6 +153,11 @@ class Checkpointer:
         """Return the versions that became durable since the last call. On rank 0 only."""
         return [self._durable.popleft() for _ in range(len(self._durable))]
 
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Wait until nothing is being written. Raises: CheckpointError for a failed write, or when the disk does not answer."""
         if self._thread is not None:

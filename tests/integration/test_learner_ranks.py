@@ -8,6 +8,7 @@ import pytest
 import torch
 from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.common.config.sections import Config
+from prolong.common.errors import ModelError
 from prolong.learner.checkpoints.checkpoint import POLICY, REFERENCE, TRAINER, LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.checkpoints.shards import StoredTensors
@@ -34,9 +35,9 @@ from tests.support.learner_process import fork_ranks
 from tests.support.tiny_model import make_tiny_model
 
 
-def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2) -> None:
+def run_ranks(model: Path, folder: Path, mode: str, ranks: int = 2, *, killed: int = -1) -> None:
     """tests/support/rank_script.py on every rank, in the environment that torchrun would give it."""
-    fork_ranks(rank_script.run, model, folder, mode, ranks=ranks, folder=folder)
+    fork_ranks(rank_script.run, model, folder, mode, ranks=ranks, folder=folder, killed=killed)
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +192,45 @@ def opened(checkpoint: Path, name: str) -> StoredTensors:
 
 @pytest.mark.slow
 def test_what_four_ranks_saved_is_resumed_by_two_and_by_one_and_back(model: Path, tmp_path: Path) -> None:
-    run_ranks(model, tmp_path, "train", ranks=4)
+    run_ranks(model, tmp_path, "train@bfloat16", ranks=4)
     saved = tmp_path / "step-00000005"
     # nothing is left to train: these ranks load it, and would save what they loaded
     for ranks in (2, 3):
-        run_ranks(model, tmp_path, "resave step-00000005", ranks=ranks)
+        run_ranks(model, tmp_path, "resave step-00000005@bfloat16", ranks=ranks)
         assert_same_state(saved, tmp_path / f"resaved-{ranks}" / saved.name)
-    cfg = config(model)
-    trainer = make_trainer(cfg, dtype=torch.float32)
+    trainer = make_trainer(config(model), dtype=torch.float32)
     load_checkpoint(saved, read_state(saved), trainer, Ranks())
-    saver = Checkpointer(tmp_path, Ranks(), dtype="float32", source=None, keep=9, resumed=saved)
+    saver = Checkpointer(tmp_path, Ranks(), dtype="bfloat16", source=None, keep=9, resumed=saved)
     saver.save(LearnerState(version=6), trainer)
     saver.close()
-    run_ranks(model, tmp_path, "resave step-00000006", ranks=4)
+    run_ranks(model, tmp_path, "resave step-00000006@bfloat16", ranks=4)
     assert_same_state(saved, tmp_path / "resaved-4" / "step-00000006")
+
+
+@pytest.mark.slow
+def test_nodes_with_disks_of_their_own_keep_their_own_parts(model: Path, tmp_path: Path) -> None:
+    nodes = [tmp_path / "node-0", tmp_path / "node-1"]
+    run_ranks(model, tmp_path, "apart train")
+    for rank, node in enumerate(nodes):
+        assert sorted(path.name for path in node.iterdir() if path.is_dir()) == ["step-00000003", "step-00000005"]
+        found = {path.name for path in (node / "step-00000005").iterdir()}
+        assert found >= {f"policy-0000{rank}-of-00002.safetensors", "state.json", "config.json"}
+        assert f"policy-0000{1 - rank}-of-00002.safetensors" not in found
+    run_ranks(model, tmp_path, "apart resume step-00000003")
+    for rank, node in enumerate(nodes):
+        name = f"step-00000005/policy-0000{rank}-of-00002.safetensors"
+        assert (node / "resumed-2" / name).read_bytes() == (node / name).read_bytes()
+    trainer = make_trainer(config(model), dtype=torch.float32)
+    with pytest.raises(
+        ModelError, match=r"policy-00001-of-00002.* is not there. Each of 2 ranks saved its part on its own node"
+    ):
+        load_checkpoint(nodes[0] / "step-00000005", read_state(nodes[0] / "step-00000005"), trainer, Ranks())
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(model: Path, tmp_path: Path) -> None:
+    run_ranks(model, tmp_path, "die", killed=1)
+    assert sorted(path.name for path in tmp_path.glob("*step-*")) == ["step-00000001"]
+    assert "step-00000002 failed" in (tmp_path / "error-0.txt").read_text()
+    trainer = make_trainer(small_config(model), dtype=torch.float32)
+    load_checkpoint(tmp_path / "step-00000001", read_state(tmp_path / "step-00000001"), trainer, Ranks())

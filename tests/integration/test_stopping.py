@@ -1,4 +1,7 @@
-"""SIGTERM in the middle of a step that lasts a minute: the supervisor, torchrun's agent, its ranks and the buffer are real."""
+"""A learner of two ranks is told to stop in the middle of a step that lasts a minute, or loses a rank.
+
+The supervisor, torchrun's agent, its ranks and the buffer are real.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,18 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from prolong.common.config.run_files import find_checkpoints, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
+from prolong.launch.local.live import last_step
 from prolong.launch.local.process import ChildProcess
 from prolong.launch.local.supervisor import RunOutcome, Supervisor
+from transformers import AutoModelForCausalLM
 
+from tests.support.checkpoints import load_weights
 from tests.support.learner_process import make_config
 from tests.support.runs import free_port
 from tests.support.scripted_actor import ScriptedActor
@@ -24,14 +32,22 @@ ROOT = Path(__file__).parents[2]
 RANKS = 2
 
 
-def processes(cfg: Config) -> list[ChildProcess]:
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    cfg = make_config(tmp_path)
+    cfg.launch.learner_ranks, cfg.buffer.address = RANKS, f"tcp://127.0.0.1:{free_port()}"
+    return cfg
+
+
+def processes(cfg: Config, learner: list[str]) -> list[ChildProcess]:
+    """Buffer and learner, not started."""
     paths = run_paths(cfg)
     save_config(cfg, paths.config)
     paths.logs.mkdir(parents=True)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     commands = {
         "buffer": ["prolong.launch.cli", "buffer", "--recipe", str(paths.config)],
-        "learner": ["tests.support.slow_learner", str(paths.config)],
+        "learner": [*learner, str(paths.config)],
     }
     return [
         ChildProcess(name, [sys.executable, "-m", *command], env=env, log=paths.logs / f"{name}.log")
@@ -51,12 +67,11 @@ async def interrupted(supervisor: Supervisor, folder: Path) -> RunOutcome:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_two_ranks_leave_a_long_step_within_the_time_to_stop_with_the_last_finished_step_saved(tmp_path: Path) -> None:
-    cfg = make_config(tmp_path)
-    cfg.run.steps, cfg.checkpoint.every, cfg.launch.learner_ranks = 1000, 500, RANKS
-    cfg.buffer.address, cfg.buffer.batch_groups, cfg.learner.token_budget = f"tcp://127.0.0.1:{free_port()}", 16, 1
+def test_two_ranks_leave_a_long_step_within_the_time_to_stop_with_the_last_finished_step_saved(cfg: Config) -> None:
+    cfg.run.steps, cfg.checkpoint.every = 1000, 500
+    cfg.buffer.batch_groups, cfg.learner.token_budget = 16, 1
     paths = run_paths(cfg)
-    started = processes(cfg)
+    started = processes(cfg, ["tests.support.slow_learner"])
     supervisor = Supervisor(
         started, leader="learner", last="buffer", limits=cfg.launch, finished=bool, note=print, step=lambda: 0
     )
@@ -71,3 +86,54 @@ def test_two_ranks_leave_a_long_step_within_the_time_to_stop_with_the_last_finis
     assert f"version {QUICK_STEPS} is saved; go on with: prolong learner" in log, log
     assert list(find_checkpoints(paths.checkpoints)) == [QUICK_STEPS]
     assert [record["step"] for record in read_metrics(paths.metrics)] == list(range(1, QUICK_STEPS + 1))
+
+
+async def one_rank_killed(supervisor: Supervisor, cfg: Config) -> RunOutcome:
+    """Run to the end; rank 1 is killed once there are three steps."""
+    running = asyncio.ensure_future(supervisor.run())
+    metrics = run_paths(cfg).metrics
+    while not (metrics.exists() and len(read_metrics(metrics)) >= 3):
+        assert not running.done(), running.result()
+        await asyncio.sleep(0.02)
+    ranks = [each for each in psutil.Process().children(recursive=True) if _rank_of(each) == "1"]
+    assert len(ranks) == 1
+    ranks[0].kill()
+    return await running
+
+
+def _rank_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("RANK", "")
+    except psutil.Error:
+        return ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_killed_rank_takes_the_learner_with_it_and_all_of_it_resumes_without_losing_a_step(cfg: Config) -> None:
+    cfg.run.steps, cfg.checkpoint.every = 8, 2
+    paths, notes = run_paths(cfg), []
+    started = processes(cfg, ["prolong.launch.cli", "learner", "--recipe"])
+    supervisor = Supervisor(
+        started,
+        leader="learner",
+        last="buffer",
+        limits=cfg.launch,
+        finished=paths.summary.exists,
+        note=notes.append,
+        step=lambda: last_step(paths.metrics),
+    )
+    actor = ScriptedActor(cfg, cfg.buffer.address)
+    actor.start()
+    outcome = asyncio.run(one_rank_killed(supervisor, cfg))
+    actor.join(20)
+    log = (paths.logs / "learner.log").read_text()
+    assert outcome.code == 0, log
+    assert [note.partition(" at ")[0] for note in notes] == ["learner ended with code 137"]
+    assert [record["step"] for record in read_metrics(paths.metrics)] == list(range(1, 9))
+    newest = paths.checkpoints / "step-00000008"
+    assert len(list(newest.glob("policy-*-of-00002.safetensors"))) == RANKS
+    # the last one of a run is a model too
+    stored = load_weights(newest)
+    model = AutoModelForCausalLM.from_pretrained(newest)
+    assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())

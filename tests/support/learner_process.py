@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -93,15 +94,21 @@ def learner_under_torchrun(cfg: Config, address: str, ranks: int) -> Iterator[su
         process.communicate(timeout=20)
 
 
-def fork_ranks(target: Callable[..., None], *args: object, ranks: int, folder: Path) -> None:
-    """`target(*args)` on every rank of a group, each with the environment that torchrun would give it; all must end well."""
+def fork_ranks(target: Callable[..., None], *args: object, ranks: int, folder: Path, killed: int = -1) -> None:
+    """`target(*args)` on every rank of a group, each with the environment that torchrun would give it.
+
+    All must end well, but the one that is `killed`.
+    """
     port = free_port()
     env = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     each = [env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     forks = [Fork(target, *args, log=folder / f"rank-{rank}-{port}.log", env=each[rank]).start() for rank in range(ranks)]
     try:
-        for fork in forks:
-            end_of(fork)
+        for rank, fork in enumerate(forks):
+            if rank == killed:
+                assert fork.wait(90) == -signal.SIGKILL, fork.log.read_text()
+            else:
+                end_of(fork)
     finally:
         for fork in forks:
             fork.kill()

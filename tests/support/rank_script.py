@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from prolong.common.config.choices import Recompute
 from prolong.common.config.sections import Config
-from prolong.common.errors import NonFiniteUpdate
+from prolong.common.errors import CheckpointError, NonFiniteUpdate
 from prolong.learner.batches.packing import pack
+from prolong.learner.checkpoints import snapshot
 from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.model.reference import Reference
@@ -37,7 +41,9 @@ from tests.support.batches import (
 def run(model: Path, folder: Path, mode: str) -> None:
     """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume FROM`: from the checkpoint FROM, into folder/resumed-RANKS.
 
-    `resave FROM`: load it, and save it again into folder/resaved-RANKS.
+    `resave FROM`: load it, and save it again into folder/resaved-RANKS. All three may end with `@DTYPE`, and begin with
+    `apart `: then every rank is on a node of its own, whose disk is folder/node-RANK. `die`: rank 1 is killed in the middle of
+    writing the second of two checkpoints, and rank 0 writes its error into folder/error-0.txt.
 
     `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
     skipped, and its error into folder/error-RANK.txt. `groups`: one step with every size of the groups that hold the model.
@@ -59,6 +65,11 @@ def run(model: Path, folder: Path, mode: str) -> None:
             step_in_groups(model, folder, sharing, ranks)
     elif mode == "experts":
         experts(model, folder, ranks)
+    elif mode == "die":
+        die_in_a_save(model, folder, ranks)
+    elif mode.startswith("apart "):
+        ranks.local_rank = 0
+        train(model, folder / f"node-{ranks.rank}", mode.removeprefix("apart "), ranks)
     else:
         train(model, folder, mode, ranks)
     leave_ranks()
@@ -166,6 +177,8 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
     """`train` and `resume`."""
     cfg = small_config(model)
     cfg.objective.kl_beta = 0.1
+    mode, _, dtype = mode.partition("@")
+    cfg.model.dtype = dtype or cfg.model.dtype
     trainer = make_sharded(cfg, ranks)
     how, _, start = mode.partition(" ")
     first, resumed = 0, None
@@ -174,7 +187,7 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
         state = read_state(resumed)
         load_checkpoint(resumed, state, trainer, ranks)
         first, folder = state.version, folder / f"{how}d-{ranks.size}"
-    saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=5, resumed=resumed)
+    saver = Checkpointer(folder, ranks, dtype=cfg.model.dtype, source=None, keep=5, resumed=resumed)
     if how == "resave":
         saver.save(LearnerState(version=first), trainer)
     for version in range(first, 5):
@@ -184,3 +197,24 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
         if version in (2, 4):
             saver.save(LearnerState(version=version + 1, generation=1), trainer)
     saver.close()
+
+
+def die_in_a_save(model: Path, folder: Path, ranks: Ranks) -> None:
+    """`die`."""
+    trainer = make_sharded(small_config(model), ranks)
+    saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=1)
+    saver.save(LearnerState(version=1), trainer)
+    saver.wait()
+    write = snapshot.write_shards
+
+    def write_and_die(path: Path, *args: Any) -> None:
+        write(path, *args)
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    snapshot.write_shards = write_and_die
+    saver.save(LearnerState(version=2), trainer)
+    try:
+        saver.close()
+    except CheckpointError as error:
+        (folder / f"error-{ranks.rank}.txt").write_text(str(error))
