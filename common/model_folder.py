@@ -111,6 +111,8 @@ def _files_refusal(folder: Path) -> str:
     if not (folder / "model.safetensors").is_file():
         if not (folder / INDEX).is_file() and any(folder.glob("policy-*-of-*.safetensors")):
             return f"it is a checkpoint of several ranks; make a model of it with: prolong export {folder} FOLDER"
+        if not (folder / INDEX).is_file() and (folder / "adapter_model.safetensors").is_file():
+            return f"it holds adapters and not their base; merge both with: prolong export {folder} FOLDER"
         return _shards_refusal(folder)
     return _cut_refusal([folder / "model.safetensors"])
 
@@ -161,7 +163,8 @@ def weights_fingerprint(folder: Path) -> tuple[int, int]:
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for name, tensor in sorted(stored_tensors(folder).items()):
+        # a checkpoint has other files beside those of the model
+        for name, tensor in sorted(tensors_in(folder.glob("model*.safetensors")).items()):
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
             with tensor.file.open("rb") as file:
                 for part in range(_PARTS):

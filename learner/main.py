@@ -137,12 +137,12 @@ class Learner:
         state = LearnerState() if checkpoint is None else read_state(checkpoint)
         schedule = Schedule(cfg, state.stage, state.resets)
         source.connect(state.version, state.generation, state.stage.index)
-        # several ranks save shards, which fill the model of the run; one rank's checkpoint is a model itself
-        sharded = state.ranks > 1
-        model = cfg.model if checkpoint is None or sharded else replace(cfg.model, path=str(checkpoint))
+        # shards of several ranks, and adapters, are put into the model of the run; other checkpoints are models themselves
+        partial = state.ranks > 1 or lora_config(cfg.model) is not None
+        model = cfg.model if checkpoint is None or partial else replace(cfg.model, path=str(checkpoint))
         check_context(model)
         policy = load_policy(model, cfg.learner, ranks, device)
-        if checkpoint is not None and sharded:
+        if checkpoint is not None and partial:
             fill_policy(policy, checkpoint)
         source.open_weights(policy, device)
         source.publish(state.version, policy)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...common.adapters import BASE
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
 from ..loss_scale import LossScale
@@ -132,7 +133,7 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
     fill_policy(trainer.policy, checkpoint)
     if trainer.reference:
         with _reading(checkpoint, state, held) as stored:
-            _fill(trainer.reference.policy, stored, {name: name for name in stored.shapes})
+            _fill(trainer.reference.stored_tensors(), stored, {name: name for name in stored.shapes})
         trainer.reference.epoch = state.reference_epoch
     with _reading(checkpoint, state, _files(checkpoint, state, TRAINER)) as stored:
         for name, parameter in trainer.policy.causal.named_parameters():
@@ -148,7 +149,7 @@ def load_checkpoint(checkpoint: Path, state: LearnerState, trainer: Trainer, ran
 def fill_policy(policy: Policy, checkpoint: Path) -> None:
     """Fill the policy with that of a checkpoint, every rank the parts that it holds. Raises: ModelError."""
     with open_policy(checkpoint) as (stored, names):
-        _fill(policy, stored, names)
+        _fill(policy.stored_tensors(), stored, names)
 
 
 def return_to_best(policy: Policy, checkpoint: Path) -> None:
@@ -216,15 +217,23 @@ def _reading(checkpoint: Path, state: LearnerState, files: list[Path]) -> Iterat
         raise _damaged(checkpoint, error) from error
 
 
-def _fill(policy: Policy, stored: StoredTensors, names: Mapping[str, str]) -> None:
-    """Fill the policy from stored tensors, by name -> name in the files. Raises: ModelError when names or shapes differ."""
-    own = dict(policy.stored_tensors())
+def _fill(targets: Iterable[tuple[str, Tensor]], stored: StoredTensors, names: Mapping[str, str]) -> None:
+    """Fill tensors from stored ones, by name -> name in the files.
+
+    Raises: ModelError when names or shapes differ, or adapters belong to another base.
+    """
+    own = dict(targets)
     if own.keys() != names.keys():
         raise ModelError(f"weights of another model: {sorted(own.keys() ^ names.keys())[:3]} are on one side only")
     for name, tensor in own.items():
         shape = stored.shapes[names[name]]
         if tensor.shape != shape:
             raise ModelError(f"weights of another model: {name} is {list(shape)}, expected {list(tensor.shape)}")
+        if name == BASE and not torch.equal(stored.read(names[name]), tensor.cpu()):
+            raise ModelError(
+                "adapters of another model: the checkpoint's were trained beside other weights than those of model.path; give "
+                "model.path the model that the run began with"
+            )
         stored.fill(names[name], tensor)
 
 

@@ -18,9 +18,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from ...common.adapters import BASE, is_factor
+from ...common.base_weights import BaseWeights
+from ...common.config.sections import ModelConfig
 from ...common.json_object import JsonObject
 from ...common.model_folder import INDEX
 from ...common.models import DTYPES
+from .adapter_files import ADAPTER_CONFIG, base_path
 from .checkpoint import MODEL, open_policy
 
 # largest file of a model, as transformers makes them
@@ -118,6 +122,8 @@ def export_checkpoint(checkpoint: Path, out: Path, *, dtype: torch.dtype | None,
         parameters = {name for name, _ in causal.named_parameters()}
         with open_policy(checkpoint) as (stored, names):
             read = ((name, stored.read(place)) for name, place in names.items())
+            if BASE in names:
+                read = _merged(base_path(checkpoint), dict(read), wanted)
             typed = ((name, tensor.to(wanted) if name in parameters else tensor) for name, tensor in read)
             write_model(ModelWriter(out, file_bytes), causal, typed)
         _copy_rest(checkpoint, out, config | {"dtype": str(wanted).removeprefix("torch.")})
@@ -126,10 +132,16 @@ def export_checkpoint(checkpoint: Path, out: Path, *, dtype: torch.dtype | None,
         raise
 
 
+def _merged(base: str, adapters: dict[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights that adapters make of their base, as the engines had them in `dtype`. Raises: ModelError."""
+    narrow = {name: tensor.to(dtype) if is_factor(name) else tensor for name, tensor in adapters.items()}
+    yield from BaseWeights.load(ModelConfig(path=base), dtype).merged(narrow, torch.device("cpu"))
+
+
 def _copy_rest(checkpoint: Path, out: Path, config: JsonObject) -> None:
     """Everything that is neither tensors nor the learner's state."""
     for path in checkpoint.iterdir():
-        if path.suffix != ".safetensors" and path.name not in ("state.json", INDEX):
+        if path.suffix != ".safetensors" and path.name not in ("state.json", INDEX, ADAPTER_CONFIG):
             shutil.copyfile(path, out / path.name)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import CheckpointError, ProlongError
 from ...common.models import DTYPES
+from ..model.lora import adapted_layers
 from ..model.policy import Policy
 from ..ranks import Ranks
 from ..step import Trainer
@@ -135,9 +136,10 @@ class Checkpointer:
     def export(self, policy: Policy, version: int) -> None:
         """Add the policy, whole, to the checkpoint of `version` where several ranks wrote that, once it is durable. Collective.
 
+        Adapters are there already, in a form that others load.
         What goes wrong is logged: the checkpoint is complete, and `prolong export` may be tried again.
         """
-        if self._ranks.size == 1:
+        if self._ranks.size == 1 or next(adapted_layers(policy.causal), None) is not None:
             return
         self.wait()
         folder = checkpoint_path(self._folder, version)

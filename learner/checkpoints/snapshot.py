@@ -22,6 +22,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from ...common.json_object import JsonObject
 from ..ranks import Ranks
 from ..step import Trainer
+from .adapter_files import AdapterFiles, copy_adapters
 from .checkpoint import (
     MASTER,
     MODEL,
@@ -50,9 +51,11 @@ class Snapshot:
     state: bytes
     # the content of config.json without its dtype
     config: JsonObject
+    adapter: AdapterFiles | None
     # float32, by parameter name
     policy: dict[str, Tensor]
-    # the same under the names and in the shapes of the model's own files, which differ for mixtures of experts
+    # the same under the names and in the shapes of the model's own files, which differ for mixtures of experts; of adapters
+    # empty
     files: dict[str, Tensor]
     # "exp_avg/NAME", ...; empty right after a reset of the optimizer
     optimizer: dict[str, Tensor]
@@ -75,7 +78,8 @@ class Snapshot:
             masters = {f"{MASTER}{name}": tensor for name, tensor in self.policy.items()}
         # tensors of the files may be parts of one parameter, and safetensors refuses tensors that share memory
         exported = {name: tensor.to(dtype, copy=converted).contiguous() for name, tensor in self.files.items()}
-        save_file(exported, folder / MODEL, metadata={"format": "pt"})
+        if exported:
+            save_file(exported, folder / MODEL, metadata={"format": "pt"})
         save_file(self.optimizer | masters | self.rng, folder / TRAINER)
         if self.reference:
             save_file(self.reference, folder / REFERENCE)
@@ -97,6 +101,7 @@ class ShardSnapshot:
     epoch: int
     state: bytes
     config: JsonObject
+    adapter: AdapterFiles | None
     rank: int
     ranks: int
     # what is written into each file, by the name of the file
@@ -143,14 +148,15 @@ def take_snapshot(
         "epoch": frozen.epoch if frozen else 0,
         "state": encode_state(written),
         "config": msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
+        "adapter": copy_adapters(trainer.policy),
     }
-    reference = frozen.policy.stored_tensors() if frozen and with_reference else None
+    reference = frozen.stored_tensors() if frozen and with_reference else None
     if ranks.size == 1:
         policy = _copy_whole(trainer.policy.full_parameters())
         return Snapshot(
             **common,
             policy=policy,
-            files=revert_weight_conversion(trainer.policy.causal, policy),
+            files={} if common["adapter"] else revert_weight_conversion(trainer.policy.causal, policy),
             optimizer=_copy_whole(stored_moments(trainer)),
             rng={name: value.unsqueeze(0) for name, value in _random_states().items()},
             reference=_copy_whole(reference or ()),
@@ -173,6 +179,8 @@ def write_snapshot(snapshot: Snapshot | ShardSnapshot, folder: Path, *, dtype: t
     """
     snapshot.write_tensors(folder, dtype)
     if owner:
+        if snapshot.adapter is not None:
+            snapshot.adapter.write(folder)
         config = snapshot.config | {"dtype": str(dtype).removeprefix("torch.")}
         (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         (folder / STATE).write_bytes(snapshot.state)

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ....common.adapters import is_adapter_update
+from ....common.base_weights import BaseWeights, no_base
 from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, WeightsError
 from ....common.messages import UpdateWeights
@@ -27,7 +28,6 @@ from ....common.models import DTYPES, load_model, published_tensors, resolve_dev
 from ....common.types import Ticket, int32_array, rollout_seed
 from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
-from ..base_weights import BaseWeights, no_base
 from ..completion import Completion, version_spans
 from ..layer_outputs import LayerOutputs
 from ..stop_strings import StopStrings, stop_strings

@@ -26,11 +26,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ....common.adapters import is_adapter_update
+from ....common.base_weights import BaseWeights, no_base
 from ....common.config.sections import ModelConfig
 from ....common.messages import UpdateWeights
 from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
-from ..base_weights import BaseWeights, no_base
 from ..layer_outputs import LayerOutputs
 from .checkpoint_names import CheckpointNames
 from .cpu.kernels import install

@@ -1,4 +1,4 @@
-"""The weights of the model as its files have them, which an engine keeps when updates hold adapters only.
+"""The weights of a model as its files have them, with which adapters are merged: in an engine, and for an export.
 
     update: factors by name, fingerprint of their base, scale
     base (host memory) + factors -> merged -> whole weights by name, as the learner would have published them
@@ -15,12 +15,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ...common.adapters import BASE, DOWN, SCALE, UP, is_factor, merged_weight
-from ...common.config.sections import ModelConfig
-from ...common.errors import ModelError
-from ...common.model_folder import weights_fingerprint
-from ...common.models import load_model, published_tensors
-from ...common.tokenizer import tokenizer_folder
+from .adapters import BASE, DOWN, SCALE, UP, is_factor, merged_weight
+from .config.sections import ModelConfig
+from .errors import ModelError
+from .model_folder import weights_fingerprint
+from .models import load_model, published_tensors
+from .tokenizer import tokenizer_folder
 
 
 class BaseWeights:
