@@ -93,7 +93,7 @@ GPU_SET_TESTS := tests/unit/common/weights tests/unit/learner tests/unit/common/
 	tests/integration/test_learner_ranks.py tests/integration/test_bfloat16_ranks.py
 
 test-gpu-set: .venv-gpu-set/.installed
-	@OMP_NUM_THREADS=1 .venv-gpu-set/bin/python -m pytest $(GPU_SET_TESTS)
+	@OMP_NUM_THREADS=1 .venv-gpu-set/bin/python -m pytest -n 3 $(GPU_SET_TESTS)
 
 .venv-gpu-set/.installed: requirements-gpu.lock pyproject.toml .ci/install
 	@mkdir -p build

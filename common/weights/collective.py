@@ -97,7 +97,7 @@ class CollectiveLearnerEnd:
         """A bucket where the group wants it."""
         if flat.device == device:
             return flat
-        if self._buffer is None:
+        if self._buffer is None or len(self._buffer) < flat.numel():
             self._buffer = torch.empty(largest_bucket(manifest), dtype=torch.uint8, device=device)
         return self._buffer[: flat.numel()].copy_(flat, non_blocking=True)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -214,3 +218,38 @@ def test_a_learner_sends_every_bucket_from_one_buffer_of_its_gpu(scene: Scene) -
     assert [flat.numel() for flat in sent] == [bucket.num_bytes for bucket in MANIFEST.buckets]
     assert {flat.untyped_storage().nbytes() for flat in sent} == {max(bucket.num_bytes for bucket in MANIFEST.buckets)}
     assert all(flat._base is scene.learner._buffer for flat in sent)
+    larger = plan_buckets([("a", "uint8", (1 << 12,))], 1 << 12)
+    (flat,) = (torch.zeros(bucket.num_bytes, dtype=torch.uint8) for bucket in larger.buckets)
+    assert scene.learner._on(gpu, flat, larger).numel() == 1 << 12, "adapters may follow a base, or the other way round"
+
+
+@pytest.fixture(scope="module")
+def nccl_folder() -> Path:
+    """Where the NCCL of torch for CUDA lies; it can be asked for some things without a GPU."""
+    try:
+        return Path(str(distribution("nvidia-nccl-cu13").locate_file("nvidia/nccl")))
+    except PackageNotFoundError:
+        pytest.skip("torch for CUDA is not installed: make test-gpu-set")
+
+
+def test_the_configuration_is_laid_out_as_in_nccls_header(nccl_folder: Path) -> None:
+    header = (nccl_folder / "include" / "nccl.h").read_text()
+    body = header.partition("typedef struct ncclConfig_v")[2].partition("}")[0]
+    fields = re.findall(r"^  (size_t|unsigned int|int|const char \*)\s*(\w+);", body, re.MULTILINE)
+    kinds = {"size_t": ctypes.c_size_t, "unsigned int": ctypes.c_uint, "int": ctypes.c_int, "const char *": ctypes.c_char_p}
+    ours = nccl.NcclConfig._fields_
+    assert [(name, kinds[kind]) for kind, name in fields[: len(ours)]] == list(ours)
+    assert "NCCL_API_MAGIC 0xcafebeef" in header
+    assert re.search(r"ncclSuccess += +0", header)
+    assert re.search(r"ncclInProgress += +7", header)
+    assert re.search(r"NCCL_UNIQUE_ID_BYTES 128", header)
+
+
+def test_nccl_itself_gives_its_version_and_ids_and_says_why_it_fails(nccl_folder: Path) -> None:
+    library = nccl.NcclLibrary(str(nccl_folder / "lib" / "libnccl.so.2"))
+    assert library.version > 21_800
+    first, second = library.unique_id(), library.unique_id()
+    assert len(first) == len(second) == 128
+    assert first != second
+    with pytest.raises(RuntimeError, match=r"ncclCommInitRankConfig: unhandled cuda error.*CUDA"):
+        library.begin_communicator(1, first, 0)
