@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from ..actor.engines.vllm.engine_arguments import check_engine_args
 from ..common.config.choices import Device, EngineKind
 from ..common.config.sections import Config, ModelConfig
 from ..common.errors import ConfigError, ModelError
@@ -46,6 +47,8 @@ def check_model(cfg: Config) -> None:
     if longest is not None and cfg.model.max_context > longest:
         raise ConfigError(f"model.max_context = {cfg.model.max_context}: expected at most the model's {longest} positions")
     _check_attention(cfg.model)
+    if cfg.actor.engine_args:
+        check_engine_args(cfg, gpu=computes_on_gpu(cfg.model.device))
 
 
 def settle_dtype(cfg: Config) -> None:

@@ -216,6 +216,9 @@ class ActorConfig:
     tensor_parallel: int = 1  # vLLM only: GPUs of one engine
     clear_kv: bool = True  # recompute the KV cache after a weight update
     grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this
+    # vLLM only: arguments of its engine by their names there, such as {quantization: fp8_per_tensor, kv_cache_dtype: fp8};
+    # those that would break what the run relies on are refused with the reason
+    engine_args: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
@@ -231,6 +234,8 @@ class ActorConfig:
             self.tensor_parallel,
             f"1 with actor.engine={self.engine.name}",
         )
+        takes = not self.engine_args or self.engine is EngineKind.vllm
+        require(takes, "actor.engine_args", self.engine_args, f"none with actor.engine={self.engine.name}")
 
 
 @dataclass(kw_only=True, slots=True)

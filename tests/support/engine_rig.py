@@ -171,12 +171,14 @@ def rig_for(
     device: Device = Device.cpu,
     dtype: str = "float32",
     learner: torch.device = CPU,
+    engine_args: dict[str, object] | None = None,
 ) -> Rig:
     """A rig for the model in `folder`, with an engine on `device` that gets weights or adapters from `learner`."""
     torch.set_num_threads(1)
     runner = asyncio.Runner()
     model = ModelConfig(path=str(folder), max_context=256, device=device, dtype=dtype, lora={"rank": 4})
-    engine = runner.run(engine_class(kind).start(model, ActorConfig(engine=kind, kv_cache_gib=0.25), 0, [EOS]))
+    actor = ActorConfig(engine=kind, kv_cache_gib=0.25, engine_args=engine_args or {})
+    engine = runner.run(engine_class(kind).start(model, actor, 0, [EOS]))
     transformers_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     cfg = WeightsConfig(timeout_s=TIMEOUT_S)
     end = configured_transport(cfg).open_learner_end(cfg, learner)

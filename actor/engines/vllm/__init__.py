@@ -1,6 +1,7 @@
 """The vLLM engine, and the code of it that runs inside vLLM's own process. Nothing else in the product imports vLLM.
 
 engine.py            the engine, in the actor's process: requests and weight updates
+engine_arguments.py  which arguments of vLLM's engine a user may give (no vLLM)
 settings.py          how vLLM is configured, and what it reads from the environment
 engine_process.py    notices that vLLM's process died
 start_failure.py     why vLLM's process did not start, from its log (no vLLM)

@@ -81,9 +81,10 @@ class VllmEngine:
                 return await cls._started(config, model, actor, stop_ids)
             except _start_errors() as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                if _was_killed(error, reason):
+                cause = log.cause()
+                if not cause and _was_killed(error, reason):
                     raise ProlongError(f"vLLM's engine process was killed while it started: {reason}") from error
-                raise ProlongError(f"vLLM's engine did not start: {log.cause() or reason}") from error
+                raise ProlongError(f"vLLM's engine did not start: {cause or reason}") from error
 
     @classmethod
     async def _started(cls, config: VllmConfig, model: ModelConfig, actor: ActorConfig, stop_ids: Sequence[int]) -> Self:

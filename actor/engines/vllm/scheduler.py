@@ -29,7 +29,7 @@ from vllm.v1.request import Request, RequestStatus
 from .segments import encode_segments
 from .stop_arguments import decode_stop
 
-_stock_check = stock.check_stop
+_stock_check = stock.check_stop  # type: ignore[attr-defined]
 
 
 def _check_stop(request: Request, max_model_len: int) -> bool:
@@ -42,7 +42,7 @@ def _check_stop(request: Request, max_model_len: int) -> bool:
     return True
 
 
-stock.check_stop = _check_stop
+stock.check_stop = _check_stop  # type: ignore[attr-defined]
 
 
 class _Held:
@@ -107,4 +107,8 @@ class FinalOnly:
 
 
 class GpuScheduler(FinalOnly, AsyncScheduler):
-    """With asynchronous scheduling. A CPU has `cpu/scheduler.py`."""
+    """Schedules a step while the one before is computed. A CPU has `cpu/scheduler.py`."""
+
+
+class StepScheduler(FinalOnly, stock.Scheduler):
+    """Schedules a step when the one before has ended, where vLLM cannot work ahead (n-gram drafts, for one)."""

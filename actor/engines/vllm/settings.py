@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....common.config.sections import ActorConfig, Device, ModelConfig
 from ....common.errors import ModelError
+from .engine_arguments import check_types
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -56,11 +57,17 @@ def set_environment(model: ModelConfig) -> None:
 
 
 def engine_config(model: ModelConfig, actor: ActorConfig, seed: int) -> VllmConfig:
-    """vLLM's configuration, checked by vLLM itself. Raises ModelError when it refuses the model or a setting."""
+    """vLLM's configuration, checked by vLLM itself.
+
+    Raises ConfigError for a value of `actor.engine_args` of another type, ModelError when vLLM refuses the model or a setting.
+    """
     from vllm.exceptions import VLLMError
 
+    check_types(actor.engine_args)
     try:
-        return engine_args(model, actor, seed).create_engine_config()
+        config = engine_args(model, actor, seed).create_engine_config()
+        config.scheduler_config.scheduler_cls = _scheduler(config)
+        return config
     except (VLLMError, ValueError, OSError) as error:
         # pydantic's messages end with everything that it was given
         reason = " ".join(str(error).split()).partition(" [type=")[0] or type(error).__name__
@@ -91,16 +98,21 @@ def engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> AsyncEngin
         # as the learner's: logits in half precision cost .015 to .05 nats
         settings["hf_overrides"] = {"head_dtype": "float32"}
     if runs_on_gpu(model):
-        settings |= {
-            "scheduler_cls": f"{package}.scheduler.GpuScheduler",
-            "gpu_memory_utilization": actor.gpu_memory_utilization,
-        }
+        settings["gpu_memory_utilization"] = actor.gpu_memory_utilization
     else:
         settings |= {
-            "scheduler_cls": f"{package}.cpu.scheduler.CpuScheduler",
             "enforce_eager": True,
             "kv_cache_memory_bytes": int(actor.kv_cache_gib * 2**30),
             "block_size": 32,  # 3 % faster than the default of 128, and shorter prompts are shared
             "distributed_executor_backend": "uni" if actor.tensor_parallel == 1 else "mp",
         }
+    settings.update(actor.engine_args)
     return AsyncEngineArgs(**settings)
+
+
+def _scheduler(config: VllmConfig) -> str:
+    """The class that schedules, by its full name: vLLM has decided by now whether it works one step ahead."""
+    package = __name__.rpartition(".")[0]
+    if config.device_config.device_type == "cpu":
+        return f"{package}.cpu.scheduler.CpuScheduler"
+    return f"{package}.scheduler.{'GpuScheduler' if config.scheduler_config.async_scheduling else 'StepScheduler'}"

@@ -90,7 +90,7 @@ def test_requests_carry_the_texts_into_vllms_process(tmp_path: Path) -> None:
     path = str(make_tiny_model(tmp_path, tied=True))
     assert encode_stop(path, ()) is None
     assert decode_stop(None) is None
-    assert decode_stop({"of another": 1}) is None
+    assert decode_stop({"of another": []}) is None
     stops = decode_stop(encode_stop(path, ("+", "=")))
     assert stops is decode_stop(encode_stop(path, ("+", "=")))
     assert stops is not None

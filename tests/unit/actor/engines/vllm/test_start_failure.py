@@ -42,6 +42,7 @@ class Config:
     """vLLM's configuration of an engine on a GPU."""
 
     device_config = SimpleNamespace(device_type="cuda")
+    scheduler_config = SimpleNamespace(async_scheduling=True, scheduler_cls=None)
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *, refused: Exception | None = None, fails: Exception | None = None) -> None:
