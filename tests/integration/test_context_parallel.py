@@ -52,18 +52,20 @@ def test_ranks_that_share_micro_batches_have_the_loss_and_gradient_of_one(
     model: Path, tmp_path: Path, ranks: int, context: int
 ) -> None:
     """With shared prompts, uneven lengths, a KL term, and losses that look at whole rollouts or batches."""
-    names = ["m2po", "cispo", "varlen-gspo"] if ranks == 2 else ["gspo"]
+    names = ["m2po", "varlen-gspo", "recompute-cispo", "bfloat16-gspo"] if ranks == 2 else ["gspo"]
     fork_ranks(context_script.run, model, tmp_path, context, names, ranks=ranks, folder=tmp_path)
     for name in names:
-        cfg = variant_config(model, name.removeprefix("varlen-"))
+        half = name.startswith("bfloat16")
+        cfg = variant_config(model, name.rpartition("-")[2])
         trainer = make_trainer(cfg, dtype=torch.float32)
         unsettle(trainer)
         metrics = trainer.train(near_policy(mixed_batch(), make_policy(cfg)))
         stored = load_file(tmp_path / f"{name}.safetensors")
         own = {name: p.grad for name, p in trainer.policy.causal.named_parameters() if p.grad is not None}
-        assert_same_gradient(list(own.values()), [stored[name] for name in own], rel=1e-5)
+        # in bfloat16 some tokens fall on the other side of the loss's bounds
+        assert_same_gradient(list(own.values()), [stored[name] for name in own], rel=0.1 if half else 1e-5)
         for key in metrics:
-            if not key.endswith(("_s", "micro_batches")) and not key.startswith("perf/"):
+            if not half and not key.endswith(("_s", "micro_batches")) and not key.startswith("perf/"):
                 assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5, abs=1e-6), (name, key)
     kept = [int(load_file(tmp_path / f"kept-{rank}.safetensors")["bytes"]) for rank in range(ranks)]
     alone = context_script.kept_bytes(model, make_policy(small_config(model), dtype=torch.float32), Ranks())

@@ -34,6 +34,8 @@ def cfg(tmp_path: Path) -> Config:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_reaches_its_end_and_actors_hold_what_the_last_checkpoint_holds(cfg: Config, ranks: int) -> None:
+    """Two ranks share every micro-batch; tests/chaos/test_elasticity.py has two that do not."""
+    cfg.learner.context_parallel = ranks
     with BufferProcess(cfg) as buffer, learner_under_torchrun(cfg, buffer.address, ranks) as process:
         actor = ScriptedActor(cfg, buffer.address)
         actor.start()

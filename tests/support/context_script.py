@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prolong.common.config.choices import Recompute
 from prolong.learner.batches.packing import pack
 from prolong.learner.model.policy import Policy
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
@@ -28,14 +29,17 @@ from tests.support.varlen import use_varlen
 
 
 def run(model: Path, folder: Path, context: int, names: list[str]) -> None:
-    """One step of each of the named VARIANTS; `varlen` in a name: by the way that a GPU takes. Then a long micro-batch."""
+    """One step of each of the named VARIANTS, and then a long micro-batch.
+
+    Before a name may stand varlen (the way that a GPU takes), recompute or bfloat16.
+    """
     torch.set_num_threads(1)
     ranks = join_ranks(starve_s=30.0, cuda=False, context_parallel=context)
     for name in names:
         with pytest.MonkeyPatch.context() as patch:
             if name.startswith("varlen"):
                 use_varlen(patch)
-            step(model, folder / f"{name}.safetensors", name.removeprefix("varlen-"), ranks)
+            step(model, folder / f"{name}.safetensors", name, ranks)
     cfg = small_config(model)
     policy = make_policy(cfg, shard=True, dtype=torch.float32)
     save_file({"bytes": torch.tensor(kept_bytes(model, policy, ranks))}, folder / f"kept-{ranks.rank}.safetensors")
@@ -44,11 +48,14 @@ def run(model: Path, folder: Path, context: int, names: list[str]) -> None:
 
 def step(model: Path, path: Path, name: str, ranks: Ranks) -> None:
     """One step on a mixed batch near the policy, the reference away from it."""
-    cfg = variant_config(model, name)
+    how, _, variant = name.rpartition("-")
+    cfg = variant_config(model, variant)
+    batch = near_policy(mixed_batch(), make_policy(cfg))
+    cfg.learner.recompute = Recompute.true if how == "recompute" else Recompute.false
+    cfg.model.dtype = "bfloat16" if how == "bfloat16" else "float32"
     trainer = make_sharded(cfg, ranks)
     unsettle_all(trainer.reference.policy if trainer.reference else None)
     trainer.entropy_coefficient = 0.01 if cfg.objective.entropy_target else 0.0
-    batch = near_policy(mixed_batch(), make_policy(cfg))
     save_gradients(trainer, trainer.train(batch), path)
 
 
