@@ -117,7 +117,8 @@ class _HalfHead(torch.autograd.Function):
         hidden_grad = torch.zeros_like(hidden, dtype=scale.dtype) if to_hidden else None
         weight_grad = torch.empty_like(weight) if to_weight else None
         bias_grad = torch.empty_like(bias) if to_bias else None
-        budget = ctx.chunk * weight.shape[0] // max(len(hidden), 1)
+        # neither the logits [M, v] nor the product [v, H] of a slice are larger than the logits of a chunk
+        budget = ctx.chunk * weight.shape[0] // max(*hidden.shape, 1)
         width = max(SLICE, budget // 64 * 64)
         for low in range(0, weight.shape[0], width):
             rows = slice(low, low + width)
@@ -133,6 +134,8 @@ class _HalfHead(torch.autograd.Function):
                 weight_grad[rows] = head_product(narrow.t(), hidden)
             if bias_grad is not None:
                 bias_grad[rows] = grad.sum(0)
+            # the next slice's product comes before these names are taken again
+            del logits, grad, narrow
         states = None if hidden_grad is None else hidden_grad.to(hidden.dtype)
         return states, weight_grad, bias_grad, None, None, None, None, None
 
