@@ -212,6 +212,13 @@ def keys(argv: list[str]) -> int:
     return write_run_keys(args.folder, args.names, args.clients)
 
 
+def plan(argv: list[str]) -> int:
+    parser = command_parser("plan", "`prolong plan memory --help` tells more")
+    parser.add_argument("what", choices=["memory"])
+    what = parser.parse_args(argv[:1]).what
+    return importlib.import_module(f"{__package__}.plan.{what}_command").main(argv[1:])
+
+
 def doctor(argv: list[str]) -> int:
     parser = config_parser("doctor")
     parser.add_argument(
@@ -255,6 +262,7 @@ COMMANDS: dict[str, Command] = {
     "journal": Command(journal, "check a run's journal: every record, and that every ticket is accounted for"),
     "data": Command(data, "examine a prompt file, make one from a public format, or generate puzzles"),
     "keys": Command(keys, "make the keys that a buffer beyond loopback needs, and say what to copy where"),
+    "plan": Command(plan, "say what a run takes of GPUs and machine, and whether it fits, before it is started"),
     "doctor": Command(doctor, "check this machine and installation for what a run needs"),
     "bench": Command(bench, "run one of the measurements in bench/"),
 }

@@ -12,6 +12,7 @@ from ..actor.engines.vllm.engine_arguments import check_engine_args
 from ..common.config.choices import Device, EngineKind
 from ..common.config.sections import Config, ModelConfig
 from ..common.errors import ConfigError, ModelError
+from ..common.json_object import JsonObject
 from ..common.model_folder import CONFIG, biased_tied_head, config_refusal, folder_refusal, longest_context, read_model_config
 from ..common.tokenizer import tokenizer_folder
 from .gpus import computes_on_gpu, has_gpu
@@ -24,6 +25,11 @@ AUTO = "auto"
 def is_folder_name(path: str) -> bool:
     """Whether `model.path` is meant as a folder; hub names never begin like a path."""
     return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
+def read_config_of(path: str) -> JsonObject:
+    """config.json of a folder or a hub name, of which only the small files are fetched. Raises: ModelError."""
+    return read_model_config(Path(path).expanduser() if is_folder_name(path) else tokenizer_folder(path))
 
 
 def check_model(cfg: Config) -> None:

@@ -24,9 +24,9 @@ from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
 from ..gpus import computes_on_gpu, has_gpu, visible_gpus
 from ..model_check import check_model, settle_dtype
+from ..placement import check_gpus
 from ..recipes import compose
 from ..resume_check import check_resume
-from .placement import check_gpus
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:

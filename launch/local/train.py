@@ -26,10 +26,10 @@ from ...common.config.stages import total_steps
 from ...common.errors import UserError
 from ..gpus import visible_gpus
 from ..model_check import is_folder_name
+from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
 from .first_group import FirstGroup
 from .live import MetricsTail, RunProgress, last_step, live_line, live_page
-from .placement import assign_cores, assign_gpus
 from .preflight import finished_steps, prepare
 from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor

@@ -22,9 +22,9 @@ from ...common.config.sections import Config
 from ...common.signals import die_with_parent
 from ..entry import exit_code_of, log_to_stderr
 from ..gpus import visible_gpus
-from ..local.placement import assign_gpus
 from ..local.process import ChildProcess
 from ..local.train import process_environment
+from ..placement import assign_gpus
 
 if TYPE_CHECKING:
     from ...learner.ranks import Ranks

@@ -6,8 +6,8 @@ and one actor on it, side by side; docs/gpu.md says how they share its memory. A
 
 from __future__ import annotations
 
-from ...common.config.sections import Config, Device
-from ...common.errors import ConfigError
+from ..common.config.sections import Config, Device
+from ..common.errors import ConfigError
 
 
 def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:

@@ -3,7 +3,7 @@
 import pytest
 from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
 from prolong.common.errors import ConfigError
-from prolong.launch.local.placement import assign_cores, assign_gpus, check_gpus
+from prolong.launch.placement import assign_cores, assign_gpus, check_gpus
 
 
 def config(*, ranks: int = 1, actors: int = 1, pin: bool = True, device: Device = Device.auto, tensor: int = 1) -> Config:

@@ -1,0 +1,73 @@
+"""Bytes of an actor on each of its GPUs, and of its host, from the shape of the model and the settings.
+
+vLLM takes `actor.gpu_memory_utilization` of a GPU: weights, the activations of its largest forward pass, which it tries at its
+start, and all the rest for keys and values. CUDA graphs and the context come on top. An update of the weights is staged in the
+memory of the host, and passes through the GPU bucket by bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...common.config.sections import Config
+from .learner_memory import DTYPE_BYTES
+from .model_shape import ModelShape
+
+# tokens of vLLM's largest forward pass, which it chooses by the card
+BATCHED_TOKENS = 8192
+# of each GPU, outside of vLLM's share: CUDA context, CUDA graphs; with several GPUs NCCL's buffers
+CONTEXT_BYTES_OF_ACTOR = 1_500_000_000
+# copies of the logits of all sequences that sampling and log-probabilities hold at once
+LOGIT_COPIES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorMemory:
+    """Bytes on one GPU of an actor, and in the memory of its host."""
+
+    share: float  # of the GPU, as vLLM gets it
+    weights: int
+    activations: int
+    bucket: int  # of an update, while it is loaded
+    kv_cache: int  # what is left of the share; below 0: it does not fit
+    context: int
+    kv_tokens: int  # tokens whose keys and values fit
+    sequences: int  # rollouts of full length that run at once, at most actor.max_num_seqs
+    host: int  # an update that waits to be loaded
+
+    @property
+    def taken(self) -> int:
+        """What the actor takes of its GPU."""
+        return self.weights + self.activations + self.bucket + max(self.kv_cache, 0) + self.context
+
+    def parts(self) -> dict[str, int]:
+        """Bytes on the GPU, by what they hold."""
+        return {name: getattr(self, name) for name in ("weights", "activations", "bucket", "kv_cache", "context")}
+
+
+def kv_bytes(shape: ModelShape, cfg: Config) -> int:
+    """Bytes of the keys and values of one token, on one GPU: heads are split over the GPUs of an engine, or repeated."""
+    split = min(cfg.actor.tensor_parallel, shape.kv_heads)
+    return 2 * shape.layers * shape.kv * DTYPE_BYTES[cfg.model.dtype] // split
+
+
+def predict_actor(shape: ModelShape, cfg: Config, total_bytes: int, share: float) -> ActorMemory:
+    """The memory of an actor on GPUs of `total_bytes`, of which vLLM gets `share`. `cfg.model.dtype` is settled."""
+    width, split = DTYPE_BYTES[cfg.model.dtype], cfg.actor.tensor_parallel
+    weights = width * shape.parameters // split
+    inner = width * BATCHED_TOKENS * (3 * shape.activated // split + 4 * shape.hidden)
+    activations = inner + 4 * LOGIT_COPIES * cfg.actor.max_num_seqs * shape.vocab
+    bucket = cfg.weights.bucket_mb << 20
+    kv_cache = int(share * total_bytes) - weights - activations - bucket
+    tokens = max(kv_cache, 0) // kv_bytes(shape, cfg)
+    return ActorMemory(
+        share=share,
+        weights=weights,
+        activations=activations,
+        bucket=bucket,
+        kv_cache=kv_cache,
+        context=CONTEXT_BYTES_OF_ACTOR,
+        kv_tokens=tokens,
+        sequences=min(tokens // cfg.model.max_context, cfg.actor.max_num_seqs),
+        host=width * shape.parameters,
+    )

@@ -1,0 +1,202 @@
+"""Bytes of a rank of the learner, and of its host, from the shape of the model and the settings.
+
+What lives always: masters, AdamW's moments, gradients, the reference, all in shards. What lives for a moment is the largest of
+a few instants, each with what it holds:
+
+    the head's backward pass    embedding and head gathered, kept activations, a slice of logits, the head's gradient
+    a layer's backward pass     the layer and the next one gathered, its activations, gradients on their way to the shards
+    the end of the backward     the gradients of embedding and head, once in the dtype of the computation and once in float32
+    a forward without gradient  embedding and head gathered, a layer's activations or a chunk of logits
+
+`prolong bench memory` compares this with what the learner's code allocates (docs/gpu.md). Coefficients of activations count the
+tensors that autograd keeps in transformers' layers, in units of one number a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ...common.config.choices import Offload, Recompute
+from ...common.config.sections import Config
+from .model_shape import ModelShape
+
+MASTER, MOMENTS, GRADIENT = 4, 8, 4  # bytes of a parameter
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SLICE = 256  # narrowest slice of the vocabulary in the backward pass of the head (common/half_head.py)
+# of one rank, outside of torch's tensors: CUDA context, libraries, NCCL's buffers; an allocator's fragments
+CONTEXT_BYTES = 1_500_000_000
+FRAGMENTS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerMemory:
+    """Bytes on the GPU of one rank, and in the memory of its host."""
+
+    masters: int
+    moments: int
+    gradients: int
+    reference: int
+    gathered: int  # embedding, head and layers, whole, and gradients before they are shared out, at the highest instant
+    activations: int  # at that instant
+    logits: int  # at that instant
+    context: int  # CUDA, NCCL and fragments
+    instant: str  # which one it is
+    # of rank 0: offloaded parts, the copy that a checkpoint is written from, weights on their way to the actors
+    host: int
+
+    @property
+    def resident(self) -> int:
+        return self.masters + self.moments + self.gradients + self.reference
+
+    @property
+    def tensors(self) -> int:
+        """What torch allocates at the highest instant."""
+        return self.resident + self.gathered + self.activations + self.logits
+
+    @property
+    def peak(self) -> int:
+        return self.tensors + self.context
+
+    def parts(self) -> dict[str, int]:
+        """Bytes on the GPU, by what they hold."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("instant", "host")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """What lives for a moment."""
+
+    name: str
+    gathered: float
+    activations: float
+    logits: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.gathered + self.activations + self.logits
+
+
+class _Counter:
+    """Bytes of the parts of one rank, for one shape under one configuration."""
+
+    def __init__(self, shape: ModelShape, cfg: Config, shards: int, tokens: int) -> None:
+        self.shape, self.learner, self.shards, self.tokens = shape, cfg.learner, shards, tokens
+        self.sharded = shards > 1 or cfg.model.dtype != "float32"
+        self.width = DTYPE_BYTES[cfg.model.dtype] if self.sharded else 4
+
+    def share(self, num_bytes: float) -> float:
+        return num_bytes / self.shards
+
+    def wide(self, parameters: int) -> float:
+        """Parameters gathered in the dtype of the computation; those of a plain module are there anyway."""
+        return self.width * parameters if self.sharded else 0.0
+
+    def kept(self) -> float:
+        """Activations of one layer that are kept for the backward pass."""
+        shape = self.shape
+        if self.learner.recompute is Recompute.true:
+            return self.width * self.tokens * shape.hidden
+        if self.learner.recompute is Recompute.selective:
+            inner = (2 if shape.gated else 1) * shape.activated
+            return self.width * self.tokens * (3 * shape.hidden + inner + 2 * shape.query + 2 * shape.kv)
+        return self.layer_activations()
+
+    def layer_activations(self) -> float:
+        """All activations of one layer that autograd keeps."""
+        shape = self.shape
+        # each norm: its input in float32 (two units of a half type), the normalised states, and the result
+        norms = 2 * (4 if self.width == 2 else 2) * shape.hidden
+        # queries and the result of attention; gathered keys and values; their norms: two units and one
+        attention = 2 * (shape.query + shape.kv) + (3 * (shape.query + shape.kv) if shape.normed else 0)
+        inner = (4 if shape.gated else 2) * shape.activated
+        return self.width * self.tokens * (norms + attention + inner)
+
+    def logit_slice(self) -> tuple[float, float]:
+        """Bytes of a slice's logits, and of the product that is its part of the head's gradient."""
+        shape, chunk = self.shape, self.learner.logprob_chunk
+        width = max(SLICE, chunk * shape.vocab // max(self.tokens, shape.hidden) // 64 * 64)
+        width = min(width, shape.vocab)
+        return 4.0 * self.tokens * width, 4.0 * width * shape.hidden
+
+    def instants(self, *, reference: bool) -> list[_Instant]:
+        shape, tokens, width = self.shape, self.tokens, self.width
+        states = tokens * shape.hidden
+        kept, whole = self.kept(), self.layer_activations()
+        root, layer, table = self.wide(shape.root), self.wide(shape.layer), self.wide(shape.table)
+        shared = 4.0 * shape.layer if self.sharded else 0.0
+        logits, product = self.logit_slice()
+        last_norm = (4 + 2 * width) * states
+        head = _Instant(
+            "backward pass of the head",
+            root + layer + table,
+            shape.layers * kept + last_norm + 4.0 * states,
+            1.5 * logits + product,
+        )
+        inner = self.wide(shape.hidden * shape.intermediate * shape.experts)
+        # gradients of the inner states, and of the states beside and behind the MLP
+        flowing = width * tokens * (2 * shape.activated + 3 * shape.hidden)
+        middle = _Instant(
+            "backward pass of a layer",
+            root + table + 2 * layer + inner + shared,
+            max(shape.layers - 2, 0) * kept + whole + flowing + width * states,
+        )
+        # a tied embedding has its gradient as a head, as an embedding, and their sum; then everything is resharded
+        parts = 3 if shape.tied else 2
+        embedding = _Instant("backward pass of the embedding", root + parts * table + shared, width * states)
+        reduced = _Instant("end of the backward pass", root + 4.0 * shape.root if self.sharded else 0.0, 0.0)
+        found = [head, middle, embedding, reduced]
+        if reference or self.learner.minibatches > 1:
+            found += self._forwards()
+        return found
+
+    def _forwards(self) -> list[_Instant]:
+        """Forward passes without gradients."""
+        shape, tokens, width = self.shape, self.tokens, self.width
+        root, layer = self.wide(shape.root), self.wide(shape.layer)
+        inner = width * tokens * ((3 if shape.gated else 2) * shape.activated + 4 * shape.hidden)
+        chunk = 4.0 * min(self.learner.logprob_chunk, tokens) * shape.vocab
+        return [
+            _Instant("forward pass without gradient, gathering", 2 * root + layer, 0.0),
+            _Instant("forward pass without gradient, a layer", root + 2 * layer, inner),
+            _Instant("forward pass without gradient, the head", root + layer, 2.0 * width * tokens * shape.hidden, chunk),
+        ]
+
+
+def published_bytes(shape: ModelShape, cfg: Config) -> int:
+    """Bytes in the memory of rank 0's host for weights: the version that is sent, and the next one, packed meanwhile."""
+    return 2 * DTYPE_BYTES[cfg.model.dtype] * shape.parameters
+
+
+def predict_learner(shape: ModelShape, cfg: Config, *, ranks: int, shards: int, tokens: int | None = None) -> LearnerMemory:
+    """The memory of rank 0, which has the most to do. `cfg.model.dtype` is settled.
+
+    shards: ranks that share a copy of the model. tokens: of a micro-batch; default: `learner.token_budget`, or the longest
+    document, which is not split.
+    """
+    tokens = max(cfg.learner.token_budget, cfg.model.max_context) if tokens is None else tokens
+    count = _Counter(shape, cfg, shards, tokens)
+    number, width = shape.parameters, count.width
+    with_reference = cfg.objective.kl_beta > 0
+    reference = count.share(number * (width if count.sharded else MASTER)) if with_reference else 0.0
+    state = [count.share(number * each) for each in (MASTER, MOMENTS, GRADIENT)]
+    moved = cfg.learner.offload if count.sharded else Offload.none
+    offloaded = (reference if moved is not Offload.none else 0.0) + (sum(state) if moved is Offload.all else 0.0)
+    if moved is not Offload.none:
+        reference = 0.0
+    if moved is Offload.all:
+        state = [0.0, 0.0, 0.0]
+    highest = max(count.instants(reference=with_reference), key=lambda instant: instant.total)
+    tensors = sum(state) + reference + highest.total
+    saved = count.share(number * (MASTER + MOMENTS)) + (count.share(number * width) if with_reference else 0.0)
+    return LearnerMemory(
+        masters=int(state[0]),
+        moments=int(state[1]),
+        gradients=int(state[2]),
+        reference=int(reference),
+        gathered=int(highest.gathered),
+        activations=int(highest.activations),
+        logits=int(highest.logits),
+        context=int(CONTEXT_BYTES + FRAGMENTS * tensors),
+        instant=highest.name,
+        host=int(offloaded + saved) + published_bytes(shape, cfg),
+    )

@@ -1,0 +1,154 @@
+"""Whether a run fits on the GPUs of one machine, and the settings with which it does.
+
+A learner that does not fit is tried again with one setting more, in the order of what each costs. On a GPU that learner and
+actor share, vLLM gets what the learner leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ...common.config.choices import EngineKind, Offload, Recompute
+from ...common.config.sections import Config
+from ..placement import needed_gpus, shares_gpu
+from .actor_memory import CONTEXT_BYTES_OF_ACTOR, ActorMemory, predict_actor
+from .learner_memory import LearnerMemory, predict_learner, published_bytes
+from .model_shape import ModelShape
+
+GIB = 1 << 30
+# a run whose numbers are closer than this to the memory of a card may fail on a bad day
+MARGIN = 0.03
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachinePlan:
+    """The memory of a run on one machine with equal GPUs."""
+
+    gpus: int
+    needed: int  # GPUs, without sharing
+    shared: bool  # learner and actor are on the same GPU
+    total_bytes: int  # of each GPU
+    parameters: int
+    learner: LearnerMemory
+    actor: ActorMemory | None  # None: no actors here, or not vLLM
+    learner_host: int  # bytes of all ranks in the memory of the machine
+    actors: int
+    advice: str = ""  # settings with which memory suffices; empty when it does, or nothing helps
+
+    @property
+    def learner_fits(self) -> bool:
+        return self.learner.peak <= (1 - MARGIN) * self.total_bytes
+
+    @property
+    def actor_fits(self) -> bool:
+        return self.actor is None or self.actor.sequences > 0
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the memory of the GPUs suffices, if there are enough of them."""
+        return self.learner_fits and self.actor_fits
+
+    @property
+    def fits(self) -> bool:
+        placed = self.shared or self.gpus >= self.needed
+        return placed and self.in_memory
+
+    @property
+    def host(self) -> int:
+        return self.learner_host + (self.actor.host * self.actors if self.actor else 0)
+
+
+def plan_machine(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> MachinePlan:
+    """Count the memory of a run of `cfg` on so many GPUs of `total_bytes`. `cfg.model.dtype` is settled."""
+    plan = _count(shape, cfg, gpus, total_bytes)
+    return plan if plan.in_memory else replace(plan, advice=_advice(shape, cfg, gpus, total_bytes))
+
+
+def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> MachinePlan:
+    shared = shares_gpu(cfg, gpus)
+    learner = predict(shape, cfg)
+    actor = None
+    if cfg.launch.actors and cfg.actor.engine is EngineKind.vllm:
+        share = actor_share(cfg, learner, total_bytes) if shared else cfg.actor.gpu_memory_utilization
+        actor = predict_actor(shape, cfg, total_bytes, share)
+    # rank 0 also holds what is sent to the actors
+    others = learner.host - published_bytes(shape, cfg)
+    return MachinePlan(
+        gpus=gpus,
+        needed=needed_gpus(cfg),
+        shared=shared,
+        total_bytes=total_bytes,
+        parameters=shape.parameters,
+        learner=learner,
+        actor=actor,
+        learner_host=learner.host + (cfg.launch.learner_ranks - 1) * others,
+        actors=cfg.launch.actors,
+    )
+
+
+def predict(shape: ModelShape, cfg: Config) -> LearnerMemory:
+    """The memory of rank 0 of the learner of `cfg`, all of whose ranks are on one machine."""
+    ranks = cfg.launch.learner_ranks
+    return predict_learner(shape, cfg, ranks=ranks, shards=cfg.learner.shard_ranks or ranks)
+
+
+def actor_share(cfg: Config, learner: LearnerMemory, total_bytes: int) -> float:
+    """The share of a GPU that vLLM gets beside the learner, in hundredths; at most `actor.gpu_memory_utilization`."""
+    left = (total_bytes * (1 - MARGIN) - learner.peak - CONTEXT_BYTES_OF_ACTOR) / total_bytes
+    return min(cfg.actor.gpu_memory_utilization, max(int(left * 100) / 100, 0.0))
+
+
+def _advice(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> str:
+    """Settings with which memory suffices: the cheapest ones, none of them in vain; empty when nothing helps."""
+
+    def suffices(changes: dict[str, object]) -> bool:
+        return _count(shape, _changed(cfg, changes), gpus, total_bytes).in_memory
+
+    changes: dict[str, object] = {}
+    for name, value in _cheaper(cfg):
+        changes[name] = value
+        if suffices(changes):
+            break
+    else:
+        return _more_ranks(shape, cfg, changes, total_bytes)
+    for name in list(changes):
+        fewer = {other: value for other, value in changes.items() if other != name}
+        if suffices(fewer):
+            changes = fewer
+    return _settings(changes)
+
+
+def _more_ranks(shape: ModelShape, cfg: Config, changes: dict[str, object], total_bytes: int) -> str:
+    """The fewest ranks with which a learner with these changes fits."""
+    for ranks in (2, 4, 8, 16, 32, 64):
+        wider = replace(_changed(cfg, changes | {"shard_ranks": ranks}), launch=replace(cfg.launch, learner_ranks=ranks))
+        if ranks > cfg.launch.learner_ranks and _count(shape, wider, ranks, total_bytes).learner_fits:
+            return f"{_settings(changes)} launch.learner_ranks={ranks}".strip()
+    return ""
+
+
+def _changed(cfg: Config, changes: dict[str, object]) -> Config:
+    return replace(cfg, learner=replace(cfg.learner, **changes))  # pyright: ignore[reportArgumentType]
+
+
+def _settings(changes: dict[str, object]) -> str:
+    """The changes as a user gives them."""
+    words = {name: value.name if isinstance(value, Enum) else value for name, value in changes.items()}
+    return " ".join(f"learner.{name}={value}" for name, value in words.items())
+
+
+def _cheaper(cfg: Config) -> Iterator[tuple[str, object]]:
+    """Settings that lower the learner's memory, in the order of what they cost."""
+    learner = cfg.learner
+    if learner.recompute is not Recompute.true:
+        yield "recompute", Recompute.true
+    if learner.logprob_chunk > 256:
+        yield "logprob_chunk", 256
+    if learner.token_budget > cfg.model.max_context:
+        yield "token_budget", cfg.model.max_context
+    if learner.offload is Offload.none and cfg.objective.kl_beta > 0:
+        yield "offload", Offload.reference
+    if learner.offload is not Offload.all:
+        yield "offload", Offload.all

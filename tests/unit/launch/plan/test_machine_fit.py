@@ -1,0 +1,142 @@
+"""What fits on which GPUs, with sums that a reader can redo, and advice that is taken from settings that exist."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prolong.bench.memory import MODELS
+from prolong.common.config.choices import EngineKind, Offload, Recompute
+from prolong.common.config.sections import (
+    ActorConfig,
+    Config,
+    LaunchConfig,
+    LearnerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+)
+from prolong.common.errors import ConfigError
+from prolong.launch.plan import memory_command
+from prolong.launch.plan.actor_memory import kv_bytes, predict_actor
+from prolong.launch.plan.learner_memory import predict_learner
+from prolong.launch.plan.machine_fit import GIB, plan_machine
+from prolong.launch.plan.model_shape import ModelShape
+from prolong.launch.recipes import compose
+
+SMALL, LARGE = ModelShape.of(MODELS["0.6B"]), ModelShape.of(MODELS["32B"])
+N = LARGE.parameters
+
+
+def config(*, ranks: int = 1, actors: int = 1, dtype: str = "bfloat16", beta: float = 1e-4, **learner: object) -> Config:
+    return Config(
+        model=ModelConfig(path="x", dtype=dtype, max_context=4096),
+        learner=replace(LearnerConfig(token_budget=8192), **learner),
+        objective=ObjectiveConfig(kl_beta=beta),
+        launch=LaunchConfig(learner_ranks=ranks, actors=actors),
+    )
+
+
+def test_the_state_of_a_rank_is_its_share_of_18_bytes_a_parameter() -> None:
+    memory = predict_learner(LARGE, config(ranks=8), ranks=8, shards=8)
+    assert (memory.masters, memory.moments, memory.gradients) == (4 * N // 8, 8 * N // 8, 4 * N // 8)
+    assert memory.reference == 2 * N // 8
+    assert predict_learner(LARGE, config(ranks=8, beta=0.0), ranks=8, shards=8).reference == 0
+    # one rank in float32 is a plain module, and so is its reference
+    assert predict_learner(LARGE, config(dtype="float32"), ranks=1, shards=1).resident == 20 * N
+
+
+def test_offloaded_parts_move_to_the_host() -> None:
+    plain, reference, everything = (
+        predict_learner(LARGE, config(ranks=8, offload=offload), ranks=8, shards=8)
+        for offload in (Offload.none, Offload.reference, Offload.all)
+    )
+    assert plain.resident - reference.resident == reference.host - plain.host == 2 * N // 8
+    assert everything.resident == 0
+    assert everything.host - plain.host == 18 * N // 8
+
+
+def test_recompute_keeps_fewer_activations() -> None:
+    all_kept, cheap, least = (
+        predict_learner(LARGE, config(ranks=8, recompute=recompute), ranks=8, shards=8).tensors
+        for recompute in (Recompute.false, Recompute.selective, Recompute.true)
+    )
+    assert all_kept > 1.5 * cheap > 2.5 * least
+
+
+def test_the_cache_of_an_actor_is_what_weights_and_activations_leave() -> None:
+    cfg = config()
+    actor = predict_actor(SMALL, cfg, 80 * GIB, 0.85)
+    assert actor.weights == 2 * SMALL.parameters
+    # two for keys and values, 28 layers, 8 heads of 128, two bytes
+    assert kv_bytes(SMALL, cfg) == 2 * 28 * 8 * 128 * 2
+    assert actor.kv_cache == int(0.85 * 80 * GIB) - actor.weights - actor.activations - actor.bucket
+    assert actor.kv_tokens == actor.kv_cache // kv_bytes(SMALL, cfg)
+    assert actor.sequences == actor.kv_tokens // 4096
+    split = replace(cfg, actor=ActorConfig(tensor_parallel=4))
+    assert predict_actor(LARGE, split, 80 * GIB, 0.85).weights == N // 2
+
+
+def test_on_one_gpu_the_actor_gets_what_the_learner_leaves() -> None:
+    plan = plan_machine(SMALL, config(recompute=Recompute.true), 1, 80 * GIB)
+    assert plan.shared
+    assert plan.fits
+    assert plan.actor is not None
+    assert plan.learner.peak + plan.actor.taken <= 80 * GIB
+    assert 0.5 < plan.actor.share <= 0.85
+    apart = plan_machine(SMALL, config(recompute=Recompute.true), 2, 80 * GIB)
+    assert apart.actor is not None
+    assert (apart.shared, apart.actor.share) == (False, 0.85)
+
+
+def test_too_little_memory_names_the_cheapest_settings_that_help() -> None:
+    plan = plan_machine(SMALL, config(), 1, 24 * GIB)
+    assert not plan.fits
+    assert plan.advice == "learner.recompute=true"
+    assert plan_machine(SMALL, config(recompute=Recompute.true), 1, 24 * GIB).fits
+
+
+def test_advice_composes_and_is_enough() -> None:
+    cfg = config(ranks=8, actors=0)
+    plan = plan_machine(LARGE, cfg, 8, 80 * GIB)
+    assert not plan.learner_fits
+    assert plan.advice
+    settings = ["model.path=x", "model.dtype=bfloat16", "model.max_context=4096", "launch.actors=0", "launch.learner_ranks=8"]
+    given = compose("", [*settings, *plan.advice.split()])
+    assert plan_machine(LARGE, given, 8, 80 * GIB).learner_fits
+
+
+def test_a_model_that_nothing_makes_fit_is_told_so() -> None:
+    plan = plan_machine(LARGE, config(), 1, 2 * GIB)
+    assert not plan.fits
+    assert plan.advice == ""
+    assert "no setting of the learner helps" in memory_command.plan_verdict(plan)
+
+
+def test_too_few_gpus_do_not_fit_however_large() -> None:
+    plan = plan_machine(SMALL, config(ranks=4, actors=4), 4, 141 * GIB)
+    assert plan.in_memory
+    assert not plan.fits
+    assert "the run needs 8 GPUs and there are 4" in memory_command.plan_verdict(plan)
+
+
+def test_an_engine_that_has_no_share_is_not_counted() -> None:
+    cfg = replace(config(), actor=ActorConfig(engine=EngineKind.transformers))
+    assert plan_machine(SMALL, cfg, 2, 80 * GIB).actor is None
+
+
+def test_the_command_reads_config_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["7B"]))
+    settings = [f"model={tmp_path}", "learner.recompute=true", "launch.learner_ranks=4", "launch.actors=4"]
+    assert memory_command.main([*settings, "--gpus", "8", "--gib", "80", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["fits"] is True
+    assert record["gpus_needed"] == 8
+    assert record["learner"]["masters"] == record["parameters"]
+    assert memory_command.main([*settings, "--gpus", "4", "--gib", "80"]) == 1
+    said = capsys.readouterr().out
+    assert "7.62 billion parameters, bfloat16" in said
+    assert "the run needs 8 GPUs and there are 4" in said
+    with pytest.raises(ConfigError, match=r"--gib 0: expected a number above 0"):
+        memory_command.main([*settings, "--gib", "0"])
