@@ -127,7 +127,7 @@ def take_snapshot(
     with_reference: bool,
     copies: bool = False,
 ) -> Snapshot | ShardSnapshot:
-    """Copy everything, into `memory` if there are several ranks. With several ranks nothing travels between them.
+    """Copy everything into `memory`. With several ranks nothing travels between them.
 
     copies: take what other ranks hold too, because this one's disk is not theirs.
     The numbers that `load_checkpoint` gives back to the trainer are read from the trainer, not from `state`.
@@ -152,14 +152,14 @@ def take_snapshot(
     }
     reference = frozen.stored_tensors() if frozen and with_reference else None
     if ranks.size == 1:
-        policy = _copy_whole(trainer.policy.full_parameters())
+        policy = _copy_whole(POLICY, trainer.policy.full_parameters(), memory)
         return Snapshot(
             **common,
             policy=policy,
             files={} if common["adapter"] else revert_weight_conversion(trainer.policy.causal, policy),
-            optimizer=_copy_whole(stored_moments(trainer)),
+            optimizer=_copy_whole(TRAINER, stored_moments(trainer), memory),
             rng={name: value.unsqueeze(0) for name, value in _random_states().items()},
-            reference=_copy_whole(reference or ()),
+            reference=_copy_whole(REFERENCE, reference or (), memory),
         )
     parts = {POLICY: trainer.policy.stored_tensors(), TRAINER: stored_moments(trainer)}
     if reference is not None:
@@ -202,9 +202,13 @@ def _random_states() -> dict[str, Tensor]:
     return states
 
 
-def _copy_whole(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    whole = ((name, value.full_tensor() if isinstance(value, DTensor) else value) for name, value in tensors)
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in whole}
+def _copy_whole(file: str, tensors: Iterable[tuple[str, Tensor]], memory: HostMemory) -> dict[str, Tensor]:
+    copies = {}
+    for name, tensor in tensors:
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        copies[name] = memory.copy(f"{file}/{name}", whole.detach())
+    memory.wait()
+    return copies
 
 
 def _copy_held(file: str, tensors: Iterable[tuple[str, Tensor]], ranks: Ranks, memory: HostMemory, *, copies: bool) -> Held:

@@ -234,3 +234,15 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(mode
     assert "step-00000002 failed" in (tmp_path / "error-0.txt").read_text()
     trainer = make_trainer(small_config(model), dtype=torch.float32)
     load_checkpoint(tmp_path / "step-00000001", read_state(tmp_path / "step-00000001"), trainer, Ranks())
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_rank_fails_the_checkpoint_on_all_and_the_next_one_may_succeed(
+    model: Path, tmp_path: Path
+) -> None:
+    run_ranks(model, tmp_path, "fill")
+    errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)]
+    assert "rank 1 could not do its part; its log says why" in errors[0]
+    assert "No space left on device" in errors[1]
+    assert "make room on that disk" in errors[1]
+    assert sorted(path.name for path in tmp_path.glob("*step-*")) == ["step-00000003"]

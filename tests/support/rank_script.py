@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from prolong.learner.batches.packing import pack
 from prolong.learner.checkpoints import snapshot
 from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
+from prolong.learner.checkpoints.shards import write_shards
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks, rank_mesh, work_timeout_s
 from prolong.learner.step import StepConfig, Trainer
@@ -43,7 +45,7 @@ def run(model: Path, folder: Path, mode: str) -> None:
 
     `resave FROM`: load it, and save it again into folder/resaved-RANKS. All three may end with `@DTYPE`, and begin with
     `apart `: then every rank is on a node of its own, whose disk is folder/node-RANK. `die`: rank 1 is killed in the middle of
-    writing the second of two checkpoints, and rank 0 writes its error into folder/error-0.txt.
+    writing the second of two checkpoints; `fill`: the disk is full for it. Errors go into folder/error-RANK.txt.
 
     `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
     skipped, and its error into folder/error-RANK.txt. `groups`: one step with every size of the groups that hold the model.
@@ -65,8 +67,8 @@ def run(model: Path, folder: Path, mode: str) -> None:
             step_in_groups(model, folder, sharing, ranks)
     elif mode == "experts":
         experts(model, folder, ranks)
-    elif mode == "die":
-        die_in_a_save(model, folder, ranks)
+    elif mode in ("die", "fill"):
+        fail_in_a_save(model, folder, mode, ranks)
     elif mode.startswith("apart "):
         ranks.local_rank = 0
         train(model, folder / f"node-{ranks.rank}", mode.removeprefix("apart "), ranks)
@@ -199,22 +201,27 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
     saver.close()
 
 
-def die_in_a_save(model: Path, folder: Path, ranks: Ranks) -> None:
-    """`die`."""
+def fail_in_a_save(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
+    """`die` and `fill`; a third checkpoint after the latter."""
     trainer = make_sharded(small_config(model), ranks)
     saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=1)
     saver.save(LearnerState(version=1), trainer)
     saver.wait()
-    write = snapshot.write_shards
 
-    def write_and_die(path: Path, *args: Any) -> None:
-        write(path, *args)
-        if ranks.rank == 1:
+    def fail(path: Path, *args: Any) -> None:
+        write_shards(path, *args)
+        if ranks.rank == 1 and mode == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if ranks.rank == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    snapshot.write_shards = write_and_die
-    saver.save(LearnerState(version=2), trainer)
-    try:
+    with patch.object(snapshot, "write_shards", fail):
+        saver.save(LearnerState(version=2), trainer)
+        try:
+            saver.wait()
+        except CheckpointError as error:
+            (folder / f"error-{ranks.rank}.txt").write_text(str(error))
+    if mode == "fill":
+        ranks.barrier()
+        saver.save(LearnerState(version=3), trainer)
         saver.close()
-    except CheckpointError as error:
-        (folder / f"error-{ranks.rank}.txt").write_text(str(error))
