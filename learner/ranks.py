@@ -141,15 +141,16 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
         world_size=size,
         timeout=timedelta(seconds=START_TIMEOUT_S),
     )
+    device = "cuda" if cuda else "cpu"
     if size == 1:
-        return Ranks(local_rank=local_rank)
+        return Ranks(local_rank=local_rank, mesh=rank_mesh(1, 1, device))
     return Ranks(
         rank=rank,
         size=size,
         local_rank=local_rank,
         handover=_gloo_group(starve_s + START_TIMEOUT_S),
         control=_gloo_group(START_TIMEOUT_S),
-        mesh=rank_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), "cuda" if cuda else "cpu"),
+        mesh=rank_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), device),
         context=_context(rank, size, context_parallel) if context_parallel > 1 else None,
         starve_s=starve_s,
     )

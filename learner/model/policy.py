@@ -126,7 +126,7 @@ class Policy(nn.Module):
             value = tensor.detach()
             if dtype is not None and isinstance(tensor, nn.Parameter):
                 value = value.to(dtype)
-            yield name, value.full_tensor() if isinstance(value, DTensor) else value
+            yield name, _gathered(value)
 
     def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what a checkpoint holds of the policy, each tensor as this rank holds it: to be copied, or to be filled."""
@@ -160,10 +160,21 @@ class Policy(nn.Module):
             set_tensor(parameter, tensors[name])
 
 
+def _gathered(value: Tensor) -> Tensor:
+    """Gather a tensor that may be sharded; shards that live on the host, where the ranks have fast links."""
+    if not isinstance(value, DTensor):
+        return value
+    near = value.to(value.device_mesh.device_type)
+    assert isinstance(near, DTensor)
+    return near.full_tensor()
+
+
 def set_tensor(target: Tensor, whole: Tensor) -> None:
     """Fill `target`, which may be sharded, from a whole tensor that every rank holds."""
     if isinstance(target, DTensor):
-        whole = distribute_tensor(whole.to(target.device, target.dtype), target.device_mesh, target.placements)
+        # every rank has it all, and needs to be sent nothing
+        mesh = target.device_mesh
+        whole = distribute_tensor(whole.to(mesh.device_type, target.dtype), mesh, target.placements, src_data_rank=None)
     target.copy_(whole)
 
 

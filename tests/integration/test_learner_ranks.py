@@ -10,6 +10,7 @@ from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.common.config.sections import Config
 from prolong.common.errors import ModelError
 from prolong.learner.checkpoints.checkpoint import POLICY, REFERENCE, TRAINER, LearnerState, load_checkpoint, read_state
+from prolong.learner.checkpoints.export import export_checkpoint
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.checkpoints.shards import StoredTensors
 from prolong.learner.ranks import Ranks
@@ -138,7 +139,8 @@ def test_fused_experts_are_sharded_published_trained_and_saved_under_the_names_o
     stored = load_file(tmp_path / "experts.safetensors")
     for key in ("learner/loss", "learner/grad_norm"):
         assert stored[key].item() == pytest.approx(metrics[key], rel=1e-5), key
-    saved = load_file(tmp_path / "step-00000001" / "model.safetensors")
+    export_checkpoint(tmp_path / "step-00000001", tmp_path / "exported", dtype=None)
+    saved = load_file(tmp_path / "exported" / "model.safetensors")
     assert saved.keys() == load_file(model / "model.safetensors").keys()
     names = [name for name in saved if "experts.0." in name]
     assert names, "one by one in the files, together in the model"
