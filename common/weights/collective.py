@@ -148,13 +148,15 @@ class CollectiveActorEnd:
     """Rank `member + 1` of the groups that it joins. Contract: `api.ActorEnd`.
 
     A download takes the group out of `_idle_group` while it uses it, and puts it back at its end. A download that its caller
-    gave up on finds that another one has begun, and closes its group instead.
+    gave up on finds that another one has begun, and closes its group instead. Over NCCL the other one does that for it: until
+    then a kernel would wait on the GPU, and the engine's next pause for that kernel.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._lock = threading.Lock()
         self._idle_group: WeightsGroup | None = None
+        self._busy_group: WeightsGroup | None = None  # of the download begun last, once it has one
         self._epoch: Epoch | None = None  # of the download begun last, and of `_idle_group`
         self._busy = False  # that download goes on
         self._num_downloads = 0  # begun so far
@@ -165,6 +167,7 @@ class CollectiveActorEnd:
         try:
             if group is None:
                 group = self._join(update, JOIN_FACTOR * phase_timeout_s)
+            self._note_group(group, number)
             buffer = torch.empty(0, dtype=torch.uint8, device=group.device)
             if group.medium is Medium.nccl:
                 buffer = torch.empty(largest_bucket(update.manifest), dtype=torch.uint8, device=group.device)
@@ -190,16 +193,26 @@ class CollectiveActorEnd:
             if group is not None and epoch != self._epoch:
                 group.close()
                 group = None
+            hanging, self._busy_group = self._busy_group, None
+            if hanging is not None and hanging.medium is Medium.nccl:
+                hanging.close()
             self._epoch, self._busy = epoch, True
             self._num_downloads += 1
             return group, self._num_downloads
+
+    def _note_group(self, group: WeightsGroup, number: int) -> None:
+        with self._lock:
+            if number == self._num_downloads:
+                self._busy_group = group
+                return
+        raise WeightsError("another download was begun")
 
     def _end(self, number: int, reusable: WeightsGroup | None = None) -> None:
         """Download `number` is over; the next one of its epoch may use its group again if there is one."""
         with self._lock:
             newest = number == self._num_downloads
             if newest:
-                self._busy = False
+                self._busy, self._busy_group = False, None
             if reusable is None:
                 return
             if newest and not self._closed:

@@ -6,7 +6,8 @@ torch's default group is never touched. A broadcast that returned proves nothing
 unnoticed: acknowledgements with checksums do.
 
 A group that broke for one rank breaks for all of them soon: that rank says so in the store, rank 0 looks there before every
-bucket and leaves, and a rank whose peer left gets an error at once. No rank waits longer than the deadline of a phase.
+bucket, with NCCL also while it waits, and leaves. With gloo a rank whose peer left gets an error at once; with NCCL it waits
+until the next epoch begins. No rank waits longer than the deadline of a phase.
 """
 # pyright: reportPrivateImportUsage=false
 # torch.distributed exports its stores and groups without naming them in __all__.
@@ -17,6 +18,7 @@ import socket
 from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -156,8 +158,8 @@ class WeightsGroup:
         Raises WeightsError when a peer is lost, and at the deadline. The group is of no use then: `fail` or `close` it.
         """
         try:
-            if self._rank == 0 and self._store.check([_BROKEN]):
-                raise RuntimeError(f"{self._store.get(_BROKEN).decode()} gave up")
+            if self._rank == 0:
+                _raise_if_broken(self._store)
             self._channel.broadcast(flat, self._timeout_s if timeout_s is None else timeout_s)
         except RuntimeError as error:
             raise WeightsError(f"weight broadcast of {flat.numel()} bytes failed ({_first_line(error)})") from error
@@ -169,9 +171,11 @@ class WeightsGroup:
         self.close()
 
     def close(self) -> None:
-        """Leave the group. Peers that still wait in it get an error. Never raises."""
+        """Leave the group. Peers that still wait in it get an error. Never raises, and may come twice.
+
+        From another thread, while a broadcast goes on: with NCCL that broadcast is an error at once.
+        """
         self._channel.abort()
-        del self._channel, self._store
 
 
 class GlooChannel:
@@ -184,17 +188,26 @@ class GlooChannel:
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timeout
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]  # type: ignore[attr-defined]
-        self._group: dist.ProcessGroup = dist.ProcessGroupGloo(store, rank, world_size, options)  # type: ignore
+        self._group: dist.ProcessGroup | None = dist.ProcessGroupGloo(store, rank, world_size, options)  # type: ignore
 
     def broadcast(self, flat: torch.Tensor, timeout_s: float) -> None:
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.timeout = timedelta(seconds=timeout_s)
-        self._group.broadcast([flat], options).wait(options.timeout)
+        group = self._group
+        if group is None:
+            raise RuntimeError("the group was left")
+        group.broadcast([flat], options).wait(options.timeout)
 
     def abort(self) -> None:
-        """The group's end closes its connections."""
-        del self._group
+        """The group's end closes its connections, once no broadcast uses it any more."""
+        self._group = None
+
+
+def _raise_if_broken(store: dist.Store) -> None:
+    """For rank 0 alone: the store is in its process, so that no answer is waited for. Raises RuntimeError."""
+    if store.check([_BROKEN]):
+        raise RuntimeError(f"{store.get(_BROKEN).decode()} gave up")
 
 
 def presence_on(device: torch.device, digest: str) -> Presence:
@@ -255,7 +268,7 @@ def _nccl_channel(store: dist.Store, rank: int, world_size: int, device: torch.d
     if rank == 0:
         store.set(_UNIQUE_ID, library.unique_id().hex())
     store.wait([_UNIQUE_ID], timedelta(seconds=max(deadline_s - monotonic(), 0.001)))
-    channel = nccl.NcclChannel(library, device)
+    channel = nccl.NcclChannel(library, device, *([partial(_raise_if_broken, store)] if rank == 0 else []))
     try:
         channel.connect(bytes.fromhex(store.get(_UNIQUE_ID).decode()), rank, world_size, max(deadline_s - monotonic(), 0.0))
     except BaseException:

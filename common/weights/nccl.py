@@ -22,6 +22,7 @@ import torch
 log = logging.getLogger(__name__)
 
 POLL_S = 0.0005  # how soon the end of a broadcast is noticed
+WATCH_S = 0.2  # how soon a member that gave up is noticed
 ABORT_S = 2.0  # how long `abort` waits for NCCL, before it leaves it to a thread
 # of the GPU's more than a hundred multiprocessors: the others go on with training
 MAX_CTAS = 8
@@ -164,9 +165,10 @@ def recorded_event() -> Callable[[], bool]:
 class NcclChannel:
     """A communicator of the ranks of one epoch. All calls but `abort` come from one thread, with its own GPU and stream."""
 
-    def __init__(self, library: Nccl, device: torch.device) -> None:
+    def __init__(self, library: Nccl, device: torch.device, watch: Callable[[], None] = lambda: None) -> None:
+        """`watch` is called now and then while a peer is waited for; it raises RuntimeError if that is in vain."""
         self.device = device  # where the tensors lie
-        self._library = library
+        self._library, self._watch = library, watch
         self._handle: int | None = None
         self._flat: torch.Tensor | None = None  # of the broadcast under way
         self._left = threading.Event()
@@ -191,13 +193,18 @@ class NcclChannel:
 
     def _settle(self, what: str, deadline_s: float, timeout_s: float, reached: Callable[[], bool] = lambda: True) -> None:
         """Wait until no call is in progress and `reached` is true."""
+        watched_s = monotonic()
         while True:
             with self._lock:
                 in_progress = self._library.in_progress(self._connected())
             if not in_progress and reached():
                 return
-            if monotonic() > deadline_s:
+            now_s = monotonic()
+            if now_s > deadline_s:
                 raise RuntimeError(f"NCCL: {what} within {timeout_s:g} s")
+            if now_s > watched_s + WATCH_S:
+                watched_s = now_s
+                self._watch()
             self._left.wait(POLL_S)
 
     def _connected(self) -> int:

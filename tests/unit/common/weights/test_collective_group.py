@@ -10,6 +10,7 @@ import pytest
 import torch
 from prolong.common.errors import WeightsError
 from prolong.common.weights.collective_group import WeightsGroup, WeightsStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 pytestmark = pytest.mark.timeout(60)
 NEVER_S = 600.0  # a deadline beyond the test's own: an error that is seen did not wait for it
@@ -80,7 +81,7 @@ def test_a_member_of_another_release_is_turned_away_and_told(store: WeightsStore
     """It says that it is there in words that rank 0 does not know."""
     with ThreadPoolExecutor(1) as pool:
         learner = pool.submit(join, store, 0, 2, timeout_s=NEVER_S)
-        client = torch.distributed.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+        client = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
         client.set("weights/1/1/here/1", "1-0badcafe")
         assert isinstance(learner.exception(30), WeightsError)
     assert client.get("weights/1/1/go") != b""

@@ -21,13 +21,13 @@ from prolong.common.messages import PublishPlan, UpdateWeights
 from prolong.common.weights import collective, collective_group, nccl
 from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
 from prolong.common.weights.collective import CollectiveTransport
-from prolong.common.weights.collective_group import Medium, Presence, medium_for
+from prolong.common.weights.collective_group import Medium, Presence, WeightsGroup, WeightsStore, medium_for
 
 from tests.support.fake_nccl import FakeNccl
 
 pytestmark = pytest.mark.timeout(60)
 CPU = torch.device("cpu")
-PHASE_S, SHORT_S, HANG_S = 10.0, 0.3, 20.0
+PHASE_S, SHORT_S, HANG_S, NEVER_S = 10.0, 0.3, 20.0, 600.0
 MANIFEST = plan_buckets([("a", "float32", (4,)), ("b", "float32", (16,)), ("c", "float32", (8,))], 32)
 
 
@@ -53,7 +53,9 @@ class Scene:
         with closing(self.actors[place].download(update, phase_s)) as buckets:
             return [flat.view(torch.float32).tolist() for flat in buckets]
 
-    def broadcast(self, version: int, epoch: int, *, members: int = 2, phase_s: float = PHASE_S) -> list[list[list[float]]]:
+    def broadcast(
+        self, version: int, epoch: int, *, members: int = 2, phase_s: float = PHASE_S, actor_phase_s: float = 0.0
+    ) -> list[list[list[float]]]:
         """Send `version` to the first actors; what each received."""
         plan = PublishPlan(generation=1, version=version, epoch=epoch, members=[f"actor-{i}" for i in range(members)])
         downloads = []
@@ -67,7 +69,7 @@ class Scene:
                 rendezvous=self.learner.rendezvous,
                 manifest=MANIFEST,
             )
-            downloads.append(self.pool.submit(self.download, place, update, phase_s))
+            downloads.append(self.pool.submit(self.download, place, update, actor_phase_s or phase_s))
         try:
             self.learner.publish(plan, weights(version), phase_s)
         finally:
@@ -196,6 +198,36 @@ def test_a_group_that_is_left_ends_a_broadcast_that_hangs_in_another_thread(
         assert library.begun.wait(HANG_S)
         channel.abort()
         assert "left" in str(hangs.exception(HANG_S))
+
+
+def test_rank_0_hears_of_a_member_that_gives_up_while_it_waits_for_the_broadcast(library: FakeNccl, scene: Scene) -> None:
+    store = WeightsStore.listen("127.0.0.1", timeout_s=PHASE_S)
+
+    def join(rank: int) -> WeightsGroup:
+        scene.local.rank = rank
+        where = {"generation": 1, "epoch": 1, "rank": rank, "world_size": 2, "device": CPU, "timeout_s": NEVER_S}
+        return WeightsGroup.join(store.host, store.port, **where)
+
+    learner, actor = scene.pool.map(join, range(2))
+    library.hang_broadcasts = True
+    hangs = scene.pool.submit(learner.broadcast, torch.zeros(16, dtype=torch.uint8))
+    assert library.begun.wait(HANG_S)
+    actor.fail()
+    assert "rank 1 gave up" in str(hangs.exception(HANG_S))
+    learner.close()
+    store.close()
+
+
+def test_a_download_that_hangs_is_ended_by_the_next_one(scene: Scene, library: FakeNccl) -> None:
+    """Its kernel would hold up the engine's next pause until the deadline."""
+    library.hang_broadcasts = True
+    with pytest.raises(WeightsError):
+        scene.broadcast(1, 1, members=1, phase_s=SHORT_S, actor_phase_s=NEVER_S)
+    library.hang_broadcasts = False
+    (hanging,) = scene.downloads
+    assert not hanging.done()
+    assert scene.broadcast(2, 2, members=1) == [values(2)]
+    assert "the group was left" in str(hanging.exception(HANG_S))
 
 
 def test_torchs_process_group_of_nccl_is_not_used(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
