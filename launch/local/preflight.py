@@ -14,7 +14,7 @@ from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
 from ...common.config.trees import judge_config
 from ...common.data.prompts import load_prompts
-from ...common.errors import AddressInUse, ConfigError, DataError, UserError
+from ...common.errors import AddressInUse, ConfigError, DataError, UserError, require
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
@@ -47,7 +47,9 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
 
 
 def check_machine(cfg: Config) -> None:
-    """Raise ConfigError when the configuration asks for GPUs or an address that this machine does not have."""
+    """Raise ConfigError when the configuration asks for GPUs or an address that are not there, or ranks that cannot share."""
+    ranks, sharing = cfg.launch.learner_ranks, cfg.learner.context_parallel
+    require(ranks % sharing == 0, "learner.context_parallel", sharing, f"a divisor of launch.learner_ranks, {ranks}")
     if cfg.model.device is Device.cuda and not has_gpu():
         raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
     if computes_on_gpu(cfg.model.device):

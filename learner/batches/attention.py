@@ -16,14 +16,12 @@ from there.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from ..context import ContextGroup
@@ -32,8 +30,6 @@ from .varlen import HEAD_LIMIT, KERNEL_TYPES, varlen_attention, varlen_takes
 
 # the name of this attention among transformers' implementations, and in `model.attention`
 DOCUMENTS_ATTENTION = "documents"
-# without cuDNN's, which torch prefers on recent GPUs and which plans anew for every shape: no shape of a block comes twice
-CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class AttentionForm(NamedTuple):
@@ -139,29 +135,32 @@ def _causal_attention(
     if on_cuda(query) and not _flash_takes(query, value, mask):
         # without flash attention only the kernel that holds all scores would know fewer key heads than heads
         key, value = _equal_heads(query, key, value)
-    with pinned_kernels(query):
-        result = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None,
-            # of the dimension before a sink was added
-            scale=scale,
-            dropout_p=dropout,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+    result = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        # of the dimension before a sink was added
+        scale=scale,
+        dropout_p=dropout,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     return result if sink is None else result[:, :, 1:]
+
+
+def avoid_planning() -> None:
+    """Let torch's attention on a GPU choose among the kernels that take any shape alike, for the whole process.
+
+    torch prefers cuDNN's on recent GPUs, which plans anew for every shape, for tenths of a second; no shape of packed documents
+    comes twice.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def on_cuda(query: Tensor) -> bool:
     """Whether torch would choose among the kernels of a GPU."""
     return query.is_cuda
-
-
-def pinned_kernels(query: Tensor) -> AbstractContextManager[object]:
-    """Let torch choose among CUDA_KERNELS on a GPU."""
-    return sdpa_kernel(CUDA_KERNELS) if on_cuda(query) else nullcontext()
 
 
 def _flash_takes(query: Tensor, value: Tensor, mask: Tensor | None) -> bool:

@@ -27,7 +27,7 @@ from ...common.model_folder import weights_fingerprint
 from ...common.models import DTYPES, load_model, published_tensors
 from ...common.tokenizer import tokenizer_folder
 from ...common.weights.buckets import TensorShape
-from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan
+from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan, avoid_planning
 from ..batches.packing import MicroBatch, PackingLayout
 from .families import check_sharing, fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .flops import forward_cost
@@ -207,6 +207,7 @@ def build_policy(
 
     sharing: ranks that share each micro-batch. Raises: ModelError.
     """
+    avoid_planning()
     attention = fitting_attention(model)
     files = None
     if shard:

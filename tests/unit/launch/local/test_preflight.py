@@ -119,6 +119,11 @@ def test_a_host_that_does_not_exist_is_refused(settings: dict[str, str]) -> None
         attempt(settings, weights__host="no.such.host.invalid")
 
 
+def test_ranks_that_cannot_share_micro_batches_evenly_are_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"learner.context_parallel = 2: expected a divisor of launch.learner_ranks, 3"):
+        attempt(settings, launch__learner_ranks="3", learner__context_parallel="2")
+
+
 @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"model.device = cuda: this machine has no NVIDIA GPU"):

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
-from tests.support.batches import assert_same_gradient, make_trainer, mixed_batch, near_policy, small_config, unsettle
+from tests.support.batches import (
+    assert_same_gradient,
+    make_policy,
+    make_trainer,
+    mixed_batch,
+    near_policy,
+    small_config,
+    unsettle,
+)
 from tests.support.tiny_model import make_tiny_model
 from tests.support.varlen import VarlenCalls, use_varlen
 
@@ -111,14 +119,13 @@ def test_the_installed_torch_has_the_call() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 3])
-def test_blocks_on_a_gpu_never_meet_cudnn_nor_the_kernel_that_holds_all_scores(
+def test_blocks_on_a_gpu_never_meet_the_kernel_that_holds_all_scores(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None
 ) -> None:
     seen = []
 
     def recording(query: Tensor, key: Tensor, value: Tensor, **settings: object) -> Tensor:
         seen.append((query.shape[1] == key.shape[1] == value.shape[1], settings["enable_gqa"]))
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
         return query
 
     monkeypatch.setattr(attention, "on_cuda", lambda _: True)
@@ -128,7 +135,12 @@ def test_blocks_on_a_gpu_never_meet_cudnn_nor_the_kernel_that_holds_all_scores(
     # flash attention takes fewer key heads, in half types and without a mask; short documents need none
     flash = {(False, True)} if dtype is torch.bfloat16 else {(True, False)}
     assert set(seen) == (flash if window is None or dtype is torch.float32 else {(True, False)})
-    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_no_attention_of_a_policy_meets_cudnn_on_a_gpu(tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make_policy(small_config(make_tiny_model(tmp_path, tied=True)))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_step_launches_once_a_layer_and_micro_batch_and_learns_the_same(
