@@ -9,8 +9,10 @@ With z = f(W h + b) * scale, p = softmax(z) and E the entropy: d log p_y / dz = 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -51,6 +53,7 @@ def half_head_logprobs(
     chunk: int,
     entropy: EntropyUse,
     form: HeadForm = PLAIN_HEAD,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute what `head_logprobs` does, for states and weights of one half-precision type; others are taken in tests.
 
@@ -58,7 +61,7 @@ def half_head_logprobs(
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     scale = form.scale / temperature.to(wide)
-    logprobs, entropies = _HalfHead.apply(hidden, weight, bias, token_ids, scale, form.soft_cap, chunk, entropy)
+    logprobs, entropies = _HalfHead.apply(hidden, weight, bias, token_ids, scale, form.soft_cap, chunk, entropy, compiled)
     return logprobs, entropies
 
 
@@ -69,6 +72,7 @@ class _Context(Protocol):
     needs_input_grad: tuple[bool, ...]
     soft_cap: float | None
     chunk: int
+    compiled: bool
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -91,16 +95,18 @@ class _HalfHead(torch.autograd.Function):
         soft_cap: float | None,
         chunk: int,
         entropy: EntropyUse,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
+        reduce = row_reduction(compiled)
         parts = [
-            reduce_rows(head_product(states, weight.t()), bias, tokens, factors, soft_cap, entropy is not EntropyUse.skipped)
+            reduce(head_product(states, weight.t()), bias, tokens, factors, soft_cap, entropy is not EntropyUse.skipped)
             for states, tokens, factors in zip(hidden.split(chunk), token_ids.split(chunk), scale.split(chunk), strict=True)
         ]
         logprobs, normalizers, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
         if entropy is not EntropyUse.trained:
             ctx.mark_non_differentiable(entropies)
         ctx.set_materialize_grads(False)
-        ctx.soft_cap, ctx.chunk = soft_cap, chunk
+        ctx.soft_cap, ctx.chunk, ctx.compiled = soft_cap, chunk, compiled
         ctx.save_for_backward(hidden, weight, bias, token_ids, scale, normalizers, entropies)
         return logprobs, entropies
 
@@ -117,27 +123,35 @@ class _HalfHead(torch.autograd.Function):
         hidden_grad = torch.zeros_like(hidden, dtype=scale.dtype) if to_hidden else None
         weight_grad = torch.empty_like(weight) if to_weight else None
         bias_grad = torch.empty_like(bias) if to_bias else None
+        differentiate = differentiation(ctx.compiled)
         # neither the logits [M, v] nor the product [v, H] of a slice are larger than the logits of a chunk
         budget = ctx.chunk * weight.shape[0] // max(*hidden.shape, 1)
         width = max(SLICE, budget // 64 * 64)
         for low in range(0, weight.shape[0], width):
             rows = slice(low, low + width)
             part, offset = weight[rows], None if bias is None else bias[rows]
-            logits = scaled_logits(head_product(hidden, part.t()), offset, scale, ctx.soft_cap)
-            grad = logit_gradients(
-                logits, normalizers, token_ids - low, logprob_grad, entropy_grad, entropies, scale, ctx.soft_cap
+            narrow, bias_sum = differentiate(
+                head_product(hidden, part.t()),
+                offset,
+                token_ids - low,
+                normalizers,
+                entropies,
+                logprob_grad,
+                entropy_grad,
+                scale,
+                ctx.soft_cap,
+                hidden.dtype,
             )
-            narrow = grad.to(hidden.dtype)
             if hidden_grad is not None:
                 hidden_grad += head_product(narrow, part)
             if weight_grad is not None:
                 weight_grad[rows] = head_product(narrow.t(), hidden)
-            if bias_grad is not None:
-                bias_grad[rows] = grad.sum(0)
-            # the next slice's product comes before these names are taken again
-            del logits, grad, narrow
+            if bias_grad is not None and bias_sum is not None:
+                bias_grad[rows] = bias_sum
+            # the next slice's product comes before this name is taken again
+            del narrow
         states = None if hidden_grad is None else hidden_grad.to(hidden.dtype)
-        return states, weight_grad, bias_grad, None, None, None, None, None
+        return states, weight_grad, bias_grad, None, None, None, None, None, None
 
 
 def head_product(left: Tensor, right: Tensor) -> Tensor:
@@ -154,6 +168,9 @@ def head_product(left: Tensor, right: Tensor) -> Tensor:
 
 def scaled_logits(product: Tensor, bias: Tensor | None, scale: Tensor, soft_cap: float | None) -> Tensor:
     """Turn a product of states and weights into tempered logits, in place."""
+    if torch.compiler.is_compiling():
+        # nothing is copied then, but without this the result would be written back
+        product = product.clone()
     if bias is not None:
         product += bias
     if soft_cap is not None:
@@ -175,27 +192,51 @@ def reduce_rows(
 
 
 def logit_gradients(
-    logits: Tensor,
-    normalizers: Tensor,
+    product: Tensor,
+    bias: Tensor | None,
     places: Tensor,
+    normalizers: Tensor,
+    entropies: Tensor,
     logprob_grad: Tensor,
     entropy_grad: Tensor | None,
-    entropies: Tensor,
     scale: Tensor,
     soft_cap: float | None,
-) -> Tensor:
-    """Compute the gradient of the linear logits [M, v] of a slice of the vocabulary; overwrites `logits`.
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradient of a slice's linear logits [M, v] as `dtype`, and that of its bias; overwrites `product`.
 
     places [M]: the columns of the tokens, outside 0..v-1 if they are not in this slice.
     """
+    logits = scaled_logits(product, bias, scale, soft_cap)
     slope = None if soft_cap is None else 1.0 - (logits / (scale * soft_cap).unsqueeze(-1)).square()
     table = logits.sub_(normalizers.unsqueeze(-1))
     chosen = logprob_grad * scale
     factor = -chosen.unsqueeze(-1)
     if entropy_grad is not None:
-        factor = factor - (table + entropies.unsqueeze(-1)).mul_((entropy_grad * scale).unsqueeze(-1))
-    grad = table.exp_().mul_(factor)
+        factor = factor - (table + entropies.unsqueeze(-1)) * (entropy_grad * scale).unsqueeze(-1)
+    grad = _with_chosen(table.exp_().mul_(factor), places, chosen)
+    if slope is not None:
+        grad = grad * slope
+    return grad.to(dtype), None if bias is None else grad.sum(0)
+
+
+def _with_chosen(grad: Tensor, places: Tensor, chosen: Tensor) -> Tensor:
+    """Add `chosen` [M] to the columns `places` [M] of `grad` [M, v], where they are inside."""
     width = grad.shape[1]
+    if torch.compiler.is_compiling():
+        columns = torch.arange(width, device=grad.device)
+        return grad + torch.where(columns == places.unsqueeze(-1), chosen.unsqueeze(-1), 0.0)
     inside = (places >= 0) & (places < width)
-    grad.scatter_add_(1, places.clamp(0, width - 1).unsqueeze(-1), (chosen * inside).unsqueeze(-1))
-    return grad if slope is None else grad.mul_(slope)
+    return grad.scatter_add_(1, places.clamp(0, width - 1).unsqueeze(-1), (chosen * inside).unsqueeze(-1))
+
+
+@cache
+def row_reduction(compiled: bool) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`reduce_rows`, on demand compiled for shapes that change."""
+    return torch.compile(reduce_rows, dynamic=True) if compiled else reduce_rows
+
+
+@cache
+def differentiation(compiled: bool) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`logit_gradients`, on demand compiled for shapes that change."""
+    return torch.compile(logit_gradients, dynamic=True) if compiled else logit_gradients

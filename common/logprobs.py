@@ -59,16 +59,18 @@ def head_logprobs(
     chunk: int,
     entropy: EntropyUse = EntropyUse.reported,
     form: HeadForm = PLAIN_HEAD,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of a linear head that never holds more than [chunk, V] logits, or KEEP_LOGITS in all.
 
     hidden [M, H]: the states that predict token_ids [M] int64; weight [V, H]; temperature [M]. With more than one chunk the
-    logits are computed again in the backward pass. Returns ([M], [M]) of at least float32; the second is empty if `entropy` is
+    logits are computed again in the backward pass. compiled: torch compiles the work on the logits of half-precision states.
+    Returns ([M], [M]) of at least float32; the second is empty if `entropy` is
     skipped.
     """
     if hidden.dtype in HALF_TYPES and hidden.dtype == weight.dtype:
         return half_head_logprobs(
-            hidden, weight, bias, token_ids, temperature=temperature, chunk=chunk, entropy=entropy, form=form
+            hidden, weight, bias, token_ids, temperature=temperature, chunk=chunk, entropy=entropy, form=form, compiled=compiled
         )
     if hidden.shape[0] <= chunk:
         return _head_chunk(hidden, weight, bias, token_ids, temperature, entropy, form)

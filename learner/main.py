@@ -328,6 +328,7 @@ def load_policy(
         trainable=trainable,
         recompute=learner.recompute,
         sharing=ranks.sharing,
+        compiled=learner.compile,
     )
 
 

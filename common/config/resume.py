@@ -58,6 +58,7 @@ CHANGES: dict[str, Change] = {
     "learner.token_budget": FREE,
     "learner.logprob_chunk": FREE,
     "learner.recompute": FREE,
+    "learner.compile": FREE,
     "learner.offload": FREE,
     "learner.shard_ranks": FREE,
     "learner.context_parallel": FREE,

@@ -312,6 +312,8 @@ class LearnerConfig:
     grad_clip: float = 1.0  # largest global norm of the gradient
     logprob_chunk: int = 1024  # completion positions for which the head computes logits at once
     recompute: Recompute = Recompute.false  # activations that the backward pass computes again
+    # torch compiles the decoder layers and the head's work on logits: faster on a GPU, after a minute of compiling
+    compile: bool = False
     # parts that live in the memory of the host; only where the learner is sharded: several ranks, or less than float32
     offload: Offload = Offload.none
     max_skipped: int = 3  # the run stops after so many updates in a row that are not finite

@@ -2,7 +2,8 @@
 
 RMSNorm and rotary embeddings take a fifth of the backward pass of a small model on a CPU, because autograd goes through five to
 eight full-size temporaries for each. The versions here need two or three. A block is replaced only if both versions agree on
-random input; others (other dtypes, partial rotation, another formula) stay as they are.
+random input; others (other dtypes, partial rotation, another formula) stay as they are. On a GPU `learner.compile` fuses these
+blocks with their neighbours (compiled.py).
 Source: RMSNorm, arXiv 1910.07467, equation 4; rotary embeddings, arXiv 2104.09864, equation 34, in the half-split order of
 Llama.
 """

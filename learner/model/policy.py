@@ -29,6 +29,7 @@ from ...common.tokenizer import tokenizer_folder
 from ...common.weights.buckets import TensorShape
 from ..batches.attention import DOCUMENTS_ATTENTION, DocumentPlan, avoid_planning
 from ..batches.packing import MicroBatch, PackingLayout
+from .compiled import compile_layers
 from .families import check_sharing, fitting_attention, head_form, passes_plans, settle_windows, shares_rows_badly
 from .flops import forward_cost
 from .kernels import install_kernels
@@ -41,11 +42,12 @@ from .sharding import keep_rest_gathered, reshard_all, shard_module
 class Policy(nn.Module):
     """A causal LM and its layout of micro-batches."""
 
-    def __init__(self, causal: PreTrainedModel, *, chunk: int) -> None:
-        """`chunk`: completion positions that the head computes at once."""
+    def __init__(self, causal: PreTrainedModel, *, chunk: int, compiled: bool = False) -> None:
+        """`chunk`: completion positions that the head computes at once; `compiled`: torch compiles its work on logits."""
         super().__init__()
         self.causal = causal
         self.chunk = chunk
+        self.compiled = compiled
         # of the products of matrices; the parameters of a sharded policy may be wider
         self.compute_dtype = causal.dtype
         self.layout = layout_of(
@@ -86,6 +88,7 @@ class Policy(nn.Module):
             chunk=self.chunk,
             entropy=entropy,
             form=self.head_form,
+            compiled=self.compiled,
         )
 
     def logprobs(self, micro: MicroBatch, *, entropy: EntropyUse = EntropyUse.skipped) -> tuple[Tensor, Tensor]:
@@ -202,6 +205,7 @@ def build_policy(
     trainable: bool = True,
     recompute: Recompute = Recompute.false,
     sharing: int = 1,
+    compiled: bool = False,
 ) -> Policy:
     """Load the model of `model.path` on this rank, or its shard of it (sharding.py says how).
 
@@ -221,9 +225,11 @@ def build_policy(
         check_sharing(causal, sharing)
     if recompute and trainable:
         recompute_layers(causal, recompute)
-    if device.type == "cpu":
+    if compiled:
+        compile_layers(causal)
+    elif device.type == "cpu":
         install_kernels(causal)
-    policy = Policy(causal, chunk=chunk)
+    policy = Policy(causal, chunk=chunk, compiled=compiled)
     _adapt(causal, model)
     if not trainable:
         policy.requires_grad_(False)
