@@ -71,7 +71,7 @@ class Machine:
 
     def actor(self) -> ActorConfig:
         """Less than half of the GPU, so that a learner fits beside the engine."""
-        return ActorConfig(engine=EngineKind.vllm, kv_cache_gib=0.25, gpu_memory_utilization=0.4)
+        return ActorConfig(engine=EngineKind.vllm, gpu_memory_utilization=0.4)
 
 
 def save_shape(folder: Path, shape: str, *, weights: bool) -> None:

@@ -211,7 +211,7 @@ class ActorConfig:
     engine: EngineKind = EngineKind.vllm  # the library that generates
     capacity: int = 256  # rollouts in flight at once; a ticket takes sampling.n of them
     max_num_seqs: int = 256  # rollouts that the engine runs at once; the others wait
-    kv_cache_gib: float = 1.0  # vLLM on a CPU only: memory for keys and values
+    kv_cache_gib: float = 0.0  # vLLM only: memory for keys and values; 0: the rest of the share of a GPU, 1 GiB on a CPU
     gpu_memory_utilization: float = 0.85  # vLLM on a GPU only: share of its memory that the engine takes
     tensor_parallel: int = 1  # vLLM only: GPUs of one engine
     clear_kv: bool = True  # recompute the KV cache after a weight update
@@ -223,7 +223,7 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require(self.capacity >= 1, "actor.capacity", self.capacity, "at least 1")
         require(self.max_num_seqs >= 1, "actor.max_num_seqs", self.max_num_seqs, "at least 1")
-        require(self.kv_cache_gib > 0, "actor.kv_cache_gib", self.kv_cache_gib, "a positive number of GiB")
+        require(self.kv_cache_gib >= 0, "actor.kv_cache_gib", self.kv_cache_gib, "a number of GiB, or 0")
         share = 0 < self.gpu_memory_utilization <= 1
         require(share, "actor.gpu_memory_utilization", self.gpu_memory_utilization, "in (0, 1]")
         require(self.tensor_parallel >= 1, "actor.tensor_parallel", self.tensor_parallel, "at least 1")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
+import sys
 from collections import Counter
 
 from ...buffer.tickets.prompts import longest_completion
@@ -22,15 +22,15 @@ from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
-from ..gpus import computes_on_gpu, has_gpu, visible_gpus
+from ..gpus import has_gpu
 from ..model_check import check_model, settle_dtype
-from ..placement import check_gpus
 from ..recipes import compose
 from ..resume_check import check_resume
+from .gpu_check import settle_gpus
 
 
 def prepare(recipe: str, overrides: list[str]) -> Config:
-    """The checked configuration of a run that can start, with a real port in `buffer.address` and a real `model.dtype`.
+    """The checked configuration of a run that can start, with real values for port, dtype and the actor's share of a GPU.
 
     Raises: a subclass of UserError, exit code 2.
     """
@@ -43,17 +43,17 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)
     check_machine(cfg)
+    for note in settle_gpus(cfg):
+        sys.stderr.write(f"note: {note}\n")
     return cfg
 
 
 def check_machine(cfg: Config) -> None:
-    """Raise ConfigError when the configuration asks for GPUs or an address that are not there, or ranks that cannot share."""
+    """Raise ConfigError when the configuration asks for a GPU or an address that is not there, or ranks that cannot share."""
     ranks, sharing = cfg.launch.learner_ranks, cfg.learner.context_parallel
     require(ranks % sharing == 0, "learner.context_parallel", sharing, f"a divisor of launch.learner_ranks, {ranks}")
     if cfg.model.device is Device.cuda and not has_gpu():
         raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
-    if computes_on_gpu(cfg.model.device):
-        check_gpus(cfg, len(visible_gpus(os.environ)))
     try:
         socket.getaddrinfo(cfg.weights.host, None)
     except (OSError, UnicodeError) as error:

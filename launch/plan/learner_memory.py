@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 
 from ...common.config.choices import Offload, Recompute
 from ...common.config.sections import Config
+from ...common.config.trees import lora_config
 from .model_shape import ModelShape
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4  # bytes of a parameter
@@ -83,6 +84,31 @@ class _Counter:
         self.shape, self.learner, self.shards, self.tokens = shape, cfg.learner, shards, tokens
         self.sharded = shards > 1 or cfg.model.dtype != "float32"
         self.width = DTYPE_BYTES[cfg.model.dtype] if self.sharded else 4
+        self.lora = lora_config(cfg.model)
+
+    def adapters(self) -> int:
+        """Parameters of the adapters of all layers."""
+        if self.lora is None:
+            return 0
+        targets, rank = self.lora.targets, self.lora.rank
+        chosen = [
+            sides
+            for name, sides in self.shape.matrices.items()
+            if not targets or any(target.rpartition(".")[2] == name for target in targets)
+        ]
+        return self.shape.layers * rank * sum(map(sum, chosen))
+
+    def state(self) -> list[float]:
+        """Bytes of masters, moments and gradients; with adapters, of those and of the base, which is frozen."""
+        trained = self.shape.parameters if self.lora is None else self.adapters()
+        frozen = 0 if self.lora is None else self.shape.parameters
+        sizes = (MASTER * trained + self.width * frozen, MOMENTS * trained, GRADIENT * trained)
+        return [self.share(size) for size in sizes]
+
+    def reference(self, used: bool) -> float:
+        """Bytes of the reference; of a model with adapters it is other adapters of the same base."""
+        held = self.shape.parameters if self.lora is None else self.adapters()
+        return self.share(held * self.width) if used or self.lora is not None else 0.0
 
     def share(self, num_bytes: float) -> float:
         return num_bytes / self.shards
@@ -124,6 +150,9 @@ class _Counter:
         kept, whole = self.kept(), self.layer_activations()
         root, layer, table = self.wide(shape.root), self.wide(shape.layer), self.wide(shape.table)
         shared = 4.0 * shape.layer if self.sharded else 0.0
+        if self.lora is not None:
+            # nothing but adapters has a gradient; the weight of a layer is made of the base and its adapter
+            table, shared = 0.0, 2.0 * width * shape.hidden * shape.intermediate
         logits, product = self.logit_slice()
         last_norm = (4 + 2 * width) * states
         head = _Instant(
@@ -132,7 +161,7 @@ class _Counter:
             shape.layers * kept + last_norm + 4.0 * states,
             1.5 * logits + product,
         )
-        inner = self.wide(shape.hidden * shape.intermediate * shape.experts)
+        inner = 0.0 if self.lora is not None else self.wide(shape.hidden * shape.intermediate * shape.experts)
         # gradients of the inner states, and of the states beside and behind the MLP
         flowing = width * tokens * (2 * shape.activated + 3 * shape.hidden)
         middle = _Instant(
@@ -144,7 +173,7 @@ class _Counter:
         parts = 3 if shape.tied else 2
         embedding = _Instant("backward pass of the embedding", root + parts * table + shared, width * states)
         reduced = _Instant("end of the backward pass", root + 4.0 * shape.root if self.sharded else 0.0, 0.0)
-        found = [head, middle, embedding, reduced]
+        found = [head, middle] if self.lora is not None else [head, middle, embedding, reduced]
         if reference or self.learner.minibatches > 1:
             found += self._forwards()
         return found
@@ -167,18 +196,16 @@ def published_bytes(shape: ModelShape, cfg: Config) -> int:
     return 2 * DTYPE_BYTES[cfg.model.dtype] * shape.parameters
 
 
-def predict_learner(shape: ModelShape, cfg: Config, *, ranks: int, shards: int, tokens: int | None = None) -> LearnerMemory:
+def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMemory:
     """The memory of rank 0, which has the most to do. `cfg.model.dtype` is settled.
 
-    shards: ranks that share a copy of the model. tokens: of a micro-batch; default: `learner.token_budget`, or the longest
-    document, which is not split.
+    shards: ranks that share a copy of the model. A micro-batch has `learner.token_budget` tokens on each rank, or the longest
+    document, which only `learner.context_parallel` splits.
     """
-    tokens = max(cfg.learner.token_budget, cfg.model.max_context) if tokens is None else tokens
+    tokens = max(cfg.learner.token_budget, -(-cfg.model.max_context // cfg.learner.context_parallel))
     count = _Counter(shape, cfg, shards, tokens)
-    number, width = shape.parameters, count.width
     with_reference = cfg.objective.kl_beta > 0
-    reference = count.share(number * (width if count.sharded else MASTER)) if with_reference else 0.0
-    state = [count.share(number * each) for each in (MASTER, MOMENTS, GRADIENT)]
+    reference, state = count.reference(with_reference), count.state()
     moved = cfg.learner.offload if count.sharded else Offload.none
     offloaded = (reference if moved is not Offload.none else 0.0) + (sum(state) if moved is Offload.all else 0.0)
     if moved is not Offload.none:
@@ -187,7 +214,7 @@ def predict_learner(shape: ModelShape, cfg: Config, *, ranks: int, shards: int, 
         state = [0.0, 0.0, 0.0]
     highest = max(count.instants(reference=with_reference), key=lambda instant: instant.total)
     tensors = sum(state) + reference + highest.total
-    saved = count.share(number * (MASTER + MOMENTS)) + (count.share(number * width) if with_reference else 0.0)
+    saved = sum(count.state()[:2]) + count.reference(with_reference)
     return LearnerMemory(
         masters=int(state[0]),
         moments=int(state[1]),

@@ -91,7 +91,7 @@ def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> Machi
 def predict(shape: ModelShape, cfg: Config) -> LearnerMemory:
     """The memory of rank 0 of the learner of `cfg`, all of whose ranks are on one machine."""
     ranks = cfg.launch.learner_ranks
-    return predict_learner(shape, cfg, ranks=ranks, shards=cfg.learner.shard_ranks or ranks)
+    return predict_learner(shape, cfg, shards=min(cfg.learner.shard_ranks or ranks, ranks))
 
 
 def actor_share(cfg: Config, learner: LearnerMemory, total_bytes: int) -> float:

@@ -90,6 +90,21 @@ class ModelShape:
         return self.root + self.layers * self.layer
 
     @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of a layer that can have adapters, by the names that most families give them: (in, out)."""
+        hidden, inner = self.hidden, self.intermediate
+        attention = {
+            "q_proj": (hidden, self.query),
+            "k_proj": (hidden, self.kv),
+            "v_proj": (hidden, self.kv),
+            "o_proj": (self.query, hidden),
+        }
+        if self.experts > 1:
+            return attention
+        gate = {"gate_proj": (hidden, inner)} if self.gated else {}
+        return attention | gate | {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+
+    @property
     def activated(self) -> int:
         """Width of the MLP's inner states of a token."""
         return self.intermediate * self.active

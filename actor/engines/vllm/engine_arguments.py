@@ -39,7 +39,7 @@ _OURS = {
     "max_num_seqs": "actor.max_num_seqs",
     "tensor_parallel_size": "actor.tensor_parallel",
     "gpu_memory_utilization": "actor.gpu_memory_utilization",
-    "kv_cache_memory_bytes": "actor.gpu_memory_utilization on a GPU, actor.kv_cache_gib on a CPU",
+    "kv_cache_memory_bytes": "actor.kv_cache_gib",
 }
 
 # argument -> why it cannot be given

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
+CPU_CACHE_GIB = 1.0  # for keys and values on a CPU, unless actor.kv_cache_gib says otherwise
+
 
 def runs_on_gpu(model: ModelConfig) -> bool:
     """Whether the engine computes on a GPU. Looks through NVML where it can: CUDA's driver stays closed in this process."""
@@ -99,10 +101,13 @@ def engine_args(model: ModelConfig, actor: ActorConfig, seed: int) -> AsyncEngin
         settings["hf_overrides"] = {"head_dtype": "float32"}
     if runs_on_gpu(model):
         settings["gpu_memory_utilization"] = actor.gpu_memory_utilization
+        if actor.kv_cache_gib:
+            # vLLM then does not measure what is left, and mistake the growth of a learner on the same GPU for its own
+            settings["kv_cache_memory_bytes"] = int(actor.kv_cache_gib * 2**30)
     else:
         settings |= {
             "enforce_eager": True,
-            "kv_cache_memory_bytes": int(actor.kv_cache_gib * 2**30),
+            "kv_cache_memory_bytes": int((actor.kv_cache_gib or CPU_CACHE_GIB) * 2**30),
             "block_size": 32,  # 3 % faster than the default of 128, and shorter prompts are shared
             "distributed_executor_backend": "uni" if actor.tensor_parallel == 1 else "mp",
         }

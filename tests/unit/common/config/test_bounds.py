@@ -48,7 +48,7 @@ def test_a_number_that_is_not_finite_is_refused_by_its_key(key: str, value: floa
 
 
 ZERO_IS_NO_VALUE = [
-    "actor.grace_s", "actor.kv_cache_gib", "launch.first_group_s", "launch.learner_ranks", "learner.grad_clip",
+    "actor.grace_s", "launch.first_group_s", "launch.learner_ranks", "learner.grad_clip",
     "learner.logprob_chunk", "learner.max_skipped", "learner.starve_s", "learner.token_budget", "sampling.max_tokens",
     "sampling.temperature", "validation.max_tokens", "validation.n", "validation.temperature", "validation.top_p",
 ]  # fmt: skip

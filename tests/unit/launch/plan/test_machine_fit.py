@@ -39,17 +39,17 @@ def config(*, ranks: int = 1, actors: int = 1, dtype: str = "bfloat16", beta: fl
 
 
 def test_the_state_of_a_rank_is_its_share_of_18_bytes_a_parameter() -> None:
-    memory = predict_learner(LARGE, config(ranks=8), ranks=8, shards=8)
+    memory = predict_learner(LARGE, config(ranks=8), shards=8)
     assert (memory.masters, memory.moments, memory.gradients) == (4 * N // 8, 8 * N // 8, 4 * N // 8)
     assert memory.reference == 2 * N // 8
-    assert predict_learner(LARGE, config(ranks=8, beta=0.0), ranks=8, shards=8).reference == 0
+    assert predict_learner(LARGE, config(ranks=8, beta=0.0), shards=8).reference == 0
     # one rank in float32 is a plain module, and so is its reference
-    assert predict_learner(LARGE, config(dtype="float32"), ranks=1, shards=1).resident == 20 * N
+    assert predict_learner(LARGE, config(dtype="float32"), shards=1).resident == 20 * N
 
 
 def test_offloaded_parts_move_to_the_host() -> None:
     plain, reference, everything = (
-        predict_learner(LARGE, config(ranks=8, offload=offload), ranks=8, shards=8)
+        predict_learner(LARGE, config(ranks=8, offload=offload), shards=8)
         for offload in (Offload.none, Offload.reference, Offload.all)
     )
     assert plain.resident - reference.resident == reference.host - plain.host == 2 * N // 8
@@ -59,10 +59,29 @@ def test_offloaded_parts_move_to_the_host() -> None:
 
 def test_recompute_keeps_fewer_activations() -> None:
     all_kept, cheap, least = (
-        predict_learner(LARGE, config(ranks=8, recompute=recompute), ranks=8, shards=8).tensors
+        predict_learner(LARGE, config(ranks=8, recompute=recompute), shards=8).tensors
         for recompute in (Recompute.false, Recompute.selective, Recompute.true)
     )
     assert all_kept > 1.5 * cheap > 2.5 * least
+
+
+def test_adapters_alone_have_moments_and_gradients() -> None:
+    cfg = config(ranks=8)
+    adapted = replace(cfg, model=replace(cfg.model, lora={"rank": 16}))
+    memory = predict_learner(LARGE, adapted, shards=8)
+    hidden, inner, query, kv = 5120, 25600, 64 * 128, 8 * 128
+    adapters = 64 * 16 * (2 * (hidden + query) + 2 * (hidden + kv) + 3 * (hidden + inner))
+    assert memory.moments == 8 * adapters // 8
+    assert memory.masters == (4 * adapters + 2 * N) // 8
+    assert memory.tensors < predict_learner(LARGE, cfg, shards=8).tensors
+
+
+def test_ranks_that_share_a_document_hold_a_part_of_it() -> None:
+    cfg = replace(config(ranks=8), model=ModelConfig(path="x", dtype="bfloat16", max_context=65536))
+    halves = replace(cfg, learner=replace(cfg.learner, context_parallel=8))
+    assert predict_learner(LARGE, cfg, shards=8).activations == pytest.approx(
+        8 * predict_learner(LARGE, halves, shards=8).activations, rel=0.01
+    )
 
 
 def test_the_cache_of_an_actor_is_what_weights_and_activations_leave() -> None:
