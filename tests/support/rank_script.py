@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ from prolong.common.config.choices import Recompute
 from prolong.common.config.sections import Config
 from prolong.common.errors import CheckpointError, NonFiniteUpdate
 from prolong.learner.batches.packing import pack
+from prolong.learner.checkpoints import saver as saving
 from prolong.learner.checkpoints import snapshot
 from prolong.learner.checkpoints.checkpoint import LearnerState, load_checkpoint, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
@@ -45,7 +47,8 @@ def run(model: Path, folder: Path, mode: str) -> None:
 
     `resave FROM`: load it, and save it again into folder/resaved-RANKS. All three may end with `@DTYPE`, and begin with
     `apart `: then every rank is on a node of its own, whose disk is folder/node-RANK. `die`: rank 1 is killed in the middle of
-    writing the second of two checkpoints; `fill`: the disk is full for it. Errors go into folder/error-RANK.txt.
+    writing the second of two checkpoints; `fill`: the disk is full for it; `hang`: it does not answer.
+    Errors go into folder/error-RANK.txt.
 
     `variants`: one step of each of VARIANTS. `bfloat16`: one step in bfloat16 per kind of recompute. `blame`: one that is
     skipped, and its error into folder/error-RANK.txt. `groups`: one step with every size of the groups that hold the model.
@@ -67,7 +70,7 @@ def run(model: Path, folder: Path, mode: str) -> None:
             step_in_groups(model, folder, sharing, ranks)
     elif mode == "experts":
         experts(model, folder, ranks)
-    elif mode in ("die", "fill"):
+    elif mode in ("die", "fill", "hang"):
         fail_in_a_save(model, folder, mode, ranks)
     elif mode.startswith("apart "):
         ranks.local_rank = 0
@@ -202,7 +205,7 @@ def train(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
 
 
 def fail_in_a_save(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
-    """`die` and `fill`; a third checkpoint after the latter."""
+    """`die`, `fill` and `hang`; a third checkpoint after `fill`."""
     trainer = make_sharded(small_config(model), ranks)
     saver = Checkpointer(folder, ranks, dtype="float32", source=None, keep=1)
     saver.save(LearnerState(version=1), trainer)
@@ -212,10 +215,12 @@ def fail_in_a_save(model: Path, folder: Path, mode: str, ranks: Ranks) -> None:
         write_shards(path, *args)
         if ranks.rank == 1 and mode == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if ranks.rank == 1 and mode == "hang":
+            threading.Event().wait(60.0)
         if ranks.rank == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with patch.object(snapshot, "write_shards", fail):
+    with patch.object(snapshot, "write_shards", fail), patch.object(saving, "WRITE_S", 1.0 if mode == "hang" else 60.0):
         saver.save(LearnerState(version=2), trainer)
         try:
             saver.wait()

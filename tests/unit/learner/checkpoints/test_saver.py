@@ -125,6 +125,21 @@ def test_a_disk_that_does_not_answer_is_not_waited_for_without_end(
     assert saver.durable() == [1]
 
 
+def test_a_large_model_is_waited_for_as_long_as_a_slow_disk_needs(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOWEST_DISK", 1000.0)
+    saver = checkpointer(tmp_path)
+    trainer.train(random_batch(0))
+    save_all(saver, trainer, 1)
+    numbers = sum(tensor.numel() for _, tensor in trainer.policy.full_parameters())
+    # masters, two moments and the reference, of four bytes each
+    assert saver._limit_s == pytest.approx(module.WRITE_S + 16 * numbers / 1000.0, rel=0.01)
+    save_all(saver, trainer, 2)
+    # the reference is on the disk already
+    assert saver._limit_s == pytest.approx(module.WRITE_S + 12 * numbers / 1000.0, rel=0.01)
+
+
 @contextmanager
 def no_file_above(num_bytes: int) -> Iterator[None]:
     """The kernel refuses longer files, as it refuses them on a full disk."""
