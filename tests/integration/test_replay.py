@@ -198,3 +198,22 @@ def test_a_real_run_is_replayed_while_it_lives_and_after_its_end(demo_model: Pat
     rewrite_history(real.folder / "journal", lambda batch: with_reward(batch, 0.5) if batch.version == 6 else batch)
     code, found, _ = called("replay", real.folder)
     assert (code, found["difference"]["step"], found["difference"]["what"]) == (1, 7, "reward/mean")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_run_with_adapters_comes_out_the_same_from_a_checkpoint(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoints hold no model; resets clear AdamW, replace the reference, and once go back to the best version."""
+    cfg = staged_config(model, tmp_path, steps=16)
+    cfg.run.name, cfg.checkpoint.keep, cfg.model.lora = "adapters", 4, {"rank": 2}
+    paths = learn_from_history(cfg, [recorded_batch(version) for version in range(16)])
+    resets = [record["step"] for record in read_metrics(paths.metrics) if any("reference/reset_" in name for name in record)]
+    assert len(resets) >= 3
+    assert resets[0] == 4  # in the oldest checkpoint
+    rewrite_history(paths.journal, lambda batch: batch if batch.version >= 4 else None)
+    code, found = replayed(paths, capsys)
+    assert (code, found["same"], found["start"], found["until"]) == (0, True, 4, 16), found
+    adapter = paths.checkpoints / "step-00000016" / "adapter_model.safetensors"
+    assert found["sha256"]["adapter_model.safetensors"] == sha256(adapter)

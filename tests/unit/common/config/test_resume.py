@@ -58,6 +58,7 @@ def test_the_kl_term_cannot_be_switched_on_but_changed_and_switched_off() -> Non
 
 
 IMPOSSIBLE = {
+    "model.lora": set_key("model.lora", {"rank": 8}),
     "run.seed": set_key("run.seed", 1),
     "buffer.batch_groups": set_key("buffer.batch_groups", 8),
     "buffer.eta": set_key("buffer.eta", 1),

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from prolong.common.adapters import BASE, DOWN, SCALE, UP, is_adapter_update
-from prolong.common.config.sections import Config
+from prolong.common.config.sections import Config, LoraConfig
 from prolong.common.errors import ConfigError
-from prolong.learner.model.lora import adapted_layers
+from prolong.common.models import published_tensors
+from prolong.common.weights.buckets import plan_buckets
+from prolong.learner.model.lora import adapted_layers, add_adapters
 from prolong.learner.step import Trainer
 from torch import Tensor
-from transformers import GPT2Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
 from tests.support.batches import make_policy, make_trainer, mixed_batch, near_policy, small_config
 from tests.support.tiny_model import family_settings, make_tiny_family, make_tiny_model
@@ -119,6 +121,31 @@ def test_an_update_holds_the_adapters_and_what_tells_their_base(folder: Path) ->
     assert shapes["model.layers.1.mlp.down_proj.lora_B"] == (torch.bfloat16, [64, RANK])
     assert len(shapes) == 28
     assert [name for name, _ in policy.full_parameters()] == [*shapes, BASE, SCALE]
+
+
+def test_an_update_of_a_large_model_is_half_a_hundredth_of_it() -> None:
+    """The shape of Qwen3-8B, from its configuration alone."""
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(config)
+
+    def num_bytes() -> int:
+        tensors = published_tensors(causal)
+        shapes = [(name, torch.bfloat16 if value.is_floating_point() else value.dtype, value.shape) for name, value in tensors]
+        return sum(bucket.num_bytes for bucket in plan_buckets(shapes, 1 << 28).buckets)
+
+    full = num_bytes()
+    add_adapters(causal, LoraConfig(rank=16), (0, 0))
+    assert (full, num_bytes()) == (16_381_470_720, 87_293_984)
 
 
 def test_targets_choose_the_layers(folder: Path) -> None:
