@@ -136,7 +136,8 @@ class ModelFiles:
         missing = [name for name, _ in causal.named_parameters() if name not in finite and not is_of_adapter(name)]
         if missing:
             raise incomplete(self._model, causal, missing=missing)
-        self._raise_together([name for name in names.values() if not finite.get(name, True)], list(names.values()))
+        order = [name for name, target in targets.items() if names[target] == name]
+        self._raise_together([name for name in order if not finite.get(name, True)], order)
 
     def _raise_together(self, broken: list[str], names: list[str]) -> None:
         """Raise ModelError if one of the ranks found tensors with numbers that are not finite."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from prolong.bench.tiny_families import FAMILIES, make_family_model
@@ -172,3 +173,31 @@ def test_no_rank_holds_more_than_its_shard_and_one_tensor(tmp_path: Path) -> Non
     whole = sum(parameter.nbytes for parameter in policy.parameters())
     assert own * 7 < whole
     assert own <= counted.peak <= own + max(parameter.nbytes for parameter in policy.parameters())
+
+
+def test_every_rank_refuses_numbers_that_one_of_them_read(
+    tmp_path: Path, among_three: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_family_model(FAMILIES["llama"], tmp_path)
+    among_three()
+
+    def found_by_another(flags: Tensor) -> None:
+        assert not flags.any()
+        flags[1] += 1
+
+    monkeypatch.setattr(dist, "all_reduce", found_by_another)
+    with pytest.raises(ModelError, match=r"model\.layers\.0\..* holds numbers that are not finite, and 0 others"):
+        build(tmp_path, shard=True)
+
+
+def test_the_files_of_a_hub_name_are_found_in_its_cache(
+    tmp_path: Path, among_three: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--org--tiny" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    make_family_model(FAMILIES["llama"], snapshot)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text(snapshot.name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    among_three()
+    assert_rows_of(build(Path("org/tiny"), shard=True), build(snapshot, shard=False))
