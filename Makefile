@@ -90,7 +90,7 @@ test-gpu: $(STAMP)
 
 # 6 GB: the first part of the lock, which is everything but vLLM. Nothing else uses it.
 GPU_SET_TESTS := tests/unit/common/weights tests/unit/learner tests/unit/common/test_models.py tests/unit/common/test_logprobs.py \
-	tests/integration/test_learner_ranks.py tests/integration/test_bfloat16_ranks.py
+	tests/integration/test_learner_ranks.py tests/integration/test_bfloat16_ranks.py tests/integration/test_context_parallel.py
 
 test-gpu-set: .venv-gpu-set/.installed
 	@OMP_NUM_THREADS=1 .venv-gpu-set/bin/python -m pytest -n 3 $(GPU_SET_TESTS)

@@ -24,8 +24,9 @@ from tests.support.batches import (
 from tests.support.learner_process import fork_ranks
 from tests.support.tiny_model import make_tiny_family
 
-# (ranks, of which so many share each micro-batch): alone, beside another pair, and with more ranks than key heads
-LAYOUTS = [(2, 2), (4, 2), (4, 4)]
+# (ranks, of which so many share each micro-batch, and so many a copy of the model): alone; beside another pair with a copy of
+# its own; more ranks than key heads
+LAYOUTS = [(2, 2, 2), (4, 2, 2), (4, 4, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_family(tmp_path_factory.mktemp("model"), config)
 
 
-@pytest.mark.parametrize(("ranks", "context"), LAYOUTS)
+@pytest.mark.parametrize(("ranks", "context", "shards"), LAYOUTS)
 def test_ranks_that_share_micro_batches_have_the_loss_and_gradient_of_one(
-    model: Path, tmp_path: Path, ranks: int, context: int
+    model: Path, tmp_path: Path, ranks: int, context: int, shards: int
 ) -> None:
     """With shared prompts, uneven lengths, a KL term, and losses that look at whole rollouts or batches."""
     names = ["m2po", "varlen-gspo", "recompute-cispo", "bfloat16-gspo"] if ranks == 2 else ["gspo"]
-    fork_ranks(context_script.run, model, tmp_path, context, names, ranks=ranks, folder=tmp_path)
+    fork_ranks(context_script.run, model, tmp_path, context, shards, names, ranks=ranks, folder=tmp_path)
     for name in names:
         half = name.startswith("bfloat16")
         cfg = variant_config(model, name.rpartition("-")[2])

@@ -28,20 +28,21 @@ from tests.support.rank_script import make_sharded, save_gradients
 from tests.support.varlen import use_varlen
 
 
-def run(model: Path, folder: Path, context: int, names: list[str]) -> None:
+def run(model: Path, folder: Path, context: int, shards: int, names: list[str]) -> None:
     """One step of each of the named VARIANTS, and then a long micro-batch.
 
-    Before a name may stand varlen (the way that a GPU takes), recompute or bfloat16.
+    shards: ranks that share one copy of the model. Before a name may stand varlen (the way that a GPU takes), recompute or
+    bfloat16.
     """
     torch.set_num_threads(1)
-    ranks = join_ranks(starve_s=30.0, cuda=False, context_parallel=context)
+    ranks = join_ranks(starve_s=30.0, cuda=False, shard_ranks=shards, context_parallel=context)
     for name in names:
         with pytest.MonkeyPatch.context() as patch:
             if name.startswith("varlen"):
                 use_varlen(patch)
             step(model, folder / f"{name}.safetensors", name, ranks)
     cfg = small_config(model)
-    policy = make_policy(cfg, shard=True, dtype=torch.float32)
+    policy = make_policy(cfg, shard=True, mesh=ranks.mesh, dtype=torch.float32)
     save_file({"bytes": torch.tensor(kept_bytes(model, policy, ranks))}, folder / f"kept-{ranks.rank}.safetensors")
     leave_ranks()
 
