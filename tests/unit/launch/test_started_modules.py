@@ -38,6 +38,7 @@ def test_a_module_that_is_named_in_a_text_exists(file: str, module: str) -> None
     [
         "prolong.launch.cli",
         "prolong.launch.gpus",
+        "prolong.launch.pair_check",
         "prolong.launch.torchrun",
         "prolong.launch.replay.rerun",
         "prolong.verifiers.workers.worker",
