@@ -119,6 +119,8 @@ class Learner:
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
         self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
         self.saved_at = perf_counter()
+        # whether the log says that launch.stop_s is short
+        self.warned = False
         self.paths = run_paths(cfg)
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=state.version) if ranks.first else None
@@ -283,6 +285,22 @@ class Learner:
         """Report the checkpoints that have reached the disk: only these let the buffer forget the batches before them."""
         for version in self.saver.durable():
             self.source.checkpoint_saved(version)
+            self._warn_of_short_stop(version)
+
+    def _warn_of_short_stop(self, version: int) -> None:
+        """Say once that a signal would not leave enough time for a checkpoint, which took as long as it did."""
+        took_s, given_s = self.saver.save_s, self.cfg.launch.leave_s
+        if took_s > given_s and self.ranks.first and not self.warned:
+            self.warned = True
+            log.warning(
+                "checkpoint %d took %.1f s, but launch.stop_s = %g leaves %.1f s for one: the last steps before a stop would "
+                "be computed again; launch.stop_s=%.0f is enough",
+                version,
+                took_s,
+                self.cfg.launch.stop_s,
+                given_s,
+                2 * took_s + 4,
+            )
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
         """Write the step's line of metrics, and add its cumulative numbers to the state."""

@@ -156,6 +156,11 @@ class Checkpointer:
         return [self._durable.popleft() for _ in range(len(self._durable))]
 
     @property
+    def save_s(self) -> float:
+        """Seconds that the last durable checkpoint took, its copy included."""
+        return self._numbers["checkpoint/snapshot_s"] + self._numbers["checkpoint/write_s"]
+
+    @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
@@ -204,10 +209,10 @@ class Checkpointer:
             self._together(lambda: None if first or not owner else _publish(scratch, target))
             self._together(lambda: _publish(scratch, target) if first else None)
             self._reference = SavedReference.at(self._reference_file(target), snapshot.epoch)
+            self._numbers["checkpoint/write_s"] = perf_counter() - started
             self._durable.append(snapshot.version)
             if owner:
                 self._prune(snapshot.version, protect)
-            self._numbers["checkpoint/write_s"] = perf_counter() - started
         except Exception as error:
             self._failure = _explain(error, target)
             if owner:

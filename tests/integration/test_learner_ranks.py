@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,13 @@ def test_what_four_ranks_saved_is_resumed_by_two_and_by_one_and_back(model: Path
     for ranks in (2, 3):
         run_ranks(model, tmp_path, "resave step-00000005@bfloat16", ranks=ranks)
         assert_same_state(saved, tmp_path / f"resaved-{ranks}" / saved.name)
+    # pairs of ranks hold the model each: one of them writes it
+    run_ranks(model, tmp_path, "paired resave step-00000005@bfloat16", ranks=4)
+    pairs = tmp_path / "resaved-4" / saved.name
+    assert_same_state(saved, pairs)
+    with StoredTensors([pairs / f"policy-0000{rank}-of-00004.safetensors" for rank in (2, 3)]) as stored:
+        assert not stored._pieces
+    shutil.rmtree(tmp_path / "resaved-4")
     trainer = make_trainer(config(model), dtype=torch.float32)
     load_checkpoint(saved, read_state(saved), trainer, Ranks())
     saver = Checkpointer(tmp_path, Ranks(), dtype="bfloat16", source=None, keep=9, resumed=saved)

@@ -46,7 +46,8 @@ def run(model: Path, folder: Path, mode: str) -> None:
     """`train`: steps 0..4 with a checkpoint at 3 and 5; `resume FROM`: from the checkpoint FROM, into folder/resumed-RANKS.
 
     `resave FROM`: load it, and save it again into folder/resaved-RANKS. All three may end with `@DTYPE`, and begin with
-    `apart `: then every rank is on a node of its own, whose disk is folder/node-RANK. `die`: rank 1 is killed in the middle of
+    `apart `: then every rank is on a node of its own, whose disk is folder/node-RANK; or with `paired `: then every two ranks
+    hold the model. `die`: rank 1 is killed in the middle of
     writing the second of two checkpoints; `fill`: the disk is full for it; `hang`: it does not answer.
     Errors go into folder/error-RANK.txt.
 
@@ -75,6 +76,9 @@ def run(model: Path, folder: Path, mode: str) -> None:
     elif mode.startswith("apart "):
         ranks.local_rank = 0
         train(model, folder / f"node-{ranks.rank}", mode.removeprefix("apart "), ranks)
+    elif mode.startswith("paired "):
+        ranks.mesh = rank_mesh(ranks.size, 2, "cpu")
+        train(model, folder, mode.removeprefix("paired "), ranks)
     else:
         train(model, folder, mode, ranks)
     leave_ranks()

@@ -53,6 +53,16 @@ def test_a_slow_disk_is_not_given_another_checkpoint_by_the_clock(cfg: Config, m
     assert list(find_checkpoints(run_paths(cfg).checkpoints)) == [4]
 
 
+@pytest.mark.parametrize(("stop_s", "warned"), [(1e-6, True), (600.0, False)])
+def test_a_time_to_stop_that_is_shorter_than_a_checkpoint_is_said_once(
+    cfg: Config, caplog: pytest.LogCaptureFixture, stop_s: float, warned: bool
+) -> None:
+    cfg.launch.stop_s, cfg.checkpoint.every = stop_s, 1
+    run(Learner.start(cfg, Ranks(), source_of(cfg), torch.device("cpu")))
+    said = [text for text in caplog.messages if "the last steps before a stop would be computed again" in text]
+    assert len(said) == warned
+
+
 class NotedSource(RecordedSource):
     """Notes which steps it was told would be saved."""
 
