@@ -19,7 +19,7 @@ from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import total_steps
 from ..common.config.trees import lora_config
-from ..common.errors import ModelError, RunStopped
+from ..common.errors import ModelError, RunStopped, require
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
 from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
@@ -334,15 +334,21 @@ class Learner:
 def load_policy(
     model: ModelConfig, learner: LearnerConfig, ranks: Ranks, device: torch.device, *, trainable: bool = True
 ) -> Policy:
-    """Load a policy on this rank, sharded if there are several ranks or it computes in less than float32."""
+    """Load a policy on this rank, sharded if there are several ranks or it computes in less than float32.
+
+    Raises: ModelError; ConfigError for an offload of what is not sharded.
+    """
+    shard = ranks.size > 1 or model.dtype != "float32"
+    offload = learner.offload is Offload.all or (learner.offload is Offload.reference and not trainable)
+    require(shard or not offload, "learner.offload", learner.offload.name, "none with a single rank in float32")
     return build_policy(
         model,
         device=device,
         chunk=learner.logprob_chunk,
-        shard=ranks.size > 1 or model.dtype != "float32",
+        shard=shard,
         mesh=ranks.mesh,
         reshard=learner.fsdp_reshard,
-        offload=learner.offload is Offload.all or (learner.offload is Offload.reference and not trainable),
+        offload=offload,
         trainable=trainable,
         recompute=learner.recompute,
         sharing=ranks.sharing,

@@ -129,6 +129,8 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     fits = size % context_parallel == 0
     require(fits, "learner.context_parallel", context_parallel, f"a divisor of the number of ranks, {size}")
+    fits = shard_ranks == 0 or size % shard_ranks == 0
+    require(fits, "learner.shard_ranks", shard_ranks, f"a divisor of the number of ranks, {size}")
     if size == 1 and not always:
         return Ranks(local_rank=local_rank)
     if cuda:
@@ -166,9 +168,7 @@ def _context(rank: int, size: int, sharing: int) -> ContextGroup:
 
 
 def rank_mesh(size: int, sharing: int, device: str) -> DeviceMesh:
-    """Arrange the ranks in groups of `sharing` neighbours. Collective. Raises: ConfigError."""
-    fits = size % sharing == 0
-    require(fits, "learner.shard_ranks", sharing, f"a divisor of the number of ranks, {size}")
+    """Arrange the ranks in groups of `sharing` neighbours. Collective."""
     if sharing == size:
         return init_device_mesh(device, (size,), mesh_dim_names=("shards",))
     return init_device_mesh(device, (size // sharing, sharing), mesh_dim_names=("copies", "shards"))

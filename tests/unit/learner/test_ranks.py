@@ -15,7 +15,7 @@ from prolong.learner.main import load_policy
 from prolong.learner.model import policy as policy_module
 from prolong.learner.model.policy import Policy
 from prolong.learner.model.reference import Reference
-from prolong.learner.ranks import CONTROL_TIMEOUT_S, Ranks, join_ranks, leave_ranks, rank_mesh, work_timeout_s
+from prolong.learner.ranks import CONTROL_TIMEOUT_S, Ranks, join_ranks, leave_ranks, work_timeout_s
 from prolong.learner.step import StepConfig, Trainer
 from torch import distributed as dist
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
@@ -119,6 +119,15 @@ def test_deadlines_grow_with_what_a_rank_has_to_save_and_publish() -> None:
     assert work_timeout_s(7_600_000_000, 4) == pytest.approx(120 + 76 * (4 + 4))
 
 
-def test_groups_of_ranks_must_be_equally_large() -> None:
+def test_groups_of_ranks_must_be_equally_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match=r"learner\.shard_ranks = 3: expected a divisor of the number of ranks, 8"):
-        rank_mesh(8, 3, "cpu")
+        join_ranks(starve_s=5.0, cuda=False, shard_ranks=3)
+
+
+def test_what_is_not_sharded_cannot_live_on_the_host(tmp_path: Path) -> None:
+    cfg = small_config(make_tiny_model(tmp_path / "model", tied=True))
+    cfg.learner.offload = Offload.reference
+    load_policy(cfg.model, cfg.learner, Ranks(), CPU)
+    with pytest.raises(ConfigError, match=r"learner\.offload = 'reference': expected none with a single rank in float32"):
+        load_policy(cfg.model, cfg.learner, Ranks(), CPU, trainable=False)
