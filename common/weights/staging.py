@@ -15,9 +15,9 @@ VERSIONS_KEPT = 2  # by the learner
 CHECKSUM_BYTES = 4 * 8 * GPU_CHUNK  # four temporaries of a chunk
 # an estimate: the buffers of NCCL's channels for one communicator of at most `nccl.MAX_CTAS` of them
 COMMUNICATOR_BYTES = 256 << 20
-# on the GPU at once: of the learner, the bucket that is sent and the one whose checksum is computed;
-# of an actor, the bucket that is received, and two that are loaded, because a layer may begin in the one before
-LEARNER_BUCKETS, ACTOR_BUCKETS = 2, 3
+# on the GPU at once: of the learner, the bucket that is sent and the one whose checksum is computed; of an actor, the bucket
+# that is received, and a layer as large as one, which vLLM makes anew before it copies it over the old one
+LEARNER_BUCKETS, ACTOR_BUCKETS = 2, 2
 
 
 class StagingBytes(NamedTuple):
@@ -45,10 +45,11 @@ def bucket_sizes(tensor_bytes: Iterable[int], bucket_bytes: int) -> list[int]:
     return sizes
 
 
-def staging_bytes(tensor_bytes: Iterable[int], bucket_bytes: int) -> StagingBytes:
+def staging_bytes(tensor_bytes: Iterable[int], bucket_bytes: int, tensor_parallel: int = 1) -> StagingBytes:
     """What an update of tensors of these sizes takes, when learner and actors compute on GPUs.
 
-    Example: 8 GB of bfloat16 in buckets of 256 MiB -> 16 GiB and .8 GiB for rank 0, 8 GiB and 1.1 GiB for each actor.
+    With `tensor_parallel` GPUs of an actor the first one hands buckets to the others, and so holds one more.
+    Example: 8 GiB of bfloat16 in buckets of 256 MiB -> 16 GiB and .8 GiB for rank 0, 8 GiB and .8 GiB for each actor.
     """
     sizes = bucket_sizes(tensor_bytes, bucket_bytes)
     # torch rounds page-locked blocks up to powers of two
@@ -58,5 +59,5 @@ def staging_bytes(tensor_bytes: Iterable[int], bucket_bytes: int) -> StagingByte
         learner_host=VERSIONS_KEPT * host,
         learner_device=LEARNER_BUCKETS * largest + fixed,
         actor_host=host,
-        actor_device=ACTOR_BUCKETS * largest + fixed,
+        actor_device=(ACTOR_BUCKETS + (tensor_parallel > 1)) * largest + fixed,
     )

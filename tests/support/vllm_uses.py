@@ -43,12 +43,11 @@ class Uses:
         """Check our modules, file name -> source. They are read together, because classes of one extend those of another."""
         modules = [_Module(name, ast.parse(source), self) for name, source in sources.items()]
         classes = {name: definition for module in modules for name, definition in module.classes.items()}
-        mixers = {base: name for name, definition in classes.items() for base in map(ast.unparse, definition.bases)}
         bases = {name: base for module in modules for name, base in module.vllm_bases.items()} | self.extended
+        # a class that is mixed into one over vLLM's extends the same
+        mixed = {own: bases[name] for name in bases if name in classes for own in map(ast.unparse, classes[name].bases)}
         for module in modules:
-            module.check(
-                {name: base for name in module.classes if (base := bases.get(name) or bases.get(mixers.get(name, "")))}
-            )
+            module.check({name: base for name in module.classes if (base := bases.get(name) or mixed.get(name))})
 
 
 class _Module:
@@ -81,7 +80,10 @@ class _Module:
         return next((reference for base in plain if (reference := self.class_named(base))), "")
 
     def class_named(self, node: ast.expr | None) -> str:
-        """ "module:Class" of a name that is imported from vLLM."""
+        """ "module:Class" of a name that is imported from vLLM, or of a name in a module of it."""
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=inner) if module in self.modules:
+                return self.vllm.reference(self.modules[module], inner) or ""
         name = annotated_name(node)
         return (self.vllm.reference(*self.imported[name]) or "") if name in self.imported else ""
 

@@ -9,6 +9,7 @@ segments.py          how weights of a token are named on the way out (no vLLM)
 stop_arguments.py    how texts that end a rollout reach vLLM's process (no vLLM)
 scheduler.py         in vLLM's process: one output per rollout
 worker.py            in vLLM's process: receives and loads weights
+staged_buckets.py    in vLLM's process: where the tensors lie that are loaded (no vLLM)
 parent_watch.py      in vLLM's process: ends it with the actor (no vLLM)
 cpu/                 in vLLM's process, on a CPU only: replacements of slow or faulty parts
 """

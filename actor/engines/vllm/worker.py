@@ -29,7 +29,6 @@ from ....common.adapters import is_adapter_update
 from ....common.base_weights import BaseWeights, no_base
 from ....common.config.sections import ModelConfig
 from ....common.messages import UpdateWeights
-from ....common.weights.buckets import bucket_views
 from ...weight_download import DownloadResult, WeightDownloader
 from ..layer_outputs import LayerOutputs
 from .checkpoint_names import CheckpointNames
@@ -37,6 +36,7 @@ from .cpu.kernels import install
 from .direct_copies import DirectCopies
 from .head_bias import HeadBias
 from .parent_watch import end_with_parent
+from .staged_buckets import staged_tensors
 
 BACKEND = "prolong"
 
@@ -129,22 +129,12 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         return self._base
 
     def _staged_buckets(self) -> Iterator[Iterable[tuple[str, torch.Tensor]]]:
-        """The named tensors of each bucket of the update, on this worker's device.
-
-        In host memory if they have to be converted, all of them together: on a GPU that would be a second model.
-        """
+        """The named tensors of each bucket of the update."""
         assert self._update is not None
-        sharded = self.parallel_config.tensor_parallel_size > 1
-        staged = iter(self.downloader.take_buckets() if self.downloads else [])
-        for bucket in self._update.manifest.buckets:
-            flat = next(staged, None)
-            if flat is None:
-                flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
-            if sharded or not self._names.differ:
-                flat = flat.to(self.device, non_blocking=True)
-            if sharded:
-                flat = get_tp_group().broadcast(flat, src=0)
-            yield bucket_views(bucket, flat)
+        staged = self.downloader.take_buckets() if self.downloads else []
+        alone = self.parallel_config.tensor_parallel_size == 1
+        hand_over = None if alone else lambda flat: get_tp_group().broadcast(flat, src=0)
+        return staged_tensors(self._update.manifest, staged, self.device, hand_over)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
