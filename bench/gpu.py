@@ -139,7 +139,7 @@ def faults(machine: Machine, folder: Path) -> Result:
     return measure_faults(machine.device, survive_s=75.0 if machine.gpu else 0.0)
 
 
-def learner(machine: Machine, folder: Path) -> Result:
+def learner_part(machine: Machine, folder: Path) -> Result:
     model = machine.model(folder, "0.6B", weights=True)
     budget = 16_384 if machine.gpu else 2048
     cfg = Config(
@@ -181,7 +181,7 @@ PARTS: dict[str, tuple[Callable[[Machine, Path], Result], float, bool]] = {
     "agreement": (agreement, 150.0, False),
     "updates": (updates, 200.0, False),
     "faults": (faults, 150.0, False),
-    "learner": (learner, 150.0, False),
+    "learner": (learner_part, 150.0, False),
     "demo": (demo, 270.0, True),
 }
 

@@ -1,8 +1,8 @@
 """Bytes of an actor on each of its GPUs, and of its host, from the shape of the model and the settings.
 
 vLLM takes `actor.gpu_memory_utilization` of a GPU: weights, the activations of its largest forward pass, which it tries at its
-start, and all the rest for keys and values. CUDA graphs and the context come on top. An update of the weights is staged in the
-memory of the host, and passes through the GPU bucket by bucket.
+start, and all the rest for keys and values. CUDA graphs, the context and the buckets of an update come on top: the update
+itself waits in the memory of the host (common/weights/staging.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...common.config.sections import Config
-from .learner_memory import DTYPE_BYTES
+from .learner_memory import DTYPE_BYTES, staging_of
 from .model_shape import ModelShape
 
 # tokens of vLLM's largest forward pass, which it chooses by the card
@@ -28,7 +28,7 @@ class ActorMemory:
     share: float  # of the GPU, as vLLM gets it
     weights: int
     activations: int
-    bucket: int  # of an update, while it is loaded
+    buckets: int  # of an update, while it is received and loaded
     kv_cache: int  # what is left of the share; below 0: it does not fit
     context: int
     kv_tokens: int  # tokens whose keys and values fit
@@ -38,11 +38,11 @@ class ActorMemory:
     @property
     def taken(self) -> int:
         """What the actor takes of its GPU."""
-        return self.weights + self.activations + self.bucket + max(self.kv_cache, 0) + self.context
+        return self.weights + self.activations + self.buckets + max(self.kv_cache, 0) + self.context
 
     def parts(self) -> dict[str, int]:
         """Bytes on the GPU, by what they hold."""
-        return {name: getattr(self, name) for name in ("weights", "activations", "bucket", "kv_cache", "context")}
+        return {name: getattr(self, name) for name in ("weights", "activations", "buckets", "kv_cache", "context")}
 
 
 def kv_bytes(shape: ModelShape, cfg: Config) -> int:
@@ -57,17 +57,17 @@ def predict_actor(shape: ModelShape, cfg: Config, total_bytes: int, share: float
     weights = width * shape.parameters // split
     inner = width * BATCHED_TOKENS * (3 * shape.activated // split + 4 * shape.hidden)
     activations = inner + 4 * LOGIT_COPIES * cfg.actor.max_num_seqs * shape.vocab
-    bucket = cfg.weights.bucket_mb << 20
-    kv_cache = int(share * total_bytes) - weights - activations - bucket
+    staging = staging_of(shape, cfg)
+    kv_cache = int(share * total_bytes) - weights - activations
     tokens = max(kv_cache, 0) // kv_bytes(shape, cfg)
     return ActorMemory(
         share=share,
         weights=weights,
         activations=activations,
-        bucket=bucket,
+        buckets=staging.actor_device,
         kv_cache=kv_cache,
         context=CONTEXT_BYTES_OF_ACTOR,
         kv_tokens=tokens,
         sequences=min(tokens // cfg.model.max_context, cfg.actor.max_num_seqs),
-        host=width * shape.parameters,
+        host=staging.actor_host,
     )

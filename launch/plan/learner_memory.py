@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from ...common.config.choices import Offload, Recompute
 from ...common.config.sections import Config
 from ...common.config.trees import lora_config
+from ...common.weights.staging import StagingBytes, staging_bytes
 from .model_shape import ModelShape
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4  # bytes of a parameter
@@ -40,10 +41,11 @@ class LearnerMemory:
     gathered: int  # embedding, head and layers, whole, and gradients before they are shared out, at the highest instant
     activations: int  # at that instant
     logits: int  # at that instant
+    buckets: int  # of the weights that are sent meanwhile, on rank 0
     context: int  # CUDA, NCCL and fragments
     instant: str  # which one it is
-    # of rank 0: offloaded parts, the copy that a checkpoint is written from, weights on their way to the actors
-    host: int
+    host: int  # of every rank: offloaded parts, and the copy that a checkpoint is written from
+    published: int  # of rank 0's host: the version that is sent, and the next one
 
     @property
     def resident(self) -> int:
@@ -56,11 +58,12 @@ class LearnerMemory:
 
     @property
     def peak(self) -> int:
-        return self.tensors + self.context
+        return self.tensors + self.buckets + self.context
 
     def parts(self) -> dict[str, int]:
         """Bytes on the GPU, by what they hold."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("instant", "host")}
+        elsewhere = ("instant", "host", "published")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in elsewhere}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +194,16 @@ class _Counter:
         ]
 
 
-def published_bytes(shape: ModelShape, cfg: Config) -> int:
-    """Bytes in the memory of rank 0's host for weights: the version that is sent, and the next one, packed meanwhile."""
-    return 2 * DTYPE_BYTES[cfg.model.dtype] * shape.parameters
+def staging_of(shape: ModelShape, cfg: Config) -> StagingBytes:
+    """What an update of the weights takes of GPUs and hosts, on its way from rank 0 to an actor."""
+    width = DTYPE_BYTES[cfg.model.dtype]
+    lora = lora_config(cfg.model)
+    if lora is None:
+        sizes = [width * number for number in shape.tensors()]
+    else:
+        sides = [side for matrix in shape.matrices.values() for side in matrix]
+        sizes = [width * lora.rank * side for side in sides] * shape.layers
+    return staging_bytes(sizes, cfg.weights.bucket_mb << 20)
 
 
 def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMemory:
@@ -214,6 +224,7 @@ def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMe
         state = [0.0, 0.0, 0.0]
     highest = max(count.instants(reference=with_reference), key=lambda instant: instant.total)
     tensors = sum(state) + reference + highest.total
+    staging = staging_of(shape, cfg)
     saved = sum(count.state()[:2]) + count.reference(with_reference)
     return LearnerMemory(
         masters=int(state[0]),
@@ -223,7 +234,9 @@ def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMe
         gathered=int(highest.gathered),
         activations=int(highest.activations),
         logits=int(highest.logits),
+        buckets=staging.learner_device,
         context=int(CONTEXT_BYTES + FRAGMENTS * tensors),
         instant=highest.name,
-        host=int(offloaded + saved) + published_bytes(shape, cfg),
+        host=int(offloaded + saved),
+        published=staging.learner_host,
     )

@@ -14,7 +14,7 @@ from ...common.config.choices import EngineKind, Offload, Recompute
 from ...common.config.sections import Config
 from ..placement import needed_gpus, shares_gpu
 from .actor_memory import CONTEXT_BYTES_OF_ACTOR, ActorMemory, predict_actor
-from .learner_memory import LearnerMemory, predict_learner, published_bytes
+from .learner_memory import LearnerMemory, predict_learner, staging_of
 from .model_shape import ModelShape
 
 GIB = 1 << 30
@@ -43,7 +43,7 @@ class MachinePlan:
 
     @property
     def actor_fits(self) -> bool:
-        return self.actor is None or self.actor.sequences > 0
+        return self.actor is None or (self.actor.sequences > 0 and self.actor.taken <= self.total_bytes)
 
     @property
     def in_memory(self) -> bool:
@@ -71,10 +71,8 @@ def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> Machi
     learner = predict(shape, cfg)
     actor = None
     if cfg.launch.actors and cfg.actor.engine is EngineKind.vllm:
-        share = actor_share(cfg, learner, total_bytes) if shared else cfg.actor.gpu_memory_utilization
+        share = actor_share(shape, cfg, learner, total_bytes) if shared else cfg.actor.gpu_memory_utilization
         actor = predict_actor(shape, cfg, total_bytes, share)
-    # rank 0 also holds what is sent to the actors
-    others = learner.host - published_bytes(shape, cfg)
     return MachinePlan(
         gpus=gpus,
         needed=needed_gpus(cfg),
@@ -83,7 +81,7 @@ def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> Machi
         parameters=shape.parameters,
         learner=learner,
         actor=actor,
-        learner_host=learner.host + (cfg.launch.learner_ranks - 1) * others,
+        learner_host=learner.host * cfg.launch.learner_ranks + learner.published,
         actors=cfg.launch.actors,
     )
 
@@ -94,9 +92,10 @@ def predict(shape: ModelShape, cfg: Config) -> LearnerMemory:
     return predict_learner(shape, cfg, shards=min(cfg.learner.shard_ranks or ranks, ranks))
 
 
-def actor_share(cfg: Config, learner: LearnerMemory, total_bytes: int) -> float:
+def actor_share(shape: ModelShape, cfg: Config, learner: LearnerMemory, total_bytes: int) -> float:
     """The share of a GPU that vLLM gets beside the learner, in hundredths; at most `actor.gpu_memory_utilization`."""
-    left = (total_bytes * (1 - MARGIN) - learner.peak - CONTEXT_BYTES_OF_ACTOR) / total_bytes
+    beside = learner.peak + CONTEXT_BYTES_OF_ACTOR + staging_of(shape, cfg).actor_device
+    left = (total_bytes * (1 - MARGIN) - beside) / total_bytes
     return min(cfg.actor.gpu_memory_utilization, max(int(left * 100) / 100, 0.0))
 
 

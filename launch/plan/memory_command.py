@@ -95,7 +95,7 @@ def show_plan(cfg: Config, plan: MachinePlan) -> None:
         soft_wrap=True,
     )
     table = Table("GiB on each GPU", "learner", "actor")
-    names = {"kv_cache": "keys and values", "bucket": "bucket of an update", "context": "CUDA, NCCL, graphs, fragments"}
+    names = {"kv_cache": "keys and values", "buckets": "buckets of an update", "context": "CUDA, NCCL, graphs, fragments"}
     learner, actor = plan.learner.parts(), plan.actor.parts() if plan.actor else {}
     for name in dict.fromkeys([*learner, *actor]):
         table.add_row(names.get(name, name), _gib(learner.get(name)), _gib(actor.get(name)))
@@ -136,6 +136,13 @@ def _excess(plan: MachinePlan, each: str) -> str:
     if plan.shared:
         beside = f"beside the learner's {plan.learner.peak / GIB:.1f} GiB"
         return f"vLLM gets {plan.actor.share:.2f} of {each} {beside}, which hold no rollout of model.max_context"
+    if plan.actor.taken > plan.total_bytes:
+        beside = plan.actor.buckets + plan.actor.context
+        most = int(100 - 100 * beside / plan.total_bytes) / 100
+        return (
+            f"actor.gpu_memory_utilization = {plan.actor.share:g} of {each} leaves less than the {beside / GIB:.1f} GiB "
+            f"that CUDA and the buckets of an update take beside it; at most {most:g} fits"
+        )
     return (
         f"actor.gpu_memory_utilization = {plan.actor.share:g} of {each} hold no rollout of model.max_context beside the "
         "weights (a larger actor.tensor_parallel splits them)"

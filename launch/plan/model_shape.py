@@ -6,6 +6,7 @@ experts and gated MLPs are counted as they are stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...common.architectures import ties_head
@@ -103,6 +104,18 @@ class ModelShape:
             return attention
         gate = {"gate_proj": (hidden, inner)} if self.gated else {}
         return attention | gate | {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+
+    def tensors(self) -> Iterator[int]:
+        """Parameters of every tensor, in the order of the model; experts are two tensors a layer, as in transformers."""
+        yield self.table
+        attention = [self.hidden * self.query, self.hidden * self.kv, self.hidden * self.kv, self.query * self.hidden]
+        matrix = self.hidden * self.intermediate * self.experts
+        inner = [2 * matrix, matrix] if self.experts > 1 else [matrix] * (3 if self.gated else 2)
+        for _ in range(self.layers):
+            yield from [*attention, *inner, self.hidden, self.hidden]
+        yield self.hidden
+        if not self.tied:
+            yield self.table
 
     @property
     def activated(self) -> int:

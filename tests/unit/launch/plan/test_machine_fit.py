@@ -90,11 +90,23 @@ def test_the_cache_of_an_actor_is_what_weights_and_activations_leave() -> None:
     assert actor.weights == 2 * SMALL.parameters
     # two for keys and values, 28 layers, 8 heads of 128, two bytes
     assert kv_bytes(SMALL, cfg) == 2 * 28 * 8 * 128 * 2
-    assert actor.kv_cache == int(0.85 * 80 * GIB) - actor.weights - actor.activations - actor.bucket
+    assert actor.kv_cache == int(0.85 * 80 * GIB) - actor.weights - actor.activations
     assert actor.kv_tokens == actor.kv_cache // kv_bytes(SMALL, cfg)
     assert actor.sequences == actor.kv_tokens // 4096
     split = replace(cfg, actor=ActorConfig(tensor_parallel=4))
     assert predict_actor(LARGE, split, 80 * GIB, 0.85).weights == N // 2
+
+
+def test_the_staging_of_an_update_has_room_beside_the_share() -> None:
+    """Not a second model: buckets, the largest of which is the embedding."""
+    large = replace(config(ranks=4, actors=2), actor=ActorConfig(tensor_parallel=2))
+    actor = predict_actor(LARGE, large, 80 * GIB, 0.85)
+    assert 3 * 2 * LARGE.table <= actor.buckets < 0.1 * 2 * N
+    assert actor.taken <= 80 * GIB
+    greedy = replace(large, actor=ActorConfig(tensor_parallel=2, gpu_memory_utilization=0.97))
+    plan = replace(plan_machine(LARGE, greedy, 8, 80 * GIB), learner=predict_learner(SMALL, large, shards=4))
+    assert not plan.actor_fits
+    assert "GiB that CUDA and the buckets of an update take beside it; at most 0.9" in memory_command.plan_verdict(plan)
 
 
 def test_on_one_gpu_the_actor_gets_what_the_learner_leaves() -> None:
