@@ -106,7 +106,7 @@ def _advice(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> str:
         return _count(shape, _changed(cfg, changes), gpus, total_bytes).in_memory
 
     changes: dict[str, object] = {}
-    for name, value in _cheaper(cfg):
+    for name, value in _cheaper(shape, cfg):
         changes[name] = value
         if suffices(changes):
             break
@@ -138,7 +138,7 @@ def _settings(changes: dict[str, object]) -> str:
     return " ".join(f"learner.{name}={value}" for name, value in words.items())
 
 
-def _cheaper(cfg: Config) -> Iterator[tuple[str, object]]:
+def _cheaper(shape: ModelShape, cfg: Config) -> Iterator[tuple[str, object]]:
     """Settings that lower the learner's memory, in the order of what they cost."""
     learner = cfg.learner
     if learner.recompute is not Recompute.true:
@@ -147,7 +147,18 @@ def _cheaper(cfg: Config) -> Iterator[tuple[str, object]]:
         yield "logprob_chunk", 256
     if learner.token_budget > cfg.model.max_context:
         yield "token_budget", cfg.model.max_context
+    for sharing in (2, 4, 8):
+        # a document that is longer than the budget is what fills a micro-batch
+        longer = -(-cfg.model.max_context // (sharing // 2)) > learner.token_budget
+        if longer and sharing > learner.context_parallel and _can_share(shape, cfg.launch.learner_ranks, sharing):
+            yield "context_parallel", sharing
     if learner.offload is Offload.none and cfg.objective.kl_beta > 0:
         yield "offload", Offload.reference
     if learner.offload is not Offload.all:
         yield "offload", Offload.all
+
+
+def _can_share(shape: ModelShape, ranks: int, sharing: int) -> bool:
+    """Whether so many ranks can share a micro-batch: they need equally many of the heads (learner/model/families.py)."""
+    heads, key_heads = shape.query * shape.kv_heads // shape.kv, shape.kv_heads
+    return ranks % sharing == heads % sharing == 0 and (key_heads % sharing == 0 or sharing % key_heads == 0)

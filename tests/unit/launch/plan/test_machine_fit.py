@@ -84,6 +84,17 @@ def test_ranks_that_share_a_document_hold_a_part_of_it() -> None:
     )
 
 
+@pytest.mark.parametrize(("ranks", "shared"), [(8, True), (7, False)])
+def test_a_document_that_no_gpu_holds_is_advised_to_be_shared(ranks: int, shared: bool) -> None:
+    cfg = replace(
+        config(ranks=ranks, actors=0, recompute=Recompute.true, logprob_chunk=256),
+        model=ModelConfig(path="x", dtype="bfloat16", max_context=131072),
+    )
+    plan = plan_machine(SMALL, cfg, ranks, 16 * GIB)
+    assert not plan.learner_fits
+    assert (plan.advice == "learner.context_parallel=2") == shared, plan.advice
+
+
 def test_the_cache_of_an_actor_is_what_weights_and_activations_leave() -> None:
     cfg = config()
     actor = predict_actor(SMALL, cfg, 80 * GIB, 0.85)
