@@ -212,7 +212,8 @@ class ActorConfig:
     capacity: int = 256  # rollouts in flight at once; a ticket takes sampling.n of them
     max_num_seqs: int = 256  # rollouts that the engine runs at once; the others wait
     kv_cache_gib: float = 0.0  # vLLM only: memory for keys and values; 0: the rest of the share of a GPU, 1 GiB on a CPU
-    gpu_memory_utilization: float = 0.85  # vLLM on a GPU only: share of its memory that the engine takes
+    # vLLM on a GPU only: share of its memory that the engine takes; `prolong train` lowers it where a learner shares the GPU
+    gpu_memory_utilization: float = 0.85
     tensor_parallel: int = 1  # vLLM only: GPUs of one engine
     clear_kv: bool = True  # recompute the KV cache after a weight update
     grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this

@@ -203,7 +203,7 @@ def staging_of(shape: ModelShape, cfg: Config) -> StagingBytes:
     else:
         sides = [side for matrix in shape.matrices.values() for side in matrix]
         sizes = [width * lora.rank * side for side in sides] * shape.layers
-    return staging_bytes(sizes, cfg.weights.bucket_mb << 20)
+    return staging_bytes(sizes, cfg.weights.bucket_mb << 20, cfg.actor.tensor_parallel)
 
 
 def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMemory:
