@@ -79,7 +79,7 @@ async def _run(cfg: Config, name: str) -> None:
         await pool.start()
         await pool.usable()
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
-        stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters)
+        stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters, lambda: engine.load)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
         actor = Actor(
             client,

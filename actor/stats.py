@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from types import MappingProxyType
@@ -12,6 +12,7 @@ import psutil
 
 from ..common.errors import VerifierFailure
 from ..common.types import Verdict
+from .engines.load import EngineLoad
 
 _WINDOW = 1000  # the None-rate is that of so many verdicts
 _MIN_VERDICTS = 50  # with fewer, the rate is too uncertain to act on
@@ -25,11 +26,14 @@ class ActorStats:
     busy_s: at least one rollout is in flight and generation is not paused. weights_s: generation is paused for new weights.
     idle_s: the rest. verify_s: spent inside verifiers, summed over verifiers. verifying_s: at least one verdict is awaited.
     verify_exposed_s: the part of verifying_s in which no rollout is generated. verifiers/NAME: counters of the verifier pool.
+    engine_NAME: the sums of EngineLoad.
     """
 
-    def __init__(self, max_none_rate: float, of_pool: Mapping[str, int] = NO_COUNTS) -> None:
-        """of_pool: the counters of the verifier pool, which go on growing."""
-        self._of_pool = of_pool
+    def __init__(
+        self, max_none_rate: float, of_pool: Mapping[str, int] = NO_COUNTS, load: Callable[[], EngineLoad] = EngineLoad
+    ) -> None:
+        """of_pool: the counters of the verifier pool, which go on growing. load: that of the engine now."""
+        self._of_pool, self._load = of_pool, load
         self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
         self._seconds = dict.fromkeys(("busy_s", "idle_s", "weights_s", "verify_s", "verifying_s", "verify_exposed_s"), 0.0)
         self._in_flight = self._awaited = 0
@@ -82,7 +86,8 @@ class ActorStats:
         """All numbers so far. cpu_s is that of this process and its living descendants."""
         self._mark()
         of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}
-        return {**self._seconds, **self.counts, **of_pool, "in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
+        now = {"in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
+        return {**self._seconds, **self.counts, **of_pool, **self._load().numbers(), **now}
 
     def _mark(self) -> None:
         now = perf_counter()

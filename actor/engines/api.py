@@ -16,6 +16,7 @@ from ...common.config.sections import ActorConfig, ModelConfig
 from ...common.messages import UpdateWeights
 from ...common.types import Ticket
 from .completion import Completion
+from .load import EngineLoad
 
 
 class Engine(Protocol):
@@ -60,6 +61,11 @@ class Engine(Protocol):
     @property
     def paused_s(self) -> float:
         """Seconds so far in which generation stood still for new weights."""
+        ...
+
+    @property
+    def load(self) -> EngineLoad:
+        """What it had to do so far; it may lag behind by the time between two rollouts that end."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...common.messages import PROTOCOL_VERSION, Hello, Refused, Role
+from .actor_speed import speed_metrics
 
 
 @dataclass(slots=True)
@@ -109,13 +110,14 @@ class Peers:
             self.learner = None
 
     def actor_metrics(self) -> dict[str, float]:
-        """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"."""
+        """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"; and their speed: "perf/"."""
         metrics = {"actor/num_actors": float(len(self.actors()))}
-        for actor in self.actors():
-            for key, grown in actor.stats_since_batch().items():
+        since_batch = {actor.name: actor.stats_since_batch() for actor in self.actors()}
+        for numbers in since_batch.values():
+            for key, grown in numbers.items():
                 name = key if key.startswith("actor/") else f"actor/{key}"
                 metrics[name] = metrics.get(name, 0.0) + grown
-        return metrics
+        return metrics | speed_metrics(since_batch)
 
     def silent(self, now: float, limit_s: float) -> list[Peer]:
         """Clients that have said nothing for longer than `limit_s`."""

@@ -6,6 +6,7 @@ An engine that is added is added to `ENGINES` of conftest.py, and passes both fi
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,19 @@ def test_a_text_ends_a_rollout_with_the_token_that_completes_it(any_rig: Rig):
         assert after.behaviour_logprobs == before.behaviour_logprobs[: 4 * end]
         assert after.spans[-1].end == end
     assert ended > 0
+
+
+def test_the_engine_counts_what_it_did(any_rig: Rig):
+    any_rig.generate(n=1, max_tokens=5)
+    before = dataclasses.replace(any_rig.engine.load)
+    completions = any_rig.generate(seed=3, max_tokens=40)
+    after = any_rig.engine.load
+    assert after.tokens - before.tokens == sum(completion.num_tokens for completion in completions)
+    steps = after.steps - before.steps
+    assert steps >= max(completion.num_tokens for completion in completions)
+    assert 1 < (after.running - before.running) / steps <= 16
+    assert 0 <= (after.kv_use - before.kv_use) / steps < 1
+    assert after.preemptions == before.preemptions
 
 
 def test_a_cancelled_ticket_leaves_nothing_running_and_others_go_on(any_rig: Rig):

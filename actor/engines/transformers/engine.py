@@ -30,6 +30,7 @@ from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
 from ..completion import Completion, version_spans
 from ..layer_outputs import LayerOutputs
+from ..load import EngineLoad
 from ..stop_strings import StopStrings, stop_strings
 from .batch import Row, RunningBatch
 from .head import widen_head
@@ -85,6 +86,10 @@ class TransformersEngine:
         engine = cls(policy.to(device), model, actor, stop_ids)  # type: ignore[arg-type]
         engine._thread.start()
         return engine
+
+    @property
+    def load(self) -> EngineLoad:
+        return self._thread.engine_load
 
     @property
     def num_unfinished(self) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ....common.errors import ProlongError
+from ..load import EngineLoad
 from .batch import Row, RunningBatch
 
 CLOSE_S = 10.0  # a decoding step and a recomputation of the cache end within this
@@ -42,6 +43,7 @@ class GenerationThread:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: deque[Row] = deque()
         self._version = -1
+        self.engine_load = EngineLoad()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
@@ -84,7 +86,9 @@ class GenerationThread:
                 self._take_commands()
                 self._admit()
                 if self._batch.rows and not self._closing:
+                    running = len(self._batch.rows)
                     ended = self._batch.step(self._version)
+                    self.engine_load.step(running, running, len(self._waiting))
                     if ended:
                         self._on_finished(ended)
         # any error of torch or transformers ends the engine; the actor is told, and ends

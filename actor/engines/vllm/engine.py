@@ -26,6 +26,7 @@ from ....common.errors import ModelError, ProlongError, UserError, WeightsError
 from ....common.messages import UpdateWeights
 from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
 from ..completion import Completion
+from ..load import EngineLoad
 from .engine_process import ProcessWatch
 from .parent_watch import announce_parent
 from .segments import decode_spans
@@ -59,6 +60,7 @@ class VllmEngine:
         self._superseded = False
         self._process = ProcessWatch()
         self._paused_s = 0.0
+        self._load = EngineLoad()
 
     @classmethod
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
@@ -112,6 +114,11 @@ class VllmEngine:
         return self._paused_s
 
     @property
+    def load(self) -> EngineLoad:
+        """As of the last rollout that ended."""
+        return self._load
+
+    @property
     def num_unfinished(self) -> int:
         return self._llm.get_num_unfinished_requests()
 
@@ -157,10 +164,12 @@ class VllmEngine:
         logprobs = np.asarray(output.logprobs.logprobs, dtype="<f4")  # type: ignore[union-attr]
         if len(logprobs) != len(token_ids):
             raise ProlongError(f"vLLM gave {len(logprobs)} log-probabilities for {len(token_ids)} tokens")
+        segments, _, load = str(output.stop_reason).partition(";")
+        self._load = EngineLoad.decode(load)
         return Completion(
             token_ids=token_ids.tobytes(),
             behaviour_logprobs=logprobs.tobytes(),
-            spans=decode_spans(str(output.stop_reason), self._versions, len(token_ids)),
+            spans=decode_spans(segments, self._versions, len(token_ids)),
             finish_reason=FinishReason(output.finish_reason),  # type: ignore[arg-type]
         )
 

@@ -6,7 +6,8 @@ worth a third of the actor's speed (docs/decisions/003-actor-engine.md).
 
 It also notes which tokens were sampled between which two pauses: weights change only inside a pause, so the number of resumes
 so far (`segment`) names the weights of every token. The note travels as the `stop_reason` of the finished completion
-("SEGMENT:FIRST_TOKEN,...", see segments.py), the one free field that vLLM hands through.
+("SEGMENT:FIRST_TOKEN,...", see segments.py), the one free field that vLLM hands through. Behind it stands what the engine had
+to do so far (`../load.py`): the scheduler alone knows how full the cache is, and who waits.
 
 A request may also end with a text (`Sampling.stop`): `check_stop` is where vLLM looks at each sampled token, before it drops
 those that were sampled behind the end, and is extended here.
@@ -22,10 +23,12 @@ import numpy as np
 from vllm.v1.core.sched import scheduler as stock
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import Request, RequestStatus
 
+from ..load import EngineLoad
 from .segments import encode_segments
 from .stop_arguments import decode_stop
 
@@ -62,6 +65,7 @@ class FinalOnly:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: dict[str, _Held] = {}
+        self._load = EngineLoad()
         self._segment = 0  # resumes so far
 
     def set_pause_state(self, pause_state: PauseState) -> None:
@@ -79,6 +83,8 @@ class FinalOnly:
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         batches = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        if scheduler_output.total_num_scheduled_tokens:
+            self._note_step(batches, len(scheduler_output.num_scheduled_tokens))
         for batch in batches.values():
             batch.outputs = [output for output in batch.outputs if self._is_final(output)]
         return {
@@ -86,6 +92,16 @@ class FinalOnly:
             for client, batch in batches.items()
             if batch.outputs or batch.finished_requests or batch.scheduler_stats is not None
         }
+
+    def _note_step(self, batches: Any, running: int) -> None:
+        tokens = sum(len(output.new_token_ids) for batch in batches.values() for output in batch.outputs)
+        scheduler: Any = self
+        self._load.step(tokens, running, len(scheduler.waiting), scheduler.kv_cache_manager.usage)
+
+    def _preempt_request(self, *args: Any, **kwargs: Any) -> None:
+        # in a pause all are: their keys and values are computed anew under new weights
+        self._load.preemptions += self.pause_state is PauseState.UNPAUSED  # type: ignore[attr-defined]
+        super()._preempt_request(*args, **kwargs)  # type: ignore[misc]
 
     def _is_final(self, output: EngineCoreOutput) -> bool:
         """Hold `output` back, or make it carry everything that was held for its request."""
@@ -99,7 +115,7 @@ class FinalOnly:
             return False
         del self._held[output.request_id]
         output.new_token_ids = held.token_ids
-        output.stop_reason = encode_segments(held.segments)
+        output.stop_reason = f"{encode_segments(held.segments)};{self._load.encode()}"
         if held.logprobs:
             ids, logprobs, ranks, _ = zip(*held.logprobs, strict=True)
             output.new_logprobs = LogprobsLists(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(ranks))
@@ -110,5 +126,5 @@ class GpuScheduler(FinalOnly, AsyncScheduler):
     """Schedules a step while the one before is computed. A CPU has `cpu/scheduler.py`."""
 
 
-class StepScheduler(FinalOnly, stock.Scheduler):
+class StepScheduler(FinalOnly, Scheduler):
     """Schedules a step when the one before has ended, where vLLM cannot work ahead (n-gram drafts, for one)."""

@@ -1,0 +1,47 @@
+"""The speed of engines, from the sums that actors count."""
+
+from __future__ import annotations
+
+import pytest
+from prolong.buffer.core.actor_speed import speed_metrics
+from prolong.buffer.core.peers import Peers
+from prolong.common.messages import PROTOCOL_VERSION, Hello, Role
+
+COUNTS = {
+    "engine_steps": 10.0, "engine_tokens": 400.0, "engine_running": 50.0, "engine_waiting": 20.0, "engine_kv_use": 2.5,
+    "engine_preemptions": 3.0, "busy_s": 3.0, "idle_s": 0.5, "weights_s": 0.5,
+}  # fmt: skip
+
+
+def test_rates_and_rollouts_add_up_over_actors_and_the_use_of_the_cache_is_a_mean() -> None:
+    other = COUNTS | {"engine_kv_use": 7.5, "engine_tokens": 800.0, "engine_running": 70.0}
+    metrics = speed_metrics({"a": COUNTS, "b": other, "idle": {"idle_s": 4.0}})
+    assert {name: number for name, number in metrics.items() if "/a" in name.removeprefix("perf/actor")} == {
+        "perf/actor_tokens_per_s/a": 100.0,
+        "perf/actor_running/a": 5.0,
+        "perf/actor_waiting/a": 2.0,
+        "perf/actor_kv_use/a": 0.25,
+        "perf/actor_preemptions/a": 3.0,
+    }
+    assert {name: number for name, number in metrics.items() if name.count("/") == 1} == pytest.approx(
+        {
+            "perf/actor_tokens_per_s": 300.0,
+            "perf/actor_running": 12.0,
+            "perf/actor_waiting": 4.0,
+            "perf/actor_kv_use": 0.5,
+            "perf/actor_preemptions": 6.0,
+        }
+    )
+    assert speed_metrics({"idle": {"idle_s": 4.0}}) == {}
+
+
+def test_a_batch_carries_the_speed_since_the_one_before() -> None:
+    peers = Peers()
+    hello = Hello(role=Role.actor, name="a", protocol=PROTOCOL_VERSION, tokenizer="t", host="h", pid=1)
+    actor = peers.join(b"1", hello, 0.0)
+    actor.heard_stats(COUNTS)
+    assert peers.actor_metrics()["perf/actor_tokens_per_s"] == 100.0
+    actor.heard_stats({name: number + 1.0 for name, number in COUNTS.items()})
+    second = peers.actor_metrics()
+    assert second["perf/actor_tokens_per_s"] == pytest.approx(1 / 3)
+    assert second["actor/engine_tokens"] == 1.0
