@@ -17,14 +17,17 @@ Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched import scheduler as stock
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import Request, RequestStatus
 
@@ -62,6 +65,10 @@ class _Held:
 class FinalOnly:
     """Mixin over a vLLM scheduler: outputs leave the engine when their request is finished."""
 
+    # the scheduler's
+    waiting: RequestQueue
+    kv_cache_manager: KVCacheManager
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: dict[str, _Held] = {}
@@ -93,15 +100,14 @@ class FinalOnly:
             if batch.outputs or batch.finished_requests or batch.scheduler_stats is not None
         }
 
-    def _note_step(self, batches: Any, running: int) -> None:
+    def _note_step(self, batches: Mapping[int, EngineCoreOutputs], running: int) -> None:
         tokens = sum(len(output.new_token_ids) for batch in batches.values() for output in batch.outputs)
-        scheduler: Any = self
-        self._load.step(tokens, running, len(scheduler.waiting), scheduler.kv_cache_manager.usage)
+        self._load.step(tokens, running, len(self.waiting), self.kv_cache_manager.usage)
 
-    def _preempt_request(self, *args: Any, **kwargs: Any) -> None:
+    def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
         # in a pause all are: their keys and values are computed anew under new weights
         self._load.preemptions += self.pause_state is PauseState.UNPAUSED  # type: ignore[attr-defined]
-        super()._preempt_request(*args, **kwargs)  # type: ignore[misc]
+        super()._preempt_request(request, timestamp, drop_stale_output)  # type: ignore[misc]
 
     def _is_final(self, output: EngineCoreOutput) -> bool:
         """Hold `output` back, or make it carry everything that was held for its request."""
