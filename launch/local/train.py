@@ -81,7 +81,7 @@ def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
         ChildProcess(
             name,
             [sys.executable, "-m", "prolong.launch.cli", *role, "--recipe", str(paths.config)],
-            env=process_environment(cfg, gpus.get(name)),
+            env=process_environment(cfg, gpus.get(name), learner=name == "learner"),
             log=paths.logs / f"{name}.log",
             cores=cores.get(name, frozenset()),
         )
@@ -89,13 +89,16 @@ def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
     ]
 
 
-def process_environment(cfg: Config, gpus: str | None) -> dict[str, str]:
+def process_environment(cfg: Config, gpus: str | None, *, learner: bool = False) -> dict[str, str]:
     """The environment of the caller. Unless it says otherwise: one thread per process, and no look-ups of a model folder."""
     env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
     if is_folder_name(cfg.model.path):
         env.setdefault("HF_HUB_OFFLINE", "1")
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpus
+        if learner and "PYTORCH_CUDA_ALLOC_CONF" not in env:
+            # no two micro-batches have the same shapes: segments of fixed size would soon be fragments
+            env.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     return env
 
 

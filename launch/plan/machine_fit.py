@@ -60,15 +60,18 @@ class MachinePlan:
         return self.learner_host + (self.actor.host * self.actors if self.actor else 0)
 
 
-def plan_machine(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> MachinePlan:
-    """Count the memory of a run of `cfg` on so many GPUs of `total_bytes`. `cfg.model.dtype` is settled."""
-    plan = _count(shape, cfg, gpus, total_bytes)
-    return plan if plan.in_memory else replace(plan, advice=_advice(shape, cfg, gpus, total_bytes))
+def plan_machine(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int, nodes: int = 1) -> MachinePlan:
+    """Count the memory of a run of `cfg` on so many GPUs of `total_bytes`, on the first of `nodes` machines of the learner.
+
+    `cfg.model.dtype` is settled.
+    """
+    plan = _count(shape, cfg, gpus, total_bytes, nodes)
+    return plan if plan.in_memory else replace(plan, advice=_advice(shape, cfg, gpus, total_bytes, nodes))
 
 
-def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> MachinePlan:
+def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int, nodes: int) -> MachinePlan:
     shared = shares_gpu(cfg, gpus)
-    learner = predict(shape, cfg)
+    learner = predict(shape, cfg, nodes)
     actor = None
     if cfg.launch.actors and cfg.actor.engine is EngineKind.vllm:
         share = actor_share(shape, cfg, learner, total_bytes) if shared else cfg.actor.gpu_memory_utilization
@@ -86,10 +89,10 @@ def _count(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> Machi
     )
 
 
-def predict(shape: ModelShape, cfg: Config) -> LearnerMemory:
-    """The memory of rank 0 of the learner of `cfg`, all of whose ranks are on one machine."""
+def predict(shape: ModelShape, cfg: Config, nodes: int = 1) -> LearnerMemory:
+    """The memory of rank 0 of the learner of `cfg`, whose ranks are on so many machines."""
     ranks = cfg.launch.learner_ranks
-    return predict_learner(shape, cfg, shards=min(cfg.learner.shard_ranks or ranks, ranks))
+    return predict_learner(shape, cfg, shards=min(cfg.learner.shard_ranks or ranks, ranks * nodes))
 
 
 def actor_share(shape: ModelShape, cfg: Config, learner: LearnerMemory, total_bytes: int) -> float:
@@ -99,11 +102,11 @@ def actor_share(shape: ModelShape, cfg: Config, learner: LearnerMemory, total_by
     return min(cfg.actor.gpu_memory_utilization, max(int(left * 100) / 100, 0.0))
 
 
-def _advice(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> str:
+def _advice(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int, nodes: int) -> str:
     """Settings with which memory suffices: the cheapest ones, none of them in vain; empty when nothing helps."""
 
     def suffices(changes: dict[str, object]) -> bool:
-        return _count(shape, _changed(cfg, changes), gpus, total_bytes).in_memory
+        return _count(shape, _changed(cfg, changes), gpus, total_bytes, nodes).in_memory
 
     changes: dict[str, object] = {}
     for name, value in _cheaper(shape, cfg):
@@ -120,11 +123,14 @@ def _advice(shape: ModelShape, cfg: Config, gpus: int, total_bytes: int) -> str:
 
 
 def _more_ranks(shape: ModelShape, cfg: Config, changes: dict[str, object], total_bytes: int) -> str:
-    """The fewest ranks with which a learner with these changes fits."""
-    for ranks in (2, 4, 8, 16, 32, 64):
-        wider = replace(_changed(cfg, changes | {"shard_ranks": ranks}), launch=replace(cfg.launch, learner_ranks=ranks))
-        if ranks > cfg.launch.learner_ranks and _count(shape, wider, ranks, total_bytes).learner_fits:
-            return f"{_settings(changes)} launch.learner_ranks={ranks}".strip()
+    """The fewest ranks, on the fewest machines, with which a learner with these changes fits."""
+    for nodes, ranks in ((1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8)):
+        more = changes | ({"shard_ranks": nodes * ranks} if nodes > 1 else {})
+        wider = replace(_changed(cfg, more), launch=replace(cfg.launch, learner_ranks=ranks))
+        larger = nodes > 1 or ranks > cfg.launch.learner_ranks
+        if larger and predict(shape, wider, nodes).peak <= (1 - MARGIN) * total_bytes:
+            where = f" on {nodes} machines (prolong learner --nodes {nodes})" if nodes > 1 else ""
+            return f"{_settings(more)} launch.learner_ranks={ranks}{where}".strip()
     return ""
 
 

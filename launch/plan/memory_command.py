@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--recipe", default="", help="a name in launch/conf, or a YAML file such as runs/NAME/config.yaml")
     parser.add_argument("--gpus", type=int, help="GPUs of the machine (default: those here, or as many as the run needs)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines of the learner, as for `prolong learner` (default: 1)")
     parser.add_argument("--gib", type=float, help=f"memory of each GPU (default: of those here, or {DEFAULT_GIB:g})")
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md, over the recipe")
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> int:
     cfg = compose(args.recipe, args.overrides)
     if cfg.model.dtype == AUTO:
         cfg.model.dtype = "bfloat16"
-    plan = plan_machine(ModelShape.of(read_config_of(cfg.model.path)), cfg, *_gpus(cfg, args.gpus, args.gib))
+    shape = ModelShape.of(read_config_of(cfg.model.path))
+    plan = plan_machine(shape, cfg, *_gpus(cfg, args.gpus, args.gib), nodes=max(args.nodes, 1))
     if args.json:
         print(json.dumps(plan_record(plan)))
     else:

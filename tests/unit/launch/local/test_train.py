@@ -44,6 +44,18 @@ def test_the_environment_says_what_the_caller_left_unsaid(cfg: Config, monkeypat
     assert "HF_HUB_OFFLINE" not in local.process_environment(cfg, None)
 
 
+def test_a_learner_on_gpus_grows_its_segments_unless_the_caller_says_otherwise(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert local.process_environment(cfg, "0", learner=True)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in local.process_environment(cfg, "0")
+    assert "PYTORCH_ALLOC_CONF" not in local.process_environment(cfg, None, learner=True)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync")
+    assert "PYTORCH_ALLOC_CONF" not in local.process_environment(cfg, "0", learner=True)
+
+
 def test_a_run_folder_belongs_to_one_supervisor(paths: RunPaths) -> None:
     with local._locked(paths), pytest.raises(UserError, match="another `prolong train`"), local._locked(paths):
         pass

@@ -149,6 +149,16 @@ def test_advice_composes_and_is_enough() -> None:
     assert plan_machine(LARGE, given, 8, 80 * GIB).learner_fits
 
 
+def test_several_machines_share_the_model_as_far_as_shard_ranks_says() -> None:
+    apart, together = config(ranks=8), config(ranks=8, shard_ranks=16)
+    assert plan_machine(LARGE, apart, 8, 80 * GIB, nodes=2).learner.moments == 8 * N // 8
+    assert plan_machine(LARGE, together, 8, 80 * GIB, nodes=2).learner.moments == 8 * N // 16
+    # sixteen ranks are not there
+    assert plan_machine(LARGE, together, 8, 80 * GIB).learner.moments == 8 * N // 8
+    advice = plan_machine(LARGE, config(ranks=8, actors=0), 8, 24 * GIB).advice
+    assert advice.endswith("machines (prolong learner --nodes 2)") or "offload=all" in advice
+
+
 def test_a_model_that_nothing_makes_fit_is_told_so() -> None:
     plan = plan_machine(LARGE, config(), 1, 2 * GIB)
     assert not plan.fits
