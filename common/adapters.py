@@ -16,7 +16,7 @@ from torch import Tensor
 
 # the factors, as parameters beside `weight` of the layer that they adapt
 DOWN, UP = "lora_A", "lora_B"
-# buffers of the whole model: the fingerprint of the base (common/model_folder.py), and the scale
+# buffers of the whole model: the fingerprint of the base (common/model_folder.py), and the scale (`stored_scale`)
 BASE, SCALE = "lora_base", "lora_scale"
 
 
@@ -35,10 +35,20 @@ def is_adapter_update(names: Iterable[str]) -> bool:
     return BASE in names
 
 
+def stored_scale(scale: float) -> Tensor:
+    """The scale as it is stored and sent: the bits of a float64 in an integer, which no change of dtype touches."""
+    return torch.tensor([scale], dtype=torch.float64).view(torch.int64)
+
+
+def read_scale(stored: Tensor) -> float:
+    """The scale that `stored_scale` made."""
+    return float(stored.view(torch.float64))
+
+
 @torch.no_grad()
 def merged_weight(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """Compute W [out, in] in the dtype of `base`; the sum is taken in float32 or better."""
     wide = torch.promote_types(base.dtype, torch.float32)
     # as a batch of one: selective recomputation keeps the results of the plain product, here a copy of the model
-    factors = up.to(wide)[None], down.to(wide)[None]
-    return torch.baddbmm(base.to(wide)[None], *factors, alpha=scale)[0].to(base.dtype)
+    product = torch.bmm(up.to(wide)[None], down.to(wide)[None])[0]
+    return torch.add(base, product, alpha=scale, out=product).to(base.dtype)

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .adapters import BASE, DOWN, SCALE, UP, is_factor, merged_weight
+from .adapters import BASE, DOWN, SCALE, UP, is_factor, merged_weight, read_scale
 from .config.sections import ModelConfig
 from .errors import ModelError
 from .model_folder import weights_fingerprint
@@ -26,43 +26,48 @@ from .tokenizer import tokenizer_folder
 class BaseWeights:
     """Every weight of one model in host memory, in the dtype that the engine computes in.
 
-    Example: dict(BaseWeights.load(model, torch.bfloat16).merged(update, device))
+    Example: dict(BaseWeights.load(model, torch.bfloat16, device).merged(update))
     """
 
-    def __init__(self, path: str, tensors: Mapping[str, Tensor], fingerprint: tuple[int, int]) -> None:
+    def __init__(self, path: str, tensors: Mapping[str, Tensor], fingerprint: tuple[int, int], device: torch.device) -> None:
         """fingerprint: of the files in `path`; it tells the base of one learner from that of another."""
-        self._path, self._tensors, self._fingerprint = path, tensors, fingerprint
+        self._path, self._tensors, self._fingerprint, self._device = path, tensors, fingerprint, device
 
     @classmethod
-    def load(cls, model: ModelConfig, dtype: torch.dtype) -> Self:
-        """Read the model of `model.path` into memory; for a GPU, into pages that it can read. Raises: ModelError."""
-        return cls.of(model.path, load_model(model, dtype=dtype, attention="eager"))
+    def load(cls, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Self:
+        """Read the model of `model.path` into host memory, to be merged on `device`. Raises: ModelError."""
+        return cls.of(model.path, load_model(model, dtype=dtype, attention="eager"), device)
 
     @classmethod
-    def of(cls, path: str, loaded: nn.Module) -> Self:
+    def of(cls, path: str, loaded: nn.Module, device: torch.device) -> Self:
         """Copy the weights of a model that was loaded from `path` and not changed. Raises: ModelError."""
-        pin = torch.cuda.is_available()
-        tensors = {name: tensor.detach().clone() for name, tensor in published_tensors(loaded)}
-        held = {name: tensor.pin_memory() if pin else tensor for name, tensor in tensors.items()}
-        return cls(path, held, weights_fingerprint(tokenizer_folder(path)))
+        weights = ((name, tensor.detach().cpu()) for name, tensor in published_tensors(loaded))
+        # a GPU copies from pages that it can read itself several times faster
+        held = {name: each.pin_memory() if device.type == "cuda" else each.clone() for name, each in weights}
+        return cls(path, held, weights_fingerprint(tokenizer_folder(path)), device)
 
     @property
     def names(self) -> set[str]:
         """The names of all weights."""
         return set(self._tensors)
 
-    def merged(self, update: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        """Yield all weights on `device`, those with an adapter in the update merged with it.
+    def merged(self, update: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights on the device, those with an adapter in the update merged with it.
 
         Raises: ModelError when the adapters belong to another base.
         """
         self._check(update)
-        scale = float(update[SCALE])
+        scale = read_scale(update[SCALE])
         for name, base in self._tensors.items():
-            weight = base.to(device, non_blocking=True)
+            weight = base.to(self._device, non_blocking=True)
             layer = name.removesuffix(".weight")
             down, up = update.get(f"{layer}.{DOWN}"), update.get(f"{layer}.{UP}")
-            yield name, weight if down is None or up is None else merged_weight(weight, down.to(device), up.to(device), scale)
+            yield (
+                name,
+                weight
+                if down is None or up is None
+                else merged_weight(weight, down.to(self._device), up.to(self._device), scale),
+            )
 
     def _check(self, update: Mapping[str, Tensor]) -> None:
         layers = {name.rpartition(".")[0] for name in update if is_factor(name)}

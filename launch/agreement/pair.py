@@ -145,9 +145,9 @@ class EnginePair:
 
     @torch.no_grad()
     def shift_weights(self) -> None:
-        """Move every parameter, so that weights which an update does not reach show."""
+        """Move every parameter that is trained, so that weights which an update does not reach show."""
         generator = torch.Generator().manual_seed(self._version + 1)
-        for parameter in self.policy.parameters():
+        for parameter in (tensor for _, tensor in self.policy.stored_tensors() if isinstance(tensor, torch.nn.Parameter)):
             noise = torch.randn(parameter.shape, generator=generator)
             spread = parameter.float().std() if parameter.numel() > 1 else parameter.float().abs()
             parameter.add_((noise.to(parameter.device) * (SHIFT * spread + 0.01)).to(parameter.dtype))

@@ -135,7 +135,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, dtype: torch.dtype | None,
 def _merged(base: str, adapters: dict[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights that adapters make of their base, as the engines had them in `dtype`. Raises: ModelError."""
     narrow = {name: tensor.to(dtype) if is_factor(name) else tensor for name, tensor in adapters.items()}
-    yield from BaseWeights.load(ModelConfig(path=base), dtype).merged(narrow, torch.device("cpu"))
+    yield from BaseWeights.load(ModelConfig(path=base), dtype, torch.device("cpu")).merged(narrow)
 
 
 def _copy_rest(checkpoint: Path, out: Path, config: JsonObject) -> None:

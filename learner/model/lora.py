@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ...common.adapters import BASE, DOWN, SCALE, UP, merged_weight
+from ...common.adapters import BASE, DOWN, SCALE, UP, merged_weight, stored_scale
 from ...common.config.sections import LoraConfig
 from ...common.errors import require
 
@@ -121,7 +121,7 @@ def add_adapters(causal: PreTrainedModel, cfg: LoraConfig, base: tuple[int, int]
         setattr(causal.get_submodule(parent), leaf, AdaptedLinear(linear, cfg.rank, cfg.scale))
     # as buffers they are a part of every update and checkpoint
     causal.register_buffer(BASE, torch.tensor(base, dtype=torch.int64))
-    causal.register_buffer(SCALE, torch.tensor([cfg.scale], dtype=torch.float64))
+    causal.register_buffer(SCALE, stored_scale(cfg.scale))
 
 
 def _targets(causal: PreTrainedModel, wanted: list[str]) -> list[str]:

@@ -85,6 +85,14 @@ def test_a_buffer_that_checkpoints_hold_reaches_the_engine(tmp_path: Path) -> No
     assert all(found.agrees("float32") for found in examinations)
 
 
+def test_adapters_are_sent_and_moved_alone(tmp_path: Path) -> None:
+    cfg = pair_config(make_tiny_model(tmp_path, tied=True))
+    cfg.model.lora = {"rank": 2, "alpha": 3.0}
+    examinations = asyncio.run(examine_pair(cfg))
+    assert [found.error for found in examinations] == ["", ""]
+    assert all(found.agrees("float32") for found in examinations)
+
+
 def test_the_layers_that_an_engine_shows_are_those_of_the_model(any_rig: Rig) -> None:
     assert isinstance(any_rig.engine, LayerWatch)
     any_rig.model.load_state_dict(any_rig.versions[any_rig.version], strict=False)

@@ -38,4 +38,4 @@ def test_two_ranks_train_the_adapters_of_one(tmp_path: Path, dtype: str) -> None
         for trainer in (alone, resumed):
             trainer.train(random_batch(lora_ranks.STEPS))
             for name, value in trainer.policy.full_parameters():
-                torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5, check_dtype=False, msg=name)
+                torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5, msg=name)

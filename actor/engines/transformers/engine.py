@@ -50,7 +50,7 @@ class TransformersEngine:
         self._policy, self._device = policy, policy.device
         self._path, self._max_context = model.path, model.max_context
         # what updates of adapters are merged with
-        self._base = BaseWeights.of(model.path, policy) if model.lora else None
+        self._base = BaseWeights.of(model.path, policy, self._device) if model.lora else None
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, asyncio.Queue[Row | ProlongError]] = {}
         self._stream_numbers = itertools.count()
@@ -197,7 +197,7 @@ class TransformersEngine:
             return staged
         if self._base is None:
             raise no_base()
-        return dict(self._base.merged(staged, self._device))
+        return dict(self._base.merged(staged))
 
     def supersede(self) -> None:
         self._superseded = True

@@ -79,7 +79,7 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         """Read the model's weights, because updates will hold adapters. May take as long as loading the model."""
         model = ModelConfig(path=self.model_config.model, max_context=self.model_config.max_model_len)
         with set_current_vllm_config(self.vllm_config):
-            self._base = BaseWeights.load(model, self.model_config.dtype)
+            self._base = BaseWeights.load(model, self.model_config.dtype, self.device)
 
     def begin(self, update: UpdateWeights, timeout_s: float) -> None:
         """Begin to download `update`, which the next load puts into the model."""
@@ -114,7 +114,7 @@ class WeightLoader(WeightTransferEngine[NoInit, Load]):
         staged = self._staged_buckets()
         if self._holds_adapters:
             update = dict(itertools.chain.from_iterable(staged))
-            staged = iter([self._required_base().merged(update, self.device)])
+            staged = iter([self._required_base().merged(update)])
         buckets = (self._head_bias.keep(views) for views in staged)
         if self._names.differ:
             buckets = iter([self._names.convert(itertools.chain.from_iterable(buckets))])

@@ -16,6 +16,7 @@ from prolong.common.errors import ModelError
 from prolong.common.half_head import EntropyUse, HeadForm, differentiation, half_head_logprobs, row_reduction
 from prolong.learner.batches.attention import DOCUMENTS_ATTENTION, documents_attention
 from prolong.learner.model.policy import build_policy
+from prolong.learner.model.reference import AdapterReference
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
 from prolong.learner.step import StepConfig, Trainer
 from torch._dynamo.utils import counters
@@ -79,6 +80,25 @@ def test_compiled_layers_train_as_others_under_fsdp_and_recomputation_and_are_co
     graphs = [count for _, count in compiled]
     assert graphs[0] > 0
     assert graphs[2] == graphs[1], "new shapes were compiled again"
+
+
+@pytest.mark.skipif(BACKEND == "eager", reason="PROLONG_SOAK: eleven graphs are compiled")
+def test_compiled_layers_with_adapters_train_as_others(folder: Path) -> None:
+    """The policy and its reference, which compute with other adapters of the same layers."""
+    cfg = small_config(folder)
+    cfg.model.lora = {"rank": 4, "targets": ["down_proj"]}
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        policy = build_policy(cfg.model, device=torch.device("cpu"), chunk=64, shard=False, compiled=compiled)
+        trainer = Trainer(StepConfig.of(cfg), policy, AdapterReference(policy), Ranks(), torch.device("cpu"))
+        for version in (0, 1):
+            found.append(trainer.train(random_batch(version, groups=2)))
+    assert counters["stats"]["unique_graphs"] > 0
+    for plain, made in zip(found[:2], found[2:], strict=True):
+        for name in ("learner/loss", "reference/kl", "learner/grad_norm"):
+            assert made[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-7), name
+    assert found[1]["reference/kl"] > 0
 
 
 @pytest.mark.parametrize("form", [HeadForm(), HeadForm(scale=1.5, soft_cap=2.0)])
