@@ -65,6 +65,11 @@ class ModelWriter:
         self._parts.append(self._folder / f".part-{len(self._parts):05d}.safetensors")
         save_file(self._pending, self._parts[-1], metadata={"format": "pt"})
         self._pending.clear()
+        # safetensors makes files that nobody else may read; a model is as readable as any file that is made here
+        ordinary = self._folder / ".ordinary"
+        ordinary.touch()
+        shutil.copymode(ordinary, self._parts[-1])
+        ordinary.unlink()
 
     def close(self) -> None:
         """Write what is left and give the files their names. Raises: OSError, SafetensorError."""

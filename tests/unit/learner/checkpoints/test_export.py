@@ -87,6 +87,7 @@ def test_what_one_rank_saved_and_what_several_did_export_alike(trainer: Trainer,
         assert json.loads((out / "config.json").read_text())["dtype"] == dtype
         assert (out / "tokenizer.json").read_bytes() == (checkpoint / "tokenizer.json").read_bytes()
         assert not (out / "state.json").exists()
+        assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "who may read one file may read all"
     assert (outs[0] / "model.safetensors").read_bytes() == (outs[1] / "model.safetensors").read_bytes()
 
 
