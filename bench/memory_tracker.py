@@ -141,11 +141,13 @@ def _prime(trainer: Trainer) -> None:
 
     The first update also traces how DTensors are sharded, on tensors of full size that nobody allocates.
     """
-    for parameter in trainer.policy.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trainer.policy.parameters()])  # pyright: ignore
+    trained = [parameter for parameter in trainer.policy.parameters() if parameter.requires_grad]
+    gradients = [torch.zeros_like(parameter) for parameter in trained]
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
+    norm = torch.nn.utils.get_total_norm(gradients)
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    torch.nn.utils.clip_grads_with_norm_(list(trainer.policy.parameters()), 1.0, norm)
+    torch.nn.utils.clip_grads_with_norm_(trained, 1.0, norm)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad = _keep_gradients
 
