@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 # by a signal, or vLLM looked before the kernel knew the exit code
 _KILLED = re.compile(r"core proc\(s\): \{(\}|.*: -\d)")
-_POLL_S = 0.002  # how long the engine process may wait for a broadcast between two steps
+# seconds between two looks at a download, each a call between two steps of the engine: at its beginning, and when it takes long
+_POLL_S, _SLOW_POLL_S = 0.002, 0.05
 
 
 class VllmEngine:
@@ -197,7 +198,8 @@ class VllmEngine:
         core, paused = self._llm.engine_core, perf_counter()
         try:
             await core.pause_scheduler_async(mode="keep", clear_cache=self._clear_kv)
-            unloaded = (await self._llm.collective_rpc("prolong_load", timeout=timeout_s))[0]
+            workers = await self._llm.collective_rpc("prolong_load", timeout=timeout_s)
+            unloaded = sorted({name for names in workers for name in names})
             if unloaded:
                 raise ModelError(
                     f"version {update.version}: vLLM took no weights for {len(unloaded)} of its parameters ({unloaded[:3]}), "
@@ -224,17 +226,19 @@ class VllmEngine:
         """Wait for the download in vLLM's process; returns checksums. Raises WeightsError."""
         frame = msgspec.msgpack.encode(update)
         # the download's own deadlines come first: the join, then each bucket
-        deadline_s = 2 * timeout_s + 1.0
+        deadline_s, start = 2 * timeout_s + 1.0, perf_counter()
         try:
             async with asyncio.timeout(deadline_s):
                 await self._llm.collective_rpc("prolong_download", args=(frame, timeout_s))
                 while True:
-                    workers = await self._llm.collective_rpc("prolong_download_result", args=(_POLL_S,))
+                    # the engine waits for nothing meanwhile: it generates
+                    workers = await self._llm.collective_rpc("prolong_download_result", args=(0.0,))
                     if workers[0] is not None:
                         checksums, error = workers[0]
                         break
                     if self._superseded:
                         raise WeightsError(f"version {update.version} was superseded before it arrived")
+                    await asyncio.sleep(min(_SLOW_POLL_S, max(_POLL_S, 0.1 * (perf_counter() - start))))
         except TimeoutError as late:
             raise WeightsError(f"version {update.version} did not arrive within {deadline_s:g} s") from late
         if error:

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prolong.actor.engines.vllm import engine as engine_module
 from prolong.actor.engines.vllm.engine import VllmEngine
 from prolong.common.errors import ModelError, ProlongError
 from prolong.common.messages import UpdateWeights
+from prolong.common.types import Manifest, Rendezvous
 
 
 class Worker:
-    """The calls of AsyncLLM that an update makes."""
+    """The calls of AsyncLLM that an update makes. `answer`: of the second of two workers; the first has loaded everything."""
 
     def __init__(self, answer: list[str] | Exception) -> None:
         self._answer = answer
@@ -25,7 +27,42 @@ class Worker:
         assert method == "prolong_load"
         if isinstance(self._answer, Exception):
             raise self._answer
-        return [self._answer]
+        return [[], self._answer]
+
+
+class Downloading:
+    """The calls of AsyncLLM that a download makes; it ends with the fourth look."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        if method == "prolong_download":
+            return [None]
+        self.waits.append(args[0])
+        return [([7], "")] if len(self.waits) == 4 else [None]
+
+
+def test_the_engine_never_waits_for_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def receive() -> list[int]:
+        engine = VllmEngine(cast("Any", llm), "m", clear_kv=True, stop_ids=[])
+        return await engine._receive(update, 5.0)
+
+    llm = Downloading()
+    update = UpdateWeights(
+        generation=1, version=3, epoch=1, member=0, num_members=1, rendezvous=Rendezvous(transport="t", address=b""),
+        manifest=Manifest(buckets=[]),
+    )  # fmt: skip
+    monkeypatch.setattr(engine_module.asyncio, "sleep", sleep)
+    assert asyncio.run(receive()) == [7]
+    assert llm.waits == [0.0] * 4
+    assert len(slept) == 3
+    assert min(slept) >= 0.002
 
 
 def apply(monkeypatch: pytest.MonkeyPatch, answer: list[str] | Exception) -> None:
