@@ -9,6 +9,7 @@ own converters, for one parameter at a time. Parameters and buffers are those of
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -22,7 +23,15 @@ from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 from transformers.utils.hub import cached_file
 
 from ...common.adapters import is_of_adapter
@@ -128,7 +137,11 @@ class ModelFiles:
                 own = target.to_local() if isinstance(target, DTensor) else target.detach()
                 start, stop = _own_rows(target)
                 if stop > start:
-                    own.copy_(rows.read(start, stop))
+                    read = rows.read(start, stop)
+                    # copy_ would repeat a tensor of one row
+                    if read.shape != own.shape:
+                        raise incomplete(self._model, causal, wrong=[f"{name} {list(read.shape)} of a rank"])
+                    own.copy_(read)
                 # a sum is one pass over the memory, and is finite only if every number is
                 finite[names[target]] = bool(torch.isfinite(own.sum(dtype=torch.float32)))
         except LOAD_ERRORS as error:
@@ -153,14 +166,37 @@ class ModelFiles:
             if source.converter is None:
                 yield first, self._stored(source.keys[0][0])
                 continue
-            converter = deepcopy(source.converter)
-            for key, pattern in source.keys:
-                read = partial(self._files[key].get_tensor, key)
-                # transformers takes anything that can be called, and declares less
-                converter.add_tensor(first, key, pattern, read)  # pyright: ignore[reportArgumentType]
-            for name, made in converter.convert(first, model=causal, config=causal.config).items():
-                tensor = made[0] if isinstance(made, list) else made
+            if _stacks(source.converter):
+                experts = len(source.keys) // len({pattern for _, pattern in source.keys})
+                shape = [experts, *causal.get_parameter(first).shape[1:]]
+                yield first, _Rows(shape, partial(self._stack, causal, first, source))
+                continue
+            for name, tensor in self._convert(causal, first, source, source.keys):
                 yield name, _Rows(list(tensor.shape), partial(_rows_of, tensor))
+
+    def _stack(self, causal: PreTrainedModel, first: str, source: _Source, start: int, stop: int) -> Tensor:
+        """Read experts [start, stop) of a parameter that stacks them, and no others."""
+        passed: Counter[str] = Counter()
+        own = []
+        for key, pattern in source.keys:
+            if start <= passed[pattern] < stop:
+                own.append((key, pattern))
+            passed[pattern] += 1
+        ((_, tensor),) = self._convert(causal, first, source, own)
+        return tensor
+
+    def _convert(
+        self, causal: PreTrainedModel, first: str, source: _Source, keys: list[tuple[str, str]]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors `keys` and yield what the source's converter makes of them."""
+        converter = deepcopy(source.converter)
+        assert converter is not None
+        for key, pattern in keys:
+            read = partial(self._files[key].get_tensor, key)
+            # transformers takes anything that can be called, and declares less
+            converter.add_tensor(first, key, pattern, read)  # pyright: ignore[reportArgumentType]
+        for name, made in converter.convert(first, model=causal, config=causal.config).items():
+            yield name, made[0] if isinstance(made, list) else made
 
     def _stored(self, key: str) -> _Rows:
         stored = self._files[key].get_slice(key)
@@ -168,6 +204,16 @@ class ModelFiles:
         if not shape:
             return _Rows(shape, lambda start, stop: self._files[key].get_tensor(key))
         return _Rows(shape, lambda start, stop: stored[start:stop])
+
+
+def _stacks(converter: WeightConverter) -> bool:
+    """Whether the converter stacks tensors to rows, each of which depends on its own tensors alone."""
+    stack, *others = converter.operations
+    if len(converter.target_patterns) != 1 or not isinstance(stack, MergeModulelist) or stack.dim != 0:
+        return False
+    joins = [isinstance(each, Concatenate) and each.dim > 0 for each in others]
+    turns = [isinstance(each, Transpose) and min(each.dim0, each.dim1) > 0 for each in others]
+    return all(join or turn for join, turn in zip(joins, turns, strict=True))
 
 
 def _rows_of(tensor: Tensor, start: int, stop: int) -> Tensor:

@@ -10,7 +10,9 @@ import torch
 from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ModelError
+from prolong.learner.model import loading
 from prolong.learner.model.policy import Policy, build_policy
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch import distributed as dist
@@ -201,3 +203,26 @@ def test_the_files_of_a_hub_name_are_found_in_its_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     among_three()
     assert_rows_of(build(Path("org/tiny"), shard=True), build(snapshot, shard=False))
+
+
+def test_a_rank_reads_its_own_experts_and_no_others(
+    tmp_path: Path, among_three: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_family_model(FAMILIES["qwen3-moe"], tmp_path)
+    read: set[str] = set()
+
+    class Recording:
+        def __init__(self, path: Path, framework: str) -> None:
+            self.file = safe_open(path, framework)
+            self.keys, self.get_slice = self.file.keys, self.file.get_slice
+
+        def get_tensor(self, key: str) -> Tensor:
+            read.add(key)
+            return self.file.get_tensor(key)
+
+    monkeypatch.setattr(loading, "safe_open", Recording)
+    among_three()
+    build(tmp_path, shard=True)
+    # the second of three ranks has the last two of four experts
+    assert {key.split("experts.")[1].split(".")[0] for key in read} == {"2", "3"}
+    assert len(read) == 2 * 2 * 3
