@@ -72,7 +72,7 @@ wheel: $(STAMP)
 	@$(BIN)/python -m pip --quiet wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-# TRL and what it needs, in an environment of its own: only `prolong bench race-trl` uses it
+# TRL and what it needs, in an environment of its own: only `prolong bench race-trl` and `step-trl` use it
 install-trl: .venv-trl/.installed
 
 .venv-trl/.installed: bench/requirements-trl.lock .ci/install
