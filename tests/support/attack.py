@@ -131,7 +131,7 @@ class Hostile:
     def as_learner(self, generation: int) -> list[Any]:
         """Messages of a learner of this generation, in an order that makes no sense."""
         greeting = self.hello(m.Role.learner, generation=generation)
-        steps = [{"generation": generation, "version": version} for version in (0, 1, 2)]
+        steps: list[dict[str, Any]] = [{"generation": generation, "version": version} for version in (0, 1, 2)]
         kinds = (m.TakeBatch, m.StepDone, m.CheckpointSaved, m.Finish)
         said = [kind(**step) for kind in kinds for step in steps]
         publish = m.Publish(**steps[0], rendezvous=NOWHERE, manifest=NOTHING)

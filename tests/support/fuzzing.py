@@ -87,7 +87,7 @@ def make_samples(hello: m.Hello) -> list[Any]:
     manifest = Manifest(
         buckets=[BucketSpec(num_bytes=64, tensors=[TensorSpec(name="w", dtype="float32", shape=[4], offset=0)])]
     )
-    step = {"generation": 1, "version": 1}
+    step: dict[str, Any] = {"generation": 1, "version": 1}
     samples = [
         hello,
         m.Heartbeat(stats={"tokens": 5.0, "busy_s": 1.5}),

@@ -55,7 +55,7 @@ class Case:
         (self.folder / "noted").touch()
 
     def run(self, **scripts: str) -> RunOutcome:
-        return asyncio.run(self.supervisor(1, **scripts).run())
+        return asyncio.run(self.supervisor(1, 10.0, **scripts).run())
 
     def leftovers(self) -> list[psutil.Process]:
         return [p for p in psutil.process_iter() if str(self.folder) in _environment(p).get("FOLDER", "")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prolong.learner.batches.balance import best_fit, even_steps
 from prolong.learner.batches.cost import TOKENS, ForwardCost
-from prolong.learner.batches.packing import PackingLayout, Sample, family_cost, pack, rank_imbalance
+from prolong.learner.batches.packing import MicroBatch, PackingLayout, Sample, family_cost, pack, rank_imbalance
 
 # of Qwen3-0.6B: 28 layers, 16 heads of 128 dimensions
 QWEN = ForwardCost(token=8.8e8, target=3.1e8, attention=((None, 4.0 * 16 * 128 * 28),))
@@ -79,9 +79,8 @@ def test_long_and_short_documents_cost_ranks_about_the_same_where_equal_tokens_w
     assert ratios["tokens"] > 1.15
 
 
-def micro_flops(positions: np.ndarray, micro: object) -> float:
+def micro_flops(positions: np.ndarray, micro: MicroBatch) -> float:
     """Written out: every token sees position + 1 tokens; every target meets the head."""
-    assert hasattr(micro, "target")
     pair = QWEN.attention[0][1]
     return QWEN.token * positions.size + QWEN.target * len(micro.target) + pair * float((positions + 1).sum())
 

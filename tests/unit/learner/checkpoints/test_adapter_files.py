@@ -131,7 +131,7 @@ def test_an_export_is_the_base_merged_with_the_adapters(cfg: Config, tmp_path: P
     base = AutoModelForCausalLM.from_pretrained(cfg.model.path, dtype=torch.float32)
     layer = trainer.policy.causal.get_submodule("model.layers.1.mlp.down_proj")
     up, down = layer.get_parameter("lora_B").detach(), layer.get_parameter("lora_A").detach()
-    expected = base.get_submodule("model.layers.1.mlp.down_proj").weight.detach() + ALPHA / RANK * up @ down
+    expected = base.get_parameter("model.layers.1.mlp.down_proj.weight").detach() + ALPHA / RANK * up @ down
     merged, tolerance = model.get_submodule("model.layers.1.mlp.down_proj").weight, 1e-6 if dtype == "float32" else 1e-2
     torch.testing.assert_close(merged.float(), expected, rtol=tolerance, atol=tolerance)
 
