@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from ...common.errors import CheckpointError
-from ..ranks import Ranks
+from ..ranks import START_TIMEOUT_S, Ranks
 
 
 class Writers:
@@ -33,8 +34,10 @@ class Writers:
         self._group: dist.ProcessGroup | None = None
         if ranks.size > 1:
             # apart from the groups of the learner's thread, which goes on meanwhile
-            group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=START_TIMEOUT_S))
             assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+            # from here on every wait has a deadline of its own, which fits the bytes that are written
+            _set_pg_timeout(timedelta(days=1), group)
             self._group = group
         self._find_owner(folder)
 

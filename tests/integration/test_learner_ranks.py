@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -263,7 +262,7 @@ def test_a_disk_that_is_full_for_one_rank_fails_the_checkpoint_on_all_and_the_ne
 def test_a_disk_that_does_not_answer_one_rank_ends_the_wait_of_all(model: Path, tmp_path: Path) -> None:
     run_ranks(model, tmp_path, "hang")
     errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)]
-    assert re.search("another rank is gone, or was not done within 1 s|is not on disk .* after 1 s", errors[0])
+    assert "another rank is gone, or was not done within 1 s" in errors[0]
     assert "is not on disk" in errors[1]
     assert "does that disk still answer?" in errors[1]
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001"]
