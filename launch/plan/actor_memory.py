@@ -48,14 +48,30 @@ class ActorMemory:
 def kv_bytes(shape: ModelShape, cfg: Config) -> int:
     """Bytes of the keys and values of one token, on one GPU: heads are split over the GPUs of an engine, or repeated."""
     split = min(cfg.actor.tensor_parallel, shape.kv_heads)
-    return 2 * shape.layers * shape.kv * DTYPE_BYTES[cfg.model.dtype] // split
+    width = 1 if _in_8_bits(cfg, "kv_cache_dtype") else DTYPE_BYTES[cfg.model.dtype]
+    return 2 * shape.layers * shape.kv * width // split
+
+
+def _in_8_bits(cfg: Config, argument: str) -> bool:
+    """Whether an argument of vLLM's engine names a type of 8 bits, such as fp8_per_tensor or int8."""
+    return str(cfg.actor.engine_args.get(argument, "")).startswith(("fp8", "mxfp8", "int8"))
+
+
+def _weights(shape: ModelShape, cfg: Config) -> int:
+    """Bytes of the weights on one GPU. Embedding and head are not quantized."""
+    width = DTYPE_BYTES[cfg.model.dtype]
+    layers = shape.layers * shape.layer * (1 if _in_8_bits(cfg, "quantization") else width)
+    return (width * shape.root + layers) // cfg.actor.tensor_parallel
 
 
 def predict_actor(shape: ModelShape, cfg: Config, total_bytes: int, share: float) -> ActorMemory:
     """The memory of an actor on GPUs of `total_bytes`, of which vLLM gets `share`. `cfg.model.dtype` is settled."""
     width, split = DTYPE_BYTES[cfg.model.dtype], cfg.actor.tensor_parallel
-    weights = width * shape.parameters // split
-    inner = width * BATCHED_TOKENS * (3 * shape.activated // split + 4 * shape.hidden)
+    weights = _weights(shape, cfg)
+    batched = cfg.actor.engine_args.get("max_num_batched_tokens")
+    inner = (
+        width * (batched if isinstance(batched, int) else BATCHED_TOKENS) * (3 * shape.activated // split + 4 * shape.hidden)
+    )
     activations = inner + 4 * LOGIT_COPIES * cfg.actor.max_num_seqs * shape.vocab
     staging = staging_of(shape, cfg)
     kv_cache = int(share * total_bytes) - weights - activations

@@ -104,6 +104,9 @@ def test_the_cache_of_an_actor_is_what_weights_and_activations_leave() -> None:
     assert actor.kv_cache == int(0.85 * 80 * GIB) - actor.weights - actor.activations
     assert actor.kv_tokens == actor.kv_cache // kv_bytes(SMALL, cfg)
     assert actor.sequences == actor.kv_tokens // 4096
+    eighth = replace(cfg, actor=ActorConfig(engine_args={"kv_cache_dtype": "fp8", "quantization": "fp8_per_tensor"}))
+    assert kv_bytes(SMALL, eighth) == kv_bytes(SMALL, cfg) // 2
+    assert predict_actor(SMALL, eighth, 80 * GIB, 0.85).weights == 2 * SMALL.root + SMALL.layers * SMALL.layer
     split = replace(cfg, actor=ActorConfig(tensor_parallel=4))
     assert predict_actor(LARGE, split, 80 * GIB, 0.85).weights == N // 2
 
