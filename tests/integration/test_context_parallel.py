@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.learner.ranks import Ranks
 from safetensors.torch import load_file
 from transformers import Qwen3Config
@@ -53,7 +54,7 @@ def test_ranks_that_share_micro_batches_have_the_loss_and_gradient_of_one(
     model: Path, tmp_path: Path, ranks: int, context: int, shards: int
 ) -> None:
     """With shared prompts, uneven lengths, a KL term, and losses that look at whole rollouts or batches."""
-    names = ["m2po", "varlen-gspo", "recompute-cispo", "bfloat16-gspo"] if ranks == 2 else ["gspo"]
+    names = ["varlen-m2po", "recompute-cispo", "bfloat16-gspo"] if ranks == 2 else ["gspo"]
     fork_ranks(context_script.run, model, tmp_path, context, shards, names, ranks=ranks, folder=tmp_path)
     for name in names:
         half = name.startswith("bfloat16")
@@ -72,3 +73,9 @@ def test_ranks_that_share_micro_batches_have_the_loss_and_gradient_of_one(
     alone = context_script.kept_bytes(model, make_policy(small_config(model), dtype=torch.float32), Ranks())
     # with more ranks than key heads, keys and values are repeated
     assert max(kept) < 1.3 * alone / context
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "deepseek-v3"])
+def test_sinks_windows_and_latent_attention_are_those_of_a_rank_alone(tmp_path: Path, name: str) -> None:
+    make_family_model(FAMILIES[name], tmp_path / "model")
+    fork_ranks(context_script.family, tmp_path / "model", ranks=2, folder=tmp_path)

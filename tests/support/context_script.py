@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.support.batches import (
+    assert_same_gradient,
     make_policy,
     mixed_batch,
     near_policy,
@@ -90,3 +91,25 @@ def counting() -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield counted
+
+
+def family(model: Path) -> None:
+    """Log-probabilities and gradient of a policy, whose micro-batch two ranks share, against those of each rank alone."""
+    torch.set_num_threads(1)
+    ranks = join_ranks(starve_s=30.0, cuda=False, context_parallel=2)
+    assert ranks.context is not None
+    cfg = small_config(model)
+    policy = make_policy(cfg, sharing=2, dtype=torch.float32)
+    (micro,) = pack(
+        samples_under(cfg, random_batch(0, groups=2, n=3, longest=60))[0], token_budget=10_000, layout=policy.layout
+    )
+    results = []
+    for each in (micro, micro.shared(ranks.context)):
+        policy.zero_grad()
+        logprobs, _ = policy.logprobs(each)
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+        results.append((logprobs.detach(), [p.grad.clone() for p in policy.parameters() if p.grad is not None]))
+    (alone, gradient), (shared, part) = results
+    torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
+    assert_same_gradient(gradient, [ranks.sum_(each) for each in part], rel=1e-5)
+    leave_ranks()

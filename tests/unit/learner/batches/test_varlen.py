@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prolong.bench.tiny_families import FAMILIES, make_family_model
 from prolong.learner.batches import attention
 from prolong.learner.batches.attention import documents_attention
 from prolong.learner.batches.documents import has_varlen_kernel, plan_documents
+from prolong.learner.batches.packing import pack
 from prolong.learner.batches.varlen import varlen_takes
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,8 @@ from tests.support.batches import (
     make_trainer,
     mixed_batch,
     near_policy,
+    random_batch,
+    samples_under,
     small_config,
     unsettle,
 )
@@ -167,3 +171,27 @@ def test_a_step_launches_once_a_layer_and_micro_batch_and_learns_the_same(
     # of the policy and of the reference
     assert calls.count == 2 * layers * micros
     assert len(calls.shapes) <= micros
+
+
+@pytest.mark.parametrize(
+    ("family", "launches"),
+    [("mistral-window", 2), ("gemma3", 6), ("cohere2", 4), ("deepseek-v3", 3), ("gemma2", 0), ("gpt-oss", 0)],
+)
+def test_windows_of_families_are_those_of_the_blocks_and_caps_and_sinks_keep_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, launches: int
+) -> None:
+    """Windows (one that counts another way: Cohere 2), values narrower than keys (DeepSeek), and what the kernel cannot do."""
+    make_family_model(FAMILIES[family], tmp_path)
+    cfg = small_config(tmp_path)
+    policy = make_policy(cfg, dtype=torch.float32)
+    samples = samples_under(cfg, random_batch(0, groups=2, n=3, longest=60))[0]
+
+    def run() -> Tensor:
+        (micro,) = pack(samples, token_budget=10_000, layout=policy.layout)
+        with torch.no_grad():
+            return policy.logprobs(micro)[0]
+
+    expected = run()
+    calls = use_varlen(monkeypatch)
+    torch.testing.assert_close(run(), expected, rtol=1e-5, atol=2e-5)
+    assert calls.count == launches
