@@ -51,6 +51,23 @@ def attempt(settings: dict[str, str], **changes: str):
     return prepare("", [f"{key}={value}" for key, value in merged.items()])
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{logprobs_mode: raw_logprobs}", r"logprobs_mode = 'raw_logprobs': it cannot be given: behaviour log-probabilities"),
+        (
+            "{enforce_eger: true}",
+            r"enforce_eger = True: this vLLM has no engine argument of that name; did you mean enforce_eager",
+        ),
+    ],
+)
+def test_an_engine_argument_that_breaks_a_promise_or_does_not_exist_costs_no_start(
+    settings: dict[str, str], given: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^actor\.engine_args\.{said}"):
+        attempt(settings, actor__engine_args=given)
+
+
 def test_a_run_that_can_start_gets_a_real_port(settings: dict[str, str]) -> None:
     port = int(attempt(settings).buffer.address.rpartition(":")[2])
     assert port > 0
