@@ -73,8 +73,10 @@ def learner(argv: list[str]) -> int:
     )
     parser.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="where the nodes meet: an address of node 0")
     args = parser.parse_intermixed_args(argv)
+    from .gpus import visible_gpus
     from .model_check import check_model, settle_dtype
     from .nodes import nodes_by_hand, nodes_of_slurm
+    from .placement import check_ranks
     from .recipes import compose
     from .resume_check import check_resume
     from .torchrun import launch_ranks
@@ -85,6 +87,7 @@ def learner(argv: list[str]) -> int:
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
     settle_dtype(cfg)
+    check_ranks(cfg, len(visible_gpus(os.environ)))
     check_resume(cfg)
     return launch_ranks(cfg, nodes)
 

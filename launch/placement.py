@@ -46,6 +46,16 @@ def check_gpus(cfg: Config, num_gpus: int) -> None:
     )
 
 
+def check_ranks(cfg: Config, num_gpus: int) -> None:
+    """Raise ConfigError when the learner alone would have more ranks than this machine has GPUs, if it has any."""
+    ranks = cfg.launch.learner_ranks
+    if cfg.model.device is not Device.cpu and 0 < num_gpus < ranks:
+        raise ConfigError(
+            f"launch.learner_ranks = {ranks}: each rank needs a GPU, and this machine has {num_gpus}; lower it, or start ranks "
+            "on other machines too (prolong learner --nodes)"
+        )
+
+
 def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
     """Name -> CUDA_VISIBLE_DEVICES: one GPU for each of the learner's ranks, `actor.tensor_parallel` for each actor.
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from prolong.common.config.choices import Device
 from prolong.common.config.sections import Config, ModelConfig
-from prolong.launch import gpus
+from prolong.launch import cli, gpus, torchrun
 from prolong.launch.gpus import Gpu, GpuReport, driver_version, probe_gpus, visible_gpus
 from prolong.launch.model_check import settle_dtype
+
+from tests.support.tiny_model import make_tiny_model
 
 CARD = Gpu(name="NVIDIA H200", total_bytes=150 << 30, free_bytes=149 << 30, capability=(9, 0))
 
@@ -104,3 +106,22 @@ def test_a_build_of_torch_for_cpus_says_so() -> None:
     if torch.version.cuda is not None:
         pytest.skip("torch here is a build for GPUs")
     assert "a build for CPUs; install the `gpu` extra" in gpus.ask_torch().problem
+
+
+@pytest.mark.parametrize(("cards", "dtype"), [([], "float32"), ([CARD], "bfloat16")])
+def test_a_learner_by_itself_starts_with_a_settled_dtype(
+    machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: list[Gpu], dtype: str
+) -> None:
+    """Its ranks read config.yaml, in which auto would be settled by each of them."""
+    launched: list[Config] = []
+
+    def launch(cfg: Config, _: object) -> int:
+        launched.append(cfg)
+        return 0
+
+    machine(*cards)
+    monkeypatch.setattr(torchrun, "launch_ranks", launch)
+    model = make_tiny_model(tmp_path / "model", tied=True)
+    settings = [f"model.path={model}", f"run.root={tmp_path}", "model.max_context=128", "sampling.max_tokens=64"]
+    assert cli.learner(settings) == 0
+    assert [cfg.model.dtype for cfg in launched] == [dtype]

@@ -3,7 +3,7 @@
 import pytest
 from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
 from prolong.common.errors import ConfigError
-from prolong.launch.placement import assign_cores, assign_gpus, check_gpus
+from prolong.launch.placement import assign_cores, assign_gpus, check_gpus, check_ranks
 
 
 def config(*, ranks: int = 1, actors: int = 1, pin: bool = True, device: Device = Device.auto, tensor: int = 1) -> Config:
@@ -52,3 +52,11 @@ def test_too_few_gpus_are_refused_with_the_sum() -> None:
         check_gpus(config(actors=2), 1)
     check_gpus(config(ranks=4, actors=2, tensor=2), 8)
     check_gpus(config(ranks=4, actors=0), 4)
+
+
+def test_a_learner_by_itself_has_no_more_ranks_than_gpus() -> None:
+    with pytest.raises(ConfigError, match=r"launch.learner_ranks = 4: each rank needs a GPU, and this machine has 2"):
+        check_ranks(config(ranks=4), 2)
+    check_ranks(config(ranks=4), 4)
+    check_ranks(config(ranks=4), 0)
+    check_ranks(config(ranks=4, device=Device.cpu), 2)
