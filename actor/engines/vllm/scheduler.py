@@ -133,4 +133,4 @@ class GpuScheduler(FinalOnly, AsyncScheduler):
 
 
 class StepScheduler(FinalOnly, Scheduler):
-    """Schedules a step when the one before has ended, where vLLM cannot work ahead (n-gram drafts, for one)."""
+    """Schedules a step when the one before has ended, where vLLM cannot work ahead (suffix drafts, for one)."""
