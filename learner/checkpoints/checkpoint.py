@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...common.adapters import BASE
+from ...common.adapters import BASE, SCALE
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
 from ..loss_scale import LossScale
@@ -217,6 +217,13 @@ def _reading(checkpoint: Path, state: LearnerState, files: list[Path]) -> Iterat
         raise _damaged(checkpoint, error) from error
 
 
+# what tells adapters from those of another run, and what to do then
+_SAME = {
+    BASE: "the checkpoint's were trained beside other weights than model.path has; give it the model that the run began with",
+    SCALE: "the checkpoint's have another alpha / rank than model.lora; give it the settings that the run began with",
+}
+
+
 def _fill(targets: Iterable[tuple[str, Tensor]], stored: StoredTensors, names: Mapping[str, str]) -> None:
     """Fill tensors from stored ones, by name -> name in the files.
 
@@ -229,11 +236,8 @@ def _fill(targets: Iterable[tuple[str, Tensor]], stored: StoredTensors, names: M
         shape = stored.shapes[names[name]]
         if tensor.shape != shape:
             raise ModelError(f"weights of another model: {name} is {list(shape)}, expected {list(tensor.shape)}")
-        if name == BASE and not torch.equal(stored.read(names[name]), tensor.cpu()):
-            raise ModelError(
-                "adapters of another model: the checkpoint's were trained beside other weights than those of model.path; give "
-                "model.path the model that the run began with"
-            )
+        if name in _SAME and not torch.equal(stored.read(names[name]), tensor.cpu()):
+            raise ModelError(f"adapters of another run: {_SAME[name]}")
         stored.fill(names[name], tensor)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,9 +127,9 @@ def test_an_export_is_the_base_merged_with_the_adapters(cfg: Config, tmp_path: P
     export_checkpoint(checkpoint, out, dtype=None)
     assert folder_refusal(out) == ""
     assert not (out / "adapter_config.json").exists()
-    model = AutoModelForCausalLM.from_pretrained(out)
+    model: Any = AutoModelForCausalLM.from_pretrained(out)
     assert model.dtype is getattr(torch, dtype)
-    base = AutoModelForCausalLM.from_pretrained(cfg.model.path, dtype=torch.float32)
+    base: Any = AutoModelForCausalLM.from_pretrained(cfg.model.path, dtype=torch.float32)
     layer = trainer.policy.causal.get_submodule("model.layers.1.mlp.down_proj")
     up, down = layer.get_parameter("lora_B").detach(), layer.get_parameter("lora_A").detach()
     expected = base.get_parameter("model.layers.1.mlp.down_proj.weight").detach() + ALPHA / RANK * up @ down
@@ -140,10 +141,18 @@ def test_adapters_of_another_base_are_neither_resumed_nor_exported(cfg: Config, 
     checkpoint = save(make_trainer(cfg, dtype=torch.float32), tmp_path / "checkpoints")
     weights = load_file(Path(cfg.model.path) / "model.safetensors")
     save_file({name: 1.01 * tensor for name, tensor in weights.items()}, Path(cfg.model.path) / "model.safetensors")
-    with pytest.raises(ModelError, match="the model that the run began with"):
+    with pytest.raises(ModelError, match="give it the model that the run began with"):
         fill_policy(make_policy(cfg), checkpoint)
     with pytest.raises(ModelError, match="other weights than the model whose adapters the learner trains"):
         export_checkpoint(checkpoint, tmp_path / "out", dtype=None)
+
+
+def test_adapters_of_another_scale_are_not_resumed(cfg: Config, tmp_path: Path) -> None:
+    """An engine would merge them by the number in the checkpoint, the learner by its settings."""
+    checkpoint = save(make_trainer(cfg, dtype=torch.float32), tmp_path / "checkpoints")
+    cfg.model.lora["alpha"] = 5.0
+    with pytest.raises(ModelError, match=r"another alpha / rank than model\.lora"):
+        fill_policy(make_policy(cfg), checkpoint)
 
 
 def test_a_copy_of_the_base_in_another_place_and_in_shards_is_the_same_base(cfg: Config, tmp_path: Path) -> None:
