@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...common.config.sections import Config
+from ...common.config.trees import lora_config
 from .learner_memory import DTYPE_BYTES, staging_of
 from .model_shape import ModelShape
 
@@ -33,7 +34,7 @@ class ActorMemory:
     context: int
     kv_tokens: int  # tokens whose keys and values fit
     sequences: int  # rollouts of full length that run at once, at most actor.max_num_seqs
-    host: int  # an update that waits to be loaded
+    host: int  # an update that waits to be loaded; what adapters are merged with, for each process of the engine
 
     @property
     def taken(self) -> int:
@@ -74,6 +75,7 @@ def predict_actor(shape: ModelShape, cfg: Config, total_bytes: int, share: float
     )
     activations = inner + 4 * LOGIT_COPIES * cfg.actor.max_num_seqs * shape.vocab
     staging = staging_of(shape, cfg)
+    base = width * shape.parameters * split if lora_config(cfg.model) is not None else 0
     kv_cache = int(share * total_bytes) - weights - activations
     tokens = max(kv_cache, 0) // kv_bytes(shape, cfg)
     return ActorMemory(
@@ -85,5 +87,5 @@ def predict_actor(shape: ModelShape, cfg: Config, total_bytes: int, share: float
         context=CONTEXT_BYTES_OF_ACTOR,
         kv_tokens=tokens,
         sequences=min(tokens // cfg.model.max_context, cfg.actor.max_num_seqs),
-        host=staging.actor_host,
+        host=staging.actor_host + base,
     )

@@ -155,7 +155,7 @@ class _Counter:
         shared = 4.0 * shape.layer if self.sharded else 0.0
         if self.lora is not None:
             # nothing but adapters has a gradient; the weight of a layer is made of the base and its adapter
-            table, shared = 0.0, 2.0 * width * shape.hidden * shape.intermediate
+            table, shared = 0.0, (4.0 if width == 4 else 4.0 + width) * shape.hidden * shape.intermediate
         logits, product = self.logit_slice()
         last_norm = (4 + 2 * width) * states
         head = _Instant(

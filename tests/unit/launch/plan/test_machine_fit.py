@@ -76,6 +76,16 @@ def test_adapters_alone_have_moments_and_gradients() -> None:
     assert memory.tensors < predict_learner(LARGE, cfg, shards=8).tensors
 
 
+def test_an_actor_keeps_the_base_of_adapters_in_the_memory_of_its_host() -> None:
+    cfg = replace(config(ranks=8), actor=ActorConfig(tensor_parallel=2))
+    adapted = replace(cfg, model=replace(cfg.model, lora={"rank": 16}))
+    plain, kept = (predict_actor(LARGE, each, 80 * GIB, 0.85) for each in (cfg, adapted))
+    assert kept.host > 2 * 2 * N
+    # of the update itself hardly anything is left
+    assert kept.host - 2 * 2 * N < plain.host / 50
+    assert kept.weights == plain.weights
+
+
 def test_ranks_that_share_a_document_hold_a_part_of_it() -> None:
     cfg = replace(config(ranks=8), model=ModelConfig(path="x", dtype="bfloat16", max_context=65536))
     halves = replace(cfg, learner=replace(cfg.learner, context_parallel=8))
