@@ -51,7 +51,8 @@ def _share(cfg: Config, plan: MachinePlan, number: int) -> Iterator[str]:
         return
     given, cfg.actor.gpu_memory_utilization = cfg.actor.gpu_memory_utilization, plan.actor.share
     # a fixed size: vLLM would measure what is free while the learner beside it still grows
-    cfg.actor.kv_cache_gib = cfg.actor.kv_cache_gib or int(100 * plan.actor.kv_cache / GIB) / 100
+    room = int(100 * plan.actor.kv_cache / GIB) / 100
+    cfg.actor.kv_cache_gib = min(cfg.actor.kv_cache_gib or room, room)
     lowered = f" (instead of {given:g})" if plan.actor.share < given else ""
     yield (
         f"learner and actor share the GPU: of {plan.total_bytes / GIB:.0f} GiB the learner takes "

@@ -53,6 +53,18 @@ def test_learner_and_actor_split_one_gpu(machine, config) -> None:
     assert f"vLLM gets actor.gpu_memory_utilization = {cfg.actor.gpu_memory_utilization:g} of it (instead of 0.85)" in note
 
 
+def test_a_cache_of_an_earlier_start_is_no_larger_than_the_room_of_this_one(machine, config) -> None:
+    """config.yaml holds the size; a larger learner, or a smaller GPU, leaves less."""
+    machine(1)
+    cfg = config("0.6B")
+    cfg.actor.kv_cache_gib = 500.0
+    settle_gpus(cfg)
+    assert 20 < cfg.actor.kv_cache_gib < 60
+    cfg.actor.kv_cache_gib = 2.0
+    settle_gpus(cfg)
+    assert cfg.actor.kv_cache_gib == 2.0
+
+
 def test_gpus_of_their_own_leave_the_settings_alone(machine, config) -> None:
     machine(2)
     cfg = config("0.6B")
