@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from prolong.common.adapters import BASE, DOWN, UP
-from prolong.common.config.choices import EngineKind
+from prolong.common.config.choices import Device, EngineKind
 from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ProlongError
 from prolong.common.types import float32_array
@@ -79,9 +79,12 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_bfloat16_engine_and_learner_round_the_same_weights(tmp_path: Path) -> None:
-    """The weights are equal to the bit; what differs is how both multiply with them, as in a model without adapters."""
-    rig = rig_for(make_tiny_model(tmp_path / "model", tied=False), dtype="bfloat16")
+@pytest.mark.parametrize(
+    "device", [Device.cpu, pytest.param(Device.cuda, marks=pytest.mark.gpu)], ids=lambda device: device.name
+)
+def test_in_bfloat16_engine_and_learner_round_the_same_weights(tmp_path: Path, device: Device) -> None:
+    """The weights are equal; what differs is how both multiply with them, as in a model without adapters."""
+    rig = rig_for(make_tiny_model(tmp_path / "model", tied=False), dtype="bfloat16", device=device)
     try:
         policy = adapted_policy(rig.path, 5, torch.bfloat16)
         rig.run(push(rig, 5, dict(policy.full_parameters(torch.bfloat16))))
