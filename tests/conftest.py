@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LaneSch
 def pytest_configure(config: pytest.Config) -> None:
     if not asked_for(config):
         hide_gpus()
+    # imported here: the environment of `make parity` has none
+    if find_spec("hypothesis") is not None:
+        from hypothesis import settings
+
+        # by default an example that takes 200 ms fails, as any does on a busy machine
+        settings.register_profile("any machine", deadline=None)
+        settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
