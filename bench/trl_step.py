@@ -45,7 +45,7 @@ def micro_batches(rollouts: list[dict], size: int) -> list[dict]:
     return [part | {"num_items_in_batch": total} for part in parts]
 
 
-def build_trainer(settings: dict, model: str, folder: Path, micros: int) -> "GRPOTrainer":
+def build_grpo_trainer(settings: dict, model: str, folder: Path, micros: int) -> "GRPOTrainer":
     """TRL's trainer with the settings of the step; its tokenizer and its prompts are never used."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
     tokenizer.pad_token, tokenizer.eos_token = "a", "b"
@@ -88,7 +88,7 @@ def main() -> None:
     content = json.loads(args.batch.read_text())
     settings = content["settings"]
     micros = micro_batches(content["rollouts"], settings["micro_rollouts"])
-    trainer = build_trainer(settings, args.model, args.out.parent / "trl", len(micros))
+    trainer = build_grpo_trainer(settings, args.model, args.out.parent / "trl", len(micros))
     model = trainer.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=0.01, fused=True)
     steps = []
