@@ -3,7 +3,7 @@
 The products multiply half-precision operands, as tensor cores do, and accumulate and return float32: nothing is rounded between
 the states and the log-probabilities. Forward, chunks of positions run over the whole vocabulary and leave only the sum of the
 exponentials. Backward, slices of the vocabulary run over all positions: each row of the weight's gradient is one product in
-float32, rounded once; adding chunks of positions up in bfloat16 would be off by .6 % instead of .17 %.
+float32, rounded once; adding chunks of positions up in bfloat16 would be off by .7 % instead of .24 %.
 With z = f(W h + b) * scale, p = softmax(z) and E the entropy: d log p_y / dz = onehot(y) - p, dE / dz = -p (log p + E).
 """
 

@@ -112,7 +112,7 @@ def weight_error(chunk: int, *, ours: bool) -> float:
 
 
 def test_the_gradient_of_a_bfloat16_weight_is_rounded_once_whatever_the_chunk() -> None:
-    """A bfloat16 number is .17 % off on average; a sum of 32 chunks in bfloat16 is three times as far off."""
+    """The gradient is .24 % off, .17 % of it from the rounding of the result; a sum of 32 chunks in bfloat16 is .68 % off."""
     assert weight_error(32, ours=True) < 0.0025
     assert weight_error(32, ours=False) > 0.0045
 
