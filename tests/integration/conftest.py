@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """vLLM's client never closes the ZeroMQ context under its asyncio one, and pyzmq warns when it is collected."""
     for item in items:
         item.add_marker(pytest.mark.filterwarnings(UNCLOSED))
+
+
+def pytest_sessionfinish() -> None:
+    """Those of the last engines are collected here, where nothing makes an error of it any more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
