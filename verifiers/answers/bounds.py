@@ -8,6 +8,7 @@ by any length. An answer that says the same as the stored one needs no more of e
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import threading
@@ -146,7 +147,9 @@ def _budget(seconds: float) -> Iterator[None]:
     armed = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if armed:
+        # what a callback of the garbage collector raises is printed, and lost
+        collecting = frame is not None and frame.f_code in {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        if armed and not collecting:
             raise OutOfBudget
 
     before = signal.signal(signal.SIGPROF, interrupt)

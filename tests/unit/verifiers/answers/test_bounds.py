@@ -1,3 +1,4 @@
+import gc
 import time
 
 import pytest
@@ -68,6 +69,29 @@ def test_a_stored_answer_that_is_slow_itself_is_judged_to_the_end(monkeypatch: p
 
     assert within_budget(slow_first, spin, ("slow", "answer")) is True
     assert not has_stalled("slow", "answer")
+
+
+def test_the_budget_ends_nothing_inside_a_callback_of_the_garbage_collector(monkeypatch: pytest.MonkeyPatch):
+    """What is raised there would be printed and lost; pytest makes a failure of it."""
+    monkeypatch.setattr(bounds, "BUDGET_S", 0.02)
+    burned = []
+
+    def burn(phase: str, _: dict[str, int]) -> None:
+        started = time.process_time()
+        while time.process_time() - started < 0.1:
+            pass
+        burned.append(phase)
+
+    def collect() -> bool:
+        gc.callbacks.append(burn)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(burn)
+        return spin()
+
+    assert within_budget(collect, lambda: True, ("stored", "collected")) is None
+    assert burned == ["start", "stop"]
 
 
 def test_a_library_that_swallows_errors_cannot_swallow_the_budget(monkeypatch: pytest.MonkeyPatch):
