@@ -10,6 +10,7 @@ from typing import Self
 
 import pytest
 from prolong.actor.engines.completion import Completion
+from prolong.actor.engines.load import EngineLoad
 from prolong.actor.main import Actor, ActorInput, check_dtype
 from prolong.actor.stats import ActorStats
 from prolong.common.config.sections import ActorConfig, ModelConfig
@@ -62,6 +63,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.version, self.paused_s, self.num_unfinished = -1, 0.0, 0
+        self.load = EngineLoad()
         self.superseded: asyncio.Queue[None] = asyncio.Queue()
         self.asked: list[int] = []  # versions
         self.begun: asyncio.Queue[int] = asyncio.Queue()  # versions, as they are asked for
