@@ -115,11 +115,11 @@ class Cluster:
     def step(self) -> Batch:
         """Take the batch of this version and make the next version, which is not published yet."""
         assert self.client.welcome is not None
-        now = {"generation": self.client.welcome.generation}
-        self.client.send(TakeBatch(version=self.version, **now))
+        generation = self.client.welcome.generation
+        self.client.send(TakeBatch(generation=generation, version=self.version))
         batch = self.batches.take(60.0).batch
         self.version += 1
-        self.client.send(StepDone(version=self.version, **now))
+        self.client.send(StepDone(generation=generation, version=self.version))
         return batch
 
     def wait_for(self, *names: str, timeout_s: float = 60.0) -> float:

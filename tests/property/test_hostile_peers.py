@@ -6,6 +6,7 @@ be sent.
 
 import math
 import random
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -83,7 +84,7 @@ class Stranger:
                 self.learn(generation, version)
 
     def learn(self, generation: int, version: int) -> None:
-        step = {"generation": generation, "version": version}
+        step: dict[str, Any] = {"generation": generation, "version": version}
         self.duties.append(("lea", Publish(**step, rendezvous=NOWHERE, manifest=NOTHING)))
         self.duties.append(("lea", TakeBatch(**step)))
 
@@ -104,7 +105,7 @@ class Stranger:
         return self.number(self.core.run.store.version, self.core.run.store.version + 1)
 
     def say(self, name: str) -> FromClient:
-        step = {"generation": self.generation(), "version": self.version()}
+        step: dict[str, Any] = {"generation": self.generation(), "version": self.version()}
         epoch = self.number(self.core.run.membership.epoch)
         if self.rng.random() < 0.1:
             pid, version, generation = self.rng.choice([1, 1, 2]), self.version(), self.generation()
