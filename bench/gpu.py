@@ -35,21 +35,13 @@ from .engines import Sender, generate_forever, random_weights
 from .gpu_faults import measure_faults
 from .learner_step import Lengths, build_trainer, make_batch, make_demo_shaped_model, sft_step, timed
 from .measure import report, train_run
+from .memory import MODELS
 
 UPDATES, N = 20, 16
 Result = dict[str, object]
+WIDER = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
 # of Qwen3-0.6B and Qwen3-4B
-QWEN3: JsonObject = {
-    "vocab_size": 151_936,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-SHAPES: dict[str, JsonObject] = {
-    "0.6B": QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "4B": QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
-}
+SHAPES: dict[str, JsonObject] = {"0.6B": MODELS["0.6B"], "4B": MODELS["0.6B"] | WIDER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +67,17 @@ class Machine:
 
 
 def save_shape(folder: Path, shape: str, *, weights: bool) -> None:
-    """Save a Qwen3 model of that shape."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    """Save a random model of that shape, or its config alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen3Config(**SHAPES[shape], max_position_embeddings=40_960, architectures=["Qwen3ForCausalLM"])
+    config = AutoConfig.for_model(**SHAPES[shape], dtype="bfloat16")
     if not weights:
         config.save_pretrained(folder)
         return
     torch.manual_seed(0)
-    with torch.device("cuda"):
-        model = Qwen3ForCausalLM(config)
-    model.bfloat16().save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
 
 
 def agreement(machine: Machine, folder: Path) -> Result:

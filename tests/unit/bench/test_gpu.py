@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from prolong.bench import gpu
+from prolong.bench.engines import random_weights
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -32,3 +34,12 @@ def test_a_part_that_ends_or_hangs_is_a_result(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(subprocess, "run", hang)
     assert gpu.run_part("updates") == {"failed": "no result within 200 s", "said": "waiting"}
+
+
+@pytest.mark.parametrize("shape", gpu.SHAPES)
+def test_the_shapes_are_those_of_their_models(shape: str, tmp_path: Path) -> None:
+    gpu.save_shape(tmp_path, shape, weights=False)
+    weights = random_weights(tmp_path, "bfloat16", torch.device("meta"))
+    billions = sum(tensor.numel() for tensor in weights.values()) / 1e9
+    assert billions == pytest.approx(float(shape.removesuffix("B")), rel=0.01)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
