@@ -12,7 +12,8 @@ import asyncio
 import json
 import signal
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +49,9 @@ class SourceRow:
     result: Conversion | DataError
 
 
+ProvedRow = tuple[SourceRow, Proof | None]
+
+
 def convert_file(source: Path, target: Path, settings: ConvertSettings, cfg: VerifiersConfig) -> int:
     """Write the prompts and print the report; 1 if a record was left out, or all were. Raises: UserError."""
     check_family(settings.family)
@@ -71,15 +75,16 @@ async def _convert(source: Path, target: Path, settings: ConvertSettings, cfg: V
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     try:
         with record_writer(target) as write:
-            async for row, proof in _proved(_rows(source, settings), prover, settings.prove):
-                # a signal is heard here, also where no proof is waited for
-                await asyncio.sleep(0)
-                report.progress(row.number)
-                written = _usable(row, proof, report)
-                if written is not None:
-                    shape, made = written
-                    name = settings.family or shape.lower().replace(" ", "_")
-                    write(made.record(f"{name}/{source.stem}/{row.number}"))
+            async with aclosing(_proved(_rows(source, settings), prover, settings.prove)) as proofs:
+                async for row, proof in proofs:
+                    # a signal is heard here, also where no proof is waited for
+                    await asyncio.sleep(0)
+                    report.progress(row.number)
+                    written = _usable(row, proof, report)
+                    if written is not None:
+                        shape, made = written
+                        name = settings.family or shape.lower().replace(" ", "_")
+                        write(made.record(f"{name}/{source.stem}/{row.number}"))
     finally:
         await prover.close()
 
@@ -110,22 +115,32 @@ def converted(record: DataRecord, settings: ConvertSettings) -> Conversion | Lef
     return conversion
 
 
-async def _proved(rows: Iterator[SourceRow], prover: Prover, most: int | None) -> AsyncIterator[tuple[SourceRow, Proof | None]]:
+async def _proved(rows: Iterator[SourceRow], prover: Prover, most: int | None) -> AsyncGenerator[ProvedRow, None]:
     """Every row in its order, with its proof; None for a row without a prompt, and for those beyond `most` of a source."""
     under_way: deque[tuple[SourceRow, asyncio.Task[Proof] | None]] = deque()
     started: Counter[str] = Counter()
-    for row in rows:
-        task = None
-        if not isinstance(row.result, DataError):
-            started[row.result.made.task] += 1
-            if most is None or started[row.result.made.task] <= most:
-                task = asyncio.create_task(prove_prompt(row.result.made, prover))
-        under_way.append((row, task))
-        while len(under_way) >= WINDOW or (under_way and under_way[0][1] is None):
-            first, its_task = under_way.popleft()
-            yield first, await its_task if its_task else None
-    for row, task in under_way:
-        yield row, await task if task else None
+    try:
+        for row in rows:
+            task = None
+            if not isinstance(row.result, DataError):
+                started[row.result.made.task] += 1
+                if most is None or started[row.result.made.task] <= most:
+                    task = asyncio.create_task(prove_prompt(row.result.made, prover))
+            under_way.append((row, task))
+            while len(under_way) >= WINDOW or (under_way and under_way[0][1] is None):
+                first, its_task = under_way[0]
+                yield first, await its_task if its_task else None
+                under_way.popleft()
+        while under_way:
+            row, task = under_way[0]
+            yield row, await task if task else None
+            under_way.popleft()
+    finally:
+        # a conversion that is ended waits for no proof, and none may fail unheard when its pool is closed
+        left = [task for _, task in under_way if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 async def prove_prompt(made: Made, prover: Prover) -> Proof:

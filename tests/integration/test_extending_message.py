@@ -52,7 +52,7 @@ def test_the_status_shows_what_the_actor_reports(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", ROUND_TRIP], env=environment, check=True, timeout=60)
     cfg = make_config(tmp_path, silence_s=20.0)
     cfg.model.path, cfg.model.max_context = str(make_tiny_model(tmp_path / "tiny", tied=True, vocab=96)), 128
-    cfg.actor.engine = EngineKind.transformers
+    cfg.model.dtype, cfg.actor.engine = "float32", EngineKind.transformers
     with BufferProcess(cfg, environment=environment) as buffer:
         cfg.buffer.address = buffer.address
         config = run_paths(cfg).config.with_name("actor.yaml")

@@ -40,6 +40,8 @@ def forget() -> None:
 
 @pytest.fixture(autouse=True)
 def _traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # vLLM switches compilation off on CPUs, and other tests of this process may have started an engine
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=BACKEND))
     forget()
     counters.clear()
