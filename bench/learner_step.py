@@ -37,8 +37,7 @@ from ..common.types import (
 )
 from ..learner.algorithm.samples import samples_of
 from ..learner.batches.packing import pack
-from ..learner.main import load_policy
-from ..learner.model.reference import Reference
+from ..learner.main import load_policy, load_reference
 from ..learner.ranks import Ranks
 from ..learner.step import StepConfig, Trainer
 from .measure import report
@@ -129,9 +128,7 @@ def build(path: str, attention: str, budget: int, beta: float) -> Trainer:
 def build_trainer(cfg: Config, ranks: Ranks, device: torch.device) -> Trainer:
     """Build the trainer of a configuration as the learner does; with objective.kl_beta > 0 it has a reference."""
     policy = load_policy(cfg.model, cfg.learner, ranks, device)
-    reference = None
-    if cfg.objective.kl_beta > 0:
-        reference = Reference(load_policy(cfg.model, cfg.learner, ranks, device, trainable=False))
+    reference = load_reference(cfg, cfg.model, policy, ranks, device)
     return Trainer(StepConfig.of(cfg), policy, reference, ranks, device)
 
 

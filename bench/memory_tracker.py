@@ -50,12 +50,11 @@ from ..common.types import (
 from ..learner import step
 from ..learner.algorithm import token_stats
 from ..learner.batches.packing import MicroBatch
-from ..learner.main import load_policy
 from ..learner.model import policy as policy_module
 from ..learner.model.loading import ModelFiles
-from ..learner.model.reference import Reference
 from ..learner.ranks import Ranks
-from ..learner.step import StepConfig, Trainer
+from ..learner.step import Trainer
+from .learner_step import build_trainer
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
@@ -117,11 +116,7 @@ def track_learner(cfg: Config, size: int) -> TrackedMemory:
     assert cfg.learner.offload is Offload.none, "fake tensors do not tell host from device"
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_group(size) as ranks, _gpu_path(fake), fake, StorageTracker() as tracker:
-        policy = load_policy(cfg.model, cfg.learner, ranks, CPU)
-        reference = None
-        if cfg.objective.kl_beta > 0:
-            reference = Reference(load_policy(cfg.model, cfg.learner, ranks, CPU, trainable=False))
-        trainer = Trainer(StepConfig.of(cfg), policy, reference, ranks, CPU)
+        trainer = build_trainer(cfg, ranks, CPU)
         _prime(trainer)
         peaks: dict[str, int] = {}
         with mock.patch.object(Trainer, "_fill_reference", _noting(Trainer._fill_reference, tracker, peaks, "reference")):
@@ -130,7 +125,7 @@ def track_learner(cfg: Config, size: int) -> TrackedMemory:
         stepped, resident = tracker.peak_since(), tracker.living()
         for _ in range(2):
             tracker.peak_since()
-            for _ in policy.full_parameters(DTYPES[cfg.model.dtype]):
+            for _ in trainer.policy.full_parameters(DTYPES[cfg.model.dtype]):
                 pass
         publish = tracker.peak_since()
         return TrackedMemory(resident=resident, reference=peaks.get("reference", 0), step=stepped, publish=publish)

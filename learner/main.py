@@ -148,12 +148,7 @@ class Learner:
             fill_policy(policy, checkpoint)
         source.open_weights(policy, device)
         source.publish(state.version, policy)
-        reference = None
-        if cfg.objective.kl_beta > 0:
-            adapted = lora_config(model) is not None
-            # adapters need no second model
-            frozen = policy if adapted else load_policy(model, cfg.learner, ranks, device, trainable=False)
-            reference = AdapterReference(frozen) if adapted else Reference(frozen)
+        reference = load_reference(cfg, model, policy, ranks, device)
         ranks.allow_for(sum(parameter.numel() for parameter in policy.parameters()))
         trainer = Trainer(StepConfig.of(schedule.cfg), policy, reference, ranks, device)
         if checkpoint is not None:
@@ -354,6 +349,16 @@ def load_policy(
         sharing=ranks.sharing,
         compiled=learner.compile,
     )
+
+
+def load_reference(cfg: Config, model: ModelConfig, policy: Policy, ranks: Ranks, device: torch.device) -> Reference | None:
+    """Load the reference of a KL term, beside the policy of the same model; None without that term."""
+    if cfg.objective.kl_beta == 0:
+        return None
+    if lora_config(model) is not None:
+        # adapters need no second model
+        return AdapterReference(policy)
+    return Reference(load_policy(model, cfg.learner, ranks, device, trainable=False))
 
 
 def check_context(model: ModelConfig) -> None:

@@ -130,23 +130,12 @@ def take_snapshot(
     """Copy everything into `memory`. With several ranks nothing travels between them.
 
     copies: take what other ranks hold too, because this one's disk is not theirs.
-    The numbers that `load_checkpoint` gives back to the trainer are read from the trainer, not from `state`.
     """
     frozen = trainer.reference
-    written = msgspec.structs.replace(
-        state,
-        format=state.format if ranks.size == 1 else SHARDED_FORMAT,
-        ranks=ranks.size,
-        reference_epoch=frozen.epoch if frozen else 0,
-        entropy_coefficient=trainer.entropy_coefficient,
-        skipped=trainer.skipped,
-        skipped_in_row=trainer.skipped_in_row,
-        loss_scale=trainer.loss_scale,
-    )
     common = {
         "version": state.version,
         "epoch": frozen.epoch if frozen else 0,
-        "state": encode_state(written),
+        "state": encode_state(_with_numbers_of(trainer, state, ranks)),
         "config": msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
         "adapter": copy_adapters(trainer.policy),
     }
@@ -170,6 +159,20 @@ def take_snapshot(
         files[TRAINER].shards[name] = Shard(value.unsqueeze(0), (ranks.rank, 0))
         files[TRAINER].shapes[name] = (ranks.size, len(value))
     return ShardSnapshot(**common, rank=ranks.rank, ranks=ranks.size, files=files)
+
+
+def _with_numbers_of(trainer: Trainer, state: LearnerState, ranks: Ranks) -> LearnerState:
+    """`state` with the numbers that `load_checkpoint` gives back to the trainer, which are the trainer's."""
+    return msgspec.structs.replace(
+        state,
+        format=state.format if ranks.size == 1 else SHARDED_FORMAT,
+        ranks=ranks.size,
+        reference_epoch=trainer.reference.epoch if trainer.reference else 0,
+        entropy_coefficient=trainer.entropy_coefficient,
+        skipped=trainer.skipped,
+        skipped_in_row=trainer.skipped_in_row,
+        loss_scale=trainer.loss_scale,
+    )
 
 
 def write_snapshot(snapshot: Snapshot | ShardSnapshot, folder: Path, *, dtype: torch.dtype, owner: bool = True) -> None:

@@ -237,16 +237,20 @@ def build_policy(
         policy.to(device)
     else:
         policy.compute_dtype = compute = DTYPES[model.dtype]
-        # what is never updated needs no more precision than it computes in; buffers, such as frequencies, keep theirs
-        for parameter in policy.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(compute)
+        _narrow(policy, compute)
         layers = set(causal._no_split_modules or [])
         shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
         materialize(policy, torch.device("cpu") if offload else device)
         files.fill(causal)
     init_adapters(causal)
     return policy
+
+
+def _narrow(policy: Policy, compute: torch.dtype) -> None:
+    """Store what is never updated in no more precision than it computes in. Buffers, such as frequencies, keep theirs."""
+    for parameter in policy.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(compute)
 
 
 def _adapt(causal: PreTrainedModel, model: ModelConfig) -> None:
