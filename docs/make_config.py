@@ -15,7 +15,7 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS, ALGORITHM = "common/config/sections.py", "common/config/algorithm.py"
+SECTIONS, ALGORITHM, LEARNER = (f"common/config/{name}.py" for name in ("sections", "algorithm", "learner"))
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
@@ -111,18 +111,20 @@ class Source(NamedTuple):
 
 def page() -> str:
     """The text of docs/config.md."""
-    sections, algorithm, choices = Source.read(SECTIONS), Source.read(ALGORITHM), Source.read(CHOICES)
-    sources = {name: source for source in (sections, algorithm) for name in source.classes()}
+    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER)]
+    sections, algorithm, _ = files
+    choices = Source.read(CHOICES)
+    sources = {name: source for source in files for name in source.classes()}
     parts = [HEAD, *_verifiers(), "", "## Every setting\n"]
     for section in _fields(sections.classes()["Config"]):
         kind = ast.unparse(section.annotation)
         if kind in sources:
             parts.append(_section(_name(section), sources[kind], kind))
-    parts += [_section(key, sections, kind) for key, kind in MAPPINGS.items()]
+    parts += [_section(key, sources[kind], kind) for key, kind in MAPPINGS.items()]
     parts.append(_section("stages[]", algorithm, "StageConfig"))
     parts.append(_section("data.train[] and data.heldout[]", sections, "SourceConfig"))
     parts.append("## Choices\n")
-    users = _users(sections, algorithm)
+    users = _users(*files)
     parts += [_choices(", ".join(users[node.name]), node, choices) for node in choices.classes().values()]
     parts.append("## Limits\n\nConstants of the code:\n\n| limit | value | |\n| --- | --- | --- |")
     parts += [_limit(path, name) for path, name in LIMITS]

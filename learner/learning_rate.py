@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from ..common.config.choices import LrSchedule
-from ..common.config.sections import LrScheduleConfig
+from ..common.config.learner import LrScheduleConfig
 
 
 def lr_factor(cfg: LrScheduleConfig, *, step: int, steps: int, since_reset: int) -> float:

@@ -1,4 +1,4 @@
-"""Every setting of a run but those of the algorithm (algorithm.py): its default, its unit and one line about it.
+"""Every setting of a run, with its default, its unit and one line about it; learner.py and algorithm.py have their own.
 
 These dataclasses are the only source of defaults; recipes override them, and `make docs` makes docs/config.md of them.
 `launch/recipes.py` builds a Config from YAML and overrides; neither torch nor Hydra is imported here.
@@ -12,7 +12,8 @@ from pathlib import PurePath
 
 from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
-from .choices import Device, EngineKind, LrSchedule, Offload, Preference, Recompute, ResetSource, Straggler
+from .choices import Device, EngineKind, Preference, ResetSource, Straggler
+from .learner import LearnerConfig
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
 MAX_STOPS, MAX_STOP = 16, 64  # texts that end a rollout, and characters of each
@@ -278,71 +279,6 @@ class VerifiersConfig:
         require(self.workers >= 1, "verifiers.workers", self.workers, "at least 1")
         require(self.timeout_s > 0, "verifiers.timeout_s", self.timeout_s, "a positive number of seconds")
         require(0 <= self.max_none_rate <= 1, "verifiers.max_none_rate", self.max_none_rate, "in [0, 1]")
-
-
-@dataclass(kw_only=True, slots=True)
-class LrScheduleConfig:
-    """The learning rate over a stage, or over a run without stages, as a share of `learner.lr`."""
-
-    kind: LrSchedule = LrSchedule.constant  # the course after the warm-up
-    warmup: int = 0  # steps of rise, at the beginning and again after a reset that clears AdamW
-    decay: int = 0  # steps of fall; 0: all that the warm-up leaves
-    final: float = 0.0  # the share after the fall
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "decay"):
-            require(getattr(self, name) >= 0, f"learner.lr_schedule.{name}", getattr(self, name), "0 or more")
-        bounded = self.decay > 0 or self.kind is not LrSchedule.warmup_stable_decay
-        require(bounded, "learner.lr_schedule.decay", self.decay, "above 0 with kind warmup_stable_decay, which ends with it")
-        require(0 <= self.final <= 1, "learner.lr_schedule.final", self.final, "in [0, 1]")
-
-
-@dataclass(kw_only=True, slots=True)
-class LearnerConfig:
-    """The learner's step."""
-
-    minibatches: int = 1  # optimizer updates per batch
-    token_budget: int = 4096  # tokens of one packed forward, on each rank
-    lr: float = 2e-6  # learning rate of AdamW
-    # how it changes over a stage, or a run without stages: {kind: cosine, warmup: 10} and the settings below
-    lr_schedule: dict[str, object] = field(default_factory=dict)
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
-    weight_decay: float = 0.01  # of AdamW
-    # parts of names, such as norm, bias, embed_tokens: parameters whose name contains one have no weight decay
-    no_decay: list[str] = field(default_factory=list)
-    grad_clip: float = 1.0  # largest global norm of the gradient
-    logprob_chunk: int = 1024  # completion positions for which the head computes logits at once
-    recompute: Recompute = Recompute.false  # activations that the backward pass computes again
-    # torch compiles the decoder layers and the head's work on logits: faster on a GPU, after a minute of compiling
-    compile: bool = False
-    # parts that live in the memory of the host; only where the learner is sharded: several ranks, or less than float32
-    offload: Offload = Offload.none
-    max_skipped: int = 3  # the run stops after so many updates in a row that are not finite
-    starve_s: float = 1800.0  # the learner stops when it gets no batch for this time
-    # the run stops when engine and learner give the same tokens of the same version log-probabilities that differ by more on
-    # average: a multiple of .01 nats in float32, .05 in float16 and .25 in bfloat16; 0: no check
-    agreement_tolerance: float = 1.0
-    fsdp_reshard: bool = True  # with several ranks: shard the parameters again after the forward pass
-    # with several ranks: how many share one copy of the model; each group of so many holds its own, and the groups add up their
-    # gradients once an update. 0: the ranks of one machine
-    shard_ranks: int = 0
-    # neighbouring ranks that share each micro-batch, for documents longer than one GPU holds: each has its part of the tokens
-    # and, in attention, its part of the heads
-    context_parallel: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.minibatches >= 1, "learner.minibatches", self.minibatches, "at least 1")
-        require(self.token_budget >= 1, "learner.token_budget", self.token_budget, "at least 1")
-        require(self.lr > 0, "learner.lr", self.lr, "a positive number")
-        require(all(0 <= beta < 1 for beta in self.betas), "learner.betas", list(self.betas), "two numbers in [0, 1)")
-        require(self.weight_decay >= 0, "learner.weight_decay", self.weight_decay, "0 or more")
-        require(self.grad_clip > 0, "learner.grad_clip", self.grad_clip, "a positive number")
-        require(self.logprob_chunk >= 1, "learner.logprob_chunk", self.logprob_chunk, "at least 1")
-        require(self.max_skipped >= 1, "learner.max_skipped", self.max_skipped, "at least 1")
-        require(self.starve_s > 0, "learner.starve_s", self.starve_s, "a positive number of seconds")
-        require(self.agreement_tolerance >= 0, "learner.agreement_tolerance", self.agreement_tolerance, "0 or more")
-        require(self.shard_ranks >= 0, "learner.shard_ranks", self.shard_ranks, "0 or more")
-        require(self.context_parallel >= 1, "learner.context_parallel", self.context_parallel, "at least 1")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,7 +15,8 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
-from .sections import Config, JudgeConfig, LearnerConfig, LoraConfig, LrScheduleConfig, ModelConfig, VerifiersConfig
+from .learner import LearnerConfig, LrScheduleConfig
+from .sections import Config, JudgeConfig, LoraConfig, ModelConfig, VerifiersConfig
 
 MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.choices import LrSchedule
-from prolong.common.config.sections import Config, LrScheduleConfig
+from prolong.common.config.learner import LrScheduleConfig
+from prolong.common.config.sections import Config
 from prolong.common.errors import ConfigError
 from prolong.launch.recipes import compose
 from prolong.learner.learning_rate import lr_factor
