@@ -161,7 +161,6 @@ class Learner:
             keep=cfg.checkpoint.keep,
             resumed=checkpoint,
         )
-        log.info("learner at version %d of %d, generation %d", state.version, total_steps(cfg), source.generation)
         saved = -1 if checkpoint is None else state.version
         return cls(
             cfg,
@@ -182,6 +181,9 @@ class Learner:
         SIGTERM, Stop. Stops when: `run.steps` are done, a signal came, or the buffer is gone or has ended the run; always
         with its version saved, unless a step had already changed the policy when the time to leave was over.
         """
+        version, steps = self.state.version, total_steps(self.cfg)
+        # from here on a signal finds a version to save
+        log.info("learner at version %d of %d, generation %d", version, steps, self.source.generation)
         since, saveable = perf_counter(), True
         while not self.schedule.ended(self.state.version):
             with self.spans("learner/wait"):
