@@ -8,6 +8,8 @@ Clients (actors, the learner, observers) talk to the buffer only; weights are th
                   < UpdateWeights     > WeightsApplied
     learner       TakeBatch -> BatchReady     > StepDone     > CheckpointSaved     Finish -> Finished
                   Publish -> PublishPlan     < PublishResult     > Cordon     < SyncRequested
+                  Offer -> OfferNoted     < WeightReaders
+    relay         < UpdateWeights     > WeightsApplied     < WeightReaders
     anyone        StatusRequest -> Status     RequestReset -> ResetNoted | Refused     (without a Hello)
 
 The rules are attributes of the classes, so no table elsewhere has to be kept in step:
@@ -29,102 +31,38 @@ To add a message: write its class, name it in the union of its direction, and ha
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import Annotated
 
 import msgspec
 
-from .types import FEW, MANY, Batch, Group, Manifest, Number, Rendezvous, Text, Ticket, ValidationScore, Word
+from .message_kinds import (
+    ActorMessage,
+    Answer,
+    BufferMessage,
+    LearnerMessage,
+    OfGeneration,
+    Question,
+    Role,
+    WeightsMessage,
+)
+from .types import (
+    FEW,
+    MANY,
+    Batch,
+    Group,
+    Manifest,
+    Number,
+    Rendezvous,
+    Text,
+    Ticket,
+    ValidationScore,
+    WeightSource,
+    Word,
+)
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 # A version or generation that a client claims to be at: far enough below the largest Number that a run can go on from it.
 Claim = Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
-
-
-class Role(StrEnum):
-    """The kinds of clients."""
-
-    actor = "actor"
-    learner = "learner"
-    observer = "observer"
-
-
-# --- kinds of messages ------------------------------------------------------------------------------------------------
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """Base of all messages. On the wire: a map with the field `type`, the name of the class."""
-
-
-class BufferMessage(Message, frozen=True):
-    """A message from the buffer to a client."""
-
-    durable_first: ClassVar[bool] = True  # it waits until the journal holds all changes that came before it
-
-    def may_leave(self, durable_generation: int) -> bool:
-        """Whether it may be sent before the next commit. `durable_generation`: the newest one that the journal holds."""
-        return not self.durable_first
-
-
-class Answer(BufferMessage, frozen=True):
-    """The answer to a Question."""
-
-    only_once: ClassVar[bool] = False  # without an open question of its key it is counted and dropped
-
-    def key(self) -> tuple[int, ...]:
-        """The `key` of its question."""
-        return ()
-
-    def is_of(self, generation: int) -> bool:
-        """Whether it answers for this generation; answers of an earlier one are ignored by `BufferClient.ask`."""
-        return True
-
-
-class ClientMessage(Message, frozen=True):
-    """A message from a client to the buffer."""
-
-    senders: ClassVar[frozenset[Role]] = frozenset(Role)
-
-
-class ActorMessage(ClientMessage, frozen=True):
-    """A message that only actors may send."""
-
-    senders = frozenset({Role.actor})
-
-
-class LearnerMessage(ClientMessage, frozen=True):
-    """A message that only the learner may send."""
-
-    senders = frozenset({Role.learner})
-
-
-class OfGeneration(LearnerMessage, frozen=True):
-    """A learner's message about its own generation; the core counts and drops those of a dead one."""
-
-    generation: Number
-
-
-A = TypeVar("A", bound=BufferMessage, covariant=True)
-
-
-class Question(ClientMessage, Generic[A], frozen=True):
-    """A message that the buffer answers with an A."""
-
-    # the session sends it again after each handshake until it is answered
-    asked_again: ClassVar[bool] = False
-    # a newer question of the class takes the place of one that waits for its answer
-    newest_only: ClassVar[bool] = True
-    close_waits: ClassVar[bool] = False  # closing a client waits for the answer
-
-    @classmethod
-    def answer_type(cls) -> type[A]:
-        """The class (or union of classes) of its answer, for `isinstance`."""
-        question = next(base for base in vars(cls)["__orig_bases__"] if get_origin(base) is Question)
-        return get_args(question)[0]
-
-    def key(self) -> tuple[int, ...]:
-        """Tells questions of one class apart: the answer has the same key."""
-        return ()
 
 
 # --- every client: arriving, staying, the end -------------------------------------------------------------------------
@@ -166,6 +104,10 @@ class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=Fals
     version: Claim = -1
     generation: Claim = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
     stage: Number = 0  # learner: index of the stage that it is in
+    # actor: how weights reach it, a name in common/weights/transports.py or "pull"
+    transport: Word = "collective"
+    # relay, or actor that serves: where others pull from it
+    serves: WeightSource | None = None
 
 
 class Alive(Answer, frozen=True):
@@ -180,7 +122,7 @@ class Heartbeat(Question[Alive], frozen=True):
     """Sent every `heartbeat_s`."""
 
     # cumulative since the client started: seconds, tokens, counts
-    stats: Annotated[dict[Word, float], FEW] = {}
+    stats: Annotated[dict[Word, float], FEW] = msgspec.field(default_factory=dict)
 
 
 class Stop(BufferMessage, frozen=True):
@@ -379,8 +321,44 @@ class SyncRequested(BufferMessage, frozen=True):
     reason: str
 
 
+class OfferNoted(Answer, frozen=True):
+    """The offer is durable enough to be passed on."""
+
+    version: int
+
+    def key(self) -> tuple[int, ...]:
+        return (self.version,)
+
+
+class Offer(OfGeneration, Question[OfferNoted], frozen=True):
+    """The weights of `version` can be pulled from `source` from now on; older ones need not be there any more."""
+
+    asked_again = True
+
+    version: Number
+    manifest: Manifest
+    checksums: Annotated[list[int], MANY]  # of the buckets, in their order
+    catalog: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # as PullAddress.catalog
+    source: WeightSource
+
+    def key(self) -> tuple[int, ...]:
+        return (self.version,)
+
+
+class WeightReaders(BufferMessage, frozen=True):
+    """To the learner, and to relays and actors that serve weights: who may pull from them. Sent when it changes."""
+
+    durable_first = False
+
+    num_pullers: int  # living actors and relays that pull; without any the learner makes no offers
+    keys: list[str]  # public CURVE keys (Z85) of the clients that may connect; empty where the run has no keys
+
+
 class UpdateWeights(BufferMessage, frozen=True):
-    """To an actor: download `version` from the learner, as a member of `epoch`."""
+    """To an actor or relay: download `version`, as a member of `epoch`; or pull it, where the rendezvous says so.
+
+    For a pull, `epoch` is -1, `member` 0 and `num_members` 1.
+    """
 
     generation: int
     version: int
@@ -392,15 +370,18 @@ class UpdateWeights(BufferMessage, frozen=True):
     phase_timeout_s: float = 0.0  # as in Publish
 
 
-class WeightsApplied(ActorMessage, frozen=True):
-    """A member of a broadcast holds the weights of `version` now, or says why it does not."""
+class WeightsApplied(WeightsMessage, frozen=True):
+    """A receiver of weights holds those of `version` now, or says why it does not."""
 
     generation: Number
     version: Number
-    epoch: Number
-    checksums: Annotated[list[int], MANY]  # of the received buckets, in their order; empty after an error
+    epoch: Number  # of the broadcast; -1 for weights that were pulled
+    checksums: Annotated[list[int], MANY]  # of the received buckets, in their order; empty after an error, and of a relay
     seconds: float
     error: Text = ""
+    # of weights that were pulled
+    num_bytes: Number = 0  # that came over the network
+    pull_s: float = 0.0  # from the first request to the last checked chunk
 
 
 # --- anyone, without a Hello ------------------------------------------------------------------------------------------
@@ -421,7 +402,7 @@ class RequestReset(Question[ResetNoted | Refused], frozen=True):
 
 
 FromActor = GroupResult | TicketReturned | WeightsApplied | Leave
-FromLearner = TakeBatch | StepDone | CheckpointSaved | Publish | Cordon | Finish
+FromLearner = TakeBatch | StepDone | CheckpointSaved | Publish | Offer | Cordon | Finish
 FromClient = Hello | Heartbeat | FromActor | FromLearner | StatusRequest | RequestReset
 FromBuffer = (
     Welcome
@@ -431,6 +412,8 @@ FromBuffer = (
     | Tickets
     | GroupAck
     | UpdateWeights
+    | OfferNoted
+    | WeightReaders
     | BatchReady
     | Finished
     | PublishPlan

@@ -269,6 +269,22 @@ class Rendezvous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     address: Annotated[bytes, msgspec.Meta(max_length=1024)]  # the transport's own encoding
 
 
+class WeightSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A socket that weights can be pulled from: of the learner, of a relay, or of an actor that serves what it holds."""
+
+    endpoint: Word  # tcp://HOST:PORT, as others reach it
+    key: Annotated[str, msgspec.Meta(max_length=40)] = ""  # its public CURVE key (Z85); empty: frames are not encrypted
+
+
+class PullAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`Rendezvous.address` of the transport `pull`, as MessagePack."""
+
+    # SHA-256 of the encoded catalog of this version: it proves every chunk, whoever serves it
+    catalog: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    # where to ask, the best one first; the learner is the last
+    sources: Annotated[list[WeightSource], msgspec.Meta(min_length=1, max_length=4)]
+
+
 def int32_array(buffer: bytes) -> np.ndarray:
     """Read-only int32 view of a wire buffer."""
     return np.frombuffer(buffer, dtype="<i4")

@@ -35,15 +35,12 @@ from ...common.errors import (
     WireError,
     WireSizeError,
 )
+from ...common.message_kinds import Answer, BufferMessage, ClientMessage, Question
 from ...common.messages import (
-    Answer,
-    BufferMessage,
-    ClientMessage,
     FromBuffer,
     FromClient,
     GroupAck,
     Hello,
-    Question,
     Stop,
     Welcome,
 )

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from ...common.errors import DeadlineExceeded, ProlongError
-from ...common.messages import BufferMessage
+from ...common.message_kinds import BufferMessage
 
 M = TypeVar("M", bound=BufferMessage)
 

@@ -16,17 +16,13 @@ from collections import Counter, deque
 import msgspec
 
 from ...common.errors import BufferUnreachable, HandshakeRefused, ProlongError, RunStopped
+from ...common.message_kinds import Answer, BufferMessage, ClientMessage, Question, Role
 from ...common.messages import (
     Alive,
-    Answer,
-    BufferMessage,
-    ClientMessage,
     FromBuffer,
     Heartbeat,
     Hello,
-    Question,
     Refused,
-    Role,
     StepDone,
     Stop,
     WeightsApplied,

@@ -127,6 +127,8 @@ class BufferCore:
                     self.count("buffer/misplaced_messages")
             case m.Publish():
                 return self._publish(peer, message, now)
+            case m.Offer():
+                return [(peer.identity, m.OfferNoted(version=message.version))]
             case m.Cordon():
                 self._cordon(message.names)
             case m.Finish():
