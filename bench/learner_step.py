@@ -45,24 +45,24 @@ from .measure import report
 VOCAB = 67
 
 
-def make_demo_shaped_model(folder: Path) -> str:
-    """Save a random model of the demo's shape in `folder`; returns the path."""
+def make_demo_shaped_model(folder: Path, **changes: int | bool) -> str:
+    """Save a random model of the demo's shape in `folder`, but for `changes` of its Qwen3Config; returns the path."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        dtype="float32",
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+        "dtype": "float32",
+    }
+    Qwen3ForCausalLM(Qwen3Config.from_dict(shape | changes)).save_pretrained(folder)
     return str(folder)
 
 

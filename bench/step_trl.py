@@ -47,6 +47,7 @@ from ..learner.algorithm.advantages import batch_advantages
 from ..learner.model.policy import build_policy
 from ..learner.ranks import Ranks
 from ..learner.step import StepConfig, Trainer
+from .learner_step import make_demo_shaped_model
 from .measure import median_ratio, report
 
 SCRIPT = Path(__file__).parent / "trl_step.py"
@@ -70,22 +71,8 @@ SETTINGS: JsonObject = {
 
 def make_step_model(folder: Path, vocab: int) -> None:
     """Save a random Qwen3 whose head is most of its work, as in small models with large vocabularies."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocab,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    shape = {"vocab_size": vocab, "num_hidden_layers": 4, "max_position_embeddings": 1024, "tie_word_embeddings": True}
+    make_demo_shaped_model(folder, **shape)
 
 
 def draw_rollouts(vocab: int) -> list[JsonObject]:
