@@ -20,10 +20,10 @@ import torch
 
 from ..common.errors import WeightsError
 from ..common.messages import UpdateWeights
-from ..common.weights.api import ActorEnd, WeightTransport
+from ..common.weights.api import ActorEnd, EngineTransport
 from ..common.weights.buckets import check_manifest, checksum
 from ..common.weights.gpu_memory import finish_stream, host_buffer, own_stream
-from ..common.weights.transports import TRANSPORTS, transport_named
+from ..common.weights.transports import ENGINE_TRANSPORTS, transport_named
 
 
 class DownloadResult(NamedTuple):
@@ -47,7 +47,7 @@ class WeightDownloader:
         downloader.close()
     """
 
-    def __init__(self, device: torch.device, transports: Mapping[str, WeightTransport] = TRANSPORTS) -> None:
+    def __init__(self, device: torch.device, transports: Mapping[str, EngineTransport] = ENGINE_TRANSPORTS) -> None:
         self._device, self._transports = device, transports
         # by name of the transport; each is opened once, when a learner first names it
         self._ends: dict[str, ActorEnd] = {}

@@ -23,7 +23,7 @@ from ..common.errors import WeightsError
 from ..common.messages import PublishPlan, UpdateWeights
 from ..common.weights.api import LearnerEnd
 from ..common.weights.buckets import PackedWeights
-from ..common.weights.transports import configured_transport, transport_named
+from ..common.weights.transports import ENGINE_TRANSPORTS, configured_transport, transport_named
 from ..learner.weights.packer import WeightPacker
 
 PHASE_S = 5.0
@@ -52,7 +52,7 @@ def serve_member(pipe: Connection, device: str) -> None:
         update = msgspec.msgpack.decode(frame, type=UpdateWeights)
         name = update.rendezvous.transport
         if name not in ends:
-            ends[name] = transport_named(name).open_actor_end(torch.device(device))
+            ends[name] = transport_named(name, ENGINE_TRANSPORTS).open_actor_end(torch.device(device))
         try:
             with closing(ends[name].download(update, PHASE_S)) as buckets:
                 for number, _ in enumerate(buckets):

@@ -67,7 +67,7 @@ class ActorEnd(Protocol):
     """The actor's end of a transport. An engine's first worker opens one for its life.
 
     Example:
-        end = transport_named(update.rendezvous.transport).open_actor_end(device)
+        end = transport_named(update.rendezvous.transport, ENGINE_TRANSPORTS).open_actor_end(device)
         with closing(end.download(update, phase_timeout_s=2.6)) as buckets:
             staged = [(flat.to("cpu", copy=True), checksum(flat)) for flat in buckets]
         end.close()
@@ -79,8 +79,9 @@ class ActorEnd(Protocol):
         Called when: an UpdateWeights came and its manifest was checked. It runs in its own thread, while the engine generates,
         and puts what it does on a GPU on the thread's current stream.
         Blocks: each phase (reaching the learner; one bucket) about `phase_timeout_s` at most.
-        Afterwards: a tensor in host memory belongs to the caller, who keeps views into it: never write to it again. One on the
-        GPU is a buffer that the next bucket overwrites; the caller copies it first, on the same stream.
+        Afterwards: a tensor in host memory stays as it is until the update was loaded, or the caller gave it up: the caller
+        keeps views into it, and drops them when the load has ended. One on the GPU is a buffer that the next bucket overwrites;
+        the caller copies it first, on the same stream.
         Raises: WeightsError when a bucket does not come in time, the learner has another manifest, or the rendezvous is
         none of this transport's.
 
@@ -95,13 +96,17 @@ class ActorEnd(Protocol):
         ...
 
 
-class WeightTransport(Protocol):
-    """One way to move weights: a line of `transports.TRANSPORTS`. Holds no state: a process may open several ends."""
-
-    def open_learner_end(self, cfg: WeightsConfig, device: torch.device) -> LearnerEnd:
-        """Open the end of a learner that computes on `device`. Raises WeightsError if actors could not reach it."""
-        ...
+class EngineTransport(Protocol):
+    """One way in which weights reach an engine. Holds no state: a process may open several ends."""
 
     def open_actor_end(self, device: torch.device) -> ActorEnd:
         """Open an end for an engine on `device`. It connects to no learner yet, so it neither blocks nor fails."""
+        ...
+
+
+class WeightTransport(EngineTransport, Protocol):
+    """One way to move weights from the learner to actors: a line of `transports.TRANSPORTS`."""
+
+    def open_learner_end(self, cfg: WeightsConfig, device: torch.device) -> LearnerEnd:
+        """Open the end of a learner that computes on `device`. Raises WeightsError if actors could not reach it."""
         ...

@@ -31,7 +31,7 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch
-from prolong.common.weights.transports import transport_named
+from prolong.common.weights.transports import configured_transport
 from prolong.launch.recipes import compose
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
@@ -98,7 +98,7 @@ class Stage:
         named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in named]
         cfg = self.cfg.weights
-        end = transport_named(cfg.transport).open_learner_end(cfg, torch.device("cpu"))
+        end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
         sender = WeightSender(client, weights, end, specs, cfg)
         sender.start()
         sender.publish(0, named)

@@ -4,7 +4,7 @@ import pytest
 from prolong.common.config.sections import WeightsConfig
 from prolong.common.errors import ConfigError, WeightsError
 from prolong.common.weights.collective import CollectiveTransport
-from prolong.common.weights.transports import configured_transport, transport_named
+from prolong.common.weights.transports import ENGINE_TRANSPORTS, configured_transport, transport_named
 
 
 def test_the_default_is_the_collective_broadcast() -> None:
@@ -18,4 +18,4 @@ def test_a_setting_that_names_no_transport_is_refused_with_its_key_and_the_names
 
 def test_a_peer_that_names_no_transport_is_an_error_of_the_weights() -> None:
     with pytest.raises(WeightsError, match="no weight transport is called 'pigeon'"):
-        transport_named("pigeon")
+        transport_named("pigeon", ENGINE_TRANSPORTS)
