@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prolong.bench.networks import Network, network, why_no_networks
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.transport.keys import make_keys
 
-from tests.support.networks import Network, network, why_no_networks
 from tests.support.runs import SMALL, Run, assert_balanced
 
 pytestmark = pytest.mark.skipif(bool(why_no_networks()), reason=why_no_networks() or "networks can be made here")

@@ -65,7 +65,7 @@ class Run:
         return self.root / self.name
 
     def start(self, command: str, *arguments: str, within: Sequence[str] = ()) -> subprocess.Popen:
-        """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log. `within`: a command that runs it elsewhere (networks.py)."""
+        """`prolong COMMAND`; output goes to ROOT/COMMAND-N.log. `within`: words that run it elsewhere (bench/networks.py)."""
         label = f"{command}-{len(self.processes)}"
         fixed = [f"run.name={self.name}", f"run.root={self.root}"]
         line = [*within, *CLI, command, "--recipe", self.recipe, *fixed, *self.overrides, *arguments]

@@ -1,0 +1,202 @@
+"""Several hosts on one machine: network namespaces with addresses of their own, joined by a bridge. Needs root and iproute2.
+
+A host's cable is perfect until `shape` puts a link with a rate, a delay and losses in its place (slow_link.py):
+
+    host:    eth0                                       eth0
+               |                                          |
+    switch:  bridge                  bridge of its own: near ~~slow_link.py~~ far: bridge
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from .slow_link import LinkConditions
+
+CLONE_NEWNET = 0x40000000
+LINK_TIMEOUT_S = 10.0
+
+
+class Network:
+    """Hosts by name, of nine letters at most. Files, processes and memory are shared; only the network is not."""
+
+    def __init__(self, prefix: str, names: Sequence[str], *, mtu: int = 1500, congestion: str = "reno") -> None:
+        """`congestion`: how TCP answers losses. Every kernel allows reno in a namespace; with bbr, losses cost far less."""
+        self._prefix = prefix
+        self._mtu = mtu
+        self._congestion = congestion
+        self._addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, start=1)}
+        self._links: dict[str, subprocess.Popen[str]] = {}
+
+    def address(self, name: str) -> str:
+        return self._addresses[name]
+
+    def within(self, name: str) -> list[str]:
+        """The words before a command that runs it on that host."""
+        return ["ip", "netns", "exec", self._namespace(name)]
+
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """This thread is on that host: sockets that it makes stay there, and `/proc/thread-self/net` tells of it."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        host = os.open(f"/run/netns/{self._namespace(name)}", os.O_RDONLY)
+        try:
+            _enter(host)
+            yield
+        finally:
+            _enter(home)
+            os.close(host)
+            os.close(home)
+
+    def cut_off(self, name: str) -> None:
+        """Unplug the host's cable."""
+        _ip("-n", self._switch, "link", "set", name, "down")
+
+    def plug_in(self, name: str) -> None:
+        _ip("-n", self._switch, "link", "set", name, "up")
+
+    def shape(self, name: str, *, rate_mbit: float, delay_ms: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
+        """Give the host's cable a rate, a delay and a share of lost frames, in each direction; in place of what it had."""
+        near, far = f"{name}-near", f"{name}-far"
+        if name in self._links:
+            self._close_link(name)
+        else:
+            _ip("-n", self._switch, "link", "add", f"{name}-own", "type", "bridge", "mcast_snooping", "0")
+            _ip("-n", self._switch, "link", "set", f"{name}-own", "up", "mtu", f"{self._mtu}")
+            for device, bridge in ((near, f"{name}-own"), (far, "bridge")):
+                _ip("-n", self._switch, "tuntap", "add", "dev", device, "mode", "tap")
+                _ip("-n", self._switch, "link", "set", device, "master", bridge, "up", "mtu", f"{self._mtu}")
+            _ip("-n", self._switch, "link", "set", name, "master", f"{name}-own")
+        conditions = LinkConditions(rate_mbit=rate_mbit, delay_ms=delay_ms, loss=loss, seed=seed, mtu=self._mtu)
+        arguments = [near, far, msgspec.json.encode(conditions).decode()]
+        command = [*self.within("switch"), sys.executable, "-m", "prolong.bench.slow_link", *arguments]
+        link = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self._links[name] = link
+        if _read_line(link) != "ready\n":
+            raise RuntimeError(f"the link of {name} did not start: exit code {link.wait(LINK_TIMEOUT_S)}")
+
+    def link_counters(self, name: str) -> dict[str, int]:
+        """Frames in both directions of a shaped link: passed, lost, dropped by a full queue, refused by a cut cable."""
+        link = self._links[name]
+        assert link.stdin is not None
+        link.stdin.write("\n")
+        link.stdin.flush()
+        return msgspec.json.decode(_read_line(link), type=dict[str, int])
+
+    def sent_bytes(self, name: str) -> int:
+        """What the host has sent to others."""
+        with self.inside(name):
+            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        (line,) = (line for line in lines if line.strip().startswith("eth0:"))
+        # eight columns of what came in, then those of what went out; bytes are first
+        return int(line.partition(":")[2].split()[8])
+
+    def build(self) -> None:
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        _ip("-n", self._switch, "link", "set", "bridge", "up", "mtu", f"{self._mtu}")
+        for name, address in self._addresses.items():
+            host = self._namespace(name)
+            _ip("netns", "add", host)
+            pair = ["type", "veth", "peer", "name", "eth0", "mtu", f"{self._mtu}", "netns", host]
+            _ip("-n", self._switch, "link", "add", name, "mtu", f"{self._mtu}", *pair)
+            _ip("-n", self._switch, "link", "set", name, "master", "bridge", "up")
+            _ip("-n", host, "addr", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", host, "link", "set", "eth0", "up")
+            _ip("-n", host, "link", "set", "lo", "up")
+            with self.inside(name):
+                Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(self._congestion)
+
+    def remove(self) -> None:
+        for name in list(self._links):
+            self._close_link(name)
+        for name in ("switch", *self._addresses):
+            # what was never added cannot be removed
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "del", self._namespace(name))
+
+    @property
+    def _switch(self) -> str:
+        return self._namespace("switch")
+
+    def _namespace(self, name: str) -> str:
+        return f"{self._prefix}-{name}"
+
+    def _close_link(self, name: str) -> None:
+        """End the link's process: by closing its standard input, or by a signal if it hangs."""
+        link = self._links.pop(name)
+        try:
+            link.communicate(timeout=LINK_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            link.kill()
+            link.communicate(timeout=LINK_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def network(*names: str, mtu: int = 1500, congestion: str = "reno") -> Iterator[Network]:
+    """Build a network of hosts, and take it away at the end."""
+    made = Network(f"prolong{os.getpid()}", names, mtu=mtu, congestion=congestion)
+    try:
+        made.build()
+        yield made
+    finally:
+        made.remove()
+
+
+@cache
+def why_no_networks() -> str:
+    """Why networks cannot be made here; "" if they can."""
+    try:
+        with network("probe"):
+            return ""
+    except FileNotFoundError:
+        return "no `ip` (iproute2) here"
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces here: {error.stderr.strip()}"
+    except OSError as error:
+        return f"no network namespaces here: {error}"
+
+
+@cache
+def why_no_links() -> str:
+    """Why links cannot be shaped here; "" if they can."""
+    if reason := why_no_networks():
+        return reason
+    try:
+        with network("probe") as probe:
+            probe.shape("probe", rate_mbit=1.0)
+            return ""
+    except subprocess.CalledProcessError as error:
+        return f"no TAP devices here: {error.stderr.strip()}"
+    except RuntimeError as error:
+        return f"no TAP devices here: {error}"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20)
+
+
+def _enter(namespace: int) -> None:
+    """Move this thread into the network namespace. `os.setns` came with Python 3.12."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(namespace, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+
+
+def _read_line(link: subprocess.Popen[str]) -> str:
+    """The next line of the process: it writes one at a time, and only when it is asked. "" once it has ended."""
+    assert link.stdout is not None
+    readable, _, _ = select.select([link.stdout], [], [], LINK_TIMEOUT_S)
+    if not readable:
+        raise RuntimeError(f"a link did not answer within {LINK_TIMEOUT_S:g} s")
+    return link.stdout.readline()
