@@ -17,7 +17,7 @@ from ..common.config.sections import BufferConfig, Config
 from ..common.files import write_atomically
 from ..common.signals import stop_on_signals
 from ..common.tokenizer import Tokenizer
-from ..common.transport.gate import Gate
+from ..common.transport.gate import AllowedFolder, Gate
 from ..common.transport.keys import load_buffer_keys
 from ..common.transport.sockets import bind_router, endpoint_of
 from .core.core import BufferCore
@@ -62,9 +62,9 @@ def _bound(cfg: BufferConfig, max_bytes: int) -> Iterator[tuple[zmq.Socket, Gate
     """
     keys = load_buffer_keys(cfg.keys)
     context = zmq.Context()
-    gate = None if keys is None else Gate(context, keys)
+    gate = None if keys is None else Gate(context, AllowedFolder(keys.allowed))
     try:
-        router = bind_router(context, cfg.address, max_bytes, keys)
+        router = bind_router(context, cfg.address, max_bytes, None if keys is None else keys.secret)
         try:
             yield router, gate
         finally:

@@ -45,7 +45,7 @@ from ...common.messages import (
     Welcome,
 )
 from ...common.transport.keys import load_client_keys
-from ...common.transport.sockets import REFUSED, close_watched, connect_dealer
+from ...common.transport.sockets import REFUSED, WATCHED, close_watched, connect_dealer
 from ...common.transport.wire import Decoder, encode
 from .inbox import Inbox
 from .session import Session
@@ -113,7 +113,7 @@ class BufferClient:
         routing_id = f"{self._hello.role}/{self._hello.name[:64]}/{os.getpid()}/{os.urandom(4).hex()}".encode()
         try:
             keys = load_client_keys(self._keys)
-            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id, keys=keys, watch=True)
+            dealer = connect_dealer(context, self._address, self._max_bytes, routing_id, keys=keys, watch=WATCHED)
         except ConfigError:
             context.term()
             self.close(0.0)

@@ -9,13 +9,17 @@ Source: https://rfc.zeromq.org/spec/27/ (ZAP)
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from time import time_ns
 
 import zmq
 from zmq.utils import z85
 
 from ..errors import ConfigError
-from .keys import BufferKeys, read_allowed
+from .keys import read_allowed
+
+Admitted = Callable[[], Mapping[bytes, str]]  # public key (Z85) -> name of each client that may connect now
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +30,34 @@ SETTLED_NS = 1_000_000_000  # a folder that changed a moment ago may change agai
 NUM_FRAMES = 7  # version, request id, domain, address, routing id, mechanism, public key
 
 
-class Gate:
-    """The keys that the sockets of one context admit. Made before these sockets are bound."""
+class AllowedFolder:
+    """The keys in a folder, read again when it changes: added and removed keys count from the next connection on."""
 
-    def __init__(self, context: zmq.Context, keys: BufferKeys) -> None:
-        self.socket = context.socket(zmq.REP)
-        self.socket.bind(ENDPOINT)
-        self._folder = keys.allowed
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._read_at_ns = -1  # time stamp of the folder when its keys were read
         self._names: dict[bytes, str] = {}
+
+    def __call__(self) -> Mapping[bytes, str]:
+        """The keys that may connect now, with the names of their files."""
+        try:
+            changed_ns = self._folder.stat().st_mtime_ns
+            if changed_ns != self._read_at_ns:
+                self._names = read_allowed(self._folder)
+                self._read_at_ns = changed_ns if time_ns() - changed_ns > SETTLED_NS else -1
+        except (OSError, ConfigError) as error:
+            log.warning("allowed keys cannot be read, the keys known before stay: %s", error)
+        return self._names
+
+
+class Gate:
+    """Admits connections to the sockets of one context by their keys. Made before these sockets are bound."""
+
+    def __init__(self, context: zmq.Context, admitted: Admitted) -> None:
+        """`admitted` is called for each request; the name that it gives a key is the User-Id of the client's frames."""
+        self.socket = context.socket(zmq.REP)
+        self.socket.bind(ENDPOINT)
+        self._admitted = admitted
         self._num_refused = 0
 
     def answer(self) -> int:
@@ -60,18 +83,7 @@ class Gate:
     def _name_of(self, frames: list[bytes]) -> str | None:
         if len(frames) != NUM_FRAMES or frames[0] != VERSION or frames[5] != b"CURVE":
             return None
-        self._refresh()
-        return self._names.get(z85.encode(frames[6]))
-
-    def _refresh(self) -> None:
-        """Read the folder again if it changed: added and removed keys count from the next connection on."""
-        try:
-            changed_ns = self._folder.stat().st_mtime_ns
-            if changed_ns != self._read_at_ns:
-                self._names = read_allowed(self._folder)
-                self._read_at_ns = changed_ns if time_ns() - changed_ns > SETTLED_NS else -1
-        except (OSError, ConfigError) as error:
-            log.warning("allowed keys cannot be read, the keys known before stay: %s", error)
+        return self._admitted().get(z85.encode(frames[6]))
 
     def _log_refusal(self, frames: list[bytes]) -> None:
         """Log the 1st, 2nd, 4th, 8th ... refusal, so that a flood does not fill the disk."""
@@ -79,5 +91,5 @@ class Gate:
         if self._num_refused.bit_count() == 1:
             address = frames[3].decode(errors="replace") if len(frames) == NUM_FRAMES else "?"
             log.warning(
-                "refused a connection from %s: its key is not in %s (%d so far)", address, self._folder, self._num_refused
+                "refused a connection from %s: its key is not among the allowed (%d so far)", address, self._num_refused
             )

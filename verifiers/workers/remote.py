@@ -14,7 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ...common.errors import WireError
 from ...common.transport.keys import ClientKeys
-from ...common.transport.sockets import REFUSED, close_watched, connect_dealer
+from ...common.transport.sockets import REFUSED, WATCHED, close_watched, connect_dealer
 from ...common.transport.wire import Decoder, encode
 from ...common.types import Verdict
 from .host_messages import MAX_MESSAGE_BYTES, VERIFIER_PROTOCOL, Attach, Attached, FromHost, Judge, Judged
@@ -47,7 +47,7 @@ class RemoteHost:
     @classmethod
     def connect(cls, context: zmq.asyncio.Context, address: str, keys: ClientKeys | None, counters: Counter[str]) -> RemoteHost:
         """Connect and go on connecting until `close`; waits for nothing. Runs in the present event loop."""
-        socket = connect_dealer(context, address, MAX_MESSAGE_BYTES, keys=keys, watch=True)
+        socket = connect_dealer(context, address, MAX_MESSAGE_BYTES, keys=keys, watch=WATCHED)
         assert isinstance(socket, zmq.asyncio.Socket)
         host = cls(socket, address, counters)
         host._tasks = [asyncio.create_task(host._guarded(work)) for work in (host._listen, host._watch)]

@@ -17,7 +17,7 @@ import zmq.asyncio
 
 from ...common.config.sections import VerifiersConfig
 from ...common.errors import AddressInUse, ConfigError, UserError, WireError
-from ...common.transport.gate import Gate
+from ...common.transport.gate import AllowedFolder, Gate
 from ...common.transport.keys import load_buffer_keys
 from ...common.transport.quarantine import Quarantine
 from ...common.transport.sockets import bind_router, endpoint_of
@@ -56,9 +56,9 @@ class VerifierServer:
         """Bind the socket; clients wait until `run`. Must be called in an event loop. Raises AddressInUse, ConfigError."""
         context, keys = zmq.Context(), load_buffer_keys(cfg.keys)
         pool = make_pool(replace(cfg, hosts=[]))
-        gate = Gate(context, keys) if keys else None
+        gate = Gate(context, AllowedFolder(keys.allowed)) if keys else None
         try:
-            router = bind_router(zmq.asyncio.Context(shadow=context), address, MAX_MESSAGE_BYTES, keys)
+            router = bind_router(zmq.asyncio.Context(shadow=context), address, MAX_MESSAGE_BYTES, keys.secret if keys else None)
         except AddressInUse as error:
             raise AddressInUse(f"--address {address}: in use by another process; stop it or choose another port") from error
         except ConfigError as error:

@@ -5,20 +5,25 @@ from pathlib import Path
 
 import pytest
 import zmq
-from prolong.common.transport.gate import ENDPOINT, VERSION, Gate
-from prolong.common.transport.keys import BufferKeys, load_buffer_keys, make_keys
+from prolong.common.transport.gate import ENDPOINT, VERSION, Admitted, AllowedFolder, Gate
+from prolong.common.transport.keys import load_buffer_keys, make_keys
 from zmq.utils import z85
 
 
 class Asker:
     """libzmq's side of the protocol, and the gate that it asks."""
 
-    def __init__(self, keys: BufferKeys) -> None:
+    def __init__(self, admitted: Admitted) -> None:
         self.context = zmq.Context()
-        self.gate = Gate(self.context, keys)
+        self.gate = Gate(self.context, admitted)
         self.socket = self.context.socket(zmq.REQ)
         self.socket.connect(ENDPOINT)
         self.num_refused = 0
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+        self.gate.close()
+        self.context.term()
 
     def ask(self, public: bytes, *, mechanism: bytes = b"CURVE", version: bytes = VERSION) -> list[bytes]:
         """Status code, status text and user id of the answer."""
@@ -41,11 +46,9 @@ def folder(tmp_path: Path) -> Path:
 def asker(folder: Path) -> Iterator[Asker]:
     keys = load_buffer_keys(str(folder))
     assert keys is not None
-    asker = Asker(keys)
+    asker = Asker(AllowedFolder(keys.allowed))
     yield asker
-    asker.socket.close(linger=0)
-    asker.gate.close()
-    asker.context.term()
+    asker.close()
 
 
 def public_key(folder: Path, name: str) -> bytes:
@@ -84,3 +87,15 @@ def test_a_folder_that_cannot_be_read_leaves_the_keys_known_before(folder: Path,
 
 def test_answering_without_requests_does_nothing(asker: Asker) -> None:
     assert asker.gate.answer() == 0
+
+
+def test_keys_may_come_from_a_call_and_change_between_two_requests() -> None:
+    public, _ = zmq.curve_keypair()
+    admitted: dict[bytes, str] = {}
+    asker = Asker(lambda: admitted)
+    assert asker.ask(public)[0] == b"400"
+    admitted[public] = "relay"
+    assert asker.ask(public) == [b"200", b"OK", b"relay"]
+    admitted.clear()
+    assert asker.ask(public)[0] == b"400"
+    asker.close()
