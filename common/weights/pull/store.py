@@ -1,0 +1,349 @@
+"""The weights that a process holds of a pulled model, chunk by chunk, and what others may have of them.
+
+learner   PackedWeights --advance--> ChunkStore --answer--> server --socket--> puller
+puller    begin, put_deltas, put_full, finish --> ChunkStore --answer--> its own server, if it serves
+
+A chunk is held in one version of one session, or it is absent: while it is written, and after bytes whose digest was wrong. So
+no reader can see one version as another. The deltas of a chunk are kept while they are smaller together than the chunk: all of
+them never take more than the model does.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...errors import WeightsError
+from ..buckets import PackedWeights
+from .catalog import DIGEST_BYTES, SESSION_BYTES, Catalog, chunk_digest, encode_catalog
+from .chunks import ChunkLayout
+from .delta import apply_delta, encode_delta
+
+CATALOGS_KEPT = 32
+DELTAS_KEPT = 64  # of one chunk; empty ones count
+NO_SESSION = bytes(SESSION_BYTES)
+
+
+class HeldVersion(NamedTuple):
+    """What a chunk's content is."""
+
+    session: bytes
+    version: int
+
+
+class Step(NamedTuple):
+    """A delta that the store can give: it turns version `base` of a chunk into `version`."""
+
+    base: int
+    version: int
+    payload: bytes
+
+
+class Deltas(NamedTuple):
+    """An answer: apply these in order."""
+
+    steps: list[tuple[int, bytes]]  # the version after each, and its payload
+
+
+class Full(NamedTuple):
+    """An answer: the whole chunk."""
+
+    content: bytes
+
+
+class NotYet(NamedTuple):
+    """An answer: the store does not hold that version of the chunk yet, and may come to."""
+
+
+class Superseded(WeightsError):
+    """An answer, and what a puller raises: the version is no longer to be had, because `newest` took its place."""
+
+    def __init__(self, newest: int) -> None:
+        super().__init__(f"superseded by version {newest}")
+        self.newest = newest
+
+
+Answer = Deltas | Full | NotYet | Superseded
+
+
+class EncodeStats(NamedTuple):
+    """What `advance` made of one version."""
+
+    version: int
+    num_bytes: int  # that a puller fetches that held the version before
+    full_bytes: int  # of the model
+    num_changed: int  # chunks, of num_chunks
+    num_full: int  # chunks that have no smaller delta
+    num_chunks: int
+
+
+class ChunkStore:
+    """The newest content of every chunk, its version, and deltas between versions. Any thread may call any method.
+
+    One thread at a time writes: `advance` is the learner's, the rest of the writers are a puller's.
+    """
+
+    def __init__(self, layout: ChunkLayout, buckets: Sequence[torch.Tensor], *, keep_deltas: bool = True) -> None:
+        """`buckets`: flat uint8 tensors in host memory, one per bucket of the manifest; nobody else writes to them.
+
+        Without `keep_deltas` the store gives full chunks alone, and takes no memory beside `buckets`.
+        """
+        sizes = [flat.numel() for flat in buckets]
+        expected = [bucket.num_bytes for bucket in layout.manifest.buckets]
+        if sizes != expected:
+            raise ValueError(f"buckets of {sizes} bytes: the manifest says {expected}")
+        self.layout = layout
+        self.buckets = list(buckets)
+        self._keep_deltas = keep_deltas
+        self._lock = threading.Lock()
+        self._held: list[HeldVersion | None] = [None] * len(layout.chunks)
+        self._digests = [b""] * len(layout.chunks)
+        self._steps: list[deque[Step]] = [deque() for _ in layout.chunks]
+        self._session = NO_SESSION
+        self._version = -1  # the newest that every chunk has reached
+        self._target: Catalog | None = None
+        self._catalogs: dict[int, bytes] = {}  # of this session, the target's among them
+        self._callbacks: list[Callable[[], None]] = []
+        self._advances = False  # a learner's: no version comes but by `advance`
+
+    @property
+    def session(self) -> bytes:
+        """Of the newest catalog; zeros before the first one."""
+        with self._lock:
+            return self._session
+
+    @property
+    def version(self) -> int:
+        """The newest version that is complete; -1 if there is none."""
+        with self._lock:
+            return self._version
+
+    def held(self, index: int) -> HeldVersion | None:
+        """The session and version of chunk `index`; None while it is absent."""
+        with self._lock:
+            return self._held[index]
+
+    def catalog(self, version: int) -> bytes | None:
+        """The encoded catalog of a version of this session, which may be incomplete; None if it is not known any more."""
+        with self._lock:
+            return self._catalogs.get(version)
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every progress, from the thread that made it. It must neither block nor raise."""
+        with self._lock:
+            self._callbacks.append(callback)
+
+    def answer(self, index: int, session: bytes, have: int | None, target: int) -> Answer:
+        """What brings a puller to version `target` of `session` that holds `have` of the same session of chunk `index`."""
+        with self._lock:
+            newest = self._target.version if self._target is not None else -1
+            if session != self._session:
+                return Superseded(newest) if self._advances else NotYet()
+            if target > newest:
+                return NotYet()
+            chain = self._chain(index, have, target)
+            if chain is not None:
+                return Deltas(chain)
+            held = self._held[index]
+            if held is not None and held.session == session and held.version == target:
+                return Full(self.layout.view(self.buckets, index).numpy().tobytes())
+            # an absent chunk is on its way to the newest version, and to no other
+            return Superseded(newest) if target < newest else NotYet()
+
+    # --- the learner's ------------------------------------------------------------------------------------------------
+
+    def advance(self, weights: PackedWeights) -> EncodeStats:
+        """Become `weights`, and keep the deltas that lead there. Blocks for about 2 ms per chunk; the caller's thread works.
+
+        Raises WeightsError unless the version is newer than all before, and the manifest the same.
+        """
+        if weights.manifest != self.layout.manifest:
+            raise WeightsError("weights of another manifest than the store's")
+        if weights.version <= self.version:
+            raise WeightsError(f"weights of version {weights.version}: the store is at {self.version} already")
+        self._advances = True
+        session = self._session if self._session != NO_SESSION else secrets.token_bytes(SESSION_BYTES)
+        base = self.version
+        payloads: list[bytes | None] = []
+        digests: list[bytes] = []
+        for index, chunk in enumerate(self.layout.chunks):
+            view, target = self.layout.view(self.buckets, index), self.layout.view(weights.buckets, index)
+            payload = encode_delta(view, target, chunk.width) if base >= 0 else None
+            payloads.append(payload)
+            digests.append(self._digests[index] if payload == b"" else chunk_digest(target))
+        catalog = Catalog(session=session, version=weights.version, digests=b"".join(digests))
+        self.begin(encode_catalog(catalog), catalog)
+        for index, payload in enumerate(payloads):
+            if payload != b"":
+                self._become(index, self.layout.view(weights.buckets, index), base, payload)
+        self.finish(weights.version)
+        full = [chunk.num_bytes for chunk, payload in zip(self.layout.chunks, payloads, strict=True) if payload is None]
+        return EncodeStats(
+            version=weights.version,
+            num_bytes=sum(full) + sum(len(payload) for payload in payloads if payload is not None),
+            full_bytes=self.layout.num_bytes,
+            num_changed=sum(payload != b"" for payload in payloads),
+            num_full=len(full),
+            num_chunks=len(payloads),
+        )
+
+    def _become(self, index: int, content: torch.Tensor, base: int, payload: bytes | None) -> None:
+        """Replace chunk `index`. Readers meet it absent for the time of a copy."""
+        with self._lock:
+            self._held[index] = None
+        self.layout.view(self.buckets, index).copy_(content)
+        with self._lock:
+            self._reach(index, base, [] if payload is None else [(self._wanted().version, payload)])
+
+    # --- a puller's ---------------------------------------------------------------------------------------------------
+
+    def begin(self, encoded: bytes, catalog: Catalog) -> list[int]:
+        """Make `catalog` the version to reach; returns the chunks that are missing. Those that are equal already have it."""
+        if len(catalog.digests) != len(self.layout.chunks) * DIGEST_BYTES:
+            raise WeightsError(f"catalog with {len(catalog.digests)} bytes of digests for {len(self.layout.chunks)} chunks")
+        with self._lock:
+            if catalog.session != self._session:
+                self._session, self._version, self._catalogs = catalog.session, -1, {}
+                for steps in self._steps:
+                    steps.clear()
+            elif self._target is not None and catalog.version < self._target.version:
+                raise WeightsError(f"catalog of version {catalog.version}: the store is at {self._target.version} already")
+            self._target = catalog
+            self._catalogs[catalog.version] = encoded
+            while len(self._catalogs) > CATALOGS_KEPT:
+                del self._catalogs[min(self._catalogs)]
+            missing = [index for index in range(len(self._held)) if not self._take_over(index, catalog)]
+        self._progressed()
+        return missing
+
+    def put_deltas(self, index: int, base: int, deltas: Sequence[tuple[int, bytes]]) -> bool:
+        """Apply an answer to chunk `index`, which is held in version `base`; the last delta leads to the catalog's version.
+
+        False: the payloads are malformed or the digest is wrong. The chunk is absent now, and needs to be fetched in full.
+        Raises WeightsError, and changes nothing, when the deltas do not lead from what is held to what is wanted.
+        """
+        with self._lock:
+            wanted, held = self._wanted(), self._held[index]
+            versions = [base, *(version for version, _ in deltas)]
+            if held != (self._session, base) or versions[-1] != wanted.version or sorted(set(versions)) != versions:
+                raise WeightsError(f"deltas over versions {versions} for a chunk held as {held}, wanted {wanted.version}")
+            self._held[index] = None
+        view, width = self.layout.view(self.buckets, index), self.layout.chunks[index].width
+        try:
+            for _, payload in deltas:
+                apply_delta(view, payload, width)
+        except WeightsError:
+            return False
+        return self._check(index, wanted, base, deltas)
+
+    def put_full(self, index: int, version: int, content: bytes | memoryview) -> bool:
+        """Replace chunk `index` by `content`. False: it has not the catalog's digest; the chunk is absent now.
+
+        Raises WeightsError, and changes nothing, when `version` is not the catalog's.
+        """
+        view = self.layout.view(self.buckets, index)
+        with self._lock:
+            wanted = self._wanted()
+            if version != wanted.version:
+                raise WeightsError(f"chunk of version {version}: wanted {wanted.version}")
+            if len(content) != view.numel():
+                return False
+            self._held[index] = None
+        np.copyto(view.numpy(), np.frombuffer(content, np.uint8))
+        return self._check(index, wanted, -1, ())
+
+    def recheck(self) -> list[int]:
+        """Compute every digest again; returns the chunks whose content has changed in memory. They are absent now."""
+        damaged: list[int] = []
+        for index in range(len(self.layout.chunks)):
+            with self._lock:
+                held, digest = self._held[index], self._digests[index]
+            if held is not None and chunk_digest(self.layout.view(self.buckets, index)) != digest:
+                damaged.append(index)
+                with self._lock:
+                    self._held[index] = None
+        return damaged
+
+    def finish(self, version: int) -> None:
+        """Every chunk has reached `version`: it is the newest from now on. Raises WeightsError if one has not."""
+        with self._lock:
+            wanted = HeldVersion(self._session, version)
+            behind = sum(held != wanted for held in self._held)
+            if behind or self._wanted().version != version:
+                raise WeightsError(f"version {version} is not complete: {behind} of {len(self._held)} chunks are not there")
+            self._version = version
+        self._progressed()
+
+    # --- with the lock held -------------------------------------------------------------------------------------------
+
+    def _wanted(self) -> Catalog:
+        if self._target is None:
+            raise WeightsError("a chunk before the first catalog")
+        return self._target
+
+    def _take_over(self, index: int, catalog: Catalog) -> bool:
+        """Count chunk `index` as the catalog's version if it is equal. False: it is missing."""
+        held = self._held[index]
+        if held is None or self._digests[index] != catalog.digest(index):
+            if held is not None and held == (catalog.session, catalog.version):
+                self._held[index] = None
+            return False
+        if held.session == catalog.session and held.version < catalog.version:
+            self._keep(index, Step(held.version, catalog.version, b""))
+        self._held[index] = HeldVersion(catalog.session, catalog.version)
+        return True
+
+    def _reach(self, index: int, base: int, deltas: Sequence[tuple[int, bytes]]) -> None:
+        """Chunk `index` holds what was wanted, by these deltas from `base`, or in full when there are none."""
+        wanted = self._wanted()
+        if not deltas:
+            self._steps[index].clear()
+        for version, payload in deltas:
+            self._keep(index, Step(base, version, bytes(payload)))
+            base = version
+        self._digests[index] = wanted.digest(index)
+        self._held[index] = HeldVersion(wanted.session, wanted.version)
+
+    def _keep(self, index: int, step: Step) -> None:
+        if not self._keep_deltas:
+            return
+        steps = self._steps[index]
+        steps.append(step)
+        num_bytes = sum(len(kept.payload) for kept in steps)
+        while len(steps) > DELTAS_KEPT or num_bytes >= self.layout.chunks[index].num_bytes:
+            num_bytes -= len(steps.popleft().payload)
+
+    def _chain(self, index: int, have: int | None, target: int) -> list[tuple[int, bytes]] | None:
+        """The kept deltas from `have` to `target`, which are smaller together than the chunk; None if one is not there."""
+        chain: list[tuple[int, bytes]] = []
+        at = target
+        for step in reversed(self._steps[index]):
+            if step.version == at and at != have:
+                chain.append((step.version, step.payload))
+                at = step.base
+        return chain[::-1] if chain and at == have else None
+
+    # --- without it ---------------------------------------------------------------------------------------------------
+
+    def _check(self, index: int, wanted: Catalog, base: int, deltas: Sequence[tuple[int, bytes]]) -> bool:
+        """Whether the content that was just written is the wanted one; if so, count it."""
+        if chunk_digest(self.layout.view(self.buckets, index)) != wanted.digest(index):
+            return False
+        with self._lock:
+            if self._target is not wanted:
+                return False
+            self._reach(index, base, deltas)
+        self._progressed()
+        return True
+
+    def _progressed(self) -> None:
+        with self._lock:
+            callbacks = tuple(self._callbacks)
+        for callback in callbacks:
+            callback()
