@@ -1,7 +1,7 @@
 """The actor process: tickets and weights in, scored groups out.
 
 buffer --Tickets--> rollouts.py (one task per ticket) --GroupResult--> buffer
-buffer --UpdateWeights--> engine (one at a time, the newest first) --WeightsApplied--> buffer
+buffer --UpdateWeights--> updates.py (one at a time, the newest first) --WeightsApplied--> buffer
 SIGTERM --Leave--> buffer; groups that end in time are still sent, all other tickets are handed back
 """
 
@@ -14,12 +14,11 @@ import os
 import signal
 import socket
 from collections.abc import Collection, Sequence
-from time import perf_counter
 from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
-from ..common.errors import ConfigError, DeadlineExceeded, WeightsError
+from ..common.errors import DeadlineExceeded
 from ..common.messages import (
     PROTOCOL_VERSION,
     FromClient,
@@ -31,15 +30,14 @@ from ..common.messages import (
     TicketReturned,
     Tickets,
     UpdateWeights,
-    WeightsApplied,
 )
 from ..common.tokenizer import Tokenizer
-from ..common.types import Group, Manifest, Ticket
+from ..common.types import Group, Ticket
 from ..verifiers.workers.pool import make_pool
-from .engines.api import Engine
 from .engines.registry import engine_class
 from .rollouts import RolloutWorker
 from .stats import ActorStats
+from .updates import WeightUpdates
 
 CONNECT_S = 120.0  # how long a buffer that starts later than the actor is waited for
 QUIET_S = 60.0  # deadline of one wait for a message
@@ -81,16 +79,8 @@ async def _run(cfg: Config, name: str) -> None:
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
         stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters, lambda: engine.load)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
-        actor = Actor(
-            client,
-            inbox,
-            engine,
-            worker,
-            stats,
-            update_timeout_s=cfg.weights.timeout_s,
-            leave_within_s=cfg.actor.grace_s - flush_s,
-            dtype=cfg.model.dtype,
-        )
+        updates = WeightUpdates(engine, stats, client.send, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
+        actor = Actor(client, inbox, updates, worker, stats, leave_within_s=cfg.actor.grace_s - flush_s)
         await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
@@ -132,27 +122,18 @@ class Actor:
         self,
         client: Outbox,
         inbox: Arrivals,
-        engine: Engine,
+        updates: WeightUpdates,
         worker: GroupMaker,
         stats: ActorStats,
         *,
-        update_timeout_s: float,
         leave_within_s: float,
-        dtype: str = "",
     ) -> None:
-        """`update_timeout_s`: of one weight update. `leave_within_s`: from SIGTERM to the end of what is in flight.
-
-        dtype: the one that the engine computes in; updates must be in it.
-        """
-        self._client, self._inbox, self._engine, self._worker, self._stats = client, inbox, engine, worker, stats
-        self._update_timeout_s, self._leave_within_s = update_timeout_s, leave_within_s
-        self._dtype = dtype
-        self._generation = -1  # of the weights that the engine holds
+        """`leave_within_s`: from SIGTERM to the end of what is in flight."""
+        self._client, self._inbox, self._updates, self._worker, self._stats = client, inbox, updates, worker, stats
+        self._leave_within_s = leave_within_s
         self._working: dict[TicketKey, Ticket] = {}
         # their groups are sent, and repeated by the client until they are acknowledged
         self._unacknowledged: set[TicketKey] = set()
-        self._offered: UpdateWeights | None = None  # the newest update that is not being applied yet
-        self._applying: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()  # SIGTERM came: no new tickets
         self._may_end = asyncio.Event()  # nothing is in flight any more, or a second SIGTERM came
 
@@ -171,11 +152,8 @@ class Actor:
                 while True:
                     match await self._next_message():
                         case UpdateWeights() as update:
-                            check_dtype(update.manifest, self._dtype)
-                            self._offered = update
-                            self._engine.supersede()
-                            if self._applying is None:
-                                self._applying = tasks.create_task(self._apply())
+                            if self._updates.offer(update):
+                                tasks.create_task(self._update())
                         case GroupAck() as acknowledged:
                             self._forget(acknowledged.ordinal)
                         case Tickets() as given:
@@ -208,9 +186,13 @@ class Actor:
         raise _Left(f"{len(self._working)} tickets are handed back")
 
     def _end_if_idle(self) -> None:
-        """An update under way counts as work: the other members of its broadcast would fail without this one."""
-        if self._leaving.is_set() and not self._working and self._applying is None:
+        """Leave if no ticket and no update has to be waited for."""
+        if self._leaving.is_set() and not self._working and not self._updates.busy:
             self._may_end.set()
+
+    async def _update(self) -> None:
+        await self._updates.apply_all()
+        self._end_if_idle()
 
     async def _next_message(self) -> ActorInput:
         while True:
@@ -230,8 +212,9 @@ class Actor:
         return fresh
 
     async def _work(self, ticket: Ticket) -> None:
-        if ticket.generation != self._generation:
-            self._give_back(ticket, f"of generation {ticket.generation}, this actor's weights are of {self._generation}")
+        held = self._updates.generation
+        if ticket.generation != held:
+            self._give_back(ticket, f"of generation {ticket.generation}, this actor's weights are of {held}")
         else:
             group = await self._worker.work(ticket)
             if group.rollouts:
@@ -261,56 +244,10 @@ class Actor:
         self._stats.counts["returned_tickets"] += 1
         self._client.send(TicketReturned(ordinal=ticket.ordinal, reason=reason))
 
-    # --- weights ---
-
-    async def _apply(self) -> None:
-        """Apply the newest update offered, and those that are offered meanwhile."""
-        while self._offered is not None:
-            update, self._offered = self._offered, None
-            self._client.send(await self._applied(update))
-        self._applying = None
-        self._end_if_idle()
-
-    async def _applied(self, update: UpdateWeights) -> WeightsApplied:
-        """Apply one update. A download that failed is part of the answer, not raised."""
-        start, paused_s = perf_counter(), self._engine.paused_s
-        checksums: list[int] = []
-        error = ""
-        try:
-            checksums = await self._engine.apply_weights(update, self._update_timeout_s)
-            self._generation = update.generation
-            self._stats.counts["weight_updates"] += 1
-        except WeightsError as failure:
-            error = str(failure)
-            self._stats.counts["failed_updates"] += 1
-            log.warning("version %d was not applied: %s", update.version, error)
-        self._stats.paused(self._engine.paused_s - paused_s)
-        return WeightsApplied(
-            generation=update.generation,
-            version=update.version,
-            epoch=update.epoch,
-            checksums=checksums,
-            seconds=perf_counter() - start,
-            error=error,
-        )
-
     async def _report(self, every_s: float) -> None:
         while True:
             self._client.set_stats(self._stats.snapshot())
             await asyncio.sleep(every_s)
-
-
-def check_dtype(manifest: Manifest, dtype: str) -> None:
-    """Raise ConfigError when no tensor of an update is in `dtype`: the learner's `model.dtype` is another one.
-
-    A tensor that is not trained may be in another dtype. Without `dtype` nothing is compared.
-    """
-    found = {spec.dtype for bucket in manifest.buckets for spec in bucket.tensors}
-    if dtype and dtype not in found:
-        raise ConfigError(
-            f"model.dtype = {dtype}: the learner's weights are {' and '.join(sorted(found))}; give learner and actors the same "
-            "model.dtype (auto is bfloat16 on a GPU and float32 on a CPU)"
-        )
 
 
 def _key(ticket: Ticket) -> TicketKey:

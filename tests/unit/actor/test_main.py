@@ -11,8 +11,9 @@ from typing import Self
 import pytest
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.load import EngineLoad
-from prolong.actor.main import Actor, ActorInput, check_dtype
+from prolong.actor.main import Actor, ActorInput
 from prolong.actor.stats import ActorStats
+from prolong.actor.updates import WeightUpdates, check_dtype
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.errors import ConfigError, ProlongError, RunStopped, WeightsError
 from prolong.common.messages import (
@@ -167,15 +168,9 @@ class Case:
 
     def __init__(self, leave_within_s: float = 60.0) -> None:
         self.wire, self.engine, self.worker = Wire(), Engine(), Worker()
-        self.actor = Actor(
-            self.wire,
-            self.wire,
-            self.engine,
-            self.worker,
-            ActorStats(1.0),
-            update_timeout_s=1.0,
-            leave_within_s=leave_within_s,
-        )
+        stats = ActorStats(1.0)
+        updates = WeightUpdates(self.engine, stats, self.wire.send, timeout_s=1.0)
+        self.actor = Actor(self.wire, self.wire, updates, self.worker, stats, leave_within_s=leave_within_s)
 
     async def run(self, story: Callable[[Case], Awaitable[None]]) -> BaseException | None:
         """Run the actor and the story; returns the error that the actor ended with, None for a good end."""
