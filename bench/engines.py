@@ -66,7 +66,7 @@ class Sender:
         packed = self._packer.pack(version, self.weights.items())
         self._end.publish(PublishPlan(generation=1, version=version, epoch=1, members=["engine"]), packed, TIMEOUT_S)
         sums = packed.checksums()
-        self._packer.recycle(packed)
+        self._packer.release(packed)
         return sums
 
 

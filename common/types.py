@@ -276,6 +276,9 @@ class WeightSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     key: Annotated[str, msgspec.Meta(max_length=40)] = ""  # its public CURVE key (Z85); empty: frames are not encrypted
 
 
+PULL = "pull"  # names the way of weights that each process fetches for itself, in `weights.transport` and on the wire
+
+
 class PullAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`Rendezvous.address` of the transport `pull`, as MessagePack."""
 

@@ -34,6 +34,7 @@ class PackedWeights:
     manifest: Manifest
     buckets: list[torch.Tensor]  # each [num_bytes] uint8
     device: torch.device = CPU  # where checksums are computed
+    num_readers: int = 1  # that still need the buckets; of the learner's packer, which overwrites them afterwards
 
     def checksums(self) -> list[int]:
         """One number per bucket, as an actor acknowledges them."""

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..config.sections import WeightsConfig
 from ..errors import WeightsError, require
+from ..types import PULL
 from .api import EngineTransport, WeightTransport
 from .collective import NAME as COLLECTIVE
 from .collective import CollectiveTransport
@@ -22,9 +23,14 @@ T = TypeVar("T", bound=EngineTransport)
 
 
 def configured_transport(cfg: WeightsConfig, table: Mapping[str, WeightTransport] = TRANSPORTS) -> WeightTransport:
-    """The transport that a learner sends with. Raises ConfigError when there is none of that name."""
-    require(cfg.transport in table, "weights.transport", cfg.transport, f"one of {', '.join(sorted(table))}")
+    """The transport that a learner broadcasts with. Raises ConfigError when there is none of that name."""
+    require(cfg.transport in table, "weights.transport", cfg.transport, f"one of {', '.join(sorted([*table, PULL]))}")
     return table[cfg.transport]
+
+
+def broadcast_transport(cfg: WeightsConfig, table: Mapping[str, WeightTransport] = TRANSPORTS) -> WeightTransport | None:
+    """As `configured_transport`; None with weights.transport=pull, where a learner broadcasts nothing (`pull/`)."""
+    return None if cfg.transport == PULL else configured_transport(cfg, table)
 
 
 def transport_named(name: str, table: Mapping[str, T]) -> T:

@@ -23,7 +23,7 @@ from ...common.config.sections import Config, WeightsConfig
 from ...common.messages import PublishPlan, UpdateWeights
 from ...common.models import DTYPES, resolve_device
 from ...common.types import Prompt, Sampling, Ticket, TicketKind, float32_array, int32_array
-from ...common.weights.transports import configured_transport
+from ...common.weights.transports import broadcast_transport, configured_transport
 from ...learner.batches.packing import Sample, pack
 from ...learner.model.policy import Policy, build_policy
 from ...learner.weights.packer import WeightPacker
@@ -53,7 +53,9 @@ class EnginePair:
         weights = WeightsConfig(transport=cfg.weights.transport, timeout_s=TIMEOUT_S)
         device = resolve_device(cfg.model.device)
         self._packer = WeightPacker(policy.full_shapes(self._dtype), weights.bucket_mb << 20, device)
-        self._end = configured_transport(weights).open_learner_end(weights, device)
+        # where the run's actors pull, a broadcast takes the same bytes to the engine, which is in this process
+        transport = broadcast_transport(weights) or configured_transport(WeightsConfig())
+        self._end = transport.open_learner_end(weights, device)
         self._thread = ThreadPoolExecutor(1)
         self._version = -1
         self._ordinal = 0
@@ -91,6 +93,7 @@ class EnginePair:
         packed = self._packer.pack(self._version, self.policy.full_parameters(self._dtype))
         plan = PublishPlan(generation=1, version=self._version, epoch=1, members=["engine"])
         self._end.publish(plan, packed, TIMEOUT_S)
+        self._packer.release(packed)
 
     async def sample(self) -> list[Sample]:
         """Rollouts of random prompts, as the learner gets them."""

@@ -38,6 +38,8 @@ from ...common.weights.transports import configured_transport
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
+from ..weights.packer import WeightPacker
+from ..weights.publisher import PackingPublisher
 from ..weights.sender import WeightSender
 from .handover import BatchHandover
 
@@ -204,13 +206,12 @@ class LearnerClient:
         return None if finished is None else finished.status
 
     def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher:
-        dtype = DTYPES[self._cfg.model.dtype]
-        specs = policy.full_shapes(dtype)
         cfg = self._cfg.weights
+        packer = WeightPacker(policy.full_shapes(DTYPES[self._cfg.model.dtype]), cfg.bucket_mb << 20, device)
         end = configured_transport(cfg).open_learner_end(cfg, device)
-        sender = WeightSender(self._client, self._weights, end, specs, cfg, device=device)
-        sender.start()
-        return sender
+        publisher = PackingPublisher(packer, [WeightSender(self._client, self._weights, end, packer, cfg)])
+        publisher.start()
+        return publisher
 
     def close(self) -> None:
         self._client.close()

@@ -1,11 +1,11 @@
-"""The backward edge learner -> actors: weights.
+"""The backward edge learner -> actors: weights that are broadcast to all actors of a plan.
 
-    publish(): pack --Publish--> buffer --PublishPlan--> LearnerEnd.publish --> actors
-               <--PublishResult-- their acknowledgements, with checksums
-               members with other checksums --Cordon--> buffer; a failed publish is tried once more
+    publish() --Publish--> buffer --PublishPlan--> LearnerEnd.publish --> actors
+              <--PublishResult-- their acknowledgements, with checksums
+              members with other checksums --Cordon--> buffer; a failed publish is tried once more
 
-Only the packing is on the learner's critical path; a thread does the rest, on a GPU's stream of its own. Newer weights replace
-those that wait, so that two versions exist at most: one that travels and the newest. No actor can
+A thread does all this, on a GPU's stream of its own. Newer weights replace
+those that wait, so that it holds two versions at most: one that travels and the newest. No actor can
 stop the learner: one that fails is cordoned by the buffer, which asks for weights again (SyncRequested). Only when one publish
 after the other reaches no actor at all does the next call of `publish` raise.
 
@@ -17,24 +17,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter
-
-import torch
-from torch import Tensor
+from time import monotonic
 
 from ...buffer.client.client import BufferClient
 from ...buffer.client.inbox import Inbox
 from ...common.config.sections import WeightsConfig
 from ...common.errors import ProlongError, WeightsError
 from ...common.messages import Cordon, Publish, PublishPlan, PublishResult, SyncRequested, Welcome
-from ...common.types import Manifest
 from ...common.weights.api import LearnerEnd
-from ...common.weights.buckets import PackedWeights, TensorShape
+from ...common.weights.buckets import PackedWeights
 from ...common.weights.gpu_memory import own_stream
 from .adaptive_deadline import GPU_SLACK_S, SLACK_S, AdaptiveDeadline
-from .packer import CPU, WeightPacker
+from .packer import WeightPacker
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +77,15 @@ class _Reach:
 
 
 class WeightSender:
-    """Sends every published version to the actors. Rank 0 owns one, and calls it from its main thread.
+    """Broadcasts packed versions to the actors. Rank 0 owns one, and calls it from its main thread.
 
     Example:
+        packer = WeightPacker(specs, cfg.bucket_mb << 20)
         end = configured_transport(cfg).open_learner_end(cfg, device)
-        sender = WeightSender(client, client.inbox(PublishPlan, PublishResult, SyncRequested), end, specs, cfg)
+        sender = WeightSender(client, client.inbox(PublishPlan, PublishResult, SyncRequested), end, packer, cfg)
         client.connect(30.0)
         sender.start()
-        sender.publish(version, model.named_parameters())  # packs and returns: the tensors may change
+        sender.publish(packer.pack(version, model.named_parameters()))
         metrics = sender.metrics()
         sender.close()
     """
@@ -99,18 +95,16 @@ class WeightSender:
         client: BufferClient,
         inbox: Inbox[PublishPlan | PublishResult | SyncRequested],
         end: LearnerEnd,
-        specs: Iterable[TensorShape],
+        packer: WeightPacker,
         cfg: WeightsConfig,
         deadline: AdaptiveDeadline | None = None,
-        device: torch.device = CPU,
     ) -> None:
         """`inbox` holds PublishPlan, PublishResult and SyncRequested. `end` is the sender's from now on, `close` included.
 
-        `specs` name all tensors, in the order of `publish`; they are on `device`.
+        `packer` makes the weights that are published, and takes them back.
         """
-        self._packer, self._device = WeightPacker(specs, cfg.bucket_mb << 20, device), device
-        self._client, self._inbox, self._end, self._cfg = client, inbox, end, cfg
-        slack_s = GPU_SLACK_S if device.type == "cuda" else SLACK_S
+        self._client, self._inbox, self._end, self._packer, self._cfg = client, inbox, end, packer, cfg
+        slack_s = GPU_SLACK_S if packer.device.type == "cuda" else SLACK_S
         self._deadline = AdaptiveDeadline(cfg.timeout_s, slack_s=slack_s) if deadline is None else deadline
         self._state = _State()
         self._reach = _Reach()
@@ -118,7 +112,6 @@ class WeightSender:
         self._changed = threading.Condition()
         self._metrics = {
             "weights/publish_s": 0.0,  # from Publish to the result, of the last broadcast
-            "weights/critical_s": 0.0,  # the last call of `publish`
             "weights/phase_timeout_s": 0.0,  # of the last Publish
             "weights/failed": 0.0,  # members that did not get the weights, so far
             "weights/replaced": 0.0,  # versions that were never sent because a newer one came, so far
@@ -126,37 +119,31 @@ class WeightSender:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="weight-sender", daemon=True)
 
-    @property
-    def manifest(self) -> Manifest:
-        """The layout of every update."""
-        return self._packer.manifest
-
     def start(self) -> None:
         """Start the thread. The client is connected."""
         self._thread.start()
 
-    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Pack the tensors as `version` and return; they may change afterwards. Raises the error that ended the thread."""
-        started = perf_counter()
+    def publish(self, weights: PackedWeights) -> None:
+        """Broadcast these weights, and let the packer have them when they are replaced. Returns at once.
+
+        Raises the error that ended the thread.
+        """
         if self._state.error is not None:
             raise self._state.error
-        self._drop_waiting()
-        weights = self._packer.pack(version, tensors)
         with self._changed:
             before, self._state.newest = self._state.newest, weights
             if self._state.attempt is None:
                 if before is not None:
-                    self._packer.recycle(before)
+                    self._packer.release(before)
                 self._send_publish(weights, number=1)
-        self._metrics["weights/critical_s"] = perf_counter() - started
 
-    def _drop_waiting(self) -> None:
-        """Give the next version the memory of one that waits behind the version under way."""
+    def drop_waiting(self) -> None:
+        """Give up a version that waits behind the one under way: a newer one is about to be packed, into its memory."""
         with self._changed:
             attempt, newest = self._state.attempt, self._state.newest
             if attempt is not None and newest is not None and newest is not attempt.weights:
                 self._state.newest = attempt.weights
-                self._packer.recycle(newest)
+                self._packer.release(newest)
                 self._metrics["weights/replaced"] += 1
 
     def metrics(self) -> dict[str, float]:
@@ -186,7 +173,7 @@ class WeightSender:
         """
         error: ProlongError | None = None
         try:
-            with own_stream(self._device):
+            with own_stream(self._packer.device):
                 while not self._closing.is_set():
                     message = self._inbox.take_within(POLL_S)
                     if message is None:
@@ -318,7 +305,7 @@ class WeightSender:
             newest = self._state.newest
             assert newest is not None
             if newest is not attempt.weights:
-                self._packer.recycle(attempt.weights)
+                self._packer.release(attempt.weights)
                 self._send_publish(newest, 1, given_up)
             elif failed and (attempt.number < MAX_TRIES or given_up >= 0):
                 self._send_publish(newest, attempt.number + 1, given_up)

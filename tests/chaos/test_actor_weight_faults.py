@@ -37,6 +37,7 @@ from prolong.common.types import Batch, Group, Rollout, float32_array, int32_arr
 from prolong.common.weights.collective_group import WeightsGroup
 from prolong.common.weights.transports import configured_transport
 from prolong.launch.recipes import compose
+from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
 
@@ -80,7 +81,8 @@ class Cluster:
         self.client.connect(30.0)
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in self.first.items()]
         end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
-        self.sender = WeightSender(self.client, weights, end, specs, self.cfg.weights)
+        self.packer = WeightPacker(specs, self.cfg.weights.bucket_mb << 20)
+        self.sender = WeightSender(self.client, weights, end, self.packer, self.cfg.weights)
         self.sender.start()
         self.publish()
 
@@ -109,7 +111,7 @@ class Cluster:
     def publish(self) -> float:
         """Send the current version; returns the time."""
         started = time.monotonic()
-        self.sender.publish(self.version, self.weights_of(self.version).items())
+        self.sender.publish(self.packer.pack(self.version, self.weights_of(self.version).items()))
         return started
 
     def step(self) -> Batch:

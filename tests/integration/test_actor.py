@@ -33,6 +33,7 @@ from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch
 from prolong.common.weights.transports import configured_transport
 from prolong.launch.recipes import compose
+from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.sender import WeightSender
 from transformers import AutoModelForCausalLM
 
@@ -99,9 +100,10 @@ class Stage:
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in named]
         cfg = self.cfg.weights
         end = configured_transport(cfg).open_learner_end(cfg, torch.device("cpu"))
-        sender = WeightSender(client, weights, end, specs, cfg)
+        packer = WeightPacker(specs, cfg.bucket_mb << 20)
+        sender = WeightSender(client, weights, end, packer, cfg)
         sender.start()
-        sender.publish(0, named)
+        sender.publish(packer.pack(0, named))
         self._learner = client, inbox, sender
         return client, inbox
 

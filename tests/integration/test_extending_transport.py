@@ -17,6 +17,7 @@ import sys
 import torch
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
 from prolong.common.weights.transports import configured_transport
+from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.sender import WeightSender
 from tests.support.buffer_process import make_client, make_config
 from pathlib import Path
@@ -28,10 +29,11 @@ client = make_client(cfg, address, Role.learner, "learner")
 inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
 client.connect(20.0)
 end = configured_transport(cfg.weights).open_learner_end(cfg.weights, torch.device("cpu"))
-sender = WeightSender(client, inbox, end, [("weight", torch.float32, (4, 4))], cfg.weights)
+packer = WeightPacker([("weight", torch.float32, (4, 4))], 1 << 20)
+sender = WeightSender(client, inbox, end, packer, cfg.weights)
 sender.start()
 sys.stdin.readline()  # the actor is in
-sender.publish(0, [("weight", torch.arange(16.0).view(4, 4))])
+sender.publish(packer.pack(0, [("weight", torch.arange(16.0).view(4, 4))]))
 assert sender.wait_idle(20.0)
 print(sender.metrics()["weights/failed"])
 sender.close()

@@ -1,4 +1,4 @@
-"""WeightSender, the real buffer and actors that download for real, over every transport; an actor dies inside a broadcast."""
+"""Broadcasts through the real buffer to actors that download for real, over every transport; an actor dies inside one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import thread_time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from prolong.common.config.run_files import run_paths, save_config
 from prolong.common.config.sections import Config, SourceConfig
 from prolong.common.messages import PublishPlan, PublishResult, Role, SyncRequested
 from prolong.common.weights.transports import TRANSPORTS, configured_transport
+from prolong.learner.weights.packer import WeightPacker
+from prolong.learner.weights.publisher import PackingPublisher
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, make_client
@@ -52,19 +55,26 @@ def transport(request: pytest.FixtureRequest, cfg: Config) -> str:
     return request.param
 
 
+class Sending(NamedTuple):
+    publisher: PackingPublisher
+    sender: WeightSender
+
+
 @contextmanager
-def sender_of(cfg: Config, address: str) -> Iterator[tuple[WeightSender, BufferClient]]:
+def sender_of(cfg: Config, address: str) -> Iterator[tuple[Sending, BufferClient]]:
     client = make_client(cfg, address, Role.learner, "learner")
     inbox = client.inbox(PublishPlan, PublishResult, SyncRequested)
     client.connect(20.0)
     specs = [(name, torch.float32, shape) for name, shape in SHAPES.items()]
     end = configured_transport(cfg.weights, TRANSPORTS_UNDER_TEST).open_learner_end(cfg.weights, torch.device("cpu"))
-    sender = WeightSender(client, inbox, end, specs, cfg.weights)
-    sender.start()
+    packer = WeightPacker(specs, cfg.weights.bucket_mb << 20)
+    sender = WeightSender(client, inbox, end, packer, cfg.weights)
+    sending = Sending(PackingPublisher(packer, [sender]), sender)
+    sending.publisher.start()
     try:
-        yield sender, client
+        yield sending, client
     finally:
-        sender.close()
+        sending.publisher.close()
         client.close()
 
 
@@ -81,7 +91,7 @@ def holds(actor: ScriptedActor, version: int) -> bool:
 
 
 def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Config, transport: str) -> None:
-    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (learner, _):
         actors = [ScriptedActor(cfg, buffer.address, f"actor-{i}", transports=TRANSPORTS_UNDER_TEST) for i in range(2)]
         for actor in actors:
             actor.start()
@@ -89,23 +99,23 @@ def test_every_actor_gets_every_byte_and_the_learner_pays_milliseconds(cfg: Conf
         for version in range(6):
             tensors = weights(version)
             started = thread_time()  # of this thread: other processes of a busy machine do not count
-            sender.publish(version, tensors.items())
+            learner.publisher.publish(version, tensors.items())
             critical.append(thread_time() - started)
             wait_until(f"version {version} everywhere", lambda v=version: all(holds(a, v) for a in actors), 20)
-            assert sender.wait_idle(10)
+            assert learner.sender.wait_idle(10)
         assert sorted(critical)[len(critical) // 2] <= 0.005
-        assert sender.metrics()["weights/failed"] == 0
+        assert learner.sender.metrics()["weights/failed"] == 0
         for actor in actors:
             actor.leave.set()
             actor.join(10)
 
 
 def test_published_tensors_may_change_at_once(cfg: Config, transport: str) -> None:
-    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (learner, _):
         actor = ScriptedActor(cfg, buffer.address, transports=TRANSPORTS_UNDER_TEST)
         actor.start()
         tensors = weights(0)
-        sender.publish(0, tensors.items())
+        learner.publisher.publish(0, tensors.items())
         for tensor in tensors.values():
             tensor.zero_()
         wait_until("version 0", lambda: holds(actor, 0), 20)
@@ -114,11 +124,11 @@ def test_published_tensors_may_change_at_once(cfg: Config, transport: str) -> No
 
 
 def test_a_newer_snapshot_replaces_one_that_waits(cfg: Config, transport: str) -> None:
-    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (learner, _):
         actor = ScriptedActor(cfg, buffer.address, transports=TRANSPORTS_UNDER_TEST)
         actor.start()
         for version in range(30):
-            sender.publish(version, weights(version).items())
+            learner.publisher.publish(version, weights(version).items())
         wait_until("the last version", lambda: holds(actor, 29), 20)
         assert actor.versions == sorted(actor.versions)
         actor.leave.set()
@@ -126,7 +136,7 @@ def test_a_newer_snapshot_replaces_one_that_waits(cfg: Config, transport: str) -
 
 
 def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Config) -> None:
-    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (sender, _):
+    with BufferProcess(cfg) as buffer, sender_of(cfg, buffer.address) as (learner, _):
         survivor = ScriptedActor(cfg, buffer.address, "survivor")
         survivor.start()
         path = run_paths(cfg).folder / "actor.yaml"
@@ -134,17 +144,17 @@ def test_an_actor_that_dies_inside_a_broadcast_costs_the_others_nothing(cfg: Con
         command = [sys.executable, "-m", "tests.support.scripted_actor", str(path), buffer.address, "mortal", "2"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         with subprocess.Popen(command, env=env) as mortal:
-            sender.publish(0, weights(0).items())
+            learner.publisher.publish(0, weights(0).items())
             wait_until("the mortal has weights", lambda: both_ready(buffer.address), 60)
-            sender.publish(1, weights(1).items())
+            learner.publisher.publish(1, weights(1).items())
             wait_until("version 1", lambda: holds(survivor, 1), 20)
-            assert sender.wait_idle(10)
-            sender.publish(2, weights(2).items())
+            assert learner.sender.wait_idle(10)
+            learner.publisher.publish(2, weights(2).items())
             assert mortal.wait(20) == 1
         wait_until("version 2 at the survivor", lambda: holds(survivor, 2), 30)
-        assert sender.wait_idle(20)
-        assert sender.metrics()["weights/failed"] >= 1
-        sender.publish(3, weights(3).items())
+        assert learner.sender.wait_idle(20)
+        assert learner.sender.metrics()["weights/failed"] >= 1
+        learner.publisher.publish(3, weights(3).items())
         wait_until("version 3 at the survivor", lambda: holds(survivor, 3), 20)
         survivor.leave.set()
         survivor.join(10)

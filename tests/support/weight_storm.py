@@ -24,6 +24,7 @@ from prolong.common.weights.buckets import checksum, fill_bucket, plan_buckets
 from prolong.common.weights.collective_group import WeightsGroup
 from prolong.common.weights.transports import configured_transport
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
+from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.buffer_process import BufferProcess, hello, make_client
@@ -131,7 +132,8 @@ class Storm:
         self.client.connect(HANG_S)
         deadline = AdaptiveDeadline(self.cfg.weights.timeout_s, slack_s=self._slack_s)
         end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
-        self.sender = WeightSender(self.client, inbox, end, SPECS, self.cfg.weights, deadline)
+        self.packer = WeightPacker(SPECS, self.cfg.weights.bucket_mb << 20)
+        self.sender = WeightSender(self.client, inbox, end, self.packer, self.cfg.weights, deadline)
         self.sender.start()
 
     def stop_learner(self) -> None:
@@ -142,7 +144,8 @@ class Storm:
         """Publish the next version; returns the time."""
         self.version += 1
         started = time.monotonic()
-        self.sender.publish(self.version, weights(self.version).items())
+        self.sender.drop_waiting()
+        self.sender.publish(self.packer.pack(self.version, weights(self.version).items()))
         return started
 
     @property

@@ -22,6 +22,7 @@ from prolong.common.weights.collective import CollectiveTransport
 from prolong.common.weights.collective_group import Presence
 from prolong.learner.weights import sender as sender_module
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
+from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.sender import WeightSender
 
 from tests.support.fake_nccl import FakeNccl
@@ -46,7 +47,9 @@ class World:
         end = CollectiveTransport().open_learner_end(WeightsConfig(timeout_s=PHASE_S), CPU)
         inbox = cast("Inbox[PublishPlan | PublishResult | SyncRequested]", self)
         deadline = AdaptiveDeadline(PHASE_S)
-        self.sender = WeightSender(cast(BufferClient, self), inbox, end, SPECS, WeightsConfig(timeout_s=PHASE_S), deadline)
+        self.packer = WeightPacker(SPECS, 1 << 20)
+        cfg = WeightsConfig(timeout_s=PHASE_S)
+        self.sender = WeightSender(cast(BufferClient, self), inbox, end, self.packer, cfg, deadline)
 
     def presence_on(self, device: torch.device, digest: str) -> Presence:
         return Presence(digest=digest, gpu=getattr(self._local, "gpu", "GPU-learner"), nccl=self.library.version)
@@ -86,7 +89,7 @@ class World:
         self.arrived.put(PublishResult(epoch=epoch, version=publish.version, checksums=sums, failed=failed))
 
     def publish(self, version: int) -> None:
-        self.sender.publish(version, [("weight", torch.full((4,), float(version)))])
+        self.sender.publish(self.packer.pack(version, [("weight", torch.full((4,), float(version)))]))
 
     def close(self) -> None:
         self.library.release()

@@ -32,15 +32,27 @@ def test_packed_weights_do_not_change_with_the_tensors() -> None:
     assert weights.checksums() == before
 
 
-def test_recycled_buckets_are_filled_again_and_others_never() -> None:
+def test_released_buckets_are_filled_again_and_others_never() -> None:
     packer = WeightPacker(SPECS, 128)
     first, second = packer.pack(0, tensors(0.0)), packer.pack(1, tensors(1.0))
-    packer.recycle(first)
+    packer.release(first)
     third, fourth = packer.pack(2, tensors(2.0)), packer.pack(3, tensors(3.0))
     assert [a is b for a, b in zip(third.buckets, first.buckets, strict=True)] == [True, True]
     assert third.checksums() == WeightPacker(SPECS, 128).pack(2, tensors(2.0)).checksums()
     own = {flat.data_ptr() for flat in second.buckets}
     assert own.isdisjoint(flat.data_ptr() for flat in [*third.buckets, *fourth.buckets])
+
+
+def test_buckets_that_two_hold_are_filled_again_after_the_second_release() -> None:
+    packer = WeightPacker(SPECS, 128)
+    weights = packer.pack(0, tensors(0.0))
+    packer.hold(weights)
+    packer.release(weights)
+    assert packer.pack(1, tensors(1.0)).buckets is not weights.buckets
+    packer.release(weights)
+    assert packer.pack(2, tensors(2.0)).buckets is weights.buckets
+    with pytest.raises(AssertionError, match="released"):
+        packer.release(weights)
 
 
 @pytest.mark.parametrize("given", [tensors(0.0)[:2], [tensors(0.0)[i] for i in (2, 0, 1)]], ids=["missing", "another order"])

@@ -20,6 +20,7 @@ from prolong.common.weights.buckets import PackedWeights
 from prolong.learner.weights import sender as sender_module
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
 from prolong.learner.weights.packer import WeightPacker
+from prolong.learner.weights.publisher import PackingPublisher
 from prolong.learner.weights.sender import MAX_UNREACHED, WeightSender
 
 pytestmark = pytest.mark.timeout(60)
@@ -94,19 +95,21 @@ class Scene:
         self.buffer, self.end = ScriptedBuffer(), NotingEnd()
         cfg = WeightsConfig(timeout_s=60.0)
         self.deadline = AdaptiveDeadline(60.0)
+        self.packer = WeightPacker(SPECS, 1 << 20)
         self.sender = WeightSender(
             cast(BufferClient, self.buffer),
             cast("Inbox[PublishPlan | PublishResult | SyncRequested]", self.buffer),
             self.end,
-            SPECS,
+            self.packer,
             cfg,
             self.deadline,
         )
+        self.publisher = PackingPublisher(self.packer, [self.sender])
 
     def publish(self, version: int) -> list[int]:
         """Publish; returns the checksums of the version."""
         tensors = [("weight", torch.full((4,), float(version)))]
-        self.sender.publish(version, tensors)
+        self.publisher.publish(version, tensors)
         return WeightPacker(SPECS, 1 << 20).pack(version, tensors).checksums()
 
     def deliver(self, publish: Publish, epoch: int, *members: str) -> list[int]:
@@ -131,7 +134,7 @@ def test_a_publish_names_the_rendezvous_and_its_plan_is_sent_once(scene: Scene) 
     sums = scene.publish(0)
     publish = scene.buffer.heard(Publish)
     assert (publish.generation, publish.version, publish.rendezvous) == (1, 0, scene.end.rendezvous)
-    assert publish.manifest == scene.sender.manifest
+    assert publish.manifest == scene.packer.manifest
     assert publish.phase_timeout_s == scene.deadline.phase_timeout_s
     assert scene.deliver(publish, 1, "a", "b") == sums
     scene.buffer.result(publish, 1, {"a": sums, "b": sums})
@@ -291,14 +294,14 @@ def test_checksums_that_cannot_be_computed_are_a_failed_publish_and_the_next_one
 def test_never_more_than_two_versions_are_kept(scene: Scene) -> None:
     """Each takes 2 bytes a parameter of the host's memory: one travels, and the newest waits."""
     kept: list[set[int]] = []
-    pack = scene.sender._packer.pack
+    pack = scene.packer.pack
 
     def noting(*args: Any) -> PackedWeights:
         packed = pack(*args)
         kept.append({flat.data_ptr() for flat in packed.buckets})
         return packed
 
-    scene.sender._packer.pack = noting  # type: ignore[method-assign]
+    scene.packer.pack = noting  # type: ignore[method-assign]
     first = scene.publish(0)
     publish = scene.buffer.heard(Publish)
     for version in (1, 2, 3):
