@@ -82,6 +82,8 @@ def _meet(cfg: Config, nodes: Nodes) -> list[str]:
     else:
         wait_for_node_0(nodes, cfg.learner.starve_s)
     os.environ[_NODE] = str(nodes.index)
+    # a store for each start of the ranks (learner/ranks.py), not one for all
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     return [
         *("--nnodes", str(nodes.count), "--max-restarts", str(cfg.launch.max_restarts), "--local-addr", address),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.rendezvous, "--rdzv-id", cfg.run.name),

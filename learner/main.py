@@ -57,16 +57,16 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
     Raises: ProlongError; RunStopped with exit code 0 when a signal came before the first step.
     """
     device = resolve_device(cfg.model.device)
+    # until all have met a signal ends a rank at once: nothing can be lost, and one that waits for others would not hear of it
+    ranks = join_ranks(
+        starve_s=cfg.learner.starve_s,
+        cuda=device.type == "cuda",
+        always=cfg.model.dtype != "float32",
+        shard_ranks=cfg.learner.shard_ranks,
+        context_parallel=cfg.learner.context_parallel,
+    )
     stop = StopRequest()
-    # before anything else: a rank that dies of a signal takes the others with it
     with stop_on_signals(stop, "the step under way is dropped, then the learner saves and leaves"):
-        ranks = join_ranks(
-            starve_s=cfg.learner.starve_s,
-            cuda=device.type == "cuda",
-            always=cfg.model.dtype != "float32",
-            shard_ranks=cfg.learner.shard_ranks,
-            context_parallel=cfg.learner.context_parallel,
-        )
         device = resolve_device(cfg.model.device, ranks.local_rank)
         torch.manual_seed(cfg.run.seed)
         source = make_source(cfg, ranks, stop)

@@ -135,10 +135,9 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
         return Ranks(local_rank=local_rank)
     if cuda:
         torch.cuda.set_device(local_rank)
-    store = dist.HashStore() if size == 1 else None  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=store,
+        store=_store(size, local_rank),
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=START_TIMEOUT_S),
@@ -155,6 +154,23 @@ def join_ranks(*, starve_s: float, cuda: bool, always: bool = False, shard_ranks
         mesh=rank_mesh(size, shard_ranks or int(os.environ.get("LOCAL_WORLD_SIZE", size)), device),
         context=_context(rank, size, context_parallel) if context_parallel > 1 else None,
         starve_s=starve_s,
+    )
+
+
+def _store(size: int, local_rank: int) -> dist.Store | None:  # pyright: ignore[reportPrivateImportUsage]
+    """Where ranks find each other; None: where torchrun says. On several nodes it is another one for each start of the ranks.
+
+    torchrun's own outlives them: ranks that start again would read the addresses of those that ended. c10d's first rank keeps
+    ours, at the address that torchrun chose for this start; it is none of our rank 0's where c10d numbers the nodes otherwise.
+    """
+    if size == 1:
+        return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "False":
+        return None
+    first = int(os.environ["GROUP_RANK"]) == 0 and local_rank == 0
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        address, port, size, is_master=first, timeout=timedelta(seconds=START_TIMEOUT_S)
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from prolong.common.metrics import read_metrics
 from prolong.launch.local.live import last_step
 from prolong.launch.local.process import ChildProcess
 from prolong.launch.local.supervisor import RunOutcome, Supervisor
+from torch import distributed as dist
 from transformers import AutoModelForCausalLM
 
 from tests.support.checkpoints import load_weights
 from tests.support.learner_process import make_config
-from tests.support.runs import free_port
+from tests.support.runs import free_port, wait_until
 from tests.support.scripted_actor import ScriptedActor
 from tests.support.slow_learner import QUICK_STEPS
 
@@ -137,3 +139,21 @@ def test_a_killed_rank_takes_the_learner_with_it_and_all_of_it_resumes_without_l
     stored = load_weights(newest)
     model = AutoModelForCausalLM.from_pretrained(newest)
     assert all(torch.equal(parameter, stored[name]) for name, parameter in model.named_parameters())
+
+
+def test_a_rank_that_waits_for_the_others_ends_at_once(cfg: Config) -> None:
+    """torchrun's agent would wait for it for half a minute, and the other nodes for the agent."""
+    save_config(cfg, run_paths(cfg).config)
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
+    meeting_at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "GROUP_RANK": "1", "LOCAL_RANK": "0"}
+    of_torchrun = meeting_at | {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **of_torchrun}
+    rank = subprocess.Popen([sys.executable, "-m", "prolong.launch.torchrun", str(run_paths(cfg).config)], env=env)
+    try:
+        # of the first meeting, the one who waits
+        wait_until("the rank to wait for the other one", lambda: meeting.num_keys() > 1, 60)
+        rank.terminate()
+        assert rank.wait(10) == -signal.SIGTERM
+    finally:
+        rank.kill()
+        rank.wait(10)
