@@ -1,12 +1,14 @@
 """The golden sets under the antlr that hydra pins: every pair is judged rightly, but for a few of second_reader.jsonl."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prolong.bench import golden
 from prolong.bench.golden import Pair
 from prolong.verifiers import math
+from prolong.verifiers.answers import bounds
 from prolong.verifiers.api import Task
 
 PAIRS = {name: golden.read_pairs(name) for name in golden.SETS if name != "second_reader"}
@@ -14,8 +16,12 @@ ALL = [pair for pairs in PAIRS.values() for pair in pairs]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded() -> None:
+def loaded() -> Iterator[None]:
+    """What is judged here is the verdict: on a busy machine algebra takes several times the seconds that it may."""
     math.MATH.load()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "BUDGET_S", 20.0)
+        yield
 
 
 @pytest.mark.parametrize("pair", ALL, ids=lambda pair: f"{pair.kind}-{pair.answer['answer']}-{pair.completion[-40:]}")
