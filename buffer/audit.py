@@ -113,7 +113,9 @@ def _check_groups(found: Audit, journal: Journal, under_way: set[int], batched: 
 def _check_counts(found: Audit, newest: r.BufferState, tickets: list[r.TicketRecord], waiting: set[int]) -> None:
     """Check that the tickets under way are those that the ledger counts."""
     train = {record.ticket.ordinal for record in tickets if record.ticket.kind is TicketKind.train}
-    counted = {"issued": 0, "leased": len(train - waiting), "stored": len(train & waiting)}
+    handed_over = {record.ticket.ordinal for record in tickets if record.waits} & train
+    leased = train - waiting - handed_over
+    counted = {"issued": len(handed_over), "leased": len(leased), "stored": len(train & waiting)}
     for state, count in counted.items():
         if newest.ledger.get(state, 0) != count:
             found.find(f"{count} tickets are {state}, the ledger counts {newest.ledger.get(state, 0)}")

@@ -4,7 +4,7 @@ Clients (actors, the learner, observers) talk to the buffer only; weights are th
 `->` is a question and its answer, `>` a message to the buffer and `<` one from the buffer that answers no question.
 
     every client  Hello -> Welcome | Refused     Heartbeat -> Alive     < Stop
-    actor         < Tickets     GroupResult -> GroupAck     > TicketReturned     > Leave
+    actor         < Tickets     GroupResult -> GroupAck     TicketHandedOver -> GroupAck     > TicketReturned     > Leave
                   < UpdateWeights     > WeightsApplied
     learner       TakeBatch -> BatchReady     > StepDone     > CheckpointSaved     Finish -> Finished
                   Publish -> PublishPlan     < PublishResult     > Cordon     < SyncRequested
@@ -53,6 +53,7 @@ from .types import (
     Manifest,
     Number,
     Rendezvous,
+    StartedRollout,
     Text,
     Ticket,
     ValidationScore,
@@ -144,7 +145,10 @@ class Tickets(BufferMessage, frozen=True):
 
 
 class GroupAck(Answer, frozen=True):
-    """The buffer holds the group. `accepted` is False for duplicates, dead generations and unknown tickets."""
+    """The buffer holds the group, or what was handed over of it.
+
+    `accepted` is False for duplicates, dead generations and unknown tickets.
+    """
 
     ordinal: int
     accepted: bool
@@ -167,6 +171,22 @@ class GroupResult(ActorMessage, Question[GroupAck], frozen=True):
         return (self.group.ordinal,)
 
 
+class TicketHandedOver(ActorMessage, Question[GroupAck], frozen=True):
+    """The actor leaves: another one goes on with this ticket. It is kept until it is acknowledged, as a group is."""
+
+    asked_again = True
+    newest_only = False
+    close_waits = True
+
+    ordinal: Number
+    generation: Number
+    # all that there is of its rollouts, by earlier actors too; those without tokens are left out
+    started: Annotated[list[StartedRollout], msgspec.Meta(max_length=1_024)]
+
+    def key(self) -> tuple[int, ...]:
+        return (self.ordinal,)
+
+
 class TicketReturned(ActorMessage, frozen=True):
     """The actor gives a ticket back without a group."""
 
@@ -175,7 +195,7 @@ class TicketReturned(ActorMessage, frozen=True):
 
 
 class Leave(ActorMessage, frozen=True):
-    """The actor takes no more tickets and no more weights; it finishes or hands back the tickets that it holds."""
+    """The actor takes no more tickets and no more weights; it finishes, hands over or gives back the tickets that it holds."""
 
     reason: Text
 
@@ -401,7 +421,7 @@ class RequestReset(Question[ResetNoted | Refused], frozen=True):
     """Asks for a reset of the reference; it goes out with the next batch that is formed."""
 
 
-FromActor = GroupResult | TicketReturned | WeightsApplied | Leave
+FromActor = GroupResult | TicketHandedOver | TicketReturned | WeightsApplied | Leave
 FromLearner = TakeBatch | StepDone | CheckpointSaved | Publish | Offer | Cordon | Finish
 FromClient = Hello | Heartbeat | FromActor | FromLearner | StatusRequest | RequestReset
 FromBuffer = (

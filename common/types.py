@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     View = bytes
 else:
     View = memoryview  # decoded without a copy: it keeps its frame in memory
+_NO_TOKENS = View(b"")
 
 
 class TicketKind(StrEnum):
@@ -50,9 +51,9 @@ class FinishReason(StrEnum):
 
 
 class TicketState(StrEnum):
-    """The state of a ticket: issued -> leased -> stored -> batched -> trained, or one of the last three."""
+    """The state of a ticket: issued <-> leased -> stored -> batched -> trained, or one of the last three."""
 
-    issued = "issued"  # permitted, not yet handed to an actor
+    issued = "issued"  # permitted, in no actor's hands: not yet, or since an actor that left handed it over
     leased = "leased"  # an actor generates it, until its lease ends
     stored = "stored"  # its group waits in the buffer
     batched = "batched"  # its group was handed to the learner
@@ -133,6 +134,20 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     version: Number  # policy version that the actor held when the ticket was issued
     lease_s: float  # seconds after issue at which an unfinished ticket counts as lost
     setting: ValidationSetting = ValidationSetting.none
+    # by actors that left: their rollouts go on from there
+    started: Annotated[list[StartedRollout], msgspec.Meta(max_length=1_024)] = []
+
+    def unfinished(self) -> dict[int, View]:
+        """The rollouts that have not ended, by index, each with the token ids [T] int32 that it has so far."""
+        begun = {rollout.index: rollout for rollout in self.started}
+        ended = {index for index, rollout in begun.items() if rollout.finish_reason is not None}
+        left = [index for index in range(self.sampling.n) if index not in ended]
+        return {index: begun[index].token_ids if index in begun else _NO_TOKENS for index in left}
+
+    @property
+    def num_started_tokens(self) -> int:
+        """Tokens that earlier actors sampled."""
+        return sum(rollout.num_tokens for rollout in self.started)
 
 
 class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -141,6 +156,7 @@ class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, fo
     version: Number
     start: Number
     end: Number
+    actor: Word = ""  # who sampled them; empty: the actor of the group
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +187,21 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def oldest_version(self) -> int:
         """The version of the oldest token; every rollout has at least one span."""
         return min(span.version for span in self.spans)
+
+
+class StartedRollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an actor that left had of a rollout. Its spans name the actors that sampled them."""
+
+    index: Number  # in the group
+    token_ids: View  # [T] int32, T >= 1
+    behaviour_logprobs: View  # [T] float32
+    spans: Annotated[list[VersionSpan], FEW]  # as in Rollout
+    finish_reason: FinishReason | None = None  # None: it had not ended
+    verdict: Verdict | None = None  # None: it had not been judged
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) // 4
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

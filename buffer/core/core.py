@@ -18,7 +18,7 @@ from ...common.transport.quarantine import Quarantine
 from ...common.types import Prompt, Ticket
 from ..journal.journal import Journal
 from ..tickets.api import PromptSource
-from .dispatch import Dispatch
+from .dispatch import Dispatch, in_messages
 from .learner_progress import LearnerProgress
 from .peers import Peer, Peers, refuse_hello
 from .run_state import RunState
@@ -40,7 +40,7 @@ class BufferCore:
         # the service fills it, the status shows it
         self.quarantine = Quarantine()
         self.peers = Peers()
-        self.dispatch = Dispatch(run)
+        self.dispatch = Dispatch(run, settings.buffer.silence_s)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
         self.finishing = False
@@ -95,13 +95,15 @@ class BufferCore:
             peer.heard_stats(message.stats)
             return [(peer.identity, m.Alive(known=True))]
         if isinstance(message, m.FromActor):
-            return self._on_actor(peer, message, frame)
+            return self._on_actor(peer, message, now, frame)
         return self._on_learner(peer, message, now)
 
-    def _on_actor(self, peer: Peer, message: m.FromActor, frame: bytes) -> list[Outgoing]:
+    def _on_actor(self, peer: Peer, message: m.FromActor, now: float, frame: bytes) -> list[Outgoing]:
         match message:
             case m.GroupResult():
                 return [(peer.identity, self.dispatch.take_group(peer, message, frame))]
+            case m.TicketHandedOver():
+                return [(peer.identity, self.dispatch.take_handover(peer, message, now))]
             case m.TicketReturned():
                 self.dispatch.take_back(peer, message.ordinal)
             case m.WeightsApplied():
@@ -191,10 +193,7 @@ class BufferCore:
         else:
             tickets = self._replace(namesake, hello, now)
         self.peers.join(identity, hello, now)
-        out: list[Outgoing] = [(identity, self._welcome())]
-        if tickets:
-            out.append((identity, m.Tickets(tickets=tickets)))
-        return out
+        return [(identity, self._welcome()), *((identity, message) for message in in_messages(tickets))]
 
     def _arrive(self, hello: m.Hello, now: float) -> list[Ticket]:
         """A process that this buffer has not met. Returns the tickets that it works on.
@@ -292,8 +291,7 @@ class BufferCore:
         """These actors hold other weights than were sent: drop what they sampled with them."""
         for name, version in self.run.membership.cordon(names).items():
             self.count("buffer/cordoned")
-            self.dispatch.fail_leases_of(name)
-            self.run.store.distrust(name, version)
+            self.dispatch.distrust(name, version)
 
     def _ask_for_weights(self, now: float) -> list[Outgoing]:
         """Ask the learner to publish when an actor lacks weights."""

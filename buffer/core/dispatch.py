@@ -2,15 +2,20 @@
 
 `issue` is credit, the backward edge from the buffer to the actors. Validation tickets go first. Training tickets then go out
 one at a time, each to the actor with the largest share of its capacity free: actors of any size fill evenly, and one that joins
-late gets its share.
+late gets its share. Before any other, an actor gets the tickets that were handed over and that it may go on with.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
-from ...common.messages import GroupAck, GroupResult, Tickets
+import msgspec
+
+from ...common.messages import GroupAck, GroupResult, TicketHandedOver, Tickets
 from ...common.types import Group, Ticket, TicketKind
+from ..tickets.group_checks import actors_of, names_defect, sampled_since
+from ..tickets.handovers import Waiting
 from ..tickets.leases import Lease
 from ..tickets.store import Outcome
 from .peers import Peer
@@ -20,8 +25,9 @@ from .run_state import RunState
 class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
 
-    def __init__(self, run: RunState) -> None:
-        self._run = run
+    def __init__(self, run: RunState, silence_s: float) -> None:
+        """`silence_s`: how long a ticket that the next batch must hold waits for an actor that goes on with it."""
+        self._run, self._silence_s = run, silence_s
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -39,13 +45,12 @@ class Dispatch:
         heapq.heapify(free)
         while free:
             _, rank, actor = heapq.heappop(free)
-            ticket = self._ticket_for(actor, versions[actor.name], training)
+            ticket = self._lease_next(actor, versions[actor.name], now, training)
             if ticket is None:
                 continue
-            self._run.leases.grant(ticket, actor.name, now)
             given.setdefault(actor.name, []).append(ticket)
             heapq.heappush(free, (self._load(actor), rank, actor))
-        return [(actor, Tickets(tickets=given[actor.name])) for actor in actors if actor.name in given]
+        return [(actor, message) for actor in actors for message in in_messages(given.get(actor.name, []))]
 
     def _load(self, actor: Peer) -> float:
         return self._run.leases.rollouts(actor.name) / max(actor.hello.capacity, 1)
@@ -55,8 +60,26 @@ class Dispatch:
         in_flight = self._run.leases.rollouts(actor.name)
         return in_flight == 0 or in_flight + num_rollouts <= actor.hello.capacity
 
-    def _ticket_for(self, actor: Peer, version: int, training: bool) -> Ticket | None:
-        """The actor's next ticket, if one is due and it has room for it."""
+    def _lease_next(self, actor: Peer, version: int, now: float, training: bool) -> Ticket | None:
+        """Lease the actor its next ticket, if one is due and it has room for it."""
+        waiting = self._run.handovers.first_for(version)
+        if waiting is not None:
+            return self._hand_on(waiting, actor, now) if self._has_room(actor, waiting.ticket.sampling.n) else None
+        ticket = self._fresh_ticket(actor, version, training)
+        if ticket is not None:
+            self._run.leases.grant(ticket, actor.name, now)
+        return ticket
+
+    def _hand_on(self, waiting: Waiting, actor: Peer, now: float) -> Ticket:
+        """Lease a ticket that was handed over to an actor that goes on with it."""
+        ticket = self._run.handovers.take(waiting.ticket.ordinal).ticket
+        if ticket.kind is TicketKind.train:
+            self._run.store.lease_again(ticket.ordinal)
+        self._run.counters.count("buffer/continued")
+        self._run.leases.grant(ticket, actor.name, now, waiting.until_s)
+        return ticket
+
+    def _fresh_ticket(self, actor: Peer, version: int, training: bool) -> Ticket | None:
         run = self._run
         sampling = run.validation.wanted(version)
         if sampling is not None:
@@ -78,7 +101,7 @@ class Dispatch:
     def take_group(self, actor: Peer, message: GroupResult, frame: bytes = b"") -> GroupAck:
         """Take a group, or refuse one that was not asked for. `frame`: the message as it came."""
         group = message.group
-        reason = self._refusal(actor, group)
+        reason = self._refusal(actor, group.ordinal, group.generation)
         if reason:
             return GroupAck(ordinal=group.ordinal, accepted=False, reason=reason)
         lease = self._run.leases.find(group.ordinal)
@@ -95,21 +118,49 @@ class Dispatch:
         else:
             reason = self._run.validation.take_group(group, lease.ticket.version, self._run.store.head)
             outcome = Outcome.failed if reason else Outcome.stored
+        if outcome in (Outcome.failed, Outcome.stale):
+            self._run.count_lost([lease.ticket])
+        else:
+            self._run.counters.count("buffer/saved_tokens", lease.ticket.num_started_tokens)
         return GroupAck(ordinal=group.ordinal, accepted=True, reason=f"{outcome}: {reason}" if reason else "")
 
-    def _refusal(self, actor: Peer, group: Group) -> str:
-        """The reason why a group is refused, counted; empty for one that was asked for."""
-        run, lease = self._run, self._run.leases.find(group.ordinal)
-        if group.generation != run.store.generation:
+    def _refusal(self, actor: Peer, ordinal: int, generation: int) -> str:
+        """The reason why what an actor sends of a ticket is refused, counted; empty for what was asked for."""
+        run, lease = self._run, self._run.leases.find(ordinal)
+        if generation != run.store.generation:
             run.counters.count("buffer/dead_generation")
-            return f"generation {group.generation} is over, this is {run.store.generation}"
+            return f"generation {generation} is over, this is {run.store.generation}"
         if lease is None:
             run.counters.count("buffer/duplicates")
-            return "its ticket is settled, or its lease was lost"
+            return "its ticket is settled or handed over, or its lease was lost"
         if lease.actor != actor.name:
-            run.counters.count("buffer/mismatched_groups")
-            return f"ticket {group.ordinal} was given to {lease.actor}"
+            handed_over = actor.name in actors_of(lease.ticket)
+            run.counters.count("buffer/duplicates" if handed_over else "buffer/mismatched_groups")
+            return f"ticket {ordinal} was given to {lease.actor}"
         return ""
+
+    def take_handover(self, actor: Peer, message: TicketHandedOver, now: float) -> GroupAck:
+        """An actor that leaves hands a ticket over: it waits for another one. What nobody can go on with fails the ticket."""
+        run, ordinal = self._run, message.ordinal
+        reason = self._refusal(actor, ordinal, message.generation)
+        if reason:
+            return GroupAck(ordinal=ordinal, accepted=False, reason=reason)
+        lease = run.leases.find(ordinal)
+        assert lease is not None
+        defect = run.store.handover_defect(message.started, lease.ticket, actor.name)
+        if defect is not None:
+            run.counters.count("buffer/failed_handovers")
+            run.counters.count(f"buffer/flawed_{defect.kind}")
+            self._fail_lease(lease)
+            return GroupAck(ordinal=ordinal, accepted=False, reason=defect.why)
+        run.leases.end(ordinal)
+        ticket = msgspec.structs.replace(lease.ticket, started=message.started)
+        if ticket.kind is TicketKind.train:
+            run.store.hand_over(ticket)
+        run.handovers.add(ticket, now, lease.expires_s)
+        run.counters.count("buffer/handed_over")
+        run.counters.count("buffer/handed_over_tokens", ticket.num_started_tokens - lease.ticket.num_started_tokens)
+        return GroupAck(ordinal=ordinal, accepted=True)
 
     def take_back(self, actor: Peer, ordinal: int) -> None:
         """An actor returns a ticket without a group."""
@@ -132,12 +183,30 @@ class Dispatch:
         return self.held_by(actor)
 
     def expire(self, now: float) -> None:
-        """Fail leases that ran out, and those of actors that did not greet a restarted buffer in time."""
+        """Fail leases that ran out, and those of actors that did not greet a restarted buffer in time.
+
+        Tickets that were handed over fail when the lease would have, or when the next batch has waited `silence_s` for one.
+        """
         for actor in self._run.leases.overdue_actors(now):
             self.fail_leases_of(actor)
         for lease in self._run.leases.expired(now):
             self._run.counters.count("buffer/lost_leases")
             self._fail_lease(lease)
+        for waiting in self._run.handovers.all():
+            due = waiting.ticket.kind is TicketKind.train and self._run.store.is_due(waiting.ticket.ordinal)
+            if now >= waiting.until_s or (due and now >= waiting.since_s + self._silence_s):
+                self._fail_waiting(waiting)
+
+    def distrust(self, actor: str, version: int) -> None:
+        """An actor had wrong weights from `version` on: fail its leases, and all tickets with tokens that it sampled then."""
+        self.fail_leases_of(actor)
+        for lease in self._run.leases.all():
+            if sampled_since(lease.ticket.started, actor, version):
+                self._fail_lease(lease)
+        for waiting in self._run.handovers.all():
+            if sampled_since(waiting.ticket.started, actor, version):
+                self._fail_waiting(waiting)
+        self._run.store.distrust(actor, version)
 
     def fail_leases_of(self, actor: str) -> None:
         """An actor is gone, or has wrong weights: fail every ticket that it works on."""
@@ -146,11 +215,25 @@ class Dispatch:
             self._fail_lease(lease)
 
     def _fail_lease(self, lease: Lease) -> None:
-        self._run.leases.end(lease.ticket.ordinal)
-        if lease.ticket.kind is TicketKind.train:
-            self._run.store.fail_ticket(lease.ticket.ordinal)
+        self._fail(self._run.leases.end(lease.ticket.ordinal).ticket)
+
+    def _fail_waiting(self, waiting: Waiting) -> None:
+        self._run.counters.count("buffer/lost_handovers")
+        self._fail(self._run.handovers.take(waiting.ticket.ordinal).ticket)
+
+    def _fail(self, ticket: Ticket) -> None:
+        self._run.count_lost([ticket])
+        if ticket.kind is TicketKind.train:
+            self._run.store.fail_ticket(ticket.ordinal)
         else:
-            self._run.validation.fail_ticket(lease.ticket.ordinal)
+            self._run.validation.fail_ticket(ticket.ordinal)
+
+
+def in_messages(tickets: Sequence[Ticket]) -> list[Tickets]:
+    """The messages for these tickets: one for all fresh ones, and one for each that holds tokens, which may be large."""
+    fresh = [ticket for ticket in tickets if not ticket.started]
+    alone = [Tickets(tickets=[ticket]) for ticket in tickets if ticket.started]
+    return [Tickets(tickets=fresh), *alone] if fresh else alone
 
 
 def _mismatch(group: Group, ticket: Ticket, actor: str) -> str:
@@ -166,4 +249,5 @@ def _mismatch(group: Group, ticket: Ticket, actor: str) -> str:
             return f"ticket {group.ordinal} has {name} {asked!s:.200}, the group says {said!s:.200}"
     if group.actor != actor:
         return f"the group says that it is of actor {group.actor:.200}, {actor} sent it"
-    return ""
+    unknown = names_defect(group.rollouts, actors_of(ticket) | {actor, ""})
+    return "" if unknown is None else f"the group of ticket {group.ordinal} has {unknown.why}"

@@ -10,14 +10,15 @@ generation, a checkpoint is durable, the run ends) is a method here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
-from ...common.types import Group, Prompt, TicketKind, TicketState
+from ...common.types import Group, Prompt, Ticket, TicketKind, TicketState
 from ..journal import records as r
 from ..journal.journal import Journal
 from ..tickets.api import PromptSource
 from ..tickets.counters import Counters
+from ..tickets.handovers import Handovers
 from ..tickets.leases import Leases
 from ..tickets.ledger import CODES
 from ..tickets.store import Store
@@ -54,6 +55,7 @@ class RunState:
         )
         self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=2 * settings.buffer.heartbeat_s)
         self.leases = Leases()
+        self.handovers = Handovers()
         # versions of the checkpoints that the learner retains, ascending
         self.checkpoints: list[int] = []
         # of the newest commit that is durable, and of the newest that was written
@@ -82,6 +84,15 @@ class RunState:
         self.next_ordinal += 1
         return ordinal
 
+    def count_lost(self, tickets: Iterable[Ticket]) -> None:
+        """Count the tokens of tickets that were handed over, and will not be trained."""
+        self.counters.count("buffer/lost_tokens", sum(ticket.num_started_tokens for ticket in tickets))
+
+    def _end_handovers(self, *, training_only: bool = False) -> None:
+        for waiting in self.handovers.all():
+            if waiting.ticket.kind is TicketKind.train or not training_only:
+                self.count_lost([self.handovers.take(waiting.ticket.ordinal).ticket])
+
     # --- what a learner's messages change ---------------------------------------------------------
 
     def admit_learner(self, version: int, generation: int, stage: int) -> None:
@@ -104,14 +115,18 @@ class RunState:
         self.store.begin_generation(version, generation, stage, state)
         self.collect()
         self.journal.forget_from(version)
+        self.count_lost(lease.ticket for lease in self.leases.all())
         self.leases.clear()
+        self._end_handovers()
         reported = 0 if state is None else state.reported
         self.validation.rewind(version if generation > 0 else -1, reported)
         self.checkpoints = [saved for saved in self.checkpoints if saved <= version]
 
     def end_at(self, version: int) -> None:
         """The learner made its last version: untrained tickets become stale, a batch that was not used is forgotten."""
+        self.count_lost(lease.ticket for lease in self.leases.all() if lease.ticket.kind is TicketKind.train)
         self.leases.end_training_leases()
+        self._end_handovers(training_only=True)
         handed_out = self.store.head
         self.store.mark_untrained_stale()
         if handed_out > version:
@@ -141,18 +156,22 @@ class RunState:
         for move in changes.moves:
             if move.from_state == _STORED and move.to_state != _BATCHED:
                 journal.drop(r.key(r.GROUP, move.ordinal))
-        for ordinal in changes.touched | dict.fromkeys(self.leases.take_changes()):
+        for ordinal in changes.touched | dict.fromkeys([*self.leases.take_changes(), *self.handovers.take_changes()]):
             self._collect_ticket(ordinal)
         if self.validation.take_changed():
             journal.put(r.SWEEPS, self.validation.records())
             journal.put(r.SCORES, self.validation.scores)
 
     def _collect_ticket(self, ordinal: int) -> None:
-        """A ticket has a record while it is leased, or its group is stored."""
+        """A ticket has a record while it is leased or waits for another actor, or its group is stored."""
         lease, entry = self.leases.find(ordinal), self.store.ledger.find(ordinal)
+        waiting = self.handovers.find(ordinal)
+        attempt = 0 if entry is None else entry.attempt
         if lease is not None:
-            attempt = 0 if entry is None else entry.attempt
             record = r.TicketRecord(ticket=lease.ticket, attempt=attempt, actor=lease.actor)
+            self.journal.put(r.key(r.TICKET, ordinal), record)
+        elif waiting is not None:
+            record = r.TicketRecord(ticket=waiting.ticket, attempt=attempt, actor="", waits=True)
             self.journal.put(r.key(r.TICKET, ordinal), record)
         elif entry is None:
             self.journal.drop(r.key(r.TICKET, ordinal))
@@ -198,7 +217,9 @@ class RunState:
         self.validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)
         self.membership.restore(state.epoch)
         self.next_ordinal = state.next_ordinal
-        self.leases.restore([record for record in tickets if self._is_leased(record)], now, rejoin_grace_s)
+        under_way = [record for record in tickets if self._is_under_way(record)]
+        self.leases.restore([record for record in under_way if not record.waits], now, rejoin_grace_s)
+        self.handovers.restore([record.ticket for record in under_way if record.waits], now)
         self.checkpoints = list(state.checkpoints)
         self.durable_generation = self._written_generation = state.generation
 
@@ -207,9 +228,9 @@ class RunState:
         ordinals = [record.ticket.ordinal for record in training if record.ticket.ordinal in stored]
         return {ordinal: self.journal.group(ordinal) for ordinal in ordinals}
 
-    def _is_leased(self, record: r.TicketRecord) -> bool:
-        """Whether an actor works on a recorded ticket; else its group is stored, or its sweep is over."""
+    def _is_under_way(self, record: r.TicketRecord) -> bool:
+        """Whether an actor works on a recorded ticket, or will; else its group is stored, or its sweep is over."""
         entry = self.store.ledger.find(record.ticket.ordinal)
         if entry is None:
             return self.validation.expects(record.ticket.ordinal)
-        return entry.state is TicketState.leased
+        return entry.state is not TicketState.stored

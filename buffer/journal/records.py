@@ -59,11 +59,12 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TicketRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A ticket that an actor works on, or whose group is stored."""
+    """A ticket that an actor works on, that waits for another actor, or whose group is stored."""
 
     ticket: Ticket
     attempt: int
-    actor: str
+    actor: str  # empty for one that waits
+    waits: bool = False  # its actor left, and handed over what the ticket holds
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,9 @@ ALWAYS_REPORTED = (
     "buffer/failed_groups",
     "buffer/lost_leases",
     "buffer/duplicates",
+    "buffer/handed_over",
+    "buffer/saved_tokens",
+    "buffer/lost_tokens",
     "validation/skipped_sweeps",
 )
 

@@ -1,5 +1,7 @@
 """Checks that a group must pass before it is stored: finite numbers, consistent lengths, no more than the ticket asked for.
 
+What an actor hands over when it leaves must pass them too, before another one goes on with it.
+
 A group that passes is at most about as large as its ticket allows (n rollouts of `max_tokens`): B of them are a batch, which
 must fit into one message. A group that fails is acknowledged with the reason, and its prompt is issued again at once; if it
 were only dropped, its ticket would wait until the lease ends.
@@ -8,11 +10,22 @@ were only dropped, its ticket would wait until the lease ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ...common.types import MAX_DETAIL, Group, Rollout, Verdict, float32_array, int32_array
+from ...common.types import (
+    MAX_DETAIL,
+    FinishReason,
+    Group,
+    Rollout,
+    StartedRollout,
+    Ticket,
+    Verdict,
+    float32_array,
+    int32_array,
+)
 
 # log-probabilities are at most 0; a softmax in float32 may round this far above it
 MAX_LOGPROB = 1e-3
@@ -63,11 +76,71 @@ def version_defect(group: Group, oldest: int, newest: int) -> Defect | None:
     return Defect("versions", f"versions {group.oldest_version}..{group.newest_version} are not in {oldest}..{newest}")
 
 
+def names_defect(rollouts: Sequence[Rollout | StartedRollout], known: Collection[str]) -> Defect | None:
+    """A defect when spans name an actor that is not `known` to have worked on the ticket."""
+    named = {span.actor for rollout in rollouts for span in rollout.spans}
+    unknown = sorted(named - set(known))
+    return Defect("actors", f"tokens of {unknown[0]!r:.200}, which did not work on this ticket") if unknown else None
+
+
+def actors_of(ticket: Ticket) -> set[str]:
+    """The actors that sampled what was handed over of a ticket."""
+    return {span.actor for rollout in ticket.started for span in rollout.spans}
+
+
+def sampled_since(rollouts: Sequence[Rollout | StartedRollout], actor: str, version: int, *, finished_by: str = "") -> bool:
+    """Whether tokens are of `actor` and of `version` or later; spans without a name are of `finished_by`."""
+    spans = (span for rollout in rollouts for span in rollout.spans)
+    return any(span.version >= version and (span.actor or finished_by) == actor for span in spans)
+
+
+def handover_defect(
+    started: Sequence[StartedRollout], ticket: Ticket, actor: str, newest: int, model_ids: int | None
+) -> Defect | None:
+    """The first defect of what `actor` hands over of `ticket`, at head `newest`; None when another one can go on with it."""
+    indices = [rollout.index for rollout in started]
+    if len(set(indices)) != len(indices) or not all(0 <= index < ticket.sampling.n for index in indices):
+        return Defect("malformed", f"rollouts {indices[:20]}, expected different ones of 0 to {ticket.sampling.n - 1}")
+    for rollout in started:
+        defect = _started_defect(rollout, ticket, newest)
+        if defect is not None:
+            return _in_rollout(rollout.index, defect)
+    known = actors_of(ticket) | {actor}
+    return names_defect(started, known) or _number_defect(started, model_ids) or _continuation_defect(started, ticket)
+
+
+def _started_defect(rollout: StartedRollout, ticket: Ticket, newest: int) -> Defect | None:
+    ended = rollout.finish_reason is not None
+    if rollout.finish_reason is FinishReason.abort or (rollout.verdict is not None and not ended):
+        verdict = "a verdict" if rollout.verdict else "no verdict"
+        return Defect("malformed", f"it ended with {rollout.finish_reason}, and has {verdict}")
+    # one that has not ended has a token to come
+    defect = _rollout_defect(rollout, ticket.sampling.max_tokens if ended else ticket.sampling.max_tokens - 1)
+    if defect is None and rollout.verdict is not None:
+        defect = _verdict_defect(rollout.verdict)
+    if defect is not None:
+        return defect
+    versions = [span.version for span in rollout.spans]
+    if min(versions) < ticket.version or max(versions) > newest:
+        return Defect("versions", f"versions {min(versions)}..{max(versions)} are not in {ticket.version}..{newest}")
+    return None
+
+
+def _continuation_defect(started: Sequence[StartedRollout], ticket: Ticket) -> Defect | None:
+    """A defect unless each rollout begins with what earlier actors handed over of it."""
+    now = {rollout.index: rollout for rollout in started}
+    for before in ticket.started:
+        rollout = now.get(before.index)
+        if rollout is None or rollout.token_ids[: len(before.token_ids)] != before.token_ids:
+            return Defect("malformed", f"rollout {before.index} does not begin with the tokens that it was handed over with")
+    return None
+
+
 def _in_rollout(index: int, defect: Defect) -> Defect:
     return Defect(defect.kind, f"rollout {index}: {defect.why}")
 
 
-def _rollout_defect(rollout: Rollout, max_tokens: int) -> Defect | None:
+def _rollout_defect(rollout: Rollout | StartedRollout, max_tokens: int) -> Defect | None:
     """Check the lengths and version spans of one rollout."""
     num_bytes, num_tokens = len(rollout.token_ids), rollout.num_tokens
     if not num_bytes or num_bytes % 4:
@@ -100,7 +173,7 @@ def _verdict_defect(verdict: Verdict) -> Defect | None:
     return None
 
 
-def _number_defect(rollouts: list[Rollout], model_ids: int | None) -> Defect | None:
+def _number_defect(rollouts: Sequence[Rollout | StartedRollout], model_ids: int | None) -> Defect | None:
     """Check the token ids and log-probabilities of rollouts whose lengths are right."""
     if not rollouts:
         return None

@@ -32,9 +32,9 @@ class Leases:
         # actors whose leases were restored -> the time until which they may greet
         self._rejoin_until_s: dict[str, float] = {}
 
-    def grant(self, ticket: Ticket, actor: str, now: float) -> None:
-        """Lease `ticket` to `actor` for its `lease_s`."""
-        lease = Lease(ticket=ticket, actor=actor, expires_s=now + ticket.lease_s)
+    def grant(self, ticket: Ticket, actor: str, now: float, until_s: float | None = None) -> None:
+        """Lease `ticket` to `actor` for its `lease_s`, or until `until_s` if it was leased to others before."""
+        lease = Lease(ticket=ticket, actor=actor, expires_s=now + ticket.lease_s if until_s is None else until_s)
         self._by_ordinal[ticket.ordinal] = lease
         self._by_actor.setdefault(actor, {})[ticket.ordinal] = None
         self._rollouts[actor] = self._rollouts.get(actor, 0) + ticket.sampling.n

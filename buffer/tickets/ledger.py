@@ -1,9 +1,10 @@
 """The ledger: every training ticket is in exactly one state, and the counts of all states add up to the tickets ever issued.
 
-    issued -> leased -> stored -> batched -> trained
+    issued <-> leased -> stored -> batched -> trained
                  |         |         |          |
                  +---------+---------+----------+--> filtered | stale | failed   (TRANSITIONS says which)
 
+A leased ticket is issued again, with its ordinal, when its actor leaves and hands it over (handovers.py).
 Entries exist for issued, leased and stored tickets only; later a ticket is only counted, so admission bounds the memory.
 Duplicates are recognised by the same rule: an ordinal without an entry is settled.
 The journal records the changes since the last `take_changes`.
@@ -19,7 +20,9 @@ from ..journal.records import Move
 
 TRANSITIONS: dict[TicketState, frozenset[TicketState]] = {
     TicketState.issued: frozenset({TicketState.leased, TicketState.stale, TicketState.failed}),
-    TicketState.leased: frozenset({TicketState.stored, TicketState.filtered, TicketState.stale, TicketState.failed}),
+    TicketState.leased: frozenset(
+        {TicketState.issued, TicketState.stored, TicketState.filtered, TicketState.stale, TicketState.failed}
+    ),
     TicketState.stored: frozenset({TicketState.batched, TicketState.stale, TicketState.failed}),
     TicketState.batched: frozenset({TicketState.trained, TicketState.stale}),
     # a learner that restarts repeats steps, or begins a generation without them

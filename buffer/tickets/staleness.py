@@ -115,6 +115,10 @@ class StalenessContract:
         else:
             self._forget_waiting(ordinal)
 
+    def is_due(self, ordinal: int) -> bool:
+        """Whether the deadline of a ticket is the next batch, or past."""
+        return self._deadlines[ordinal] <= self.head
+
     def _forget_waiting(self, ordinal: int) -> None:
         deadline = self._deadlines.pop(ordinal)
         self._waiting[deadline] -= 1

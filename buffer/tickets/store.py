@@ -2,6 +2,7 @@
 
     issue -> take_group -> try_take -> step_done      the life of a ticket that is trained
              fail_ticket                              its prompt is issued again, as another ticket
+             hand_over -> lease_again                 its actor left, another one goes on with it
     continue_at | begin_generation                    a learner arrives
 
 A learner that restarts from a checkpoint continues when it is of the store's generation and every later batch is recorded:
@@ -20,12 +21,12 @@ import numpy as np
 
 from ...common.config.sections import BufferConfig, Config, Straggler
 from ...common.errors import DataError, StalenessViolation
-from ...common.types import Batch, Group, Prompt, Sampling, Ticket, TicketKind, TicketState
+from ...common.types import Batch, Group, Prompt, Sampling, StartedRollout, Ticket, TicketKind, TicketState
 from ..journal.records import BufferState, TicketRecord
 from .api import PromptSource
 from .counters import Counters
 from .filters import Judgement, SignalFilter
-from .group_checks import Defect, group_defect, version_defect
+from .group_checks import Defect, group_defect, handover_defect, sampled_since, version_defect
 from .ledger import Entry, Ledger
 from .staleness import StalenessContract
 from .survival import Survival
@@ -198,11 +199,27 @@ class Store:
         else:
             self.counters.count("buffer/prompts_given_up")
 
+    def handover_defect(self, started: Sequence[StartedRollout], ticket: Ticket, actor: str) -> Defect | None:
+        """Why no other actor can go on with what `actor` hands over of a ticket, of either kind."""
+        return handover_defect(started, ticket, actor, self.head, self._model_ids)
+
+    def hand_over(self, ticket: Ticket) -> None:
+        """The actor of a leased ticket left: another one will go on with what `ticket` holds now."""
+        self.ledger.move(ticket.ordinal, TicketState.issued).ticket = ticket
+
+    def lease_again(self, ordinal: int) -> None:
+        """Another actor goes on with a ticket that was handed over."""
+        self.ledger.move(ordinal, TicketState.leased)
+
+    def is_due(self, ordinal: int) -> bool:
+        """Whether the next batch must hold this ticket, or it is too late for it."""
+        return self.contract.is_due(ordinal)
+
     def distrust(self, actor: str, version: int) -> None:
-        """Fail the stored groups of an actor that have tokens of `version` or later: its weights were wrong then."""
+        """Fail the stored groups with tokens that an actor sampled under `version` or later: its weights were wrong then."""
         for entry in self.ledger.entries():
             group = entry.group
-            if group is not None and group.actor == actor and group.newest_version >= version:
+            if group is not None and sampled_since(group.rollouts, actor, version, finished_by=group.actor):
                 self.fail_ticket(group.ordinal)
 
     def _evict(self, ordinal: int, group: Group) -> None:
@@ -338,7 +355,8 @@ class Store:
             self.contract.issue(ordinal, record.ticket.version)
             if group is not None:
                 self.contract.store(ordinal, self.deadline_version(group))
-            state_of_ticket = TicketState.leased if group is None else TicketState.stored
+            state_of_ticket = TicketState.issued if record.waits else TicketState.leased
+            state_of_ticket = state_of_ticket if group is None else TicketState.stored
             entries.append(Entry(record.ticket, record.attempt, state_of_ticket, group))
         self.ledger.restore({TicketState(name): count for name, count in state.ledger.items()}, entries)
         self.check()

@@ -101,8 +101,8 @@ def dead_generation_accepted(patch: Patch) -> None:
     patch.setattr(Leases, "clear", lambda self: None)
     refusal_well = Dispatch._refusal
 
-    def refusal(self: Dispatch, actor: Any, group: Any) -> str:
-        reason = refusal_well(self, actor, group)
+    def refusal(self: Dispatch, *about: Any) -> str:
+        reason = refusal_well(self, *about)
         return "" if "is over" in reason else reason
 
     patch.setattr(Dispatch, "_refusal", refusal)

@@ -23,6 +23,7 @@ from prolong.common.types import (
     Rendezvous,
     Rollout,
     Sampling,
+    StartedRollout,
     TensorSpec,
     TicketKind,
     ValidationSetting,
@@ -82,6 +83,13 @@ def make_group(num_tokens: int = 4, num_rollouts: int = 2) -> Group:
     )
 
 
+def make_started() -> StartedRollout:
+    """Two tokens of a rollout, by nobody."""
+    ids, logprobs = np.full(2, 2, "<i4").tobytes(), np.full(2, -0.5, "<f4").tobytes()
+    spans = [VersionSpan(version=0, start=0, end=2, actor="rogue")]
+    return StartedRollout(index=0, token_ids=ids, behaviour_logprobs=logprobs, spans=spans)
+
+
 def make_samples(hello: m.Hello) -> list[Any]:
     """A valid message of every type that clients send; fails when a type is missing here."""
     manifest = Manifest(
@@ -92,6 +100,7 @@ def make_samples(hello: m.Hello) -> list[Any]:
         hello,
         m.Heartbeat(stats={"tokens": 5.0, "busy_s": 1.5}),
         m.GroupResult(group=make_group()),
+        m.TicketHandedOver(ordinal=3, generation=1, started=[make_started()]),
         m.TicketReturned(ordinal=3, reason="full"),
         m.TakeBatch(**step),
         m.StepDone(**step),

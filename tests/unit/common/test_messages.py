@@ -35,7 +35,8 @@ def test_each_class_of_message_is_in_the_union_of_its_direction() -> None:
 def test_each_question_names_answers_that_the_buffer_sends() -> None:
     questions = [kind for kind in get_args(m.FromClient) if issubclass(kind, kinds.Question)]
     assert {kind.__name__ for kind in questions} == {
-        "Hello", "Heartbeat", "GroupResult", "TakeBatch", "Finish", "Publish", "Offer", "StatusRequest", "RequestReset"
+        "Hello", "Heartbeat", "GroupResult", "TicketHandedOver", "TakeBatch", "Finish", "Publish", "Offer", "StatusRequest",
+        "RequestReset",
     }  # fmt: skip
     for question in questions:
         answer = question.answer_type()

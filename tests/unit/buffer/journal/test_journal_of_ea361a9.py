@@ -47,9 +47,27 @@ def expected() -> dict[str, Any]:
     return json.loads((RECORDED / "expected.json").read_text())
 
 
+# fields that did not exist then, with the values that a record without them is read as
+ADDED: dict[str, Any] = {
+    "started": [],
+    "waits": False,
+    **dict.fromkeys(("buffer/handed_over", "buffer/saved_tokens", "buffer/lost_tokens"), 0),
+}
+
+
 def plain(value: object) -> Any:
-    """As JSON would have it: keys are text, and so are bytes."""
-    return json.loads(msgspec.json.encode(value))
+    """As JSON would have it: keys are text, and so are bytes. Without what no record could hold then."""
+    return without_added(json.loads(msgspec.json.encode(value)))
+
+
+def without_added(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_added(v) for k, v in value.items() if k not in ADDED or v != ADDED[k]}
+    if not isinstance(value, list):
+        return value
+    # a span: version, first token, end, and the name of no other actor
+    is_span = len(value) == 4 and value[3] == "" and all(isinstance(number, int) for number in value[:3])
+    return value[:3] if is_span else [without_added(each) for each in value]
 
 
 def test_every_record_reads_as_it_did(run: Path, expected: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def test_msgpack_reads_what_we_encode():
     tree = msgpack.unpackb(frame[HEADER_BYTES:])
     rollout = tree["group"]["rollouts"][0]
     assert tree["type"] == "GroupResult"
-    assert rollout["spans"] == [[4, 0, 1], [5, 1, 3]]
+    assert rollout["spans"] == [[4, 0, 1, ""], [5, 1, 3, ""]]
     assert np.frombuffer(rollout["token_ids"], "<i4").tolist() == [0, 1, 2]
     assert np.frombuffer(rollout["behaviour_logprobs"], "<f4").tolist() == [-0.5] * 3
     assert rollout["verdict"] == {
