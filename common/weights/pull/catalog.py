@@ -62,4 +62,4 @@ def catalog_digest(data: bytes) -> bytes:
 
 def chunk_digest(chunk: torch.Tensor) -> bytes:
     """Of a chunk's content, [num_bytes] uint8 in host memory: 16 bytes. Releases the interpreter's lock."""
-    return sha256(memoryview(chunk.numpy())).digest()[:DIGEST_BYTES]
+    return sha256(chunk.numpy().data).digest()[:DIGEST_BYTES]

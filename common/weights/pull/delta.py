@@ -1,10 +1,12 @@
-"""Exact deltas: what turns one version of a chunk into the next, as the elements that changed.
+"""Exact deltas: what turns one version of a chunk into the next, as the differences of its elements read as integers.
 
-    payload = empty                                            nothing changed
-            | kind (1 byte) | count (4 bytes) | positions | values
+    payload = empty                              nothing changed
+            | count (4 bytes) | gaps | planes    `count` elements changed; with count 0, all may have
 
-`positions` is a bitmap with one bit per element, or the gaps between changed elements, a byte each. `values` are the changed
-elements as they are, so that a payload that is applied twice does no harm.
+`gaps` has a byte for each changed element: the unchanged ones before it. It is left out with count 0. A difference is taken
+modulo 2^(8 width), folded so that small ones of either sign are small numbers (0, -1, 1, -2 -> 0, 1, 2, 3), and split into
+planes: the lowest bytes of all elements, then the next, up to `width` planes. At the learning rates of RL an element moves by
+few steps of its dtype, so that the higher planes are nearly empty. Each part is deflated where that makes it smaller.
 """
 
 from __future__ import annotations
@@ -13,77 +15,145 @@ import struct
 
 import numpy as np
 import torch
+from isal import igzip_lib
 from numpy.typing import NDArray
 
 from ...errors import WeightsError
 
-BITMAP, GAPS = 1, 2
-_HEADER = struct.Struct("<BI")
+ZERO, RAW, DEFLATED = 0, 1, 2  # how a part is stored
+_COUNT = struct.Struct("<I")
+_PART = struct.Struct("<BI")  # how, and its bytes
 _FAR = 255  # as a gap: 255 unchanged elements, and no changed one after them
+_LEVEL = 1  # of igzip: 1 GB/s; level 0 is no faster and compresses worse, levels 2 and 3 are no better
+_SAMPLE = 1 << 14  # bytes that say whether a part can be deflated
+_WORTH = 0.98  # what is left of a sample that can
 _DTYPES = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+
+Integers = NDArray[np.unsignedinteger]
 
 
 def encode_delta(base: torch.Tensor, target: torch.Tensor, width: int) -> bytes | None:
-    """The smallest payload that turns `base` into `target`, [num_bytes] uint8 each; None when the full chunk is no larger."""
+    """The payload that turns `base` into `target`, [num_bytes] uint8 each; None when the full chunk is no larger."""
     before, after = _elements(base, width), _elements(target, width)
     changed = before != after
-    positions = np.flatnonzero(changed)
-    if not positions.size:
+    count = int(np.count_nonzero(changed))
+    if not count:
         return b""
-    gaps = _encode_gaps(positions) if positions.size + changed.size // _FAR <= _bitmap_bytes(changed.size) else None
-    coded = gaps if gaps is not None and gaps.size < _bitmap_bytes(changed.size) else np.packbits(changed)
-    if _HEADER.size + coded.nbytes + positions.size * width >= after.nbytes:
-        return None
-    header = _HEADER.pack(GAPS if coded is gaps else BITMAP, positions.size)
-    return b"".join((header, coded.tobytes(), after[positions].tobytes()))
+    if 2 * count > changed.size:
+        parts = [_COUNT.pack(0), *_encode_planes(after - before)]
+    else:
+        positions = np.flatnonzero(changed)
+        planes = _encode_planes(after[positions] - before[positions])
+        parts = [_COUNT.pack(count), _encode_part(_encode_gaps(positions)), *planes]
+    payload = b"".join(parts)
+    return payload if len(payload) < after.nbytes else None
 
 
 def apply_delta(chunk: torch.Tensor, payload: bytes | memoryview, width: int) -> None:
-    """Turn `chunk`, the version on which the payload is based, into the next one, in place. Idempotent.
+    """Turn `chunk`, the version on which the payload is based, into the next one, in place.
 
     Raises WeightsError, and writes nothing, when the payload is malformed or larger than the chunk.
     """
     if not len(payload):
         return
     elements = _elements(chunk, width)
-    if not _HEADER.size < len(payload) < elements.nbytes:
+    if not _COUNT.size < len(payload) < elements.nbytes:
         raise WeightsError(f"delta of {len(payload)} bytes for a chunk of {elements.nbytes}: expected less than the chunk")
-    kind, count = _HEADER.unpack_from(payload)
-    end = len(payload) - count * width
-    if end < _HEADER.size:
-        raise WeightsError(f"delta of {len(payload)} bytes: it cannot hold {count} elements of {width} bytes")
-    coded = np.frombuffer(payload, np.uint8, end - _HEADER.size, _HEADER.size)
-    if kind == BITMAP and coded.size == _bitmap_bytes(elements.size):
-        positions = np.flatnonzero(np.unpackbits(coded))
-    elif kind == GAPS:
-        positions = _decode_gaps(coded)
+    (count,) = _COUNT.unpack_from(payload)
+    if count > elements.size:
+        raise WeightsError(f"delta of {count} elements: the chunk has {elements.size}")
+    at, positions = _COUNT.size, None
+    if count:
+        gaps, at = _decode_part(payload, at, count + elements.size // _FAR)
+        positions = _decode_gaps(gaps, count, elements.size)
+    differences, at = _decode_planes(payload, at, count or elements.size, width)
+    if at != len(payload):
+        raise WeightsError(f"delta of {len(payload)} bytes: its parts end at {at}")
+    if positions is None:
+        np.add(elements, differences, out=elements)
     else:
-        raise WeightsError(f"delta of kind {kind} with {coded.size} bytes of positions for {elements.size} elements")
-    if positions.size != count or (count and positions[-1] >= elements.size):
-        last = positions[-1] if positions.size else -1
-        raise WeightsError(f"delta with {positions.size} positions up to {last}: expected {count} below {elements.size}")
-    elements[positions] = np.frombuffer(payload, _DTYPES[width], count, end)
+        elements[positions] += differences
 
 
-def _elements(chunk: torch.Tensor, width: int) -> NDArray[np.unsignedinteger]:
+def _elements(chunk: torch.Tensor, width: int) -> Integers:
     return chunk.numpy().view(_DTYPES[width])
 
 
-def _bitmap_bytes(num_elements: int) -> int:
-    return -(-num_elements // 8)
-
-
-def _encode_gaps(positions: NDArray[np.integer]) -> NDArray[np.uint8]:
+def _encode_gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     """A byte per gap, with bytes of _FAR before those that do not fit."""
     gaps = np.diff(positions, prepend=-1) - 1
-    far, near = np.divmod(gaps, _FAR)
-    coded = np.full(gaps.size + int(far.sum()), _FAR, np.uint8)
-    coded[np.cumsum(far + 1) - 1] = near
-    return coded
+    wide = np.flatnonzero(gaps >= _FAR)
+    if not wide.size:
+        return gaps.astype(np.uint8)
+    far = gaps[wide] // _FAR
+    gaps[wide] -= far * _FAR
+    return np.insert(gaps.astype(np.uint8), np.repeat(wide, far), _FAR)
 
 
-def _decode_gaps(coded: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The positions, increasing. Never more of them than bytes, so that hostile bytes take no more memory than honest ones."""
-    near = coded != _FAR
-    steps = np.cumsum(coded, dtype=np.int64)[near]
-    return steps + np.arange(steps.size)
+def _decode_gaps(coded: NDArray[np.uint8], count: int, num_elements: int) -> NDArray[np.int64]:
+    """The positions, increasing and below `num_elements`."""
+    steps = np.cumsum(coded, dtype=np.int64)[coded != _FAR]
+    positions = steps + np.arange(steps.size)
+    if positions.size != count or positions[-1] >= num_elements:
+        last = positions[-1] if positions.size else -1
+        raise WeightsError(f"delta with {positions.size} positions up to {last}: expected {count} below {num_elements}")
+    return positions
+
+
+def _encode_planes(differences: Integers) -> list[bytes]:
+    bits = 8 * differences.itemsize
+    sign = differences >> (bits - 1)
+    folded = (differences << 1) ^ (0 - sign)
+    columns = folded.view(np.uint8).reshape(-1, differences.itemsize)
+    return [_encode_part(np.ascontiguousarray(columns[:, plane])) for plane in range(differences.itemsize)]
+
+
+def _decode_planes(payload: bytes | memoryview, at: int, count: int, width: int) -> tuple[Integers, int]:
+    """The differences, and where the planes end in the payload."""
+    columns = np.empty((count, width), np.uint8)
+    for plane in range(width):
+        part, at = _decode_part(payload, at, count)
+        if part.size != count:
+            raise WeightsError(f"delta with a plane of {part.size} bytes for {count} elements")
+        columns[:, plane] = part
+    folded = columns.view(_DTYPES[width]).reshape(-1)
+    return (folded >> 1) ^ (0 - (folded & 1)), at
+
+
+def _encode_part(part: NDArray[np.uint8]) -> bytes:
+    if not part.any():
+        return _PART.pack(ZERO, part.size)
+    middle = part[part.size // 2 :][:_SAMPLE]
+    if len(igzip_lib.compress(middle.data, _LEVEL)) < _WORTH * middle.size:
+        deflated = igzip_lib.compress(part.data, _LEVEL)
+        if len(deflated) < part.size:
+            return _PART.pack(DEFLATED, len(deflated)) + deflated
+    return _PART.pack(RAW, part.size) + part.tobytes()
+
+
+def _decode_part(payload: bytes | memoryview, at: int, max_bytes: int) -> tuple[NDArray[np.uint8], int]:
+    """The part at `at`, at most `max_bytes` whatever the payload says, and where it ends."""
+    if at + _PART.size > len(payload):
+        raise WeightsError(f"delta of {len(payload)} bytes: a part is missing")
+    how, size = _PART.unpack_from(payload, at)
+    start = at + _PART.size
+    if how == ZERO and size <= max_bytes:
+        return np.zeros(size, np.uint8), start
+    if size > len(payload) - start or how not in (RAW, DEFLATED) or (how == RAW and size > max_bytes):
+        raise WeightsError(f"delta of {len(payload)} bytes with a part of kind {how} and {size} bytes at {at}")
+    stored = memoryview(payload)[start : start + size]
+    if how == DEFLATED:
+        stored = _inflate(stored, max_bytes)
+    return np.frombuffer(stored, np.uint8), start + size
+
+
+def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
+    decompressor = igzip_lib.IgzipDecompressor()
+    try:
+        # one more than it may be: with its end in sight, a decompressor that has no room left does not say that it is done
+        part = decompressor.decompress(deflated, max_bytes + 1)
+    except igzip_lib.IsalError as error:
+        raise WeightsError(f"delta with a part of {len(deflated)} bytes that does not inflate: {error}") from error
+    if not decompressor.eof or decompressor.unused_data or len(part) > max_bytes:
+        raise WeightsError(f"delta with a part of {len(deflated)} bytes that does not end at {max_bytes} bytes or before")
+    return part
