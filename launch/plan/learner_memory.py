@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from ...common.config.choices import Offload, Recompute
 from ...common.config.sections import Config
 from ...common.config.trees import lora_config
+from ...common.types import PULL
 from ...common.weights.staging import StagingBytes, staging_bytes
 from .model_shape import ModelShape
 
@@ -203,7 +204,8 @@ def staging_of(shape: ModelShape, cfg: Config) -> StagingBytes:
     else:
         sides = [side for matrix in shape.matrices.values() for side in matrix]
         sizes = [width * lora.rank * side for side in sides] * shape.layers
-    return staging_bytes(sizes, cfg.weights.bucket_mb << 20, cfg.actor.tensor_parallel)
+    pulled = cfg.weights.transport == PULL
+    return staging_bytes(sizes, cfg.weights.bucket_mb << 20, cfg.actor.tensor_parallel, pulled=pulled)
 
 
 def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMemory:

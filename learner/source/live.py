@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...buffer.client.client import BufferClient
+from ...buffer.client.inbox import Inbox
 from ...common.config.run_files import run_paths
 from ...common.config.sections import Config
 from ...common.errors import DeadlineExceeded, LearnerStarved, ProlongError, RunStopped
@@ -23,6 +24,7 @@ from ...common.messages import (
     Finish,
     Finished,
     Hello,
+    OfferNoted,
     PublishPlan,
     PublishResult,
     Role,
@@ -30,16 +32,19 @@ from ...common.messages import (
     StepDone,
     SyncRequested,
     TakeBatch,
+    WeightReaders,
 )
 from ...common.models import DTYPES
 from ...common.tokenizer import Tokenizer
+from ...common.transport.keys import load_client_keys
 from ...common.types import Batch
-from ...common.weights.transports import configured_transport
+from ...common.weights.transports import broadcast_transport
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
+from ..weights.offering import WeightOffering
 from ..weights.packer import WeightPacker
-from ..weights.publisher import PackingPublisher
+from ..weights.publisher import PackingPublisher, WeightCarrier
 from ..weights.sender import WeightSender
 from .handover import BatchHandover
 
@@ -141,7 +146,13 @@ class LearnerClient:
         buffer = cfg.buffer
         self._client = BufferClient(buffer.address, hello, max_bytes=buffer.max_message_mb << 20, keys=buffer.keys)
         self._batches = self._client.inbox(BatchReady)
-        self._weights = self._client.inbox(PublishPlan, PublishResult, SyncRequested)
+        self._transport = broadcast_transport(cfg.weights)
+        self._readers: Inbox[WeightReaders | OfferNoted | SyncRequested]
+        if self._transport is None:
+            self._readers = self._client.inbox(WeightReaders, OfferNoted, SyncRequested)
+        else:
+            self._readers = self._client.inbox(WeightReaders, OfferNoted)
+            self._plans = self._client.inbox(PublishPlan, PublishResult, SyncRequested)
         self._finished = self._client.inbox(Finished)
 
     @classmethod
@@ -208,8 +219,12 @@ class LearnerClient:
     def open_weights(self, policy: Policy, device: torch.device) -> WeightPublisher:
         cfg = self._cfg.weights
         packer = WeightPacker(policy.full_shapes(DTYPES[self._cfg.model.dtype]), cfg.bucket_mb << 20, device)
-        end = configured_transport(cfg).open_learner_end(cfg, device)
-        publisher = PackingPublisher(packer, [WeightSender(self._client, self._weights, end, packer, cfg)])
+        offering = WeightOffering(self._client, self._readers, packer, cfg, load_client_keys(self._cfg.buffer.keys))
+        carriers: list[WeightCarrier] = [offering]
+        if self._transport is not None:
+            end = self._transport.open_learner_end(cfg, device)
+            carriers.append(WeightSender(self._client, self._plans, end, packer, cfg, offering=offering))
+        publisher = PackingPublisher(packer, carriers)
         publisher.start()
         return publisher
 

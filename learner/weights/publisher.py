@@ -1,6 +1,7 @@
 """The policy's weights on their way out: each version is packed once, and given to all carriers that bring it to actors.
 
     publish(): pack --> WeightSender    broadcasts it to the actors of a plan
+                    --> WeightOffering  offers it to actors and relays that pull
 
 Only the packing is on the learner's critical path. A version's memory is used again once no carrier reads it.
 """

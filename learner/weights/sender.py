@@ -29,6 +29,7 @@ from ...common.weights.api import LearnerEnd
 from ...common.weights.buckets import PackedWeights
 from ...common.weights.gpu_memory import own_stream
 from .adaptive_deadline import GPU_SLACK_S, SLACK_S, AdaptiveDeadline
+from .offering import WeightOffering
 from .packer import WeightPacker
 
 log = logging.getLogger(__name__)
@@ -98,11 +99,13 @@ class WeightSender:
         packer: WeightPacker,
         cfg: WeightsConfig,
         deadline: AdaptiveDeadline | None = None,
+        offering: WeightOffering | None = None,
     ) -> None:
         """`inbox` holds PublishPlan, PublishResult and SyncRequested. `end` is the sender's from now on, `close` included.
 
-        `packer` makes the weights that are published, and takes them back.
+        `packer` makes the weights that are published, and takes them back. `offering` hears, too, that somebody lacks weights.
         """
+        self._offering = offering
         self._client, self._inbox, self._end, self._packer, self._cfg = client, inbox, end, packer, cfg
         slack_s = GPU_SLACK_S if packer.device.type == "cuda" else SLACK_S
         self._deadline = AdaptiveDeadline(cfg.timeout_s, slack_s=slack_s) if deadline is None else deadline
@@ -196,6 +199,8 @@ class WeightSender:
     def _publish_again(self, reason: str) -> None:
         """An actor lacks weights."""
         log.info("weights asked for: %s", reason)
+        if self._offering is not None:
+            self._offering.offer_again()
         with self._changed:
             if self._state.attempt is None and self._state.newest is not None:
                 self._send_publish(self._state.newest, number=1)

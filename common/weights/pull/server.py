@@ -99,10 +99,16 @@ class WeightServer:
         self._names = {key.encode(): key for key in named if len(key) == KEY_CHARACTERS and key.isascii()}
         self._count("malformed_keys", len(named) - len(self._names))
 
-    def serve(self, store: ChunkStore) -> None:
-        """Serve this store from now on, in place of the one before. Any thread."""
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread runs: from `start` until `close`, or until it failed."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def serve(self, store: ChunkStore | None) -> None:
+        """Serve this store from now on, in place of the one before; None: nothing, and pullers wait. Any thread."""
         self._store = store
-        store.subscribe(self._note_progress)
+        if store is not None:
+            store.subscribe(self._note_progress)
         self._note_progress()
 
     def start(self) -> None:

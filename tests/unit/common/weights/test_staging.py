@@ -40,6 +40,13 @@ def test_without_a_tensor_larger_than_a_bucket_a_gpu_holds_buckets_only() -> Non
     assert staging_bytes([1 << 20] * 4096, 256 << 20, 2).actor_device == staged.actor_device + (256 << 20)
 
 
+def test_weights_that_are_pulled_take_a_store_and_its_deltas_of_the_learners_host_alone() -> None:
+    sizes = [3 << 20] * 100
+    broadcast, pulled = staging_bytes(sizes, 7 << 20), staging_bytes(sizes, 7 << 20, pulled=True)
+    assert pulled.learner_host == broadcast.learner_host + 2 * sum(sizes)
+    assert pulled[1:] == broadcast[1:]
+
+
 class Largest(TorchDispatchMode):
     """Notes the bytes of the largest tensor that an operation makes."""
 
