@@ -18,10 +18,9 @@ from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
-from ..common.errors import DeadlineExceeded
+from ..common.errors import root_error
 from ..common.messages import (
     PROTOCOL_VERSION,
-    FromClient,
     GroupAck,
     GroupResult,
     Hello,
@@ -30,20 +29,23 @@ from ..common.messages import (
     TicketReturned,
     Tickets,
     UpdateWeights,
+    WeightReaders,
 )
 from ..common.tokenizer import Tokenizer
+from ..common.transport.keys import load_client_keys
 from ..common.types import Group, Ticket
+from ..common.weights.transports import broadcast_transport
 from ..verifiers.workers.pool import make_pool
+from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .engines.registry import engine_class
+from .pulling import Pulling
 from .rollouts import RolloutWorker
 from .stats import ActorStats
 from .updates import WeightUpdates
 
-CONNECT_S = 120.0  # how long a buffer that starts later than the actor is waited for
-QUIET_S = 60.0  # deadline of one wait for a message
 FLUSH_SHARE = 0.2  # of the grace period: kept for the last messages and their acknowledgements
 
-ActorInput = Tickets | UpdateWeights | GroupAck
+ActorInput = Tickets | UpdateWeights | GroupAck | WeightReaders
 TicketKey = tuple[int, int]  # generation and ordinal
 
 log = logging.getLogger(__name__)
@@ -60,48 +62,36 @@ def main(cfg: Config, name: str) -> int:
     try:
         asyncio.run(_run(cfg, name))
     except BaseExceptionGroup as group:
-        raise _first(group) from None
+        raise root_error(group) from None
     return 0
 
 
 async def _run(cfg: Config, name: str) -> None:
+    broadcast_transport(cfg.weights)  # an unknown name is refused before the engine starts
     tokenizer = Tokenizer.load(cfg.model.path)
     engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
     # Hello comes after the engine is ready: from then on the actor is a member of every broadcast, and would delay the others
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
-    client = BufferClient(to, _hello(cfg, name, tokenizer), max_bytes=limit, keys=cfg.buffer.keys)
-    inbox = client.inbox(Tickets, UpdateWeights, GroupAck)
+    pulling = Pulling(cfg.weights, load_client_keys(cfg.buffer.keys), serves=cfg.weights.serve)
+    client = BufferClient(to, _hello(cfg, name, tokenizer, pulling), max_bytes=limit, keys=cfg.buffer.keys)
+    inbox = client.inbox(Tickets, UpdateWeights, GroupAck, WeightReaders)
     pool = make_pool(cfg.verifiers)
     flush_s = FLUSH_SHARE * cfg.actor.grace_s
     try:
         await pool.start()
         await pool.usable()
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
-        stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters, lambda: engine.load)
+        stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters, lambda: engine.load, pulling.counters)
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
-        updates = WeightUpdates(engine, stats, client.send, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
+        to_engine = engine, pulling, stats, client.send
+        updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
         actor = Actor(client, inbox, updates, worker, stats, leave_within_s=cfg.actor.grace_s - flush_s)
         await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
+        pulling.close()
         await pool.close()
         await engine.close()
-
-
-class Outbox(Protocol):
-    """The part of `BufferClient` that the loop needs: neither method blocks."""
-
-    def send(self, message: FromClient) -> None: ...
-
-    def set_stats(self, stats: dict[str, float]) -> None: ...
-
-
-class Arrivals(Protocol):
-    """The part of `Inbox` that the loop needs."""
-
-    async def take_async(self, timeout_s: float) -> ActorInput:
-        """The next message. Raises DeadlineExceeded after `timeout_s`, RunStopped, or BufferUnreachable."""
-        ...
 
 
 class GroupMaker(Protocol):
@@ -121,7 +111,7 @@ class Actor:
     def __init__(
         self,
         client: Outbox,
-        inbox: Arrivals,
+        inbox: Arrivals[ActorInput],
         updates: WeightUpdates,
         worker: GroupMaker,
         stats: ActorStats,
@@ -150,10 +140,12 @@ class Actor:
                 tasks.create_task(self._report(heartbeat_s))
                 tasks.create_task(self._leave_in_time())
                 while True:
-                    match await self._next_message():
+                    match await next_message(self._inbox):
                         case UpdateWeights() as update:
                             if self._updates.offer(update):
                                 tasks.create_task(self._update())
+                        case WeightReaders() as readers:
+                            self._updates.admit(readers)
                         case GroupAck() as acknowledged:
                             self._forget(acknowledged.ordinal)
                         case Tickets() as given:
@@ -164,7 +156,7 @@ class Actor:
         except BaseExceptionGroup as group:
             if not self._leaving.is_set():
                 raise
-            log.info("left: %r", _first(group))
+            log.info("left: %r", root_error(group))
         finally:
             self._hand_back(self._working.values())
 
@@ -193,12 +185,6 @@ class Actor:
     async def _update(self) -> None:
         await self._updates.apply_all()
         self._end_if_idle()
-
-    async def _next_message(self) -> ActorInput:
-        while True:
-            # the inbox itself reports a dead buffer: silence is none
-            with contextlib.suppress(DeadlineExceeded):
-                return await self._inbox.take_async(QUIET_S)
 
     # --- tickets ---
 
@@ -254,7 +240,7 @@ def _key(ticket: Ticket) -> TicketKey:
     return ticket.generation, ticket.ordinal
 
 
-def _hello(cfg: Config, name: str, tokenizer: Tokenizer) -> Hello:
+def _hello(cfg: Config, name: str, tokenizer: Tokenizer, pulling: Pulling) -> Hello:
     return Hello(
         role=Role.actor,
         name=name,
@@ -263,6 +249,8 @@ def _hello(cfg: Config, name: str, tokenizer: Tokenizer) -> Hello:
         host=socket.gethostname(),
         pid=os.getpid(),
         capacity=cfg.actor.capacity,
+        transport=cfg.weights.transport,
+        serves=pulling.source,
     )
 
 
@@ -272,11 +260,3 @@ class _Left(Exception):
 
 def _exit(*_: object) -> None:
     raise SystemExit(0)
-
-
-def _first(group: BaseExceptionGroup) -> BaseException:
-    """The first error of a group, however deep it lies: the others followed from it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -17,6 +17,7 @@ from .engines.load import EngineLoad
 _WINDOW = 1000  # the None-rate is that of so many verdicts
 _MIN_VERDICTS = 50  # with fewer, the rate is too uncertain to act on
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
+_SECONDS = ("busy_s", "idle_s", "weights_s", "pull_s", "load_s", "verify_s", "verifying_s", "verify_exposed_s")
 _TREE_S = 5.0  # how long the list of descendants is used: making it reads all of /proc
 
 
@@ -24,18 +25,23 @@ class ActorStats:
     """Counts and seconds since the actor started.
 
     busy_s: at least one rollout is in flight and generation is not paused. weights_s: generation is paused for new weights.
-    idle_s: the rest. verify_s: spent inside verifiers, summed over verifiers. verifying_s: at least one verdict is awaited.
-    verify_exposed_s: the part of verifying_s in which no rollout is generated. verifiers/NAME: counters of the verifier pool.
-    engine_NAME: the sums of EngineLoad.
+    idle_s: the rest. pull_s: weights were pulled, whatever else went on. load_s: the engine took pulled weights.
+    verify_s: spent inside verifiers, summed over verifiers. verifying_s: at least one verdict is awaited. verify_exposed_s:
+    the part of verifying_s in which no rollout is generated. verifiers/NAME: counters of the verifier pool. engine_NAME: the
+    sums of EngineLoad. weights/NAME: counters of the pulls, and of what is served to others.
     """
 
     def __init__(
-        self, max_none_rate: float, of_pool: Mapping[str, int] = NO_COUNTS, load: Callable[[], EngineLoad] = EngineLoad
+        self,
+        max_none_rate: float,
+        of_pool: Mapping[str, int] = NO_COUNTS,
+        load: Callable[[], EngineLoad] = EngineLoad,
+        of_weights: Callable[[], Mapping[str, int]] = lambda: NO_COUNTS,
     ) -> None:
         """of_pool: the counters of the verifier pool, which go on growing. load: that of the engine now."""
-        self._of_pool, self._load = of_pool, load
+        self._of_pool, self._load, self._of_weights = of_pool, load, of_weights
         self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
-        self._seconds = dict.fromkeys(("busy_s", "idle_s", "weights_s", "verify_s", "verifying_s", "verify_exposed_s"), 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(_SECONDS, 0.0)
         self._in_flight = self._awaited = 0
         self._since = perf_counter()
         self._max_none_rate = max_none_rate
@@ -58,6 +64,10 @@ class ActorStats:
         self._mark()
         self._seconds["busy_s" if self._in_flight else "idle_s"] -= seconds
         self._seconds["weights_s"] += seconds
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Add to the seconds of this name."""
+        self._seconds[name] += seconds
 
     def judged(self, verdict: Verdict) -> None:
         """Count a verdict. Raises VerifierFailure when too many of the last ones are None."""
@@ -86,8 +96,9 @@ class ActorStats:
         """All numbers so far. cpu_s is that of this process and its living descendants."""
         self._mark()
         of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}
+        of_weights = {name: float(count) for name, count in self._of_weights().items()}
         now = {"in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
-        return {**self._seconds, **self.counts, **of_pool, **self._load().numbers(), **now}
+        return {**self._seconds, **self.counts, **of_pool, **of_weights, **self._load().numbers(), **now}
 
     def _mark(self) -> None:
         now = perf_counter()

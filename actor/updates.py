@@ -1,76 +1,135 @@
-"""An actor's weight updates: one at a time, the newest first; a failure is reported and the engine keeps what it has.
+"""Weight updates of an actor or relay: one at a time, the newest first; a failure is reported, and what is held stays in use.
 
-buffer --UpdateWeights--> offer --apply_all--> engine --WeightsApplied--> buffer
+buffer --UpdateWeights--> offer --apply_all--> [pull into shared memory] --> engine --WeightsApplied--> buffer
+
+A download that belongs to a broadcast ends when a newer update comes. A pull goes on: a process behind a slow link would never
+finish otherwise. It is given up only when it was to be made elsewhere, or of the weights of another learner: what it fetched
+stays, and is not fetched again.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
+from typing import Protocol
+
+import msgspec
 
 from ..common.errors import ConfigError, WeightsError
-from ..common.messages import UpdateWeights, WeightsApplied
-from ..common.types import Manifest
-from .engines.api import Engine
-from .stats import ActorStats
+from ..common.messages import UpdateWeights, WeightReaders, WeightsApplied
+from ..common.types import PULL, Manifest, PullAddress
+from ..common.weights.pull.store import Superseded
+from .pulling import PulledWeights
 
 log = logging.getLogger(__name__)
 
 
+class WeightHolder(Protocol):
+    """The part of `Engine` that weights need."""
+
+    @property
+    def paused_s(self) -> float: ...
+
+    async def apply_weights(self, update: UpdateWeights, timeout_s: float) -> list[int]: ...
+
+    def supersede(self) -> None: ...
+
+
+class Pulls(Protocol):
+    """The part of `Pulling` that updates need; called in the event loop."""
+
+    async def pull(self, update: UpdateWeights) -> PulledWeights: ...
+
+    def give_up(self) -> None: ...
+
+    def admit(self, readers: WeightReaders) -> None: ...
+
+
+class UpdateStats(Protocol):
+    """The part of `ActorStats` that updates need."""
+
+    @property
+    def counts(self) -> Counter[str]: ...
+
+    def paused(self, seconds: float) -> None: ...
+
+    def spent(self, name: str, seconds: float) -> None: ...
+
+
 class WeightUpdates:
-    """Applies the updates that the buffer offers. Lives in the actor's event loop."""
+    """Applies the updates that the buffer offers. Lives in one event loop."""
 
     def __init__(
         self,
-        engine: Engine,
-        stats: ActorStats,
+        holder: WeightHolder,
+        pulls: Pulls,
+        stats: UpdateStats,
         send: Callable[[WeightsApplied], None],
         *,
         timeout_s: float,
         dtype: str = "",
     ) -> None:
         """`timeout_s`: of one update. `send` never blocks. dtype: of the engine; updates must be in it."""
-        self._engine, self._stats, self._send = engine, stats, send
+        self._holder, self._pulls, self._stats, self._send = holder, pulls, stats, send
         self._timeout_s, self._dtype = timeout_s, dtype
         self.generation = -1  # of the weights that the engine holds
         self._offered: UpdateWeights | None = None  # the newest update that is not being applied yet
-        self._applying = False
+        self._current: UpdateWeights | None = None  # the one that is being applied
 
     @property
     def busy(self) -> bool:
-        """Whether an update is under way that others depend on: the members of its broadcast would fail without this one."""
-        return self._applying
+        """Whether a broadcast is under way, whose other members would fail without this one. A pull concerns nobody else."""
+        return self._current is not None and not is_pulled(self._current)
 
     def offer(self, update: UpdateWeights) -> bool:
         """Take note of an update; True: `apply_all` must be started. Raises ConfigError for one of another dtype."""
         check_dtype(update.manifest, self._dtype)
+        current, starts = self._current, self._current is None and self._offered is None
         self._offered = update
-        self._engine.supersede()
-        starts, self._applying = not self._applying, True
+        if current is None or not is_pulled(current):
+            self._holder.supersede()
+        elif is_elsewhere(update, current):
+            self._pulls.give_up()
         return starts
+
+    def admit(self, readers: WeightReaders) -> None:
+        """Let exactly these pull from this process, if it serves."""
+        self._pulls.admit(readers)
 
     async def apply_all(self) -> None:
         """Apply the newest update offered, and those that are offered meanwhile."""
-        while self._offered is not None:
-            update, self._offered = self._offered, None
-            self._send(await self._applied(update))
-        self._applying = False
-
-    async def _applied(self, update: UpdateWeights) -> WeightsApplied:
-        """Apply one update. A download that failed is part of the answer, not raised."""
-        start, paused_s = perf_counter(), self._engine.paused_s
-        checksums: list[int] = []
-        error = ""
         try:
-            checksums = await self._engine.apply_weights(update, self._timeout_s)
-            self.generation = update.generation
-            self._stats.counts["weight_updates"] += 1
+            while self._offered is not None:
+                update = self._current = self._offered
+                self._offered = None
+                answer = await self._applied(update)
+                if answer is not None:
+                    self._send(answer)
+                    # an offer is repeated as long as a slow pull is not answered
+                    if not answer.error and self._offered is not None and has_same_weights(self._offered, update):
+                        self._offered = None
+        finally:
+            self._current = None
+
+    async def _applied(self, update: UpdateWeights) -> WeightsApplied | None:
+        """Apply one update. A download that failed is part of the answer, not raised. None: a newer offer is on its way."""
+        start, paused_s = perf_counter(), self._holder.paused_s
+        received, checksums, error = PulledWeights(update.rendezvous, 0, 0.0), [], ""
+        try:
+            if is_pulled(update):
+                received = await self._pulled(update)
+            checksums = await self._loaded(msgspec.structs.replace(update, rendezvous=received.rendezvous))
+        except Superseded as newer:
+            self._stats.counts["superseded_pulls"] += 1
+            log.info("version %d is no longer to be had: %s", update.version, newer)
+            return None
         except WeightsError as failure:
             error = str(failure)
             self._stats.counts["failed_updates"] += 1
             log.warning("version %d was not applied: %s", update.version, error)
-        self._stats.paused(self._engine.paused_s - paused_s)
+        self._stats.paused(self._holder.paused_s - paused_s)
         return WeightsApplied(
             generation=update.generation,
             version=update.version,
@@ -78,7 +137,56 @@ class WeightUpdates:
             checksums=checksums,
             seconds=perf_counter() - start,
             error=error,
+            num_bytes=received.num_bytes,
+            pull_s=received.seconds,
         )
+
+    async def _pulled(self, update: UpdateWeights) -> PulledWeights:
+        pulled = await self._pulls.pull(update)
+        self._stats.counts["pulls"] += 1
+        self._stats.spent("pull_s", pulled.seconds)
+        return pulled
+
+    async def _loaded(self, update: UpdateWeights) -> list[int]:
+        start = perf_counter()
+        checksums = await self._holder.apply_weights(update, self._timeout_s)
+        if not self.busy:
+            self._stats.spent("load_s", perf_counter() - start)
+        self.generation = update.generation
+        self._stats.counts["weight_updates"] += 1
+        return checksums
+
+
+def is_pulled(update: UpdateWeights) -> bool:
+    """Whether an update is to be pulled, and not the part of a broadcast."""
+    return update.rendezvous.transport == PULL
+
+
+def has_same_weights(update: UpdateWeights, other: UpdateWeights) -> bool:
+    """Whether both are pulled, and lead to the same bytes."""
+    mine, others = _address(update), _address(other)
+    same = mine is not None and others is not None and mine.catalog == others.catalog
+    return same and update.generation == other.generation
+
+
+def is_elsewhere(update: UpdateWeights, pulled: UpdateWeights) -> bool:
+    """Whether `update` shows that a pull of `pulled`, offered before it, may wait in vain: for others, or another learner's."""
+    mine, others = _address(update), _address(pulled)
+    if mine is None or others is None or mine.sources != others.sources:
+        return True
+    # a learner's versions only grow
+    older = update.version <= pulled.version and mine.catalog != others.catalog
+    return older or update.generation != pulled.generation
+
+
+def _address(update: UpdateWeights) -> PullAddress | None:
+    """None for an update that is not pulled, and for an address that cannot be read: the pull will say why."""
+    if not is_pulled(update):
+        return None
+    try:
+        return msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress)
+    except msgspec.DecodeError:
+        return None
 
 
 def check_dtype(manifest: Manifest, dtype: str) -> None:

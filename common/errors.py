@@ -142,3 +142,11 @@ def require(condition: bool, key: str, got: object, expected: str) -> None:
     """Raise ConfigError with the dotted key unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key} = {got!r}: expected {expected}")
+
+
+def root_error(group: BaseExceptionGroup) -> BaseException:
+    """The first error of a group, however deep it lies: the others followed from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..common.errors import UserError
 from .entry import end_process, exit_code_of, log_to_stderr
 
-MAX_NAME = 200  # characters of an actor's name
+MAX_NAME = 200  # characters of the name of an actor or relay
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -47,6 +47,14 @@ def train(argv: list[str]) -> int:
     from .local.train import run_on_this_machine
 
     return run_on_this_machine(args.recipe, args.overrides)
+
+
+def _checked_name(name: str | None, role: str) -> str:
+    """The name of an actor or relay; by default ROLE-HOST-PID. Raises UserError."""
+    name = name or f"{role}-{os.uname().nodename}-{os.getpid()}"
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise UserError(f"--name {name!r}: expected at most {MAX_NAME} printable characters")
+    return name
 
 
 def buffer(argv: list[str]) -> int:
@@ -103,12 +111,24 @@ def actor(argv: list[str]) -> int:
     cfg = compose(args.recipe, args.overrides)
     check_model(cfg)
     settle_dtype(cfg)
-    name = args.name if args.name else f"actor-{os.uname().nodename}-{os.getpid()}"
-    if not name.isprintable() or len(name) > MAX_NAME:
-        raise UserError(f"--name {name!r}: expected at most {MAX_NAME} printable characters")
+    name = _checked_name(args.name, "actor")
     from ..actor.main import main as run_actor
 
     end_process(exit_code_of("actor", lambda: run_actor(cfg, name)))
+
+
+def relay(argv: list[str]) -> int:
+    parser = config_parser("relay")
+    parser.add_argument("--name", help="unique among the clients of the run (default: relay-HOST-PID)")
+    args = parser.parse_intermixed_args(argv)
+    from .recipes import compose
+
+    log_to_stderr()
+    cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
+    name = _checked_name(args.name, "relay")
+    from ..actor.relay import main as run_relay
+
+    end_process(exit_code_of("relay", lambda: run_relay(cfg, name)))
 
 
 def verifier(argv: list[str]) -> int:
@@ -255,6 +275,7 @@ COMMANDS: dict[str, Command] = {
     "buffer": Command(buffer, "start the buffer: prompts, tickets, staleness contract, batches"),
     "learner": Command(learner, "start the learner: its ranks under torchrun, on one node or several"),
     "actor": Command(actor, "start one actor: an engine and its verifiers"),
+    "relay": Command(relay, "pull the weights once and let the actors near here pull them from this process"),
     "verifier": Command(verifier, "score for the actors of other hosts, or try a reward function on a file"),
     "bootstrap": Command(bootstrap, "make the demo's model, its training prompts and its held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),

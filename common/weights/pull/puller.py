@@ -93,9 +93,10 @@ class Puller:
         version; WeightsError when no source gave it in time, or after `cancel`.
         """
         with self._pulling:
+            # in this order: `close` may come from another thread in between
+            self._cancelled.clear()
             if self._closed:
                 raise WeightsError("the puller is closed")
-            self._cancelled.clear()
             with suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
             address = _pull_address(update)

@@ -13,9 +13,9 @@ from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.load import EngineLoad
 from prolong.actor.main import Actor, ActorInput
 from prolong.actor.stats import ActorStats
-from prolong.actor.updates import WeightUpdates, check_dtype
+from prolong.actor.updates import WeightUpdates
 from prolong.common.config.sections import ActorConfig, ModelConfig
-from prolong.common.errors import ConfigError, ProlongError, RunStopped, WeightsError
+from prolong.common.errors import ProlongError, RunStopped, WeightsError
 from prolong.common.messages import (
     FromClient,
     GroupAck,
@@ -23,10 +23,10 @@ from prolong.common.messages import (
     TicketReturned,
     Tickets,
     UpdateWeights,
+    WeightReaders,
     WeightsApplied,
 )
 from prolong.common.types import (
-    BucketSpec,
     FinishReason,
     Group,
     Manifest,
@@ -34,13 +34,14 @@ from prolong.common.types import (
     Rendezvous,
     Rollout,
     Sampling,
-    TensorSpec,
     Ticket,
     TicketKind,
     Verdict,
     VerdictStatus,
     VersionSpan,
 )
+
+from tests.support.scripted_pulls import ScriptedPulls, pulled_update
 
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=4)
 PROMPT = Prompt(uid="u", domain="d", task="t", text="x", token_ids=b"\1\0\0\0", verifier="v")
@@ -169,7 +170,8 @@ class Case:
     def __init__(self, leave_within_s: float = 60.0) -> None:
         self.wire, self.engine, self.worker = Wire(), Engine(), Worker()
         stats = ActorStats(1.0)
-        updates = WeightUpdates(self.engine, stats, self.wire.send, timeout_s=1.0)
+        self.pulls = ScriptedPulls()
+        updates = WeightUpdates(self.engine, self.pulls, stats, self.wire.send, timeout_s=1.0)
         self.actor = Actor(self.wire, self.wire, updates, self.worker, stats, leave_within_s=leave_within_s)
 
     async def run(self, story: Callable[[Case], Awaitable[None]]) -> BaseException | None:
@@ -278,6 +280,35 @@ def test_a_failure_within_the_grace_period_is_a_good_end():
     assert asyncio.run(Case().run(sigterm_and_a_failure)) is None
 
 
+async def sigterm_in_a_pull(case: Case) -> None:
+    case.wire.fed.put_nowait(pulled_update(1))
+    assert await case.pulls.asked.get() == 1
+    sigterm()
+    assert await case.wire.next_sent(1) == ["Leave"]
+    case.worker.may_end.set()
+    assert set(await case.wire.next_sent(2)) == {("GroupResult", 5), ("GroupResult", 6)}
+
+
+@pytest.mark.timeout(20)
+def test_an_actor_that_leaves_does_not_wait_for_a_pull():
+    """Nobody depends on it, unlike the members of a broadcast."""
+    case = Case()
+    assert asyncio.run(case.run(sigterm_in_a_pull)) is None
+    assert case.pulls.num_cancelled == 1
+
+
+async def readers_come(case: Case) -> None:
+    case.wire.fed.put_nowait(WeightReaders(num_pullers=1, keys=["k"]))
+    case.wire.fed.put_nowait(RunStopped("over"))
+
+
+@pytest.mark.timeout(20)
+def test_those_who_may_pull_from_this_actor_are_passed_on():
+    case = Case()
+    asyncio.run(case.run(readers_come))
+    assert [readers.keys for readers in case.pulls.readers] == [["k"]]
+
+
 async def updates_one_after_the_other(case: Case) -> None:
     first_may_fail = asyncio.Event()
 
@@ -309,17 +340,3 @@ def test_the_newest_weights_are_applied_and_a_download_that_failed_is_reported()
     assert isinstance(ended, BaseExceptionGroup)
     assert ended.subgroup(RunStopped) is not None
     assert case.engine.asked == [0, 1, 3]
-
-
-def update_in(*dtypes: str) -> Manifest:
-    tensors = [TensorSpec(name=f"t{i}", dtype=dtype, shape=[1], offset=16 * i) for i, dtype in enumerate(dtypes)]
-    return Manifest(buckets=[BucketSpec(num_bytes=16 * len(dtypes), tensors=tensors)])
-
-
-def test_weights_of_another_dtype_than_the_engines_are_refused_with_both() -> None:
-    """`model.dtype=auto` may be settled differently on two hosts: vLLM would cast what arrives without a word."""
-    check_dtype(update_in("bfloat16", "float32"), "bfloat16")
-    with pytest.raises(
-        ConfigError, match=r"model.dtype = float32: the learner's weights are bfloat16; give learner and actors"
-    ):
-        check_dtype(update_in("bfloat16", "bfloat16"), "float32")

@@ -1,0 +1,122 @@
+"""Weights that a process pulls for itself: into shared memory, in a thread, beside everything else. Actors and relays do so.
+
+WeightUpdates --pull(update)--> Puller (thread, sockets) --chunks--> ChunkStore over SharedBuckets --rendezvous--> engine
+                                    ^                                    |
+learner, relays, serving actors ----+          WeightServer (if it serves) --> other actors and relays
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from time import monotonic
+from typing import NamedTuple
+
+from ..common.config.sections import WeightsConfig
+from ..common.messages import UpdateWeights, WeightReaders
+from ..common.transport.keys import ClientKeys
+from ..common.types import Manifest, Rendezvous, WeightSource
+from ..common.weights.buckets import check_manifest
+from ..common.weights.pull.chunks import ChunkLayout
+from ..common.weights.pull.pace import Pace
+from ..common.weights.pull.puller import Puller
+from ..common.weights.pull.server import WeightServer
+from ..common.weights.pull.store import ChunkStore
+from ..common.weights.shared import SharedBuckets
+
+DEADLINE_S = 3600.0  # of one pull; the next one goes on where it was
+
+log = logging.getLogger(__name__)
+
+
+class PulledWeights(NamedTuple):
+    """Weights that lie in shared memory now."""
+
+    rendezvous: Rendezvous  # where the engine finds them
+    num_bytes: int  # that came over the network
+    seconds: float
+
+
+class Pulling:
+    """The pulls of this process, one at a time, and what it serves of them.
+
+    Example:
+        pulling = Pulling(cfg.weights, load_client_keys(cfg.buffer.keys), serves=cfg.weights.serve)
+        hello = Hello(..., transport=cfg.weights.transport, serves=pulling.source)
+        pulled = await pulling.pull(update)
+        await engine.apply_weights(msgspec.structs.replace(update, rendezvous=pulled.rendezvous), timeout_s=60.0)
+        await pulling.close()
+    """
+
+    def __init__(self, cfg: WeightsConfig, keys: ClientKeys | None, *, serves: bool) -> None:
+        """`serves`: others may pull from `source`. Raises: AddressInUse, ConfigError."""
+        self._serves = serves
+        self._server = WeightServer(cfg.host, cfg.port, keys, Pace(cfg.max_mb_s)) if serves else None
+        self._puller = Puller(self._make_store, keys, streams=cfg.streams, max_mb_s=cfg.max_mb_s)
+        self._shared: SharedBuckets | None = None
+        if self._server is not None:
+            self._server.start()
+
+    @property
+    def source(self) -> WeightSource | None:
+        """Where others pull from this process."""
+        return self._server.source if self._server is not None else None
+
+    def admit(self, readers: WeightReaders) -> None:
+        """Let exactly these pull from this process."""
+        if self._server is not None:
+            self._server.admit(readers.keys)
+
+    async def pull(self, update: UpdateWeights) -> PulledWeights:
+        """Have the weights of `update` in shared memory, where they stay until the next call. Cancelling gives the pull up.
+
+        Raises Superseded when only newer ones are to be had, WeightsError when nobody gave them or `give_up` was called.
+        """
+        try:
+            return await asyncio.to_thread(self._pull, update)
+        except asyncio.CancelledError:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """End the pull under way, if there is one. Never blocks."""
+        self._puller.cancel()
+
+    def counters(self) -> Counter[str]:
+        """Of the pulls and of the server, since the start."""
+        # their threads go on counting: a copy by `dict` is made in one go
+        counters = Counter(dict(self._puller.counters))
+        if self._server is not None:
+            counters.update(dict(self._server.counters))
+        return counters
+
+    def close(self) -> None:
+        """Stop pulling and serving."""
+        self._puller.close()
+        if self._server is not None:
+            self._server.close()
+
+    # --- in the thread of a pull --------------------------------------------------------------------------------------
+
+    def _pull(self, update: UpdateWeights) -> PulledWeights:
+        if self._shared is not None:
+            self._shared.unseal()
+        result = self._puller.pull(update, monotonic() + DEADLINE_S)
+        assert self._shared is not None, "a pull that succeeded made a store"
+        return PulledWeights(self._shared.seal(), result.num_bytes, result.seconds)
+
+    def _make_store(self, manifest: Manifest) -> ChunkStore:
+        """Memory for a model of this manifest, in place of that for the last one. Raises WeightsError."""
+        check_manifest(manifest)
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+        layout = ChunkLayout(manifest)
+        log.info("pulled weights take %.2f GB of shared memory, in %d chunks", layout.num_bytes / 1e9, len(layout.chunks))
+        self._shared = SharedBuckets.allocate(manifest)
+        self._shared.unseal()
+        store = ChunkStore(layout, self._shared.buckets, keep_deltas=self._serves)
+        if self._server is not None:
+            self._server.serve(store)
+        return store
