@@ -6,11 +6,10 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pytest
 import torch
-from prolong.buffer.client.client import BufferClient
 from prolong.common.config.sections import WeightsConfig
 from prolong.common.errors import ConfigError, RunStopped, WeightsError
 from prolong.common.messages import Offer, OfferNoted, SyncRequested, WeightReaders, Welcome
@@ -19,15 +18,15 @@ from prolong.common.weights.buckets import PackedWeights
 from prolong.common.weights.pull.catalog import catalog_digest, chunk_digest, decode_catalog
 from prolong.common.weights.pull.store import ChunkStore, Deltas
 from prolong.learner.weights import offering as offering_module
-from prolong.learner.weights.offering import MAX_ERRORS, WeightOffering
+from prolong.learner.weights.offering import MAX_ERRORS
 from prolong.learner.weights.packer import WeightPacker
 
+from tests.support.offers import HANG_S, OfferingScene
+
 pytestmark = pytest.mark.timeout(60)
-HANG_S = 20.0
 SPECS = [("weight", torch.float32, (64, 64)), ("scale", torch.bfloat16, (48,)), ("head", torch.bfloat16, (64, 64))]
 SOURCE = WeightSource(endpoint="tcp://127.0.0.1:1234")
 ADVANCE = ChunkStore.advance
-M = TypeVar("M")
 
 
 class SocketlessServer:
@@ -58,48 +57,17 @@ class SocketlessServer:
         self.closed = True
 
 
-class Scene:
-    """A started offering and its buffer."""
+class Scene(OfferingScene):
+    """Weights of SPECS, and servers without sockets."""
 
     def __init__(self, cfg: WeightsConfig) -> None:
-        self.welcome = Welcome(generation=1, heartbeat_s=1.0, lease_s=1.0, version=0)
-        self.sent: queue.Queue[Any] = queue.Queue()
-        self.arrived: queue.Queue[Any] = queue.Queue()
-        self.packer = WeightPacker(SPECS, 9000)
-        self.offering = WeightOffering(cast(BufferClient, self), cast(Any, self), self.packer, cfg, None)
+        super().__init__(cfg, WeightPacker(SPECS, 9000))
 
-    @property
-    def generation(self) -> int:
-        return self.welcome.generation
-
-    def send(self, message: object) -> None:
-        self.sent.put(message)
-
-    def try_take(self) -> Any:
-        try:
-            message = self.arrived.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(message, Exception):
-            raise message
-        return message
-
-    def say(self, *messages: object) -> None:
-        for message in messages:
-            self.arrived.put(message)
-
-    def publish(self, version: int) -> PackedWeights:
-        """As the publisher does; returns weights of the same content."""
+    def publish_version(self, version: int) -> PackedWeights:
+        """Publish; returns weights of the same content."""
         tensors = tensors_of(version)
-        self.offering.drop_waiting()
-        self.offering.publish(self.packer.pack(version, tensors))
+        self.publish(version, tensors)
         return WeightPacker(SPECS, 9000).pack(version, tensors)
-
-    def heard(self) -> Offer:
-        """The next message of the offering."""
-        message = self.sent.get(timeout=HANG_S)
-        assert isinstance(message, Offer), message
-        return message
 
     def server(self) -> SocketlessServer:
         """The one that was opened last."""
@@ -185,13 +153,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> HeldStore:
 
 def test_every_version_is_offered_with_its_catalog_and_checksums_and_as_a_delta_of_the_one_before(scene: Scene) -> None:
     scene.say(readers(1, "k" * 40))
-    first = scene.publish(3)
+    first = scene.publish_version(3)
     offer, server = scene.heard(), scene.server()
     assert (offer.generation, offer.version, offer.source, offer.manifest) == (1, 3, SOURCE, scene.packer.manifest)
     assert server.is_running
     assert server.keys == ["k" * 40]
     assert_serves(server, offer, first)
-    second = scene.publish(4)
+    second = scene.publish_version(4)
     assert_serves(server, scene.heard(), second)
     assert server.store is not None
     assert isinstance(server.store.answer(0, server.store.session, 3, 4), Deltas)
@@ -205,9 +173,9 @@ def test_every_version_is_offered_with_its_catalog_and_checksums_and_as_a_delta_
 
 
 def test_while_nobody_pulls_nothing_is_encoded_and_no_copy_is_kept(scene: Scene, held: HeldStore) -> None:
-    scene.publish(0)
-    scene.publish(1)
-    newest = scene.publish(2)
+    scene.publish_version(0)
+    scene.publish_version(1)
+    newest = scene.publish_version(2)
     assert held.entered.empty()
     scene.say(readers(1))
     offer = scene.heard()
@@ -215,7 +183,7 @@ def test_while_nobody_pulls_nothing_is_encoded_and_no_copy_is_kept(scene: Scene,
     assert_serves(scene.server(), offer, newest)
     assert held.entered.get() == 2
     scene.say(readers(0))
-    scene.publish(3)
+    scene.publish_version(3)
     scene.say(readers(2))
     assert scene.heard().version == 3
     assert scene.offering.metrics()["weights/skipped"] == 0, "nobody missed them"
@@ -224,7 +192,7 @@ def test_while_nobody_pulls_nothing_is_encoded_and_no_copy_is_kept(scene: Scene,
 def test_a_run_that_broadcasts_opens_no_socket_before_somebody_pulls() -> None:
     scene = Scene(WeightsConfig())
     scene.offering.start()
-    scene.publish(0)
+    scene.publish_version(0)
     scene.offering.close()
     assert SocketlessServer.opened.empty()
     assert scene.offering.metrics() == {}
@@ -245,7 +213,7 @@ def test_the_copy_goes_some_time_after_the_last_puller_and_the_next_one_begins_a
     alone: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone.say(readers(1))
-    alone.publish(0)
+    alone.publish_version(0)
     alone.heard()
     server = alone.server()
     assert server.store is not None
@@ -262,10 +230,10 @@ def test_the_copy_goes_some_time_after_the_last_puller_and_the_next_one_begins_a
 def test_versions_that_come_while_one_is_encoded_are_skipped_but_for_the_newest(scene: Scene, held: HeldStore) -> None:
     scene.say(readers(1))
     held.may_go_on.clear()
-    scene.publish(0)
+    scene.publish_version(0)
     assert held.entered.get(timeout=HANG_S) == 0
     for version in (1, 2, 3):
-        newest = scene.publish(version)
+        newest = scene.publish_version(version)
     held.may_go_on.set()
     offers = [scene.heard(), scene.heard()]
     assert [offer.version for offer in offers] == [0, 3]
@@ -287,33 +255,33 @@ def test_packed_weights_are_not_overwritten_while_they_are_encoded_and_two_versi
     monkeypatch.setattr(alone.packer, "pack", noting)
     alone.say(readers(1))
     held.may_go_on.clear()
-    first = alone.publish(0)
+    first = alone.publish_version(0)
     held.entered.get(timeout=HANG_S)
     for version in range(1, 6):
-        alone.publish(version)
+        alone.publish_version(version)
     held.may_go_on.set()
     assert alone.heard().checksums == first.checksums()
     assert alone.heard().version == 5
     for version in range(6, 9):
-        alone.publish(version)
+        alone.publish_version(version)
         alone.heard()
     assert len(kept) == 2 * len(alone.packer.manifest.buckets)
 
 
 def test_a_buffer_that_welcomes_the_learner_again_is_offered_the_same_in_its_generation(scene: Scene) -> None:
     scene.say(readers(1))
-    scene.publish(0)
+    scene.publish_version(0)
     first = scene.heard()
     scene.welcome = Welcome(generation=2, heartbeat_s=1.0, lease_s=1.0, version=0)
     again = scene.heard()
     assert (again.generation, again.version, again.catalog) == (2, 0, first.catalog)
-    scene.publish(1)
+    scene.publish_version(1)
     assert scene.heard().generation == 2
 
 
 def test_the_offer_is_repeated_when_the_buffer_asks_for_weights(alone: Scene) -> None:
     alone.say(readers(1))
-    alone.publish(0)
+    alone.publish_version(0)
     alone.heard()
     alone.say(SyncRequested(reason="actor-0 lacks weights"))
     assert alone.heard().version == 0
@@ -323,7 +291,7 @@ def test_the_offer_is_repeated_when_the_buffer_asks_for_weights(alone: Scene) ->
 
 def test_the_answer_to_an_offer_is_waited_for_by_version(alone: Scene) -> None:
     alone.say(readers(1))
-    alone.publish(0)
+    alone.publish_version(0)
     alone.heard()
     assert not alone.offering.wait_noted(0, 0.0)
     alone.say(OfferNoted(version=0))
@@ -333,7 +301,7 @@ def test_the_answer_to_an_offer_is_waited_for_by_version(alone: Scene) -> None:
 def test_keys_are_admitted_and_taken_back_as_pullers_come_and_go(alone: Scene) -> None:
     server = alone.server()
     alone.say(readers(2, "a" * 40, "b" * 40))
-    alone.publish(0)
+    alone.publish_version(0)
     alone.heard()
     assert server.keys == ["a" * 40, "b" * 40]
     alone.say(readers(1, "b" * 40), SyncRequested(reason="so that there is an event to wait for"))
@@ -343,13 +311,13 @@ def test_keys_are_admitted_and_taken_back_as_pullers_come_and_go(alone: Scene) -
 
 def test_an_error_costs_a_session_but_no_version_and_is_counted(scene: Scene, held: HeldStore) -> None:
     scene.say(readers(1))
-    scene.publish(0)
+    scene.publish_version(0)
     scene.heard()
     server = scene.server()
     assert server.store is not None
     session = server.store.session
     held.errors.append(torch.OutOfMemoryError("no memory"))
-    weights = scene.publish(1)
+    weights = scene.publish_version(1)
     offer = scene.heard()
     assert_serves(server, offer, weights)
     assert server.store.session != session
@@ -365,20 +333,20 @@ def test_errors_in_a_row_end_the_run_only_where_there_is_no_other_way_to_the_act
     held.errors += [RuntimeError("no memory")] * MAX_ERRORS
     scene.offering.start()
     scene.say(readers(1))
-    scene.publish(0)
+    scene.publish_version(0)
     scene.offering._thread.join(HANG_S)
     assert isinstance(scene.offering.error, WeightsError)
     if transport == "pull":
         with pytest.raises(WeightsError, match=r"10 versions in a row could not be offered \(last: no memory"):
-            scene.publish(1)
+            scene.publish_version(1)
     else:
-        scene.publish(1)
+        scene.publish_version(1)
     scene.offering.close()
 
 
 def test_a_server_whose_thread_failed_is_replaced_and_the_newest_weights_are_offered_there(scene: Scene) -> None:
     scene.say(readers(1, "k" * 40))
-    weights = scene.publish(0)
+    weights = scene.publish_version(0)
     scene.heard()
     scene.server().is_running = False
     offer, server = scene.heard(), scene.server()
@@ -390,7 +358,7 @@ def test_a_thread_that_dies_of_something_unforeseen_says_so(alone: Scene, caplog
     alone.say(KeyError("a bug"))
     alone.offering._thread.join(HANG_S)
     with pytest.raises(WeightsError, match="thread that offers weights ended: KeyError: 'a bug'"):
-        alone.publish(0)
+        alone.publish_version(0)
     assert "weights can no longer be pulled" in caplog.text
 
 
@@ -406,7 +374,7 @@ def test_close_does_not_wait_for_an_encoder_that_is_busy(
     monkeypatch.setattr(offering_module, "CLOSE_S", 0.01)
     alone.say(readers(1))
     held.may_go_on.clear()
-    alone.publish(0)
+    alone.publish_version(0)
     held.entered.get(timeout=HANG_S)
     alone.offering.close()
     assert alone.server().closed
