@@ -92,8 +92,8 @@ def _encode_gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def _decode_gaps(coded: NDArray[np.uint8], count: int, num_elements: int) -> NDArray[np.int64]:
     """The positions, increasing and below `num_elements`."""
-    steps = np.cumsum(coded, dtype=np.int64)[coded != _FAR]
-    positions = steps + np.arange(steps.size)
+    positions = np.cumsum(coded, dtype=np.int64)[coded != _FAR]
+    positions += np.arange(positions.size)
     if positions.size != count or positions[-1] >= num_elements:
         last = positions[-1] if positions.size else -1
         raise WeightsError(f"delta with {positions.size} positions up to {last}: expected {count} below {num_elements}")
@@ -103,7 +103,7 @@ def _decode_gaps(coded: NDArray[np.uint8], count: int, num_elements: int) -> NDA
 def _encode_planes(differences: Integers) -> list[bytes]:
     bits = 8 * differences.itemsize
     sign = differences >> (bits - 1)
-    folded = (differences << 1) ^ (0 - sign)
+    folded = np.bitwise_xor(differences << 1, np.negative(sign))
     columns = folded.view(np.uint8).reshape(-1, differences.itemsize)
     return [_encode_part(np.ascontiguousarray(columns[:, plane])) for plane in range(differences.itemsize)]
 
@@ -117,7 +117,7 @@ def _decode_planes(payload: bytes | memoryview, at: int, count: int, width: int)
             raise WeightsError(f"delta with a plane of {part.size} bytes for {count} elements")
         columns[:, plane] = part
     folded = columns.view(_DTYPES[width]).reshape(-1)
-    return (folded >> 1) ^ (0 - (folded & 1)), at
+    return np.bitwise_xor(folded >> 1, np.negative(folded & 1)), at
 
 
 def _encode_part(part: NDArray[np.uint8]) -> bytes:
@@ -152,7 +152,7 @@ def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
     try:
         # one more than it may be: with its end in sight, a decompressor that has no room left does not say that it is done
         part = decompressor.decompress(deflated, max_bytes + 1)
-    except igzip_lib.IsalError as error:
+    except igzip_lib.IsalError as error:  # pyright: ignore[reportGeneralTypeIssues]
         raise WeightsError(f"delta with a part of {len(deflated)} bytes that does not inflate: {error}") from error
     if not decompressor.eof or decompressor.unused_data or len(part) > max_bytes:
         raise WeightsError(f"delta with a part of {len(deflated)} bytes that does not end at {max_bytes} bytes or before")
