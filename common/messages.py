@@ -5,11 +5,11 @@ Clients (actors, the learner, observers) talk to the buffer only; weights are th
 
     every client  Hello -> Welcome | Refused     Heartbeat -> Alive     < Stop
     actor         < Tickets     GroupResult -> GroupAck     TicketHandedOver -> GroupAck     > TicketReturned     > Leave
-                  < UpdateWeights     > WeightsApplied
+                  < UpdateWeights     > WeightsApplied     < WeightReaders
     learner       TakeBatch -> BatchReady     > StepDone     > CheckpointSaved     Finish -> Finished
                   Publish -> PublishPlan     < PublishResult     > Cordon     < SyncRequested
                   Offer -> OfferNoted     < WeightReaders
-    relay         < UpdateWeights     > WeightsApplied     < WeightReaders
+    relay         < UpdateWeights     > WeightsApplied     < WeightReaders     > Leave
     anyone        StatusRequest -> Status     RequestReset -> ResetNoted | Refused     (without a Hello)
 
 The rules are attributes of the classes, so no table elsewhere has to be kept in step:
@@ -101,11 +101,12 @@ class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=Fals
     host: Word
     pid: Number
     capacity: Number = 0  # actor: rollouts that it can work on at once
-    # learner: the policy version that it starts from; actor: of the weights that it holds
+    # learner: the policy version that it starts from; actor and relay: of the weights that it holds
     version: Claim = -1
-    generation: Claim = -1  # learner: of the checkpoint that it resumes; -1 for a fresh start
+    # learner: of the checkpoint that it resumes, -1 for a fresh start; actor and relay: of the weights that it holds
+    generation: Claim = -1
     stage: Number = 0  # learner: index of the stage that it is in
-    # actor: how weights reach it, a name in common/weights/transports.py or "pull"
+    # actor: how weights reach it, a name in common/weights/transports.py or "pull"; learner: "pull" if it never publishes
     transport: Word = "collective"
     # relay, or actor that serves: where others pull from it
     serves: WeightSource | None = None
@@ -194,8 +195,8 @@ class TicketReturned(ActorMessage, frozen=True):
     reason: Text
 
 
-class Leave(ActorMessage, frozen=True):
-    """The actor takes no more tickets and no more weights; it finishes, hands over or gives back the tickets that it holds."""
+class Leave(WeightsMessage, frozen=True):
+    """The actor takes no more tickets; it finishes, hands over or returns those that it holds. No weights go to or from it."""
 
     reason: Text
 
@@ -336,7 +337,7 @@ class Cordon(LearnerMessage, frozen=True):
 
 
 class SyncRequested(BufferMessage, frozen=True):
-    """To the learner: actors lack weights that they need; publish the current version again."""
+    """To the learner: actors or relays lack weights that they need; publish and offer the current version again."""
 
     reason: str
 
@@ -351,7 +352,7 @@ class OfferNoted(Answer, frozen=True):
 
 
 class Offer(OfGeneration, Question[OfferNoted], frozen=True):
-    """The weights of `version` can be pulled from `source` from now on; older ones need not be there any more."""
+    """The weights of `version` can be pulled from `source`, older ones perhaps not any more, until another learner greets."""
 
     asked_again = True
 
@@ -377,7 +378,9 @@ class WeightReaders(BufferMessage, frozen=True):
 class UpdateWeights(BufferMessage, frozen=True):
     """To an actor or relay: download `version`, as a member of `epoch`; or pull it, where the rendezvous says so.
 
-    For a pull, `epoch` is -1, `member` 0 and `num_members` 1.
+    For a pull, `epoch` is -1, `member` 0 and `num_members` 1. Its answer is the WeightsApplied of its version, unless a newer
+    one came meanwhile. What is not answered within weights.timeout_s is sent again, perhaps with other sources: a pull of
+    that version that is under way goes on. A version that is held already is acknowledged again.
     """
 
     generation: int

@@ -138,6 +138,8 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
     console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
+        if any("transport" in peer for peer in known["peers"].values()):
+            console.print(weights_table(known["peers"]))
 
 
 def ledger_table(ledger: dict[str, int]) -> Table:
@@ -161,6 +163,29 @@ def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
         seconds = [_figure(peer, key, ".1f", " s") for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
         table.add_row(name, str(peer.get("state", "")), *counts, *seconds)
     return table
+
+
+def weights_table(peers: dict[str, dict[str, float | str]]) -> Table:
+    """The weights of every actor and relay: how many versions behind the learner, and the last update and all of them."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("weights", "by", "version", "behind", "last", "took", "updates", "in all", "took", "from"):
+        table.add_column(column, justify="left" if column in ("weights", "by", "from") else "right")
+    for name, peer in peers.items():
+        if "transport" in peer:
+            counts = [_figure(peer, key, ".0f") for key in ("version", "lag")]
+            last = [_size(peer, "update_bytes"), _figure(peer, "update_s", ".2f", " s")]
+            in_all = [
+                _figure(peer, "num_updates", ".0f"),
+                _size(peer, "updates_bytes"),
+                _figure(peer, "updates_s", ".1f", " s"),
+            ]
+            table.add_row(name, str(peer["transport"]), *counts, *last, *in_all, str(peer.get("sources", "")))
+    return table
+
+
+def _size(peer: dict[str, float | str], key: str) -> str:
+    value = peer.get(key)
+    return f"{value / 1e6:,.1f} MB" if isinstance(value, int | float) else ""
 
 
 def _figure(peer: dict[str, float | str], key: str, form: str, unit: str = "") -> str:

@@ -91,7 +91,7 @@ class Session:
         if isinstance(message, StepDone):
             self.hello = msgspec.structs.replace(self.hello, version=message.version, stage=message.stage)
         elif isinstance(message, WeightsApplied) and not message.error:
-            self.hello = msgspec.structs.replace(self.hello, version=message.version)
+            self.hello = msgspec.structs.replace(self.hello, version=message.version, generation=message.generation)
         (self._held if self._greeting else self.out).append((key, frame))
 
     def _ask(self, question: Question[BufferMessage], frame: bytes) -> AnswerKey:

@@ -5,7 +5,8 @@
     commit()                     make it durable; messages that follow from it may be sent only then
 
 `serving/service.py` calls it over a socket, and the simulator of the tests over any schedule. `RunState` owns the state of the
-run, `Dispatch` is the actors' side of it and `LearnerProgress` the learner's; here they meet the connected clients.
+run, `Dispatch` is the actors' side of it, `LearnerProgress` the learner's and `WeightsPlane` that of the weights; here they
+meet the connected clients.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from ..journal.journal import Journal
 from ..tickets.api import PromptSource
 from .dispatch import Dispatch, in_messages
 from .learner_progress import LearnerProgress
-from .peers import Peer, Peers, refuse_hello
+from .peers import Outgoing, Peer, Peers, refuse_hello
 from .run_state import RunState
 from .settings import RunSettings
 from .status import make_status
+from .weights_plane import WeightsPlane
 
-Outgoing = tuple[bytes, m.FromBuffer]  # (peer identity, message)
 # how long the buffer stays after the last word
 FAREWELL_S = 5.0
 
@@ -41,6 +42,7 @@ class BufferCore:
         self.quarantine = Quarantine()
         self.peers = Peers()
         self.dispatch = Dispatch(run, settings.buffer.silence_s)
+        self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
         self.finishing = False
@@ -107,10 +109,10 @@ class BufferCore:
             case m.TicketReturned():
                 self.dispatch.take_back(peer, message.ordinal)
             case m.WeightsApplied():
-                self.run.membership.applied(peer.name, message)
+                self.weights.applied(peer, message, now)
             case m.Leave():
                 peer.start_leaving()
-                self.run.membership.leave(peer.name)
+                self.weights.leave(peer.name)
             case _:
                 assert_never(message)
         return []
@@ -128,11 +130,11 @@ class BufferCore:
                 if not self.progress.checkpoint(message.version):
                     self.count("buffer/misplaced_messages")
             case m.Publish():
-                return self._publish(peer, message, now)
+                return self.weights.publish(peer, message, now)
             case m.Offer():
-                return [(peer.identity, m.OfferNoted(version=message.version))]
+                return self.weights.offer(peer, message)
             case m.Cordon():
-                self._cordon(message.names)
+                self.weights.cordon(message.names)
             case m.Finish():
                 self._last_version(message.version)
             case _:
@@ -143,7 +145,7 @@ class BufferCore:
         """Do everything that became possible or due by `now`. Raises LedgerError, StalenessViolation."""
         self.dispatch.expire(now)
         self._drop_silent(now)
-        out = self._finish_publish(now) + self._serve_batch()
+        out = self.weights.tick(now) + self._serve_batch()
         given = self.dispatch.issue(self.peers.workers(), now, training=not self.finishing)
         out += [(peer.identity, tickets) for peer, tickets in given]
         out += self._ask_for_weights(now) + self._finish(now)
@@ -157,6 +159,10 @@ class BufferCore:
     def may_leave(self, message: m.FromBuffer) -> bool:
         """Whether a message may be sent before the next commit."""
         return message.may_leave(self.run.durable_generation)
+
+    def admit_keys(self, keys: list[str]) -> None:
+        """The public keys (Z85) that may connect now; whoever serves weights admits the same."""
+        self.weights.admit_keys(keys)
 
     def finished(self) -> bool:
         """Whether everything is said, and the clients have left or had time to."""
@@ -198,15 +204,16 @@ class BufferCore:
     def _arrive(self, hello: m.Hello, now: float) -> list[Ticket]:
         """A process that this buffer has not met. Returns the tickets that it works on.
 
-        A learner publishes first. An actor holds no weights yet, and no tickets, unless they were recorded by a buffer that
-        died while the actor lived on.
+        A learner publishes or offers first. An actor has no tickets yet, unless they were recorded by a buffer that died while
+        the actor lived on, and no weights, unless it pulls them.
         """
         if hello.role is m.Role.learner:
             self._admit_learner(hello)
-            self.run.membership.learner_joined(now)
+            self.weights.learner_joined(now)
             self.finishing = False
-        elif hello.role is m.Role.actor:
-            self.run.membership.join(hello.name)
+        elif hello.role in (m.Role.actor, m.Role.relay):
+            self.weights.join(hello)
+        if hello.role is m.Role.actor:
             return self.dispatch.reclaim_leases(hello.name, holds_weights=hello.version >= 0)
         return []
 
@@ -219,6 +226,8 @@ class BufferCore:
         if hello.role is m.Role.learner:
             self._admit_learner(hello)
             self.finishing = self.finishing and hello.version == self.run.store.version
+        else:
+            self.weights.reconnect(hello)
         return self.dispatch.held_by(hello.name) if hello.role is m.Role.actor else []
 
     def _replace(self, former: Peer, hello: m.Hello, now: float) -> list[Ticket]:
@@ -248,9 +257,10 @@ class BufferCore:
     def _drop(self, peer: Peer) -> None:
         """A client is gone: its tickets are lost."""
         self.peers.leave(peer)
+        self.weights.leave(peer.name)
+        if peer.role in (m.Role.actor, m.Role.relay):
+            self.count(f"buffer/{'left' if peer.leaving else 'lost'}_{peer.role}s")
         if peer.role is m.Role.actor:
-            self.count("buffer/left_actors" if peer.leaving else "buffer/lost_actors")
-            self.run.membership.leave(peer.name)
             self.dispatch.fail_leases_of(peer.name)
         elif peer.role is m.Role.learner:
             self.progress.stop_waiting()
@@ -273,35 +283,11 @@ class BufferCore:
             return m.Refused(reason="the run has ended, or its last batch is formed: nothing would be reset")
         return m.ResetNoted(version=version)
 
-    # --- weights ----------------------------------------------------------------------------------
-
-    def _publish(self, peer: Peer, message: m.Publish, now: float) -> list[Outgoing]:
-        plan, updates = self.run.membership.publish(message, now)
-        identity_of = {actor.name: actor.identity for actor in self.peers.actors()}
-        return [(peer.identity, plan), *((identity_of[name], update) for name, update in updates.items())]
-
-    def _finish_publish(self, now: float) -> list[Outgoing]:
-        result, learner = self.run.membership.try_finish(now), self.peers.learner
-        if result is None or learner is None:
-            return []
-        self.count("buffer/failed_publishes", len(result.failed))
-        return [(learner.identity, result)]
-
-    def _cordon(self, names: list[str]) -> None:
-        """These actors hold other weights than were sent: drop what they sampled with them."""
-        for name, version in self.run.membership.cordon(names).items():
-            self.count("buffer/cordoned")
-            self.dispatch.distrust(name, version)
-
     def _ask_for_weights(self, now: float) -> list[Outgoing]:
-        """Ask the learner to publish when an actor lacks weights."""
-        learner, store = self.peers.learner, self.run.store
-        if learner is None:
-            return []
+        """Ask the learner for weights when an actor or relay lacks them."""
         # while the learner waits for a batch, or the last sweep runs, actors that lag need the newest weights
-        version = store.version if self.progress.waits or self.finishing else -1
-        reason = self.run.membership.should_ask(store.generation, version, now)
-        return [(learner.identity, m.SyncRequested(reason=reason))] if reason else []
+        version = self.run.store.version if self.progress.waits or self.finishing else -1
+        return self.weights.ask(version, now)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -322,5 +308,5 @@ class BufferCore:
         if not self.finishing or not self.run.validation.idle or learner is None:
             return []
         self._leave_at_s = now + FAREWELL_S
-        stops = [(actor.identity, m.Stop(reason="the run is over")) for actor in self.peers.actors()]
+        stops = [(actor.identity, m.Stop(reason="the run is over")) for actor in self.peers.receivers()]
         return [(learner.identity, m.Finished(status=self.status(now))), *stops]

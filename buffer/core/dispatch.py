@@ -38,7 +38,7 @@ class Dispatch:
         # heap of (share of the capacity in flight, order of joining, actor)
         free: list[tuple[float, int, Peer]] = []
         for rank, actor in enumerate(actors):
-            version = self._run.membership.version_of(actor.name, self._run.store.generation)
+            version = self._run.version_of(actor.name)
             if version is not None:
                 versions[actor.name] = version
                 free.append((self._load(actor), rank, actor))

@@ -1,11 +1,34 @@
-"""The connected clients: actors, at most one learner, observers. No two of them have the same name."""
+"""The connected clients: actors, relays, at most one learner, observers. No two of them have the same name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...common.messages import PROTOCOL_VERSION, Hello, Refused, Role
+from ...common.messages import PROTOCOL_VERSION, FromBuffer, Hello, Refused, Role, WeightReaders
+from ...common.types import PULL
 from .actor_speed import speed_metrics
+from .pulls import pulls_weights
+
+Outgoing = tuple[bytes, FromBuffer]  # (peer identity, message)
+NO_READERS = WeightReaders(num_pullers=0, keys=[])
+
+
+@dataclass(slots=True)
+class Received:
+    """The weights that a client has received: of its last update, and of all."""
+
+    num_bytes: int = 0
+    seconds: float = 0.0
+    total_bytes: int = 0
+    total_s: float = 0.0
+    num_updates: int = 0
+
+    def note(self, num_bytes: int, seconds: float) -> None:
+        """Count one update."""
+        self.num_bytes, self.seconds = num_bytes, seconds
+        self.total_bytes += num_bytes
+        self.total_s += seconds
+        self.num_updates += 1
 
 
 @dataclass(slots=True)
@@ -18,7 +41,9 @@ class Peer:
     stats: dict[str, float] = field(default_factory=dict)  # cumulative, of its last heartbeat
     baseline: dict[str, float] = field(default_factory=dict)  # `stats` at the last batch
     facts: dict[str, float | str] = field(default_factory=dict)  # that it reported of itself, for the status
-    leaving: bool = False  # an actor that takes no more tickets
+    leaving: bool = False  # an actor that takes no more tickets, a relay that serves no more weights
+    weights: Received = field(default_factory=Received)
+    readers: WeightReaders = NO_READERS  # the last that it was told of
 
     @property
     def name(self) -> str:
@@ -31,9 +56,9 @@ class Peer:
     def is_process(self, hello: Hello) -> bool:
         """Whether this greeting comes from the very same process.
 
-        An actor that holds no weights is another one, even if a container gave it the same process id.
+        An actor or relay that holds no weights is another one, even if a container gave it the same process id.
         """
-        if hello.role is Role.actor and hello.version < 0:
+        if hello.role in (Role.actor, Role.relay) and hello.version < 0:
             return False
         return (self.hello.role, self.hello.host, self.hello.pid) == (hello.role, hello.host, hello.pid)
 
@@ -42,7 +67,7 @@ class Peer:
         self.seen_s = now
 
     def start_leaving(self) -> None:
-        """An actor takes no more tickets; it finishes what it has."""
+        """An actor takes no more tickets, and finishes what it has; a relay serves nobody any more."""
         self.leaving = True
 
     def heard_stats(self, stats: dict[str, float]) -> None:
@@ -82,6 +107,10 @@ class Peers:
         """The actors, in order of joining."""
         return [peer for peer in self._by_name.values() if peer.role is Role.actor]
 
+    def receivers(self) -> list[Peer]:
+        """The clients that weights are sent to, in order of joining: actors and relays."""
+        return [peer for peer in self._by_name.values() if peer.role in (Role.actor, Role.relay)]
+
     def workers(self) -> list[Peer]:
         """The actors that take tickets."""
         return [actor for actor in self.actors() if not actor.leaving]
@@ -92,7 +121,7 @@ class Peers:
         facts: dict[str, float | str] = {"host": hello.host, "pid": float(hello.pid)}
         peer = Peer(identity=identity, hello=hello, seen_s=now, facts=facts)
         if previous is not None:
-            peer.stats, peer.baseline = previous.stats, previous.baseline
+            peer.stats, peer.baseline, peer.weights = previous.stats, previous.baseline, previous.weights
             peer.facts, peer.leaving = previous.facts | facts, previous.leaving
             del self._by_identity[previous.identity]
         assert identity not in self._by_identity, "a socket that speaks for another client must have left first"
@@ -143,7 +172,11 @@ def refuse_hello(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) ->
             reason=f"{hello.name} on {hello.host} is in stage {hello.stage}, the buffer's run has {num_stages} "
             "(counted from 0); start both with the same stages"
         )
+    if hello.role is Role.relay and hello.serves is None:
+        return Refused(reason=f"{hello.name} on {hello.host} is a relay that does not say where it serves: set weights.host")
     namesake, learner = peers.named(hello.name), peers.learner
+    if hello.role is Role.actor and learner is not None and learner.hello.transport == PULL and not pulls_weights(hello):
+        return Refused(reason=never_published(hello))
     if namesake is not None and namesake.role is not hello.role:
         return Refused(reason=f"the name {hello.name} is taken by a living {namesake.role}; choose another", retry=True)
     if hello.role is Role.learner and learner is not None and not (learner.name == hello.name and learner.is_process(hello)):
@@ -153,3 +186,11 @@ def refuse_hello(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) ->
             retry=True,
         )
     return None
+
+
+def never_published(hello: Hello) -> str:
+    """What an actor is told that waits for broadcasts of a learner that makes none."""
+    return (
+        f"{hello.name} on {hello.host} waits for broadcasts (weights.transport={hello.transport}), which this learner does not "
+        f"make (weights.transport={PULL}): start the actor with weights.transport={PULL}, or the learner with collective"
+    )

@@ -23,6 +23,7 @@ from ..tickets.leases import Leases
 from ..tickets.ledger import CODES
 from ..tickets.store import Store
 from .membership import Membership
+from .pulls import Pullers
 from .settings import RunSettings
 from .validation import Validation
 
@@ -30,7 +31,7 @@ _STORED, _BATCHED = CODES[TicketState.stored], CODES[TicketState.batched]
 
 
 class RunState:
-    """Tickets, leases, validation sweeps, weights held by actors, and the journal of them all."""
+    """Tickets, leases, validation sweeps, weights held by actors, and the journal of all but the last."""
 
     def __init__(self, settings: RunSettings, prompts: PromptSource, heldout: list[Prompt], journal: Journal) -> None:
         """A run that nothing happened in yet; `open` also reads the journal."""
@@ -53,7 +54,9 @@ class RunState:
             self.counters,
             model_ids=settings.model_ids,
         )
-        self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=2 * settings.buffer.heartbeat_s)
+        resync_interval_s = 2 * settings.buffer.heartbeat_s
+        self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=resync_interval_s)
+        self.pullers = Pullers(timeout_s=settings.weights_timeout_s, resync_interval_s=resync_interval_s)
         self.leases = Leases()
         self.handovers = Handovers()
         # versions of the checkpoints that the learner retains, ascending
@@ -92,6 +95,17 @@ class RunState:
         for waiting in self.handovers.all():
             if waiting.ticket.kind is TicketKind.train or not training_only:
                 self.count_lost([self.handovers.take(waiting.ticket.ordinal).ticket])
+
+    def version_of(self, actor: str) -> int | None:
+        """The version of this generation that an actor holds and may generate with, or None."""
+        generation = self.store.generation
+        pulled = self.pullers.version_of(actor, generation)
+        return self.membership.version_of(actor, generation) if pulled is None else pulled
+
+    def lag_of(self, actor: str) -> int | None:
+        """How many versions an actor is behind the learner, or None for one that may not generate."""
+        version = self.version_of(actor)
+        return None if version is None else self.store.version - version
 
     # --- what a learner's messages change ---------------------------------------------------------
 

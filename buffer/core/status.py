@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...common.messages import Role, Status
+from ...common.types import PULL
 from .peers import Peer, Peers
 from .run_state import RunState
 from .settings import RunSettings
@@ -38,21 +39,46 @@ def _about(peer: Peer, run: RunState, now: float) -> About:
         "state": "connected",
         "silence_s": now - peer.seen_s,
     }
+    if peer.role in (Role.actor, Role.relay):
+        about |= _weights_of(peer, run)
     if peer.role is Role.actor:
-        version = run.membership.version_of(peer.name, run.store.generation)
-        about["state"] = _waits_for(peer, run) if version is None else "ready"
-        about["version"] = float(-1 if version is None else version)
         about["leases"] = float(len(run.leases.held_by(peer.name)))
         about["rollouts"] = float(run.leases.rollouts(peer.name))
         about["capacity"] = float(peer.hello.capacity)
     return about | peer.facts | peer.stats
 
 
-def _waits_for(actor: Peer, run: RunState) -> str:
-    """The state of an actor that gets no tickets."""
-    if actor.leaving:
+def _weights_of(peer: Peer, run: RunState) -> About:
+    """The weights of an actor or relay: which it holds, how far behind it is, what it received and from whom."""
+    version, lag, received = run.version_of(peer.name), run.lag_of(peer.name), peer.weights
+    about: About = {
+        "state": _waits_for(peer, run) if version is None else "ready",
+        "version": float(-1 if version is None else version),
+        "transport": PULL if peer.role is Role.relay else peer.hello.transport,
+        "num_updates": float(received.num_updates),
+        "update_bytes": float(received.num_bytes),
+        "update_s": received.seconds,
+        "updates_bytes": float(received.total_bytes),
+        "updates_s": received.total_s,
+    }
+    if lag is not None:
+        about["lag"] = float(lag)
+    puller = run.pullers.find(peer.name)
+    if puller is None:
+        return about
+    if version is not None and puller.is_behind:
+        about["state"] = "pulls"
+    return about | {"sources": ", ".join(puller.told_sources), "weights_error": puller.error}
+
+
+def _waits_for(peer: Peer, run: RunState) -> str:
+    """The state of an actor that gets no tickets, or of a relay that has nothing to serve."""
+    if peer.leaving:
         return "leaving"
-    return "cordoned" if run.membership.is_cordoned(actor.name) else "waits for weights"
+    puller = run.pullers.find(peer.name)
+    if run.membership.is_cordoned(peer.name) or (puller is not None and puller.is_wrong):
+        return "cordoned"
+    return "waits for weights"
 
 
 def _add_quarantined(about: dict[str, About], peers: Peers, quarantined: dict[bytes, float]) -> None:

@@ -52,6 +52,10 @@ class Core(Protocol):
         """Whether a message may be sent before the next commit."""
         ...
 
+    def admit_keys(self, keys: list[str]) -> None:
+        """These public keys (Z85) may connect now. Called when that has changed, and never where the run has no keys."""
+        ...
+
     def finished(self) -> bool:
         """Whether the service may end."""
         ...

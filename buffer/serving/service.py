@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.05
 BURST = 256  # frames handled between two commits, at most
 BURST_BYTES = 4 << 20  # of the frames handled between two commits, at most, unless one frame alone is larger
+KEYS_S = 1.0  # how soon a change of the admitted keys is noticed
 LINGER_S = 1.0  # time for the last words to leave
 
 
@@ -40,6 +41,9 @@ class BufferService:
         for source in (router, gate.socket) if gate is not None else (router,):
             self._poller.register(source, zmq.POLLIN)
         self._router = router
+        # the public keys that the core knows of, and when they are compared with the gate's again
+        self._admitted: list[str] = []
+        self._keys_at_s = 0.0
         # the journal's thread writes a byte when a commit is done
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -74,6 +78,7 @@ class BufferService:
             if self._router in ready:
                 self._receive_burst()
             now = monotonic()
+            self._pass_on_keys(now)
             self._output.tick(now)
             self._flush(now)
             next_tick = now + TICK_S
@@ -82,6 +87,16 @@ class BufferService:
         num_refused = gate.answer()
         if num_refused > 0:
             self._core.count("buffer/refused_keys", num_refused)
+
+    def _pass_on_keys(self, now: float) -> None:
+        """Tell the core which keys are admitted, when that has changed."""
+        if self._gate is None or now < self._keys_at_s:
+            return
+        self._keys_at_s = now + KEYS_S
+        keys = self._gate.keys()
+        if keys != self._admitted:
+            self._admitted = keys
+            self._core.admit_keys(keys)
 
     def _flush(self, now: float) -> None:
         writing = self._output.writing

@@ -76,6 +76,10 @@ class Gate:
             self.socket.send_multipart([VERSION, frames[1] if len(frames) > 1 else b"", *status, b""], zmq.NOBLOCK)
         return num_refused
 
+    def keys(self) -> list[str]:
+        """The public keys (Z85) that may connect now. Never blocks."""
+        return [key.decode() for key in self._admitted()]
+
     def close(self) -> None:
         """Close the gate, after the sockets that it guards."""
         self.socket.close(linger=0)

@@ -168,6 +168,7 @@ class LearnerClient:
             version=version,
             generation=generation,
             stage=stage,
+            transport=cfg.weights.transport,
         )
         client = cls(cfg, hello, stop)
         client._client.connect(cfg.learner.starve_s, stop)

@@ -60,6 +60,7 @@ class Watched:
     def __init__(self, core: BufferCore, judge: Judge) -> None:
         self.core, self.judge = core, judge
         self.may_leave, self.finished, self.stop, self.count = core.may_leave, core.finished, core.stop, core.count
+        self.admit_keys = core.admit_keys
 
     def handle(self, peer: bytes, message: m.FromClient, now: float, frame: bytes = b"") -> list[Outgoing]:
         with self.judge.rules_on(message, self.core):

@@ -39,6 +39,7 @@ from prolong.common.types import (
     Verdict,
     VerdictStatus,
     VersionSpan,
+    WeightSource,
 )
 
 LEARNER = b"learner"
@@ -98,6 +99,17 @@ def config(
         checkpoint=CheckpointConfig(every=checkpoint_every),
         weights=WeightsConfig(timeout_s=20.0),
         stages=stages or [],
+    )
+
+
+def offer(version: int, *, generation: int = 1, catalog: bytes = b"c" * 32) -> m.Offer:
+    return m.Offer(
+        generation=generation,
+        version=version,
+        manifest=Manifest(buckets=[]),
+        checksums=[version],
+        catalog=catalog,
+        source=WeightSource(endpoint="tcp://learner:1"),
     )
 
 
@@ -175,6 +187,20 @@ class Scene:
             name,
             m.WeightsApplied(generation=self.generation, version=version, epoch=epoch, checksums=[7], seconds=0.1, error=error),
         )
+
+    def puller(self, name: str = "actor-0", *, role: m.Role = m.Role.actor, **more: Any) -> list[Any]:
+        """A client that pulls its weights says Hello; `more`: fields of it."""
+        about = {"transport": "pull", "capacity": 100 if role is m.Role.actor else 0}
+        return self.say(name, self.hello(role, name, **(about | more)))
+
+    def offer(self, version: int) -> dict[bytes, list[Any]]:
+        """The learner offers a version; returns what everybody hears."""
+        return self.say_all(LEARNER, offer(version, generation=self.generation))
+
+    def pulled(self, name: str, version: int, **more: Any) -> list[Any]:
+        """A puller holds a version now, with the checksums of `offer`."""
+        about = {"generation": self.generation, "version": version, "epoch": -1, "checksums": [version], "seconds": 0.1}
+        return self.say(name, m.WeightsApplied(**(about | {"num_bytes": 1000, "pull_s": 2.0} | more)))
 
     def weights(self, version: int) -> list[Ticket]:
         """Publish, and every member applies; returns the tickets that the actors got then."""

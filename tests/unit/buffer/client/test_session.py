@@ -189,7 +189,7 @@ def test_an_actors_later_hello_tells_the_weights_that_it_holds():
     talk.submit(applied, msgspec.structs.replace(applied, version=5, error="out of memory"))
     talk.said()
     talk.hears(Alive(known=False))
-    assert talk.said() == [msgspec.structs.replace(actor, version=4)]
+    assert talk.said() == [msgspec.structs.replace(actor, version=4, generation=3)]
 
 
 def test_a_buffer_that_is_not_there_is_unreachable_at_the_deadline_and_not_before():

@@ -71,6 +71,9 @@ class ScriptedCore:
     def count(self, name: str, amount: int = 1) -> None:
         self.counts[name] += amount
 
+    def admit_keys(self, keys: list[str]) -> None:
+        self.keys = keys
+
 
 class Served:
     """A service in a thread, and one connected client with an inbox for Status."""

@@ -1,0 +1,88 @@
+"""The tree of pullers: no cycle, a bounded number below each server, and the learner at its root."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from prolong.buffer.core.weight_tree import FAN_OUT, ROOT, PullerPlace, path_to_learner, weight_tree
+
+
+def actor(index: int, *, host: str = "", serves: bool = False) -> PullerPlace:
+    return PullerPlace(f"actor-{index}", host or f"host-{index}", is_relay=False, serves=serves)
+
+
+def relay(index: int, *, host: str = "", serves: bool = True) -> PullerPlace:
+    return PullerPlace(f"relay-{index}", host or f"relay-host-{index}", is_relay=True, serves=serves)
+
+
+def test_without_servers_everybody_pulls_from_the_learner() -> None:
+    assert set(weight_tree([actor(i) for i in range(20)], "gpu").values()) == {ROOT}
+
+
+def test_actors_leave_the_learner_to_the_relays_and_share_them_evenly() -> None:
+    parents = weight_tree([*(actor(i) for i in range(10)), relay(0), relay(1)], "gpu")
+    assert (parents["relay-0"], parents["relay-1"]) == (ROOT, ROOT)
+    assert Counter(parents[f"actor-{i}"] for i in range(10)) == {"relay-0": 5, "relay-1": 5}
+
+
+def test_one_relay_carries_more_than_its_share_rather_than_the_learner() -> None:
+    parents = weight_tree([relay(0), *(actor(i) for i in range(20))], "gpu")
+    assert Counter(parents.values()) == {ROOT: 1, "relay-0": 20}
+
+
+def test_the_ninth_relay_pulls_from_another_relay() -> None:
+    parents = weight_tree([relay(i) for i in range(9)], "gpu")
+    assert Counter(parents.values()) == {ROOT: 8, "relay-0": 1}
+
+
+def test_actors_that_serve_take_over_from_a_learner_that_has_enough() -> None:
+    parents = weight_tree([actor(i, serves=True) for i in range(FAN_OUT + 3)], "gpu")
+    assert Counter(parents.values()) == {ROOT: FAN_OUT, "actor-0": 1, "actor-1": 1, "actor-2": 1}
+
+
+def test_one_download_for_each_host_where_an_actor_serves() -> None:
+    pullers = [actor(i, host=f"box-{i // 4}", serves=i % 4 == 0) for i in range(8)]
+    parents = weight_tree(pullers, "gpu")
+    assert [parents[f"actor-{i}"] for i in range(8)] == [ROOT, *["actor-0"] * 3, ROOT, *["actor-4"] * 3]
+
+
+def test_an_actor_on_the_learners_own_host_needs_no_relay() -> None:
+    assert weight_tree([relay(0), actor(0, host="gpu"), actor(1)], "gpu") == {
+        "relay-0": ROOT,
+        "actor-0": ROOT,
+        "actor-1": "relay-0",
+    }
+
+
+def test_a_relay_that_joins_late_or_again_takes_over_its_share() -> None:
+    before = [actor(i) for i in range(4)]
+    assert set(weight_tree(before, "gpu").values()) == {ROOT}
+    assert set(weight_tree([*before, relay(0)], "gpu").values()) == {ROOT, "relay-0"}
+
+
+def test_a_server_that_cannot_be_relied_on_has_nobody_below_it() -> None:
+    parents = weight_tree([relay(0, serves=False), relay(1), actor(0)], "gpu")
+    assert parents == {"relay-0": ROOT, "relay-1": ROOT, "actor-0": "relay-1"}
+    assert weight_tree([relay(0, serves=False), actor(0)], "gpu")["actor-0"] == ROOT
+
+
+def test_every_path_ends_at_the_learner_and_few_wait_for_one_server() -> None:
+    rng = random.Random(7)
+    for _ in range(300):
+        pullers = [actor(i, host=f"box-{rng.randrange(30)}", serves=rng.random() < 0.4) for i in range(rng.randrange(60))]
+        pullers += [relay(i, host=f"box-{rng.randrange(30)}") for i in range(rng.randrange(20))]
+        rng.shuffle(pullers)
+        parents = weight_tree(pullers, "gpu")
+        assert parents == weight_tree(pullers, "gpu")
+        assert parents.keys() == {puller.name for puller in pullers}
+        for puller in pullers:
+            path = path_to_learner(puller.name, parents)
+            assert len(path) == len(set(path)), "a cycle"
+            assert puller.name not in path
+        num_servers = sum(puller.serves for puller in pullers)
+        below = Counter(parents.values())
+        bound = max(FAN_OUT, -(-len(pullers) // max(num_servers, 1)))
+        assert all(count <= bound for name, count in below.items() if name != ROOT), below
+        if any(puller.is_relay for puller in pullers):
+            assert below[ROOT] <= FAN_OUT
