@@ -10,10 +10,13 @@ them never take more than the model does.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ from .chunks import ChunkLayout
 from .delta import apply_delta, encode_delta
 
 CATALOGS_KEPT = 32
+MAX_THREADS = 8  # that encode, on a quarter of the cores at most: the learner needs the others
 DELTAS_KEPT = 64  # of one chunk; empty ones count
 NO_SESSION = bytes(SESSION_BYTES)
 
@@ -101,6 +105,7 @@ class ChunkStore:
         self.layout = layout
         self.buckets = list(buckets)
         self._keep_deltas = keep_deltas
+        self._threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // 4))
         self._lock = threading.Lock()
         self._held: list[HeldVersion | None] = [None] * len(layout.chunks)
         self._digests = [b""] * len(layout.chunks)
@@ -159,54 +164,71 @@ class ChunkStore:
     # --- the learner's ------------------------------------------------------------------------------------------------
 
     def advance(self, weights: PackedWeights) -> EncodeStats:
-        """Become `weights`, and keep the deltas that lead there. Blocks for about 2 ms per chunk; the caller's thread works.
+        """Become `weights`, and keep the deltas that lead there. Blocks for about 3 ms per chunk and thread.
 
         Raises WeightsError unless the version is newer than all before, and the manifest the same.
         """
         if weights.manifest != self.layout.manifest:
             raise WeightsError("weights of another manifest than the store's")
-        if weights.version <= self.version:
-            raise WeightsError(f"weights of version {weights.version}: the store is at {self.version} already")
-        self._advances = True
-        session = self._session if self._session != NO_SESSION else secrets.token_bytes(SESSION_BYTES)
         base = self.version
-        payloads: list[bytes | None] = []
-        digests: list[bytes] = []
-        for index, chunk in enumerate(self.layout.chunks):
-            view, target = self.layout.view(self.buckets, index), self.layout.view(weights.buckets, index)
-            payload = encode_delta(view, target, chunk.width) if base >= 0 else None
-            payloads.append(payload)
-            digests.append(self._digests[index] if payload == b"" else chunk_digest(target))
-        catalog = Catalog(session=session, version=weights.version, digests=b"".join(digests))
+        if weights.version <= base:
+            raise WeightsError(f"weights of version {weights.version}: the store is at {base} already")
+        self._advances = True
+        with ThreadPoolExecutor(self._threads, "encode-weights") as pool:
+            coded = list(pool.map(partial(self._encode, weights, base), range(len(self.layout.chunks))))
+        digests = b"".join(digest for digest, _ in coded)
+        session = self._session if self._session != NO_SESSION else secrets.token_bytes(SESSION_BYTES)
+        catalog = Catalog(session=session, version=weights.version, digests=digests)
         self.begin(encode_catalog(catalog), catalog)
-        for index, payload in enumerate(payloads):
-            if payload != b"":
-                self._become(index, self.layout.view(weights.buckets, index), base, payload)
+        for index, (_, size) in enumerate(coded):
+            if size != 0:
+                self._become(index, self.layout.view(weights.buckets, index), has_delta=size is not None)
         self.finish(weights.version)
-        full = [chunk.num_bytes for chunk, payload in zip(self.layout.chunks, payloads, strict=True) if payload is None]
+        full = [chunk.num_bytes for chunk, (_, size) in zip(self.layout.chunks, coded, strict=True) if size is None]
         return EncodeStats(
             version=weights.version,
-            num_bytes=sum(full) + sum(len(payload) for payload in payloads if payload is not None),
+            num_bytes=sum(full) + sum(size or 0 for _, size in coded),
             full_bytes=self.layout.num_bytes,
-            num_changed=sum(payload != b"" for payload in payloads),
+            num_changed=sum(size != 0 for _, size in coded),
             num_full=len(full),
-            num_chunks=len(payloads),
+            num_chunks=len(coded),
         )
 
-    def _become(self, index: int, content: torch.Tensor, base: int, payload: bytes | None) -> None:
+    def _encode(self, weights: PackedWeights, base: int, index: int) -> tuple[bytes, int | None]:
+        """Keep the delta of one chunk; returns the digest of what it leads to, and its size, None where full is smaller."""
+        target = self.layout.view(weights.buckets, index)
+        if base < 0:
+            return chunk_digest(target), None
+        payload = encode_delta(self.layout.view(self.buckets, index), target, self.layout.chunks[index].width)
+        if payload == b"":
+            return self._digests[index], 0
+        if payload is not None:
+            # at once, so that older ones make room before the next chunk is encoded
+            with self._lock:
+                self._keep(index, Step(base, weights.version, payload))
+        return chunk_digest(target), None if payload is None else len(payload)
+
+    def _become(self, index: int, content: torch.Tensor, *, has_delta: bool) -> None:
         """Replace chunk `index`. Readers meet it absent for the time of a copy."""
         with self._lock:
             self._held[index] = None
-        self.layout.view(self.buckets, index).copy_(content)
+        np.copyto(self.layout.view(self.buckets, index).numpy(), content.numpy())
         with self._lock:
-            self._reach(index, base, [] if payload is None else [(self._wanted().version, payload)])
+            if not has_delta:
+                self._steps[index].clear()
+            self._reach(index)
 
     # --- a puller's ---------------------------------------------------------------------------------------------------
 
     def begin(self, encoded: bytes, catalog: Catalog) -> list[int]:
-        """Make `catalog` the version to reach; returns the chunks that are missing. Those that are equal already have it."""
+        """Make `catalog` the version to reach; returns the chunks that are missing. Those that are equal already have it.
+
+        Of a version that is complete already somebody doubts the content: the chunks are digested again.
+        """
         if len(catalog.digests) != len(self.layout.chunks) * DIGEST_BYTES:
             raise WeightsError(f"catalog with {len(catalog.digests)} bytes of digests for {len(self.layout.chunks)} chunks")
+        if self.version == catalog.version and self.catalog(catalog.version) == encoded:
+            self.recheck()
         with self._lock:
             if catalog.session != self._session:
                 self._session, self._version, self._catalogs = catalog.session, -1, {}
@@ -299,14 +321,9 @@ class ChunkStore:
         self._held[index] = HeldVersion(catalog.session, catalog.version)
         return True
 
-    def _reach(self, index: int, base: int, deltas: Sequence[tuple[int, bytes]]) -> None:
-        """Chunk `index` holds what was wanted, by these deltas from `base`, or in full when there are none."""
+    def _reach(self, index: int) -> None:
+        """Chunk `index` holds what was wanted."""
         wanted = self._wanted()
-        if not deltas:
-            self._steps[index].clear()
-        for version, payload in deltas:
-            self._keep(index, Step(base, version, bytes(payload)))
-            base = version
         self._digests[index] = wanted.digest(index)
         self._held[index] = HeldVersion(wanted.session, wanted.version)
 
@@ -338,7 +355,12 @@ class ChunkStore:
         with self._lock:
             if self._target is not wanted:
                 return False
-            self._reach(index, base, deltas)
+            if not deltas:
+                self._steps[index].clear()
+            for version, payload in deltas:
+                self._keep(index, Step(base, version, bytes(payload)))
+                base = version
+            self._reach(index)
         self._progressed()
         return True
 

@@ -266,9 +266,11 @@ def test_bits_that_flipped_in_memory_are_found_and_fetched_again() -> None:
     learner, puller = learner_of(first), empty()
     pull(puller, learner)
     puller.buckets[1][300] ^= 4
-    assert puller.recheck() == [5]
-    assert pull(puller, learner) == {5: "Full"}
+    assert pull(puller, learner) == {5: "Full"}, "the version was complete, and comes again"
     assert same(puller, first)
+    puller.buckets[1][300] ^= 4
+    assert puller.recheck() == [5]
+    assert isinstance(puller.answer(5, learner.session, None, 0), NotYet)
 
 
 def test_a_bit_that_flipped_at_the_learner_is_part_of_the_next_delta() -> None:
@@ -355,3 +357,33 @@ def test_readers_never_see_a_torn_chunk_or_one_version_as_another() -> None:
         thread.join(10)
     assert wrong == []
     assert read[0] > 0
+
+
+def test_several_threads_encode_the_same_bytes_as_one() -> None:
+    first = weights(0)
+    second = next_version(first, *range(0, 200, 7))
+    stores = [learner_of(first), learner_of(first)]
+    for store, threads in zip(stores, (1, 4), strict=True):
+        store._threads = threads
+        store.advance(second)
+    assert stores[0]._steps == stores[1]._steps
+    assert stores[0]._digests == stores[1]._digests
+    assert any(stores[0]._steps)
+
+
+def test_the_deltas_of_a_model_never_take_more_memory_than_it_does_even_while_one_is_encoded() -> None:
+    """Deltas of nearly the size of their chunks: each takes the place of the one before, not a place beside it."""
+    packed = weights(0)
+    learner = learner_of(packed)
+    most = [0]
+
+    def note() -> None:
+        most[0] = max(most[0], sum(len(step.payload) for steps in learner._steps for step in steps))
+
+    learner.subscribe(note)
+    keep = learner._keep
+    learner._keep = lambda index, step: (keep(index, step), note())[0]  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in range(5):
+        packed = next_version(packed, *range(0, 500, 3))
+        assert learner.advance(packed).num_full == 0
+    assert 100 < most[0] < learner.layout.num_bytes
