@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from ..common.config.sections import Config
 from ..common.errors import ProlongError, UserError
+from ..common.transport.sockets import is_loopback
+from ..common.types import PULL
 from .gpu_findings import examine_gpus, examine_memory
 
 NEEDED = ("torch", "transformers", "safetensors", "pyzmq", "msgspec", "hydra-core", "lmdb", "numpy", "tokenizers", "rich")
@@ -96,6 +98,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,
+        "pulled weights": preflight.check_weights,
         "device and host": preflight.check_machine,
     }
     for what, check in checks.items():
@@ -105,4 +108,8 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
             yield False, what, str(error)
         else:
             yield True, what, "fine"
+    beyond = not is_loopback(cfg.buffer.address.removeprefix("tcp://").rpartition(":")[0])
+    if beyond and cfg.weights.transport == PULL and is_loopback(cfg.weights.host):
+        found = f"weights.host = {cfg.weights.host}: only this machine can pull from here; give its address on the network"
+        yield None, "pulled weights", found
     yield from examine_memory(cfg)

@@ -60,11 +60,11 @@ def check_model(cfg: Config) -> None:
 def settle_dtype(cfg: Config) -> None:
     """Replace the `model.dtype` of `auto`: bfloat16 where the model computes on a GPU, float32 on a CPU.
 
-    Every component that computes does so before anything else, and config.yaml holds the result. An actor on another host than
-    the learner's settles for itself, and compares with the weights that it gets.
+    Every command does so before anything else, and config.yaml holds the result; a learner or engine that a program starts does
+    so itself. An actor on another host than the learner's settles for itself, and compares with the weights that it gets.
     """
     if cfg.model.dtype == AUTO:
-        cfg.model.dtype = "bfloat16" if computes_on_gpu(cfg.model.device) else "float32"
+        cfg.model.settle_auto(on_gpu=computes_on_gpu(cfg.model.device))
 
 
 def _check_attention(model: ModelConfig) -> None:

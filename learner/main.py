@@ -57,6 +57,7 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
     Raises: ProlongError; RunStopped with exit code 0 when a signal came before the first step.
     """
     device = resolve_device(cfg.model.device)
+    cfg.model.settle_auto(on_gpu=device.type == "cuda")
     # until all have met a signal ends a rank at once: nothing can be lost, and one that waits for others would not hear of it
     ranks = join_ranks(
         starve_s=cfg.learner.starve_s,

@@ -48,6 +48,7 @@ class Engine(Protocol):
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
         """Build the engine; it has no weights that count and must not generate before the first `apply_weights`.
 
+        A `model.dtype` of auto is settled, in `model`.
         Called once, before anything else runs in the event loop; it may block the loop for seconds. Raises ModelError when
         the model cannot be loaded (a mistake of the user), ProlongError when the engine died while it started.
         """

@@ -56,6 +56,11 @@ class ModelConfig:
         require(self.dtype in known, "model.dtype", self.dtype, "auto, float32, bfloat16 or float16")
         require(self.max_context >= 2, "model.max_context", self.max_context, "at least 2 tokens")
 
+    def settle_auto(self, *, on_gpu: bool) -> None:
+        """Replace the dtype `auto` by the one of a process that computes on a GPU, or does not."""
+        if self.dtype == "auto":
+            self.dtype = "bfloat16" if on_gpu else "float32"
+
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
@@ -313,6 +318,8 @@ class WeightsConfig:
     def __post_init__(self) -> None:
         require(self.transport != "", "weights.transport", self.transport, "the name of a weight transport")
         require(0 <= self.port <= 65_535, "weights.port", self.port, "a port from 0 to 65535")
+        serves = "false: only a process that pulls its weights (weights.transport=pull) has any to serve"
+        require(self.transport == "pull" or not self.serve, "weights.serve", self.serve, serves)
         require(1 <= self.streams <= 16, "weights.streams", self.streams, "from 1 to 16")
         require(self.max_mb_s >= 0, "weights.max_mb_s", self.max_mb_s, "0 or more")
         require(self.bucket_mb >= 1, "weights.bucket_mb", self.bucket_mb, "at least 1")

@@ -261,8 +261,7 @@ def _waiting(progress: RunProgress) -> str:
 
 
 def _speed(progress: RunProgress) -> str:
-    publish = progress.mean("weights/publish_s")
-    weights = "-" if publish is None else f"{publish * 1000:.0f} ms"
+    weights = _milliseconds(progress.mean("weights/publish_s"), progress.mean("weights/encode_s"))
     step = _number(progress.mean("learner/step_s"), ".2f")
     use = _percent(progress.mean("perf/mfu"))
     return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s   step {step} s   weights {weights}   mfu {use}"
@@ -286,7 +285,7 @@ def live_line(progress: RunProgress) -> str:
     heldout = " ".join(f"{domain} {format_score(value)}" for domain, value in scores.items())
     left = "-" if progress.left_s is None else format_duration(progress.left_s)
     mean, largest = progress.last("buffer/staleness_mean"), progress.last("buffer/staleness_max")
-    publish = progress.last("weights/publish_s")
+    weights = _milliseconds(progress.last("weights/publish_s"), progress.last("weights/encode_s"))
     parts = [
         f"step {progress.step}/{progress.steps}" + (f" stage {_stage_count(progress)}" if progress.stages else ""),
         f"reward {rewards or format_score(progress.last('reward/mean'))}",
@@ -294,11 +293,17 @@ def live_line(progress: RunProgress) -> str:
         f"staleness {_number(mean, '.1f')}/{_number(largest, '.0f')}",
         f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
         f"{_number(progress.tokens_per_s, ',.0f')} tokens/s",
-        f"weights {'-' if publish is None else f'{publish * 1000:.0f} ms'}",
+        f"weights {weights}",
         f"reference {_number(progress.last('reference/epoch'), '.0f')}",
         f"left {left}",
     ]
     return "  ".join(parts)
+
+
+def _milliseconds(*seconds: float | None) -> str:
+    """The first of them that is known."""
+    known = [value for value in seconds if value is not None]
+    return f"{known[0] * 1000:.0f} ms" if known else "-"
 
 
 def _percent(share: float | None) -> str:

@@ -18,6 +18,7 @@ from ...common.errors import AddressInUse, ConfigError, DataError, UserError, re
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
+from ...common.types import PULL
 from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
@@ -42,6 +43,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)
+    check_weights(cfg)
     check_machine(cfg)
     for note in settle_gpus(cfg):
         sys.stderr.write(f"note: {note}\n")
@@ -123,6 +125,29 @@ def check_keys(cfg: Config) -> None:
     load_buffer_keys(cfg.buffer.keys)
     load_client_keys(cfg.buffer.keys)
     check_address(cfg.buffer.address.replace(":*", ":0"), has_keys=bool(cfg.buffer.keys))
+
+
+def check_weights(cfg: Config) -> None:
+    """Raise AddressInUse or ConfigError unless processes of this machine can be pulled from, where weights.* asks for it."""
+    weights = cfg.weights
+    if weights.transport != PULL and not weights.port:
+        return
+    check_address(
+        f"tcp://{weights.host}:{weights.port}", has_keys=bool(cfg.buffer.keys), setting="weights.host and weights.port"
+    )
+    shared = weights.serve and weights.port and cfg.launch.actors
+    require(
+        not shared, "weights.port", weights.port, "0 with weights.serve=true: the learner and each actor here need their own"
+    )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((weights.host.strip("[]"), weights.port))
+        except OSError as error:
+            raise AddressInUse(
+                f"weights.port = {weights.port} of weights.host = {weights.host}: cannot be bound ({error}); stop the process "
+                "that holds it, or let a free port be chosen with weights.port=0"
+            ) from error
 
 
 def settle_address(address: str) -> str:

@@ -74,6 +74,7 @@ class TransformersEngine:
     async def start(cls, model: ModelConfig, actor: ActorConfig, seed: int, stop_ids: Sequence[int]) -> Self:
         """Load the model and start the thread. `seed` is not used: all noise comes from the tickets. Raises ModelError."""
         device = resolve_device(model.device)
+        model.settle_auto(on_gpu=device.type == "cuda")
         policy = load_model(model, dtype=DTYPES[model.dtype], attention="sdpa")
         text = policy.config.get_text_config(decoder=True)
         kinds = set(getattr(text, "layer_types", None) or CACHED_LAYERS)

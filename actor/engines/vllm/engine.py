@@ -30,7 +30,7 @@ from ..load import EngineLoad
 from .engine_process import ProcessWatch
 from .parent_watch import announce_parent
 from .segments import decode_spans
-from .settings import engine_config, set_environment, start_method
+from .settings import engine_config, runs_on_gpu, set_environment, start_method
 from .start_failure import StartLog
 from .stop_arguments import encode_stop
 
@@ -74,6 +74,7 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise UserError("actor.engine = vllm: vLLM is not installed here; install it, or set actor.engine=transformers")
         set_environment(model)
+        model.settle_auto(on_gpu=runs_on_gpu(model))
         announce_parent()
         with warnings.catch_warnings():
             # deprecations in vLLM's dependencies, which we cannot fix

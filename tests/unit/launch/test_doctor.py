@@ -46,3 +46,11 @@ def test_a_run_that_cannot_start_fails_with_its_reason(lines, tmp_path: Path) ->
     assert code == 2
     assert found["model"].startswith("FAIL")
     assert "nowhere" in found["model"]
+
+
+def test_a_learner_that_no_other_host_can_pull_from_is_a_note(lines, demo_model: Path, tmp_path: Path) -> None:
+    fixed = [f"model.path={demo_model}", f"run.root={tmp_path}", f"data.train=[{{file: {demo_model}/train.jsonl}}]"]
+    _, found = lines("demo", *fixed, "data.heldout=[]", "weights.transport=pull", "buffer.address=tcp://0.0.0.0:0")
+    assert found["pulled weights"].startswith("note weights.host = 127.0.0.1: only this machine can pull")
+    _, found = lines("demo", *fixed, "data.heldout=[]", "weights.transport=pull", "buffer.address=tcp://127.0.0.1:0")
+    assert found["pulled weights"] == "ok fine"

@@ -245,3 +245,33 @@ def test_what_is_no_tcp_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize("port", ["0", "*"])
 def test_a_free_port_is_chosen(port: str) -> None:
     assert int(settle_address(f"tcp://127.0.0.1:{port}").rpartition(":")[2]) > 0
+
+
+def test_a_port_for_pulled_weights_that_is_taken_is_a_mistake(settings: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(AddressInUse, match=rf"weights.port = {port} .* weights.port=0"):
+            attempt(settings, weights__transport="pull", weights__port=str(port))
+    assert attempt(settings, weights__transport="pull").weights.port == 0
+
+
+def test_processes_of_one_machine_cannot_serve_weights_on_one_port(settings: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    serving = {"weights__transport": "pull", "weights__serve": "true"}
+    with pytest.raises(ConfigError, match=r"weights.port = \d+: expected 0 with weights.serve=true"):
+        attempt(settings, **serving, weights__port=port)
+    attempt(settings, **serving)
+    attempt(settings, weights__transport="pull", weights__port=port)
+
+
+def test_weights_are_not_pulled_beyond_loopback_without_keys(settings: dict[str, str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"weights.host and weights.port = 'tcp://0.0.0.0:0': expected a loopback .* `prolong keys"
+    ):
+        attempt(settings, weights__transport="pull", weights__host="0.0.0.0")
+
+
+def test_what_is_not_pulled_cannot_be_served(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"weights.serve = True: expected false: only a process that pulls"):
+        attempt(settings, weights__serve="true")
