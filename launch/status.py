@@ -140,6 +140,11 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
         console.print(peers_table(known["peers"]))
         if any("transport" in peer for peer in known["peers"].values()):
             console.print(weights_table(known["peers"]))
+        for name, peer in known["peers"].items():
+            if peer.get("weights_error"):
+                console.print(
+                    f"{name} has no new weights: {peer['weights_error']}", highlight=False, soft_wrap=True, markup=False
+                )
 
 
 def ledger_table(ledger: dict[str, int]) -> Table:
@@ -166,26 +171,25 @@ def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
 
 
 def weights_table(peers: dict[str, dict[str, float | str]]) -> Table:
-    """The weights of every actor and relay: how many versions behind the learner, and the last update and all of them."""
+    """The weights of every actor and relay: how many versions behind the learner, what it received, and from whom."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("weights", "by", "version", "behind", "last", "took", "updates", "in all", "took", "from"):
-        table.add_column(column, justify="left" if column in ("weights", "by", "from") else "right")
+    for column in ("weights", "behind", "last update", "all updates", "from"):
+        table.add_column(column, justify="left" if column in ("weights", "from") else "right")
     for name, peer in peers.items():
         if "transport" in peer:
-            counts = [_figure(peer, key, ".0f") for key in ("version", "lag")]
-            last = [_size(peer, "update_bytes"), _figure(peer, "update_s", ".2f", " s")]
-            in_all = [
-                _figure(peer, "num_updates", ".0f"),
-                _size(peer, "updates_bytes"),
-                _figure(peer, "updates_s", ".1f", " s"),
-            ]
-            table.add_row(name, str(peer["transport"]), *counts, *last, *in_all, str(peer.get("sources", "")))
+            last, in_all = (_received(peer, f"{which}_bytes", f"{which}_s") for which in ("update", "updates"))
+            # without sources: of a broadcast
+            source = str(peer.get("sources") or peer["transport"]).partition(",")[0]
+            table.add_row(name, _figure(peer, "lag", ".0f"), last, in_all, source)
     return table
 
 
-def _size(peer: dict[str, float | str], key: str) -> str:
-    value = peer.get(key)
-    return f"{value / 1e6:,.1f} MB" if isinstance(value, int | float) else ""
+def _received(peer: dict[str, float | str], num_bytes: str, seconds: str) -> str:
+    """Bytes and seconds of updates, "21.3 MB in 1.8 s"; empty before the first one."""
+    size, took_s = peer.get(num_bytes, ""), peer.get(seconds, "")
+    if isinstance(size, str) or isinstance(took_s, str) or not peer.get("num_updates"):
+        return ""
+    return f"{size / 1e9:,.2f} GB in {took_s:.1f} s" if size >= 1e9 else f"{size / 1e6:.2f} MB in {took_s:.1f} s"
 
 
 def _figure(peer: dict[str, float | str], key: str, form: str, unit: str = "") -> str:

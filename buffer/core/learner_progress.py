@@ -7,6 +7,8 @@ Every batch is recorded before it is sent, so that a learner that restarts is se
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import msgspec
 
 from ...common.config.sections import CheckpointConfig
@@ -66,10 +68,16 @@ class LearnerProgress:
         batch = run.store.try_take()
         if batch is None:
             return None
-        metrics = batch.metrics | peers.actor_metrics() | run.counters.next_step()
+        metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.counters.next_step()
         batch = msgspec.structs.replace(batch, metrics=metrics, validation=run.validation.take_unreported())
         run.journal.log_batch(batch)
         return batch
+
+    def _lags(self, peers: Peers) -> dict[str, float]:
+        """How many versions the actors that may generate are behind the learner."""
+        found = (self._run.lag_of(actor.name) for actor in peers.workers())
+        lags = [lag for lag in found if lag is not None]
+        return {"weights/lag_mean": fmean(lags), "weights/lag_max": float(max(lags))} if lags else {}
 
     def advance(self, version: int, stage: int = 0, *, saves: bool = False) -> None:
         """The learner says that it made `version`, is in `stage`, and `saves` it. Repeated messages change nothing."""

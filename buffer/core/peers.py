@@ -162,7 +162,8 @@ def refuse_hello(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) ->
         )
     if hello.role is Role.observer:
         return None
-    if hello.tokenizer != tokenizer:
+    # a relay has no tokenizer
+    if hello.role is not Role.relay and hello.tokenizer != tokenizer:
         return Refused(
             reason=f"{hello.name} on {hello.host} has tokenizer {hello.tokenizer}, the buffer has {tokenizer}; "
             "start both with the same model.path"

@@ -182,7 +182,7 @@ class Pullers:
             for other, puller in self._pullers.items()
         ]
         if (nodes, learner_host) != self._tree:
-            self._tree, self._parents = (nodes, learner_host), weight_tree(nodes, learner_host)
+            self._tree, self._parents = (nodes, learner_host), weight_tree(nodes, learner_host, self._parents)
         return path_to_learner(name, self._parents)
 
     def _update(self, offer: Offer, path: list[str]) -> UpdateWeights:

@@ -4,14 +4,15 @@
            └──► relay-1 ──► relay-2 ──► actor-8, ...
 
 Relays are placed first, then actors, each in order of joining, and each below one that was placed before it: so there is no
-cycle, and one that joins moves nobody placed before it. Each goes to the shallowest server that has room for it, of these
-to one on its own host, and then to the one with the fewest others below it. Actors leave the learner to the relays, if there
-are any, unless they run on its host. Where no server has room, the one with the fewest takes one more.
+cycle. Each goes to a server on its own host that has room for it, if there is one, else to the shallowest with room, and among
+those to the one with the fewest others below it. Actors leave the learner to the relays, if there are any, unless they run on
+its host. Where no server has room, the one with the fewest takes one more. Of servers that are equally deep, a puller stays
+with the one that it had: it would have to give up what it is pulling there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,15 +40,19 @@ class _Server:
     num_below: int = 0
 
 
-def weight_tree(pullers: Sequence[PullerPlace], learner_host: str) -> dict[str, str]:
-    """The parent of every puller, by name; ROOT for those that pull from the learner. `pullers`: in order of joining."""
+def weight_tree(pullers: Sequence[PullerPlace], learner_host: str, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The parent of every puller, by name; ROOT for those that pull from the learner. `pullers`: in order of joining.
+
+    `before`: the last tree.
+    """
+    before = before or {}
     root = _Server(ROOT, learner_host, depth=0)
     servers = [root]
     relays_serve = any(puller.is_relay and puller.serves for puller in pullers)
     parents: dict[str, str] = {}
     for puller in sorted(pullers, key=lambda puller: not puller.is_relay):
         may_ask_learner = puller.is_relay or not relays_serve or puller.host == learner_host
-        parent = _choose(servers if may_ask_learner else servers[1:], puller.host)
+        parent = _choose(servers if may_ask_learner else servers[1:], puller.host, before.get(puller.name))
         parent.num_below += 1
         parents[puller.name] = parent.name
         if puller.serves:
@@ -55,13 +60,13 @@ def weight_tree(pullers: Sequence[PullerPlace], learner_host: str) -> dict[str, 
     return parents
 
 
-def _choose(servers: Sequence[_Server], host: str) -> _Server:
-    """The first of the best: `servers` are in the order in which they were placed."""
+def _choose(servers: Sequence[_Server], host: str, before: str | None) -> _Server:
+    """The best server; of equals the one from `before`, else the one that was placed first."""
     roomy = [server for server in servers if server.num_below < FAN_OUT]
     if not roomy:
-        return min(servers, key=lambda server: server.num_below)
+        return min(servers, key=lambda server: (server.num_below, server.name != before))
     near = [server for server in roomy if server.host == host]
-    return min(near or roomy, key=lambda server: (server.depth, server.num_below))
+    return min(near or roomy, key=lambda server: (server.depth, server.name != before, server.num_below))
 
 
 def path_to_learner(name: str, parents: dict[str, str]) -> list[str]:

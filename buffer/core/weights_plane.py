@@ -89,6 +89,8 @@ class WeightsPlane:
             self._run.counters.count("buffer/unknown_pulls")
         if not message.error:
             peer.weights.note(message.num_bytes, message.pull_s)
+            self._run.counters.count("buffer/pulls")
+            self._run.counters.count("buffer/pulled_bytes", message.num_bytes)
 
     def cordon(self, names: list[str]) -> None:
         """The learner found that these actors hold other weights than were sent."""

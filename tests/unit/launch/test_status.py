@@ -7,7 +7,8 @@ import pytest
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config, ModelConfig, RunConfig
 from prolong.common.errors import UserError
-from prolong.launch.status import buffer_note, conservation_law, find_run, run_status, show_status
+from prolong.launch.status import buffer_note, conservation_law, find_run, run_status, show_status, weights_table
+from rich.console import Console
 
 STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
 
@@ -83,3 +84,21 @@ def test_on_the_learners_host_the_buffer_is_where_the_settings_say(tmp_path: Pat
     assert buffer_note(paths) == ("tcp://10.0.0.1:5710", "keys")
     paths.buffer.write_text(json.dumps({"address": "tcp://127.0.0.1:9", "pid": 1}))
     assert buffer_note(paths) == ("tcp://127.0.0.1:9", "")
+
+
+def test_the_weights_of_each_actor_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    pulls = {"transport": "pull", "sources": "relay-eu, learner", "num_updates": 2.0}
+    numbers = {"lag": 3.0, "update_bytes": 21.3e6, "update_s": 1.84, "updates_bytes": 1.2133e9, "updates_s": 100.1}
+    peers: dict[str, dict[str, float | str]] = {
+        "learner": {"role": "learner"},
+        "actor-0": {"transport": "collective", "num_updates": 1.0, "update_bytes": 5e5, "update_s": 0.1, "lag": 0.0},
+        "actor-eu-1": pulls | numbers,
+        "actor-eu-2": {"transport": "pull", "num_updates": 0.0, "update_bytes": 0.0, "sources": "learner"},
+    }
+    Console(width=80).print(weights_table(peers))
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()][2:]
+    assert rows == [
+        "actor-0 0 0.50 MB in 0.1 s collective",
+        "actor-eu-1 3 21.30 MB in 1.8 s 1.21 GB in 100.1 s relay-eu",
+        "actor-eu-2 learner",
+    ]

@@ -113,7 +113,7 @@ def test_the_last_puller_that_leaves_is_noticed_by_the_learner() -> None:
 def test_a_relay_gets_weights_and_no_tickets_and_is_the_source_of_actors() -> None:
     scene = Scene(config())
     scene.learner()
-    scene.say("relay-0", scene.hello(m.Role.relay, "relay-0", host="r", serves=SERVES))
+    scene.say("relay-0", scene.hello(m.Role.relay, "relay-0", host="r", serves=SERVES, tokenizer=""))
     scene.puller(host="elsewhere")
     assert only(scene.offer(0)[b"relay-0"], m.UpdateWeights).version == 0
     assert tickets(scene.pulled("relay-0", 0, checksums=[])) == []

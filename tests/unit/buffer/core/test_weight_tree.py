@@ -55,10 +55,24 @@ def test_an_actor_on_the_learners_own_host_needs_no_relay() -> None:
     }
 
 
-def test_a_relay_that_joins_late_or_again_takes_over_its_share() -> None:
-    before = [actor(i) for i in range(4)]
-    assert set(weight_tree(before, "gpu").values()) == {ROOT}
-    assert set(weight_tree([*before, relay(0)], "gpu").values()) == {ROOT, "relay-0"}
+def test_a_relay_that_joins_late_or_again_takes_the_actors_from_the_learner() -> None:
+    actors = [actor(i) for i in range(4)]
+    before = weight_tree(actors, "gpu")
+    assert set(before.values()) == {ROOT}
+    assert weight_tree([*actors, relay(0)], "gpu", before) == {"relay-0": ROOT} | dict.fromkeys(before, "relay-0")
+
+
+def test_a_puller_stays_where_it_was_while_others_come_and_go() -> None:
+    pullers = [relay(0), relay(1), *(actor(i) for i in range(6))]
+    before = weight_tree(pullers, "gpu")
+    for gone in pullers[2:]:
+        rest = [puller for puller in pullers if puller is not gone]
+        assert weight_tree(rest, "gpu", before) == {name: parent for name, parent in before.items() if name != gone.name}
+    after = weight_tree([*pullers, relay(2)], "gpu", before)
+    assert after == before | {"relay-2": ROOT}
+    assert weight_tree([*pullers, relay(2), actor(9)], "gpu", after)["actor-9"] == "relay-2"
+    rest = weight_tree([relay(1), *(actor(i) for i in range(6))], "gpu", before)
+    assert set(rest.values()) == {ROOT, "relay-1"}, "those of a relay that left move"
 
 
 def test_a_server_that_cannot_be_relied_on_has_nobody_below_it() -> None:
@@ -69,12 +83,13 @@ def test_a_server_that_cannot_be_relied_on_has_nobody_below_it() -> None:
 
 def test_every_path_ends_at_the_learner_and_few_wait_for_one_server() -> None:
     rng = random.Random(7)
+    parents: dict[str, str] = {}
     for _ in range(300):
         pullers = [actor(i, host=f"box-{rng.randrange(30)}", serves=rng.random() < 0.4) for i in range(rng.randrange(60))]
         pullers += [relay(i, host=f"box-{rng.randrange(30)}") for i in range(rng.randrange(20))]
         rng.shuffle(pullers)
-        parents = weight_tree(pullers, "gpu")
-        assert parents == weight_tree(pullers, "gpu")
+        before, parents = parents, weight_tree(pullers, "gpu", parents)
+        assert parents == weight_tree(pullers, "gpu", before)
         assert parents.keys() == {puller.name for puller in pullers}
         for puller in pullers:
             path = path_to_learner(puller.name, parents)
