@@ -13,10 +13,12 @@ from collections import Counter
 from time import monotonic
 from typing import NamedTuple
 
+import msgspec
+
 from ..common.config.sections import WeightsConfig
 from ..common.messages import UpdateWeights, WeightReaders
 from ..common.transport.keys import ClientKeys
-from ..common.types import Manifest, Rendezvous, WeightSource
+from ..common.types import PULL, Manifest, PullAddress, Rendezvous, WeightSource
 from ..common.weights.buckets import check_manifest
 from ..common.weights.pull.chunks import ChunkLayout
 from ..common.weights.pull.pace import Pace
@@ -28,6 +30,21 @@ from ..common.weights.shared import SharedBuckets
 DEADLINE_S = 3600.0  # of one pull; the next one goes on where it was
 
 log = logging.getLogger(__name__)
+
+
+def is_pulled(update: UpdateWeights) -> bool:
+    """Whether an update is to be pulled, and not the part of a broadcast."""
+    return update.rendezvous.transport == PULL
+
+
+def pull_address(update: UpdateWeights) -> PullAddress | None:
+    """None for an update that is not pulled, and for an address that cannot be read: the pull will say why."""
+    if not is_pulled(update):
+        return None
+    try:
+        return msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress)
+    except msgspec.DecodeError:
+        return None
 
 
 class PulledWeights(NamedTuple):
@@ -55,6 +72,8 @@ class Pulling:
         self._server = WeightServer(cfg.host, cfg.port, keys, Pace(cfg.max_mb_s)) if serves else None
         self._puller = Puller(self._make_store, keys, streams=cfg.streams, max_mb_s=cfg.max_mb_s)
         self._shared: SharedBuckets | None = None
+        self._complete = b""  # catalog of what it holds
+        self._num_damaged = 0  # chunks that had changed in memory
         if self._server is not None:
             self._server.start()
 
@@ -62,6 +81,11 @@ class Pulling:
     def source(self) -> WeightSource | None:
         """Where others pull from this process."""
         return self._server.source if self._server is not None else None
+
+    @property
+    def store(self) -> ChunkStore | None:
+        """What is held; None before the first pull."""
+        return self._puller.store
 
     def admit(self, readers: WeightReaders) -> None:
         """Let exactly these pull from this process."""
@@ -87,6 +111,7 @@ class Pulling:
         """Of the pulls and of the server, since the start."""
         # their threads go on counting: a copy by `dict` is made in one go
         counters = Counter(dict(self._puller.counters))
+        counters["weights/damaged_chunks"] = self._num_damaged
         if self._server is not None:
             counters.update(dict(self._server.counters))
         return counters
@@ -100,10 +125,18 @@ class Pulling:
     # --- in the thread of a pull --------------------------------------------------------------------------------------
 
     def _pull(self, update: UpdateWeights) -> PulledWeights:
+        address, store = pull_address(update), self.store
         if self._shared is not None:
             self._shared.unseal()
+        if store is not None and address is not None and address.catalog == self._complete:
+            # the same again, because what is held is not believed
+            damaged = store.recheck()
+            self._num_damaged += len(damaged)
+        self._complete = b""
         result = self._puller.pull(update, monotonic() + DEADLINE_S)
         assert self._shared is not None, "a pull that succeeded made a store"
+        assert address is not None, "and it had an address"
+        self._complete = address.catalog
         return PulledWeights(self._shared.seal(), result.num_bytes, result.seconds)
 
     def _make_store(self, manifest: Manifest) -> ChunkStore:
@@ -113,7 +146,7 @@ class Pulling:
             self._shared.close()
             self._shared = None
         layout = ChunkLayout(manifest)
-        log.info("pulled weights take %.2f GB of shared memory, in %d chunks", layout.num_bytes / 1e9, len(layout.chunks))
+        log.info("pulled weights take %.1f MB of memory, in chunks: %d", layout.num_bytes / 1e6, len(layout.chunks))
         self._shared = SharedBuckets.allocate(manifest)
         self._shared.unseal()
         store = ChunkStore(layout, self._shared.buckets, keep_deltas=self._serves)

@@ -19,9 +19,9 @@ import msgspec
 
 from ..common.errors import ConfigError, WeightsError
 from ..common.messages import UpdateWeights, WeightReaders, WeightsApplied
-from ..common.types import PULL, Manifest, PullAddress
+from ..common.types import Manifest
 from ..common.weights.pull.store import Superseded
-from .pulling import PulledWeights
+from .pulling import PulledWeights, is_pulled, pull_address
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,9 @@ class WeightUpdates:
         self.generation = -1  # of the weights that the engine holds
         self._offered: UpdateWeights | None = None  # the newest update that is not being applied yet
         self._current: UpdateWeights | None = None  # the one that is being applied
+        # the pulled weights that are held, if the buffer has been told of them once; then their acknowledgement
+        self._held: UpdateWeights | None = None
+        self._acknowledged: WeightsApplied | None = None
 
     @property
     def busy(self) -> bool:
@@ -116,6 +119,8 @@ class WeightUpdates:
     async def _applied(self, update: UpdateWeights) -> WeightsApplied | None:
         """Apply one update. A download that failed is part of the answer, not raised. None: a newer offer is on its way."""
         start, paused_s = perf_counter(), self._holder.paused_s
+        if (acknowledged := self._acknowledged_before(update)) is not None:
+            return acknowledged
         received, checksums, error = PulledWeights(update.rendezvous, 0, 0.0), [], ""
         try:
             if is_pulled(update):
@@ -130,7 +135,7 @@ class WeightUpdates:
             self._stats.counts["failed_updates"] += 1
             log.warning("version %d was not applied: %s", update.version, error)
         self._stats.paused(self._holder.paused_s - paused_s)
-        return WeightsApplied(
+        applied = WeightsApplied(
             generation=update.generation,
             version=update.version,
             epoch=update.epoch,
@@ -140,6 +145,18 @@ class WeightUpdates:
             num_bytes=received.num_bytes,
             pull_s=received.seconds,
         )
+        self._held, self._acknowledged = (None, None) if error else (update, applied)
+        return applied
+
+    def _acknowledged_before(self, update: UpdateWeights) -> WeightsApplied | None:
+        """The acknowledgement of these weights, for a buffer that was restarted and asks who holds what.
+
+        Once: a buffer that asks again does not believe it, and the weights are checked and loaded once more.
+        """
+        acknowledged, self._acknowledged = self._acknowledged, None
+        if acknowledged is None or self._held is None or not has_same_weights(update, self._held):
+            return None
+        return msgspec.structs.replace(acknowledged, seconds=0.0, num_bytes=0, pull_s=0.0)
 
     async def _pulled(self, update: UpdateWeights) -> PulledWeights:
         pulled = await self._pulls.pull(update)
@@ -157,36 +174,21 @@ class WeightUpdates:
         return checksums
 
 
-def is_pulled(update: UpdateWeights) -> bool:
-    """Whether an update is to be pulled, and not the part of a broadcast."""
-    return update.rendezvous.transport == PULL
-
-
 def has_same_weights(update: UpdateWeights, other: UpdateWeights) -> bool:
     """Whether both are pulled, and lead to the same bytes."""
-    mine, others = _address(update), _address(other)
+    mine, others = pull_address(update), pull_address(other)
     same = mine is not None and others is not None and mine.catalog == others.catalog
     return same and update.generation == other.generation
 
 
 def is_elsewhere(update: UpdateWeights, pulled: UpdateWeights) -> bool:
     """Whether `update` shows that a pull of `pulled`, offered before it, may wait in vain: for others, or another learner's."""
-    mine, others = _address(update), _address(pulled)
+    mine, others = pull_address(update), pull_address(pulled)
     if mine is None or others is None or mine.sources != others.sources:
         return True
     # a learner's versions only grow
     older = update.version <= pulled.version and mine.catalog != others.catalog
     return older or update.generation != pulled.generation
-
-
-def _address(update: UpdateWeights) -> PullAddress | None:
-    """None for an update that is not pulled, and for an address that cannot be read: the pull will say why."""
-    if not is_pulled(update):
-        return None
-    try:
-        return msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress)
-    except msgspec.DecodeError:
-        return None
 
 
 def check_dtype(manifest: Manifest, dtype: str) -> None:

@@ -119,6 +119,22 @@ def test_the_memory_is_refused_while_the_next_pull_writes_it(learner: Learner, p
     asyncio.run(pull_and_fail())
 
 
+def test_what_changed_in_memory_is_fetched_again_when_the_same_weights_are_asked_for_once_more(
+    learner: Learner, pulling: Pulling
+) -> None:
+    async def pull_twice() -> None:
+        update = learner.offer(3)
+        await pulling.pull(update)
+        assert pulling.store is not None
+        pulling.store.buckets[0][100] ^= 1
+        pulled = await pulling.pull(update)
+        assert is_bit_identical(engine_gets(pulled.rendezvous, update), 3)
+        assert pulling.counters()["weights/damaged_chunks"] == 1
+        assert pulled.num_bytes > 0
+
+    asyncio.run(pull_twice())
+
+
 def test_a_cancelled_pull_ends_its_thread(learner: Learner, pulling: Pulling) -> None:
     async def cancel() -> None:
         learner.server.close()

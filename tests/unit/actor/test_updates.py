@@ -128,16 +128,21 @@ async def the_same_again(case: Case) -> None:
     await case.pulls.asked.get()
     case.offer(pulled_update(4))  # the buffer has had no answer for a while
     case.pulls.end()
-    assert (await case.sent.get()).version == 4
+    assert (await case.sent.get()).num_bytes == 5
     await case.idle()
-    case.offer(pulled_update(4))  # it has forgotten the answer, or does not believe it
+    case.offer(pulled_update(4, "relay", "learner"))  # a buffer that was restarted
+    again = await case.sent.get()
+    assert (again.version, again.checksums, again.num_bytes) == (4, [4], 0)
+    await case.idle()
+    assert case.loader.loaded == [(4, "shared")]
+    case.offer(pulled_update(4))  # it does not believe that
     await case.pulls.asked.get()
     case.pulls.end()
-    assert (await case.sent.get()).version == 4
+    assert (await case.sent.get()).checksums == [4]
     await case.idle()
 
 
-def test_an_offer_that_is_repeated_while_it_is_pulled_is_answered_once() -> None:
+def test_weights_that_are_held_are_acknowledged_again_and_loaded_again_when_that_is_not_believed() -> None:
     assert told(the_same_again).loader.loaded == [(4, "shared")] * 2
 
 
