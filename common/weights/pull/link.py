@@ -19,6 +19,7 @@ from .fetch import Arriving, Malformed
 from .pace import Pace
 from .protocol import (
     CATALOG,
+    MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
     PIECE_BYTES,
     CatalogWanted,
@@ -79,7 +80,7 @@ class Link:
                 dealer = connect_dealer(
                     context,
                     source.endpoint,
-                    PIECE_BYTES,
+                    MAX_FRAME_BYTES,
                     keys=_keys_for(source, keys),
                     watch=EVENTS,
                     frames_ahead=max(4, MESSAGES_AHEAD // num_streams),

@@ -25,6 +25,8 @@ from ...types import Number, Text
 from .catalog import SESSION_BYTES
 
 PIECE_BYTES = 1 << 20
+# the largest frame that a puller takes: encryption adds some bytes to a piece
+MAX_FRAME_BYTES = PIECE_BYTES + 1024
 MAX_HEADER_BYTES = 1 << 16  # of the frame that is a message
 MAX_WANTED = 1024  # chunks in a request, and chunks that wait at the server for one connection
 MAX_PIECES = 256  # in a message

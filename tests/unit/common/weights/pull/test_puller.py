@@ -1,8 +1,9 @@
 """Pulls over real sockets on loopback: snapshots, deltas, several sources, cuts, cancels."""
 
 import pytest
+from prolong.common.weights.pull.protocol import PIECE_BYTES
 
-from tests.support.pulls import Learner, make_puller, soon
+from tests.support.pulls import Learner, make_client_keys, make_manifest, make_puller, soon
 
 
 def test_a_newcomer_gets_a_snapshot_and_then_deltas():
@@ -25,3 +26,13 @@ def test_several_streams_bring_the_same(streams):
         for _ in range(3):
             puller.pull(learner.step(), soon())
             assert learner.is_held_by(puller.store)
+
+
+def test_whole_pieces_fit_when_they_are_encrypted():
+    keys, chunk_bytes = make_client_keys(), 2 * PIECE_BYTES
+    learner = Learner(make_manifest(chunk_bytes, 1), chunk_bytes=chunk_bytes, keys=make_client_keys())
+    with learner, make_puller(keys, chunk_bytes=chunk_bytes) as puller:
+        learner.server.admit([keys.public.decode()])
+        assert puller.pull(learner.step(), soon()).num_bytes == chunk_bytes
+        assert learner.is_held_by(puller.store)
+        assert not puller.counters["weights/lost_sources"]
