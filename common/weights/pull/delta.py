@@ -1,12 +1,13 @@
 """Exact deltas: what turns one version of a chunk into the next, as the differences of its elements read as integers.
 
-    payload = empty                              nothing changed
-            | count (4 bytes) | gaps | planes    `count` elements changed; with count 0, all may have
+    payload = empty                                   nothing changed
+            | count (4 bytes) | positions | planes    `count` elements changed; with count 0, all may have
 
-`gaps` has a byte for each changed element: the unchanged ones before it. It is left out with count 0. A difference is taken
-modulo 2^(8 width), folded so that small ones of either sign are small numbers (0, -1, 1, -2 -> 0, 1, 2, 3), and split into
-planes: the lowest bytes of all elements, then the next, up to `width` planes. At the learning rates of RL an element moves by
-few steps of its dtype, so that the higher planes are nearly empty. Each part is deflated where that makes it smaller.
+`positions` has a byte for each changed element, the number of unchanged ones before it; where that would take more than a
+bitmap, it is a bitmap, and with count 0 it is left out. A difference is taken modulo 2^(8 width), folded so that small ones of
+either sign are small numbers (0, -1, 1, -2 -> 0, 1, 2, 3), and split into planes: the lowest bytes of all elements, then the
+next, up to `width` planes. At the learning rates of RL an element moves by few steps of its dtype, so that the higher planes
+are nearly empty. Each part is deflated where that makes it smaller.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ def encode_delta(base: torch.Tensor, target: torch.Tensor, width: int) -> bytes 
     count = int(np.count_nonzero(changed))
     if not count:
         return b""
-    if 2 * count > changed.size:
+    if 8 * count > 7 * changed.size:
         parts = [_COUNT.pack(0), *_encode_planes(after - before)]
     else:
         positions = np.flatnonzero(changed)
         planes = _encode_planes(after[positions] - before[positions])
-        parts = [_COUNT.pack(count), _encode_part(_encode_gaps(positions)), *planes]
+        where = np.packbits(changed) if _is_bitmap(count, changed.size) else _encode_gaps(positions)
+        parts = [_COUNT.pack(count), _encode_part(where), *planes]
     payload = b"".join(parts)
     return payload if len(payload) < after.nbytes else None
 
@@ -64,8 +66,8 @@ def apply_delta(chunk: torch.Tensor, payload: bytes | memoryview, width: int) ->
         raise WeightsError(f"delta of {count} elements: the chunk has {elements.size}")
     at, positions = _COUNT.size, None
     if count:
-        gaps, at = _decode_part(payload, at, count + elements.size // _FAR)
-        positions = _decode_gaps(gaps, count, elements.size)
+        where, at = _decode_part(payload, at, count + elements.size // _FAR)
+        positions = _decode_positions(where, count, elements.size)
     differences, at = _decode_planes(payload, at, count or elements.size, width)
     if at != len(payload):
         raise WeightsError(f"delta of {len(payload)} bytes: its parts end at {at}")
@@ -90,10 +92,17 @@ def _encode_gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.insert(gaps.astype(np.uint8), np.repeat(wide, far), _FAR)
 
 
-def _decode_gaps(coded: NDArray[np.uint8], count: int, num_elements: int) -> NDArray[np.int64]:
+def _is_bitmap(count: int, num_elements: int) -> bool:
+    return 8 * count > num_elements
+
+
+def _decode_positions(where: NDArray[np.uint8], count: int, num_elements: int) -> NDArray[np.int64]:
     """The positions, increasing and below `num_elements`."""
-    positions = np.cumsum(coded, dtype=np.int64)[coded != _FAR]
-    positions += np.arange(positions.size)
+    if _is_bitmap(count, num_elements):
+        positions = np.flatnonzero(np.unpackbits(where[: -(-num_elements // 8)], count=num_elements))
+    else:
+        positions = np.cumsum(where, dtype=np.int64)[where != _FAR]
+        positions += np.arange(positions.size)
     if positions.size != count or positions[-1] >= num_elements:
         last = positions[-1] if positions.size else -1
         raise WeightsError(f"delta with {positions.size} positions up to {last}: expected {count} below {num_elements}")
