@@ -2,7 +2,7 @@
 
 buffer --Tickets--> rollouts.py (one task per ticket) --GroupResult--> buffer
 buffer --UpdateWeights--> updates.py (one at a time, the newest first) --WeightsApplied--> buffer
-SIGTERM --Leave--> buffer; groups that end in time are still sent, all other tickets are handed back
+SIGTERM --Leave--> buffer; groups that end in time are still sent, all other tickets are handed over to other actors
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
-from ..common.errors import root_error
+from ..common.errors import WireSizeError, root_error
 from ..common.messages import (
     PROTOCOL_VERSION,
     GroupAck,
@@ -26,6 +26,7 @@ from ..common.messages import (
     Hello,
     Leave,
     Role,
+    TicketHandedOver,
     TicketReturned,
     Tickets,
     UpdateWeights,
@@ -33,7 +34,7 @@ from ..common.messages import (
 )
 from ..common.tokenizer import Tokenizer
 from ..common.transport.keys import load_client_keys
-from ..common.types import Group, Ticket
+from ..common.types import Group, StartedRollout, Ticket
 from ..common.weights.transports import broadcast_transport
 from ..verifiers.workers.pool import make_pool
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
@@ -44,6 +45,7 @@ from .stats import ActorStats
 from .updates import WeightUpdates
 
 FLUSH_SHARE = 0.2  # of the grace period: kept for the last messages and their acknowledgements
+HAND_OVER_SHARE = 0.2  # of the grace period: kept to interrupt what is in flight
 
 ActorInput = Tickets | UpdateWeights | GroupAck | WeightReaders
 TicketKey = tuple[int, int]  # generation and ordinal
@@ -76,7 +78,8 @@ async def _run(cfg: Config, name: str) -> None:
     client = BufferClient(to, _hello(cfg, name, tokenizer, pulling), max_bytes=limit, keys=cfg.buffer.keys)
     inbox = client.inbox(Tickets, UpdateWeights, GroupAck, WeightReaders)
     pool = make_pool(cfg.verifiers)
-    flush_s = FLUSH_SHARE * cfg.actor.grace_s
+    grace_s, flush_s = cfg.actor.grace_s, FLUSH_SHARE * cfg.actor.grace_s
+    hand_over_s = HAND_OVER_SHARE * grace_s if cfg.actor.hand_over else 0.0
     try:
         await pool.start()
         await pool.usable()
@@ -85,7 +88,8 @@ async def _run(cfg: Config, name: str) -> None:
         worker = RolloutWorker(engine, tokenizer, pool, stats, name)
         to_engine = engine, pulling, stats, client.send
         updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
-        actor = Actor(client, inbox, updates, worker, stats, leave_within_s=cfg.actor.grace_s - flush_s)
+        leave_s = grace_s - flush_s - hand_over_s
+        actor = Actor(client, inbox, updates, worker, stats, leave_within_s=leave_s, hand_over_within_s=hand_over_s)
         await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
@@ -97,8 +101,12 @@ async def _run(cfg: Config, name: str) -> None:
 class GroupMaker(Protocol):
     """The part of `RolloutWorker` that the loop needs."""
 
-    async def work(self, ticket: Ticket) -> Group:
-        """The scored group of `ticket`; cancelling aborts it."""
+    async def work(self, ticket: Ticket) -> Group | list[StartedRollout]:
+        """The scored group of `ticket`, or what there is of it after `interrupt`; cancelling aborts it."""
+        ...
+
+    async def interrupt(self) -> None:
+        """End all work soon."""
         ...
 
 
@@ -117,21 +125,26 @@ class Actor:
         stats: ActorStats,
         *,
         leave_within_s: float,
+        hand_over_within_s: float = 0.0,
     ) -> None:
-        """`leave_within_s`: from SIGTERM to the end of what is in flight."""
+        """`leave_within_s`: from SIGTERM to the end of what is in flight.
+
+        `hand_over_within_s`: after that, to interrupt the rest and hand it over; 0: its tickets are given back without tokens.
+        """
         self._client, self._inbox, self._updates, self._worker, self._stats = client, inbox, updates, worker, stats
-        self._leave_within_s = leave_within_s
+        self._leave_within_s, self._hand_over_within_s = leave_within_s, hand_over_within_s
         self._working: dict[TicketKey, Ticket] = {}
         # their groups are sent, and repeated by the client until they are acknowledged
         self._unacknowledged: set[TicketKey] = set()
         self._leaving = asyncio.Event()  # SIGTERM came: no new tickets
         self._may_end = asyncio.Event()  # nothing is in flight any more, or a second SIGTERM came
+        self._no_tickets = asyncio.Event()  # after SIGTERM: all tickets ended
 
     async def run(self, heartbeat_s: float) -> None:
         """Work until the run is over, or SIGTERM and its grace period.
 
         Consumes: Tickets, UpdateWeights, GroupAck. Blocks on: the inbox. Unblocked by: a message, Stop, a dead buffer, a task
-        that failed, the end of the grace period. Stops when: any of the last four; tickets in flight are handed back.
+        that failed, the end of the grace period. Stops when: any of the last four; tickets in flight are handed over or back.
         SIGTERM begins the grace period and a second SIGTERM ends it; an error in it ends it too, and is not raised.
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._on_sigterm)
@@ -167,7 +180,7 @@ class Actor:
             self._leaving.set()
 
     async def _leave_in_time(self) -> None:
-        """After SIGTERM: end when nothing is in flight any more, or after `leave_within_s`."""
+        """After SIGTERM: end when nothing is in flight any more, or after `leave_within_s` and the handover of the rest."""
         await self._leaving.wait()
         log.info("SIGTERM: %d tickets in flight have %.1f s to end", len(self._working), self._leave_within_s)
         self._client.send(Leave(reason="SIGTERM"))
@@ -175,12 +188,20 @@ class Actor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._leave_within_s):
                 await self._may_end.wait()
+        if self._working and self._hand_over_within_s > 0:
+            log.info("%d tickets are handed over", len(self._working))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._hand_over_within_s):
+                    await self._worker.interrupt()
+                    await self._no_tickets.wait()
         raise _Left(f"{len(self._working)} tickets are handed back")
 
     def _end_if_idle(self) -> None:
         """Leave if no ticket and no update has to be waited for."""
-        if self._leaving.is_set() and not self._working and not self._updates.busy:
-            self._may_end.set()
+        if self._leaving.is_set() and not self._working:
+            self._no_tickets.set()
+            if not self._updates.busy:
+                self._may_end.set()
 
     async def _update(self) -> None:
         await self._updates.apply_all()
@@ -192,7 +213,7 @@ class Actor:
         """Those to work on. After a broken connection the buffer repeats all tickets it has leased to this actor."""
         fresh = [t for t in tickets if _key(t) not in self._working and _key(t) not in self._unacknowledged]
         if self._leaving.is_set():
-            self._hand_back(fresh)
+            self._pass_on(fresh)
             return []
         self._working |= {_key(ticket): ticket for ticket in fresh}
         return fresh
@@ -202,18 +223,40 @@ class Actor:
         if ticket.generation != held:
             self._give_back(ticket, f"of generation {ticket.generation}, this actor's weights are of {held}")
         else:
-            group = await self._worker.work(ticket)
-            if group.rollouts:
+            made = await self._worker.work(ticket)
+            if isinstance(made, list):
+                self._hand_over(ticket, made)
+            elif made.rollouts:
                 self._unacknowledged.add(_key(ticket))
-                self._client.send(GroupResult(group=group))
+                self._client.send(GroupResult(group=made))
             else:
-                self._give_back(ticket, f"none of its {group.dropped_rollouts} rollouts got a verdict")
+                self._give_back(ticket, f"none of its {made.dropped_rollouts} rollouts got a verdict")
         del self._working[_key(ticket)]
         self._end_if_idle()
 
     def _forget(self, ordinal: int) -> None:
-        """The group of that ticket is durable, or refused: either way it need not be protected from being made twice."""
+        """What was sent of that ticket is durable, or refused: either way it need not be protected from being made twice."""
         self._unacknowledged = {key for key in self._unacknowledged if key[1] != ordinal}
+
+    def _pass_on(self, tickets: Collection[Ticket]) -> None:
+        """Tickets that crossed Leave go to another actor, with the tokens that they came with."""
+        if self._hand_over_within_s == 0:
+            self._hand_back(tickets)
+        elif tickets:
+            self._client.send(Leave(reason="SIGTERM"))
+            for ticket in tickets:
+                self._hand_over(ticket, ticket.started)
+
+    def _hand_over(self, ticket: Ticket, started: list[StartedRollout]) -> None:
+        """Another actor goes on with the ticket. As a group it is kept until it is acknowledged."""
+        message = TicketHandedOver(ordinal=ticket.ordinal, generation=ticket.generation, started=started)
+        try:
+            self._client.send(message)
+        except WireSizeError as error:
+            self._give_back(ticket, str(error))
+        else:
+            self._unacknowledged.add(_key(ticket))
+            self._stats.counts["handed_over_tickets"] += 1
 
     def _hand_back(self, tickets: Collection[Ticket]) -> None:
         """Give up `tickets` because this actor leaves.

@@ -36,6 +36,10 @@ class Engine(Protocol):
     completion (stop_strings.py); that token is kept (`FinishReason.stop`). Or it ends after
     min(max_tokens, model.max_context - prompt) tokens (`FinishReason.length`).
 
+    A rollout that another actor began (`ticket.unfinished()`) goes on behind its tokens: with the noise of their positions, and
+    with limits and texts of `Sampling.stop` that count them. One without room for another token ends at once
+    (`FinishReason.length`). Rollouts that have ended are not generated.
+
     Example:
         engine = await TransformersEngine.start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
         checksums = await engine.apply_weights(update, timeout_s=60.0)
@@ -75,12 +79,21 @@ class Engine(Protocol):
         ...
 
     def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
-        """The ticket's rollouts as (index, completion), each as soon as it ended, in the order in which they end.
+        """The ticket's unfinished rollouts as (index, completion), each as soon as it ended, in the order in which they end.
 
+        A completion holds what this engine sampled, without the tokens that the rollout began with.
         Any number of tickets at once, with different ordinals; the engine queues what it cannot run yet. Weights may change
         between two tokens: `Completion.spans` says which version sampled which tokens. Closing the iterator, or cancelling
         the task that waits for it, aborts the rollouts that have not ended; the engine forgets them within a step or two.
         Raises ProlongError when the engine refuses the ticket (it then goes on with the others) or died.
+        """
+        ...
+
+    async def interrupt(self) -> None:
+        """End every rollout that is in flight, at a token boundary: the actor has no time left.
+
+        Each `generate` yields what it has not yielded yet, with the tokens so far, maybe none, as `FinishReason.abort`, and is
+        over. That may happen after the return. The engine can be used as before.
         """
         ...
 

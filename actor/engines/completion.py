@@ -22,12 +22,16 @@ class Completion:
         return len(self.token_ids) // 4
 
 
+# of a rollout that began with as many tokens as it may have
+NOTHING_MORE = Completion(token_ids=b"", behaviour_logprobs=b"", spans=[], finish_reason=FinishReason.length)
+
+
 def version_spans(starts: Sequence[tuple[int, int]], num_tokens: int) -> list[VersionSpan]:
     """Spans that cover [0, num_tokens) in order, from (version, first token) pairs with ascending first tokens.
 
     A version without tokens is left out, and neighbours of one version (a pause whose update failed) become one span.
     """
-    ends = [start for _, start in starts[1:]] + [num_tokens]
+    ends = [*(start for _, start in starts), num_tokens][1:]
     spans: list[VersionSpan] = []
     for (version, start), end in zip(starts, ends, strict=True):
         if start == end:

@@ -23,15 +23,15 @@ class StopStrings:
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
         self._tokenizer, self._texts = tokenizer, tuple(texts)
         # a token that decodes to anything holds at least one byte
-        self._window = max(len(text.encode()) for text in texts) + _SPARE
+        self.window = max(len(text.encode()) for text in texts) + _SPARE
         self._last = {text[-1] for text in texts}
         self._may_end: dict[int, bool] = {}
 
     def complete(self, token_ids: Sequence[int]) -> bool:
-        """Whether one of the texts is complete with the last token of [T] sampled so far, T >= 1."""
+        """Whether one of the texts is complete with the last token of [T] sampled so far, T >= 1; the last `window` will do."""
         if not self._can_end(token_ids[-1]):
             return False
-        written = self._tokenizer.decode(list(token_ids[-self._window :]))
+        written = self._tokenizer.decode(list(token_ids[-self.window :]))
         return any(text in written for text in self._texts)
 
     def _can_end(self, token_id: int) -> bool:

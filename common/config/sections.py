@@ -222,7 +222,9 @@ class ActorConfig:
     gpu_memory_utilization: float = 0.85
     tensor_parallel: int = 1  # vLLM only: GPUs of one engine
     clear_kv: bool = True  # recompute the KV cache after a weight update
-    grace_s: float = 5.0  # after SIGTERM: hand tickets back and leave within this
+    grace_s: float = 5.0  # after SIGTERM: hand tickets over and leave within this
+    # at the end of that time, tickets go to other actors with the tokens so far; otherwise their prompts are issued again
+    hand_over: bool = True
     # vLLM only: arguments of its engine by their names there, such as {quantization: fp8_per_tensor, kv_cache_dtype: fp8};
     # those that would break what the run relies on are refused with the reason
     engine_args: dict[str, object] = field(default_factory=dict)

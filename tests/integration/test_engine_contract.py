@@ -9,16 +9,18 @@ import asyncio
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.registry import engine_class
+from prolong.actor.handover import continued, ended_before, started_rollout
 from prolong.common.config.choices import EngineKind
 from prolong.common.config.sections import ActorConfig, ModelConfig
 from prolong.common.errors import ModelError, ProlongError
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import FinishReason, float32_array, int32_array
+from prolong.common.types import FinishReason, Ticket, VersionSpan, float32_array, int32_array
 
 from tests.support.engine_rig import EOS, PROMPT, Rig, differences
 
@@ -217,3 +219,140 @@ def test_a_model_that_is_not_there_is_a_model_error(tmp_path: Path, kind: Engine
     model, actor = ModelConfig(path=str(tmp_path / "nowhere"), dtype="float32"), ActorConfig(engine=kind)
     with pytest.raises(ModelError, match=r"model\.path = .*nowhere"):
         asyncio.run(engine_class(kind).start(model, actor, 0, [EOS]))
+
+
+# --- rollouts that are interrupted, and go on elsewhere ---------------------------------------------------------------
+
+
+async def made_of(rig: Rig, ticket: Ticket) -> dict[int, Completion]:
+    return {index: completion async for index, completion in rig.engine.generate(ticket)}
+
+
+async def interrupted(rig: Rig, ticket: Ticket) -> dict[int, Completion]:
+    """The ticket's completions by index, interrupted once others that began at the same time have 20 tokens."""
+    made = asyncio.create_task(made_of(rig, ticket))
+    await rig.collect(rig.ticket(n=4, max_tokens=20))
+    await rig.engine.interrupt()
+    return await made
+
+
+def handed_over(ticket: Ticket, completions: dict[int, Completion], actor: str = "first") -> Ticket:
+    """The ticket as another actor gets it from `actor`."""
+    begun = {rollout.index: rollout for rollout in ticket.started}
+    wholes = ended_before(ticket)
+    wholes |= {index: continued(begun.get(index), completion) for index, completion in completions.items()}
+    started = [started_rollout(index, whole, None, actor) for index, whole in wholes.items() if whole.num_tokens]
+    return msgspec.structs.replace(ticket, started=started)
+
+
+async def go_on(rig: Rig, ticket: Ticket) -> list[Completion]:
+    """All completions of a ticket that was handed over, whole, in the order of their seeds."""
+    begun = {rollout.index: rollout for rollout in ticket.started}
+    wholes = ended_before(ticket)
+    async for index, completion in rig.engine.generate(ticket):
+        assert index in ticket.unfinished()
+        wholes[index] = continued(begun.get(index), completion)
+    assert sorted(wholes) == list(range(ticket.sampling.n))
+    return [wholes[index] for index in sorted(wholes)]
+
+
+def test_an_interrupted_rollout_goes_on_as_if_it_had_never_been_interrupted(any_rig: Rig):
+    """Interrupted twice: exactly the tokens of a rollout that one engine made, but for rounding."""
+    rig, ticket = any_rig, any_rig.ticket(seed=41, max_tokens=200)
+    alone = rig.run(rig.collect(ticket))
+    first = rig.run(interrupted(rig, ticket))
+    assert sorted(first) == list(range(16))
+    aborted = {index: whole for index, whole in first.items() if whole.finish_reason is FinishReason.abort}
+    assert len(aborted) > 6
+    for index, completion in aborted.items():
+        assert len(float32_array(completion.behaviour_logprobs)) == completion.num_tokens > 0
+        assert completion.spans[-1].end == completion.num_tokens
+        assert completion.num_tokens < alone[index].num_tokens
+    rig.run(rig.until_unfinished(lambda num: num == 0))
+    second = handed_over(ticket, first)
+    assert set(second.unfinished()) == set(aborted)
+    third = handed_over(second, rig.run(interrupted(rig, second)), "second")
+    together = rig.run(go_on(rig, third))
+    assert sum(one.token_ids == other.token_ids for one, other in zip(alone, together, strict=True)) >= 15
+    assert [one.finish_reason for one in alone] == [other.finish_reason for other in together]
+    assert differences(rig, together, 1.0, rig.version).max() < 1e-4
+    assert ["first", "second", ""] in [[span.actor for span in completion.spans] for completion in together]
+
+
+def test_a_rollout_goes_on_under_other_weights_and_is_right_on_both_sides_of_the_seam(any_rig: Rig):
+    rig, ticket = any_rig, any_rig.ticket(seed=43, max_tokens=200, temperature=0.8)
+    before = rig.version
+    second = handed_over(ticket, rig.run(interrupted(rig, ticket)))
+    rig.run(rig.push(before + 1))
+    together = rig.run(go_on(rig, second))
+    checked = 0
+    for index in second.unfinished():
+        completion, behaviour = together[index], float32_array(together[index].behaviour_logprobs)
+        first, behind = completion.spans
+        assert (first.version, first.actor, behind.version, behind.actor) == (before, "first", before + 1, "")
+        assert 0 == first.start < first.end == behind.start < behind.end == completion.num_tokens
+        for span in completion.spans:
+            apart = np.abs(rig.recompute(completion, 0.8, span.version) - behaviour)[span.start : span.end]
+            assert apart.max() < 1e-4
+        swapped = np.abs(rig.recompute(completion, 0.8, before) - behaviour)[behind.start :]
+        checked += swapped.mean() > 0.1
+    assert checked > 4
+
+
+def test_a_text_ends_a_rollout_across_the_seam(any_rig: Rig):
+    tokenizer = Tokenizer.load(any_rig.path)
+    ids = token_ids(max(any_rig.generate(seed=13, max_tokens=60), key=lambda completion: completion.num_tokens))
+    ticket = any_rig.ticket(seed=13, max_tokens=60, stop=(tokenizer.decode(ids[20:22]),))
+    whole = any_rig.run(any_rig.collect(ticket))
+    stopped = [i for i, completion in enumerate(whole) if completion.finish_reason is FinishReason.stop]
+    ended = [i for i in stopped if token_ids(whole[i])[-2:] == ids[20:22]]
+    assert ended
+    cut = {
+        index: Completion(
+            token_ids=completion.token_ids[:-4],
+            behaviour_logprobs=completion.behaviour_logprobs[:-4],
+            spans=[VersionSpan(version=any_rig.version, start=0, end=completion.num_tokens - 1)],
+            finish_reason=FinishReason.abort,
+        )
+        for index, completion in enumerate(whole)
+    }
+    together = any_rig.run(go_on(any_rig, handed_over(ticket, cut)))
+    for index in ended:
+        assert token_ids(together[index]) == token_ids(whole[index])
+        assert together[index].finish_reason is FinishReason.stop
+
+
+def test_a_rollout_without_room_for_another_token_ends_at_once_and_one_that_ended_is_not_made_again(any_rig: Rig):
+    ticket = any_rig.ticket(n=3, seed=2, max_tokens=251)
+    sampled = any_rig.generate(n=1, seed=5, max_tokens=30)[0]
+    full = Completion(
+        token_ids=np.full(251, 3, "<i4").tobytes(),
+        behaviour_logprobs=bytes(4 * 251),
+        spans=[VersionSpan(version=any_rig.version, start=0, end=251)],
+        finish_reason=FinishReason.abort,
+    )
+    begun = handed_over(ticket, {0: full, 1: sampled})
+    made = any_rig.run(made_of(any_rig, begun))
+    assert sorted(made) == [0, 2]
+    assert (made[0].num_tokens, made[0].spans, made[0].finish_reason) == (0, [], FinishReason.length)
+    assert token_ids(made[2]) == token_ids(any_rig.generate(n=3, seed=2, max_tokens=251)[2])
+    nothing_left = handed_over(any_rig.ticket(n=1), {0: sampled})
+    assert any_rig.run(made_of(any_rig, nothing_left)) == {}
+
+
+def test_an_engine_that_was_interrupted_generates_as_before(any_rig: Rig):
+    before = any_rig.generate(seed=3, n=4)
+
+    async def scenario() -> None:
+        tickets = [any_rig.ticket(seed=i, max_tokens=200) for i in range(6)]
+        tasks = [asyncio.create_task(made_of(any_rig, ticket)) for ticket in tickets]
+        await any_rig.until_unfinished(lambda num: num > 60)
+        await any_rig.engine.interrupt()
+        for task in tasks:
+            reasons = [completion.finish_reason for completion in (await task).values()]
+            assert len(reasons) == 16
+            assert FinishReason.abort in reasons
+
+    any_rig.run(scenario())
+    assert any_rig.engine.num_unfinished == 0
+    assert [c.token_ids for c in any_rig.generate(seed=3, n=4)] == [c.token_ids for c in before]

@@ -35,15 +35,15 @@ class Row:
     index: int  # in its group
     seed: int
     temperature: float
-    max_tokens: int  # new tokens, at least 1
+    max_tokens: int  # of `token_ids`; more than there are
     prompt: list[int]
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     stop: StopStrings | None = None  # texts that end it
-    token_ids: list[int] = field(default_factory=list)  # sampled so far
-    logprobs: list[float] = field(default_factory=list)
-    # (version, its first token), see `version_spans`
+    token_ids: list[int] = field(default_factory=list)  # sampled so far, the first ones by another actor
+    logprobs: list[float] = field(default_factory=list)  # of those that are sampled here
+    # (version, its first token of those that are sampled here), see `version_spans`
     starts: list[tuple[int, int]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -59,7 +59,7 @@ class Row:
     def append(self, token: int, logprob: float, version: int, stop_ids: frozenset[int]) -> None:
         """Add a sampled token, and say whether it was the last."""
         if not self.starts or self.starts[-1][0] != version:
-            self.starts.append((version, len(self.token_ids)))
+            self.starts.append((version, len(self.logprobs)))
         self.token_ids.append(token)
         self.logprobs.append(logprob)
         if token in stop_ids or (self.stop is not None and self.stop.complete(self.token_ids)):
@@ -79,12 +79,13 @@ class RunningBatch:
 
     @torch.no_grad()
     def add(self, rows: Sequence[Row]) -> None:
-        """Let `rows`, which have no sampled tokens yet, take part from the next step on. Equal prompts are computed once."""
-        prompts = {tuple(row.prompt): i for i, row in enumerate(rows)}  # the last row of each prompt
-        owners = sorted(prompts.values())
-        places = {tuple(rows[owner].prompt): place for place, owner in enumerate(owners)}
+        """Let `rows` take part from the next step on. Equal beginnings are computed once."""
+        beginnings = [tuple(row.prompt + row.token_ids) for row in rows]
+        last = {beginning: i for i, beginning in enumerate(beginnings)}  # the last row of each beginning
+        owners = sorted(last.values())
+        places = {beginnings[owner]: place for place, owner in enumerate(owners)}
         filled = self._filled([rows[owner] for owner in owners])
-        added = _select(filled, [places[tuple(row.prompt)] for row in rows])
+        added = _select(filled, [places[beginning] for beginning in beginnings])
         self._cache = _join(self._cache, added) if self.rows else added
         self.rows.extend(rows)
 

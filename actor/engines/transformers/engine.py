@@ -25,7 +25,7 @@ from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, WeightsError
 from ....common.messages import UpdateWeights
 from ....common.models import DTYPES, load_model, published_tensors, resolve_device
-from ....common.types import Ticket, int32_array, rollout_seed
+from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
 from ....common.weights.buckets import bucket_views
 from ...weight_download import WeightDownloader
 from ..completion import Completion, version_spans
@@ -100,11 +100,13 @@ class TransformersEngine:
         assert self.version >= 0, "an engine without weights must not generate"
         texts = ticket.sampling.stop
         # the tokenizer is read once, which may take a second
-        rows = self._rows(ticket, await asyncio.to_thread(stop_strings, self._path, texts) if texts else None)
+        stop = await asyncio.to_thread(stop_strings, self._path, texts) if texts else None
+        stream = next(self._stream_numbers)
+        rows = self._rows(ticket, stream, stop)
         self._raise_if_dead()
-        stream = rows[0].stream
         inbox = self._streams[stream] = asyncio.Queue()
-        self._thread.submit(rows)
+        self._thread.submit([row for row in rows if row.finish_reason is None])
+        self._finished([row for row in rows if row.finish_reason is not None])
         left = len(rows)
         try:
             while left:
@@ -118,8 +120,8 @@ class TransformersEngine:
             if left:
                 self._thread.abort(stream)
 
-    def _rows(self, ticket: Ticket, stop: StopStrings | None) -> list[Row]:
-        """The ticket's rollouts before their first token. Raises ProlongError for a ticket that cannot be generated."""
+    def _rows(self, ticket: Ticket, stream: int, stop: StopStrings | None) -> list[Row]:
+        """The ticket's rollouts before their next token. Raises ProlongError for a ticket that cannot be generated."""
         sampling, prompt = ticket.sampling, int32_array(ticket.prompt.token_ids).tolist()
         room = self._max_context - len(prompt)
         if not prompt or room < 1:
@@ -133,9 +135,9 @@ class TransformersEngine:
                 f"ticket {ticket.ordinal}: {sampling}; expected n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, "
                 "top_k >= 0, 0 <= min_p < 1"
             )
-        stream = next(self._stream_numbers)
         if sampling.temperature == 0 and sampling.n != 1:
             raise ProlongError(f"ticket {ticket.ordinal}: n must be 1 when sampling is greedy, got {sampling.n}")
+        max_tokens = min(sampling.max_tokens, room)
         return [
             Row(
                 stream=stream,
@@ -146,11 +148,16 @@ class TransformersEngine:
                 top_k=sampling.top_k,
                 min_p=sampling.min_p,
                 stop=stop,
-                max_tokens=min(sampling.max_tokens, room),
+                max_tokens=max_tokens,
                 prompt=prompt,
+                token_ids=int32_array(begun).tolist(),
+                finish_reason=None if len(begun) < 4 * max_tokens else FinishReason.length,
             )
-            for i in range(sampling.n)
+            for i, begun in ticket.unfinished().items()
         ]
+
+    async def interrupt(self) -> None:
+        self._thread.interrupt()
 
     async def layer_outputs(self, ticket: Ticket) -> dict[str, np.ndarray]:
         """What each stage of the model computes for the ticket's prompt: stage -> [tokens, features] (layer_outputs.py).
@@ -233,8 +240,8 @@ class TransformersEngine:
 def _completion(row: Row) -> Completion:
     assert row.finish_reason is not None
     return Completion(
-        token_ids=np.array(row.token_ids, "<i4").tobytes(),
+        token_ids=np.array(row.token_ids[len(row.token_ids) - len(row.logprobs) :], "<i4").tobytes(),
         behaviour_logprobs=np.array(row.logprobs, "<f4").tobytes(),
-        spans=version_spans(row.starts, len(row.token_ids)),
+        spans=version_spans(row.starts, len(row.logprobs)),
         finish_reason=row.finish_reason,
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ....common.errors import ProlongError
+from ....common.types import FinishReason
 from ..load import EngineLoad
 from .batch import Row, RunningBatch
 
@@ -62,6 +63,10 @@ class GenerationThread:
     def abort(self, stream: int) -> None:
         """Forget the rows of `stream`."""
         self._commands.put(partial(self._abort, stream))
+
+    def interrupt(self) -> None:
+        """Report all rows as they are, as aborted, and forget them."""
+        self._commands.put(self._interrupt)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> Future[float]:
         """Copy `weights` into the model between two tokens. The result is the pause in seconds.
@@ -115,6 +120,14 @@ class GenerationThread:
     def _abort(self, stream: int) -> None:
         self._waiting = deque(row for row in self._waiting if row.stream != stream)
         self._batch.keep(lambda row: row.stream != stream)
+
+    def _interrupt(self) -> None:
+        rows = [*self._batch.rows, *self._waiting]
+        self._waiting.clear()
+        self._batch.keep(lambda row: False)
+        for row in rows:
+            row.finish_reason = FinishReason.abort
+        self._on_finished(rows)
 
     def _load(self, weights: Mapping[str, Tensor], version: int, done: Future[float]) -> None:
         start = perf_counter()

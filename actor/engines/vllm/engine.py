@@ -25,11 +25,11 @@ from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, UserError, WeightsError
 from ....common.messages import UpdateWeights
 from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
-from ..completion import Completion
+from ..completion import NOTHING_MORE, Completion
 from ..load import EngineLoad
 from .engine_process import ProcessWatch
 from .parent_watch import announce_parent
-from .segments import decode_spans
+from .segments import INTERRUPT, decode_spans
 from .settings import engine_config, runs_on_gpu, set_environment, start_method
 from .start_failure import StartLog
 from .stop_arguments import encode_stop
@@ -49,10 +49,10 @@ _POLL_S, _SLOW_POLL_S = 0.002, 0.05
 class VllmEngine:
     """One vLLM engine with weights of one policy version at a time. Lives in one event loop; see `Engine`."""
 
-    def __init__(self, llm: AsyncLLM, path: str, *, clear_kv: bool, stop_ids: Sequence[int]) -> None:
-        """`path`: of the model, whose tokenizer the texts that end a rollout are found with."""
+    def __init__(self, llm: AsyncLLM, model: ModelConfig, *, clear_kv: bool, stop_ids: Sequence[int]) -> None:
+        """`model`: whose tokenizer the texts that end a rollout are found with."""
         self._llm = llm
-        self._path = path
+        self._path, self._max_context = model.path, model.max_context
         self._clear_kv = clear_kv
         self._stop_ids = list(stop_ids)
         self._versions: dict[int, int] = {}  # segment (resumes so far) -> policy version
@@ -97,7 +97,7 @@ class VllmEngine:
         if config.device_config.device_type == "cpu":
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=False)
         llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-        engine = cls(llm, model.path, clear_kv=actor.clear_kv, stop_ids=stop_ids)
+        engine = cls(llm, model, clear_kv=actor.clear_kv, stop_ids=stop_ids)
         await engine._prepare(keep_base=bool(model.lora))
         return engine
 
@@ -131,8 +131,12 @@ class VllmEngine:
         assert self.version >= 0, "an engine without weights must not generate"
         from vllm.exceptions import VLLMError
 
-        prompt = {"prompt_token_ids": int32_array(ticket.prompt.token_ids).tolist()}
         try:
+            if ticket.started:
+                async for index, completion in self._continue(ticket):
+                    yield index, completion
+                return
+            prompt = {"prompt_token_ids": int32_array(ticket.prompt.token_ids).tolist()}
             params = self._sampling_params(ticket)
             async for output in self._llm.generate(prompt, params, str(ticket.ordinal)):  # type: ignore[arg-type]
                 for finished in output.outputs:
@@ -140,19 +144,45 @@ class VllmEngine:
         except VLLMError as error:
             raise ProlongError(f"ticket {ticket.ordinal}: vLLM failed: {error or type(error).__name__}") from error
 
-    def _sampling_params(self, ticket: Ticket) -> SamplingParams:
+    async def _continue(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
+        """The unfinished rollouts of a ticket that was handed over: a request for each, with its tokens behind the prompt."""
+        begun = ticket.unfinished()
+        tasks = [asyncio.create_task(self._continued(ticket, index, bytes(ids))) for index, ids in begun.items()]
+        try:
+            for ended in asyncio.as_completed(tasks):
+                yield await ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _continued(self, ticket: Ticket, index: int, begun: bytes) -> tuple[int, Completion]:
+        ids = int32_array(ticket.prompt.token_ids + begun).tolist()
+        num_begun = len(begun) // 4
+        if len(ids) >= self._max_context or num_begun >= ticket.sampling.max_tokens:
+            return index, NOTHING_MORE
+        params = self._sampling_params(ticket, index, num_begun)
+        outputs = self._llm.generate({"prompt_token_ids": ids}, params, f"{ticket.ordinal}/{index}")  # type: ignore[arg-type]
+        (completion,) = [self._completion(finished) async for output in outputs for finished in output.outputs]
+        return index, completion
+
+    async def interrupt(self) -> None:
+        await self._llm.engine_core.abort_requests_async([INTERRUPT])
+
+    def _sampling_params(self, ticket: Ticket, index: int | None = None, num_begun: int = 0) -> SamplingParams:
+        """Of a whole ticket, or of its rollout `index` with `num_begun` tokens."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            n=ticket.sampling.n,
+            n=ticket.sampling.n if index is None else 1,
             temperature=ticket.sampling.temperature,
             top_p=ticket.sampling.top_p,
             top_k=ticket.sampling.top_k,
             min_p=ticket.sampling.min_p,
-            extra_args=encode_stop(self._path, ticket.sampling.stop),
-            max_tokens=ticket.sampling.max_tokens,
-            seed=rollout_seed(ticket.seed, 0),  # vLLM adds a rollout's index
+            extra_args=encode_stop(self._path, ticket.sampling.stop, num_begun),
+            max_tokens=ticket.sampling.max_tokens - num_begun,
+            seed=rollout_seed(ticket.seed, index or 0),  # vLLM adds a rollout's index where n > 1
             stop_token_ids=self._stop_ids,
             logprobs=0,
             flat_logprobs=True,

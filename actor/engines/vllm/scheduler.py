@@ -10,9 +10,9 @@ so far (`segment`) names the weights of every token. The note travels as the `st
 to do so far (`../load.py`): the scheduler alone knows how full the cache is, and who waits.
 
 A request may also end with a text (`Sampling.stop`): `check_stop` is where vLLM looks at each sampled token, before it drops
-those that were sampled behind the end, and is extended here.
+those that were sampled behind the end, and is extended here. And all requests may be interrupted, with what they have.
 
-Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished request.
+Consumes: model outputs of a step. Produces: one EngineCoreOutput per finished or interrupted request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import Request, RequestStatus
 
 from ..load import EngineLoad
-from .segments import encode_segments
+from .segments import INTERRUPT, encode_segments
 from .stop_arguments import decode_stop
 
 _stock_check = stock.check_stop  # type: ignore[attr-defined]
@@ -41,8 +41,12 @@ _stock_check = stock.check_stop  # type: ignore[attr-defined]
 def _check_stop(request: Request, max_model_len: int) -> bool:
     """Whether the request ends with its newest token: by a stop token, a limit, or a text."""
     stopped = _stock_check(request, max_model_len)
-    texts = decode_stop(request.sampling_params.extra_args) if request.sampling_params is not None else None
-    if texts is None or not texts.complete(request.output_token_ids):
+    stop = decode_stop(request.sampling_params.extra_args) if request.sampling_params is not None else None
+    if stop is None:
+        return stopped
+    texts, num_begun = stop
+    newest = max(request.num_prompt_tokens - num_begun, request.num_tokens - texts.window)
+    if not texts.complete(request.all_token_ids[newest:]):
         return stopped
     request.status = RequestStatus.FINISHED_STOPPED
     return True
@@ -74,6 +78,8 @@ class FinalOnly:
         self._held: dict[str, _Held] = {}
         self._load = EngineLoad()
         self._segment = 0  # resumes so far
+        # requests that were interrupted since the last step: (vLLM's client, output)
+        self._interrupted: list[tuple[int, EngineCoreOutput]] = []
 
     def set_pause_state(self, pause_state: PauseState) -> None:
         super().set_pause_state(pause_state)  # type: ignore[misc]
@@ -83,9 +89,14 @@ class FinalOnly:
                 held.segments.append((self._segment, len(held.token_ids)))
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
-        aborted = super().finish_requests(request_ids, finished_status)  # type: ignore[misc]
+        """Drop the requests; or, asked for INTERRUPT, end all of them: the next step's outputs hold what they have."""
+        interrupts = request_ids is not None and INTERRUPT in request_ids
+        aborted = super().finish_requests(None if interrupts else request_ids, finished_status)  # type: ignore[misc]
         for request in aborted:
-            self._held.pop(request.request_id, None)
+            held = self._held.pop(request.request_id, None)
+            if interrupts:
+                output = EngineCoreOutput(request.request_id, [], finish_reason=request.get_finished_reason())
+                self._interrupted.append((request.client_index, self._whole(output, held or _Held(self._segment))))
         return aborted
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -94,6 +105,9 @@ class FinalOnly:
             self._note_step(batches, len(scheduler_output.num_scheduled_tokens))
         for batch in batches.values():
             batch.outputs = [output for output in batch.outputs if self._is_final(output)]
+        for client, output in self._interrupted:
+            batches.setdefault(client, EngineCoreOutputs()).outputs.append(output)
+        self._interrupted.clear()
         return {
             client: batch
             for client, batch in batches.items()
@@ -120,12 +134,17 @@ class FinalOnly:
         if output.finish_reason is None:
             return False
         del self._held[output.request_id]
+        self._whole(output, held)
+        return True
+
+    def _whole(self, output: EngineCoreOutput, held: _Held) -> EngineCoreOutput:
+        """`output` with everything that was held for its request."""
         output.new_token_ids = held.token_ids
         output.stop_reason = f"{encode_segments(held.segments)};{self._load.encode()}"
         if held.logprobs:
             ids, logprobs, ranks, _ = zip(*held.logprobs, strict=True)
             output.new_logprobs = LogprobsLists(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(ranks))
-        return True
+        return output
 
 
 class GpuScheduler(FinalOnly, AsyncScheduler):

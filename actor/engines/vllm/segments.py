@@ -1,4 +1,4 @@
-"""How the weights of every token are named on the way out of vLLM's engine process.
+"""How the weights of every token are named on the way out of vLLM's engine process, and how all requests are on the way in.
 
 A segment is the time between two pauses of the engine, counted from 0; weights change only inside a pause, so the segment in
 which a token was sampled names its weights. `scheduler.py` notes the segments of a rollout, and `engine.py` knows which policy
@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from ....common.types import VersionSpan
 from ..completion import version_spans
+
+# stands for all requests where those to be aborted are named: the outputs of these hold what they have
+INTERRUPT = "prolong: interrupt"
 
 
 def encode_segments(segments: list[tuple[int, int]]) -> str:

@@ -15,11 +15,12 @@ from prolong.actor.main import Actor, ActorInput
 from prolong.actor.stats import ActorStats
 from prolong.actor.updates import WeightUpdates
 from prolong.common.config.sections import ActorConfig, ModelConfig
-from prolong.common.errors import ProlongError, RunStopped, WeightsError
+from prolong.common.errors import ProlongError, RunStopped, WeightsError, WireSizeError
 from prolong.common.messages import (
     FromClient,
     GroupAck,
     GroupResult,
+    TicketHandedOver,
     TicketReturned,
     Tickets,
     UpdateWeights,
@@ -34,6 +35,7 @@ from prolong.common.types import (
     Rendezvous,
     Rollout,
     Sampling,
+    StartedRollout,
     Ticket,
     TicketKind,
     Verdict,
@@ -51,6 +53,11 @@ ROLLOUT = Rollout(
     spans=[VersionSpan(version=0, start=0, end=1)],
     finish_reason=FinishReason.stop,
     verdict=Verdict(reward=1.0, status=VerdictStatus.ok, verifier="v", seconds=0.0),
+)
+
+
+STARTED = StartedRollout(
+    index=1, token_ids=b"\1\0\0\0", behaviour_logprobs=b"\0\0\0\0", spans=[VersionSpan(version=0, start=0, end=1, actor="a")]
 )
 
 
@@ -87,6 +94,9 @@ class Engine:
         self.version = update.version
         return [7]
 
+    async def interrupt(self) -> None:
+        raise AssertionError("the worker of these tests has nothing to interrupt in it")
+
     def supersede(self) -> None:
         self.superseded.put_nowait(None)
 
@@ -101,14 +111,22 @@ class Worker:
         self.two_begun = asyncio.Event()
         self.may_end = asyncio.Event()
         self.failure: Exception | None = None
+        self.interrupted = self.hangs = False
 
-    async def work(self, ticket: Ticket) -> Group:
+    async def interrupt(self) -> None:
+        self.interrupted = True
+        if not self.hangs:
+            self.may_end.set()
+
+    async def work(self, ticket: Ticket) -> Group | list[StartedRollout]:
         self.begun.append(ticket.ordinal)
         if len(self.begun) == 2:
             self.two_begun.set()
         await self.may_end.wait()
         if self.failure is not None:
             raise self.failure
+        if self.interrupted:
+            return [STARTED]
         return Group.for_ticket(ticket, [ROLLOUT], actor="a", seconds=0.0)
 
 
@@ -118,6 +136,7 @@ class Wire:
     def __init__(self) -> None:
         self.fed: asyncio.Queue[ActorInput | Exception] = asyncio.Queue()
         self.sent: asyncio.Queue[FromClient] = asyncio.Queue()
+        self.too_large: set[int] = set()  # tickets whose handover would not fit into a message
 
     async def take_async(self, timeout_s: float) -> ActorInput:
         message = await self.fed.get()
@@ -126,6 +145,8 @@ class Wire:
         return message
 
     def send(self, message: FromClient) -> None:
+        if isinstance(message, TicketHandedOver) and message.ordinal in self.too_large:
+            raise WireSizeError("TicketHandedOver of many bytes")
         self.sent.put_nowait(message)
 
     def set_stats(self, stats: dict[str, float]) -> None:
@@ -161,18 +182,26 @@ def _described(message: FromClient) -> str | tuple[str, int]:
     kind = type(message).__name__
     if isinstance(message, GroupResult):
         return kind, message.group.ordinal
-    return (kind, message.ordinal) if isinstance(message, TicketReturned) else kind
+    return (kind, message.ordinal) if isinstance(message, TicketReturned | TicketHandedOver) else kind
 
 
 class Case:
     """An actor with weights of generation 1, two tickets in flight, and what a test does meanwhile."""
 
-    def __init__(self, leave_within_s: float = 60.0) -> None:
+    def __init__(self, leave_within_s: float = 60.0, hand_over_within_s: float = 0.0) -> None:
         self.wire, self.engine, self.worker = Wire(), Engine(), Worker()
         stats = ActorStats(1.0)
         self.pulls = ScriptedPulls()
         updates = WeightUpdates(self.engine, self.pulls, stats, self.wire.send, timeout_s=1.0)
-        self.actor = Actor(self.wire, self.wire, updates, self.worker, stats, leave_within_s=leave_within_s)
+        self.actor = Actor(
+            self.wire,
+            self.wire,
+            updates,
+            self.worker,
+            stats,
+            leave_within_s=leave_within_s,
+            hand_over_within_s=hand_over_within_s,
+        )
 
     async def run(self, story: Callable[[Case], Awaitable[None]]) -> BaseException | None:
         """Run the actor and the story; returns the error that the actor ended with, None for a good end."""
@@ -253,6 +282,51 @@ async def two_sigterms(case: Case) -> None:
 @pytest.mark.timeout(20)
 def test_another_sigterm_ends_the_grace_period():
     assert asyncio.run(Case().run(two_sigterms)) is None
+
+
+async def handed_over_at_the_end(case: Case) -> None:
+    sigterm()
+    assert await case.wire.next_sent(1) == ["Leave"]
+    case.wire.give(7)  # it crossed Leave
+    assert await case.wire.next_sent(2) == ["Leave", ("TicketHandedOver", 7)]
+    sigterm()
+    case.wire.too_large.add(6)
+    messages = [await case.wire.sent.get() for _ in range(2)]
+    assert {_described(message) for message in messages} == {("TicketHandedOver", 5), ("TicketReturned", 6)}
+    assert [message.started for message in messages if isinstance(message, TicketHandedOver)] == [[STARTED]]
+
+
+@pytest.mark.timeout(20)
+def test_what_did_not_end_is_handed_over_and_what_is_too_large_for_a_message_goes_back():
+    case = Case(hand_over_within_s=60.0)
+    assert asyncio.run(case.run(handed_over_at_the_end)) is None
+    assert case.wire.sent.empty()
+
+
+async def an_engine_that_hangs(case: Case) -> None:
+    case.worker.hangs = True
+    await sigterm_without_time(case)
+
+
+@pytest.mark.timeout(20)
+def test_what_cannot_be_interrupted_in_time_goes_back_without_tokens():
+    case = Case(leave_within_s=0.05, hand_over_within_s=0.05)
+    assert asyncio.run(case.run(an_engine_that_hangs)) is None
+    assert case.worker.interrupted
+
+
+async def sigterm_and_groups_in_time(case: Case) -> None:
+    sigterm()
+    assert await case.wire.next_sent(1) == ["Leave"]
+    case.worker.may_end.set()
+    assert set(await case.wire.next_sent(2)) == {("GroupResult", 5), ("GroupResult", 6)}
+
+
+@pytest.mark.timeout(20)
+def test_nothing_is_interrupted_when_all_groups_end_within_the_grace_period():
+    case = Case(hand_over_within_s=60.0)
+    assert asyncio.run(case.run(sigterm_and_groups_in_time)) is None
+    assert not case.worker.interrupted
 
 
 async def a_failure(case: Case) -> None:

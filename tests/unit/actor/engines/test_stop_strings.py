@@ -91,7 +91,8 @@ def test_requests_carry_the_texts_into_vllms_process(tmp_path: Path) -> None:
     assert encode_stop(path, ()) is None
     assert decode_stop(None) is None
     assert decode_stop({"of another": []}) is None
-    stops = decode_stop(encode_stop(path, ("+", "=")))
-    assert stops is decode_stop(encode_stop(path, ("+", "=")))
+    stops, num_begun = decode_stop(encode_stop(path, ("+", "="))) or (None, -1)
+    assert num_begun == 0
+    assert decode_stop(encode_stop(path, ("+", "="), 7)) == (stops, 7)
     assert stops is not None
     assert stops.complete(Tokenizer.load(path).encode("12+").tolist())

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from prolong.actor.engines.vllm import engine as engine_module
 from prolong.actor.engines.vllm.engine import VllmEngine
+from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ModelError, ProlongError
 from prolong.common.messages import UpdateWeights
 from prolong.common.types import Manifest, Rendezvous
@@ -50,7 +51,7 @@ def test_the_engine_never_waits_for_a_download(monkeypatch: pytest.MonkeyPatch) 
         slept.append(seconds)
 
     async def receive() -> list[int]:
-        engine = VllmEngine(cast("Any", llm), "m", clear_kv=True, stop_ids=[])
+        engine = VllmEngine(cast("Any", llm), ModelConfig(path="m"), clear_kv=True, stop_ids=[])
         return await engine._receive(update, 5.0)
 
     llm = Downloading()
@@ -70,7 +71,7 @@ def apply(monkeypatch: pytest.MonkeyPatch, answer: list[str] | Exception) -> Non
         return []
 
     async def update() -> None:
-        engine = VllmEngine(cast("Any", Worker(answer)), "m", clear_kv=True, stop_ids=[])
+        engine = VllmEngine(cast("Any", Worker(answer)), ModelConfig(path="m"), clear_kv=True, stop_ids=[])
         await engine.apply_weights(cast("UpdateWeights", SimpleNamespace(version=3)), 1.0)
 
     monkeypatch.setattr(VllmEngine, "_receive", receive)

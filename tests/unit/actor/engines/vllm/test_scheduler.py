@@ -204,6 +204,46 @@ def test_a_rollout_that_is_aborted_in_flight_leaves_nothing(config: Any) -> None
     assert engine.places("kept") == whole(20)
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_rollouts_that_are_interrupted_come_out_with_what_they_have(config: Any, ahead: bool) -> None:
+    from prolong.actor.engines.vllm.segments import INTERRUPT
+    from vllm.v1.request import RequestStatus
+
+    engine = Engine(config, ahead=ahead)
+    engine.add("ended", 3)
+    engine.steps(8)
+    for name in ("running", "younger"):
+        engine.add(name, 40)
+    engine.steps(6)
+    engine.update_weights()
+    engine.steps(4)
+    engine.add("waiting", 40)
+    held = {name: len(held.token_ids) for name, held in engine.scheduler._held.items()}
+    engine.scheduler.finish_requests([INTERRUPT], RequestStatus.FINISHED_ABORTED)
+    engine.scheduler.finish_requests([INTERRUPT], RequestStatus.FINISHED_ABORTED)  # vLLM hands each abort over twice
+    engine.finish()
+    engine.steps(1)
+    assert set(engine.finished) == {"ended", "running", "younger", "waiting"}
+    assert engine.places("ended") == whole(3)
+    for name in ("running", "younger"):
+        assert engine.places(name) == whole(held[name])
+        assert engine.finished[name][0].finish_reason.name == "ABORT"
+        assert [span.version for span in engine.spans(name)] == [0, 1]
+    (waiting,) = engine.finished["waiting"]
+    assert (waiting.new_token_ids, waiting.new_logprobs, waiting.finish_reason.name) == ([], None, "ABORT")
+
+
+def test_a_text_that_begins_in_what_another_actor_sampled_ends_a_rollout(config: Any) -> None:
+    path = config.model_config.model
+    text = Tokenizer.load(path).decode([PROMPT[-1], len(PROMPT)])
+    engine = Engine(config, ahead=True)
+    engine.add("goes on", 40, extra_args=encode_stop(path, (text,), 1))
+    engine.add("of a prompt", 4, extra_args=encode_stop(path, (text,)))
+    engine.finish()
+    assert engine.places("goes on") == [len(PROMPT)]
+    assert engine.places("of a prompt") == whole(4)
+
+
 def test_a_text_ends_a_rollout_and_what_was_scheduled_behind_it_is_dropped(config: Any) -> None:
     path = config.model_config.model
     text = Tokenizer.load(path).decode([12, 13])
