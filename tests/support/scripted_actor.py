@@ -1,4 +1,4 @@
-"""An actor without vLLM: joins the weights group for real, and answers tickets with random completions.
+"""An actor without vLLM: joins the weights group for real, or pulls, and answers tickets with random completions.
 
 Behaviour log-probabilities are recomputed with transformers from the received tensors, so that a learner that trains on
 other weights than it sent shows up as a ratio that is not 1.
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from prolong.actor.weight_download import WeightDownloader
 from prolong.buffer.client.client import BufferClient
 from prolong.common.config.run_files import load_config
 from prolong.common.config.sections import Config
-from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped
+from prolong.common.errors import BufferUnreachable, DeadlineExceeded, RunStopped, WeightsError
 from prolong.common.messages import PROTOCOL_VERSION, GroupResult, Hello, Role, Tickets, UpdateWeights, WeightsApplied
 from prolong.common.tokenizer import Tokenizer
+from prolong.common.transport.keys import load_client_keys
 from prolong.common.types import (
+    PULL,
     FinishReason,
     Group,
+    Manifest,
     Rollout,
     Ticket,
     Verdict,
@@ -33,13 +37,16 @@ from prolong.common.types import (
     rollout_seed,
 )
 from prolong.common.weights.api import WeightTransport
-from prolong.common.weights.buckets import bucket_views
-from prolong.common.weights.transports import TRANSPORTS
+from prolong.common.weights.buckets import bucket_views, checksum
+from prolong.common.weights.pull.chunks import ChunkLayout
+from prolong.common.weights.pull.puller import Puller
+from prolong.common.weights.pull.store import ChunkStore
+from prolong.common.weights.transports import COLLECTIVE, TRANSPORTS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
 class ScriptedActor(threading.Thread):
-    """Runs until the run stops. `versions`: acknowledged ones, in order."""
+    """Runs until the run stops. `versions`: acknowledged ones, in order; `history`: what was received of each, if it pulls."""
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class ScriptedActor(threading.Thread):
         *,
         corrupt_checksum_of: int = -1,
         die_at: int = -1,
+        pulls: bool = False,
         transports: Mapping[str, WeightTransport] = TRANSPORTS,
     ) -> None:
         """`die_at`: the version in whose broadcast this process ends, before the first byte."""
@@ -56,9 +64,12 @@ class ScriptedActor(threading.Thread):
         self.cfg, self.address = cfg, address
         self.versions: list[int] = []
         self.received: dict[str, torch.Tensor] = {}
+        self.num_bytes: list[int] = []  # pulled, of each version
         self.error: BaseException | None = None
         self.leave = threading.Event()
+        self.history: dict[int, dict[str, torch.Tensor]] = {}
         self._corrupt, self._die_at = corrupt_checksum_of, die_at
+        self._puller = Puller(_store, load_client_keys(cfg.buffer.keys)) if pulls else None
         self._downloader = WeightDownloader(torch.device("cpu"), transports)
         self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model.path)).eval()
 
@@ -71,8 +82,10 @@ class ScriptedActor(threading.Thread):
             host="here",
             pid=os.getpid(),
             capacity=4 * self.cfg.sampling.n,
+            transport=PULL if self._puller is not None else COLLECTIVE,
         )
-        client = BufferClient(self.address, hello, max_bytes=self.cfg.buffer.max_message_mb << 20)
+        keys = self.cfg.buffer.keys
+        client = BufferClient(self.address, hello, max_bytes=self.cfg.buffer.max_message_mb << 20, keys=keys)
         inbox = client.inbox(Tickets, UpdateWeights)
         try:
             client.connect(30.0)
@@ -81,7 +94,9 @@ class ScriptedActor(threading.Thread):
                     message = inbox.take(0.1)
                 except DeadlineExceeded:
                     continue
-                if isinstance(message, UpdateWeights):
+                if isinstance(message, UpdateWeights) and message.rendezvous.transport == PULL:
+                    client.send(self._pull(message))
+                elif isinstance(message, UpdateWeights):
                     client.send(self._receive(message))
                 else:
                     for ticket in message.tickets:
@@ -91,6 +106,26 @@ class ScriptedActor(threading.Thread):
         finally:
             client.close()
             self._downloader.close()
+            if self._puller is not None:
+                self._puller.close()
+
+    def _pull(self, update: UpdateWeights) -> WeightsApplied:
+        assert self._puller is not None
+        about = {"generation": update.generation, "version": update.version, "epoch": update.epoch, "seconds": 0.0}
+        try:
+            # soon over: the source of a learner that was killed never answers, and the buffer has named another meanwhile
+            result = self._puller.pull(update, monotonic() + 1.0)
+        except WeightsError as error:
+            return WeightsApplied(checksums=[], error=str(error), **about)
+        assert self._puller.store is not None
+        buckets = [flat.clone() for flat in self._puller.store.buckets]
+        for bucket, flat in zip(update.manifest.buckets, buckets, strict=True):
+            self.received |= dict(bucket_views(bucket, flat))
+        self.model.load_state_dict(self.received, strict=False)
+        self.versions.append(update.version)
+        self.history[update.version] = dict(self.received)
+        self.num_bytes.append(result.num_bytes)
+        return WeightsApplied(checksums=[checksum(flat) for flat in buckets], num_bytes=result.num_bytes, **about)
 
     def _receive(self, update: UpdateWeights) -> WeightsApplied:
         if update.version == self._die_at:
@@ -130,6 +165,11 @@ class ScriptedActor(threading.Thread):
             finish_reason=FinishReason.stop,
             verdict=Verdict(reward=float(index % 2), status=VerdictStatus.ok, verifier="number", seconds=0.0),
         )
+
+
+def _store(manifest: Manifest) -> ChunkStore:
+    buckets = [torch.zeros(bucket.num_bytes, dtype=torch.uint8) for bucket in manifest.buckets]
+    return ChunkStore(ChunkLayout(manifest), buckets)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def polled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def polled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offering_module, "POLL_S", 0.01)
-    return
 
 
 @torch.no_grad()
