@@ -42,8 +42,9 @@ class Network:
         return self._addresses[name]
 
     def within(self, name: str) -> list[str]:
-        """The words before a command that runs it on that host."""
-        return ["ip", "netns", "exec", self._namespace(name)]
+        """The words before a command that runs it on that host, which goes by its name."""
+        named = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name]
+        return ["ip", "netns", "exec", self._namespace(name), *named]
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:
@@ -116,6 +117,8 @@ class Network:
             _ip("-n", host, "link", "set", "lo", "up")
             with self.inside(name):
                 Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(self._congestion)
+                # what a connection learned of a link is not for those after it, whose link may be another
+                Path("/proc/sys/net/ipv4/tcp_no_metrics_save").write_text("1")
 
     def remove(self) -> None:
         for name in list(self._links):
