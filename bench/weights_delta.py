@@ -56,7 +56,7 @@ class Spent:
         return rows
 
 
-class Pair:
+class StorePair:
     """A learner's store and a puller's, of one dtype."""
 
     def __init__(self, model: PreTrainedModel, dtype: str, chunk_bytes: int) -> None:
@@ -155,7 +155,7 @@ def measure_rate(args: argparse.Namespace, folder: str, lr: float) -> list[dict[
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).train()
     optimizer = build_optimizer(model, LearnerConfig(lr=lr))
     tokens = token_stream(folder, model.config.vocab_size, 200 * args.tokens)
-    pairs = [Pair(model, dtype, args.chunk_bytes) for dtype in args.dtype]
+    pairs = [StorePair(model, dtype, args.chunk_bytes) for dtype in args.dtype]
     for step in range(args.steps):
         start = int(torch.randint(len(tokens) - args.tokens, ()))
         sample = tokens[None, start : start + args.tokens]
@@ -177,7 +177,7 @@ def measure_rate(args: argparse.Namespace, folder: str, lr: float) -> list[dict[
     ]
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def delta_table(rows: list[dict[str, object]]) -> str:
     """For docs/log.md."""
     heads = [
         "lr",
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         report({"rows": rows}, as_json=True)
     else:
-        print(table(rows))
+        print(delta_table(rows))
         for row in rows:
             print(f"\nof a full copy, {row['dtype']} at {row['lr']:g}:")
             report(dict(row["codings"]), as_json=False)  # type: ignore[call-overload]

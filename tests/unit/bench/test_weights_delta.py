@@ -26,7 +26,7 @@ def test_every_row_has_bytes_seconds_and_codings(capsys: pytest.CaptureFixture[s
             assert row[f"{name}_wall_s"] > 0
             assert row[f"{name}_cpu_s"] >= 0
     assert rows[0]["share"] < rows[2]["share"], "a larger step changes more"
-    assert len(weights_delta.table(rows).splitlines()) == 2 + len(rows)
+    assert len(weights_delta.delta_table(rows).splitlines()) == 2 + len(rows)
 
 
 def test_one_update_cannot_be_measured_before_the_first() -> None:
