@@ -31,7 +31,7 @@ PULL_TIMEOUT_S = 600.0
 MATRIX = 1 << 20  # elements of each tensor
 
 
-class Serving:
+class ServingEnd:
     """The learner's end: bfloat16 weights of which some elements move by one step of their dtype with each version."""
 
     def __init__(self, address: str, keys: str, mb: float, changed: float) -> None:
@@ -79,7 +79,7 @@ class Serving:
         return {"update": msgspec.json.encode(update).decode(), "full_bytes": stats.full_bytes}
 
 
-class Pulling:
+class PullingEnd:
     """The actor's end: one puller that stays and fetches deltas, and newcomers that fetch everything."""
 
     def __init__(self, address: str, keys: str) -> None:
@@ -151,7 +151,7 @@ def run_end(argv: list[str]) -> None:
     """`serve ADDRESS KEYS MB CHANGED` or `pull ADDRESS KEYS`: answer questions until standard input ends."""
     torch.set_num_threads(1)
     kind, address, keys, *sizes = argv
-    end = Serving(address, keys, *map(float, sizes)) if kind == "serve" else Pulling(address, keys)
+    end = ServingEnd(address, keys, *map(float, sizes)) if kind == "serve" else PullingEnd(address, keys)
     say_json({})
     for line in sys.stdin:
         name, *arguments = msgspec.json.decode(line)

@@ -88,7 +88,7 @@ def print_link(cell: JsonObject) -> None:
     sys.stdout.flush()
 
 
-def measure_rate(args: argparse.Namespace, rate_mbit: float) -> list[JsonObject]:
+def measure_links(args: argparse.Namespace, rate_mbit: float) -> list[JsonObject]:
     """All conditions of links with one rate, on a network of their own."""
     cells = []
     with (
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"this bench makes links between network namespaces, as root: {reason}")
     if not args.json:
         sys.stdout.write(COLUMNS + "\n")
-    cells = [cell for rate_mbit in args.rate_mbit for cell in measure_rate(args, rate_mbit)]
+    cells = [cell for rate_mbit in args.rate_mbit for cell in measure_links(args, rate_mbit)]
     if args.json:
         report({"links": cells}, as_json=True)
     return 0
