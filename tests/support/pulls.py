@@ -48,10 +48,15 @@ class Learner:
     ) -> None:
         self.manifest = manifest or make_manifest()
         self.store = make_store(self.manifest, chunk_bytes)
-        self.server = WeightServer("127.0.0.1", 0, keys, Pace(max_mb_s))
+        self._keys, self._max_mb_s = keys, max_mb_s
+        self.serve_at(0)
         self.random = torch.Generator().manual_seed(1)
         self.buckets = [self._noise(bucket.num_bytes) for bucket in self.manifest.buckets]
         self.version = -1
+
+    def serve_at(self, port: int) -> None:
+        """Serve at this port; 0: any free one."""
+        self.server = WeightServer("127.0.0.1", port, self._keys, Pace(self._max_mb_s))
         self.server.serve(self.store)
         self.server.start()
 
@@ -89,6 +94,28 @@ class Learner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Relay:
+    """A process that serves what it pulls, while it pulls."""
+
+    def __init__(self, keys: ClientKeys | None = None, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._chunk_bytes = chunk_bytes
+        self.server = WeightServer("127.0.0.1", 0, keys, Pace(0.0))
+        self.puller = Puller(self._make_store, keys)
+        self.server.start()
+
+    def _make_store(self, manifest: Manifest) -> ChunkStore:
+        store = make_store(manifest, self._chunk_bytes)
+        self.server.serve(store)
+        return store
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.puller.close()
+        self.server.close()
 
 
 def make_update(manifest: Manifest, version: int, digest: bytes, *sources: WeightSource) -> UpdateWeights:

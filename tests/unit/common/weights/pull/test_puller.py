@@ -1,9 +1,22 @@
-"""Pulls over real sockets on loopback: snapshots, deltas, several sources, cuts, cancels."""
+"""Pulls over real sockets on loopback: snapshots, deltas, several sources, cuts, relays."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import msgspec
 import pytest
+from prolong.common.errors import WeightsError
+from prolong.common.types import Rendezvous
+from prolong.common.weights.pull import one_pull, origin
 from prolong.common.weights.pull.protocol import PIECE_BYTES
+from prolong.common.weights.pull.store import Superseded
 
-from tests.support.pulls import Learner, make_client_keys, make_manifest, make_puller, soon
+from tests.support.pulls import Learner, Relay, make_client_keys, make_manifest, make_puller, make_store, soon
+from tests.support.runs import wait_until
+
+LARGE = make_manifest(8 << 20, 1)  # takes a second at 8 MB/s
+COARSE = {"chunk_bytes": 1 << 16}
 
 
 def test_a_newcomer_gets_a_snapshot_and_then_deltas():
@@ -36,3 +49,102 @@ def test_whole_pieces_fit_when_they_are_encrypted():
         assert puller.pull(learner.step(), soon()).num_bytes == chunk_bytes
         assert learner.is_held_by(puller.store)
         assert not puller.counters["weights/lost_sources"]
+
+
+# --- cuts, newer versions, cancelling -----------------------------------------------------------------------------------
+
+
+def test_after_a_cut_only_what_is_missing_is_fetched():
+    with Learner(LARGE, max_mb_s=8.0, **COARSE) as learner, make_puller(**COARSE) as puller:
+        update = learner.step()
+        with pytest.raises(WeightsError):
+            puller.pull(update, soon(0.6))
+        held = sum(puller.store.held(index) is not None for index in range(len(puller.store.layout.chunks)))
+        assert 0 < held < len(puller.store.layout.chunks)
+        learner.server._pace.rate = 0.0
+        result = puller.pull(update, soon())
+        assert learner.is_held_by(puller.store)
+        assert result.num_chunks == len(puller.store.layout.chunks) - held
+
+
+def test_a_server_that_comes_back_is_found_again(monkeypatch):
+    monkeypatch.setattr(origin, "BACKOFF_S", 0.02)
+    with Learner() as learner, make_puller() as puller:
+        puller.pull(learner.step(), soon())
+        update = learner.step()
+        port = int(learner.server.source.endpoint.rpartition(":")[2])
+        learner.server.close()
+        threading.Timer(0.3, lambda: learner.serve_at(port)).start()
+        puller.pull(update, soon())
+        assert learner.is_held_by(puller.store)
+        assert puller.counters["weights/lost_sources"] > 0
+
+
+def test_the_learners_next_version_ends_a_pull_that_needs_the_one_before_and_what_came_is_kept():
+    with Learner(LARGE, max_mb_s=8.0, **COARSE) as learner, make_puller(**COARSE) as puller:
+        update = learner.step()
+        with ThreadPoolExecutor() as threads:
+            pulling = threads.submit(puller.pull, update, soon())
+            wait_until("some chunks came", lambda: puller.store is not None and puller.store.held(20) is not None, 5.0)
+            later = learner.step()
+            with pytest.raises(Superseded) as raised:
+                pulling.result(10.0)
+        assert raised.value.newest == 1
+        learner.server._pace.rate = 0.0
+        result = puller.pull(later, soon())
+        assert learner.is_held_by(puller.store)
+        assert 0 < result.num_full < result.num_chunks, "chunks that came of the version before need their deltas alone"
+
+
+@pytest.mark.parametrize("ends", ["cancel", "close"])
+def test_a_pull_ends_at_once_when_another_thread_says_so(ends):
+    with Learner() as learner, make_puller() as puller:
+        update = learner.step()
+        learner.server.serve(make_store(learner.manifest))  # which has nothing yet
+        with ThreadPoolExecutor() as threads:
+            pulling = threads.submit(puller.pull, update, soon(60.0))
+            wait_until("it is asked", lambda: any(reader.parked for reader in learner.server._turns), 5.0)
+            getattr(puller, ends)()
+            with pytest.raises(WeightsError, match="cancelled"):
+                pulling.result(5.0)
+
+
+def test_an_address_that_is_none_for_pulling_is_refused():
+    with Learner() as learner, make_puller() as puller:
+        update = learner.step()
+        for address in (b"", b"\x80", b"junk"):
+            wrong = msgspec.structs.replace(update, rendezvous=Rendezvous(transport="pull", address=address))
+            with pytest.raises(WeightsError, match="is none for pulling"):
+                puller.pull(wrong, soon())
+
+
+# --- relays -------------------------------------------------------------------------------------------------------------
+
+
+def test_through_a_relay_five_pullers_cost_the_learner_one_model():
+    with Learner(LARGE, max_mb_s=8.0, **COARSE) as learner, Relay(**COARSE) as relay, ExitStack() as stack:
+        update = learner.step()
+        pullers = [stack.enter_context(make_puller(**COARSE)) for _ in range(5)]
+        threads = stack.enter_context(ThreadPoolExecutor())
+        filling = threads.submit(relay.puller.pull, update, soon(20.0))
+        through = learner.update(relay.server.source, learner.server.source)
+        pulling = [threads.submit(puller.pull, through, soon(20.0)) for puller in pullers]
+        wait_until("the relay passes on what it has", lambda: relay.server.counters["weights/sent_bodies"] > 50, 10.0)
+        assert relay.puller.store.version == -1, "it has only a part itself"
+        results = [filling.result(20.0), *(pull.result(20.0) for pull in pulling)]
+        assert all(learner.is_held_by(puller.store) for puller in (relay.puller, *pullers))
+        assert {result.source for result in results[1:]} == {relay.server.source.endpoint}
+        sent = learner.server.counters["weights/sent_bytes"]
+        assert sent < 1.1 * (8 << 20), "the learner sent about one model"
+        assert relay.server.counters["weights/sent_bytes"] >= 5 * (8 << 20)
+
+
+def test_a_relay_that_stays_behind_is_left_for_the_learner(monkeypatch):
+    monkeypatch.setattr(one_pull, "STALLED_S", 0.3)
+    with Learner() as learner, Relay() as relay, make_puller() as puller:
+        update = learner.step()
+        relay.puller.pull(update, soon())
+        learner.step()
+        puller.pull(learner.update(relay.server.source, learner.server.source), soon())
+        assert learner.is_held_by(puller.store)
+        assert relay.server.counters["weights/dropped_wants"] > 0 or puller.counters["weights/lost_sources"] == 1
