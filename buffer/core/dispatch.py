@@ -21,6 +21,9 @@ from ..tickets.store import Outcome
 from .peers import Peer
 from .run_state import RunState
 
+# of an acknowledgement
+HANDED_OVER = "handed over: another actor will go on"
+
 
 class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
@@ -160,7 +163,7 @@ class Dispatch:
         run.handovers.add(ticket, now, lease.expires_s)
         run.counters.count("buffer/handed_over")
         run.counters.count("buffer/handed_over_tokens", ticket.num_started_tokens - lease.ticket.num_started_tokens)
-        return GroupAck(ordinal=ordinal, accepted=True)
+        return GroupAck(ordinal=ordinal, accepted=True, reason=HANDED_OVER)
 
     def take_back(self, actor: Peer, ordinal: int) -> None:
         """An actor returns a ticket without a group."""

@@ -69,13 +69,14 @@ class Leases:
 
     def expired(self, now: float) -> list[Lease]:
         """Leases that ran out by `now`, earliest first; the caller ends them."""
-        lost: list[Lease] = []
+        # a ticket that was handed over has two entries of the same expiry
+        lost: dict[int, Lease] = {}
         while self._expiry and self._expiry[0][0] <= now:
             expires_s, ordinal = heapq.heappop(self._expiry)
             lease = self._by_ordinal.get(ordinal)
             if lease is not None and lease.expires_s == expires_s:
-                lost.append(lease)
-        return lost
+                lost[ordinal] = lease
+        return list(lost.values())
 
     def end_training_leases(self) -> None:
         """The run is at its end: groups of training tickets are refused from now on."""

@@ -1,4 +1,4 @@
-"""Simulated actors: they are slow, lag, return tickets, send groups twice, leave and come back."""
+"""Simulated actors: they are slow, lag, return tickets, hand them over, send groups twice, leave and come back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prolong.common import messages as m
-from prolong.common.types import FinishReason, Group, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
+from prolong.common.types import FinishReason, Group, Rollout, StartedRollout, Ticket, Verdict, VerdictStatus, VersionSpan
 
 from .audit import Violation
 from .client import Client
+from .handover import finished, hand_over
 from .plan import TOKENS
 
 if TYPE_CHECKING:
@@ -80,11 +81,15 @@ class Actor(Client):
 
     def start(self, ticket: Ticket) -> None:
         world, plan = self.world, self.world.plan
+        if self.leaving and world.chance(plan.hand_over):
+            self.pass_on(ticket, ticket.started)
+            return
         if ticket.generation != self.generation or self.leaving:
             self.say(m.TicketReturned(ordinal=ticket.ordinal, reason="of other weights"))
             return
-        if self.version < ticket.version and not world.learner_restarts:
-            raise Violation(f"ticket {ticket.ordinal} says version {ticket.version}, {self.name} holds {self.version}")
+        newest = max((span.version for rollout in ticket.started for span in rollout.spans), default=ticket.version)
+        if self.version < newest and not world.learner_restarts:
+            raise Violation(f"ticket {ticket.ordinal} needs version {newest}, {self.name} holds {self.version}")
         key = ticket.generation, ticket.ordinal
         self.work[key] = Work(ticket, [self.version])
         if world.chance(plan.returned):
@@ -95,6 +100,12 @@ class Actor(Client):
     def give_back(self, key: tuple[int, int], reason: str) -> None:
         if self.work.pop(key, None) is not None:
             self.say(m.TicketReturned(ordinal=key[1], reason=reason))
+
+    def pass_on(self, ticket: Ticket, started: list[StartedRollout]) -> None:
+        self.unacknowledged.add(ticket.ordinal)
+        message = m.TicketHandedOver(ordinal=ticket.ordinal, generation=ticket.generation, started=started)
+        for _ in range(2 if self.world.chance(self.world.plan.duplicate) else 1):
+            self.say(message)
 
     def end(self, key: tuple[int, int]) -> None:
         work = self.work.pop(key, None)
@@ -107,15 +118,19 @@ class Actor(Client):
             self.say(m.GroupResult(group=group))
 
     def leave(self) -> None:
-        """SIGTERM: take no more tickets, and return those that do not end in time."""
+        """SIGTERM: take no more tickets, and hand over or return those that do not end in time."""
         if not self.leaving:
             self.leaving = True
             self.say(m.Leave(reason="SIGTERM"))
             self.later(GRACE_S, self._left)
 
     def _left(self) -> None:
-        for key in list(self.work):
-            self.give_back(key, "the actor leaves")
+        for key, work in list(self.work.items()):
+            if self.world.chance(self.world.plan.hand_over):
+                del self.work[key]
+                self.pass_on(work.ticket, hand_over(work.ticket, work.versions, self.name, self.world.rng))
+            else:
+                self.give_back(key, "the actor leaves")
         self.exit()
 
     def start_again(self) -> None:
@@ -127,6 +142,8 @@ def make_group(work: Work, actor: str, world: World) -> Group:
     signal = not world.chance(world.plan.zero_spread)
     shorter = work.versions[: world.rng.randint(1, len(work.versions))]
     ticket = work.ticket
+    if ticket.started:
+        return Group.for_ticket(ticket, finished(ticket, work.versions, signal=signal), actor=actor, seconds=1.0)
     others = [make_rollout(tuple(shorter), 0.0 if signal else 1.0)] * (ticket.sampling.n - 1)
     return Group.for_ticket(ticket, [make_rollout(tuple(work.versions), 1.0), *others], actor=actor, seconds=1.0)
 

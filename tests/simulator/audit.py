@@ -14,7 +14,10 @@ from prolong.common.types import TicketState
 from .plan import Plan
 
 STATES = list(TicketState)
-STORED, BATCHED, STALE = (STATES.index(s) for s in (TicketState.stored, TicketState.batched, TicketState.stale))
+ISSUED, LEASED, STORED, BATCHED, STALE = (
+    STATES.index(s)
+    for s in (TicketState.issued, TicketState.leased, TicketState.stored, TicketState.batched, TicketState.stale)
+)
 
 
 class Violation(AssertionError):
@@ -35,6 +38,7 @@ class Audit:
         self.issued: set[int] = set()  # training tickets
         self.stored: set[int] = set()
         self.ever_stored: set[int] = set()
+        self.ever_handed_over: set[int] = set()  # tickets that were issued again
         self.groups: set[int] = set()  # tickets whose group the journal holds
         self.batches: dict[int, list[int]] = {}  # version -> ordinals, of the batches that the journal holds
         self.logged: set[tuple[int, int]] = set()  # (generation, version) of every batch
@@ -120,6 +124,8 @@ class Audit:
             self.counts[move.from_state] -= move.count
         if move.ordinal < 0:
             return
+        if move.from_state == LEASED and move.to_state == ISSUED:
+            self.ever_handed_over.add(move.ordinal)
         if move.from_state == STORED:
             self.stored.remove(move.ordinal)
             if move.to_state == BATCHED:
@@ -203,7 +209,8 @@ def picture(core: BufferCore) -> dict[str, Any]:
         "entries": [(entry.ticket.ordinal, entry.attempt, entry.state) for entry in store.ledger.entries()],
         "groups": {e.ticket.ordinal: e.group.rollouts[0].spans for e in store.ledger.entries() if e.group is not None},
         "deadlines": store.contract.deadlines,
-        "leases": {lease.ticket.ordinal: lease.actor for lease in leases.all()},
+        "leases": {lease.ticket.ordinal: (lease.actor, lease.ticket.started) for lease in leases.all()},
+        "handed over": {waiting.ticket.ordinal: waiting.ticket for waiting in core.run.handovers.all()},
         "retries": [(prompt.uid, attempt) for prompt, attempt in store.retries],
         "where": (store.generation, store.version, store.head, store.stage, store.reset_requested, store.filter.dropped),
         "cursor": store.prompts.cursor,

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from prolong.buffer.core.core import BufferCore
+from prolong.buffer.core.dispatch import HANDED_OVER
 from prolong.buffer.journal.journal import Journal
 from prolong.common import messages as m
 from prolong.common.config.sections import Straggler
@@ -29,6 +31,8 @@ class Judge:
         self.acknowledged: set[int] = set()  # groups that the buffer said it stored
         self.handed_out: dict[tuple[int, int], bytes] = {}  # (generation, version) -> digest of the batch
         self.sent: dict[int, tuple[Ticket, list[str]]] = {}  # every ticket, and the actor that it was sent to
+        self.handed_over: dict[int, Ticket] = {}  # taken from an actor that left, as the next one must get it
+        self.num_gone_on = 0  # tickets that another actor got then
         self.trained_at: dict[int, int] = {}  # ordinal -> version, in the learner's present history
         self.steps: dict[int, list[int]] = {}  # version -> ordinals, in the same history
         self.num_served_again = self.num_sent_again = self.num_rollouts = 0
@@ -48,14 +52,18 @@ class Judge:
 
     def must_refuse(self, message: Any, core: BufferCore) -> str:
         """The reason why a group must be refused, by the judge's own record; empty for any other message."""
-        if not isinstance(message, m.GroupResult):
+        if isinstance(message, m.TicketHandedOver):
+            ordinal, generation = message.ordinal, message.generation
+            kind = self.sent[ordinal][0].kind
+        elif isinstance(message, m.GroupResult):
+            ordinal, generation, kind = message.group.ordinal, message.group.generation, message.group.kind
+        else:
             return ""
-        group = message.group
-        if group.generation != self.generation:
-            return f"generation {group.generation} is over"
-        if group.ordinal in self.accepted:
-            return f"ticket {group.ordinal} is settled"
-        return "the run has ended" if core.finishing and group.kind is TicketKind.train else ""
+        if generation != self.generation:
+            return f"generation {generation} is over"
+        if ordinal in self.accepted:
+            return f"ticket {ordinal} is settled"
+        return "the run has ended" if core.finishing and kind is TicketKind.train else ""
 
     @contextmanager
     def rules_on(self, message: Any, core: BufferCore) -> Iterator[None]:
@@ -85,6 +93,12 @@ class Judge:
                     raise Violation(f"a group was taken that must be refused: {reason}")
                 self.accepted.add(message.group.ordinal)
                 self.accepted_since_commit.add(message.group.ordinal)
+            case m.TicketHandedOver() if out and isinstance(out[0][1], m.GroupAck) and out[0][1].accepted:
+                reason = self.must_refuse(message, core)
+                ticket, (actor, *_) = self.sent[message.ordinal]
+                if reason or actor != identity.decode().split("/")[1]:
+                    raise Violation(f"a ticket of {actor} was taken from {identity!r}: {reason}")
+                self.handed_over[message.ordinal] = msgspec.structs.replace(ticket, started=message.started)
             case m.Hello(role=m.Role.learner) if out and isinstance(out[0][1], m.Welcome):
                 forked, self.generation = out[0][1].generation != self.generation, out[0][1].generation
                 low, high = (0, 0) if forked else self.stages
@@ -109,7 +123,9 @@ class Judge:
     # --- it decides -------------------------------------------------------------------------------
 
     def issued(self, ticket: Ticket) -> None:
-        """Check a ticket: it must have the settings of the learner's stage."""
+        """Check a ticket: it must have the settings of the learner's stage, unless it was handed over and keeps its own."""
+        if ticket.ordinal in self.handed_over:
+            return
         if ticket.kind is TicketKind.validation:
             if ticket.sampling.n not in (1, 2) or ticket.sampling.temperature not in (0.0, 0.6):
                 raise Violation(f"a validation ticket asks for {ticket.sampling}")
@@ -138,13 +154,23 @@ class Judge:
         settled = [lease.ticket.ordinal for lease in core.run.leases.all() if lease.ticket.ordinal in self.accepted]
         if settled:
             raise Violation(f"tickets {settled} are settled, and leased")
+        under_way = [lease.ticket for lease in core.run.leases.all()] + [each.ticket for each in core.run.handovers.all()]
+        ordinals = [ticket.ordinal for ticket in under_way]
+        if len(set(ordinals)) != len(ordinals):
+            raise Violation(f"tickets are leased and wait for an actor: {sorted(ordinals)}")
+        counted = core.run.counters.total
+        tokens = sum(ticket.num_started_tokens for ticket in under_way)
+        tokens += counted["buffer/saved_tokens"] + counted["buffer/lost_tokens"]
+        if tokens != counted["buffer/handed_over_tokens"]:
+            raise Violation(f"{counted['buffer/handed_over_tokens']} tokens were handed over, {tokens} are accounted for")
 
     def balanced(self, core: BufferCore) -> None:
         """Check that the ledger adds up and admission holds. Called after every event."""
         counts, total = core.run.store.ledger.counts, core.run.store.ledger.total
         if total != sum(counts.values()) or counts[TicketState.trained] != core.run.store.version * self.plan.batch:
             raise Violation(f"out of balance: {total} issued, {counts}, version {core.run.store.version}")
-        if counts[TicketState.leased] + counts[TicketState.stored] > (self.plan.eta + 1) * self.plan.batch:
+        under_way = counts[TicketState.issued] + counts[TicketState.leased] + counts[TicketState.stored]
+        if under_way > (self.plan.eta + 1) * self.plan.batch:
             raise Violation(f"more tickets under way than admission allows: {counts}")
 
     # --- a commit lasts ---------------------------------------------------------------------------
@@ -188,8 +214,13 @@ class Judge:
                 self.acknowledged.add(message.ordinal)
                 if message.ordinal not in audit.ever_stored:
                     raise Violation(f"group {message.ordinal} was acknowledged before it was durable")
+            case m.GroupAck(accepted=True, reason=reason) if reason == HANDED_OVER:
+                if message.ordinal in audit.issued and message.ordinal not in audit.ever_handed_over:
+                    raise Violation(f"ticket {message.ordinal} was handed over, and acknowledged before it was durable")
             case m.GroupAck() if message.ordinal not in audit.stored and message.ordinal not in audit.used:
-                self.made_by_actors.pop(message.ordinal, None)
+                # that of an actor that handed the ticket over says nothing of the next one's group
+                if self.sent.get(message.ordinal, (None, to))[1] == to:
+                    self.made_by_actors.pop(message.ordinal, None)
             case m.BatchReady():
                 if (message.batch.generation, message.batch.version) not in audit.logged:
                     raise Violation(f"batch {message.batch.version} was handed out before it was durable")
@@ -200,10 +231,17 @@ class Judge:
                 self.last_word = message.status
 
     def ticket(self, ticket: Ticket, to: list[str]) -> None:
-        """Check a ticket that leaves: it is issued once, and may be sent again to the same actor, unchanged."""
+        """Check a ticket that leaves: it is issued once, and may be sent again to the same actor, unchanged.
+
+        Another actor gets it only once it was handed over, with exactly what was.
+        """
         if ticket.ordinal in self.sent:
             if self.sent[ticket.ordinal] != (ticket, to):
-                raise Violation(f"issued twice: {ticket} to {to}")
+                if self.handed_over.pop(ticket.ordinal, None) != ticket:
+                    raise Violation(f"issued twice: {ticket} to {to}")
+                self.num_gone_on += 1
+                self.sent[ticket.ordinal] = ticket, to
+                return
             self.num_sent_again += 1
             return
         if ticket.ordinal >= self.audit.next_ordinal:

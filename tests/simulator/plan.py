@@ -37,6 +37,14 @@ TROUBLE = {  # faults that well-behaved processes meet, with their weights
     (Kind.cut, "learner"): 1.0,
     (Kind.full, "buffer"): 1.0,
 }
+LEAVING = {
+    (Kind.leave, "actor"): 20.0,
+    (Kind.kill, "actor"): 3.0,
+    (Kind.sever, "actor"): 2.0,
+    (Kind.pause, "actor"): 1.0,
+    (Kind.cut, "actor"): 1.0,
+    (Kind.full, "buffer"): 0.5,
+}
 HARSHER = (Kind.duplicate, Kind.reorder, Kind.corrupt, Kind.lose)
 RESTARTING = {(Kind.kill, "learner"): 3.0, (Kind.kill, "buffer"): 6.0, (Kind.broken, "buffer"): 1.0}
 SOURCES = ("odd", "even", "rare")  # of prompts
@@ -64,6 +72,7 @@ class Plan:
     train_s: float  # mean time of a step
     latency_s: float
     returned: float  # chance per ticket that it is handed back
+    hand_over: float  # chance per ticket that an actor that leaves hands it over
     duplicate: float  # chance per group that it is sent twice
     bad_weights: float  # chance per update that it fails, or is never answered
     heldout: int
@@ -103,6 +112,7 @@ class Plan:
             train_s=rng.choice((0.1, 1.0, 3.0)),
             latency_s=rng.choice((0.0, 0.05, 0.5)),
             returned=rng.choice((0.0, 0.05)) if troubled else 0.0,
+            hand_over=random.Random(f"hand over {seed}").choice((0.0, 0.7, 1.0)),
             duplicate=rng.choice((0.0, 0.2)) if troubled else 0.0,
             bad_weights=rng.choice((0.0, 0.1)) if troubled else 0.0,
             heldout=rng.choice((0, 0, 1, 2)),
@@ -141,6 +151,21 @@ class Plan:
         )
         plan.drawn_by = f"large({seed}, rollouts={rollouts}, faults={faults})"
         plan.horizon_s, plan.max_events = 1e6, 400 * plan.steps * plan.batch
+        return plan
+
+    @classmethod
+    def preempted(cls, seed: int) -> Plan:
+        """A schedule whose actors leave again and again in the middle of their work, beside other faults."""
+        plan = cls.draw(seed)
+        rng = random.Random(f"preempted {seed}")
+        plan.actors, plan.capacity, plan.hand_over = rng.choice((2, 3)), rng.choice((4, 8)), rng.choice((0.7, 1.0, 1.0))
+        plan.think_s, plan.heavy, plan.lag_s = rng.choice((2.0, 8.0)), 0.3, rng.choice((0.05, 1.0))
+        if rng.random() < 0.3:  # weights reach one actor long before another
+            plan.think_s, plan.lag_s, plan.train_s, plan.eta, plan.steps = 4.0, 10.0, 0.5, 3, 12
+            plan.last = plan.steps
+        weights = LEAVING | (RESTARTING if rng.random() < 0.4 else {})
+        plan.faults = draw_faults(rng, weights, num=60, gap=20.0, actors=plan.actors, restarts=RESTARTS)
+        plan.drawn_by = f"preempted({seed})"
         return plan
 
     @classmethod

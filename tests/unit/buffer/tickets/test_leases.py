@@ -32,6 +32,15 @@ def test_rollouts_in_flight_follow_grants_and_ends() -> None:
     assert (leases.rollouts("a"), leases.held_by("a"), leases.find(1)) == (0, [], None)
 
 
+def test_a_ticket_that_was_handed_over_expires_once_when_its_first_lease_would_have() -> None:
+    leases = Leases()
+    leases.grant(ticket(0, lease_s=10.0), "a", 0.0)
+    until_s = leases.end(0).expires_s
+    leases.grant(ticket(0, lease_s=10.0), "b", 8.0, until_s)
+    assert leases.expired(9.9) == []
+    assert [(lease.ticket.ordinal, lease.actor) for lease in leases.expired(10.0)] == [(0, "b")]
+
+
 def test_a_lease_ends_once() -> None:
     leases = Leases()
     leases.grant(ticket(0), "a", 0.0)
