@@ -90,7 +90,7 @@ def serve_actor(pipe: Connection, address: str, transport: str) -> None:
             raise RuntimeError(f"version {update.version} was not applied: {result}")
         applied_s = perf_counter()
         client.send(WeightsApplied(checksums=result.checksums, **about))
-        pipe.send((update.version, applied_s, about.get("num_bytes", 0)))
+        pipe.send((update.version, applied_s, about.get("num_bytes", 0), about.get("pull_s", 0.0)))
         downloader.take_buckets()
         pipe.send(process_time())
 
@@ -104,6 +104,8 @@ class Update:
     learner_cpu_s: float
     actor_cpu_s: float
     num_bytes: int  # that were pulled
+    pull_s: float  # from the first request to the last checked chunk
+    encode_s: float  # before it was offered
 
 
 class Way:
@@ -142,7 +144,7 @@ class Way:
         cpu_started, started = process_time(), perf_counter()
         self._publisher.publish(version, tensors.items())
         critical_s = perf_counter() - started
-        got, applied_s, num_bytes = self._hear()
+        got, applied_s, num_bytes, pull_s = self._hear()
         if got != version:
             raise RuntimeError(f"the actor applied version {got}: expected {version}")
         actor_cpu_s, before_s = self._hear(), self._actor_cpu_s
@@ -150,7 +152,15 @@ class Way:
         if isinstance(self.carrier, WeightSender):
             # it compares checksums
             self.carrier.wait_idle(TIMEOUT_S)
-        return Update(applied_s - started, critical_s, process_time() - cpu_started, actor_cpu_s - before_s, num_bytes)
+        return Update(
+            seconds=applied_s - started,
+            critical_s=critical_s,
+            learner_cpu_s=process_time() - cpu_started,
+            actor_cpu_s=actor_cpu_s - before_s,
+            num_bytes=num_bytes,
+            pull_s=pull_s,
+            encode_s=self.carrier.metrics().get("weights/encode_s", 0.0),
+        )
 
     def close(self) -> None:
         """End the processes."""

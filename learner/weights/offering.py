@@ -82,7 +82,7 @@ class WeightOffering:
         self._server: WeightServer | None = None
         self._store: ChunkStore | None = None
         self._readers = WeightReaders(num_pullers=0, keys=[])
-        self._alone_since_s = 0.0  # when the last puller left
+        self._unread_since_s = 0.0  # when the last puller left
         self._encoded: PackedWeights | None = None  # what the store holds
         self._offer: Offer | None = None
         self._offered_to: Welcome | None = None
@@ -192,13 +192,13 @@ class WeightOffering:
                 # an actor that waits for a broadcast would wait for ever
                 log.warning("weights asked for: %s (weights.transport=pull: all must pull)", message.reason)
                 self.offer_again()
-        if self._store is not None and not self._readers.num_pullers and monotonic() > self._alone_since_s + KEPT_S:
+        if self._store is not None and not self._readers.num_pullers and monotonic() > self._unread_since_s + KEPT_S:
             self._forget()
 
     def _admit(self, readers: WeightReaders) -> None:
         if readers.num_pullers != self._readers.num_pullers:
             log.info("%d actors and relays pull weights", readers.num_pullers)
-            self._alone_since_s = monotonic()
+            self._unread_since_s = monotonic()
         self._readers = readers
         if self._server is not None:
             self._server.admit(readers.keys)

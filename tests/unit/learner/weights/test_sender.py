@@ -19,6 +19,7 @@ from prolong.common.types import Rendezvous
 from prolong.common.weights.buckets import PackedWeights
 from prolong.learner.weights import sender as sender_module
 from prolong.learner.weights.adaptive_deadline import AdaptiveDeadline
+from prolong.learner.weights.offering import WeightOffering
 from prolong.learner.weights.packer import WeightPacker
 from prolong.learner.weights.publisher import PackingPublisher
 from prolong.learner.weights.sender import MAX_UNREACHED, WeightSender
@@ -91,7 +92,7 @@ class NotingEnd:
 class Scene:
     """A started sender, its buffer and its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, offering: WeightOffering | None = None) -> None:
         self.buffer, self.end = ScriptedBuffer(), NotingEnd()
         cfg = WeightsConfig(timeout_s=60.0)
         self.deadline = AdaptiveDeadline(60.0)
@@ -103,6 +104,7 @@ class Scene:
             self.packer,
             cfg,
             self.deadline,
+            offering,
         )
         self.publisher = PackingPublisher(self.packer, [self.sender])
 
@@ -211,6 +213,33 @@ def test_weights_that_are_asked_for_are_sent_again(scene: Scene) -> None:
     assert scene.sender.wait_idle(HANG_S)
     scene.buffer.arrived.put(SyncRequested(reason="a lacks weights"))
     assert scene.deliver(scene.buffer.heard(Publish), 2, "a") == sums
+
+
+class NotingOffering:
+    """Notes that it is asked to offer again."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def offer_again(self) -> None:
+        self.asked.set()
+
+
+def test_who_pulls_may_be_the_one_that_lacks_weights() -> None:
+    offering = NotingOffering()
+    scene = Scene(cast(WeightOffering, offering))
+    scene.sender.start()
+    scene.buffer.arrived.put(SyncRequested(reason="a, which pulls, lacks weights"))
+    assert offering.asked.wait(HANG_S)
+    scene.sender.close()
+
+
+def test_a_run_whose_actors_all_pull_never_counts_as_one_that_reaches_nobody(scene: Scene) -> None:
+    for version in range(MAX_UNREACHED + 1):
+        scene.publish(version)
+        scene.buffer.plan(scene.buffer.heard(Publish), version)
+        assert scene.sender.wait_idle(HANG_S)
+    scene.publish(MAX_UNREACHED + 1)
 
 
 def test_a_failed_broadcast_of_the_transport_lengthens_the_deadline_and_a_good_one_resets_it(scene: Scene) -> None:
