@@ -247,12 +247,15 @@ class ChunkStore:
     def put_deltas(self, index: int, base: int, deltas: Sequence[tuple[int, bytes]]) -> bool:
         """Apply an answer to chunk `index`, which is held in version `base`; the last delta leads to the catalog's version.
 
+        An answer that comes again changes nothing: the chunk is at that version already.
         False: the payloads are malformed or the digest is wrong. The chunk is absent now, and needs to be fetched in full.
         Raises WeightsError, and changes nothing, when the deltas do not lead from what is held to what is wanted.
         """
         with self._lock:
             wanted, held = self._wanted(), self._held[index]
             versions = [base, *(version for version, _ in deltas)]
+            if deltas and held == (self._session, versions[-1]) == (wanted.session, wanted.version):
+                return True
             if held != (self._session, base) or versions[-1] != wanted.version or sorted(set(versions)) != versions:
                 raise WeightsError(f"deltas over versions {versions} for a chunk held as {held}, wanted {wanted.version}")
             self._held[index] = None
