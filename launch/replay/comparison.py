@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ MACHINE = ("perf/",)  # groups of numbers that the machine decides
 ROUNDING = 1e-6
 # absolute: where large terms cancel, as in a loss, the small remainder may differ by as much
 NEARLY_ZERO = 1e-6
+# beginning of metrics that runs did not always record -> beginnings of those that were added, or changed their meaning, then
+SINCE = {"agreement/": ("agreement/",), "policy/lag_": ("policy/lag_", "policy/ess")}
 CHOSEN = ("learner/lr",)  # set, not computed: no rounding
 STATE = "state.json"
 STATE_DURATIONS = ("wall_s", "spent.")
@@ -176,6 +178,12 @@ def compare_records(left: MetricsRecord, right: MetricsRecord, without: tuple[st
     name = next((name for name in names if name not in rounded), names[0])
     step = int(left["step"])
     return Difference(step=step, what=name, left=ours.get(name), right=theirs.get(name), rounding=name in rounded)
+
+
+def unrecorded(record: MetricsRecord) -> tuple[str, ...]:
+    """Beginnings of names that must not be compared, because the record is of a version of prolong without them."""
+    missing = [names for sign, names in SINCE.items() if not any(name.startswith(sign) for name in record)]
+    return tuple(chain.from_iterable(missing))
 
 
 def exact_numbers(record: MetricsRecord, without: tuple[str, ...] = ()) -> dict[str, float]:

@@ -31,6 +31,7 @@ from .comparison import (
     fingerprint,
     flatten,
     read_steps,
+    unrecorded,
 )
 
 # settings that say where a run is, not what it does
@@ -148,7 +149,8 @@ def _compare_step(left: Recording, right: Recording, step: int) -> Difference | 
         ours, theirs = left.journal.batch(step - 1), right.journal.batch(step - 1)
         found = compare_batches(ours, theirs) if ours and theirs else None
     if found is None and step in left.records and step in right.records:
-        found = compare_records(left.records[step], right.records[step], TIMED)
+        one, other = left.records[step], right.records[step]
+        found = compare_records(one, other, TIMED + unrecorded(one) + unrecorded(other))
     if found is None and step in left.checkpoints and step in right.checkpoints:
         one, other = fingerprint(step, left.checkpoints[step]), fingerprint(step, right.checkpoints[step])
         found = compare_checkpoints(one, other) if one and other else None

@@ -33,12 +33,19 @@ from ...common.metrics import MetricsRecord
 from ..local.live import MetricsTail
 from ..local.process import ChildProcess
 from ..status import find_run
-from .comparison import Difference, Fingerprint, compare_checkpoints, compare_records, fingerprint, read_steps
+from .comparison import (
+    Difference,
+    Fingerprint,
+    compare_checkpoints,
+    compare_records,
+    fingerprint,
+    read_steps,
+    unrecorded,
+)
 from .rerun import failure_reason, learner_process, running
 
 REPLAY_FOLDER = "replay"  # in the folder of the run
 NOT_REPLAYED = ("weights/",)  # no actor receives weights
-AGREEMENT = "agreement/"  # metrics that runs did not always record
 STEP_POLL_S = 0.25
 
 
@@ -195,8 +202,7 @@ def _follow(plan: ReplayPlan, scratch: RunPaths, process: ChildProcess) -> tuple
                 done, deadline = int(record["step"]), monotonic() + step_timeout_s
                 advance(done)
                 recorded = plan.records.get(done, record)
-                older = not any(name.startswith(AGREEMENT) for name in recorded)
-                different = compare_records(recorded, record, NOT_REPLAYED + (AGREEMENT,) * older)
+                different = compare_records(recorded, record, NOT_REPLAYED + unrecorded(recorded))
                 if different is not None:
                     return different, done
             if not ended and monotonic() > deadline:

@@ -1,4 +1,12 @@
-"""The statistics of every update: per-token quantities summed on the device, over micro-batches and ranks, read once."""
+"""The statistics of every update: per-token quantities summed on the device, over micro-batches and ranks, read once.
+
+policy/ess is the effective sample size of an update as a share of its N tokens, (sum w)^2 / (N sum w^2) in [1 / N, 1], with
+w = exp(t - b) of each token: t its log-probability under the policy just before this update, b under the behaviour policy. So
+it says how unequally importance weights would count the tokens, whatever the correction does with w (bypass has it in its
+ratio, approximate and decoupled weigh with a part of it), and the earlier updates of the batch count as staleness too.
+Source: Kong, "A note on importance sampling using standardized weights", 1992; for this purpose VCPO, arXiv 2602.17616, which
+has one weight for each rollout where we have one for each token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +24,7 @@ from ..batches.packing import MicroBatch, Sample
 from ..ranks import Ranks
 from .agreement import agreement_rows
 from .objective import LossParts
-from .ratios import finite_difference
+from .ratios import MAX_LOG_RATIO, finite_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ def token_sums(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossPa
     terms, uncorrected = parts.terms, parts.terms.uncorrected
     log_ratio = finite_difference(policy, micro.behaviour)
     non_finite = ~torch.isfinite(policy - micro.behaviour)
+    # of the whole way from sampler to policy; its square is finite in float32
+    importance = log_ratio.clamp(max=MAX_LOG_RATIO / 2).exp()
     most = cfg.truncation if cfg.weighting is Weighting.truncate else float("inf")
     rows = {
         "loss": micro.weight * parts.total,
@@ -61,7 +71,8 @@ def token_sums(micro: MicroBatch, policy: Tensor, entropy: Tensor, parts: LossPa
         "clip_dual": live * uncorrected.clipped_dual,
         "rejected": live * terms.rejected,
         "weight": live * terms.weight,
-        "weight_squared": live * terms.weight.square(),
+        "importance": live * importance,
+        "importance_squared": live * importance.square(),
         "truncated": live * (terms.weight > most),
         "log_ratio": live * log_ratio,
         "log_ratio_squared": live * log_ratio.square(),
@@ -97,7 +108,7 @@ def read_together(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
 def update_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Compute the metrics of one update from its sums: means over tokens, except losses, whose weights divide already."""
     tokens = max(sums["tokens"], 1.0)
-    weight_squared = max(sums["weight_squared"], 1e-30)
+    importance_squared = max(sums["importance_squared"], 1e-30)
     return {
         "learner/loss": sums["loss"],
         "learner/entropy": sums["entropy"] / tokens,
@@ -108,7 +119,7 @@ def update_metrics(sums: dict[str, float]) -> dict[str, float]:
         "policy/clip_dual": sums["clip_dual"] / tokens,
         "policy/rejected": sums["rejected"] / tokens,
         "policy/weight_mean": sums["weight"] / tokens,
-        "policy/ess": sums["weight"] ** 2 / (tokens * weight_squared),
+        "policy/ess": sums["importance"] ** 2 / (tokens * importance_squared),
         "policy/truncated": sums["truncated"] / tokens,
         "policy/kl_behaviour": -sums["log_ratio"] / tokens,
         "policy/kl_behaviour_k3": sums["k3"] / tokens,
@@ -120,13 +131,21 @@ def update_metrics(sums: dict[str, float]) -> dict[str, float]:
 
 
 def sample_metrics(updates: list[list[Sample]], eta: int) -> dict[str, float]:
-    """Compute metrics of a batch's rollouts before any forward: shaped rewards, tokens, staleness of tokens in the loss."""
+    """Compute metrics of a batch's rollouts before any forward: shaped rewards, tokens, staleness of tokens in the loss.
+
+    A token's lag is its staleness in versions plus the index of its update in the batch, from 0: the policy has changed so
+    many times more by then.
+    """
     samples = list(chain.from_iterable(updates))
     tokens = sum(len(sample.completion) for sample in samples)
-    ages = np.concatenate([sample.staleness[sample.keep] for sample in samples])
+    by_update = [np.concatenate([sample.staleness[sample.keep] for sample in update]) for update in updates]
+    ages = np.concatenate(by_update)
+    lags = np.concatenate([staleness + index for index, staleness in enumerate(by_update)])
     shares = np.bincount(ages, minlength=eta + 1) / max(len(ages), 1)
     return {
         "rewards/shaped_mean": float(np.mean([sample.reward for sample in samples])),
         "learner/tokens": float(tokens),
         "learner/masked_tokens": float(tokens - len(ages)),
+        "policy/lag_mean": float(lags.mean()) if len(lags) else 0.0,
+        "policy/lag_max": float(lags.max(initial=0)),
     } | {f"policy/staleness_{k}": float(shares[k]) for k in range(eta + 1)}

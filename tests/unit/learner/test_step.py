@@ -162,6 +162,19 @@ def test_statistics_on_policy_say_so(folder: Path, batch: Batch) -> None:
     assert metrics["learner/tokens"] == sum(r.num_tokens for g in batch.groups for r in g.rollouts)
 
 
+def test_the_effective_sample_size_counts_what_the_updates_before_have_changed(folder: Path) -> None:
+    """Every update starts from another policy, and the second one finds its tokens further from their sampler."""
+    cfg = small_config(folder)
+    cfg.learner.lr, cfg.objective = 0.05, ObjectiveConfig(kl_beta=0.0, correction=Correction.bypass)
+    whole = make_trainer(cfg)
+    batch = near_policy(random_batch(0, groups=4), whole.policy, spread=0.0)
+    assert whole.train(batch)["policy/ess"] == pytest.approx(1.0, abs=1e-6)
+    cfg.learner.minibatches = 4
+    metrics = make_trainer(cfg).train(batch)
+    assert metrics["policy/ess"] < 0.999
+    assert (metrics["policy/lag_max"], metrics["policy/staleness_0"]) == (3.0, 1.0)
+
+
 def test_gradient_clipping_bounds_the_global_norm(folder: Path) -> None:
     cfg = small_config(folder)
     cfg.learner.grad_clip = 1e-3

@@ -20,6 +20,7 @@ from prolong.launch.replay.comparison import (
     fingerprint,
     flatten,
     is_rounding,
+    unrecorded,
 )
 from safetensors.torch import save_file
 
@@ -68,6 +69,16 @@ def test_a_difference_in_the_last_bits_is_called_so_unless_there_is_a_greater_on
     assert (found.what, found.rounding) == ("reward/mean", True)
     found = compare_records(RECORD, close | {"learner/lr": 2e-6}, ())
     assert found == Difference(step=4, what="learner/lr", left=1e-6, right=2e-6)
+
+
+def test_metrics_that_came_later_are_not_compared_with_older_records() -> None:
+    older = RECORD | {"agreement/tokens": 8.0, "policy/ess": 1.0}
+    newer = older | {"policy/lag_mean": 0.5, "policy/lag_max": 2.0, "policy/ess": 0.9}
+    assert compare_records(older, newer, unrecorded(older)) is None
+    found = compare_records(newer, newer | {"policy/ess": 1.0}, unrecorded(newer))
+    assert found == Difference(step=4, what="policy/ess", left=0.9, right=1.0)
+    assert compare_records(RECORD, newer, unrecorded(RECORD)) is None
+    assert compare_records(older, newer | {"learner/loss": 1.0}, unrecorded(older)) is not None
 
 
 @pytest.mark.parametrize(
