@@ -260,7 +260,7 @@ class WeightOffering:
         self._server.serve(self._store)
         self._metrics |= {
             "weights/encode_s": perf_counter() - started,
-            "weights/encode_cpu_s": thread_time() - cpu_started,
+            "weights/encode_cpu_s": thread_time() - cpu_started + stats.cpu_s,
             "weights/delta_bytes": float(stats.num_bytes),
             "weights/full_bytes": float(stats.full_bytes),
             "weights/changed": stats.num_changed / max(stats.num_chunks, 1),

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import thread_time
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,15 @@ class EncodeStats(NamedTuple):
     num_changed: int  # chunks, of num_chunks
     num_full: int  # chunks that have no smaller delta
     num_chunks: int
+    cpu_s: float  # of the threads that encoded, beside the caller's
+
+
+class _Coded(NamedTuple):
+    """One chunk of a version that is encoded."""
+
+    digest: bytes
+    size: int | None  # of its delta; None where full is smaller
+    cpu_s: float
 
 
 class ChunkStore:
@@ -176,37 +186,39 @@ class ChunkStore:
         self._advances = True
         with ThreadPoolExecutor(self._threads, "encode-weights") as pool:
             coded = list(pool.map(partial(self._encode, weights, base), range(len(self.layout.chunks))))
-        digests = b"".join(digest for digest, _ in coded)
+        digests = b"".join(chunk.digest for chunk in coded)
         session = self._session if self._session != NO_SESSION else secrets.token_bytes(SESSION_BYTES)
         catalog = Catalog(session=session, version=weights.version, digests=digests)
         self.begin(encode_catalog(catalog), catalog)
-        for index, (_, size) in enumerate(coded):
-            if size != 0:
-                self._become(index, self.layout.view(weights.buckets, index), has_delta=size is not None)
+        for index, chunk in enumerate(coded):
+            if chunk.size != 0:
+                self._become(index, self.layout.view(weights.buckets, index), has_delta=chunk.size is not None)
         self.finish(weights.version)
-        full = [chunk.num_bytes for chunk, (_, size) in zip(self.layout.chunks, coded, strict=True) if size is None]
+        full = [chunk.num_bytes for chunk, its in zip(self.layout.chunks, coded, strict=True) if its.size is None]
         return EncodeStats(
             version=weights.version,
-            num_bytes=sum(full) + sum(size or 0 for _, size in coded),
+            num_bytes=sum(full) + sum(chunk.size or 0 for chunk in coded),
             full_bytes=self.layout.num_bytes,
-            num_changed=sum(size != 0 for _, size in coded),
+            num_changed=sum(chunk.size != 0 for chunk in coded),
             num_full=len(full),
             num_chunks=len(coded),
+            cpu_s=sum(chunk.cpu_s for chunk in coded),
         )
 
-    def _encode(self, weights: PackedWeights, base: int, index: int) -> tuple[bytes, int | None]:
-        """Keep the delta of one chunk; returns the digest of what it leads to, and its size, None where full is smaller."""
-        target = self.layout.view(weights.buckets, index)
+    def _encode(self, weights: PackedWeights, base: int, index: int) -> _Coded:
+        """Keep the delta of one chunk; the digest is of what it leads to."""
+        started, target = thread_time(), self.layout.view(weights.buckets, index)
         if base < 0:
-            return chunk_digest(target), None
+            return _Coded(chunk_digest(target), None, thread_time() - started)
         payload = encode_delta(self.layout.view(self.buckets, index), target, self.layout.chunks[index].width)
         if payload == b"":
-            return self._digests[index], 0
+            return _Coded(self._digests[index], 0, thread_time() - started)
         if payload is not None:
             # at once, so that older ones make room before the next chunk is encoded
             with self._lock:
                 self._keep(index, Step(base, weights.version, payload))
-        return chunk_digest(target), None if payload is None else len(payload)
+        digest = chunk_digest(target)
+        return _Coded(digest, None if payload is None else len(payload), thread_time() - started)
 
     def _become(self, index: int, content: torch.Tensor, *, has_delta: bool) -> None:
         """Replace chunk `index`. Readers meet it absent for the time of a copy."""

@@ -167,6 +167,7 @@ def test_every_version_is_offered_with_its_catalog_and_checksums_and_as_a_delta_
     assert metrics["weights/full_bytes"] == sum(flat.numel() for flat in first.buckets)
     assert 0 < metrics["weights/delta_bytes"] < metrics["weights/full_bytes"]
     assert metrics["weights/changed"] == 1.0
+    assert metrics["weights/encode_cpu_s"] > 0
     assert metrics["weights/offered"] == 2
     assert metrics["weights/skipped"] == 0
     assert metrics["weights/sent_bytes"] == 7
