@@ -135,6 +135,7 @@ class WeightUpdates:
             self._stats.counts["failed_updates"] += 1
             log.warning("version %d was not applied: %s", update.version, error)
         self._stats.paused(self._holder.paused_s - paused_s)
+        address = pull_address(update)
         applied = WeightsApplied(
             generation=update.generation,
             version=update.version,
@@ -144,6 +145,7 @@ class WeightUpdates:
             error=error,
             num_bytes=received.num_bytes,
             pull_s=received.seconds,
+            catalog=b"" if address is None else address.catalog,
         )
         self._held, self._acknowledged = (None, None) if error else (update, applied)
         return applied

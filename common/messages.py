@@ -405,6 +405,7 @@ class WeightsApplied(WeightsMessage, frozen=True):
     # of weights that were pulled
     num_bytes: Number = 0  # that came over the network
     pull_s: float = 0.0  # from the first request to the last checked chunk
+    catalog: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # as in the offer that it pulled
 
 
 # --- anyone, without a Hello ------------------------------------------------------------------------------------------

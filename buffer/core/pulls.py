@@ -88,8 +88,8 @@ class Pullers:
         self._timeout_s, self._resync_interval_s = timeout_s, resync_interval_s
         self._pullers: dict[str, PullState] = {}
         self._offer: Offer | None = None  # the newest of the present learner
-        # (generation, version) -> of the checksums that the present learner offered it with
-        self._fingerprints: dict[tuple[int, int], bytes] = {}
+        # catalog -> of the checksums that the present learner offered it with
+        self._fingerprints: dict[bytes, bytes] = {}
         # names of living or former pullers whose Hello is not believed: their last checksums were wrong
         self._distrusted: set[str] = set()
         self._tree: tuple[list[PullerPlace], str] | None = None  # what `_parents` was made of
@@ -129,11 +129,19 @@ class Pullers:
     # --- what is on offer -------------------------------------------------------------------------
 
     def learner_joined(self, now: float) -> None:
-        """Another learner process: what was on offer is gone. A learner offers when it starts, so it is not asked to."""
+        """Another learner process: what was on offer is gone. A learner offers when it starts, so it is not asked to.
+
+        Who serves must have this learner's catalogs, though the versions be the same.
+        """
         self._offer = None
         self._fingerprints.clear()
         self._ask_at_s = now + self._resync_interval_s
         self._forget_told()
+        for puller in self._pullers.values():
+            if puller.serves is not None:
+                puller.is_checked = False
+            if puller.role is Role.relay:
+                puller.generation = puller.version = -1
 
     def _forget_told(self) -> None:
         for puller in self._pullers.values():
@@ -148,7 +156,7 @@ class Pullers:
             # another generation, or another catalog: what was told of a version of this number is void
             self._forget_told()
         self._offer = offer
-        self._fingerprints[offer.generation, offer.version] = _fingerprint(offer.checksums)
+        self._fingerprints[offer.catalog] = _fingerprint(offer.checksums)
         if len(self._fingerprints) > REMEMBERED:
             del self._fingerprints[next(iter(self._fingerprints))]
 
@@ -170,15 +178,15 @@ class Pullers:
         for name, puller in self._pullers.items():
             waits = puller.told == offer.version and now < puller.told_s + self._timeout_s
             if not waits and now >= puller.pause_until_s and _lacks(puller, offer):
-                path = self._path(name, learner_host)[: MAX_SOURCES - 1]
+                path = self._path(name, offer, learner_host)[: MAX_SOURCES - 1]
                 puller.told, puller.told_s, puller.told_sources = offer.version, now, (*path, "learner")
                 told.append((name, self._update(offer, path)))
         return told
 
-    def _path(self, name: str, learner_host: str) -> list[str]:
+    def _path(self, name: str, offer: Offer, learner_host: str) -> list[str]:
         """The servers that a puller asks before the learner, the best one first."""
         nodes = [
-            PullerPlace(other, puller.host, puller.role is Role.relay, _is_reliable_server(puller))
+            PullerPlace(other, puller.host, puller.role is Role.relay, _can_serve(puller, offer))
             for other, puller in self._pullers.items()
         ]
         if (nodes, learner_host) != self._tree:
@@ -207,7 +215,7 @@ class Pullers:
             if message.version >= puller.told >= 0 and self._offer is not None and message.generation == self._offer.generation:
                 puller.fail(message.error, now, self._timeout_s)
             return PullOutcome.failed
-        expected = self._fingerprints.get((message.generation, message.version))
+        expected = self._fingerprints.get(message.catalog)
         if expected is None:
             # it may hold that version, and goes on with what it is known to hold: tokens may be newer than their ticket says
             puller.told = -1
@@ -252,8 +260,12 @@ def _lacks(puller: PullState, offer: Offer) -> bool:
     return puller.version == offer.version and not puller.is_checked
 
 
-def _is_reliable_server(puller: PullState) -> bool:
-    return puller.serves is not None and puller.num_errors < UNRELIABLE and not puller.is_wrong
+def _can_serve(puller: PullState, offer: Offer) -> bool:
+    """Whether others may be sent to a puller for what is on offer; it may still be pulling that itself."""
+    if puller.serves is None or puller.is_wrong or puller.num_errors >= UNRELIABLE:
+        return False
+    # it may hold a later version of a learner that died before it saved it
+    return puller.generation != offer.generation or puller.version <= offer.version
 
 
 def _fingerprint(checksums: list[int]) -> bytes:

@@ -12,7 +12,8 @@ from prolong.common.types import FinishReason, Group, Rollout, StartedRollout, T
 from .audit import Violation
 from .client import Client
 from .handover import finished, hand_over
-from .plan import TOKENS
+from .plan import TOKENS, WRONG
+from .pulling import Pulling, Snapshot, pulled_answer, source_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -39,10 +40,17 @@ class Actor(Client):
         self.applying = self.leaving = False
         self.work: dict[tuple[int, int], Work] = {}  # by generation and ordinal
         self.unacknowledged: set[int] = set()
+        self.pulling: Pulling | None = None
+        self.readers: m.WeightReaders | None = None
         super().__init__(world, name, life)
 
     def hello(self) -> m.Hello:
-        return self.greeting(capacity=self.world.plan.capacity)
+        plan = self.world.plan
+        if self.name not in plan.link_s:
+            return self.greeting(capacity=plan.capacity)
+        self.pulling = Pulling(self, self.ended, plan.lag_s)
+        serves = source_of(self) if self.name in plan.servers else None
+        return self.greeting(capacity=plan.capacity, transport="pull", serves=serves)
 
     def obey(self, message: Any) -> None:
         match message:
@@ -53,6 +61,11 @@ class Actor(Client):
                         self.start(ticket)
             case m.GroupAck():
                 self.unacknowledged.discard(message.ordinal)
+            case m.UpdateWeights() if self.pulling is not None:
+                if not self.world.chance(self.world.plan.bad_weights / 2):
+                    self.pulling.offer(message)
+            case m.WeightReaders():
+                self.readers = message
             case m.UpdateWeights():
                 # else the update is lost, and never answered
                 if not self.world.chance(self.world.plan.bad_weights / 2):
@@ -73,11 +86,27 @@ class Actor(Client):
         if self.world.chance(self.world.plan.bad_weights / 2):
             self.say(msgspec.structs.replace(answer, error="lost the connection"))
             return
+        self.hold(update)
+        self.say(answer)
+
+    def snapshot(self) -> Snapshot | None:
+        """What others can pull from it, if it serves."""
+        return self.pulling.held if self.pulling is not None and self.readers is not None else None
+
+    def ended(self, update: m.UpdateWeights, snapshot: Snapshot | None) -> None:
+        """The engine has the weights of a pull, or the pull failed."""
+        if snapshot is None:
+            self.say(pulled_answer(update, [], "nobody gave it"))
+            return
+        self.hold(update)
+        wrong = self.world.chance(self.world.plan.wrong_weights)
+        self.say(pulled_answer(update, [WRONG] if wrong else snapshot.checksums))
+
+    def hold(self, update: m.UpdateWeights) -> None:
         self.generation, self.version = update.generation, update.version
         for work in self.work.values():
             if work.ticket.generation == self.generation and work.versions[-1] != self.version:
                 work.versions.append(self.version)
-        self.say(answer)
 
     def start(self, ticket: Ticket) -> None:
         world, plan = self.world, self.world.plan
@@ -88,7 +117,7 @@ class Actor(Client):
             self.say(m.TicketReturned(ordinal=ticket.ordinal, reason="of other weights"))
             return
         newest = max((span.version for rollout in ticket.started for span in rollout.spans), default=ticket.version)
-        if self.version < newest and not world.learner_restarts:
+        if self.version < newest and (self.pulling is not None or not world.learner_restarts):
             raise Violation(f"ticket {ticket.ordinal} needs version {newest}, {self.name} holds {self.version}")
         key = ticket.generation, ticket.ordinal
         self.work[key] = Work(ticket, [self.version])

@@ -14,9 +14,16 @@ from prolong.common.types import TicketState
 from .plan import Plan
 
 STATES = list(TicketState)
-ISSUED, LEASED, STORED, BATCHED, STALE = (
+ISSUED, LEASED, STORED, BATCHED, STALE, FAILED = (
     STATES.index(s)
-    for s in (TicketState.issued, TicketState.leased, TicketState.stored, TicketState.batched, TicketState.stale)
+    for s in (
+        TicketState.issued,
+        TicketState.leased,
+        TicketState.stored,
+        TicketState.batched,
+        TicketState.stale,
+        TicketState.failed,
+    )
 )
 
 
@@ -46,6 +53,9 @@ class Audit:
         self.generation = self.next_ordinal = 0
         # since the last commit a generation or the run ended: untrained tickets may become stale
         self.disowned = False
+        # since the last commit an actor was found to have wrong weights: groups that it stored may be given up
+        self.distrusts = False
+        self.given_up: set[int] = set()  # these groups
         self.resets: list[tuple[int, bool]] = []  # (version, asks for a reset) of the last commit's batches
         self._pending: list[r.Move] = []
         self._checkpoint_moves: dict[int, int] = {}  # version -> moves that the state of its checkpoint covers
@@ -79,7 +89,8 @@ class Audit:
             raise Violation(f"stored, but without a group in the journal: {self.stored - self.groups}")
         if state.generation < self.generation or state.next_ordinal < self.next_ordinal:
             raise Violation(f"generation {self.generation} or ordinal {self.next_ordinal} went back: {state}")
-        self.generation, self.next_ordinal, self.disowned = state.generation, state.next_ordinal, False
+        self.generation, self.next_ordinal = state.generation, state.next_ordinal
+        self.disowned = self.distrusts = False
         assert self._core is not None
         self._lasting = picture(self._core)
 
@@ -130,6 +141,8 @@ class Audit:
             self.stored.remove(move.ordinal)
             if move.to_state == BATCHED:
                 batched.add(move.ordinal)
+            elif move.to_state == FAILED and self.distrusts:
+                self.given_up.add(move.ordinal)
             elif move.to_state != STALE or (self.plan.straggler is Straggler.wait and not self.disowned):
                 raise Violation(f"the stored group {move.ordinal} was lost: it is {STATES[move.to_state]}")
         if move.to_state == STORED:

@@ -42,7 +42,7 @@ class Client(Process):
 
     def greeting(self, **more: Any) -> m.Hello:
         return m.Hello(
-            role=self.role, name=self.name, protocol=m.PROTOCOL_VERSION, tokenizer="tok", host="h", pid=self.life, **more
+            role=self.role, name=self.name, protocol=m.PROTOCOL_VERSION, tokenizer="tok", host=self.name, pid=self.life, **more
         )
 
     def welcomed(self, welcome: m.Welcome) -> None:

@@ -51,14 +51,16 @@ def draw_faults(
     gap: float,
     actors: int,
     restarts: Collection[str],
+    relays: int = 0,
 ) -> list[Fault]:
-    """`num` faults, `gap` events apart in the mean. `weights`: of (kind, "buffer" | "learner" | "actor")."""
+    """`num` faults, `gap` events apart in the mean. `weights`: of (kind, "buffer" | "learner" | "actor" | "relay")."""
     event, faults = 0, []
     if not weights:
         return []
     for kind, role in rng.choices(list(weights), list(weights.values()), k=num):
         event += 1 + int(rng.expovariate(1 / gap))
-        victim = f"actor-{rng.randrange(actors)}" if role == "actor" else role
+        many = {"actor": actors, "relay": relays}.get(role)
+        victim = role if many is None else f"{role}-{rng.randrange(many)}"
         seconds = round(rng.choice((0.5, 3.0, 12.0, 30.0)) * rng.uniform(0.5, 1.5), 2)
         faults.append(Fault(event, kind, victim, seconds, _how(rng, kind, role, restarts)))
     return faults

@@ -17,7 +17,7 @@ from prolong.common.errors import JournalError, LedgerError, StalenessViolation
 from prolong.common.types import Batch, Group, Ticket, TicketKind, TicketState
 
 from .audit import Audit, Violation
-from .plan import Plan
+from .plan import WRONG, Plan
 
 
 class Judge:
@@ -42,13 +42,16 @@ class Judge:
         self.promised: list[int] = []  # versions of batches that will ask for a reset
         self.lasting_promised: list[int] = []
         self.crashed_since_promise = False
+        self.max_lag = 0.0  # versions that an actor with weights was behind, of all batches
         self.seen_uids: set[str] = set()  # of prompts that were issued
         self.last_word: m.Status | None = None
 
     # --- the buffer hears -------------------------------------------------------------------------
 
     def made(self, group: Group) -> None:
-        self.made_by_actors[group.ordinal] = group
+        # a ticket that arrives twice may be worked on again after its group was taken
+        if group.ordinal not in self.accepted:
+            self.made_by_actors[group.ordinal] = group
 
     def must_refuse(self, message: Any, core: BufferCore) -> str:
         """The reason why a group must be refused, by the judge's own record; empty for any other message."""
@@ -109,6 +112,8 @@ class Judge:
             case m.StepDone() if core.peers.learner is not None and core.peers.learner.identity == identity:
                 if (message.generation, message.version) == (self.generation, core.run.store.version):
                     self.stages = max(self.stages[0], message.stage), max(self.stages[1], message.stage)
+            case m.WeightsApplied() if message.checksums == [WRONG]:
+                self.audit.distrusts = True
             case m.Finish():
                 self.audit.disowned = True
             case m.RequestReset():
@@ -259,6 +264,7 @@ class Judge:
                 raise Violation(f"the batch of {key} was served again, but differs")
             return
         self.handed_out[key] = digest
+        self.max_lag = max(self.max_lag, batch.metrics.get("weights/lag_max", 0.0))
         self.num_mixed += len({group.sampling.n for group in batch.groups}) > 1
         self.num_rollouts += sum(len(group.rollouts) for group in batch.groups)
         ordinals = [group.ordinal for group in batch.groups]
@@ -305,8 +311,9 @@ class Judge:
         if untroubled and self.plan.straggler is Straggler.wait and self.plan.last == self.plan.steps:
             if counts["stale"]:
                 raise Violation(f"`wait` dropped {counts['stale']} groups")
-            if self.acknowledged - self.trained_at.keys():
-                raise Violation(f"`wait` lost the groups {self.acknowledged - self.trained_at.keys()}")
+            lost = self.acknowledged - self.trained_at.keys() - self.audit.given_up
+            if lost:
+                raise Violation(f"`wait` lost the groups {lost}")
         scored = {(score.version, score.setting) for score in self.last_word.validation}
         due = {(version, setting) for version in (0, self.plan.last) for setting in ("sampled", "greedy")}
         if self.plan.heldout and not due <= scored and not self.last_word.counters.get("validation/empty_sweeps"):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from prolong.common import messages as m
 from prolong.common.types import Batch, Manifest, Rendezvous
 
+from .audit import Violation
 from .client import Client
+from .pulling import Snapshot, source_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -44,13 +46,18 @@ class Learner(Client):
         self.asked = -1  # version of the batch that it waits for
         self.request: tuple[int, int] | None = None  # version that is being published, tries
         self.epoch = -1  # whose result it waits for
+        self.num_pullers = 0
+        self.encoded: Snapshot | None = None  # what can be pulled
+        self.encoding = False
         world.judge.learner_started(start.version)
         super().__init__(world, "learner", life)
 
     def hello(self) -> m.Hello:
-        return self.greeting(version=self.version, generation=self.first_generation, stage=self.stage)
+        about = {"version": self.version, "generation": self.first_generation, "stage": self.stage}
+        return self.greeting(**about, transport="pull" if self.world.plan.all_pull else "collective")
 
     def welcomed(self, welcome: m.Welcome) -> None:
+        self.later(0.0, self.offer)
         if welcome.generation == self.generation:
             return  # the session itself sends questions without an answer again
         self.world.forks += welcome.generation not in (1, self.first_generation)
@@ -73,12 +80,18 @@ class Learner(Client):
             case m.SyncRequested():
                 if self.request is None:
                     self.publish()
+                self.offer()
+            case m.WeightReaders():
+                self.num_pullers = message.num_pullers
+                self.encode()
             case m.Finished():
                 self.world.over = True
 
     # --- weights ----------------------------------------------------------------------------------
 
     def publish(self, tries: int = 1, given_up: int = -1) -> None:
+        if self.world.plan.all_pull:
+            return
         self.request, self.epoch = (self.version, tries), -1
         step = {"generation": self.generation, "version": self.version}
         self.say(m.Publish(**step, rendezvous=NOWHERE, manifest=MANIFEST, given_up=given_up))
@@ -90,6 +103,8 @@ class Learner(Client):
             self.settle(failed=False)
             return
         self.epoch = plan.epoch
+        if self.world.plan.link_s.keys() & plan.members:
+            raise Violation(f"pullers are in a broadcast: {plan.members}")
         self.later(RESULT_S, self.give_up, plan.epoch, self.request)
 
     def give_up(self, epoch: int, request: tuple[int, int]) -> None:
@@ -103,6 +118,35 @@ class Learner(Client):
             self.publish()
         elif failed and tries < TRIES:
             self.publish(tries + 1)
+
+    def encode(self) -> None:
+        """The encoder's thread takes the newest version, if anybody pulls."""
+        newest = Snapshot(self.life, self.version)
+        if self.num_pullers and not self.encoding and self.encoded != newest:
+            self.encoding = True
+            self.later(self.world.soon(self.world.plan.encode_s), self.encode_ended, newest)
+
+    def encode_ended(self, newest: Snapshot) -> None:
+        self.encoding, self.encoded = False, newest
+        self.offer()
+        self.encode()
+
+    def offer(self) -> None:
+        if self.encoded is None:
+            return
+        self.say(
+            m.Offer(
+                generation=self.generation,
+                version=self.encoded.version,
+                manifest=MANIFEST,
+                checksums=self.encoded.checksums,
+                catalog=self.encoded.catalog,
+                source=source_of(self),
+            )
+        )
+
+    def snapshot(self) -> Snapshot | None:
+        return self.encoded
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -128,6 +172,7 @@ class Learner(Client):
         self.say(m.StepDone(generation=self.generation, version=self.version, stage=self.stage))
         if self.request is None:
             self.publish()
+        self.encode()
         if self.version % plan.checkpoint == 0 or self.version == plan.last:
             saved = Checkpoint(self.version, self.generation, self.stage, self.stage_began)
             self.saved = [*(kept for kept in self.saved if kept.version < self.version), saved][-plan.keep :]

@@ -24,6 +24,7 @@ from prolong.common.config.sections import (
 from .faults import RESTARTS, Fault, Kind, draw_faults
 
 TOKENS = 4  # of every rollout
+WRONG = 7  # checksum of weights that are not the learner's
 EVENTS_PER_GROUP = 9.0  # of a long run, about
 TROUBLE = {  # faults that well-behaved processes meet, with their weights
     (Kind.kill, "actor"): 4.0,
@@ -44,6 +45,13 @@ LEAVING = {
     (Kind.pause, "actor"): 1.0,
     (Kind.cut, "actor"): 1.0,
     (Kind.full, "buffer"): 0.5,
+}
+RELAY_TROUBLE = {
+    (Kind.kill, "relay"): 2.0,
+    (Kind.leave, "relay"): 1.0,
+    (Kind.pause, "relay"): 1.0,
+    (Kind.sever, "relay"): 1.0,
+    (Kind.cut, "relay"): 1.0,
 }
 HARSHER = (Kind.duplicate, Kind.reorder, Kind.corrupt, Kind.lose)
 RESTARTING = {(Kind.kill, "learner"): 3.0, (Kind.kill, "buffer"): 6.0, (Kind.broken, "buffer"): 1.0}
@@ -83,6 +91,15 @@ class Plan:
     last: int  # version at which the learner ends the run: `steps`, or earlier without warning
     resets: float  # chance per batch that a user asks for a reset while the learner trains it
     skew: float = 0.0  # clocks run faster or slower by up to this share
+    # of the actors and relays that pull their weights: name -> seconds that the changes of one version take
+    link_s: dict[str, float] = field(default_factory=dict)
+    relays: int = 0
+    servers: frozenset[str] = frozenset()  # actors that serve what they pulled
+    all_pull: bool = False  # the learner broadcasts nothing
+    encode_s: float = 0.2  # mean time until a version is on offer
+    stalls: float = 0.0  # chance per portion of a pull that its link is dead for a while
+    broken_pulls: float = 0.0  # chance per portion that the pull fails
+    wrong_weights: float = 0.0  # chance per pull that the engine has other weights than were offered
     faults: list[Fault] = field(default_factory=list, repr=False)
     drawn_by: str = ""  # call that draws it again
     horizon_s: float = 20_000.0  # virtual; a schedule that is not over by then is stuck
@@ -169,13 +186,36 @@ class Plan:
         return plan
 
     @classmethod
-    def harsher(cls, seed: int, kind: Kind) -> Plan:
+    def pulled(cls, seed: int) -> Plan:
+        """A schedule of `draw` in which some actors pull, over links of any speed, perhaps through relays."""
+        plan, rng = cls.draw(seed), random.Random(f"pulled {seed}")
+        plan.actors = rng.choice((1, 2, 3, 4))
+        plan.relays = rng.choice((0, 0, 1, 2))
+        plan.all_pull = rng.random() < 0.6
+        actors = [f"actor-{index}" for index in range(plan.actors)]
+        pulling = actors if plan.all_pull else actors[: rng.randint(1, plan.actors)]
+        speeds = (0.02, 0.5, 5.0, 40.0)
+        plan.link_s = {name: rng.choice(speeds) for name in (*pulling, *(f"relay-{i}" for i in range(plan.relays)))}
+        plan.servers = frozenset(name for name in pulling if rng.random() < 0.3)
+        plan.encode_s = rng.choice((0.02, 1.0))
+        weights: dict[tuple[Kind, str], float] = {}
+        if plan.faults:
+            restarts = any(fault.victim == "buffer" and fault.kind is Kind.kill for fault in plan.faults)
+            weights = TROUBLE | (RELAY_TROUBLE if plan.relays else {}) | (RESTARTING if restarts else {})
+            plan.stalls, plan.broken_pulls, plan.wrong_weights = (rng.choice((0.0, p)) for p in (0.01, 0.02, 0.05))
+        gap = rng.choice((60.0, 120.0, 250.0))
+        plan.faults = draw_faults(rng, weights, num=25, gap=gap, actors=plan.actors, restarts=RESTARTS, relays=plan.relays)
+        plan.drawn_by = f"pulled({seed})"
+        return plan
+
+    @classmethod
+    def harsher(cls, seed: int, kind: Kind, *, pulled: bool = False) -> Plan:
         """A schedule with one kind of fault that ZeroMQ's network does not have."""
-        plan = cls.draw(seed)
+        plan = cls.pulled(seed) if pulled else cls.draw(seed)
         rng = random.Random(f"{kind} {seed}")
         weights = {(kind, "actor"): 3.0, (kind, "learner"): 1.0, (Kind.kill, "buffer"): 0.5, (Kind.sever, "learner"): 0.5}
         plan.faults = draw_faults(rng, weights, num=100, gap=15.0, actors=plan.actors, restarts=RESTARTS)
-        plan.drawn_by, plan.max_events = f"harsher({seed}, Kind.{kind})", 20_000
+        plan.drawn_by, plan.max_events = f"harsher({seed}, Kind.{kind}, pulled={pulled})", 20_000
         return plan
 
     def config(self) -> Config:

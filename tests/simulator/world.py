@@ -29,6 +29,8 @@ from .learner import Learner
 from .network import Lane
 from .plan import Plan
 from .process import Process
+from .pulling import WeightsServer
+from .relay import Relay
 
 RESTART_S = 3.0  # of a buffer, mean
 
@@ -59,6 +61,8 @@ class World:
         self.core: BufferCore  # of the last buffer
         self.learner: Learner | None = None
         self.actors: dict[str, Actor] = {}
+        self.relays: dict[str, Relay] = {}
+        self.pulled: Counter[str] = Counter()  # what happened to pulls
         for name, start in (("buffer", self.start_buffer), ("learner", self.start_learner), ("actors", self.start_actors)):
             if starts is None:
                 start()
@@ -116,14 +120,22 @@ class World:
         self.struck[fault.kind] += struck
 
     def find(self, name: str) -> Client | None:
-        return self.learner if name == "learner" else self.actors.get(name)
+        return self.learner if name == "learner" else self.actors.get(name) or self.relays.get(name)
+
+    def server_at(self, endpoint: str) -> WeightsServer | None:
+        """The living process that weights can be pulled from there."""
+        name, _, life = endpoint.removeprefix("tcp://").partition(":")
+        found = self.find(name)
+        if not isinstance(found, Learner | Actor | Relay) or not found.alive or found.life != int(life):
+            return None
+        return Silent() if found.paused else found
 
     def strike_process(self, fault: Fault, victim: Process) -> bool:
         if victim.paused:
             return False
         if fault.kind is Kind.pause:
             victim.pause(fault.seconds)
-        elif fault.kind is Kind.leave and isinstance(victim, Actor):
+        elif fault.kind is Kind.leave and isinstance(victim, Actor | Relay):
             victim.leave()
         elif isinstance(victim, Buffer):
             self.doom_buffer(victim, fault.how)
@@ -202,8 +214,18 @@ class World:
         for index in range(self.plan.actors):
             name = f"actor-{index}"
             self.actors[name] = Actor(self, name, 0)
+        for index in range(self.plan.relays):
+            name = f"relay-{index}"
+            self.relays[name] = Relay(self, name, 0)
 
     def request_reset(self) -> None:
         """A user runs `prolong reset`."""
         if self.buffer is not None:
             self.buffer.hear(b"cli", encode(m.RequestReset()))
+
+
+class Silent:
+    """A server that is stopped: connections to it stand, and nothing comes."""
+
+    def snapshot(self) -> None:
+        return None

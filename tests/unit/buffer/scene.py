@@ -102,13 +102,18 @@ def config(
     )
 
 
-def offer(version: int, *, generation: int = 1, catalog: bytes = b"c" * 32) -> m.Offer:
+def catalog_of(version: int, learner: int = 0) -> bytes:
+    """The digest of the catalog that one learner's process makes of a version."""
+    return bytes([learner, version]).rjust(32, b"c")
+
+
+def offer(version: int, *, generation: int = 1, learner: int = 0) -> m.Offer:
     return m.Offer(
         generation=generation,
         version=version,
         manifest=Manifest(buckets=[]),
         checksums=[version],
-        catalog=catalog,
+        catalog=catalog_of(version, learner),
         source=WeightSource(endpoint="tcp://learner:1"),
     )
 
@@ -200,7 +205,8 @@ class Scene:
     def pulled(self, name: str, version: int, **more: Any) -> list[Any]:
         """A puller holds a version now, with the checksums of `offer`."""
         about = {"generation": self.generation, "version": version, "epoch": -1, "checksums": [version], "seconds": 0.1}
-        return self.say(name, m.WeightsApplied(**(about | {"num_bytes": 1000, "pull_s": 2.0} | more)))
+        pull = {"num_bytes": 1000, "pull_s": 2.0, "catalog": catalog_of(version)}
+        return self.say(name, m.WeightsApplied(**(about | pull | more)))
 
     def weights(self, version: int) -> list[Ticket]:
         """Publish, and every member applies; returns the tickets that the actors got then."""

@@ -10,23 +10,32 @@ from prolong.buffer.core.pulls import Pullers, PullOutcome
 from prolong.common.messages import PROTOCOL_VERSION, Hello, Role, UpdateWeights, WeightsApplied
 from prolong.common.types import PullAddress, Rendezvous, WeightSource
 
-from ..scene import offer
+from ..scene import catalog_of, offer
 
 LIMIT_S = 20.0
 
 
 def hello(name: str, *, role: Role = Role.actor, **more: Any) -> Hello:
     about: dict[str, Any] = {"name": name, "role": role, "protocol": PROTOCOL_VERSION, "tokenizer": "t", "host": name, "pid": 1}
-    return Hello(**about, transport="pull", **more)
+    return Hello(**{**about, "transport": "pull", **more})
 
 
 def relay(name: str) -> Hello:
     return hello(name, role=Role.relay, serves=WeightSource(endpoint=f"tcp://{name}:1"))
 
 
-def applied(version: int, *, generation: int = 1, checksums: list[int] | None = None, error: str = "") -> WeightsApplied:
-    sums = [version] if checksums is None else checksums
-    return WeightsApplied(generation=generation, version=version, epoch=-1, checksums=sums, seconds=0.1, error=error)
+def applied(
+    version: int, *, generation: int = 1, checksums: list[int] | None = None, error: str = "", learner: int = 0
+) -> WeightsApplied:
+    return WeightsApplied(
+        generation=generation,
+        version=version,
+        epoch=-1,
+        checksums=[version] if checksums is None else checksums,
+        seconds=0.1,
+        error=error,
+        catalog=catalog_of(version, learner),
+    )
 
 
 def told(pulls: Pullers, now: float = 0.0, *, generation: int = 1) -> dict[str, int]:
@@ -60,7 +69,7 @@ def test_an_update_is_a_pull_of_one_member_without_an_epoch(pulls: Pullers) -> N
     (_, update), _ = pulls.due(1, "gpu", 0.0)
     assert (update.epoch, update.member, update.num_members, update.rendezvous.transport) == (-1, 0, 1, "pull")
     address = msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress)
-    assert address == PullAddress(catalog=b"c" * 32, sources=[WeightSource(endpoint="tcp://learner:1")])
+    assert address == PullAddress(catalog=catalog_of(3), sources=[WeightSource(endpoint="tcp://learner:1")])
 
 
 def test_a_puller_holds_what_it_acknowledged_and_goes_on_to_what_it_was_told_of_meanwhile(pulls: Pullers) -> None:
@@ -144,7 +153,7 @@ def test_offers_of_a_learner_are_void_once_another_one_comes(pulls: Pullers) -> 
     pulls.learner_joined(0.0)
     pulls.join(hello("c"))
     assert told(pulls) == {}
-    pulls.offer(offer(3, catalog=b"d" * 32))
+    pulls.offer(offer(3, learner=1))
     assert told(pulls) == {"a": 3, "b": 3, "c": 3}, "the version is the same, the catalog is not"
 
 
@@ -154,10 +163,21 @@ def test_weights_of_a_learner_that_is_gone_count_for_nothing_when_they_arrive(pu
     pulls.offer(offer(5))
     told(pulls)
     pulls.learner_joined(0.0)
-    pulls.offer(offer(4, catalog=b"d" * 32))
+    pulls.offer(offer(4, learner=1))
     assert pulls.applied("a", applied(5), 0.0) is PullOutcome.unknown
     assert pulls.version_of("a", 1) == 3
     assert told(pulls)["a"] == 4
+
+
+def test_late_weights_of_a_learner_that_is_gone_are_not_wrong_though_the_version_is_made_again(pulls: Pullers) -> None:
+    told(pulls)
+    pulls.learner_joined(0.0)
+    again = msgspec.structs.replace(offer(3, learner=1), checksums=[33])  # a GPU may round another way
+    pulls.offer(again)
+    told(pulls)
+    assert pulls.applied("a", applied(3), 0.0) is PullOutcome.unknown
+    assert told(pulls) == {"a": 3}
+    assert pulls.applied("a", applied(3, checksums=[33], learner=1), 0.0) is PullOutcome.held
 
 
 def test_another_generation_makes_everybody_pull_though_the_version_is_lower(pulls: Pullers) -> None:
@@ -204,6 +224,24 @@ def test_a_server_that_left_or_fails_is_not_named_again(pulls: Pullers) -> None:
         told(pulls, now + 2.0)
     pulls.applied("a", applied(3, error="s has nothing"), 4.0)
     assert [sources(update) for name, update in pulls.due(1, "gpu", 6.0) if name == "a"] == [["tcp://learner:1"]]
+
+
+def test_servers_take_the_catalogs_of_another_learner_before_others_are_sent_to_them(pulls: Pullers) -> None:
+    serving = hello("s", serves=WeightSource(endpoint="tcp://s:1"))
+    pulls.join(relay("r"))
+    pulls.join(serving)
+    pulls.offer(offer(5))
+    for name, sums in (("r", []), ("s", [5]), ("a", [5])):
+        pulls.applied(name, applied(5, checksums=sums), 0.0)
+    pulls.learner_joined(0.0)
+    pulls.offer(offer(4, learner=1))
+    updates = dict(pulls.due(1, "gpu", 0.0))
+    assert updates.keys() == {"r", "b"}, "actors keep the later version that they hold"
+    assert sources(updates["b"]) == ["tcp://r:1", "tcp://learner:1"]
+    pulls.join(hello("c", host="s"))
+    assert sources(dict(pulls.due(1, "gpu", 0.0))["c"])[0] == "tcp://r:1", "s is on its host, and has version 5 only"
+    pulls.offer(offer(5, learner=1))
+    assert told(pulls).keys() == {"r", "b", "c", "s"}
 
 
 def test_the_longest_addresses_fit_into_a_rendezvous() -> None:
