@@ -50,9 +50,11 @@ def bucket_sizes(tensor_bytes: Iterable[int], bucket_bytes: int) -> list[int]:
 
 
 def staging_bytes(
-    tensor_bytes: Iterable[int], bucket_bytes: int, tensor_parallel: int = 1, *, pulled: bool = False
+    tensor_bytes: Iterable[int], bucket_bytes: int, tensor_parallel: int = 1, *, pulled: bool = False, served: bool = False
 ) -> StagingBytes:
     """What an update of tensors of these sizes takes, when learner and actors compute on GPUs. `pulled`: by all actors.
+
+    `served`: actors let others pull from them, and keep deltas, which never take more than the model.
 
     With `tensor_parallel` GPUs of an actor the first one hands buckets to the others, and so holds one more.
     Example: 8 GiB of bfloat16 in buckets of 256 MiB -> 16 GiB and .8 GiB for rank 0, 8 GiB and .8 GiB for each actor.
@@ -64,6 +66,6 @@ def staging_bytes(
     return StagingBytes(
         learner_host=VERSIONS_KEPT * host + pulled * COPIES_TO_PULL * sum(sizes),
         learner_device=LEARNER_BUCKETS * largest + fixed,
-        actor_host=host,
+        actor_host=host + served * sum(sizes),
         actor_device=(ACTOR_BUCKETS + (tensor_parallel > 1)) * largest + fixed,
     )

@@ -205,7 +205,8 @@ def staging_of(shape: ModelShape, cfg: Config) -> StagingBytes:
         sides = [side for matrix in shape.matrices.values() for side in matrix]
         sizes = [width * lora.rank * side for side in sides] * shape.layers
     pulled = cfg.weights.transport == PULL
-    return staging_bytes(sizes, cfg.weights.bucket_mb << 20, cfg.actor.tensor_parallel, pulled=pulled)
+    served = pulled and cfg.weights.serve
+    return staging_bytes(sizes, cfg.weights.bucket_mb << 20, cfg.actor.tensor_parallel, pulled=pulled, served=served)
 
 
 def predict_learner(shape: ModelShape, cfg: Config, *, shards: int) -> LearnerMemory:

@@ -45,6 +45,8 @@ def test_weights_that_are_pulled_take_a_store_and_its_deltas_of_the_learners_hos
     broadcast, pulled = staging_bytes(sizes, 7 << 20), staging_bytes(sizes, 7 << 20, pulled=True)
     assert pulled.learner_host == broadcast.learner_host + 2 * sum(sizes)
     assert pulled[1:] == broadcast[1:]
+    served = staging_bytes(sizes, 7 << 20, pulled=True, served=True)
+    assert served == pulled._replace(actor_host=pulled.actor_host + sum(sizes))
 
 
 class Largest(TorchDispatchMode):
