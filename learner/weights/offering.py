@@ -189,8 +189,7 @@ class WeightOffering:
                     self._noted = self._offer if self._offer and self._offer.version == message.version else self._noted
                     self._changed.notify_all()
             else:
-                # an actor that waits for a broadcast would wait for ever
-                log.warning("weights asked for: %s (weights.transport=pull: all must pull)", message.reason)
+                log.info("weights asked for: %s", message.reason)
                 self.offer_again()
         if self._store is not None and not self._readers.num_pullers and monotonic() > self._unread_since_s + KEPT_S:
             self._forget()

@@ -1,6 +1,7 @@
 """The socket loop around a scripted core: every client is told of a failure, and frames that cannot be sent are counted."""
 
 import os
+import queue
 import threading
 from collections import Counter
 from time import monotonic
@@ -12,6 +13,7 @@ from prolong.buffer.serving.output_commit import Outgoing
 from prolong.buffer.serving.service import TICK_S, BufferService
 from prolong.common.errors import LedgerError, RunStopped, WireSizeError
 from prolong.common.messages import FromBuffer, FromClient, Hello, Leave, Role, Status, Stop, TicketReturned, Welcome
+from prolong.common.transport.gate import Gate
 from prolong.common.transport.sockets import bind_router, endpoint_of
 
 LIMIT = 1 << 16
@@ -22,6 +24,7 @@ class ScriptedCore:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.admitted: queue.Queue[list[str]] = queue.Queue()
         self.peers: set[bytes] = set()
         self.ticks = 0
         self.ten_ticks = threading.Event()
@@ -72,7 +75,7 @@ class ScriptedCore:
         self.counts[name] += amount
 
     def admit_keys(self, keys: list[str]) -> None:
-        self.keys = keys
+        self.admitted.put(keys)
 
 
 class Served:
@@ -169,3 +172,24 @@ def test_a_frame_over_the_limit_costs_its_sender_the_connection_and_no_other_cli
     served.thread.join(5.0)
     assert not served.thread.is_alive()
     assert served.core.reasons == ["over"]
+
+
+def test_the_core_hears_which_keys_are_admitted_and_of_every_change() -> None:
+    context, core = zmq.Context(), ScriptedCore()
+    names = {b"b" * 40: "gpu-1"}
+    gate = Gate(context, lambda: names)
+    router = bind_router(context, "tcp://127.0.0.1:0", LIMIT)
+    service = BufferService(core, router, LIMIT, gate=gate)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        assert core.admitted.get(timeout=5.0) == ["b" * 40]
+        names[b"c" * 40] = "gpu-2"
+        assert core.admitted.get(timeout=5.0) == ["b" * 40, "c" * 40]
+    finally:
+        service.stop.set()
+        thread.join(5.0)
+        router.close(linger=0)
+        gate.close()
+        context.term()
+    assert core.admitted.empty(), "it is said once"
