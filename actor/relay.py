@@ -14,7 +14,8 @@ import os
 import signal
 import socket
 from collections import Counter
-from typing import assert_never
+from time import monotonic
+from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
@@ -24,9 +25,10 @@ from ..common.transport.keys import load_client_keys
 from ..common.types import PULL
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .pulling import Pulling
-from .updates import WeightUpdates
+from .updates import Pulls, WeightUpdates
 
 FLUSH_S = 0.5  # for the last messages
+LOG_S = 10.0  # between two lines about versions that came
 
 RelayInput = UpdateWeights | WeightReaders
 
@@ -67,6 +69,12 @@ async def _run(cfg: Config, name: str) -> None:
         pulling.close()
 
 
+class RelayPulls(Pulls, Protocol):
+    """The part of `Pulling` that a relay needs."""
+
+    def counters(self) -> Counter[str]: ...
+
+
 class NoEngine:
     """Takes the place of an engine: pulled weights stay where they are. Contract: `updates.WeightHolder`."""
 
@@ -94,10 +102,11 @@ class RelayStats:
 class Relay:
     """The loop over the buffer's messages, and its tasks: at most one pull, one that reports statistics."""
 
-    def __init__(self, client: Outbox, inbox: Arrivals[RelayInput], pulling: Pulling, *, timeout_s: float) -> None:
+    def __init__(self, client: Outbox, inbox: Arrivals[RelayInput], pulling: RelayPulls, *, timeout_s: float) -> None:
         """`timeout_s`: weights.timeout_s."""
         self._client, self._inbox, self._pulling = client, inbox, pulling
         self._stats = RelayStats()
+        self._said_at = float("-inf")  # when progress was last logged
         self._updates = WeightUpdates(NoEngine(), pulling, self._stats, self._answer, timeout_s=timeout_s)
 
     async def run(self, heartbeat_s: float) -> None:
@@ -130,7 +139,8 @@ class Relay:
 
     def _answer(self, applied: WeightsApplied) -> None:
         self._client.send(applied)
-        if not applied.error:
+        if not applied.error and monotonic() >= self._said_at + LOG_S:
+            self._said_at = monotonic()
             pulled, sent = applied.num_bytes / 1e6, self._pulling.counters()["weights/sent_bytes"] / 1e6
             log.info("version %d: %.1f MB in %.1f s; %.1f MB sent so far", applied.version, pulled, applied.pull_s, sent)
 

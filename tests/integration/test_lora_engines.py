@@ -5,35 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from prolong.common.adapters import BASE, DOWN, UP
+from prolong.common.adapters import BASE
 from prolong.common.config.choices import Device, EngineKind
-from prolong.common.config.sections import ModelConfig
 from prolong.common.errors import ProlongError
-from prolong.common.types import float32_array
-from prolong.learner.model.lora import adapted_layers
-from prolong.learner.model.policy import Policy, build_policy
 
-from tests.support.engine_rig import TIMEOUT_S, Rig, differences, logprobs_under, rig_for
+from tests.support.adapted import adapted_policy, gaps
+from tests.support.engine_rig import TIMEOUT_S, Rig, differences, rig_for
 from tests.support.tiny_model import make_tiny_model
-
-LORA = {"rank": 4, "alpha": 8.0}
-
-
-def adapted_policy(folder: str, seed: int, dtype: torch.dtype = torch.float32) -> Policy:
-    """The learner's policy with adapters that change it a lot."""
-    model = ModelConfig(path=folder, dtype="float32", attention="sdpa", lora=LORA)
-    policy = build_policy(model, device=torch.device("cpu"), chunk=1024, shard=False)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, layer in adapted_layers(policy.causal):
-            for factor in (layer.get_parameter(DOWN), layer.get_parameter(UP)):
-                factor.copy_(0.2 * torch.randn(factor.shape, generator=generator))
-    for parameter in policy.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return policy
 
 
 async def push(rig: Rig, version: int, tensors: dict[str, torch.Tensor]) -> int:
@@ -41,13 +21,6 @@ async def push(rig: Rig, version: int, tensors: dict[str, torch.Tensor]) -> int:
     update, sent = rig.offer_tensors(version, tensors)
     assert await rig.engine.apply_weights(update, TIMEOUT_S) == await asyncio.wrap_future(sent)
     return sum(bucket.num_bytes for bucket in update.manifest.buckets)
-
-
-def gaps(rig: Rig, policy: Policy, **sampling: object) -> np.ndarray:
-    """|learner - engine| of the log-probabilities of all tokens of a ticket."""
-    policy.causal.set_attn_implementation("sdpa")
-    made = rig.generate(**sampling)
-    return np.concatenate([np.abs(logprobs_under(policy.causal, c) - float32_array(c.behaviour_logprobs)) for c in made])
 
 
 def test_an_engine_that_gets_adapters_samples_from_the_learners_policy(any_rig: Rig) -> None:

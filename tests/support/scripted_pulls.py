@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import msgspec
 from prolong.actor.pulling import PulledWeights
@@ -58,6 +59,9 @@ class ScriptedPulls:
     def give_up(self) -> None:
         self.num_given_up += 1
         self.end(WeightsError("given up"))
+
+    def counters(self) -> Counter[str]:
+        return Counter({"weights/sent_bytes": 7})
 
     def admit(self, readers: WeightReaders) -> None:
         self.readers.append(readers)

@@ -13,62 +13,19 @@ from prolong.actor.pulling import Pulling
 from prolong.common.config.sections import WeightsConfig
 from prolong.common.errors import WeightsError
 from prolong.common.messages import UpdateWeights, WeightReaders
-from prolong.common.types import PULL, Manifest, PullAddress, Rendezvous, WeightSource
-from prolong.common.weights.buckets import PackedWeights, fill_bucket, plan_buckets
-from prolong.common.weights.pull.catalog import catalog_digest
-from prolong.common.weights.pull.chunks import ChunkLayout
-from prolong.common.weights.pull.pace import Pace
-from prolong.common.weights.pull.server import WeightServer
-from prolong.common.weights.pull.store import ChunkStore
+from prolong.common.types import Rendezvous
+from prolong.common.weights.pull.chunks import CHUNK_BYTES
 from prolong.common.weights.shared import SharedActorEnd
 
+from tests.support.pulls import Learner, make_manifest
+
 pytestmark = pytest.mark.timeout(60)
-MANIFEST = plan_buckets([("a", "float32", (300, 8)), ("b", "bfloat16", (5000,)), ("c", "float32", (3,))], 8192)
-OTHER = plan_buckets([("a", "float32", (64, 8))], 8192)
-
-
-def packed(version: int, manifest: Manifest = MANIFEST) -> PackedWeights:
-    generator = torch.Generator().manual_seed(version)
-    tensors = {
-        spec.name: torch.randn(spec.shape, generator=generator).to(getattr(torch, spec.dtype))
-        for bucket in manifest.buckets
-        for spec in bucket.tensors
-    }
-    return PackedWeights(version=version, manifest=manifest, buckets=[fill_bucket(b, tensors) for b in manifest.buckets])
-
-
-class Learner:
-    """A store of weights, and the server that gives them away on loopback."""
-
-    def __init__(self, manifest: Manifest = MANIFEST) -> None:
-        self.manifest = manifest
-        self.store = ChunkStore(ChunkLayout(manifest), [torch.zeros(b.num_bytes, dtype=torch.uint8) for b in manifest.buckets])
-        self.server = WeightServer("127.0.0.1", 0, None, Pace(0.0))
-        self.server.serve(self.store)
-        self.server.start()
-
-    def offer(self, version: int, *sources: WeightSource) -> UpdateWeights:
-        """The update of a new version. `sources`: before this one."""
-        self.store.advance(packed(version, self.manifest))
-        catalog = self.store.catalog(version)
-        assert catalog is not None
-        address = PullAddress(catalog=catalog_digest(catalog), sources=[*sources, self.server.source])
-        return UpdateWeights(
-            generation=1,
-            version=version,
-            epoch=-1,
-            member=0,
-            num_members=1,
-            rendezvous=Rendezvous(transport=PULL, address=msgspec.msgpack.encode(address)),
-            manifest=self.manifest,
-        )
 
 
 @pytest.fixture
 def learner() -> Iterator[Learner]:
-    learner = Learner()
-    yield learner
-    learner.server.close()
+    with Learner(chunk_bytes=CHUNK_BYTES) as learner:
+        yield learner
 
 
 @pytest.fixture
@@ -84,17 +41,17 @@ def engine_gets(rendezvous: Rendezvous, update: UpdateWeights) -> list[torch.Ten
         return [flat.clone() for flat in buckets]
 
 
-def is_bit_identical(got: list[torch.Tensor], version: int, manifest: Manifest = MANIFEST) -> bool:
-    return all(torch.equal(mine, sent) for mine, sent in zip(got, packed(version, manifest).buckets, strict=True))
+def is_bit_identical(got: list[torch.Tensor], learner: Learner) -> bool:
+    return all(map(torch.equal, got, learner.buckets))
 
 
 def test_an_engine_maps_what_the_learner_has_version_after_version(learner: Learner, pulling: Pulling) -> None:
     async def pull_three() -> None:
-        for version in (3, 4, 9):
-            update = learner.offer(version)
+        for _ in range(3):
+            update = learner.step()
             pulled = await pulling.pull(update)
             assert pulled.num_bytes > 0
-            assert is_bit_identical(engine_gets(pulled.rendezvous, update), version)
+            assert is_bit_identical(engine_gets(pulled.rendezvous, update), learner)
 
     asyncio.run(pull_three())
     assert pulling.counters()["weights/pulled_bytes"] > 0
@@ -102,11 +59,11 @@ def test_an_engine_maps_what_the_learner_has_version_after_version(learner: Lear
 
 def test_the_memory_is_refused_while_the_next_pull_writes_it(learner: Learner, pulling: Pulling) -> None:
     async def pull_and_fail() -> None:
-        first = learner.offer(3)
+        first = learner.step()
         pulled = await pulling.pull(first)
         engine_gets(pulled.rendezvous, first)
         learner.server.close()
-        second = asyncio.create_task(pulling.pull(learner.offer(4)))
+        second = asyncio.create_task(pulling.pull(learner.step()))
         done, _ = await asyncio.wait([second], timeout=0.1)
         assert not done
         pulling.give_up()
@@ -123,12 +80,12 @@ def test_what_changed_in_memory_is_fetched_again_when_the_same_weights_are_asked
     learner: Learner, pulling: Pulling
 ) -> None:
     async def pull_twice() -> None:
-        update = learner.offer(3)
+        update = learner.step()
         await pulling.pull(update)
         assert pulling.store is not None
         pulling.store.buckets[0][100] ^= 1
         pulled = await pulling.pull(update)
-        assert is_bit_identical(engine_gets(pulled.rendezvous, update), 3)
+        assert is_bit_identical(engine_gets(pulled.rendezvous, update), learner)
         assert pulling.counters()["weights/damaged_chunks"] == 1
         assert pulled.num_bytes > 0
 
@@ -138,7 +95,7 @@ def test_what_changed_in_memory_is_fetched_again_when_the_same_weights_are_asked
 def test_a_cancelled_pull_ends_its_thread(learner: Learner, pulling: Pulling) -> None:
     async def cancel() -> None:
         learner.server.close()
-        task = asyncio.create_task(pulling.pull(learner.offer(3)))
+        task = asyncio.create_task(pulling.pull(learner.step()))
         done, _ = await asyncio.wait([task], timeout=0.1)
         assert not done
         task.cancel()
@@ -151,13 +108,12 @@ def test_a_cancelled_pull_ends_its_thread(learner: Learner, pulling: Pulling) ->
 
 def test_weights_of_another_manifest_get_memory_of_their_own(learner: Learner, pulling: Pulling) -> None:
     async def pull_both() -> None:
-        first = learner.offer(3)
+        first = learner.step()
         before = await pulling.pull(first)
-        other = Learner(OTHER)
-        update = other.offer(1)
-        after = await pulling.pull(update)
-        other.server.close()
-        assert is_bit_identical(engine_gets(after.rendezvous, update), 1, OTHER)
+        with Learner(make_manifest(1 << 12), chunk_bytes=CHUNK_BYTES) as other:
+            update = other.step()
+            after = await pulling.pull(update)
+            assert is_bit_identical(engine_gets(after.rendezvous, update), other)
         with pytest.raises(WeightsError):
             engine_gets(before.rendezvous, first)
 
@@ -171,25 +127,19 @@ def test_a_process_that_serves_passes_on_what_it_pulled(learner: Learner, pullin
     async def pull_through() -> None:
         assert relay.source is not None
         relay.admit(WeightReaders(num_pullers=1, keys=[]))
-        for version in (3, 4):
-            update = learner.offer(version, relay.source)
+        for _ in range(2):
+            from_learner = learner.step()
+            update = learner.update(relay.source, learner.server.source)
             passed_on = asyncio.create_task(pulling.pull(update))  # it waits there until the relay has the chunks
-            await relay.pull(learner_only(update, learner))
+            await relay.pull(from_learner)
             pulled = await passed_on
-            assert is_bit_identical(engine_gets(pulled.rendezvous, update), version)
+            assert is_bit_identical(engine_gets(pulled.rendezvous, update), learner)
 
     try:
         asyncio.run(pull_through())
         assert relay.counters()["weights/sent_bytes"] > 0
     finally:
         relay.close()
-
-
-def learner_only(update: UpdateWeights, learner: Learner) -> UpdateWeights:
-    address = msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress)
-    address = msgspec.structs.replace(address, sources=[learner.server.source])
-    rendezvous = Rendezvous(transport=PULL, address=msgspec.msgpack.encode(address))
-    return msgspec.structs.replace(update, rendezvous=rendezvous)
 
 
 def test_only_a_process_that_serves_names_a_source(pulling: Pulling) -> None:
