@@ -27,7 +27,9 @@ def check_journal(run: str, *, as_json: bool) -> int:
 
 def audit_page(folder: str, found: Audit, seconds: float) -> str:
     """The findings as text."""
-    counts = [f"{count} {state}" for state, count in found.ledger.items() if count and state != "total"]
+    # what is still issued was handed over, and waits for an actor
+    names = {"issued": "handed over"}
+    counts = [f"{count} {names.get(state, state)}" for state, count in found.ledger.items() if count and state != "total"]
     ledger = ", ".join(counts) if counts else "nothing"
     kept = f"batches {found.batches[0]} to {found.batches[-1]}" if found.batches else "no batch"
     lines = [

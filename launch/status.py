@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +137,9 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
     console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
     console.print(ledger_table(known["ledger"]))
     console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
+    counters = known["counters"] if "counters" in known else known.get("summary", {}).get("counters", {})
+    if handed_over := handover_line(counters):
+        console.print(handed_over, highlight=False, soft_wrap=True)
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
         if any("transport" in peer for peer in known["peers"].values()):
@@ -145,6 +149,14 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
                 console.print(
                     f"{name} has no new weights: {peer['weights_error']}", highlight=False, soft_wrap=True, markup=False
                 )
+
+
+def handover_line(counters: Mapping[str, int]) -> str:
+    """What actors that left handed over, and what became of it; empty if they handed nothing over."""
+    tickets, tokens, saved, lost = (
+        counters.get(f"buffer/{name}", 0) for name in ("handed_over", "handed_over_tokens", "saved_tokens", "lost_tokens")
+    )
+    return f"handed over: {tickets:,} tickets with {tokens:,} tokens, {saved:,} saved, {lost:,} lost" if tickets else ""
 
 
 def ledger_table(ledger: dict[str, int]) -> Table:

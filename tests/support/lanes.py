@@ -15,6 +15,7 @@ RUN_LANE = "whole runs and engines"
 RUN_LANE_FILES = {
     "tests/chaos/test_actor_weight_faults.py",
     "tests/chaos/test_elasticity.py",
+    "tests/chaos/test_handovers.py",
     "tests/chaos/test_kills.py",
     "tests/chaos/test_pulled_weights.py",
     "tests/chaos/test_stages.py",

@@ -86,6 +86,16 @@ def test_on_the_learners_host_the_buffer_is_where_the_settings_say(tmp_path: Pat
     assert buffer_note(paths) == ("tcp://127.0.0.1:9", "")
 
 
+def test_what_was_handed_over_is_one_line(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_status(str(ended), as_json=False) == 0
+    assert "handed over" not in capsys.readouterr().out
+    summary = json.loads((ended / "summary.json").read_text())
+    tokens = {"buffer/handed_over_tokens": 1609, "buffer/saved_tokens": 1489, "buffer/lost_tokens": 120}
+    (ended / "summary.json").write_text(json.dumps(summary | {"counters": {"buffer/handed_over": 17, **tokens}}))
+    assert show_status(str(ended), as_json=False) == 0
+    assert "handed over: 17 tickets with 1,609 tokens, 1,489 saved, 120 lost" in capsys.readouterr().out
+
+
 def test_the_weights_of_each_actor_fit_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     pulls = {"transport": "pull", "sources": "relay-eu, learner", "num_updates": 2.0}
     numbers = {"lag": 3.0, "update_bytes": 21.3e6, "update_s": 1.84, "updates_bytes": 1.2133e9, "updates_s": 100.1}
