@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from prolong.common.errors import WeightsError
 from prolong.common.types import Manifest
 from prolong.common.weights.buckets import PackedWeights, plan_buckets
+from prolong.common.weights.pull import store as store_module
 from prolong.common.weights.pull.catalog import Catalog, catalog_digest, decode_catalog, encode_catalog
 from prolong.common.weights.pull.chunks import ChunkLayout
 from prolong.common.weights.pull.store import NO_SESSION, ChunkStore, Deltas, Full, NotYet, Superseded
@@ -327,36 +331,81 @@ def test_a_store_that_serves_nobody_keeps_no_deltas() -> None:
     assert isinstance(puller.answer(0, learner.session, 0, 1), Full)
 
 
-def test_readers_never_see_a_torn_chunk_or_one_version_as_another() -> None:
-    """Every byte of version v is v: a reader finds a mixture at once."""
+class Reader:
+    """Asks a store for every chunk of each version that it has a catalog of, and compares what comes with the catalog."""
 
-    def filled(version: int) -> PackedWeights:
-        buckets = [torch.full((bucket.num_bytes,), version, dtype=torch.uint8) for bucket in MANIFEST.buckets]
-        return PackedWeights(version=version, manifest=MANIFEST, buckets=buckets)
+    def __init__(self, store: ChunkStore) -> None:
+        self.store, self.read = store, Counter[str]()
 
-    learner = learner_of(filled(0))
-    stopped, wrong, read = threading.Event(), [], [0]
-
-    def reader() -> None:
-        while not stopped.is_set():
-            target = learner.version
-            for index, chunk in enumerate(learner.layout.chunks):
-                answer = learner.answer(index, learner.session, None, target)
+    def look(self) -> None:
+        for version in range(max(0, self.store.version - 1), self.store.version + 2):
+            encoded = self.store.catalog(version)
+            if encoded is None:
+                continue
+            catalog = decode_catalog(encoded, catalog_digest(encoded), len(self.store.layout.chunks))
+            for index in range(len(self.store.layout.chunks)):
+                answer = self.store.answer(index, catalog.session, None, version)
+                self.read[type(answer).__name__] += 1
                 if isinstance(answer, Full):
-                    read[0] += 1
-                    if answer.content != bytes([target]) * chunk.num_bytes:
-                        wrong.append((index, target))
+                    assert sha256(answer.content).digest()[:16] == catalog.digest(index), (index, version)
 
-    threads = [threading.Thread(target=reader) for _ in range(2)]
+
+def test_no_chunk_is_read_while_it_is_written_at_a_learner_or_at_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader comes after every write, before the writer has said that it is done; deltas, full chunks, wrong ones."""
+    first = weights(0)
+    learner, relay = learner_of(first), empty()
+    readers = [Reader(learner), Reader(relay)]
+
+    def watched(write: Callable[..., object]) -> Callable[..., object]:
+        def write_and_look(*args: object) -> object:
+            done = write(*args)
+            for reader in readers:
+                reader.look()
+            return done
+
+        return write_and_look
+
+    pull(relay, learner)
+    monkeypatch.setattr(store_module, "apply_delta", watched(store_module.apply_delta))
+    monkeypatch.setattr(np, "copyto", watched(np.copyto))
+    packed = first
+    for version in range(1, 6):
+        packed = weights(version, seed=version) if version == 3 else next_version(packed, *range(version, 400, 40))
+        learner.advance(packed)
+        index = begin(relay, learner)[0]
+        assert not relay.put_full(index, version, bytes(relay.layout.chunks[index].num_bytes))
+        pull(relay, learner)
+    assert same(relay, packed)
+    for reader in readers:
+        assert reader.read["Full"] > 100
+        assert reader.read["NotYet"] > 0
+
+
+def test_readers_in_other_threads_never_see_a_torn_chunk() -> None:
+    packed = weights(0)
+    learner, relay = learner_of(packed), empty()
+    pull(relay, learner)
+    readers = [Reader(learner), Reader(relay)]
+    stopped, failed = threading.Event(), list[AssertionError]()
+
+    def look_until(reader: Reader) -> None:
+        try:
+            while not stopped.is_set():
+                reader.look()
+        except AssertionError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look_until, args=(reader,)) for reader in readers]
     for thread in threads:
         thread.start()
-    for version in range(1, 100):
-        learner.advance(filled(version))
+    for version in range(1, 13):
+        packed = weights(version, seed=version) if version % 3 == 0 else next_version(packed, *range(version % 5, 400, 40))
+        learner.advance(packed)
+        pull(relay, learner)
     stopped.set()
     for thread in threads:
         thread.join(10)
-    assert wrong == []
-    assert read[0] > 0
+    assert failed == []
 
 
 def test_several_threads_encode_what_one_does() -> None:
