@@ -9,6 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from isal import igzip_lib
 from prolong.common.errors import WeightsError
 from prolong.common.weights.pull.delta import DEFLATED, RAW, ZERO, apply_delta, encode_delta
@@ -77,6 +79,29 @@ def test_an_equal_chunk_is_an_empty_payload() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_another_chunk_is_sent_in_full(width: int) -> None:
     assert encode_delta(chunk(0), chunk(1), width) is None
+
+
+@given(
+    st.integers(0, 1 << 30),
+    st.sampled_from(WIDTHS),
+    st.integers(1, 300),
+    st.floats(0, 1),
+    st.sampled_from([1, 2, 200, 1 << 14, 1 << 40]),
+)
+def test_whatever_changed_comes_back_or_goes_in_full(seed: int, width: int, units: int, share: float, reach: int) -> None:
+    """Chunks of 16 to 4,800 bytes, in which a share of the elements moves by up to `reach`, either way."""
+    rng = np.random.default_rng(seed)
+    base = torch.from_numpy(rng.integers(0, 256, 16 * units, dtype=np.uint8))
+    target = base.clone()
+    elements = target.numpy().view(f"<u{width}")
+    moves = rng.integers(-reach, reach, elements.size, endpoint=True).astype(elements.dtype)
+    elements += np.where(rng.random(elements.size) < share, moves, 0).astype(elements.dtype)
+    payload = encode_delta(base, target, width)
+    if payload is None:
+        return
+    assert len(payload) < base.numel()
+    apply_delta(base, payload, width)
+    assert torch.equal(base, target)
 
 
 def test_steps_of_all_elements_need_no_positions_and_a_byte_each_at_most() -> None:
