@@ -120,12 +120,13 @@ def make_samples(hello: m.Hello) -> list[Any]:
 class Fuzzer:
     """An endless source of frames; the same seed gives the same ones."""
 
-    def __init__(self, seed: int, samples: list[Any], max_bytes: int) -> None:
+    def __init__(self, seed: int, samples: list[Any], max_bytes: int, kind: Any = m.FromClient) -> None:
+        """`kind`: what the receiver takes: the union of the samples' classes."""
         self.rng = random.Random(seed)
         self.samples = samples
         self.frames = [encode(sample) for sample in samples]
         self.trees = [msgpack.unpackb(frame[HEADER_BYTES:]) for frame in self.frames]
-        self._decoder: Decoder[Any] = Decoder(m.FromClient, max_bytes)
+        self._decoder: Decoder[Any] = Decoder(kind, max_bytes)
         self._ways: list[Callable[[], list[bytes]]] = [
             self.flipped,
             self.cut,

@@ -27,7 +27,8 @@ class Pace:
         if not self.rate:
             return 0.0
         self._refill(now)
-        return max(0.0, -self._level / self.rate)
+        # less than a byte is rounding
+        return -self._level / self.rate if self._level < -1.0 else 0.0
 
     def spend(self, num_bytes: int, now: float) -> None:
         """Note that so many bytes went out."""

@@ -59,6 +59,7 @@ class Bundle(NamedTuple):
     frames: tuple[bytes | memoryview, ...]
     num_bytes: int  # of bodies
     num_bodies: int  # that end with it
+    refuses: bool = False  # it drops what the puller wanted
 
 
 class Reader:
@@ -129,7 +130,7 @@ class Reader:
                 answer = self._ask(store, self.wants.popleft())
                 if isinstance(answer, Gone | Refusal):
                     self.drop_wants()
-                    return Bundle((encode(answer),), 0, 0)
+                    return Bundle((encode(answer),), 0, 0, refuses=True)
                 self._body = answer
                 continue
             num_steps += len(self._body.steps or ())

@@ -290,6 +290,7 @@ class WeightServer:
         self._count("sent_bytes", message.num_bytes)
         self._count("sent_bodies", message.num_bodies)
         self._count("sent_messages")
+        self._count("refused_requests", message.refuses)
         return True
 
     def _send(self, routing_id: bytes, message: Bundle) -> bool | None:
