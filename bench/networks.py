@@ -38,6 +38,10 @@ class Network:
         self._addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, start=1)}
         self._links: dict[str, subprocess.Popen[str]] = {}
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._addresses)
+
     def address(self, name: str) -> str:
         return self._addresses[name]
 

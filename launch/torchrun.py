@@ -46,7 +46,8 @@ def launch_ranks(cfg: Config, nodes: Nodes) -> int:
     path = run_folder(cfg) / "config.yaml"
     save_config(cfg, path)
     with _pass_signals_on() as received:
-        meeting = ["--standalone"] if nodes.count == 1 else _meet(cfg, nodes)
+        # by itself it would take the host's name, which on some machines leads nowhere
+        meeting = ["--standalone", "--local-addr", "127.0.0.1"] if nodes.count == 1 else _meet(cfg, nodes)
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous.api import RendezvousError
         from torch.distributed.run import parse_args, run

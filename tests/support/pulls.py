@@ -75,6 +75,11 @@ class Learner:
         self.store.advance(PackedWeights(version=self.version, manifest=self.manifest, buckets=copies))
         return self.update(self.server.source)
 
+    def replace(self, start: int) -> None:
+        """Draw all weights from this byte on anew: no delta leads to the next version of their chunks."""
+        for flat in self.buckets:
+            flat[start:] = self._noise(flat.numel() - start)
+
     def update(self, *sources: WeightSource) -> UpdateWeights:
         """An update to the newest version from these sources."""
         encoded = self.store.catalog(self.version)

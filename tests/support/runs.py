@@ -86,9 +86,9 @@ class Run:
     def summary(self) -> dict:
         return json.loads((self.folder / "summary.json").read_text())
 
-    def status(self) -> dict:
+    def status(self, within: Sequence[str] = ()) -> dict:
         """`prolong status --json` of the live run."""
-        command = [*CLI, "status", str(self.folder), "--json"]
+        command = [*within, *CLI, "status", str(self.folder), "--json"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
 
     def wait_for_step(self, step: int, timeout_s: float = 120) -> None:

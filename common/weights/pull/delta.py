@@ -51,8 +51,8 @@ def encode_delta(base: torch.Tensor, target: torch.Tensor, width: int) -> bytes 
     return payload if len(payload) < after.nbytes else None
 
 
-def apply_delta(chunk: torch.Tensor, payload: bytes | memoryview, width: int) -> None:
-    """Turn `chunk`, the version on which the payload is based, into the next one, in place.
+def apply_delta(chunk: torch.Tensor, payload: bytes | memoryview, width: int, *, undo: bool = False) -> None:
+    """Turn `chunk`, the version on which the payload is based, into the next one, in place. `undo`: the other way.
 
     Raises WeightsError, and writes nothing, when the payload is malformed or larger than the chunk.
     """
@@ -71,6 +71,8 @@ def apply_delta(chunk: torch.Tensor, payload: bytes | memoryview, width: int) ->
     differences, at = _decode_planes(payload, at, count or elements.size, width)
     if at != len(payload):
         raise WeightsError(f"delta of {len(payload)} bytes: its parts end at {at}")
+    if undo:
+        differences = 0 - differences
     if positions is None:
         np.add(elements, differences, out=elements)
     else:

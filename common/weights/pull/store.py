@@ -165,11 +165,14 @@ class ChunkStore:
             chain = self._chain(index, have, target)
             if chain is not None:
                 return Deltas(chain)
-            held = self._held[index]
-            if held is not None and held.session == session and held.version == target:
-                return Full(self.layout.view(self.buckets, index).numpy().tobytes())
-            # an absent chunk is on its way to the newest version, and to no other
-            return Superseded(newest) if target < newest else NotYet()
+            later = self._later(index, session, target)
+            if later is None:
+                # an absent chunk is on its way to the newest version, and to no other
+                return Superseded(newest) if target < newest else NotYet()
+            content = self.layout.view(self.buckets, index).clone()
+        for payload in reversed(later):
+            apply_delta(content, payload, self.layout.chunks[index].width, undo=True)
+        return Full(content.numpy().tobytes())
 
     # --- the learner's ------------------------------------------------------------------------------------------------
 
@@ -360,6 +363,19 @@ class ChunkStore:
                 chain.append((step.version, step.payload))
                 at = step.base
         return chain[::-1] if chain and at == have else None
+
+    def _later(self, index: int, session: bytes, target: int) -> list[bytes] | None:
+        """The deltas that made what is held of `target`; None if that cannot be undone.
+
+        Without undoing them, a puller whose link is slower than versions come would never find one that is still there.
+        """
+        held = self._held[index]
+        if held is None or held.session != session:
+            return None
+        if held.version == target:
+            return []
+        chain = self._chain(index, target, held.version)
+        return None if chain is None else [payload for _, payload in chain]
 
     # --- without it ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
+import torch
 from prolong.common.errors import WeightsError
 from prolong.common.types import Rendezvous
 from prolong.common.weights.pull import one_pull, origin
@@ -80,12 +81,25 @@ def test_a_server_that_comes_back_is_found_again(monkeypatch):
         assert puller.counters["weights/lost_sources"] > 0
 
 
+def test_a_version_that_the_learner_has_gone_past_comes_whole_to_one_that_holds_nothing():
+    with Learner() as learner, make_puller() as puller:
+        update, expected = learner.step(), [flat.clone() for flat in learner.buckets]
+        for _ in range(3):
+            learner.step()
+        result = puller.pull(update, soon())
+        assert result.num_full == result.num_chunks
+        assert puller.store is not None
+        assert puller.store.version == update.version
+        assert all(map(torch.equal, puller.store.buckets, expected))
+
+
 def test_the_learners_next_version_ends_a_pull_that_needs_the_one_before_and_what_came_is_kept():
     with Learner(LARGE, max_mb_s=8.0, **COARSE) as learner, make_puller(**COARSE) as puller:
         update = learner.step()
         with ThreadPoolExecutor() as threads:
             pulling = threads.submit(puller.pull, update, soon())
             wait_until("some chunks came", lambda: puller.store is not None and puller.store.held(20) is not None, 5.0)
+            learner.replace(4 << 20)
             later = learner.step()
             with pytest.raises(Superseded) as raised:
                 pulling.result(10.0)

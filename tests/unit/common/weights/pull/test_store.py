@@ -143,6 +143,22 @@ def test_a_version_that_is_not_there_yet_and_one_that_is_no_longer_there() -> No
     assert isinstance(relay.answer(0, learner.session, None, 1), NotYet)
 
 
+def test_an_older_version_is_given_whole_while_its_deltas_can_be_undone() -> None:
+    versions = [weights(0)]
+    learner = learner_of(versions[0])
+    for number in range(1, 5):
+        versions.append(next_version(versions[-1], number, 5, 9))
+        learner.advance(versions[-1])
+    for target, packed in enumerate(versions):
+        for index in range(len(learner.layout.chunks)):
+            answer = learner.answer(index, learner.session, None, target)
+            assert isinstance(answer, Full)
+            assert answer.content == learner.layout.view(packed.buckets, index).numpy().tobytes()
+    assert same(learner, versions[-1])
+    learner.advance(weights(5, seed=1))
+    assert isinstance(learner.answer(0, learner.session, None, 4), Superseded)
+
+
 def test_an_older_version_is_still_reached_by_deltas() -> None:
     first = weights(0)
     learner, puller = learner_of(first), empty()
