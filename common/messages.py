@@ -1,6 +1,6 @@
 """The messages between the buffer and its clients, and the rules that each class of message carries.
 
-Clients (actors, the learner, observers) talk to the buffer only; weights are the one thing that flows between them directly.
+Clients (actors, relays, the learner, observers) talk to the buffer only; weights alone flow between them directly.
 `->` is a question and its answer, `>` a message to the buffer and `<` one from the buffer that answers no question.
 
     every client  Hello -> Welcome | Refused     Heartbeat -> Alive     < Stop
@@ -26,6 +26,8 @@ Example: a learner waits for a batch.
 
     client.ask(batches, lambda generation: TakeBatch(generation=generation, version=7), deadline_s=600.0, stop=stop)
 
+The kinds are in `message_kinds.py`, the messages of the weights plane in `weight_messages.py`.
+
 To add a message: write its class, name it in the union of its direction, and handle it where pyright reports `assert_never`.
 """
 
@@ -35,30 +37,19 @@ from typing import Annotated
 
 import msgspec
 
-from .message_kinds import (
-    ActorMessage,
-    Answer,
-    BufferMessage,
-    LearnerMessage,
-    OfGeneration,
-    Question,
-    Role,
-    WeightsMessage,
-)
-from .types import (
-    FEW,
-    MANY,
-    Batch,
-    Group,
-    Manifest,
-    Number,
-    Rendezvous,
-    StartedRollout,
-    Text,
-    Ticket,
-    ValidationScore,
-    WeightSource,
-    Word,
+from .message_kinds import ActorMessage, Answer, BufferMessage, OfGeneration, Question, Role, WeightsMessage
+from .types import FEW, Batch, Group, Number, StartedRollout, Text, Ticket, ValidationScore, WeightSource, Word
+from .weight_messages import (
+    Cordon,
+    Offer,
+    OfferNoted,
+    Publish,
+    PublishPlan,
+    PublishResult,
+    SyncRequested,
+    UpdateWeights,
+    WeightReaders,
+    WeightsApplied,
 )
 
 PROTOCOL_VERSION = 5
@@ -280,132 +271,6 @@ class Finish(OfGeneration, Question[Finished], frozen=True):
 
     def key(self) -> tuple[int, ...]:
         return (self.generation,)
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-class PublishPlan(Answer, frozen=True):
-    """The actors to send a version to.
-
-    An epoch is one list of members at one rendezvous, in one generation: plans of the same epoch may use the same connections.
-    """
-
-    generation: int
-    version: int
-    epoch: int
-    members: list[str]  # none: every actor has these weights, or takes part in no broadcast now
-
-    def key(self) -> tuple[int, ...]:
-        return self.generation, self.version
-
-    def is_of(self, generation: int) -> bool:
-        return self.generation == generation
-
-
-class Publish(OfGeneration, Question[PublishPlan], frozen=True):
-    """The learner wants to send the weights of `version` to every actor that lacks them."""
-
-    asked_again = True
-
-    version: Number
-    rendezvous: Rendezvous
-    manifest: Manifest
-    # limit of each phase of the broadcast: reaching the others, one bucket, the acknowledgements; 0: weights.timeout_s
-    phase_timeout_s: float = 0.0
-    # epoch of a broadcast that the learner no longer waits for: members that have not answered count as absent
-    given_up: Number = -1
-
-    def key(self) -> tuple[int, ...]:
-        return self.generation, self.version
-
-
-class PublishResult(BufferMessage, frozen=True):
-    """To the learner: each member of the plan has acknowledged, failed, or missed the deadline."""
-
-    epoch: int
-    version: int
-    checksums: dict[str, list[int]]  # of the members that hold the weights, by name
-    failed: dict[str, str]  # why the others do not, by name
-
-
-class Cordon(LearnerMessage, frozen=True):
-    """These actors acknowledged checksums other than those of the weights that were sent: they need them again."""
-
-    epoch: Number
-    names: Annotated[list[Word], MANY]
-
-
-class SyncRequested(BufferMessage, frozen=True):
-    """To the learner: actors or relays lack weights that they need; publish and offer the current version again."""
-
-    reason: str
-
-
-class OfferNoted(Answer, frozen=True):
-    """The offer is durable enough to be passed on."""
-
-    version: int
-
-    def key(self) -> tuple[int, ...]:
-        return (self.version,)
-
-
-class Offer(OfGeneration, Question[OfferNoted], frozen=True):
-    """The weights of `version` can be pulled from `source`, older ones perhaps not any more, until another learner greets."""
-
-    asked_again = True
-
-    version: Number
-    manifest: Manifest
-    checksums: Annotated[list[int], MANY]  # of the buckets, in their order
-    catalog: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # as PullAddress.catalog
-    source: WeightSource
-
-    def key(self) -> tuple[int, ...]:
-        return (self.version,)
-
-
-class WeightReaders(BufferMessage, frozen=True):
-    """To the learner, and to relays and actors that serve weights: who may pull from them. Sent when it changes."""
-
-    durable_first = False
-
-    num_pullers: int  # living actors and relays that pull; without any the learner makes no offers
-    keys: list[str]  # public CURVE keys (Z85) of the clients that may connect; empty where the run has no keys
-
-
-class UpdateWeights(BufferMessage, frozen=True):
-    """To an actor or relay: download `version`, as a member of `epoch`; or pull it, where the rendezvous says so.
-
-    For a pull, `epoch` is -1, `member` 0 and `num_members` 1. Its answer is the WeightsApplied of its version, unless a newer
-    one came meanwhile. What is not answered within weights.timeout_s is sent again, perhaps with other sources: a pull of
-    that version that is under way goes on. A version that is held already is acknowledged again.
-    """
-
-    generation: int
-    version: int
-    epoch: int
-    member: int  # this actor's place in the plan's list of members, from 0
-    num_members: int
-    rendezvous: Rendezvous
-    manifest: Manifest
-    phase_timeout_s: float = 0.0  # as in Publish
-
-
-class WeightsApplied(WeightsMessage, frozen=True):
-    """A receiver of weights holds those of `version` now, or says why it does not."""
-
-    generation: Number
-    version: Number
-    epoch: Number  # of the broadcast; -1 for weights that were pulled
-    checksums: Annotated[list[int], MANY]  # of the received buckets, in their order; empty after an error, and of a relay
-    seconds: float
-    error: Text = ""
-    # of weights that were pulled
-    num_bytes: Number = 0  # that came over the network
-    pull_s: float = 0.0  # from the first request to the last checked chunk
-    catalog: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # as in the offer that it pulled
 
 
 # --- anyone, without a Hello ------------------------------------------------------------------------------------------
