@@ -22,7 +22,7 @@ import torch
 from ...buffer.client.client import BufferClient
 from ...buffer.client.inbox import Inbox
 from ...common.config.sections import WeightsConfig
-from ...common.errors import ProlongError, WeightsError
+from ...common.errors import ConfigError, ProlongError, WeightsError
 from ...common.messages import Offer, OfferNoted, SyncRequested, WeightReaders, Welcome
 from ...common.transport.keys import ClientKeys
 from ...common.types import PULL
@@ -274,10 +274,15 @@ class WeightOffering:
         )
 
     def _note_error(self, weights: PackedWeights, error: Exception) -> None:
-        """Pause, then go on with the newest weights and a new store. Raises WeightsError after MAX_ERRORS in a row."""
+        """Pause, then go on with the newest weights and a new store.
+
+        Raises WeightsError after MAX_ERRORS in a row, and at once when a setting is wrong.
+        """
         self._forget()
         self._metrics["weights/offer_errors"] += 1
         self._num_errors += 1
+        if isinstance(error, ConfigError):
+            raise WeightsError(f"weights cannot be served: {error}") from error
         if self._num_errors >= MAX_ERRORS:
             raise WeightsError(f"{self._num_errors} versions in a row could not be offered (last: {error})") from error
         pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (self._num_errors - 1))

@@ -345,6 +345,22 @@ def test_errors_in_a_row_end_the_run_only_where_there_is_no_other_way_to_the_act
     scene.offering.close()
 
 
+def test_a_wrong_setting_ends_the_offers_of_a_run_that_broadcasts_with_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SocketlessServer, "error", ConfigError("weights.host = 10.0.0.1: expected keys"))
+    scene = Scene(WeightsConfig())
+    scene.offering.start()
+    scene.say(readers(1))
+    scene.publish_version(0)
+    scene.offering._thread.join(HANG_S)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "weights can no longer be pulled: weights cannot be served: weights.host = 10.0.0.1: expected keys"
+    ]
+    scene.publish_version(1)
+    scene.offering.close()
+
+
 def test_a_server_whose_thread_failed_is_replaced_and_the_newest_weights_are_offered_there(scene: Scene) -> None:
     scene.say(readers(1, "k" * 40))
     weights = scene.publish_version(0)
