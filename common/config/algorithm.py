@@ -26,8 +26,10 @@ class ObjectiveConfig:
 
     advantage: Advantage = Advantage.group_std  # how rewards become advantages
     loss: Loss = Loss.clip  # form of the policy loss
-    clip_low: float = 0.2  # losses clip and gspo: the ratio is not below 1 - this
-    clip_high: float = 0.4  # losses clip, gspo and cispo: the ratio is not above 1 + this
+    # losses clip and gspo: the ratio is not below 1 - this; losses dppo_*: bound on the divergence, for tokens that got rarer
+    clip_low: float = 0.2
+    # losses clip, gspo and cispo: the ratio is not above 1 + this; losses dppo_*: bound for tokens that got more likely
+    clip_high: float = 0.4
     dual_clip: float = 0.0  # loss clip: the loss of a negative advantage is at most this * |A|; 0: off
     # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
     second_moment: float = 0.04

@@ -34,6 +34,9 @@ class Loss(Enum):
     cispo = "cispo"  # the clipped ratio is a constant weight of -A log pi (MiniMax-M1)
     gspo = "gspo"  # the ratio is that of the whole rollout, length-normalised (GSPO)
     m2po = "m2po"  # PPO whose clip bounds keep the second moment of the log-ratio small (M2PO)
+    sapo = "sapo"  # a sigmoid of the ratio in the place of the clip (SAPO)
+    dppo_tv = "dppo_tv"  # a bound on the change of the token's probability in the place of the clip (DPPO, binary TV)
+    dppo_kl = "dppo_kl"  # a bound on the KL of token against all others in the place of the clip (DPPO, binary KL)
 
 
 class Correction(Enum):

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"aggregation": SUM, "length_constant": 64.0, **OUR_CLIP},
     ),
     "cispo": ({"loss_type": "cispo", "epsilon_high": 1.5}, {"aggregation": TOKENS, "loss": Loss.cispo, "clip_high": 0.5}),
+    "sapo": ({"loss_type": "sapo"}, {"aggregation": ROLLOUTS, "loss": Loss.sapo}),
     "grpo, importance_sampling_level=sequence": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", **CLIP},
         {"aggregation": ROLLOUTS, "loss": Loss.gspo, **OUR_CLIP},

@@ -29,6 +29,14 @@ LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 2.0},
     ),
     "gspo": ({"clip_ratio_low": 0.2, "clip_ratio_high": 0.28}, {"loss": Loss.gspo, "clip_low": 0.2, "clip_high": 0.28}),
+    "dppo_tv": (
+        {"clip_ratio_low": 0.1, "clip_ratio_high": 0.15, "clip_ratio_c": 20.0},
+        {"loss": Loss.dppo_tv, "clip_low": 0.1, "clip_high": 0.15},
+    ),
+    "dppo_kl": (
+        {"clip_ratio_low": 0.05, "clip_ratio_high": 0.06, "clip_ratio_c": 20.0},
+        {"loss": Loss.dppo_kl, "clip_low": 0.05, "clip_high": 0.06},
+    ),
     "cispo, clip_ratio_low=1": ({"clip_ratio_low": 1.0, "clip_ratio_high": 0.28}, {"loss": Loss.cispo, "clip_high": 0.28}),
 }
 WEIGHTINGS: dict[str, dict[str, Any]] = {
@@ -61,6 +69,10 @@ def test_losses_and_aggregations_agree(loss: str, aggregation: str, agree: Calla
         ("vanilla, clip_ratio_c=2", "clipped_dual"),
         ("gspo", "clipped_low"),
         ("gspo", "clipped_high"),
+        ("dppo_tv", "clipped_low"),
+        ("dppo_tv", "clipped_high"),
+        ("dppo_kl", "clipped_low"),
+        ("dppo_kl", "clipped_high"),
         ("cispo, clip_ratio_low=1", "clipped_high"),
     ],
 )
@@ -133,6 +145,15 @@ def test_micro_batches_add_up_to_the_whole(aggregation: str, agree: Callable) ->
     whole = torch.cat([first[:1] + second[:1], first[1:], second[1:]])
     cfg = ours.objective(weighting=Weighting.none, **mine)
     agree(f"verl vanilla; {aggregation}, 2 micro-batches", words(mine), whole, ours.loss_of(rollouts, cfg))
+
+
+def test_sapo_agrees(agree: Callable) -> None:
+    """verl's averages over rollouts whatever the configuration says."""
+    rollouts, mine = make_rollouts(4), {"loss": Loss.sapo, **AGGREGATIONS["seq-mean-token-mean"]}
+    info = verl_side.global_batch(rollouts)
+    theirs = verl_side.loss_of(rollouts, verl_side.actor(global_batch_info=info), name="sapo")
+    cfg = ours.objective(weighting=Weighting.none, **mine)
+    agree("verl sapo", words(mine), theirs, ours.loss_of(rollouts, cfg))
 
 
 def test_verls_cispo_has_a_lower_bound_that_ours_has_not() -> None:

@@ -5,6 +5,9 @@ With r the token's ratio (log_ratio its logarithm), t the current policy's log-p
            and, where A < 0, at most dual_clip |A|                           1912.09729
     gspo   ppo(s), s = exp(mean over the rollout of log r)                   2507.18071, the gradient of GSPO-token
     cispo  -stop_grad(min(r, 1 + clip_high)) A t                             MiniMax-M1, 2506.13585
+    sapo   -A (4 / tau) sigmoid(tau (r - 1))                                 2511.20347
+SAPO's gate has the slope of r at r = 1 and flattens on both sides, so that no token's gradient ends at a bound. Its tau is
+TAU_POSITIVE where A > 0 and TAU_NEGATIVE elsewhere.
 CISPO has no lower bound, as in its paper: a weight raised to 1 - clip_low would count unlikely tokens too much.
 """
 
@@ -21,6 +24,9 @@ from ...batches.packing import MicroBatch
 from ...ranks import Ranks
 from ..api import LossTerms, Tokens
 from ..ratios import exp_ratio, rollout_means
+
+# of SAPO, as in its paper's runs: tokens with a negative advantage lose their gradient a little sooner
+TAU_POSITIVE, TAU_NEGATIVE = 1.0, 1.05
 
 # (tokens, log_ratio [M], cfg) -> terms
 LossFunction = Callable[[Tokens, Tensor, ObjectiveConfig], LossTerms]
@@ -73,6 +79,20 @@ def cispo_loss(tokens: Tokens, log_ratio: Tensor, cfg: ObjectiveConfig) -> LossT
         ratio=ratio,
         clipped_low=never,
         clipped_high=ratio > highest,
+        clipped_dual=never,
+    )
+
+
+def sapo_loss(tokens: Tokens, log_ratio: Tensor, cfg: ObjectiveConfig) -> LossTerms:
+    """A soft clip of the ratio. No token is clipped for certain, so the flags stay False."""
+    ratio, advantage = exp_ratio(log_ratio), tokens.advantage
+    tau = torch.full_like(ratio, TAU_NEGATIVE).masked_fill(advantage > 0, TAU_POSITIVE)
+    never = torch.zeros_like(ratio, dtype=torch.bool)
+    return LossTerms(
+        loss=-advantage * (4.0 / tau) * torch.sigmoid(tau * (ratio - 1.0)),
+        ratio=ratio.detach(),
+        clipped_low=never,
+        clipped_high=never,
         clipped_dual=never,
     )
 

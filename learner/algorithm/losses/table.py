@@ -8,7 +8,8 @@ from functools import partial
 from ....common.config.algorithm import ObjectiveConfig
 from ....common.config.choices import Loss
 from ..api import PolicyLoss
-from .per_token import PerToken, cispo_loss, clip_loss, gspo_loss
+from .divergence import dppo_kl_loss, dppo_tv_loss
+from .per_token import PerToken, cispo_loss, clip_loss, gspo_loss, sapo_loss
 from .second_moment import SecondMomentLoss
 
 LOSSES: dict[Loss, Callable[[ObjectiveConfig], PolicyLoss]] = {
@@ -16,6 +17,9 @@ LOSSES: dict[Loss, Callable[[ObjectiveConfig], PolicyLoss]] = {
     Loss.cispo: partial(PerToken, cispo_loss),
     Loss.gspo: partial(PerToken, gspo_loss),
     Loss.m2po: SecondMomentLoss,
+    Loss.sapo: partial(PerToken, sapo_loss),
+    Loss.dppo_tv: partial(PerToken, dppo_tv_loss),
+    Loss.dppo_kl: partial(PerToken, dppo_kl_loss),
 }
 
 

@@ -35,6 +35,9 @@ LOSSES = {
     "cispo": {"loss": Loss.cispo},
     "gspo": {"loss": Loss.gspo},
     "m2po": {"loss": Loss.m2po},
+    "sapo": {"loss": Loss.sapo},
+    "dppo_tv": {"loss": Loss.dppo_tv, "clip_low": 0.05, "clip_high": 0.1},
+    "dppo_kl": {"loss": Loss.dppo_kl, "clip_low": 0.02, "clip_high": 0.03},
 }
 CORRECTIONS = {
     "truncate": {},
@@ -106,6 +109,16 @@ class Oracle:
         if cfg.loss is Loss.cispo:
             loss = -min(math.exp(self.log_ratio[i]), high) * a * live
             low_hit, high_hit = False, ratio > high
+        elif cfg.loss is Loss.sapo:
+            tau = 1.0 if a > 0 else 1.05
+            loss = -a * 4 / tau / (1 + math.exp(-tau * (ratio - 1)))
+            low_hit = high_hit = False
+        elif cfg.loss in (Loss.dppo_tv, Loss.dppo_kl):
+            old = t - self.log_ratio[i]
+            divergence = abs(math.exp(t) - math.exp(old)) if cfg.loss is Loss.dppo_tv else binary_kl(old, t)
+            low_hit = a < 0 and t < old and divergence > cfg.clip_low
+            high_hit = a > 0 and t > old and divergence > cfg.clip_high
+            loss = 0.0 if low_hit or high_hit else -min(math.exp(t - old), 20.0) * a * live
         else:
             loss = naive_ppo(ratio, a, low, high, cfg.dual_clip)
             low_hit, high_hit = a < 0 and ratio < low, a > 0 and ratio > high
@@ -117,6 +130,12 @@ class Oracle:
 
     def slope(self, i: int, eps: float = 1e-6) -> float:
         return (self.token(i, self.t[i] + eps).loss - self.token(i, self.t[i] - eps).loss) / (2 * eps)
+
+
+def binary_kl(old: float, new: float) -> float:
+    """KL of a coin that shows the token: old and new are its log-probabilities."""
+    pair = [(math.exp(old), math.exp(new)), (max(1 - math.exp(old), 1e-8), max(1 - math.exp(new), 1e-8))]
+    return sum(mu * math.log(mu / pi) for mu, pi in pair)
 
 
 def naive_ppo(ratio: float, a: float, low: float, high: float, dual: float) -> float:
@@ -147,7 +166,7 @@ def test_every_loss_and_correction_equals_the_naive_oracle(loss: str, correction
     assert gradient.tolist() == pytest.approx([oracle.slope(i) for i in range(len(naive))], rel=1e-6, abs=1e-8)
     flags = (terms.uncorrected.clipped_low, terms.uncorrected.clipped_high, terms.uncorrected.clipped_dual, terms.rejected)
     assert [f.tolist() for f in flags] == [[getattr(n, key) for n in naive] for key in ("low", "high", "dual", "rejected")]
-    happen = (loss != "cispo", True, loss == "dual", "mask" in correction)
+    happen = (loss not in ("cispo", "sapo"), loss != "sapo", loss == "dual", "mask" in correction)
     assert tuple(bool(f.any()) for f in flags) == happen
     assert not terms.weight.requires_grad
     assert not terms.uncorrected.ratio.requires_grad
@@ -175,7 +194,7 @@ def test_a_fresh_batch_has_weight_and_ratio_one_and_the_plain_policy_gradient(lo
     tokens.proximal = tokens.behaviour = tokens.policy.detach()
     terms, gradient = solve(tokens, objective(LOSSES[loss], CORRECTIONS[correction]))
     assert terms.weight.tolist() == terms.uncorrected.ratio.tolist() == [1.0] * len(terms.uncorrected.ratio)
-    assert gradient.tolist() == (-tokens.advantage).tolist()
+    assert gradient.tolist() == pytest.approx((-tokens.advantage).tolist(), rel=1e-15 if loss == "sapo" else 0, abs=0)
     assert not bool(
         (terms.uncorrected.clipped_low | terms.uncorrected.clipped_high | terms.uncorrected.clipped_dual | terms.rejected).any()
     )
@@ -226,6 +245,41 @@ def test_gspo_has_the_gradient_of_its_sequence_form_when_a_rollout_has_one_advan
     gradients = [torch.autograd.grad(value, tokens.policy)[0] for value in (whole, ours)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-15)
     assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["dppo_tv", "dppo_kl"])
+def test_dppo_leaves_out_likely_tokens_that_ppo_keeps_and_keeps_rare_ones_that_it_drops(loss: str) -> None:
+    """From .5 to .69 the ratio is 1.38, and a rare token from .001 to .005 has a ratio of 5."""
+    old, new = (torch.tensor(values, dtype=torch.float64).log() for values in ([0.5, 0.001], [0.69, 0.005]))
+    column = {"advantage": torch.ones(2).double(), "staleness": torch.ones(2), "rollout": torch.arange(2), "num_rollouts": 2}
+    tokens = Tokens(policy=new.requires_grad_(), proximal=old, behaviour=old, **column)
+    bounds = {"clip_low": 0.15, "clip_high": 0.15} if loss == "dppo_tv" else {"clip_low": 0.05, "clip_high": 0.05}
+    terms, gradient = solve(tokens, objective({"loss": Loss[loss]}, bounds, CORRECTIONS["bypass"]))
+    clip, _ = solve(tokens, objective(LOSSES["clip"], CORRECTIONS["bypass"]))
+    assert terms.uncorrected.clipped_high.tolist() == [True, False]
+    assert clip.uncorrected.clipped_high.tolist() == [False, True]
+    assert gradient.tolist() == pytest.approx([0.0, -5.0])
+
+
+def test_dppo_truncates_the_ratio_of_a_token_that_it_keeps() -> None:
+    old, new = (torch.tensor([value], dtype=torch.float64).log() for value in (1e-4, 4e-3))
+    column = {"advantage": torch.ones(1).double(), "staleness": torch.ones(1), "rollout": torch.arange(1), "num_rollouts": 1}
+    tokens = Tokens(policy=new.requires_grad_(), proximal=old, behaviour=old, **column)
+    terms, gradient = solve(tokens, objective(LOSSES["dppo_tv"], CORRECTIONS["bypass"]))
+    assert terms.uncorrected.ratio.item() == pytest.approx(40.0)
+    assert gradient.item() == pytest.approx(-20.0)
+
+
+def test_sapo_keeps_some_gradient_outside_the_clip_and_has_its_largest_at_one() -> None:
+    tokens = scene()
+    terms, gradient = solve(tokens, objective(LOSSES["sapo"], CORRECTIONS["bypass"]))
+    slope = gradient / (-tokens.advantage * terms.uncorrected.ratio)
+    ratio = terms.uncorrected.ratio
+    far = ((ratio > 1.4) & (ratio < 10)) | (ratio < 0.8)
+    assert bool((slope <= 1).all())
+    assert bool(((slope > 0) & (slope < 0.99))[far].all())
+    clip, _ = solve(tokens, objective(LOSSES["clip"], CORRECTIONS["bypass"]))
+    assert bool((far & (clip.uncorrected.clipped_low | clip.uncorrected.clipped_high)).any())
 
 
 def test_m2po_with_the_bounds_of_the_clip_is_ppo() -> None:
