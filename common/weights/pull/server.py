@@ -14,7 +14,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from time import monotonic
+from time import clock_gettime, monotonic, pthread_getcpuclockid
 
 import zmq
 
@@ -116,6 +116,12 @@ class WeightServer:
         assert self._thread is None, "start is called once"
         self._thread = threading.Thread(target=self._run, name="weight-server", daemon=True)
         self._thread.start()
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the serving thread: the part of the work that may hold the interpreter's lock."""
+        ident = self._thread.ident if self._thread is not None and self._thread.is_alive() else None
+        return clock_gettime(pthread_getcpuclockid(ident)) if ident is not None else 0.0
 
     def close(self) -> None:
         """Stop serving. Pullers find another source, or this one when it is back. A second call does nothing."""
