@@ -47,7 +47,7 @@ from ..common.messages import (
     WeightsApplied,
 )
 from ..common.models import DTYPES
-from ..common.types import PULL
+from ..common.types import PULL, PullAddress
 from ..common.weights.transports import COLLECTIVE, configured_transport
 from ..learner.weights.offering import WeightOffering
 from ..learner.weights.packer import WeightPacker
@@ -81,9 +81,10 @@ def serve_actor(pipe: Connection, address: str, transport: str) -> None:
         update = updates.take(TIMEOUT_S)
         about = {"generation": update.generation, "version": update.version, "epoch": update.epoch, "seconds": 0.0}
         if pulling is not None:
+            catalog = msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress).catalog
             pulled = asyncio.run(pulling.pull(update))
             update = msgspec.structs.replace(update, rendezvous=pulled.rendezvous)
-            about |= {"num_bytes": pulled.num_bytes, "pull_s": pulled.seconds}
+            about |= {"num_bytes": pulled.num_bytes, "pull_s": pulled.seconds, "catalog": catalog}
         downloader.start(update, TIMEOUT_S)
         result = downloader.result(TIMEOUT_S)
         if result is None or result.error:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
+import msgspec
 import numpy as np
 import torch
 from prolong.actor.weight_download import WeightDownloader
@@ -28,6 +29,7 @@ from prolong.common.types import (
     FinishReason,
     Group,
     Manifest,
+    PullAddress,
     Rollout,
     Ticket,
     Verdict,
@@ -125,7 +127,9 @@ class ScriptedActor(threading.Thread):
         self.versions.append(update.version)
         self.history[update.version] = dict(self.received)
         self.num_bytes.append(result.num_bytes)
-        return WeightsApplied(checksums=[checksum(flat) for flat in buckets], num_bytes=result.num_bytes, **about)
+        catalog = msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress).catalog
+        sums = [checksum(flat) for flat in buckets]
+        return WeightsApplied(checksums=sums, num_bytes=result.num_bytes, catalog=catalog, **about)
 
     def _receive(self, update: UpdateWeights) -> WeightsApplied:
         if update.version == self._die_at:
