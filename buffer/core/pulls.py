@@ -131,13 +131,15 @@ class Pullers:
     def learner_joined(self, now: float) -> None:
         """Another learner process: what was on offer is gone. A learner offers when it starts, so it is not asked to.
 
-        Who serves must have this learner's catalogs, though the versions be the same.
+        Who serves must have this learner's catalogs, though the versions be the same. Pulls from one that died tell nothing
+        of those who failed.
         """
         self._offer = None
         self._fingerprints.clear()
         self._ask_at_s = now + self._resync_interval_s
         self._forget_told()
         for puller in self._pullers.values():
+            puller.num_errors, puller.pause_until_s = 0, 0.0
             if puller.serves is not None:
                 puller.is_checked = False
             if puller.role is Role.relay:
@@ -147,11 +149,11 @@ class Pullers:
         for puller in self._pullers.values():
             puller.told = -1
 
-    def offer(self, offer: Offer) -> None:
-        """The learner offers a version. One that is older than its last offer comes late, and changes nothing."""
+    def offer(self, offer: Offer) -> bool:
+        """The learner offers a version. False for one that is older than its last offer: it comes late, and changes nothing."""
         last = self._offer
         if last is not None and last.generation == offer.generation and last.version > offer.version:
-            return
+            return False
         if last is not None and last != offer and last.version >= offer.version:
             # another generation, or another catalog: what was told of a version of this number is void
             self._forget_told()
@@ -159,6 +161,7 @@ class Pullers:
         self._fingerprints[offer.catalog] = _fingerprint(offer.checksums)
         if len(self._fingerprints) > REMEMBERED:
             del self._fingerprints[next(iter(self._fingerprints))]
+        return True
 
     def version_of(self, name: str, generation: int) -> int | None:
         """The version that a puller may generate with, or None."""

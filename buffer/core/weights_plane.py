@@ -14,7 +14,7 @@ import logging
 from ...common import messages as m
 from ...common.types import PULL
 from .dispatch import Dispatch
-from .peers import Outgoing, Peer, Peers, never_published
+from .peers import NO_READERS, Outgoing, Peer, Peers, never_published
 from .pulls import PullOutcome, pulls_weights
 from .run_state import RunState
 
@@ -29,6 +29,7 @@ class WeightsPlane:
         self._membership, self._pullers = run.membership, run.pullers
         # public keys that servers of weights admit
         self._keys: list[str] = []
+        self._readers = NO_READERS
         self._manifest_bytes = 0  # of the last broadcast
 
     # --- clients that come and go -----------------------------------------------------------------
@@ -69,7 +70,8 @@ class WeightsPlane:
 
     def offer(self, peer: Peer, message: m.Offer) -> list[Outgoing]:
         """The learner offers a version to those who pull."""
-        self._pullers.offer(message)
+        if not self._pullers.offer(message):
+            self._run.counters.count("buffer/late_offers")
         return [(peer.identity, m.OfferNoted(version=message.version))]
 
     def applied(self, peer: Peer, message: m.WeightsApplied, now: float) -> None:
@@ -139,14 +141,17 @@ class WeightsPlane:
 
     def _tell_readers(self) -> list[Outgoing]:
         """Tell the learner and all who serve weights who may pull, when that has changed."""
-        num_pullers = self._pullers.num_pullers
-        readers = m.WeightReaders(num_pullers=num_pullers, keys=self._keys if num_pullers else [])
+        num_pullers, keys = self._pullers.num_pullers, self._keys
+        if num_pullers == 0:
+            self._readers = NO_READERS
+        elif num_pullers != self._readers.num_pullers or keys is not self._readers.keys:
+            self._readers = m.WeightReaders(num_pullers=num_pullers, keys=keys)
         servers = [self._peers.named(name) for name in self._pullers.servers()]
         out: list[Outgoing] = []
         for peer in (self._peers.learner, *servers):
-            if peer is not None and peer.readers != readers:
-                peer.readers = readers
-                out.append((peer.identity, readers))
+            if peer is not None and peer.readers is not self._readers:
+                peer.readers = self._readers
+                out.append((peer.identity, self._readers))
         return out
 
     def _tell_pullers(self, now: float) -> list[Outgoing]:

@@ -101,9 +101,9 @@ def dead_generation_accepted(patch: Patch) -> None:
     patch.setattr(Leases, "clear", lambda self: None)
     refusal_well = Dispatch._refusal
 
-    def refusal(self: Dispatch, *about: Any) -> str:
-        reason = refusal_well(self, *about)
-        return "" if "is over" in reason else reason
+    def refusal(self: Dispatch, actor: Any, ordinal: int, generation: int) -> str:
+        reason = refusal_well(self, actor, ordinal, generation)
+        return "" if "is over" in reason and self._run.leases.find(ordinal) is not None else reason
 
     patch.setattr(Dispatch, "_refusal", refusal)
 

@@ -57,7 +57,8 @@ class Learner(Client):
         return self.greeting(**about, transport="pull" if self.world.plan.all_pull else "collective")
 
     def welcomed(self, welcome: m.Welcome) -> None:
-        self.later(0.0, self.offer)
+        if self.encoded is not None:
+            self.later(0.0, self.offer)
         if welcome.generation == self.generation:
             return  # the session itself sends questions without an answer again
         self.world.forks += welcome.generation not in (1, self.first_generation)

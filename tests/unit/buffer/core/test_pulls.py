@@ -143,13 +143,14 @@ def test_a_connection_that_broke_may_have_lost_the_update(pulls: Pullers) -> Non
 
 def test_an_offer_that_comes_late_or_twice_changes_nothing(pulls: Pullers) -> None:
     told(pulls)
-    pulls.offer(offer(3))
-    pulls.offer(offer(2))
+    assert pulls.offer(offer(3))
+    assert not pulls.offer(offer(2))
     assert told(pulls) == {}
 
 
 def test_offers_of_a_learner_are_void_once_another_one_comes(pulls: Pullers) -> None:
     told(pulls)
+    pulls.applied("a", applied(3, error="the learner is gone"), 0.0)
     pulls.learner_joined(0.0)
     pulls.join(hello("c"))
     assert told(pulls) == {}
