@@ -77,7 +77,7 @@ class LyingStore:
         match answer:
             case Full(content):
                 self.num_lies -= 1
-                return Full(bytes([content[0] ^ 1]) + content[1:])
+                return Full(bytes([content[0] ^ 1]) + bytes(content[1:]))
             case Deltas(steps):
                 changed = [(version, payload[:-1] + b"\x55" if payload else payload) for version, payload in steps]
                 self.num_lies -= changed != steps

@@ -59,7 +59,7 @@ class Deltas(NamedTuple):
 class Full(NamedTuple):
     """An answer: the whole chunk."""
 
-    content: bytes
+    content: bytes | memoryview
 
 
 class NotYet(NamedTuple):
@@ -172,7 +172,8 @@ class ChunkStore:
             content = self.layout.view(self.buckets, index).clone()
         for payload in reversed(later):
             apply_delta(content, payload, self.layout.chunks[index].width, undo=True)
-        return Full(content.numpy().tobytes())
+        # no further copy: it would hold the interpreter's lock
+        return Full(content.numpy().data)
 
     # --- the learner's ------------------------------------------------------------------------------------------------
 
