@@ -167,8 +167,9 @@ class ChunkStore:
                 return Deltas(chain)
             later = self._later(index, session, target)
             if later is None:
-                # an absent chunk is on its way to the newest version, and to no other
-                return Superseded(newest) if target < newest else NotYet()
+                # a puller's absent chunk is on its way to the newest version and to no other; a learner's is back in a moment
+                is_coming = target == newest or (self._advances and self._held[index] is None)
+                return NotYet() if is_coming else Superseded(newest)
             content = self.layout.view(self.buckets, index).clone()
         for payload in reversed(later):
             apply_delta(content, payload, self.layout.chunks[index].width, undo=True)
