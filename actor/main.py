@@ -39,7 +39,7 @@ from ..common.weights.transports import broadcast_transport
 from ..verifiers.workers.pool import make_pool
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .engines.registry import engine_class
-from .pulling import Pulling
+from .pulling import Pulling, check_serving_host
 from .rollouts import RolloutWorker
 from .stats import ActorStats
 from .updates import WeightUpdates
@@ -69,7 +69,10 @@ def main(cfg: Config, name: str) -> int:
 
 
 async def _run(cfg: Config, name: str) -> None:
-    broadcast_transport(cfg.weights)  # an unknown name is refused before the engine starts
+    # before the engine starts
+    broadcast_transport(cfg.weights)
+    if cfg.weights.serve:
+        check_serving_host(cfg)
     tokenizer = Tokenizer.load(cfg.model.path)
     engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
     # Hello comes after the engine is ready: from then on the actor is a member of every broadcast, and would delay the others

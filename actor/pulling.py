@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..common.config.sections import WeightsConfig
+from ..common.config.sections import Config, WeightsConfig
+from ..common.errors import ConfigError
 from ..common.messages import UpdateWeights, WeightReaders
 from ..common.transport.keys import ClientKeys
+from ..common.transport.sockets import is_loopback
 from ..common.types import PULL, Manifest, PullAddress, Rendezvous, WeightSource
 from ..common.weights.buckets import check_manifest
 from ..common.weights.pull.chunks import ChunkLayout
@@ -30,6 +32,16 @@ from ..common.weights.shared import SharedBuckets
 DEADLINE_S = 3600.0  # of one pull; the next one goes on where it was
 
 log = logging.getLogger(__name__)
+
+
+def check_serving_host(cfg: Config) -> None:
+    """Raise ConfigError when other hosts may belong to the run, and would be told an address that is not of this one."""
+    beyond = not is_loopback(cfg.buffer.address.removeprefix("tcp://").rpartition(":")[0])
+    if beyond and is_loopback(cfg.weights.host):
+        raise ConfigError(
+            f"weights.host = {cfg.weights.host!r}: expected this machine's address as other hosts reach it, because they "
+            "are to pull weights from here"
+        )
 
 
 def is_pulled(update: UpdateWeights) -> bool:

@@ -24,7 +24,7 @@ from ..common.messages import PROTOCOL_VERSION, Hello, Leave, Role, UpdateWeight
 from ..common.transport.keys import load_client_keys
 from ..common.types import PULL
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
-from .pulling import Pulling
+from .pulling import Pulling, check_serving_host
 from .updates import Pulls, WeightUpdates
 
 FLUSH_S = 0.5  # for the last messages
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: Config, name: str) -> int:
     """Run until the buffer says Stop (RunStopped), SIGTERM or SIGINT, or an error. Raises subclasses of ProlongError."""
+    check_serving_host(cfg)
     try:
         asyncio.run(_run(cfg, name))
     except BaseExceptionGroup as group:

@@ -112,6 +112,10 @@ def actor(argv: list[str]) -> int:
     check_model(cfg)
     settle_dtype(cfg)
     name = _checked_name(args.name, "actor")
+    if cfg.weights.serve:
+        from .local.preflight import check_weights_address
+
+        check_weights_address(cfg)
     from ..actor.main import main as run_actor
 
     end_process(exit_code_of("actor", lambda: run_actor(cfg, name)))

@@ -132,13 +132,17 @@ def check_weights(cfg: Config) -> None:
     weights = cfg.weights
     if weights.transport != PULL and not weights.port:
         return
-    check_address(
-        f"tcp://{weights.host}:{weights.port}", has_keys=bool(cfg.buffer.keys), setting="weights.host and weights.port"
-    )
     shared = weights.serve and weights.port and cfg.launch.actors
     require(
         not shared, "weights.port", weights.port, "0 with weights.serve=true: the learner and each actor here need their own"
     )
+    check_weights_address(cfg)
+
+
+def check_weights_address(cfg: Config) -> None:
+    """Raise AddressInUse or ConfigError unless a process of this machine can serve weights at weights.host and weights.port."""
+    weights, setting = cfg.weights, "weights.host and weights.port"
+    check_address(f"tcp://{weights.host}:{weights.port}", has_keys=bool(cfg.buffer.keys), setting=setting)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -16,7 +16,7 @@ import pytest
 from prolong.buffer.client.observer import request_status
 from prolong.common.messages import Status
 
-from tests.support.runs import SMALL, Run, assert_balanced, free_port
+from tests.support.runs import ON_VLLM, SMALL, Run, assert_balanced, free_port
 
 BATCH = 4
 STEPS = 12
@@ -95,8 +95,7 @@ def test_a_run_whose_weights_are_pulled_ends_with_everybody_in_it(tmp_path: Path
         run.start("buffer")
         run.start("learner")
         pulling.start("relay", "relay")
-        pulling.start("actor", "serving", "weights.serve=true")
-        pulling.start("actor", "plain")
+        pulling.start("actor", "serving", "weights.serve=true", ON_VLLM)
         codes = {label: run.ended(process, 150) for label, process in run.processes.items()}
         assert set(codes.values()) == {0}, f"{codes}\n{run.output()}"
         assert_balanced(run.summary(), STEPS, BATCH)

@@ -9,9 +9,9 @@ from contextlib import closing
 import msgspec
 import pytest
 import torch
-from prolong.actor.pulling import Pulling
-from prolong.common.config.sections import WeightsConfig
-from prolong.common.errors import WeightsError
+from prolong.actor.pulling import Pulling, check_serving_host
+from prolong.common.config.sections import BufferConfig, Config, WeightsConfig
+from prolong.common.errors import ConfigError, WeightsError
 from prolong.common.messages import UpdateWeights, WeightReaders
 from prolong.common.types import Rendezvous
 from prolong.common.weights.pull.chunks import CHUNK_BYTES
@@ -145,3 +145,14 @@ def test_a_process_that_serves_passes_on_what_it_pulled(learner: Learner, pullin
 def test_only_a_process_that_serves_names_a_source(pulling: Pulling) -> None:
     assert pulling.source is None
     pulling.admit(WeightReaders(num_pullers=1, keys=["k" * 40]))  # it has nothing to do with it
+
+
+def test_an_address_that_other_hosts_cannot_reach_is_refused_before_anything_is_served() -> None:
+    cfg = Config(buffer=BufferConfig(address="tcp://10.0.0.1:5710"), weights=WeightsConfig(transport="pull"))
+    with pytest.raises(
+        ConfigError, match=r"weights.host = '127.0.0.1': expected this machine's address as other hosts reach it"
+    ):
+        check_serving_host(cfg)
+    cfg.weights.host = "10.0.0.2"
+    check_serving_host(cfg)
+    check_serving_host(Config())  # a run of one machine
