@@ -29,7 +29,7 @@ class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
 
     def __init__(self, run: RunState, silence_s: float) -> None:
-        """`silence_s`: how long a ticket that the next batch must hold waits for an actor that goes on with it."""
+        """`silence_s`: how long a ticket that the next batch must hold waits for newer weights of an actor that has room."""
         self._run, self._silence_s = run, silence_s
 
     # --- out --------------------------------------------------------------------------------------
@@ -46,6 +46,7 @@ class Dispatch:
                 versions[actor.name] = version
                 free.append((self._load(actor), rank, actor))
         heapq.heapify(free)
+        self._give_up_due([(actor, versions[actor.name]) for _, _, actor in free], now)
         while free:
             _, rank, actor = heapq.heappop(free)
             ticket = self._lease_next(actor, versions[actor.name], now, training)
@@ -54,6 +55,20 @@ class Dispatch:
             given.setdefault(actor.name, []).append(ticket)
             heapq.heappush(free, (self._load(actor), rank, actor))
         return [(actor, message) for actor in actors for message in in_messages(given.get(actor.name, []))]
+
+    def _give_up_due(self, workers: Sequence[tuple[Peer, int]], now: float) -> None:
+        """Fail handed-over tickets that the next batch has waited for in vain while others could make them anew.
+
+        `workers`: actors that hold weights, with their versions. One that has room and weights that are too old could. Without
+        room for this ticket there is none for a fresh one either.
+        """
+        for waiting in self._run.handovers.all():
+            ticket = waiting.ticket
+            overdue = now >= waiting.since_s + self._silence_s and ticket.kind is TicketKind.train
+            if overdue and self._run.store.is_due(ticket.ordinal):
+                able = [version for actor, version in workers if self._has_room(actor, ticket.sampling.n)]
+                if able and max(able) < waiting.version:
+                    self._fail_waiting(waiting)
 
     def _load(self, actor: Peer) -> float:
         return self._run.leases.rollouts(actor.name) / max(actor.hello.capacity, 1)
@@ -188,7 +203,7 @@ class Dispatch:
     def expire(self, now: float) -> None:
         """Fail leases that ran out, and those of actors that did not greet a restarted buffer in time.
 
-        Tickets that were handed over fail when the lease would have, or when the next batch has waited `silence_s` for one.
+        Tickets that were handed over fail when the lease would have.
         """
         for actor in self._run.leases.overdue_actors(now):
             self.fail_leases_of(actor)
@@ -196,8 +211,7 @@ class Dispatch:
             self._run.counters.count("buffer/lost_leases")
             self._fail_lease(lease)
         for waiting in self._run.handovers.all():
-            due = waiting.ticket.kind is TicketKind.train and self._run.store.is_due(waiting.ticket.ordinal)
-            if now >= waiting.until_s or (due and now >= waiting.since_s + self._silence_s):
+            if now >= waiting.until_s:
                 self._fail_waiting(waiting)
 
     def distrust(self, actor: str, version: int) -> None:

@@ -160,16 +160,40 @@ def test_nobody_goes_on_and_the_ticket_fails_when_its_lease_would_have() -> None
     assert (count(scene, "lost_handovers"), count(scene, "lost_tokens")) == (1, TOKENS)
 
 
-def test_the_batch_that_needs_it_waits_for_an_actor_no_longer_than_for_a_silent_one() -> None:
+def test_a_batch_that_needs_it_waits_for_newer_weights_no_longer_than_for_a_silent_actor() -> None:
+    """The other actor has room, but weights that are too old: it makes the group anew."""
+    scene, work = started(batch=2, eta=1)
+    scene.actor("behind", capacity=2)
+    scene.apply("behind", 0, epoch=scene.publish(0).epoch)
+    scene.result(work[0])
+    scene.result(work[1])
+    scene.take(0)
+    scene.done(1)
+    scene.publish(1)
+    scene.apply("actor-0", 1)
+    assert hand_over(scene, work[2], begun(0, 0, 1)).accepted
+    for ticket in scene.core.dispatch.held_by("behind"):
+        scene.result(ticket, name="behind")
+    assert scene.core.run.store.is_due(work[2].ordinal)
+
+    def later(seconds: float) -> list[Ticket]:
+        scene.say(LEARNER, m.Heartbeat(), after_s=seconds)
+        return tickets(scene.say("behind", m.Heartbeat()))
+
+    later(9.0)
+    assert scene.core.run.handovers.find(work[2].ordinal) is not None
+    (fresh,) = later(1.0) or scene.core.dispatch.held_by("behind")
+    assert (fresh.prompt, fresh.started) == (work[2].prompt, [])
+    assert (count(scene, "lost_handovers"), count(scene, "lost_tokens")) == (1, TOKENS)
+
+
+def test_without_an_actor_that_could_make_it_anew_a_ticket_waits() -> None:
     scene, work = started(eta=0, batch=1)
     hand_over(scene, work[0], begun())
-    scene.wait(9.0)
+    scene.wait(30.0)
     assert scene.counts == {"issued": 1, "total": 1}
-    scene.wait(1.0)
-    assert scene.counts == {"failed": 1, "total": 1}
-    scene.learner(pid=2)
-    (fresh,) = goes_on(scene)
-    assert (fresh.prompt, fresh.started) == (work[0].prompt, [])
+    scene.learner(generation=1)
+    assert goes_on(scene) == [msgspec.structs.replace(work[0], started=[begun()])]
 
 
 def test_an_actor_that_is_killed_while_it_goes_on_loses_the_ticket_as_any_other() -> None:
