@@ -1,19 +1,17 @@
 """Bytes and seconds of a pulled update, by learning rate: real AdamW steps of a real model, against a full copy.
 
-    prolong bench weights-delta --model FOLDER [--lr 1e-6 1e-5 1e-4] [--steps 8] [--updates 2] [--json]
+    prolong bench weights-delta [--model FOLDER] [--lr 1e-6 1e-5 1e-4] [--steps 8] [--updates 2] [--json]
 
 A row is one learning rate and one dtype of the actors: the share of elements and of chunks that changed, bytes, the wall and
 CPU seconds of the learner (encode: deltas and digests), of the puller (decode: the same backwards, checked against the
 learner's cast) and of the parts of both, and what other codings would have taken of the same update (delta_codings.py). The
-gradient is that of the next token of Python code. Without --model a random model of the demo's shape is trained: its weights
-are not those of a trained model, and its figures say little.
+gradient is that of the next token of Python code. Without --model it is the demo's model, 0.6 million trained parameters.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +25,9 @@ from ..common.weights.buckets import PackedWeights, fill_bucket, named_dtype, pl
 from ..common.weights.pull.catalog import catalog_digest, chunk_digest, decode_catalog
 from ..common.weights.pull.chunks import CHUNK_BYTES, ChunkLayout
 from ..common.weights.pull.store import ChunkStore, Deltas, Full
+from ..launch.demo.bootstrap import SHIPPED
 from ..learner.optimizer import build_optimizer
 from .delta_codings import coding_sizes
-from .learner_step import make_demo_shaped_model
 from .measure import report
 
 BUCKET_BYTES = 256 << 20
@@ -149,12 +147,12 @@ def token_stream(folder: str, vocab_size: int, num_tokens: int) -> torch.Tensor:
     return torch.tensor(tokenizer(text[: 8 * num_tokens]).input_ids[:num_tokens])
 
 
-def measure_rate(args: argparse.Namespace, folder: str, lr: float) -> list[dict[str, object]]:
+def measure_rate(args: argparse.Namespace, lr: float) -> list[dict[str, object]]:
     """Train with one learning rate, and measure the last updates in each dtype."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).train()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, local_files_only=True).train()
     optimizer = build_optimizer(model, LearnerConfig(lr=lr))
-    tokens = token_stream(folder, model.config.vocab_size, 200 * args.tokens)
+    tokens = token_stream(args.model, model.config.vocab_size, 200 * args.tokens)
     pairs = [StorePair(model, dtype, args.chunk_bytes) for dtype in args.dtype]
     for step in range(args.steps):
         start = int(torch.randint(len(tokens) - args.tokens, ()))
@@ -207,7 +205,7 @@ def delta_table(rows: list[dict[str, object]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench weights-delta", description=__doc__)
-    parser.add_argument("--model", default="", help="a folder with a model that transformers loads")
+    parser.add_argument("--model", default=str(SHIPPED), help="a folder with a model that transformers loads")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-6, 1e-5, 1e-4])
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--steps", type=int, default=8, help="of AdamW with each learning rate")
@@ -218,9 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 1 <= args.updates < args.steps:
         parser.error(f"--updates {args.updates}: expected from 1 to one less than --steps, {args.steps}")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.model or make_demo_shaped_model(Path(scratch))
-        rows = [row for lr in args.lr for row in measure_rate(args, folder, lr)]
+    rows = [row for lr in args.lr for row in measure_rate(args, lr)]
     if args.json:
         report({"rows": rows}, as_json=True)
     else:
