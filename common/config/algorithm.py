@@ -26,9 +26,9 @@ class ObjectiveConfig:
 
     advantage: Advantage = Advantage.group_std  # how rewards become advantages
     loss: Loss = Loss.clip  # form of the policy loss
-    # losses clip and gspo: the ratio is not below 1 - this; losses dppo_*: bound on the divergence, for tokens that got rarer
+    # losses clip, gspo and gepo: the ratio is not below 1 - this; dppo_*: bound on the divergence, for tokens that got rarer
     clip_low: float = 0.2
-    # losses clip, gspo and cispo: the ratio is not above 1 + this; losses dppo_*: bound for tokens that got more likely
+    # losses clip, gspo, gepo and cispo: the ratio is not above 1 + this; dppo_*: bound for tokens that got more likely
     clip_high: float = 0.4
     dual_clip: float = 0.0  # loss clip: the loss of a negative advantage is at most this * |A|; 0: off
     # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
@@ -70,6 +70,10 @@ class ObjectiveConfig:
         check_objective(self)
 
 
+# losses that are made for the ratio of policy and sampler
+TO_SAMPLER = (Loss.m2po, Loss.gepo)
+
+
 def check_objective(cfg: ObjectiveConfig) -> None:
     """Raise ConfigError, with the reason, for settings that contradict each other."""
     clips = cfg.loss is Loss.clip
@@ -77,8 +81,9 @@ def check_objective(cfg: ObjectiveConfig) -> None:
     corrected = cfg.correction is not Correction.bypass
     unweighted = "truncate, its default: with correction bypass the ratio is the weight, and would count twice"
     require(corrected or cfg.weighting is Weighting.truncate, "objective.weighting", cfg.weighting.name, unweighted)
-    one_ratio = cfg.loss is not Loss.m2po or cfg.correction is Correction.bypass
-    require(one_ratio, "objective.correction", cfg.correction.name, "bypass: loss m2po bounds the ratio to the sampler itself")
+    one_ratio = cfg.loss not in TO_SAMPLER or cfg.correction is Correction.bypass
+    itself = f"bypass: loss {cfg.loss.name} looks at the ratio to the sampler itself"
+    require(one_ratio, "objective.correction", cfg.correction.name, itself)
     if cfg.kl_beta > 0:
         _check_kl(cfg)
 

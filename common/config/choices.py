@@ -35,6 +35,7 @@ class Loss(Enum):
     gspo = "gspo"  # the ratio is that of the whole rollout, length-normalised (GSPO)
     m2po = "m2po"  # PPO whose clip bounds keep the second moment of the log-ratio small (M2PO)
     sapo = "sapo"  # a sigmoid of the ratio in the place of the clip (SAPO)
+    gepo = "gepo"  # PPO on the rollout's mean probability over that expected of its group's rollouts (GEPO)
     dppo_tv = "dppo_tv"  # a bound on the change of the token's probability in the place of the clip (DPPO, binary TV)
     dppo_kl = "dppo_kl"  # a bound on the KL of token against all others in the place of the clip (DPPO, binary KL)
 

@@ -11,9 +11,10 @@ mini-batch first, as M2PO does, is a class with `for_mini_batch`. Both are entri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..batches.packing import MicroBatch
@@ -39,6 +40,8 @@ class Tokens:
     # [M] int64, the token's rollout, from 0 to num_rollouts - 1
     rollout: Tensor
     num_rollouts: int
+    # [R] int64, the ordinal of the rollout's group, other rollouts of which may be elsewhere; empty where no loss reads it
+    group: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 @dataclass(slots=True)

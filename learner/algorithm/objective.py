@@ -68,6 +68,7 @@ def micro_loss(
         staleness=micro.staleness,
         rollout=micro.rollout,
         num_rollouts=micro.num_rollouts,
+        group=micro.group,
     )
     terms = policy_loss(tokens, cfg, token_loss)
     total, kl_term = terms.loss, torch.zeros_like(micro.advantage)

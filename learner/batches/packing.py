@@ -99,6 +99,8 @@ class MicroBatch:
     # [M] int64, index of the token's rollout; every rollout of the micro-batch is whole in it
     rollout: Tensor
     num_rollouts: int
+    # [num_rollouts] int64, the ordinal of each rollout's group
+    group: Tensor
     # ordinals
     groups: list[int]
     # this rank's part of the tokens, if several ranks share them
@@ -351,5 +353,6 @@ def _micro_batch(
         comparable=chosen(np.concatenate([sample.comparable for sample in samples]), torch.bool),
         rollout=chosen(np.repeat(np.arange(len(samples)), counts), torch.int64),
         num_rollouts=len(samples),
+        group=torch.tensor([sample.group for sample in samples], dtype=torch.int64),
         groups=list(dict.fromkeys(sample.group for sample in samples)),
     )

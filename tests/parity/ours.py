@@ -49,6 +49,7 @@ def parts_of(rollouts: Rollouts, cfg: ObjectiveConfig, policy: Tensor, entropy: 
         comparable=torch.zeros_like(policy, dtype=torch.bool),
         rollout=rollouts.rollout,
         num_rollouts=len(rollouts.lengths),
+        group=rollouts.group,
         groups=[],
         proximal=rollouts.proximal,
         reference=rollouts.reference if cfg.kl_beta > 0 else None,

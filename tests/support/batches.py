@@ -65,6 +65,14 @@ VARIANTS = {  # objectives that look at whole rollouts, prompts or mini-batches;
         "second_moment": 0.075,
         "aggregation": Aggregation.prompt_mean,
     },
+    "gepo": {
+        "loss": Loss.gepo,
+        "correction": Correction.bypass,
+        "rejection": Rejection.geometric,
+        "reject_low": 0.9,
+        "reject_high": 1.1,
+        "aggregation": Aggregation.sequence_mean,
+    },
     "icepop": {
         "dual_clip": 3.0,
         "weighting": Weighting.mask,

@@ -9,6 +9,7 @@ from ....common.config.algorithm import ObjectiveConfig
 from ....common.config.choices import Loss
 from ..api import PolicyLoss
 from .divergence import dppo_kl_loss, dppo_tv_loss
+from .group_expectation import GroupExpectationLoss
 from .per_token import PerToken, cispo_loss, clip_loss, gspo_loss, sapo_loss
 from .second_moment import SecondMomentLoss
 
@@ -18,6 +19,7 @@ LOSSES: dict[Loss, Callable[[ObjectiveConfig], PolicyLoss]] = {
     Loss.gspo: partial(PerToken, gspo_loss),
     Loss.m2po: SecondMomentLoss,
     Loss.sapo: partial(PerToken, sapo_loss),
+    Loss.gepo: GroupExpectationLoss,
     Loss.dppo_tv: partial(PerToken, dppo_tv_loss),
     Loss.dppo_kl: partial(PerToken, dppo_kl_loss),
 }

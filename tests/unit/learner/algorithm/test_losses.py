@@ -39,6 +39,7 @@ def tokens_of(micro: MicroBatch) -> tuple[Tokens, Tensor]:
         staleness=micro.staleness,
         rollout=micro.rollout,
         num_rollouts=micro.num_rollouts,
+        group=micro.group,
     )
     return tokens, policy - micro.proximal
 

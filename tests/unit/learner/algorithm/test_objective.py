@@ -253,7 +253,9 @@ def test_dppo_leaves_out_likely_tokens_that_ppo_keeps_and_keeps_rare_ones_that_i
     old, new = (torch.tensor(values, dtype=torch.float64).log() for values in ([0.5, 0.001], [0.69, 0.005]))
     column = {"advantage": torch.ones(2).double(), "staleness": torch.ones(2), "rollout": torch.arange(2), "num_rollouts": 2}
     tokens = Tokens(policy=new.requires_grad_(), proximal=old, behaviour=old, **column)
-    bounds = {"clip_low": 0.15, "clip_high": 0.15} if loss == "dppo_tv" else {"clip_low": 0.05, "clip_high": 0.05}
+    bounds: dict[str, object] = (
+        {"clip_low": 0.15, "clip_high": 0.15} if loss == "dppo_tv" else {"clip_low": 0.05, "clip_high": 0.05}
+    )
     terms, gradient = solve(tokens, objective({"loss": Loss[loss]}, bounds, CORRECTIONS["bypass"]))
     clip, _ = solve(tokens, objective(LOSSES["clip"], CORRECTIONS["bypass"]))
     assert terms.uncorrected.clipped_high.tolist() == [True, False]

@@ -32,6 +32,7 @@ def micro_of(behaviour: list[float], *, proximal: list[float] | None = None, wei
         comparable=torch.zeros(count, dtype=torch.bool),
         rollout=torch.zeros(count, dtype=torch.int64),
         num_rollouts=1,
+        group=torch.zeros(1, dtype=torch.int64),
         groups=[],
         proximal=None if proximal is None else torch.tensor(proximal, dtype=torch.float64),
     )
