@@ -303,7 +303,8 @@ class Rendezvous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class WeightSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A socket that weights can be pulled from: of the learner, of a relay, or of an actor that serves what it holds."""
 
-    endpoint: Word  # tcp://HOST:PORT, as others reach it
+    # as others reach it; nothing but TCP: whoever pulls connects to what it is told
+    endpoint: Annotated[str, msgspec.Meta(max_length=256, pattern=r"^tcp://[^/\s]+:[0-9]{1,5}$")]
     key: Annotated[str, msgspec.Meta(max_length=40)] = ""  # its public CURVE key (Z85); empty: frames are not encrypted
 
 

@@ -20,7 +20,7 @@ from ...common.types import PULL, PullAddress, Rendezvous, WeightSource
 from .weight_tree import PullerPlace, path_to_learner, weight_tree
 
 MAX_SOURCES = 3  # in one PullAddress: more might not fit into a Rendezvous
-REMEMBERED = 1024  # versions whose checksums are known
+REMEMBERED = 1024  # offers whose acknowledgements can be checked
 FIRST_PAUSE_S = 1.0  # after an error; twice as long after each that follows
 UNRELIABLE = 2  # errors in a row after which others are not sent to a server
 
@@ -88,11 +88,11 @@ class Pullers:
         self._timeout_s, self._resync_interval_s = timeout_s, resync_interval_s
         self._pullers: dict[str, PullState] = {}
         self._offer: Offer | None = None  # the newest of the present learner
-        # catalog -> of the checksums that the present learner offered it with
-        self._fingerprints: dict[bytes, bytes] = {}
+        # catalog -> version and fingerprint of the checksums, of what the present learner offered
+        self._offered: dict[bytes, tuple[int, bytes]] = {}
         # names of living or former pullers whose Hello is not believed: their last checksums were wrong
         self._distrusted: set[str] = set()
-        self._tree: tuple[list[PullerPlace], str] | None = None  # what `_parents` was made of
+        self._tree: tuple[list[PullerPlace], str] | None = None  # places and learner's host that `_parents` was made of
         self._parents: dict[str, str] = {}
         self._ask_at_s = 0.0
 
@@ -135,7 +135,7 @@ class Pullers:
         of those who failed.
         """
         self._offer = None
-        self._fingerprints.clear()
+        self._offered.clear()
         self._ask_at_s = now + self._resync_interval_s
         self._forget_told()
         for puller in self._pullers.values():
@@ -158,9 +158,9 @@ class Pullers:
             # another generation, or another catalog: what was told of a version of this number is void
             self._forget_told()
         self._offer = offer
-        self._fingerprints[offer.catalog] = _fingerprint(offer.checksums)
-        if len(self._fingerprints) > REMEMBERED:
-            del self._fingerprints[next(iter(self._fingerprints))]
+        self._offered[offer.catalog] = offer.version, _fingerprint(offer.checksums)
+        if len(self._offered) > REMEMBERED:
+            del self._offered[next(iter(self._offered))]
         return True
 
     def version_of(self, name: str, generation: int) -> int | None:
@@ -177,24 +177,28 @@ class Pullers:
         offer = self._offer
         if offer is None or offer.generation != generation:
             return []
+        behind = [(name, puller) for name, puller in self._pullers.items() if self._must_tell(puller, offer, now)]
+        parents = self._tree_for(offer, learner_host) if behind else {}
         told: list[tuple[str, UpdateWeights]] = []
-        for name, puller in self._pullers.items():
-            waits = puller.told == offer.version and now < puller.told_s + self._timeout_s
-            if not waits and now >= puller.pause_until_s and _lacks(puller, offer):
-                path = self._path(name, offer, learner_host)[: MAX_SOURCES - 1]
-                puller.told, puller.told_s, puller.told_sources = offer.version, now, (*path, "learner")
-                told.append((name, self._update(offer, path)))
+        for name, puller in behind:
+            path = path_to_learner(name, parents)[: MAX_SOURCES - 1]
+            puller.told, puller.told_s, puller.told_sources = offer.version, now, (*path, "learner")
+            told.append((name, self._update(offer, path)))
         return told
 
-    def _path(self, name: str, offer: Offer, learner_host: str) -> list[str]:
-        """The servers that a puller asks before the learner, the best one first."""
-        nodes = [
-            PullerPlace(other, puller.host, puller.role is Role.relay, _can_serve(puller, offer))
-            for other, puller in self._pullers.items()
+    def _must_tell(self, puller: PullState, offer: Offer, now: float) -> bool:
+        waits = puller.told == offer.version and now < puller.told_s + self._timeout_s
+        return not waits and now >= puller.pause_until_s and _lacks(puller, offer)
+
+    def _tree_for(self, offer: Offer, learner_host: str) -> dict[str, str]:
+        """Whom each asks first for what is on offer."""
+        places = [
+            PullerPlace(name, puller.host, puller.role is Role.relay, _can_serve(puller, offer))
+            for name, puller in self._pullers.items()
         ]
-        if (nodes, learner_host) != self._tree:
-            self._tree, self._parents = (nodes, learner_host), weight_tree(nodes, learner_host, self._parents)
-        return path_to_learner(name, self._parents)
+        if (places, learner_host) != self._tree:
+            self._tree, self._parents = (places, learner_host), weight_tree(places, learner_host, self._parents)
+        return self._parents
 
     def _update(self, offer: Offer, path: list[str]) -> UpdateWeights:
         servers = [source for name in path if (source := self._pullers[name].serves) is not None]
@@ -218,8 +222,8 @@ class Pullers:
             if message.version >= puller.told >= 0 and self._offer is not None and message.generation == self._offer.generation:
                 puller.fail(message.error, now, self._timeout_s)
             return PullOutcome.failed
-        expected = self._fingerprints.get(message.catalog)
-        if expected is None:
+        version, expected = self._offered.get(message.catalog, (None, b""))
+        if message.version != version:
             # it may hold that version, and goes on with what it is known to hold: tokens may be newer than their ticket says
             puller.told = -1
             return PullOutcome.unknown

@@ -18,7 +18,9 @@ SHARED = Rendezvous(transport="shared", address=b"here")
 def pulled_update(version: int, *sources: str, generation: int = 1, catalog: int = -1) -> UpdateWeights:
     """An update that is pulled from `sources`, the learner the last. `catalog` tells contents apart; by default: versions."""
     digest = bytes([catalog if catalog >= 0 else version]) * 32
-    address = PullAddress(catalog=digest, sources=[WeightSource(endpoint=name) for name in sources or ("learner",)])
+    address = PullAddress(
+        catalog=digest, sources=[WeightSource(endpoint=f"tcp://{name}:1") for name in sources or ("learner",)]
+    )
     return UpdateWeights(
         generation=generation,
         version=version,

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from prolong.common import message_kinds as kinds
 from prolong.common import messages as m
+from prolong.common.errors import WireError
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Manifest, Rendezvous
+from prolong.common.types import Batch, Manifest, Rendezvous, WeightSource
 
 NOWHERE = Rendezvous(transport="collective", address=b"")
 STATUS = m.Status(run="r", generation=3, version=9, steps=9, ledger={}, balanced=True, peers={}, counters={}, validation=[])
@@ -80,3 +81,17 @@ def test_rules_are_no_fields_and_never_on_the_wire() -> None:
     frame = encode(m.TakeBatch(generation=3, version=7))
     assert Decoder[m.FromClient](m.FromClient, 1 << 20).decode(frame) == m.TakeBatch(generation=3, version=7)
     assert msgspec.msgpack.decode(frame[8:]) == {"type": "TakeBatch", "generation": 3, "version": 7}
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ipc:///tmp/x", "inproc://gate", "tcp://host", "tcp://host:1/x", "tcp://a b:1", "tcp://h:1\nx", "h:1"]
+)
+def test_nobody_is_told_to_pull_over_anything_but_tcp(endpoint: str) -> None:
+    relay = m.Hello(
+        role=m.Role.relay, name="r", protocol=5, tokenizer="", host="h", pid=1, serves=WeightSource(endpoint=endpoint)
+    )
+    decoder = Decoder(m.FromClient, 1 << 20)
+    with pytest.raises(WireError):
+        decoder.decode(encode(relay))
+    sound = msgspec.structs.replace(relay, serves=WeightSource(endpoint="tcp://[fd00::7]:5999"))
+    assert decoder.decode(encode(sound)) == sound

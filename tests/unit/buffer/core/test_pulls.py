@@ -98,6 +98,14 @@ def test_other_checksums_than_the_learners_cost_a_puller_its_weights(pulls: Pull
     assert pulls.version_of("a", 1) == 3
 
 
+def test_an_acknowledgement_counts_for_the_version_of_its_catalog_alone(pulls: Pullers) -> None:
+    told(pulls)
+    claimed = msgspec.structs.replace(applied(3), version=4)
+    assert pulls.applied("a", claimed, 0.0) is PullOutcome.unknown
+    assert pulls.version_of("a", 1) is None
+    assert told(pulls) == {"a": 3}
+
+
 def test_a_relay_has_no_checksums(pulls: Pullers) -> None:
     pulls.join(relay("r"))
     assert pulls.applied("r", applied(3, checksums=[]), 0.0) is PullOutcome.held
@@ -247,7 +255,7 @@ def test_servers_take_the_catalogs_of_another_learner_before_others_are_sent_to_
 
 def test_the_longest_addresses_fit_into_a_rendezvous() -> None:
     pulls = Pullers(timeout_s=LIMIT_S, resync_interval_s=1.0)
-    source = WeightSource(endpoint="tcp://" + "h" * 250, key="k" * 40)
+    source = WeightSource(endpoint="tcp://" + "h" * 244 + ":65535", key="k" * 40)
     for index in range(90):
         pulls.join(hello(f"relay-{index}", role=Role.relay, serves=source))
     pulls.offer(msgspec.structs.replace(offer(0), source=source))
