@@ -24,24 +24,17 @@ import zmq
 
 from ..common.messages import UpdateWeights
 from ..common.transport.keys import ClientKeys
-from ..common.types import PULL, Manifest, PullAddress, Rendezvous
+from ..common.types import PULL, PullAddress, Rendezvous
 from ..common.weights.buckets import PackedWeights, plan_buckets
 from ..common.weights.pull.catalog import catalog_digest
-from ..common.weights.pull.chunks import ChunkLayout
 from ..common.weights.pull.pace import Pace
 from ..common.weights.pull.puller import Puller
 from ..common.weights.pull.server import WeightServer
-from ..common.weights.pull.store import ChunkStore
+from .link_ends import empty_store
 from .measure import report
 
 BUCKET_BYTES = 256 << 20
 TIMEOUT_S = 600.0
-
-
-def store_of_zeros(manifest: Manifest) -> ChunkStore:
-    """Zeros of this layout."""
-    buckets = [torch.zeros(bucket.num_bytes, dtype=torch.uint8) for bucket in manifest.buckets]
-    return ChunkStore(ChunkLayout(manifest), buckets, keep_deltas=False)
 
 
 def serve_random(pipe: Connection, mb: int, secret: bytes, admitted: str) -> None:
@@ -52,7 +45,7 @@ def serve_random(pipe: Connection, mb: int, secret: bytes, admitted: str) -> Non
     generator = torch.Generator().manual_seed(0)
     sizes = [bucket.num_bytes for bucket in manifest.buckets]
     filled = [torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator) for size in sizes]
-    store = store_of_zeros(manifest)
+    store = empty_store(manifest)
     store.advance(PackedWeights(version=0, manifest=manifest, buckets=filled))
     keys = ClientKeys(secret=secret, public=zmq.curve_public(secret), buffer=b"") if secret else None
     server = WeightServer("127.0.0.1", 0, keys, Pace(0.0))
@@ -102,7 +95,7 @@ class SocketServer:
 
 def pull_once(server: SocketServer, streams: int) -> dict[str, float]:
     """One snapshot into an empty store. CPU seconds are for a gigabyte."""
-    puller = Puller(store_of_zeros, server.keys, streams=streams)
+    puller = Puller(empty_store, server.keys, streams=streams)
     before, started, cpu_started = server.cpu_s(), perf_counter(), process_time()
     try:
         result = puller.pull(server.update, monotonic() + TIMEOUT_S)
