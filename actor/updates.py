@@ -77,6 +77,7 @@ class WeightUpdates:
         self.generation = -1  # of the weights that the engine holds
         self._offered: UpdateWeights | None = None  # the newest update that is not being applied yet
         self._current: UpdateWeights | None = None  # the one that is being applied
+        self._gives_up = False  # its pull, for the one offered
         # the pulled weights that are held, if the buffer has been told of them once; then their acknowledgement
         self._held: UpdateWeights | None = None
         self._acknowledged: WeightsApplied | None = None
@@ -94,6 +95,7 @@ class WeightUpdates:
         if current is None or not is_pulled(current):
             self._holder.supersede()
         elif is_elsewhere(update, current):
+            self._gives_up = True
             self._pulls.give_up()
         return starts
 
@@ -119,6 +121,7 @@ class WeightUpdates:
     async def _applied(self, update: UpdateWeights) -> WeightsApplied | None:
         """Apply one update. A download that failed is part of the answer, not raised. None: a newer offer is on its way."""
         start, paused_s = perf_counter(), self._holder.paused_s
+        self._gives_up = False
         if (acknowledged := self._acknowledged_before(update)) is not None:
             return acknowledged
         received, checksums, error = PulledWeights(update.rendezvous, 0, 0.0), [], ""
@@ -126,11 +129,9 @@ class WeightUpdates:
             if is_pulled(update):
                 received = await self._pulled(update)
             checksums = await self._loaded(msgspec.structs.replace(update, rendezvous=received.rendezvous))
-        except Superseded as newer:
-            self._stats.counts["superseded_pulls"] += 1
-            log.info("version %d is no longer to be had: %s", update.version, newer)
-            return None
         except WeightsError as failure:
+            if self._makes_way(update, failure):
+                return None
             error = str(failure)
             self._stats.counts["failed_updates"] += 1
             log.warning("version %d was not applied: %s", update.version, error)
@@ -159,6 +160,17 @@ class WeightUpdates:
         if acknowledged is None or self._held is None or not has_same_weights(update, self._held):
             return None
         return msgspec.structs.replace(acknowledged, seconds=0.0, num_bytes=0, pull_s=0.0)
+
+    def _makes_way(self, update: UpdateWeights, failure: WeightsError) -> bool:
+        """Whether a pull ended because of another offer, which is here or on its way: the buffer need not hear of it."""
+        if isinstance(failure, Superseded):
+            self._stats.counts["superseded_pulls"] += 1
+        elif self._gives_up:
+            self._stats.counts["given_up_pulls"] += 1
+        else:
+            return False
+        log.info("the pull of version %d makes way for another offer (%s)", update.version, failure)
+        return True
 
     async def _pulled(self, update: UpdateWeights) -> PulledWeights:
         pulled = await self._pulls.pull(update)
