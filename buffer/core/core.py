@@ -41,7 +41,7 @@ class BufferCore:
         # the service fills it, the status shows it
         self.quarantine = Quarantine()
         self.peers = Peers()
-        self.dispatch = Dispatch(run, settings.buffer.silence_s)
+        self.dispatch = Dispatch(run, settings.buffer.silence_s, settings.buffer.max_message_mb << 20)
         self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import msgspec
 
 from ...common.messages import GroupAck, GroupResult, TicketHandedOver, Tickets
+from ...common.transport.wire import encode
 from ...common.types import Group, Ticket, TicketKind
-from ..tickets.group_checks import actors_of, names_defect, sampled_since
+from ..tickets.group_checks import Defect, actors_of, names_defect, sampled_since
 from ..tickets.handovers import Waiting
 from ..tickets.leases import Lease
 from ..tickets.store import Outcome
@@ -28,9 +29,12 @@ HANDED_OVER = "handed over: another actor will go on"
 class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
 
-    def __init__(self, run: RunState, silence_s: float) -> None:
-        """`silence_s`: how long a ticket that the next batch must hold waits for newer weights of an actor that has room."""
-        self._run, self._silence_s = run, silence_s
+    def __init__(self, run: RunState, silence_s: float, max_bytes: int) -> None:
+        """`silence_s`: how long a ticket that the next batch must hold waits for newer weights of an actor that has room.
+
+        `max_bytes`: of a message.
+        """
+        self._run, self._silence_s, self._max_bytes = run, silence_s, max_bytes
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -165,20 +169,27 @@ class Dispatch:
             return GroupAck(ordinal=ordinal, accepted=False, reason=reason)
         lease = run.leases.find(ordinal)
         assert lease is not None
-        defect = run.store.handover_defect(message.started, lease.ticket, actor.name)
+        ticket = msgspec.structs.replace(lease.ticket, started=message.started)
+        defect = run.store.handover_defect(message.started, lease.ticket, actor.name) or self._size_defect(ticket)
         if defect is not None:
             run.counters.count("buffer/failed_handovers")
             run.counters.count(f"buffer/flawed_{defect.kind}")
             self._fail_lease(lease)
             return GroupAck(ordinal=ordinal, accepted=False, reason=defect.why)
         run.leases.end(ordinal)
-        ticket = msgspec.structs.replace(lease.ticket, started=message.started)
         if ticket.kind is TicketKind.train:
             run.store.hand_over(ticket)
         run.handovers.add(ticket, now, lease.expires_s)
         run.counters.count("buffer/handed_over")
         run.counters.count("buffer/handed_over_tokens", ticket.num_started_tokens - lease.ticket.num_started_tokens)
         return GroupAck(ordinal=ordinal, accepted=True, reason=HANDED_OVER)
+
+    def _size_defect(self, ticket: Ticket) -> Defect | None:
+        """A defect when the next actor could not be sent the ticket."""
+        num_bytes = len(encode(Tickets(tickets=[ticket])))
+        if num_bytes <= self._max_bytes:
+            return None
+        return Defect("oversized", f"the ticket would take {num_bytes} bytes with it, a message has at most {self._max_bytes}")
 
     def take_back(self, actor: Peer, ordinal: int) -> None:
         """An actor returns a ticket without a group."""

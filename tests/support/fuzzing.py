@@ -30,6 +30,7 @@ from prolong.common.types import (
     Verdict,
     VerdictStatus,
     VersionSpan,
+    WeightSource,
 )
 
 PREFIX = b"PRL\x01"
@@ -106,6 +107,7 @@ def make_samples(hello: m.Hello) -> list[Any]:
         m.StepDone(**step),
         m.CheckpointSaved(**step),
         m.Publish(**step, rendezvous=Rendezvous(transport="collective", address=b""), manifest=manifest),
+        m.Offer(**step, manifest=manifest, checksums=[7], catalog=bytes(32), source=WeightSource(endpoint="tcp://127.0.0.1:9")),
         m.WeightsApplied(generation=1, version=1, epoch=1, checksums=[7, 2**31], seconds=0.5),
         m.Cordon(epoch=1, names=["rogue"]),
         m.Finish(**step),

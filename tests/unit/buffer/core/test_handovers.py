@@ -10,6 +10,7 @@ import pytest
 from prolong.buffer.audit import audit
 from prolong.common import messages as m
 from prolong.common.config.sections import ValidationConfig
+from prolong.common.transport.wire import encode
 from prolong.common.types import (
     FinishReason,
     Rollout,
@@ -315,6 +316,23 @@ def test_what_nobody_can_go_on_with_fails_the_ticket_and_is_counted(how: str) ->
     assert scene.counts == {"failed": 1, "total": 1}
     (fresh,) = goes_on(scene)
     assert (fresh.prompt, fresh.started) == (work.prompt, [])
+
+
+def test_a_ticket_that_would_not_fit_into_a_message_any_more_fails() -> None:
+    """The message that brought it had room: the prompt comes on top."""
+    scene = Scene(config(eta=0, batch=1))
+    scene.cfg.buffer.max_message_mb = 1
+    scene.cfg.sampling.max_tokens = 70_000
+    scene.restart()
+    scene.actor()
+    scene.learner()
+    (work,) = scene.weights(0)
+    tokens = (1 << 20) // 16 - 22
+    message = m.TicketHandedOver(ordinal=work.ordinal, generation=1, started=[begun(0, tokens=tokens), begun(1, tokens=tokens)])
+    assert len(encode(message)) < 1 << 20
+    assert "a message has at most 1048576" in hand_over(scene, work, *message.started).reason
+    assert count(scene, "flawed_oversized") == 1
+    assert scene.counts == {"failed": 1, "total": 1}
 
 
 def test_a_second_handover_must_begin_with_the_tokens_of_the_first() -> None:
