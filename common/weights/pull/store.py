@@ -4,8 +4,7 @@ learner   PackedWeights --advance--> ChunkStore --answer--> server --socket--> p
 puller    begin, put_deltas, put_full, finish --> ChunkStore --answer--> its own server, if it serves
 
 A chunk is held in one version of one session, or it is absent: while it is written, and after bytes whose digest was wrong. So
-no reader can see one version as another. The deltas of a chunk are kept while they are smaller together than the chunk: all of
-them never take more than the model does.
+no reader can see one version as another.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,10 +26,10 @@ from ..buckets import PackedWeights
 from .catalog import DIGEST_BYTES, SESSION_BYTES, Catalog, chunk_digest, encode_catalog
 from .chunks import ChunkLayout
 from .delta import apply_delta, encode_delta
+from .ring import DeltaRing, Step
 
 CATALOGS_KEPT = 32
 MAX_THREADS = 8  # that encode, on a quarter of the cores at most: the learner needs the others
-DELTAS_KEPT = 64  # of one chunk; empty ones count
 NO_SESSION = bytes(SESSION_BYTES)
 
 
@@ -40,14 +38,6 @@ class HeldVersion(NamedTuple):
 
     session: bytes
     version: int
-
-
-class Step(NamedTuple):
-    """A delta that the store can give: it turns version `base` of a chunk into `version`."""
-
-    base: int
-    version: int
-    payload: bytes
 
 
 class Deltas(NamedTuple):
@@ -114,12 +104,11 @@ class ChunkStore:
             raise ValueError(f"buckets of {sizes} bytes: the manifest says {expected}")
         self.layout = layout
         self.buckets = list(buckets)
-        self._keep_deltas = keep_deltas
         self._threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // 4))
         self._lock = threading.Lock()
         self._held: list[HeldVersion | None] = [None] * len(layout.chunks)
         self._digests = [b""] * len(layout.chunks)
-        self._steps: list[deque[Step]] = [deque() for _ in layout.chunks]
+        self._ring = DeltaRing([chunk.num_bytes if keep_deltas else 0 for chunk in layout.chunks])
         self._session = NO_SESSION
         self._version = -1  # the newest that every chunk has reached
         self._target: Catalog | None = None
@@ -162,7 +151,7 @@ class ChunkStore:
                 return Superseded(newest) if self._advances else NotYet()
             if target > newest:
                 return NotYet()
-            chain = self._chain(index, have, target)
+            chain = self._ring.chain(index, have, target)
             if chain is not None:
                 return Deltas(chain)
             later = self._later(index, session, target)
@@ -221,7 +210,7 @@ class ChunkStore:
         if payload is not None:
             # at once, so that older ones make room before the next chunk is encoded
             with self._lock:
-                self._keep(index, Step(base, weights.version, payload))
+                self._ring.keep(index, Step(base, weights.version, payload))
         digest = chunk_digest(target)
         return _Coded(digest, None if payload is None else len(payload), thread_time() - started)
 
@@ -232,7 +221,7 @@ class ChunkStore:
         np.copyto(self.layout.view(self.buckets, index).numpy(), content.numpy())
         with self._lock:
             if not has_delta:
-                self._steps[index].clear()
+                self._ring.forget(index)
             self._reach(index)
 
     # --- a puller's ---------------------------------------------------------------------------------------------------
@@ -249,8 +238,7 @@ class ChunkStore:
         with self._lock:
             if catalog.session != self._session:
                 self._session, self._version, self._catalogs = catalog.session, -1, {}
-                for steps in self._steps:
-                    steps.clear()
+                self._ring.forget_all()
             elif self._target is not None and catalog.version < self._target.version:
                 raise WeightsError(f"catalog of version {catalog.version}: the store is at {self._target.version} already")
             self._target = catalog
@@ -337,7 +325,7 @@ class ChunkStore:
                 self._held[index] = None
             return False
         if held.session == catalog.session and held.version < catalog.version:
-            self._keep(index, Step(held.version, catalog.version, b""))
+            self._ring.keep(index, Step(held.version, catalog.version, b""))
         self._held[index] = HeldVersion(catalog.session, catalog.version)
         return True
 
@@ -346,25 +334,6 @@ class ChunkStore:
         wanted = self._wanted()
         self._digests[index] = wanted.digest(index)
         self._held[index] = HeldVersion(wanted.session, wanted.version)
-
-    def _keep(self, index: int, step: Step) -> None:
-        if not self._keep_deltas:
-            return
-        steps = self._steps[index]
-        steps.append(step)
-        num_bytes = sum(len(kept.payload) for kept in steps)
-        while len(steps) > DELTAS_KEPT or num_bytes >= self.layout.chunks[index].num_bytes:
-            num_bytes -= len(steps.popleft().payload)
-
-    def _chain(self, index: int, have: int | None, target: int) -> list[tuple[int, bytes]] | None:
-        """The kept deltas from `have` to `target`, which are smaller together than the chunk; None if one is not there."""
-        chain: list[tuple[int, bytes]] = []
-        at = target
-        for step in reversed(self._steps[index]):
-            if step.version == at and at != have:
-                chain.append((step.version, step.payload))
-                at = step.base
-        return chain[::-1] if chain and at == have else None
 
     def _later(self, index: int, session: bytes, target: int) -> list[bytes] | None:
         """The deltas that made what is held of `target`; None if that cannot be undone.
@@ -376,7 +345,7 @@ class ChunkStore:
             return None
         if held.version == target:
             return []
-        chain = self._chain(index, target, held.version)
+        chain = self._ring.chain(index, target, held.version)
         return None if chain is None else [payload for _, payload in chain]
 
     # --- without it ---------------------------------------------------------------------------------------------------
@@ -389,9 +358,9 @@ class ChunkStore:
             if self._target is not wanted:
                 return False
             if not deltas:
-                self._steps[index].clear()
+                self._ring.forget(index)
             for version, payload in deltas:
-                self._keep(index, Step(base, version, bytes(payload)))
+                self._ring.keep(index, Step(base, version, bytes(payload)))
                 base = version
             self._reach(index)
         self._progressed()

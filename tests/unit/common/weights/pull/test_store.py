@@ -115,9 +115,9 @@ def test_a_chunk_is_sent_in_full_once_its_deltas_are_larger() -> None:
     for _ in range(200):
         packed = next_version(packed, *range(0, 128, 3))
         learner.advance(packed)
-        kept = [sum(len(step.payload) for step in steps) for steps in learner._steps]
+        kept = [sum(len(step.payload) for step in steps) for steps in learner._ring.steps]
         assert all(num_bytes < chunk.num_bytes for num_bytes, chunk in zip(kept, learner.layout.chunks, strict=True))
-        assert max(len(steps) for steps in learner._steps) <= 64
+        assert max(len(steps) for steps in learner._ring.steps) <= 64
     assert isinstance(learner.answer(0, learner.session, packed.version - 2, packed.version), Deltas)
     assert isinstance(learner.answer(0, learner.session, packed.version - 30, packed.version), Full)
 
@@ -277,7 +277,7 @@ def test_an_answer_that_comes_twice_changes_nothing() -> None:
     for _ in range(3):
         assert puller.put_deltas(0, 0, answer.steps)
         assert same(puller, second)
-    assert len(puller._steps[0]) == 1
+    assert len(puller._ring.steps[0]) == 1
     puller.finish(1)
 
 
@@ -343,7 +343,7 @@ def test_a_store_that_serves_nobody_keeps_no_deltas() -> None:
     pull(puller, learner)
     learner.advance(next_version(first, 1))
     pull(puller, learner)
-    assert all(not steps for steps in puller._steps)
+    assert all(not steps for steps in puller._ring.steps)
     assert isinstance(puller.answer(0, learner.session, 0, 1), Full)
 
 
@@ -447,11 +447,11 @@ def test_the_deltas_of_a_model_never_take_more_memory_than_it_does_even_while_on
     most = [0]
 
     def note() -> None:
-        most[0] = max(most[0], sum(len(step.payload) for steps in learner._steps for step in steps))
+        most[0] = max(most[0], sum(len(step.payload) for steps in learner._ring.steps for step in steps))
 
     learner.subscribe(note)
-    keep = learner._keep
-    learner._keep = lambda index, step: (keep(index, step), note())[0]  # pyright: ignore[reportAttributeAccessIssue]
+    keep = learner._ring.keep
+    learner._ring.keep = lambda index, step: (keep(index, step), note())[0]  # pyright: ignore[reportAttributeAccessIssue]
     for _ in range(5):
         packed = next_version(packed, *range(0, 500, 3))
         assert learner.advance(packed).num_full == 0
