@@ -152,7 +152,9 @@ def _mapped(address: SharedAddress, update: UpdateWeights) -> torch.Tensor:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise WeightsError(f"version {update.version}: the shared memory of process {address.pid} is gone ({error})") from error
+        raise WeightsError(
+            f"version {update.version}: the shared memory of process {address.pid} cannot be opened ({error})"
+        ) from error
     try:
         size = os.fstat(descriptor).st_size
         if size != num_bytes:

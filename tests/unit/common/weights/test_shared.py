@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_leaves_nothing_behind() -> None:
         holder.kill()
         holder.communicate()
     assert flat.eq(1).all()  # an engine that reads at that moment is not disturbed
-    with pytest.raises(WeightsError, match=r"the shared memory of process \d+ is gone"):
+    with pytest.raises(WeightsError, match=r"the shared memory of process \d+ cannot be opened"):
         downloaded(update)
     assert set(Path("/dev/shm").iterdir()) <= before
 
