@@ -143,10 +143,10 @@ class LearnerClient:
     def __init__(self, cfg: Config, hello: Hello, stop: threading.Event) -> None:
         """Makes the client and its inboxes; `connect` shakes hands."""
         self._cfg, self._stop = cfg, stop
+        self._transport = broadcast_transport(cfg.weights)
         buffer = cfg.buffer
         self._client = BufferClient(buffer.address, hello, max_bytes=buffer.max_message_mb << 20, keys=buffer.keys)
         self._batches = self._client.inbox(BatchReady)
-        self._transport = broadcast_transport(cfg.weights)
         self._readers: Inbox[WeightReaders | OfferNoted | SyncRequested]
         if self._transport is None:
             self._readers = self._client.inbox(WeightReaders, OfferNoted, SyncRequested)

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from prolong.common.config.sections import Config
-from prolong.common.errors import RunStopped
-from prolong.common.messages import BatchReady
+from prolong.common.errors import ConfigError, RunStopped
+from prolong.common.messages import PROTOCOL_VERSION, BatchReady, Hello, Role
 from prolong.common.transport.wire import encode
+from prolong.common.weights.collective import CollectiveTransport
 from prolong.learner.ranks import Ranks
 from prolong.learner.source.api import BatchSource
-from prolong.learner.source.live import CONNECTED, LiveSource, NullPublisher
+from prolong.learner.source.live import CONNECTED, LearnerClient, LiveSource, NullPublisher
 from prolong.learner.source.recorded import RecordedSource
 
-from tests.support.batches import random_batch
+from tests.support.batches import make_policy, random_batch, small_config
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -63,6 +64,33 @@ def test_a_rank_that_sends_no_weights_still_takes_part_in_gathering_them() -> No
     gathered = iter([("a", torch.zeros(1)), ("b", torch.zeros(1))])
     NullPublisher().publish(3, gathered)
     assert list(gathered) == []
+
+
+def learner_client(cfg: Config) -> LearnerClient:
+    """Not connected."""
+    hello = Hello(role=Role.learner, name="learner", protocol=PROTOCOL_VERSION, tokenizer="t", host="h", pid=1)
+    return LearnerClient(cfg, hello, threading.Event())
+
+
+def test_where_all_actors_pull_no_end_of_a_broadcast_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a TCPStore was about to be opened")
+
+    monkeypatch.setattr(CollectiveTransport, "open_learner_end", fail)
+    cfg = small_config(make_tiny_model(tmp_path, tied=True))
+    cfg.weights.transport = "pull"
+    client = learner_client(cfg)
+    publisher = client.open_weights(make_policy(cfg), torch.device("cpu"))
+    assert publisher.metrics()["weights/offered"] == 0
+    publisher.close()
+    client.close()
+
+
+def test_a_transport_that_there_is_not_is_refused_before_anything_is_connected() -> None:
+    cfg = Config()
+    cfg.weights.transport = "pigeon"
+    with pytest.raises(ConfigError, match=r"weights\.transport = 'pigeon': expected one of collective, pull"):
+        learner_client(cfg)
 
 
 def test_a_stop_before_the_buffer_answers_ends_every_rank_with_the_command_to_go_on(tmp_path: Path) -> None:
