@@ -104,7 +104,7 @@ def test_five_actors_that_join_at_once_through_a_relay_cost_the_learner_one_uplo
     started.append(run)
     names = [f"actor-{number}" for number in range(NUM_ACTORS)]
     run.start_home()
-    run.start("relay", "relay", "--name", "relay")
+    run.start("relay", "relay", "--name", "relay", "weights.streams=4")
     run.home.wait("the relay", lambda: (status := run.status()) is not None and "relay" in status.peers, 100)
     for name in names:
         run.start("site", "actor", "--name", name)
