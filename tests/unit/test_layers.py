@@ -92,6 +92,11 @@ OFFENCES = {
         "from . import collective_group",
         "prolong.common.weights.collective_group",
     ),
+    "Pulled weights: imports point one way": (
+        "common/weights/pull/delta.py",
+        "from . import store",
+        "prolong.common.weights.pull.store",
+    ),
     "Weight transports are known to their table alone": (
         "learner/weights/sender.py",
         "from ...common.weights import collective",
