@@ -22,8 +22,8 @@ from prolong.common.weights.pull.protocol import (
 from prolong.common.weights.pull.store import Superseded
 
 from tests.support.attack import Memory
-from tests.support.hostile_source import HostileSource, LyingStore, pieces
-from tests.support.pulls import CHUNK_BYTES, Learner, make_manifest, make_puller, soon
+from tests.support.hostile_source import HostileSource, lying, pieces
+from tests.support.pulls import CHUNK_BYTES, Learner, make_manifest, make_puller, soon, store_of
 
 NOBODY = WeightSource(endpoint="tcp://127.0.0.1:1")
 
@@ -43,7 +43,7 @@ def learner():
 
 
 def lie(learner: Learner, num_lies: int) -> None:
-    learner.server.serve(LyingStore(learner.store, num_lies))
+    learner.server.serve(lying(learner.store, num_lies))
 
 
 # --- tampered bytes ---------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def lie(learner: Learner, num_lies: int) -> None:
 def test_tampered_chunks_are_refused_and_fetched_again_from_another_source(learner):
     with Learner() as relay, make_puller() as puller, make_puller() as filling:
         filling.pull(learner.update(learner.server.source), soon())
-        relay.server.serve(LyingStore(filling.store, 1000))
+        relay.server.serve(lying(store_of(filling), 1000))
         result = puller.pull(learner.update(relay.server.source, learner.server.source), soon())
         assert learner.is_held_by(puller.store)
         assert result.num_repeated == puller.counters["weights/tampered_chunks"] == 1
@@ -75,7 +75,7 @@ def test_a_source_that_only_lies_is_given_up_and_the_version_held_before_stays_u
         with pytest.raises(WeightsError, match=r"no source is left: .*other bytes than the catalog says"):
             puller.pull(learner.update(learner.server.source), soon(30.0))
         assert puller.counters["weights/tampered_chunks"] == one_pull.MAX_TAMPERED
-        assert puller.store.version == -1
+        assert store_of(puller).version == -1
         lie(learner, 0)
         puller.pull(learner.update(learner.server.source), soon())
         assert learner.is_held_by(puller.store)
@@ -153,7 +153,7 @@ def test_a_hostile_source_alone_cannot_hold_a_puller_beyond_its_deadline(learner
         with pytest.raises(WeightsError, match="the pull of version 0 failed"):
             puller.pull(learner.update(hostile.source), soon(1.0))
         assert monotonic() - started < 5.0
-        assert puller.store.version == -1
+        assert store_of(puller).version == -1
 
 
 def test_a_catalog_with_another_digest_is_refused(learner):

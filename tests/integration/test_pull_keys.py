@@ -50,8 +50,9 @@ def test_a_key_that_is_removed_gets_nothing_more_on_the_connection_that_it_has(l
     keys = make_client_keys()
     learner.server.admit([keys.public.decode()])
     with make_puller(keys) as puller:
-        puller.pull(learner.step(), soon())
-        sent = learner.server.counters["weights/sent_bytes"]
+        result, counters = puller.pull(learner.step(), soon()), learner.server.counters
+        wait_until("everything sent is counted", lambda: counters["weights/sent_bytes"] > result.num_bytes, 5.0)
+        sent = counters["weights/sent_bytes"]
         learner.server.admit([])
         with pytest.raises(WeightsError):
             puller.pull(learner.step(), soon(0.5))

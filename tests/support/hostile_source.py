@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import zmq
 from prolong.common.transport.sockets import bind_router, endpoint_of
@@ -83,3 +84,8 @@ class LyingStore:
                 self.num_lies -= changed != steps
                 return Deltas(changed)
         return answer
+
+
+def lying(store: ChunkStore, num_lies: int) -> ChunkStore:
+    """A LyingStore, where a store is expected."""
+    return cast(ChunkStore, LyingStore(store, num_lies))

@@ -142,6 +142,12 @@ def make_puller(keys: ClientKeys | None = None, **settings) -> Iterator[Puller]:
         puller.close()
 
 
+def store_of(puller: Puller) -> ChunkStore:
+    """What a puller holds."""
+    assert puller.store is not None
+    return puller.store
+
+
 def make_client_keys() -> ClientKeys:
     """A pair of a process; the buffer's key is any."""
     public, secret = zmq.curve_keypair()
