@@ -51,7 +51,7 @@ def weight_tree(pullers: Sequence[PullerPlace], learner_host: str, before: Mappi
     relays_serve = any(puller.is_relay and puller.serves for puller in pullers)
     parents: dict[str, str] = {}
     for puller in sorted(pullers, key=lambda puller: not puller.is_relay):
-        may_ask_learner = puller.is_relay or not relays_serve or puller.host == learner_host
+        may_ask_learner = puller.is_relay or not relays_serve or _is_same_host(puller.host, learner_host)
         parent = _choose(servers if may_ask_learner else servers[1:], puller.host, before.get(puller.name))
         parent.num_below += 1
         parents[puller.name] = parent.name
@@ -65,8 +65,13 @@ def _choose(servers: Sequence[_Server], host: str, before: str | None) -> _Serve
     roomy = [server for server in servers if server.num_below < FAN_OUT]
     if not roomy:
         return min(servers, key=lambda server: (server.num_below, server.name != before))
-    near = [server for server in roomy if server.host == host]
+    near = [server for server in roomy if _is_same_host(server.host, host)]
     return min(near or roomy, key=lambda server: (server.depth, server.name != before, server.num_below))
+
+
+def _is_same_host(one: str, other: str) -> bool:
+    # machines that nobody gave a name all go by this one
+    return one == other and not one.startswith("localhost")
 
 
 def path_to_learner(name: str, parents: dict[str, str]) -> list[str]:

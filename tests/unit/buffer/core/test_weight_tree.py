@@ -55,6 +55,11 @@ def test_an_actor_on_the_learners_own_host_needs_no_relay() -> None:
     }
 
 
+def test_machines_without_a_name_are_not_taken_for_one() -> None:
+    pullers = [relay(0, host="localhost"), *(actor(i, host="localhost") for i in range(3))]
+    assert Counter(weight_tree(pullers, "localhost").values()) == {ROOT: 1, "relay-0": 3}
+
+
 def test_a_relay_that_joins_late_or_again_takes_the_actors_from_the_learner() -> None:
     actors = [actor(i) for i in range(4)]
     before = weight_tree(actors, "gpu")
