@@ -29,6 +29,8 @@ from prolong.common.messages import (
     GroupResult,
     Heartbeat,
     Hello,
+    Leave,
+    Offer,
     Publish,
     RequestReset,
     Role,
@@ -43,12 +45,21 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Rollout, Ticket, VersionSpan, float32_array
+from prolong.common.types import Batch, PullAddress, Rollout, Ticket, VersionSpan, WeightSource, float32_array
 
 from tests.support.buffer_process import NOTHING, NOWHERE, answer, hello, make_config
 
-ROLES = {"anna": Role.actor, "bert": Role.actor, "lea": Role.learner, "olga": Role.observer}
+ROLES = {
+    "anna": Role.actor,
+    "bert": Role.actor,
+    "paul": Role.actor,  # pulls its weights
+    "rita": Role.relay,
+    "lea": Role.learner,
+    "olga": Role.observer,
+}
+PULLERS = ("paul", "rita")
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**31, 2**53, -(2**53), 2**62, -(2**62), 2**64 - 1]
+SOURCE = WeightSource(endpoint="tcp://127.0.0.1:9")
 SEEDS_PER_TEST = 20
 MESSAGES = 200
 
@@ -62,7 +73,7 @@ class Stranger:
         self.greeting = hello(cfg, Role.observer, "nobody")
         self.tickets: list[Ticket] = []
         self.duties: list[tuple[str, FromClient]] = [
-            (name, self.greet(name, pid=1, version=-1, generation=-1)) for name in ("lea", "anna", "bert")
+            (name, self.greet(name, pid=1, version=-1, generation=-1)) for name in ("lea", "anna", "bert", *PULLERS)
         ]
 
     def hear(self, name: str, message: FromBuffer) -> None:
@@ -72,10 +83,7 @@ class Stranger:
                 self.tickets += message.tickets
                 self.duties += [(name, GroupResult(group=answer(ticket, name))) for ticket in message.tickets]
             case UpdateWeights():
-                applied = WeightsApplied(
-                    generation=message.generation, version=message.version, epoch=message.epoch, checksums=[], seconds=0.0
-                )
-                self.duties.append((name, applied))
+                self.duties.append((name, self.applied(message)))
             case Welcome() if name == "lea":
                 self.learn(message.generation, message.version)
             case BatchReady():
@@ -83,9 +91,33 @@ class Stranger:
                 self.duties.append((name, StepDone(generation=generation, version=version)))
                 self.learn(generation, version)
 
+    def applied(self, update: UpdateWeights) -> WeightsApplied:
+        catalog = b""
+        if update.epoch < 0:
+            catalog = msgspec.msgpack.decode(update.rendezvous.address, type=PullAddress).catalog
+        return WeightsApplied(
+            generation=update.generation,
+            version=update.version,
+            epoch=update.epoch,
+            checksums=[] if update.epoch >= 0 else [update.version % 1000],
+            seconds=0.0,
+            catalog=catalog,
+        )
+
+    def offer(self, generation: int, version: int) -> Offer:
+        return Offer(
+            generation=generation,
+            version=version,
+            manifest=NOTHING,
+            checksums=[version % 1000],
+            catalog=bytes([version % 251]) * 32,
+            source=SOURCE,
+        )
+
     def learn(self, generation: int, version: int) -> None:
         step: dict[str, Any] = {"generation": generation, "version": version}
         self.duties.append(("lea", Publish(**step, rendezvous=NOWHERE, manifest=NOTHING)))
+        self.duties.append(("lea", self.offer(**step)))
         self.duties.append(("lea", TakeBatch(**step)))
 
     def next(self) -> tuple[str, FromClient]:
@@ -127,14 +159,21 @@ class Stranger:
                     checksums=[],
                     seconds=0.0,
                     error=self.rng.choice("  x"),
+                    num_bytes=self.number(10),
+                    catalog=self.rng.choice([b"", bytes([self.rng.randrange(5)]) * 32]),
                 ),
+                lambda: self.offer(**step),
+                lambda: Leave(reason="x") if self.rng.random() < 0.1 else StatusRequest(),
                 lambda: Cordon(epoch=epoch, names=["anna", "zoe"]),
                 lambda: Finish(**step) if self.rng.random() < 0.05 else StatusRequest(),
             ]
         )()
 
     def greet(self, name: str, **changes) -> Hello:
-        return msgspec.structs.replace(self.greeting, role=ROLES[name], name=name, capacity=self.number(8, 1), **changes)
+        about: dict[str, Any] = {"role": ROLES[name], "name": name, "capacity": self.number(8, 1)}
+        if name in PULLERS:
+            about |= {"transport": "pull", "serves": self.rng.choice([SOURCE, SOURCE, None])}
+        return msgspec.structs.replace(self.greeting, **about, **changes)
 
     def damaged(self, rollout: Rollout) -> Rollout:
         number = self.rng.choice([math.nan, math.inf, -math.inf, 5.0])
