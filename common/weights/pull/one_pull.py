@@ -108,7 +108,7 @@ class Pull:
                     if isinstance(heard, Arriving):
                         self._complete(origin, fetch, heard)
                     else:
-                        _heed(heard)
+                        _heed(origin, heard)
         origin.succeed()
         return fetch
 
@@ -121,7 +121,7 @@ class Pull:
             self._wait(origin, link)
             for heard in link.receive(link.streams[0], monotonic()):
                 if not isinstance(heard, Arriving):
-                    _heed(heard)
+                    _heed(origin, heard)
                     was_parked = True
         if not was_parked:
             link.window.note_round_trip(monotonic() - asked_at)
@@ -201,7 +201,7 @@ class Pull:
             raise Superseded(self._newest)
 
 
-def _heed(message: PullMessage) -> None:
+def _heed(origin: Origin, message: PullMessage) -> None:
     match message:
         case Gone():
             raise Superseded(message.newest)
@@ -209,3 +209,4 @@ def _heed(message: PullMessage) -> None:
             raise SourceLost(f"the source refused: {message.reason[:200]}")
         case _:
             assert isinstance(message, Later)
+            origin.last_error = "it has not sent that version yet"

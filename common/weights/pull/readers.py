@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from ...errors import WeightsError
 from ...transport.wire import encode
 from .protocol import CATALOG, MAX_PIECES, MAX_STEPS, PIECE_BYTES, CatalogWanted, ChunksWanted, Gone, Piece, Pieces, Refusal
 from .store import ChunkStore, Deltas, Full, NotYet, Superseded
@@ -184,4 +185,7 @@ def _answer(store: ChunkStore, want: Want) -> Deltas | Full | NotYet | Supersede
         return Superseded(store.version) if want.version < store.version else NotYet()
     if want.chunk >= len(store.layout.chunks):
         return f"chunk {want.chunk} of {len(store.layout.chunks)}"
-    return store.answer(want.chunk, want.session, want.have if want.have >= 0 else None, want.version)
+    try:
+        return store.answer(want.chunk, want.session, want.have if want.have >= 0 else None, want.version)
+    except WeightsError as error:
+        return f"chunk {want.chunk} cannot be given: {error}"

@@ -6,7 +6,7 @@ from .protocol import PIECE_BYTES
 
 MIN_BYTES = 8 << 20  # fills 1 Gbit/s at 60 ms, and loopback
 MAX_BYTES = 64 << 20
-FIRST_SILENCE_S = 5.0  # before anything is known of a link
+FIRST_SILENCE_S = 10.0  # before anything is known of a link; half of it once the rate is
 MAX_SILENCE_S = 60.0
 SAMPLE_S = 0.5  # over which the rate is measured, at least
 
@@ -51,5 +51,5 @@ class Window:
         """Without a word for so long, the source counts as gone. Longer on a slow link; twice as long after each failure."""
         limit_s = FIRST_SILENCE_S
         if self._rate:
-            limit_s += 4 * (self._round_trip_s + self._num_streams * PIECE_BYTES / self._rate)
+            limit_s = FIRST_SILENCE_S / 2 + 4 * (self._round_trip_s + self._num_streams * PIECE_BYTES / self._rate)
         return min(limit_s * 2.0 ** min(num_failures, 10), MAX_SILENCE_S)

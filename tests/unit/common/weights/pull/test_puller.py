@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from time import thread_time
 
 import msgspec
 import pytest
@@ -121,6 +122,17 @@ def test_a_pull_ends_at_once_when_another_thread_says_so(ends):
             getattr(puller, ends)()
             with pytest.raises(WeightsError, match="cancelled"):
                 pulling.result(5.0)
+
+
+def test_who_waits_for_a_version_uses_no_processor_and_is_told_why_it_did_not_come():
+    with Learner() as learner, make_puller(streams=4) as puller:
+        update = learner.step()
+        learner.server.serve(make_store(learner.manifest))  # which has nothing yet
+        before, started = learner.server.cpu_s, thread_time()
+        with pytest.raises(WeightsError, match="it has not sent that version yet"):
+            puller.pull(update, soon(1.5))
+        assert thread_time() - started < 0.3
+        assert learner.server.cpu_s - before < 0.3
 
 
 def test_an_address_that_is_none_for_pulling_is_refused():
