@@ -29,10 +29,12 @@ from ...common.messages import (
     Welcome,
 )
 from ...common.transport.wire import encode
+from ...common.types import PULL
 
 REFUSED_AGAIN_S = 0.25  # between greetings that were refused for now
 KEYS_HINT = "the keys may differ: is buffer.keys on both sides what one `prolong keys` made?"
 SILENCES = 6  # times lease_s without a message: the buffer is unreachable
+FAR_SILENCES = 60  # for those that pull their weights: over links that may be cut for minutes
 
 # class and key of the answer that a question waits for
 AnswerKey = tuple[type[BufferMessage], tuple[int, ...]]
@@ -187,7 +189,8 @@ class Session:
         self.counters["client/greetings"] += 1
         self._greeting = True
         self._refusal = ""
-        silence_limit_s = SILENCES * self.welcome.lease_s
+        silences = FAR_SILENCES if self.hello.transport == PULL else SILENCES
+        silence_limit_s = silences * self.welcome.lease_s
         self._limit_s = silence_limit_s
         self._deadline = max(self._heard + silence_limit_s, now + self.welcome.lease_s)
         self._hello_at = now

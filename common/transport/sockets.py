@@ -26,6 +26,8 @@ REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL 
 WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
+# of one attempt: by itself the kernel waits longer with each, and would find a link that is back only after half a minute
+CONNECT_TIMEOUT_MS = 5_000
 
 
 def bind_router(
@@ -91,6 +93,7 @@ def connect_dealer(
     _set_common(socket, max_bytes, num_sent=HIGH_WATER_MARK, num_received=frames_ahead)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
     if routing_id:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
     if keys is not None:

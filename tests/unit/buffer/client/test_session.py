@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from prolong.buffer.client.session import SILENCES, Session
+from prolong.buffer.client.session import FAR_SILENCES, SILENCES, Session
 from prolong.common.errors import BufferUnreachable, HandshakeRefused, RunStopped
 from prolong.common.messages import (
     Alive,
@@ -30,7 +30,7 @@ from prolong.common.messages import (
     Welcome,
 )
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, Group, Manifest, Prompt, Rendezvous, Sampling, TicketKind, ValidationSetting
+from prolong.common.types import PULL, Batch, Group, Manifest, Prompt, Rendezvous, Sampling, TicketKind, ValidationSetting
 
 HELLO = Hello(role=Role.learner, name="learner", protocol=1, tokenizer="t", host="h", pid=1, version=0)
 WELCOME = Welcome(generation=3, heartbeat_s=0.5, lease_s=10.0, version=0)
@@ -232,6 +232,16 @@ def test_six_silences_make_a_buffer_unreachable():
     assert talk.session.ended is None
     talk.later(0.2)
     assert isinstance(talk.session.ended, BufferUnreachable)
+
+
+def test_one_that_pulls_its_weights_waits_ten_times_as_long_for_a_link_that_was_cut():
+    talk = Talk(hello=msgspec.structs.replace(HELLO, transport=PULL)).up()
+    talk.later(10.1)
+    talk.later((FAR_SILENCES - 1) * 10.0 - 0.2)
+    assert talk.session.ended is None
+    talk.later(0.2)
+    assert isinstance(talk.session.ended, BufferUnreachable)
+    assert "within 600 s" in str(talk.session.ended)
 
 
 def test_a_client_that_itself_slept_for_an_hour_still_asks_before_it_gives_up():
