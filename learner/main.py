@@ -17,7 +17,7 @@ import torch
 from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
-from ..common.config.stages import total_steps
+from ..common.config.stages import staged_configs, total_steps
 from ..common.config.trees import lora_config
 from ..common.errors import ModelError, RunStopped, require
 from ..common.metrics import MetricsWriter
@@ -232,6 +232,8 @@ class Learner:
         if outcome.stage:
             self.trainer.configure(StepConfig.of(self.schedule.cfg))
             log.info("stage %s begins at version %d", self.cfg.stages[self.schedule.stage.index].name, version)
+        if self.trainer.reference is not None and self.schedule.averages_reference(version):
+            self.trainer.reference.average(self.trainer.policy, self.schedule.cfg.reference.ema)
         if outcome.reset:
             self._reset(outcome.reset)
             recorded[f"reference/reset_{outcome.reset}"] = 1.0
@@ -330,11 +332,18 @@ class Learner:
 
 
 def load_policy(
-    model: ModelConfig, learner: LearnerConfig, ranks: Ranks, device: torch.device, *, trainable: bool = True
+    model: ModelConfig,
+    learner: LearnerConfig,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    trainable: bool = True,
+    averaged: bool = False,
 ) -> Policy:
     """Load a policy on this rank, sharded if there are several ranks or it computes in less than float32.
 
-    Raises: ModelError; ConfigError for an offload of what is not sharded.
+    averaged: it keeps float32 weights although it is not trainable. Raises: ModelError; ConfigError for an offload of what is
+    not sharded.
     """
     shard = ranks.size > 1 or model.dtype != "float32"
     offload = learner.offload is Offload.all or (learner.offload is Offload.reference and not trainable)
@@ -351,17 +360,21 @@ def load_policy(
         recompute=learner.recompute,
         sharing=ranks.sharing,
         compiled=learner.compile,
+        averaged=averaged,
     )
 
 
 def load_reference(cfg: Config, model: ModelConfig, policy: Policy, ranks: Ranks, device: torch.device) -> Reference | None:
-    """Load the reference of a KL term, beside the policy of the same model; None without that term."""
+    """Load the reference of a KL term, beside the policy of the same model; None without that term. Raises: ConfigError."""
     if cfg.objective.kl_beta == 0:
         return None
+    averaged = max(stage.reference.ema for stage in staged_configs(cfg))
     if lora_config(model) is not None:
+        why = "0 with model.lora: an average of the factors of adapters is not the average of the weights that they make"
+        require(averaged == 0, "reference.ema", averaged, why)
         # adapters need no second model
         return AdapterReference(policy)
-    return Reference(load_policy(model, cfg.learner, ranks, device, trainable=False))
+    return Reference(load_policy(model, cfg.learner, ranks, device, trainable=False, averaged=averaged > 0))
 
 
 def check_context(model: ModelConfig) -> None:

@@ -88,6 +88,11 @@ class Schedule:
         schedule = lr_schedule_config(self.cfg.learner)
         return lr_factor(schedule, step=version - begin, steps=end - begin, since_reset=version - cleared)
 
+    def averages_reference(self, version: int) -> bool:
+        """Whether the reference takes the policy of `version` into its average, under the present stage."""
+        how = self.cfg.reference
+        return how.ema > 0 and version % how.ema_every == 0
+
     def ended(self, version: int) -> bool:
         """Whether the run is over at `version`."""
         return version >= self._steps or (bool(self._run.stages) and self.stage.index >= len(self._run.stages))

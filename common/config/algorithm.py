@@ -154,10 +154,15 @@ class ReferenceConfig:
     source: ResetSource = ResetSource.current  # the weights that a reset starts from
     reset_reference: bool = True  # a reset replaces the reference; False: it only clears the state of AdamW
     reset_optimizer: bool = True  # a reset clears the state of AdamW
+    # the reference becomes ema * reference + (1 - ema) * policy, a soft reset; 0: off, the reference stays
+    ema: float = 0.0
+    ema_every: int = 1  # steps from one such average to the next
 
     def __post_init__(self) -> None:
         for name in ("reset_every", "kl_above", "plateau", "min_delta", "drop", "cooldown"):
             require(getattr(self, name) >= 0, f"reference.{name}", getattr(self, name), "0 or more")
+        require(0 <= self.ema < 1, "reference.ema", self.ema, "in [0, 1)")
+        require(self.ema_every >= 1, "reference.ema_every", self.ema_every, "1 or more")
         either = self.reset_reference or self.reset_optimizer
         require(either, "reference.reset_optimizer", False, "true, or reference.reset_reference: a reset must do something")
 

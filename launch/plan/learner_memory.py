@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 
 from ...common.config.choices import Offload, Recompute
 from ...common.config.sections import Config
+from ...common.config.stages import staged_configs
 from ...common.config.trees import lora_config
 from ...common.types import PULL
 from ...common.weights.staging import StagingBytes, staging_bytes
@@ -89,6 +90,8 @@ class _Counter:
         self.sharded = shards > 1 or cfg.model.dtype != "float32"
         self.width = DTYPE_BYTES[cfg.model.dtype] if self.sharded else 4
         self.lora = lora_config(cfg.model)
+        # an average of policies is kept in float32 (learner/model/reference.py)
+        self.averaged = any(stage.reference.ema > 0 for stage in staged_configs(cfg))
 
     def adapters(self) -> int:
         """Parameters of the adapters of all layers."""
@@ -112,7 +115,7 @@ class _Counter:
     def reference(self, used: bool) -> float:
         """Bytes of the reference; of a model with adapters it is other adapters of the same base."""
         held = self.shape.parameters if self.lora is None else self.adapters()
-        return self.share(held * self.width) if used or self.lora is not None else 0.0
+        return self.share(held * (MASTER if self.averaged else self.width)) if used or self.lora is not None else 0.0
 
     def share(self, num_bytes: float) -> float:
         return num_bytes / self.shards

@@ -29,6 +29,7 @@ from ...common.errors import CheckpointError, ProlongError
 from ...common.models import DTYPES
 from ..model.lora import adapted_layers
 from ..model.policy import Policy
+from ..model.reference import Reference
 from ..ranks import Ranks
 from ..step import Trainer
 from .checkpoint import REFERENCE, LearnerState, checkpoint_path, read_state, stored_file
@@ -54,21 +55,25 @@ TOKENIZER_FILES = (
 class SavedReference:
     """A file that is known to hold this rank's part of the reference of `epoch`: it wrote it, or loaded it from there.
 
+    averages: those that this process had made then.
+
     The inode tells it from a file of the same name that another generation of the run left.
     """
 
     epoch: int
+    averages: int
     path: Path
     inode: tuple[int, int]
 
     @staticmethod
-    def at(path: Path, epoch: int) -> SavedReference | None:
+    def at(path: Path, epoch: int, averages: int) -> SavedReference | None:
         """The file in a checkpoint; None if the checkpoint has none."""
-        return SavedReference(epoch, path, _inode(path)) if path.is_file() else None
+        return SavedReference(epoch, averages, path, _inode(path)) if path.is_file() else None
 
-    def holds(self, epoch: int) -> bool:
-        """Whether the file still exists and is of that epoch."""
-        return self.epoch == epoch and self.path.is_file() and _inode(self.path) == self.inode
+    def holds(self, reference: Reference) -> bool:
+        """Whether the file still exists and holds the reference as it is."""
+        same = (self.epoch, self.averages) == (reference.epoch, reference.averages)
+        return same and self.path.is_file() and _inode(self.path) == self.inode
 
 
 class Checkpointer:
@@ -110,7 +115,7 @@ class Checkpointer:
             state = read_state(resumed)
             # a file of another number of ranks holds another part
             if state.ranks == ranks.size:
-                self._reference = SavedReference.at(self._reference_file(resumed), state.reference_epoch)
+                self._reference = SavedReference.at(self._reference_file(resumed), state.reference_epoch, averages=0)
 
     def save(self, state: LearnerState, trainer: Trainer, *, protect: frozenset[int] = frozenset()) -> None:
         """Copy everything and return; a thread then writes the checkpoint of `state.version`. Collective.
@@ -195,7 +200,7 @@ class Checkpointer:
     def _reference_is_saved(self, trainer: Trainer) -> bool:
         """Whether every rank can link its file of the reference. Collective."""
         saved, frozen = self._reference, trainer.reference
-        missing = not (frozen and saved and saved.holds(frozen.epoch))
+        missing = not (frozen and saved and saved.holds(frozen))
         return not self._ranks.sum_(torch.tensor(float(missing)))
 
     def _write(self, snapshot: Snapshot | ShardSnapshot, linked: SavedReference | None, protect: frozenset[int]) -> None:
@@ -208,7 +213,7 @@ class Checkpointer:
             self._together(lambda: self._fill(scratch, snapshot, linked))
             self._together(lambda: None if first or not owner else _publish(scratch, target))
             self._together(lambda: _publish(scratch, target) if first else None)
-            self._reference = SavedReference.at(self._reference_file(target), snapshot.epoch)
+            self._reference = SavedReference.at(self._reference_file(target), snapshot.epoch, snapshot.averages)
             self._numbers["checkpoint/write_s"] = perf_counter() - started
             self._durable.append(snapshot.version)
             if owner:

@@ -47,6 +47,7 @@ class Snapshot:
     version: int
     # of the reference
     epoch: int
+    averages: int
     # the content of state.json
     state: bytes
     # the content of config.json without its dtype
@@ -99,6 +100,7 @@ class ShardSnapshot:
 
     version: int
     epoch: int
+    averages: int
     state: bytes
     config: JsonObject
     adapter: AdapterFiles | None
@@ -135,6 +137,7 @@ def take_snapshot(
     common = {
         "version": state.version,
         "epoch": frozen.epoch if frozen else 0,
+        "averages": frozen.averages if frozen else 0,
         "state": encode_state(_with_numbers_of(trainer, state, ranks)),
         "config": msgspec.json.decode(trainer.policy.causal.config.to_json_string()),
         "adapter": copy_adapters(trainer.policy),

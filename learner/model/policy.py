@@ -206,10 +206,12 @@ def build_policy(
     recompute: Recompute = Recompute.false,
     sharing: int = 1,
     compiled: bool = False,
+    averaged: bool = False,
 ) -> Policy:
     """Load the model of `model.path` on this rank, or its shard of it (sharding.py says how).
 
-    sharing: ranks that share each micro-batch. Raises: ModelError.
+    sharing: ranks that share each micro-batch. averaged: the weights are no parameters, but change in small steps: they stay
+    float32. Raises: ModelError.
     """
     avoid_planning()
     attention = fitting_attention(model)
@@ -237,7 +239,8 @@ def build_policy(
         policy.to(device)
     else:
         policy.compute_dtype = compute = DTYPES[model.dtype]
-        _narrow(policy, compute)
+        if not averaged:
+            _narrow(policy, compute)
         layers = set(causal._no_split_modules or [])
         shard_module(policy, layers, mesh=mesh, compute=compute, offload=offload, reshard=reshard, trainable=trainable)
         materialize(policy, torch.device("cpu") if offload else device)

@@ -26,7 +26,10 @@ SWEEP = 4  # versions between validation sweeps, and between checkpoints: any ve
 
 
 def staged_config(model: Path, root: Path, *, steps: int) -> Config:
-    """Resets every seven steps, at a stage's begin and by hand, AdamW anew or not; one stage goes back to the best."""
+    """Resets every seven steps, at a stage's begin and by hand, AdamW anew or not; one stage goes back to the best.
+
+    In the last stage the reference is an average.
+    """
     cfg = small_config(model)
     cfg.run.root, cfg.run.steps, cfg.model.max_context = str(root), steps, 64
     cfg.checkpoint.every, cfg.checkpoint.keep = SWEEP, 2
@@ -39,7 +42,7 @@ def staged_config(model: Path, root: Path, *, steps: int) -> Config:
     cfg.stages = [
         StageConfig(name="short", steps=steps // 4, rewards={"truncated": 0.0}),
         StageConfig(name="back", steps=steps // 2, reset=True, reference={"source": "best", "reset_every": 9}),
-        StageConfig(name="long", reset=True, learner=LAST_RATE, reference={"reset_optimizer": False}),
+        StageConfig(name="long", reset=True, learner=LAST_RATE, reference={"reset_optimizer": False, "ema": 0.9}),
     ]
     return cfg
 

@@ -39,6 +39,17 @@ def play(cfg: Config, steps: int, scores: dict[int, float] | None = None, kl: di
     return eventful, schedule
 
 
+def test_the_reference_takes_every_so_many_th_policy_into_its_average_as_the_stage_says() -> None:
+    stages = [StageConfig(name="a", steps=4), StageConfig(name="b", reference={"ema": 0.9, "ema_every": 3})]
+    cfg = config(stages, steps=12)
+    schedule, taken = Schedule(cfg, StageState(), ResetState()), []
+    for version in range(1, 13):
+        schedule.step_outcome(Evidence(version=version))
+        taken += [version] * schedule.averages_reference(version)
+    assert taken == [6, 9, 12]
+    assert not Schedule(config([]), StageState(), ResetState()).averages_reference(3)
+
+
 def test_stages_by_steps_reset_as_they_say_and_end_the_run() -> None:
     stages = [StageConfig(name="a", steps=3), StageConfig(name="b", steps=2, reset=True), StageConfig(name="c", steps=2)]
     eventful, schedule = play(config(stages), 50)

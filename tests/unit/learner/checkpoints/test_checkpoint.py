@@ -64,13 +64,18 @@ def resume(cfg: Config, checkpoint: Path) -> Trainer:
     return trainer
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.9])
 @pytest.mark.parametrize("reset_optimizer", [True, False])
-def test_a_resumed_learner_arrives_at_the_same_weights_to_the_bit(cfg: Config, tmp_path: Path, reset_optimizer: bool) -> None:
+def test_a_resumed_learner_arrives_at_the_same_weights_to_the_bit(
+    cfg: Config, tmp_path: Path, reset_optimizer: bool, kept: float
+) -> None:
     def steps(trainer: Trainer, versions: range) -> None:
         for version in versions:
             trainer.train(random_batch(version))
+            assert trainer.reference is not None
+            if kept:
+                trainer.reference.average(trainer.policy, kept)
             if version == 1:
-                assert trainer.reference is not None
                 trainer.reference.reset(trainer.policy)
                 if reset_optimizer:
                     trainer.reset_optimizer()

@@ -251,6 +251,25 @@ def test_between_two_resets_the_reference_is_one_file(tmp_path: Path, trainer: T
     assert all(torch.equal(linked[name], tensor) for name, tensor in after.items())
 
 
+def test_a_reference_that_an_average_has_changed_is_written_again(tmp_path: Path, trainer: Trainer) -> None:
+    assert trainer.reference is not None
+    saver = checkpointer(tmp_path, keep=9)
+    save_all(saver, trainer, 1)
+    trainer.train(random_batch(0))
+    trainer.reference.average(trainer.policy, 0.5)
+    save_all(saver, trainer, 2, 3)
+    one, two, three = (checkpoint_path(tmp_path, version) for version in (1, 2, 3))
+    assert inode(one) != inode(two) == inode(three)
+    stored = load_file(two / "reference.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in trainer.reference.policy.full_parameters())
+    # another process, which has averaged nothing yet
+    resumed, trainer.reference.averages = checkpointer(tmp_path, keep=9, resumed=three), 0
+    save_all(resumed, trainer, 4)
+    trainer.reference.average(trainer.policy, 0.5)
+    save_all(resumed, trainer, 5)
+    assert inode(checkpoint_path(tmp_path, 4)) == inode(three) != inode(checkpoint_path(tmp_path, 5))
+
+
 def test_a_resumed_run_links_the_file_that_it_loaded(tmp_path: Path, trainer: Trainer) -> None:
     save_all(checkpointer(tmp_path), trainer, 1)
     resumed = checkpointer(tmp_path, resumed=checkpoint_path(tmp_path, 1))
