@@ -259,7 +259,6 @@ class Actor:
             self._give_back(ticket, str(error))
         else:
             self._unacknowledged.add(_key(ticket))
-            self._stats.counts["handed_over_tickets"] += 1
 
     def _hand_back(self, tickets: Collection[Ticket]) -> None:
         """Give up `tickets` because this actor leaves.

@@ -33,6 +33,8 @@ class RolloutWorker:
         After `interrupt`: what there is of its rollouts, unless the group was complete. Rollouts that other actors began go on.
         Cancelling aborts the rollouts that are still generated. Raises the errors of the engine and of the pool.
         """
+        if self._interrupted:
+            return ticket.started
         start = perf_counter()
         work = _Work(ticket)
         in_flight = len(ticket.unfinished())

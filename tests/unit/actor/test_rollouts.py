@@ -164,6 +164,17 @@ def test_a_ticket_that_is_interrupted_twice_keeps_what_both_sampled():
 
 
 @pytest.mark.timeout(20)
+def test_a_ticket_that_comes_after_the_interruption_is_passed_on_as_it_came():
+    async def run() -> Any:
+        bench = Bench("b", Engine(6, ends={0, 1, 2, 3}), Judge(set()))
+        await bench.worker.interrupt()
+        return await bench.worker.work(msgspec.structs.replace(TICKET, started=started))
+
+    started, _ = first_actor()
+    assert asyncio.run(run()) == started
+
+
+@pytest.mark.timeout(20)
 def test_rollouts_without_a_token_are_not_handed_over():
     started, _ = work(lambda: Bench("a", Engine(5, ends={0, 1}, partial=0), Judge({0})), TICKET, interrupt=True)
     assert isinstance(started, list)
