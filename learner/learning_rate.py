@@ -23,6 +23,15 @@ def lr_factor(cfg: LrScheduleConfig, *, step: int, steps: int, since_reset: int)
     return _warmup(cfg, since_reset) * _decay(cfg, step, steps)
 
 
+def ess_factor(ess: float, on_policy: float) -> float:
+    """Return the share of the rate of a step that an update takes: sqrt(ess / on_policy), at most 1; 1 if on_policy is 0.
+
+    ess: policy/ess of that very update, from its forward pass. Source: VCPO, arXiv 2602.17616, where every rollout has one
+    weight; here every token has one.
+    """
+    return min(1.0, math.sqrt(ess / on_policy)) if on_policy else 1.0
+
+
 def _warmup(cfg: LrScheduleConfig, step: int) -> float:
     """Rise in equal parts from above 0; the step number `warmup` is the first with the full rate."""
     return min(1.0, (step + 1) / (cfg.warmup + 1))

@@ -27,8 +27,17 @@ from .algorithm.api import TokenLoss
 from .algorithm.losses.table import build_loss
 from .algorithm.objective import micro_loss, needs_proximal_forward, next_entropy_coefficient
 from .algorithm.samples import samples_of
-from .algorithm.token_stats import TokenSums, UpdateReading, read_update, sample_metrics, token_sums, update_metrics
+from .algorithm.token_stats import (
+    TokenSums,
+    UpdateReading,
+    effective_sample_size,
+    read_update,
+    sample_metrics,
+    token_sums,
+    update_metrics,
+)
 from .batches.packing import MicroBatch, Sample, pack, rank_imbalance
+from .learning_rate import ess_factor
 from .loss_scale import LossScale
 from .model.policy import Policy
 from .model.reference import Reference
@@ -90,6 +99,8 @@ class Trainer:
         self.skipped_in_row = 0
         self.loss_scale = LossScale()
         self.entropy_coefficient = 0.0
+        # of the step under way, before the share of each update
+        self.lr = cfg.learner.lr
         # whether the policy is still that of the batch's start, and what it had in common with the sampler then
         self._untouched = True
         self._agreement: dict[str, float] = {}
@@ -121,9 +132,8 @@ class Trainer:
         """
         started = time.perf_counter()
         self._untouched, self._ask_leave = True, ask_leave
-        cfg, lr = self.cfg, self.cfg.learner.lr * lr_factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        cfg = self.cfg
+        self.lr = lr = cfg.learner.lr * lr_factor
         updates = samples_of(
             batch,
             objective=cfg.objective,
@@ -215,7 +225,12 @@ class Trainer:
             sums = [self._backward(micro, token_loss, last=micro is micros[-1]) for micro in self._until_told(micros)]
         with self.clock("optimizer"):
             reading = self._apply(micros, sums, samples)
-        return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | token_loss.metrics()
+        own = {"learner/ess_factor": self._ess_factor(reading)} if self.cfg.learner.ess_on_policy else {}
+        return update_metrics(reading.sums) | {"learner/grad_norm": reading.grad_norm} | own | token_loss.metrics()
+
+    def _ess_factor(self, reading: UpdateReading) -> float:
+        """The share of the step's learning rate that this update takes; the same on every rank."""
+        return ess_factor(effective_sample_size(reading.sums), self.cfg.learner.ess_on_policy)
 
     def _apply(self, micros: list[MicroBatch], sums: list[TokenSums], samples: list[Sample]) -> UpdateReading:
         """Read the update's statistics, then clip the gradients and change the policy, unless something is not finite."""
@@ -225,15 +240,20 @@ class Trainer:
         reading = read_update(sums, norm, self.ranks)
         self._compare(reading)
         if math.isfinite(reading.grad_norm) and math.isfinite(reading.sums["loss"]):
-            self._step(parameters, norm)
+            self._step(parameters, norm, self._ess_factor(reading))
         elif self.loss_factor > 1 and math.isfinite(reading.sums["loss"]):
             self.loss_scale = self.loss_scale.overflowed()
         else:
             self._skip(micros, reading, samples)
         return reading
 
-    def _step(self, parameters: list[torch.nn.Parameter], norm: Tensor) -> None:
-        """Clip the gradients, whose norm would be `norm` with a loss that is not scaled, and let the optimizer step."""
+    def _step(self, parameters: list[torch.nn.Parameter], norm: Tensor, factor: float) -> None:
+        """Clip the gradients, whose norm would be `norm` with a loss that is not scaled, and let the optimizer step.
+
+        factor: the share of the step's learning rate.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
         if self.loss_factor != 1:
             for gradient in [p.grad for p in parameters if p.grad is not None]:
                 gradient.mul_(1 / self.loss_factor)

@@ -34,6 +34,9 @@ class LearnerConfig:
     lr: float = 2e-6  # learning rate of AdamW
     # how it changes over a stage, or a run without stages: {kind: cosine, warmup: 10} and the settings below
     lr_schedule: dict[str, object] = field(default_factory=dict)
+    # policy/ess of data of the newest policy (1 unless the engine computes another one): an update with less takes the share
+    # sqrt(ess / this) of the learning rate; 0: off
+    ess_on_policy: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
     weight_decay: float = 0.01  # of AdamW
     # parts of names, such as norm, bias, embed_tokens: parameters whose name contains one have no weight decay
@@ -64,6 +67,7 @@ class LearnerConfig:
         require(self.lr > 0, "learner.lr", self.lr, "a positive number")
         require(all(0 <= beta < 1 for beta in self.betas), "learner.betas", list(self.betas), "two numbers in [0, 1)")
         require(self.weight_decay >= 0, "learner.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.ess_on_policy <= 1, "learner.ess_on_policy", self.ess_on_policy, "in [0, 1]")
         require(self.grad_clip > 0, "learner.grad_clip", self.grad_clip, "a positive number")
         require(self.logprob_chunk >= 1, "learner.logprob_chunk", self.logprob_chunk, "at least 1")
         require(self.max_skipped >= 1, "learner.max_skipped", self.max_skipped, "at least 1")

@@ -105,10 +105,14 @@ def read_together(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
     return lists
 
 
+def effective_sample_size(sums: dict[str, float]) -> float:
+    """Compute policy/ess of one update."""
+    return sums["importance"] ** 2 / (max(sums["tokens"], 1.0) * max(sums["importance_squared"], 1e-30))
+
+
 def update_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Compute the metrics of one update from its sums: means over tokens, except losses, whose weights divide already."""
     tokens = max(sums["tokens"], 1.0)
-    importance_squared = max(sums["importance_squared"], 1e-30)
     return {
         "learner/loss": sums["loss"],
         "learner/entropy": sums["entropy"] / tokens,
@@ -119,7 +123,7 @@ def update_metrics(sums: dict[str, float]) -> dict[str, float]:
         "policy/clip_dual": sums["clip_dual"] / tokens,
         "policy/rejected": sums["rejected"] / tokens,
         "policy/weight_mean": sums["weight"] / tokens,
-        "policy/ess": sums["importance"] ** 2 / (tokens * importance_squared),
+        "policy/ess": effective_sample_size(sums),
         "policy/truncated": sums["truncated"] / tokens,
         "policy/kl_behaviour": -sums["log_ratio"] / tokens,
         "policy/kl_behaviour_k3": sums["k3"] / tokens,

@@ -10,7 +10,7 @@ from prolong.common.config.learner import LrScheduleConfig
 from prolong.common.config.sections import Config
 from prolong.common.errors import ConfigError
 from prolong.launch.recipes import compose
-from prolong.learner.learning_rate import lr_factor
+from prolong.learner.learning_rate import ess_factor, lr_factor
 from prolong.learner.reset_triggers import Evidence, ResetState
 from prolong.learner.schedule import Schedule, StageState
 
@@ -22,6 +22,13 @@ def factors(steps: int, **settings: Any) -> list[float]:
 
 def test_without_settings_the_rate_is_that_of_the_configuration_to_the_bit() -> None:
     assert factors(5) == [1.0] * 5
+
+
+def test_an_update_on_unequal_weights_takes_the_root_of_its_effective_sample_size() -> None:
+    assert ess_factor(0.25, 1.0) == 0.5
+    assert ess_factor(0.2, 0.8) == 0.5
+    assert ess_factor(0.9, 0.8) == 1.0, "a batch that is better than on policy by chance takes the rate as it is"
+    assert ess_factor(0.25, 0.0) == 1.0
 
 
 def test_warm_up_rises_in_equal_parts_from_above_zero() -> None:

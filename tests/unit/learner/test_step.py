@@ -1,5 +1,6 @@
 """The whole step against a naive oracle: every rollout alone, plain transformers, the formulas written out once more."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,39 @@ def test_the_effective_sample_size_counts_what_the_updates_before_have_changed(f
     metrics = make_trainer(cfg).train(batch)
     assert metrics["policy/ess"] < 0.999
     assert (metrics["policy/lag_max"], metrics["policy/staleness_0"]) == (3.0, 1.0)
+
+
+def test_the_rate_of_an_update_is_scaled_by_its_effective_sample_size_and_by_nothing_else(folder: Path) -> None:
+    """The same bits as a step with the rate that the recorded number gives."""
+    cfg = small_config(folder)
+    batch = near_policy(mixed_batch(), make_policy(cfg, dtype=torch.float32), spread=0.6)
+    cfg.learner.ess_on_policy = 0.9
+    scaled = make_trainer(cfg, dtype=torch.float32)
+    metrics = scaled.train(batch)
+    factor = math.sqrt(metrics["policy/ess"] / 0.9)
+    assert metrics["learner/ess_factor"] == factor < 0.95
+    assert metrics["learner/lr"] == cfg.learner.lr
+    cfg.learner.ess_on_policy = 0.0
+    plain = make_trainer(cfg, dtype=torch.float32)
+    assert "learner/ess_factor" not in plain.train(batch, lr_factor=factor)
+    for ours, theirs in zip(scaled.policy.parameters(), plain.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_update_of_a_step_has_a_share_of_its_own_and_the_next_step_begins_with_the_whole_rate(folder: Path) -> None:
+    cfg = small_config(folder)
+    cfg.learner.minibatches, cfg.learner.lr, cfg.learner.ess_on_policy = 2, 0.02, 1.0
+    trainer = make_trainer(cfg)
+    taken: list[float] = []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: [taken.append(trainer.optimizer.param_groups[0]["lr"]), step()]  # type: ignore[method-assign,assignment]
+    batch = near_policy(random_batch(0, groups=4), trainer.policy, spread=0.0)
+    metrics = trainer.train(batch)
+    assert taken[0] == pytest.approx(0.02, rel=1e-6)
+    assert taken[1] < 0.0199
+    assert metrics["learner/ess_factor"] == pytest.approx(sum(taken) / 2 / 0.02)
+    trainer.train(near_policy(random_batch(1, groups=4), trainer.policy, spread=0.0))
+    assert taken[2] == pytest.approx(0.02, rel=1e-6)
 
 
 def test_gradient_clipping_bounds_the_global_norm(folder: Path) -> None:

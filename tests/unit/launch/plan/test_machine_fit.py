@@ -43,6 +43,9 @@ def test_the_state_of_a_rank_is_its_share_of_18_bytes_a_parameter() -> None:
     assert (memory.masters, memory.moments, memory.gradients) == (4 * N // 8, 8 * N // 8, 4 * N // 8)
     assert memory.reference == 2 * N // 8
     assert predict_learner(LARGE, config(ranks=8, beta=0.0), shards=8).reference == 0
+    averaged = config(ranks=8)
+    averaged.reference.ema = 0.99
+    assert predict_learner(LARGE, averaged, shards=8).reference == 4 * N // 8
     # one rank in float32 is a plain module, and so is its reference
     assert predict_learner(LARGE, config(dtype="float32"), shards=1).resident == 20 * N
 
