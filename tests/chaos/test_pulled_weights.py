@@ -127,6 +127,8 @@ def test_a_run_goes_on_whoever_of_those_that_pull_is_killed_or_hangs(pulling: Pu
     pulling.run.wait("weights through the relay", lambda: pulling.number("relay", "weights/sent_bytes") > 0, 30)
     assert pulling.peer("far")["sources"] == "relay, learner"
 
+    relay.send_signal(signal.SIGSTOP)
+    pulling.wait_for_versions("near", "far")
     relay.kill()
     pulling.wait_for_versions("near", "far")
 
