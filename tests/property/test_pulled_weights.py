@@ -100,7 +100,7 @@ def flip_a_bit(rng: random.Random, store: ChunkStore) -> None:
     flat[rng.randrange(flat.numel())] ^= 1 << rng.randrange(8)
 
 
-def flipped(rng: random.Random, payload: bytes) -> bytes:
+def flipped(rng: random.Random, payload: bytes | memoryview) -> bytes:
     changed = bytearray(payload)
     changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
