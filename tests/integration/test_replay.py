@@ -154,6 +154,8 @@ def test_a_run_that_is_over_earlier_than_recorded_differs(run: RunPaths, capsys:
 def test_two_ranks_come_out_as_two_ranks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = staged_config(model, tmp_path, steps=4)
     cfg.stages, cfg.run.name, cfg.launch.learner_ranks = [], "two", 2
+    # each rank averages its own shards of the reference
+    cfg.reference.ema, cfg.learner.ess_on_policy = 0.9, 1.0
     paths = learn_from_history(cfg, [recorded_batch(version) for version in range(4)])
     code, found = replayed(paths, capsys)
     assert (code, found["checkpoints"]) == (0, [4])
@@ -208,6 +210,8 @@ def test_a_run_with_adapters_comes_out_the_same_from_a_checkpoint(
     """Its checkpoints hold no model; resets clear AdamW, replace the reference, and once go back to the best version."""
     cfg = staged_config(model, tmp_path, steps=16)
     cfg.run.name, cfg.checkpoint.keep, cfg.model.lora = "adapters", 4, {"rank": 2}
+    # adapters have no average
+    cfg.stages[2].reference = {"reset_optimizer": False}
     paths = learn_from_history(cfg, [recorded_batch(version) for version in range(16)])
     resets = [record["step"] for record in read_metrics(paths.metrics) if any("reference/reset_" in name for name in record)]
     assert len(resets) >= 3
