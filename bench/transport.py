@@ -80,6 +80,8 @@ class AckCore:
     def may_leave(self, message: FromBuffer) -> bool:
         return True
 
+    def admit_keys(self, keys: list[str]) -> None: ...
+
     def finished(self) -> bool:
         return False
 

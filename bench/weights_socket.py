@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import monotonic, perf_counter, process_time
+from typing import Protocol
 
 import msgspec
 import torch
@@ -93,7 +94,18 @@ class SocketServer:
         self._process.join(TIMEOUT_S)
 
 
-def pull_once(server: SocketServer, streams: int) -> dict[str, float]:
+class SnapshotServer(Protocol):
+    """What a pull is measured against; the tests have one in their own process."""
+
+    keys: ClientKeys | None
+    update: UpdateWeights
+
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU seconds so far, of the process and of the thread that serves."""
+        ...
+
+
+def pull_once(server: SnapshotServer, streams: int) -> dict[str, float]:
     """One snapshot into an empty store. CPU seconds are for a gigabyte."""
     puller = Puller(empty_store, server.keys, streams=streams)
     before, started, cpu_started = server.cpu_s(), perf_counter(), process_time()
