@@ -95,6 +95,11 @@ class Pulling:
         return self._server.source if self._server is not None else None
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it was to serve, and does not any more."""
+        return self._server is not None and not self._server.is_running
+
+    @property
     def store(self) -> ChunkStore | None:
         """What is held; None before the first pull."""
         return self._puller.store

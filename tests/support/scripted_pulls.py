@@ -39,6 +39,7 @@ class ScriptedPulls:
         self.asked: asyncio.Queue[int] = asyncio.Queue()  # versions
         self.readers: list[WeightReaders] = []
         self.num_given_up = self.num_cancelled = 0
+        self.has_failed = False  # as a server for others
         self._outcome: asyncio.Future[PulledWeights] | None = None
 
     async def pull(self, update: UpdateWeights) -> PulledWeights:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from prolong.actor.relay import Relay, RelayInput
-from prolong.common.errors import RunStopped
+from prolong.common.errors import ProlongError, RunStopped
 from prolong.common.messages import FromClient, Leave, WeightReaders, WeightsApplied
 
 from tests.support.scripted_pulls import ScriptedPulls, pulled_update
@@ -89,3 +89,15 @@ async def sigterm(case: Case) -> None:
 
 def test_a_relay_leaves_at_once_in_the_middle_of_a_pull() -> None:
     assert told(sigterm) is None
+
+
+async def broken(case: Case) -> None:
+    await case.stats.get()
+    case.pulls.has_failed = True
+
+
+def test_a_relay_that_serves_nobody_any_more_ends() -> None:
+    """Else it would stay the source that the buffer names to its actors."""
+    ended = told(broken)
+    assert isinstance(ended, BaseExceptionGroup)
+    assert ended.subgroup(ProlongError) is not None
