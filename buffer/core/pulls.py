@@ -252,7 +252,9 @@ class Pullers:
         if not lacking:
             return ""
         self._ask_at_s = now + max(self._resync_interval_s, self._timeout_s / 4)
-        return f"{', '.join(lacking)} would pull weights of generation {generation}, and none are on offer"
+        newest = f"version {offer.version}" if offer is not None and offer.generation == generation else "nothing"
+        wanted = f"version {version} or later" if version >= 0 else "weights"
+        return f"{', '.join(lacking)} would pull {wanted} of generation {generation}, and {newest} is on offer"
 
 
 def pulls_weights(hello: Hello) -> bool:
