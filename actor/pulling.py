@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..common.config.sections import Config, WeightsConfig
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, WeightsError
 from ..common.messages import UpdateWeights, WeightReaders
 from ..common.transport.keys import ClientKeys
 from ..common.transport.sockets import is_loopback
@@ -134,10 +134,13 @@ class Pulling:
         return counters
 
     def close(self) -> None:
-        """Stop pulling and serving."""
+        """Stop pulling and serving, and let go of the memory. A second call does nothing."""
         self._puller.close()
         if self._server is not None:
             self._server.close()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     # --- in the thread of a pull --------------------------------------------------------------------------------------
 
@@ -151,7 +154,8 @@ class Pulling:
             self._num_damaged += len(damaged)
         self._complete = b""
         result = self._puller.pull(update, monotonic() + DEADLINE_S)
-        assert self._shared is not None, "a pull that succeeded made a store"
+        if self._shared is None:
+            raise WeightsError("the process stops pulling")
         assert address is not None, "and it had an address"
         self._complete = address.catalog
         return PulledWeights(self._shared.seal(), result.num_bytes, result.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -17,7 +18,7 @@ from prolong.common.types import Rendezvous
 from prolong.common.weights.pull.chunks import CHUNK_BYTES
 from prolong.common.weights.shared import SharedActorEnd
 
-from tests.support.pulls import Learner, make_manifest
+from tests.support.pulls import Learner, make_manifest, open_memory
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -156,3 +157,17 @@ def test_an_address_that_other_hosts_cannot_reach_is_refused_before_anything_is_
     cfg.weights.host = "10.0.0.2"
     check_serving_host(cfg)
     check_serving_host(Config())  # a run of one machine
+
+
+def test_a_process_that_stops_pulling_lets_go_of_its_memory(learner: Learner) -> None:
+    gc.collect()
+    before = open_memory()
+    pulling = Pulling(WeightsConfig(), None, serves=False)
+    asyncio.run(pulling.pull(learner.step()))
+    assert open_memory() > before
+    pulling.close()
+    pulling.close()
+    # of the two descriptors one is that of the mapping, and goes with it
+    del pulling
+    gc.collect()
+    assert open_memory() <= before
