@@ -15,7 +15,7 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS, ALGORITHM, LEARNER = (f"common/config/{name}.py" for name in ("sections", "algorithm", "learner"))
+SECTIONS, ALGORITHM, LEARNER, WEIGHTS = (f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights"))
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
@@ -111,8 +111,8 @@ class Source(NamedTuple):
 
 def page() -> str:
     """The text of docs/config.md."""
-    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER)]
-    sections, algorithm, _ = files
+    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER, WEIGHTS)]
+    sections, algorithm, *_ = files
     choices = Source.read(CHOICES)
     sources = {name: source for source in files for name in source.classes()}
     parts = [HEAD, *_verifiers(), "", "## Every setting\n"]

@@ -1,4 +1,4 @@
-"""Every setting of a run, with its default, its unit and one line about it; learner.py and algorithm.py have their own.
+"""Every setting of a run, with its default, its unit and one line about it; some sections have files of their own.
 
 These dataclasses are the only source of defaults; recipes override them, and `make docs` makes docs/config.md of them.
 `launch/recipes.py` builds a Config from YAML and overrides; neither torch nor Hydra is imported here.
@@ -14,6 +14,7 @@ from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
 from .choices import Device, EngineKind, Preference, ResetSource, Straggler
 from .learner import LearnerConfig
+from .weights import WeightsConfig
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
 MAX_STOPS, MAX_STOP = 16, 64  # texts that end a rollout, and characters of each
@@ -300,32 +301,6 @@ class CheckpointConfig:
         require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
         require(self.every_s >= 0, "checkpoint.every_s", self.every_s, "0 or more seconds")
         require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
-
-
-@dataclass(kw_only=True, slots=True)
-class WeightsConfig:
-    """How weights travel from the learner to the actors."""
-
-    # collective: the learner broadcasts to all actors at once. pull: each process fetches for itself what changed, and no host
-    # need reach another but by one TCP port. An actor may pull (`prolong actor weights.transport=pull`) where others do not
-    transport: str = "collective"
-    host: str = "127.0.0.1"  # address of this process (learner's rank 0, relay, serving actor) that others can reach
-    port: int = 0  # from which weights are pulled; 0: any free one
-    serve: bool = False  # an actor that pulls lets others pull from it
-    streams: int = 1  # TCP connections that a process pulls through
-    max_mb_s: float = 0.0  # most megabytes a second that this process sends to, or pulls as, pullers; 0: no limit
-    bucket_mb: int = 256  # weights are sent in portions of this size
-    timeout_s: float = 60.0  # for one publish: reach the actors, send, load, acknowledge
-
-    def __post_init__(self) -> None:
-        require(self.transport != "", "weights.transport", self.transport, "the name of a weight transport")
-        require(0 <= self.port <= 65_535, "weights.port", self.port, "a port from 0 to 65535")
-        serves = "false: only a process that pulls its weights (weights.transport=pull) has any to serve"
-        require(self.transport == "pull" or not self.serve, "weights.serve", self.serve, serves)
-        require(1 <= self.streams <= 16, "weights.streams", self.streams, "from 1 to 16")
-        require(self.max_mb_s >= 0, "weights.max_mb_s", self.max_mb_s, "0 or more")
-        require(self.bucket_mb >= 1, "weights.bucket_mb", self.bucket_mb, "at least 1")
-        require(self.timeout_s > 0, "weights.timeout_s", self.timeout_s, "a positive number of seconds")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -214,14 +214,7 @@ def build_policy(
     float32. Raises: ModelError.
     """
     avoid_planning()
-    attention = fitting_attention(model)
-    files = None
-    if shard:
-        causal = empty_model(model, attention=attention)
-        files = ModelFiles(model, causal)
-        files.compute_buffers(causal)
-    else:
-        causal = load_model(model, dtype=torch.float32, attention=attention)
+    causal, files = _read(model, shard=shard)
     _fit(causal)
     if sharing > 1:
         check_sharing(causal, sharing)
@@ -247,6 +240,17 @@ def build_policy(
         files.fill(causal)
     init_adapters(causal)
     return policy
+
+
+def _read(model: ModelConfig, *, shard: bool) -> tuple[PreTrainedModel, ModelFiles | None]:
+    """The model in float32; to be sharded, without its weights, and the files that they are read from later."""
+    attention = fitting_attention(model)
+    if not shard:
+        return load_model(model, dtype=torch.float32, attention=attention), None
+    causal = empty_model(model, attention=attention)
+    files = ModelFiles(model, causal)
+    files.compute_buffers(causal)
+    return causal, files
 
 
 def _narrow(policy: Policy, compute: torch.dtype) -> None:
