@@ -277,6 +277,7 @@ class Actor:
 
     async def _report(self, every_s: float) -> None:
         while True:
+            self._updates.check()
             self._client.set_stats(self._stats.snapshot())
             await asyncio.sleep(every_s)
 

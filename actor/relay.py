@@ -19,7 +19,7 @@ from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
-from ..common.errors import ProlongError, root_error
+from ..common.errors import root_error
 from ..common.messages import PROTOCOL_VERSION, Hello, Leave, Role, UpdateWeights, WeightReaders, WeightsApplied
 from ..common.transport.keys import load_client_keys
 from ..common.types import PULL
@@ -72,9 +72,6 @@ async def _run(cfg: Config, name: str) -> None:
 
 class RelayPulls(Pulls, Protocol):
     """The part of `Pulling` that a relay needs."""
-
-    @property
-    def has_failed(self) -> bool: ...
 
     def counters(self) -> Counter[str]: ...
 
@@ -150,9 +147,7 @@ class Relay:
 
     async def _report(self, every_s: float) -> None:
         while True:
-            if self._pulling.has_failed:
-                # whoever started it starts it again; until then nobody is sent here
-                raise ProlongError("the thread that serves weights has ended; its error is above")
+            self._updates.check()
             counts = {**self._stats.counts, **self._pulling.counters()}
             self._client.set_stats({name: float(count) for name, count in counts.items()} | self._stats.seconds)
             await asyncio.sleep(every_s)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..common.errors import ConfigError, WeightsError
+from ..common.errors import ConfigError, ProlongError, WeightsError
 from ..common.messages import UpdateWeights, WeightReaders, WeightsApplied
 from ..common.types import Manifest
 from ..common.weights.pull.store import Superseded
@@ -39,6 +39,9 @@ class WeightHolder(Protocol):
 
 class Pulls(Protocol):
     """The part of `Pulling` that updates need; called in the event loop."""
+
+    @property
+    def has_failed(self) -> bool: ...
 
     async def pull(self, update: UpdateWeights) -> PulledWeights: ...
 
@@ -98,6 +101,14 @@ class WeightUpdates:
             self._gives_up = True
             self._pulls.give_up()
         return starts
+
+    def check(self) -> None:
+        """Raise ProlongError when this process should serve weights and cannot: it would stay the source of others.
+
+        Whoever started it starts it again; until then nobody is sent here.
+        """
+        if self._pulls.has_failed:
+            raise ProlongError("the thread that serves weights has ended; its error is above")
 
     def admit(self, readers: WeightReaders) -> None:
         """Let exactly these pull from this process, if it serves."""

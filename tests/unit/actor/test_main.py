@@ -414,3 +414,12 @@ def test_the_newest_weights_are_applied_and_a_download_that_failed_is_reported()
     assert isinstance(ended, BaseExceptionGroup)
     assert ended.subgroup(RunStopped) is not None
     assert case.engine.asked == [0, 1, 3]
+
+
+@pytest.mark.timeout(20)
+def test_an_actor_that_can_serve_its_weights_to_nobody_any_more_ends():
+    case = Case()
+    case.pulls.has_failed = True
+    with pytest.raises(BaseExceptionGroup) as ended:
+        asyncio.run(case.actor.run(60.0))
+    assert ended.value.subgroup(ProlongError) is not None
