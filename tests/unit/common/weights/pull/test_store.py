@@ -400,6 +400,21 @@ def test_no_chunk_is_read_while_it_is_written_at_a_learner_or_at_a_relay(monkeyp
         assert reader.read["NotYet"] > 0
 
 
+def test_an_older_version_is_not_called_gone_while_a_learner_writes_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = weights(0)
+    learner, copy = learner_of(first), np.copyto
+    found: list[type] = []
+
+    def copy_and_look(*args: object) -> None:
+        copy(*args)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        found.append(type(learner.answer(0, learner.session, None, 0)))
+
+    monkeypatch.setattr(np, "copyto", copy_and_look)
+    learner.advance(next_version(first, 1))
+    assert found == [NotYet]
+    assert isinstance(learner.answer(0, learner.session, None, 0), Full)
+
+
 def test_readers_in_other_threads_never_see_a_torn_chunk() -> None:
     packed = weights(0)
     learner, relay = learner_of(packed), empty()
