@@ -85,6 +85,7 @@ class WeightOffering:
         self._unread_since_s = 0.0  # when the last puller left
         self._encoded: PackedWeights | None = None  # what the store holds
         self._offer: Offer | None = None
+        # the buffer that has the offer; `offer_again` forgets it, from any thread
         self._offered_to: Welcome | None = None
         self._num_errors, self._retry_at_s = 0, 0.0
         self._metrics = dict.fromkeys(("weights/offered", "weights/skipped", "weights/offer_errors"), 0.0)
@@ -295,8 +296,9 @@ class WeightOffering:
         welcome = self._client.welcome
         if self._offer is None or welcome is None or welcome is self._offered_to:
             return
-        self._client.send(msgspec.structs.replace(self._offer, generation=welcome.generation))
+        # before it is sent: `offer_again` may come at the same time, and must not be forgotten
         self._offered_to = welcome
+        self._client.send(msgspec.structs.replace(self._offer, generation=welcome.generation))
         self._metrics["weights/offered"] += 1
 
     def _open_server(self) -> WeightServer:

@@ -4,10 +4,10 @@
               <--PublishResult-- their acknowledgements, with checksums
               members with other checksums --Cordon--> buffer; a failed publish is tried once more
 
-A thread does all this, on a GPU's stream of its own. Newer weights replace
-those that wait, so that it holds two versions at most: one that travels and the newest. No actor can
-stop the learner: one that fails is cordoned by the buffer, which asks for weights again (SyncRequested). Only when one publish
-after the other reaches no actor at all does the next call of `publish` raise.
+A thread does all this, on a GPU's stream of its own. Newer weights replace those that wait, so that it holds two versions at
+most: one that travels and the newest. No actor can stop the learner: one that fails is cordoned by the buffer, which asks for
+weights again (SyncRequested). Only when one publish after the other reaches no actor at all does the next call of `publish`
+raise.
 
 Deadlines: every phase of a broadcast may take as long as `adaptive_deadline.py` says, and Publish tells the buffer and the
 actors that number. A member that is silent for longer costs the others that time, half of it again, and the second try.

@@ -12,46 +12,31 @@ from time import monotonic
 
 import psutil
 import pytest
-from prolong.buffer.client.observer import request_status
 from prolong.common.config.run_files import run_paths
 from prolong.common.messages import Status
 from prolong.common.metrics import read_metrics
 
 from tests.support.buffer_process import BufferProcess
 from tests.support.learner_process import end_of, learner_under_torchrun, make_config, wait_for_steps
-from tests.support.runs import SMALL, Run, free_port
+from tests.support.runs import SMALL, Run
 from tests.support.scripted_actor import ScriptedActor
 from tests.support.storm import ON_COMMAND_LINE, children
 from tests.support.tiny_model import make_tiny_model
+from tests.support.watched_run import BATCH, WatchedRun
 
-BATCH = 4
 SILENCE_S = 2.0
 GRACE_S = 3.0
 SLACK_S = 1.5  # for the buffer to act, or for a process to end, on a busy machine
 
 
-class Cluster:
+class Cluster(WatchedRun):
     """A long run with its buffer, learner and actors, looked at through the buffer's Status."""
 
     def __init__(self, root: Path, model: Path) -> None:
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        overrides = [*SMALL, f"model.path={model}", f"buffer.address={self.address}", f"buffer.silence_s={SILENCE_S}"]
+        overrides = [*SMALL, f"model.path={model}", f"buffer.silence_s={SILENCE_S}"]
         overrides += [f"data.train=[{{file: {model}/train.jsonl}}]", "data.heldout=[]", f"actor.grace_s={GRACE_S}"]
         overrides += ["run.steps=100000", "checkpoint.every=100000", "weights.timeout_s=6", "actor.capacity=24"]
-        self.run = Run(root, "elastic", overrides)
-
-    def status(self) -> Status:
-        """Of the buffer; balanced, and with as many trained groups as steps allow, at any time."""
-        status = request_status(self.address, 10.0)
-        assert status.balanced
-        assert status.ledger["trained"] == status.version * BATCH, status.ledger
-        return status
-
-    def peer(self, name: str) -> dict[str, float | str]:
-        return self.status().peers.get(name, {})
-
-    def number(self, name: str, key: str) -> float:
-        return float(self.peer(name).get(key, 0.0))
+        super().__init__(root, "elastic", *overrides)
 
     def wait_for_progress(self, steps: int = 3) -> None:
         version = self.status().version

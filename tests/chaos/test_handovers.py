@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 import torch
 from prolong.buffer.audit import audit
-from prolong.buffer.client.observer import request_status
 from prolong.buffer.journal.journal import Journal, read_journal
 from prolong.common.messages import Status
 from prolong.common.types import Group, Rollout, float32_array, int32_array
 from transformers import AutoModelForCausalLM
 
-from tests.support.runs import ON_VLLM, SMALL, Run, free_port
+from tests.support.runs import ON_VLLM, SMALL
+from tests.support.watched_run import BATCH, WatchedRun
 
 SOAK = bool(os.environ.get("PROLONG_SOAK"))
 SEED = int(os.environ.get("PROLONG_SEED", "0"))
-BATCH, ACTORS = 4, 3 if SOAK else 2
+ACTORS = 3 if SOAK else 2
 TOLERANCE = 2e-4  # of a log-probability, in float32
 SETTINGS = [
     *SMALL,
@@ -49,13 +49,13 @@ SETTINGS = [
 ]
 
 
-class SpotRun:
+class SpotRun(WatchedRun):
     """A run whose actors come and go, looked at through the buffer's Status."""
 
     def __init__(self, root: Path, model: Path, *more: str) -> None:
-        self.model, self.address = model, f"tcp://127.0.0.1:{free_port()}"
+        self.model = model
         overrides = [*SETTINGS, f"model.path={model}", f"data.train=[{{file: {model}/train.jsonl}}]", *more]
-        self.run = Run(root, "spot", [*overrides, f"buffer.address={self.address}"])
+        super().__init__(root, "spot", *overrides)
         self.actors: dict[str, subprocess.Popen] = {}
         self.num_started = 0
 
@@ -70,13 +70,6 @@ class SpotRun:
         name = f"spot-{self.num_started}"
         self.num_started += 1
         self.actors[name] = self.run.start("actor", "--name", name)
-
-    def status(self) -> Status:
-        """Balanced at any time, the tokens that were handed over too."""
-        status = request_status(self.address, 20.0)
-        assert status.balanced
-        assert status.ledger["trained"] == status.version * BATCH, status.ledger
-        return status
 
     def is_settled(self) -> bool:
         """Whether every token that was handed over is saved or lost."""

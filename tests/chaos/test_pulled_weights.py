@@ -13,12 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prolong.buffer.client.observer import request_status
-from prolong.common.messages import Status
 
-from tests.support.runs import ON_VLLM, SMALL, Run, assert_balanced, free_port
+from tests.support.runs import ON_VLLM, SMALL, assert_balanced
+from tests.support.watched_run import BATCH, WatchedRun
 
-BATCH = 4
 STEPS = 12
 SILENCE_S = 2.0
 FAR = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", 'hostname far && exec "$@"', "sh"]
@@ -31,28 +29,14 @@ def has_host_names() -> bool:
     return subprocess.run([*FAR, "true"], capture_output=True, timeout=20, check=False).returncode == 0
 
 
-class PullingRun:
+class PullingRun(WatchedRun):
     """A run that goes on until it is stopped, looked at through the buffer's Status."""
 
     def __init__(self, root: Path, model: Path, *settings: str) -> None:
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        overrides = [*SMALL, f"model.path={model}", f"buffer.address={self.address}", f"buffer.silence_s={SILENCE_S}"]
+        overrides = [*SMALL, f"model.path={model}", f"buffer.silence_s={SILENCE_S}"]
         # problems of code need a sandbox, which cannot be made inside a namespace of users
         overrides += [f"data.train=[{{file: {model}/train.jsonl, only: math}}]", "data.heldout=[]", "actor.capacity=24"]
-        self.run = Run(root, "pulled", [*overrides, "weights.transport=pull", *settings])
-
-    def status(self) -> Status:
-        """Balanced, and with as many trained groups as steps allow, at any time."""
-        status = request_status(self.address, 10.0)
-        assert status.balanced
-        assert status.ledger["trained"] == status.version * BATCH, status.ledger
-        return status
-
-    def peer(self, name: str) -> dict[str, float | str]:
-        return self.status().peers.get(name, {})
-
-    def number(self, name: str, key: str) -> float:
-        return float(self.peer(name).get(key, 0.0))
+        super().__init__(root, "pulled", *overrides, "weights.transport=pull", *settings)
 
     def start(self, command: str, name: str, *settings: str, far: bool = False) -> subprocess.Popen[bytes]:
         return self.run.start(command, "--name", name, *settings, within=FAR if far else [])
