@@ -95,5 +95,7 @@ class Gate:
         if self._num_refused.bit_count() == 1:
             address = frames[3].decode(errors="replace") if len(frames) == NUM_FRAMES else "?"
             log.warning(
-                "refused a connection from %s: its key is not among the allowed (%d so far)", address, self._num_refused
+                "refused a connection from %s: its key is not in the folder allowed/ of the buffer's buffer.keys (%d so far)",
+                address,
+                self._num_refused,
             )
