@@ -362,11 +362,20 @@ class Config:
         limit = f"less than model.max_context = {self.model.max_context}"
         require(fits, "sampling.max_tokens", self.sampling.max_tokens, limit)
         self._check_validation()
+        self._check_average()
         # a token of a rollout takes 8 bytes (id and log-probability), and so does one of the prompt (text and ids)
         num_bytes = self.buffer.batch_groups * (8 * self.sampling.n * self.sampling.max_tokens + 8 * self.model.max_context)
         mb = num_bytes // 2**20 + 1
         batch = f"at least {mb}: a batch of {self.buffer.batch_groups} groups of {self.sampling.n} rollouts may take {mb} MiB"
         require(self.buffer.max_message_mb >= mb, "buffer.max_message_mb", self.buffer.max_message_mb, batch)
+
+    def _check_average(self) -> None:
+        """An average needs a reference, of whole weights."""
+        ema = self.reference.ema
+        unread = "0 with objective.kl_beta = 0, which needs no reference"
+        require(ema == 0 or self.objective.kl_beta > 0, "reference.ema", ema, unread)
+        adapters = "0 with model.lora: an average of the factors of adapters is not the average of the weights that they make"
+        require(ema == 0 or not self.model.lora, "reference.ema", ema, adapters)
 
     def _check_validation(self) -> None:
         """Triggers, targets of stages and the best checkpoint need validation scores."""

@@ -4,6 +4,8 @@ import pytest
 from prolong.common.config.sections import (
     BufferConfig,
     Config,
+    ModelConfig,
+    ObjectiveConfig,
     ReferenceConfig,
     RunConfig,
     SamplingConfig,
@@ -29,6 +31,14 @@ def test_defaults_stand_for_themselves():
         (lambda: BufferConfig(heartbeat_s=20.0), r"buffer.heartbeat_s = 20.0: expected above 0 and below buffer.silence_s"),
         (lambda: BufferConfig(batch_groups=0), r"buffer.batch_groups = 0: expected at least 1"),
         (lambda: BufferConfig(max_message_mb=5000), r"buffer.max_message_mb = 5000: expected from 1 to 4096"),
+        (
+            lambda: Config(reference=ReferenceConfig(ema=0.9), objective=ObjectiveConfig(kl_beta=0.0)),
+            r"reference.ema = 0.9: expected 0 with objective.kl_beta = 0",
+        ),
+        (
+            lambda: Config(reference=ReferenceConfig(ema=0.9), model=ModelConfig(lora={"rank": 2})),
+            r"reference.ema = 0.9: expected 0 with model.lora: an average of the factors",
+        ),
         (
             lambda: Config(buffer=BufferConfig(max_message_mb=1)),
             r"max_message_mb = 1: expected at least 2: a batch of 16 groups of 16",

@@ -1,7 +1,6 @@
 """The reference as an exponential average of policies."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.choices import Offload
 from prolong.common.config.sections import Config
-from prolong.common.errors import ConfigError
 from prolong.learner.main import load_policy, load_reference
 from prolong.learner.model.policy import Policy
 from prolong.learner.ranks import Ranks, join_ranks, leave_ranks
@@ -88,11 +86,3 @@ def test_a_reference_that_is_never_averaged_stays_in_half_precision(cfg: Config,
     assert {parameter.dtype for parameter in reference.policy.parameters()} == {torch.bfloat16}
     with pytest.raises(AssertionError, match=r"is torch\.bfloat16"):
         reference.average(policy, 0.9)
-
-
-def test_with_adapters_an_average_is_refused(cfg: Config) -> None:
-    cfg.model = replace(cfg.model, lora={"rank": 2})
-    cfg.reference.ema = 0.9
-    policy = load_policy(cfg.model, cfg.learner, Ranks(), CPU)
-    with pytest.raises(ConfigError, match=r"reference\.ema = 0\.9: expected 0 with model\.lora: an average of the factors"):
-        load_reference(cfg, cfg.model, policy, Ranks(), CPU)
