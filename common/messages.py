@@ -91,7 +91,7 @@ class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=Fals
     tokenizer: Word  # fingerprint (common/tokenizer.py)
     host: Word
     pid: Number
-    capacity: Number = 0  # actor: rollouts that it can work on at once
+    capacity: Number = 0  # actor: rollouts that it can work on at once, at most
     # learner: the policy version that it starts from; actor and relay: of the weights that it holds
     version: Claim = -1
     # learner: of the checkpoint that it resumes, -1 for a fresh start; actor and relay: of the weights that it holds
@@ -101,6 +101,7 @@ class Hello(Question[Welcome | Refused], frozen=True, forbid_unknown_fields=Fals
     transport: Word = "collective"
     # relay, or actor that serves: where others pull from it
     serves: WeightSource | None = None
+    pool: Word = ""  # actor: the pool of the configuration that it is started in, if any
 
 
 class Alive(Answer, frozen=True):
@@ -116,6 +117,8 @@ class Heartbeat(Question[Alive], frozen=True):
 
     # cumulative since the client started: seconds, tokens, counts
     stats: Annotated[dict[Word, float], FEW] = msgspec.field(default_factory=dict)
+    # actor: rollouts that its engine has use for at once now, at most `Hello.capacity`; None: as many as that
+    room: Number | None = None
 
 
 class Stop(BufferMessage, frozen=True):

@@ -82,6 +82,7 @@ class BufferClient:
         self._routed: set[type[BufferMessage]] = set()
         self._queue: deque[tuple[ClientMessage, bytes]] = deque()  # (message, its frame)
         self._stats: dict[str, float] = {}
+        self._room: int | None = None
         self._handshake: Future[Welcome] = Future()
         self._close_at: float | None = None
         self._closed = False
@@ -183,9 +184,9 @@ class BufferClient:
                 raise DeadlineExceeded(f"the buffer did not answer within {deadline_s:g} s")
         return None
 
-    def set_stats(self, stats: dict[str, float]) -> None:
-        """Numbers for the next heartbeats: cumulative seconds, tokens, counts."""
-        self._stats = dict(stats)
+    def set_stats(self, stats: dict[str, float], room: int | None = None) -> None:
+        """Numbers for the next heartbeats: cumulative seconds, tokens, counts; and the room of an actor."""
+        self._stats, self._room = dict(stats), room
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what is queued and wait until groups are acknowledged, `timeout_s` at most; then disconnect.
@@ -224,7 +225,7 @@ class BufferClient:
         try:
             while session.ended is None and not self._may_close(session):
                 self._drain_queue(session)
-                session.stats = self._stats
+                session.stats, session.room = self._stats, self._room
                 session.tick(monotonic())
                 self._send_frames(dealer, session)
                 self._wait(poller, dealer, monitor, session)

@@ -47,6 +47,7 @@ class Session:
     def __init__(self, hello: Hello, address: str, now: float, handshake_timeout_s: float, counters: Counter[str]) -> None:
         self.hello = hello
         self.stats: dict[str, float] = {}
+        self.room: int | None = None
         self.out: deque[Frame] = deque()  # to be sent, in this order
         self.welcome: Welcome | None = None  # the last one
         self.ended: ProlongError | None = None  # why no more messages will come
@@ -144,7 +145,7 @@ class Session:
             if now - self._heard > self.welcome.lease_s:
                 self._greet(now)
             elif now >= self._heartbeat_at:
-                self.out.append((None, encode(Heartbeat(stats=self.stats))))
+                self.out.append((None, encode(Heartbeat(stats=self.stats, room=self.room))))
                 self._heartbeat_at = now + self.welcome.heartbeat_s
         if self._greeting and now >= self._deadline:
             self.ended = self.stopped or self._unreachable()

@@ -95,6 +95,7 @@ class BufferCore:
             return []
         if isinstance(message, m.Heartbeat):
             peer.heard_stats(message.stats)
+            peer.heard_room(message.room)
             return [(peer.identity, m.Alive(known=True))]
         if isinstance(message, m.FromActor):
             return self._on_actor(peer, message, now, frame)

@@ -1,7 +1,7 @@
 """Tickets out, groups in: the actors' side of the run.
 
 `issue` is credit, the backward edge from the buffer to the actors. Validation tickets go first. Training tickets then go out
-one at a time, each to the actor with the largest share of its capacity free: actors of any size fill evenly, and one that joins
+one at a time, each to the actor with the largest share of its room free: actors of any size fill evenly, and one that joins
 late gets its share. Before any other, an actor gets the tickets that were handed over and that it may go on with.
 """
 
@@ -42,7 +42,7 @@ class Dispatch:
         """Give every actor that holds weights as many tickets as it has room for and the contract admits."""
         given: dict[str, list[Ticket]] = {}
         versions: dict[str, int] = {}
-        # heap of (share of the capacity in flight, order of joining, actor)
+        # heap of (share of the room in flight, order of joining, actor)
         free: list[tuple[float, int, Peer]] = []
         for rank, actor in enumerate(actors):
             version = self._run.version_of(actor.name)
@@ -75,12 +75,12 @@ class Dispatch:
                     self._fail_waiting(waiting)
 
     def _load(self, actor: Peer) -> float:
-        return self._run.leases.rollouts(actor.name) / max(actor.hello.capacity, 1)
+        return self._run.leases.rollouts(actor.name) / max(actor.room, 1)
 
     def _has_room(self, actor: Peer, num_rollouts: int) -> bool:
         """Whether so many rollouts fit; an actor without work takes a ticket of any size."""
         in_flight = self._run.leases.rollouts(actor.name)
-        return in_flight == 0 or in_flight + num_rollouts <= actor.hello.capacity
+        return in_flight == 0 or in_flight + num_rollouts <= actor.room
 
     def _lease_next(self, actor: Peer, version: int, now: float, training: bool) -> Ticket | None:
         """Lease the actor its next ticket, if one is due and it has room for it."""

@@ -44,6 +44,7 @@ class Peer:
     leaving: bool = False  # an actor that takes no more tickets, a relay that serves no more weights
     weights: Received = field(default_factory=Received)
     readers: WeightReaders = NO_READERS  # the last that it was told of
+    in_flight_cap: int | None = None  # of an actor: the `room` of its last heartbeat that told one
 
     @property
     def name(self) -> str:
@@ -52,6 +53,15 @@ class Peer:
     @property
     def role(self) -> Role:
         return self.hello.role
+
+    @property
+    def room(self) -> int:
+        """Rollouts that an actor works on at once now: what it reported last, at most its capacity; without a report that.
+
+        An actor without work takes a ticket of more rollouts too.
+        """
+        cap = self.in_flight_cap
+        return self.hello.capacity if cap is None else min(cap, self.hello.capacity)
 
     def is_process(self, hello: Hello) -> bool:
         """Whether this greeting comes from the very same process.
@@ -74,6 +84,11 @@ class Peer:
         """Keep the numbers of a heartbeat; one without numbers changes nothing."""
         if stats:
             self.stats = stats
+
+    def heard_room(self, room: int | None) -> None:
+        """Keep an actor's room; a heartbeat without it changes nothing."""
+        if room is not None:
+            self.in_flight_cap = room
 
     def stats_since_batch(self) -> dict[str, float]:
         """The growth of its numbers since the last call; a number that shrank has started from 0 again."""
@@ -123,6 +138,7 @@ class Peers:
         if previous is not None:
             peer.stats, peer.baseline, peer.weights = previous.stats, previous.baseline, previous.weights
             peer.facts, peer.leaving = previous.facts | facts, previous.leaving
+            peer.in_flight_cap = previous.in_flight_cap
             del self._by_identity[previous.identity]
         assert identity not in self._by_identity, "a socket that speaks for another client must have left first"
         self._by_name[hello.name] = peer

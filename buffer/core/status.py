@@ -45,6 +45,8 @@ def _about(peer: Peer, run: RunState, now: float) -> About:
         about["leases"] = float(len(run.leases.held_by(peer.name)))
         about["rollouts"] = float(run.leases.rollouts(peer.name))
         about["capacity"] = float(peer.hello.capacity)
+        about["room"] = float(peer.room)
+        about |= {"pool": peer.hello.pool} if peer.hello.pool else {}
     return about | peer.facts | peer.stats
 
 

@@ -349,10 +349,11 @@ def test_close_does_not_wait_longer_than_it_is_told():
 def test_heartbeats_go_on_while_the_main_thread_is_busy(buffer):
     with client_of(buffer.address) as client:
         client.connect(5.0)
-        client.set_stats({"actor/tokens": 3.0})
+        client.set_stats({"actor/tokens": 3.0}, room=8)
         until(lambda: len(buffer.of(Heartbeat)) >= 3, busy=True)
         beats = buffer.of(Heartbeat)
         assert beats[-1].stats == {"actor/tokens": 3.0}
+        assert beats[-1].room == 8
 
 
 def test_a_message_over_the_limit_is_refused_where_it_is_sent(buffer):

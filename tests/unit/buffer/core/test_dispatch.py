@@ -77,6 +77,19 @@ def test_tickets_are_shared_by_free_capacity() -> None:
     assert {name: len(tickets(heard[name.encode()])) for name in plan.members} == {"a": 2, "b": 6}
 
 
+def test_an_actor_gets_as_much_as_its_last_heartbeat_has_room_for() -> None:
+    scene = Scene(config(batch=8))
+    scene.actor(capacity=12)
+    scene.learner()
+    scene.publish(0)
+    scene.say("actor-0", m.Heartbeat(room=4))
+    assert len(tickets(scene.apply("actor-0", 0))) == 2
+    assert tickets(scene.say("actor-0", m.Heartbeat())) == []  # one that tells no room changes nothing
+    assert len(tickets(scene.say("actor-0", m.Heartbeat(room=8)))) == 2
+    assert len(tickets(scene.say("actor-0", m.Heartbeat(room=100)))) == 2  # its capacity is the most
+    assert scene.core.status(scene.now).peers["actor-0"]["room"] == 12
+
+
 def test_a_lost_validation_ticket_is_asked_again_of_another_actor() -> None:
     scene = Scene(config(validation=ValidationConfig(greedy=False)), heldout=1)
     scene.actor()
