@@ -1,7 +1,9 @@
 """The gain from asynchrony: the same work at eta = 0, 1, 2, rounds interleaved, learner on one core and actor on the other.
 
-The part `real` runs the demo's model through the whole system, and gives steps per second at eta over those at eta = 0 as the
-median of paired ratios. The part `sleeping` has an actor and a learner that sleep for known times, on the real buffer
+The part `real` runs a model through the whole system, and gives steps per second at eta over those at eta = 0 as the median of
+paired ratios. Its load is the demo's math and logic without KL and without dynamic sampling: there both sides work about equally
+long for a step, and `at_most` says what asynchrony can gain, (actor's work + learner's work) / the larger of the two, at eta = 0.
+With the load `recipe` (code in sandboxes, more rollouts than are trained) the actor is the slower one. The part `sleeping` has an actor and a learner that sleep for known times, on the real buffer
 (sleepers.py), and gives the bound on the period over the period reached: at 1.0 the pipeline itself costs nothing.
 """
 
@@ -20,10 +22,21 @@ from ..common.config.run_files import save_config
 from ..common.config.sections import Config
 from ..common.tokenizer import Tokenizer
 from ..launch.recipes import compose
+from .long_tail import long_tail_overrides, make_long_tail_model
 from .measure import TrainedRun, median_ratio, report, seconds_per_step, train_run
 from .sleepers import Devices, SleepingLearner, sleeping_actor
 
 ETAS = (0, 1, 2)
+LOADS = {
+    "balanced": [
+        "data.train=[{file: models/demo/train.jsonl, only: math}, {file: models/demo/train.jsonl, only: logic}]",
+        "buffer.dynamic_sampling=false",
+        "objective.kl_beta=0",
+        "reference.reset_every=0",
+    ],
+    "long-tail": [*long_tail_overrides(), "buffer.dynamic_sampling=false"],
+    "recipe": [],
+}
 
 
 def real_run(eta: int, round_: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> TrainedRun:
@@ -46,14 +59,24 @@ def shares(result: TrainedRun) -> dict:
     }
 
 
+def most_to_gain(result: TrainedRun) -> float:
+    """The steps per second of a perfect overlap over those of no overlap, from the work of both sides in a run at eta = 0."""
+    steps = result.steps[1:]
+    learner = sum(step["learner/step_s"] - step["learner/wait_s"] for step in steps)
+    actor = sum(step["actor/busy_s"] + step["actor/weights_s"] for step in steps)
+    return (learner + actor) / max(learner, actor)
+
+
 def real_part(rounds: int, steps: int, root: Path, recipe: str, overrides: list[str]) -> dict:
     results = {eta: [] for eta in ETAS}
     for round_ in range(rounds):
         for eta in ETAS:
             results[eta].append(real_run(eta, round_, steps, root, recipe, overrides))
     periods = {eta: [result.seconds_per_step for result in runs] for eta, runs in results.items()}
+    sync = results[0]
     return {
         "async_over_sync": {eta: median_ratio(periods[0], periods[eta]) for eta in ETAS},
+        "at_most": statistics.median(most_to_gain(run) for run in sync),
         "step_s": {eta: statistics.median(values) for eta, values in periods.items()},
         "shares": {
             eta: {key: statistics.median(shares(run)[key] for run in runs) for key in shares(runs[0])}
@@ -114,6 +137,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--root", type=Path, default=Path("runs/bench-pipeline"))
     parser.add_argument("--only", choices=("real", "sleeping"))
+    parser.add_argument("--load", choices=sorted(LOADS), default="balanced", help="of the part `real`")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args(argv)
@@ -121,6 +145,9 @@ def main(argv: list[str]) -> int:
     if args.only != "real":
         result["sleeping"] = sleeping_part(args.rounds, 3 * args.steps, args.root, args.recipe, args.overrides)
     if args.only != "sleeping":
-        result |= real_part(args.rounds, args.steps, args.root, args.recipe, args.overrides)
+        if args.load == "long-tail":
+            make_long_tail_model()
+        overrides = [*LOADS[args.load], *args.overrides]
+        result |= {"load": args.load} | real_part(args.rounds, args.steps, args.root, args.recipe, overrides)
     report(result, as_json=args.json)
     return 0

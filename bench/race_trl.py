@@ -3,6 +3,7 @@
 TRL runs in its fastest arrangement on two cores (two DDP ranks, one thread each) in an environment of its own, `.venv-trl`,
 which `make install-trl` makes from bench/requirements-trl.lock. Dynamic sampling, which TRL's GRPO does not have, is off on
 both sides.
+The task `long-tail` (long_tail.py) has answers that vary tenfold in length; the demo's are all about equally long.
 Time to .85: the first step whose mean training reward over the last three steps is at least .85.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from ..common.config.sections import Config
 from ..launch.recipes import compose
+from .long_tail import long_tail_overrides, make_long_tail_model
 from .measure import CommandCost, median_ratio, report, run_command, seconds_per_step, train_run
 
 RACED = ("math", "reasoning_gym")  # verifiers
@@ -95,6 +97,7 @@ def run_prolong(cfg: Config, recipe: str, steps: int, seed: int, root: Path, ove
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench race-trl", description=__doc__)
     parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--task", choices=("recipe", "long-tail"), default="recipe")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3, help="rounds; each has a seed of its own")
     parser.add_argument("--root", type=Path, default=Path("runs/bench-race"))
@@ -104,9 +107,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not args.trl_python.exists():
         raise SystemExit(f"no TRL environment at {args.trl_python}: run `make install-trl`")
+    overrides = ["launch.pin_cores=true", *args.overrides]
+    if args.task == "long-tail":
+        make_long_tail_model()
+        overrides = [*long_tail_overrides(), *overrides]
     prompts = args.root / "train.jsonl"
-    write_raced_prompts(compose(args.recipe, args.overrides), prompts)
-    overrides = ["launch.pin_cores=true", *args.overrides, f"data.train=[{{file: {prompts}}}]"]
+    write_raced_prompts(compose(args.recipe, overrides), prompts)
+    overrides += [f"data.train=[{{file: {prompts}}}]"]
     cfg = compose(args.recipe, overrides)
     ours, theirs = [], []
     for seed in range(args.seeds):
@@ -114,6 +121,7 @@ def main(argv: list[str]) -> int:
         theirs.append(run_trl(args.trl_python, cfg, args.steps, seed, args.root))
     result = {
         "bench": "race-trl",
+        "task": args.task,
         "steps": args.steps,
         "speed_over_trl": median_ratio([t["step_s"] for t in theirs], [o["step_s"] for o in ours]),
         "prolong": ours,

@@ -15,7 +15,7 @@ import argparse
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,16 @@ def ship_demo(folder: Path) -> None:
 
 
 def make_demo(
-    out: Path, seed: int, *, level: demo_tasks.Level, skill_steps: int, context: int, tasks: Iterable[str] = demo_tasks.TASKS
+    out: Path,
+    seed: int,
+    *,
+    level: demo_tasks.Level,
+    skill_steps: int,
+    context: int,
+    tasks: Mapping[str, demo_tasks.ProblemMaker] = demo_tasks.TASKS,
 ) -> None:
     """Make prompts, tokenizer and a model of `context` tokens, warmed up for `skill_steps`, in the existing folder `out`."""
-    splits = {task: demo_tasks.split_problems(task, seed, NUM_TRAIN, NUM_HELDOUT, level) for task in tasks}
+    splits = {task: demo_tasks.split_problems(task, seed, NUM_TRAIN, NUM_HELDOUT, level, make) for task, make in tasks.items()}
     demo_tasks.write_prompts(out / "train.jsonl", {task: train for task, (train, _, _) in splits.items()})
     demo_tasks.write_prompts(out / "heldout.jsonl", {task: heldout for task, (_, heldout, _) in splits.items()})
     demo_tokenizer.write_tokenizer(out)

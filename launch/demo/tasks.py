@@ -208,7 +208,8 @@ def _listed(words: list[str]) -> str:
     return "* " + "\n* ".join(words)
 
 
-TASKS: dict[str, Callable[[random.Random, Level], DemoProblem]] = {
+ProblemMaker = Callable[[random.Random, Level], DemoProblem]
+TASKS: dict[str, ProblemMaker] = {
     "math/addition": addition_problem,
     "math/digit_sum": digit_sum_problem,
     "logic/number_sorting": sorting_problem,
@@ -216,7 +217,7 @@ TASKS: dict[str, Callable[[random.Random, Level], DemoProblem]] = {
     "code/arithmetic": program_problem,
     "instructions/bullets": bullets_problem,
 }
-MATH_AND_LOGIC = tuple(task for task in TASKS if task.startswith(("math/", "logic/")))
+MATH_AND_LOGIC = {task: make for task, make in TASKS.items() if task.startswith(("math/", "logic/"))}
 
 
 @functools.cache
@@ -243,16 +244,20 @@ def _quoted(texts: list[str]) -> str:
 
 
 def split_problems(
-    task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO_LEVEL
+    task: str, seed: int, num_train: int, num_heldout: int, level: Level = DEMO_LEVEL, make: ProblemMaker | None = None
 ) -> tuple[list[DemoProblem], list[DemoProblem], Iterator[DemoProblem]]:
-    """Training problems, held-out problems, and an endless stream for demonstrations; no question is in two of them."""
+    """Training problems, held-out problems, and an endless stream for demonstrations; no question is in two of them.
+
+    make: of a task that is not one of TASKS.
+    """
+    make = make or TASKS[task]
     rng = random.Random(f"{task}/{seed}")
     taken: dict[str, DemoProblem] = {}
     while len(taken) < num_train + num_heldout:
-        problem = TASKS[task](rng, level)
+        problem = make(rng, level)
         taken.setdefault(problem.prompt, problem)
     problems = list(taken.values())
-    stream = iter(functools.partial(TASKS[task], rng, level), None)
+    stream = iter(functools.partial(make, rng, level), None)
     return problems[:num_train], problems[num_train:], (p for p in stream if p.prompt not in taken)
 
 
