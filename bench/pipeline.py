@@ -1,10 +1,11 @@
 """The gain from asynchrony: the same work at eta = 0, 1, 2, rounds interleaved, learner on one core and actor on the other.
 
 The part `real` runs a model through the whole system, and gives steps per second at eta over those at eta = 0 as the median of
-paired ratios. Its load is the demo's math and logic without KL and without dynamic sampling: there both sides work about equally
-long for a step, and `at_most` says what asynchrony can gain, (actor's work + learner's work) / the larger of the two, at eta = 0.
-With the load `recipe` (code in sandboxes, more rollouts than are trained) the actor is the slower one. The part `sleeping` has an actor and a learner that sleep for known times, on the real buffer
-(sleepers.py), and gives the bound on the period over the period reached: at 1.0 the pipeline itself costs nothing.
+paired ratios. Its load is the demo's math and logic without KL and without dynamic sampling: there both sides work about
+equally long for a step. `at_most` is what asynchrony can gain, by the work of both sides at eta = 0: their sum over the larger.
+With the load `recipe` (code in sandboxes, more rollouts than are trained) the actor is the slower one.
+The part `sleeping` has an actor and a learner that sleep for known times, on the real buffer (sleepers.py), and gives the bound
+on the period over the period reached: at 1.0 the pipeline itself costs nothing.
 """
 
 from __future__ import annotations
