@@ -41,7 +41,7 @@ class BufferCore:
         # the service fills it, the status shows it
         self.quarantine = Quarantine()
         self.peers = Peers()
-        self.dispatch = Dispatch(run, settings.buffer.silence_s, settings.buffer.max_message_mb << 20)
+        self.dispatch = Dispatch(run, self.peers, settings.buffer.silence_s, settings.buffer.max_message_mb << 20)
         self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
@@ -93,6 +93,7 @@ class BufferCore:
         if peer.role not in message.senders:
             self.count("buffer/misplaced_messages")
             return []
+        self.dispatch.touch(peer.name)
         if isinstance(message, m.Heartbeat):
             peer.heard_stats(message.stats)
             peer.heard_room(message.room)
@@ -147,7 +148,7 @@ class BufferCore:
         self.dispatch.expire(now)
         self._drop_silent(now)
         out = self.weights.tick(now) + self._serve_batch()
-        given = self.dispatch.issue(self.peers.workers(), now, training=not self.finishing)
+        given = self.dispatch.issue(now, training=not self.finishing)
         out += [(peer.identity, tickets) for peer, tickets in given]
         out += self._ask_for_weights(now) + self._finish(now)
         self.run.store.check()
@@ -200,6 +201,7 @@ class BufferCore:
         else:
             tickets = self._replace(namesake, hello, now)
         self.peers.join(identity, hello, now)
+        self.dispatch.touch(hello.name)
         return [(identity, self._welcome()), *((identity, message) for message in in_messages(tickets))]
 
     def _arrive(self, hello: m.Hello, now: float) -> list[Ticket]:
@@ -263,6 +265,7 @@ class BufferCore:
             self.count(f"buffer/{'left' if peer.leaving else 'lost'}_{peer.role}s")
         if peer.role is m.Role.actor:
             self.dispatch.fail_leases_of(peer.name)
+            self.dispatch.forget(peer.name)
         elif peer.role is m.Role.learner:
             self.progress.stop_waiting()
 

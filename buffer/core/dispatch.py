@@ -7,19 +7,19 @@ late gets its share. Before any other, an actor gets the tickets that were hande
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import msgspec
 
-from ...common.messages import GroupAck, GroupResult, TicketHandedOver, Tickets
+from ...common.messages import GroupAck, GroupResult, Role, TicketHandedOver, Tickets
 from ...common.transport.wire import encode
 from ...common.types import Group, Ticket, TicketKind
 from ..tickets.group_checks import Defect, actors_of, names_defect, sampled_since
 from ..tickets.handovers import Waiting
 from ..tickets.leases import Lease
 from ..tickets.store import Outcome
-from .peers import Peer
+from .free_actors import ANY, FreeActors, Place
+from .peers import Peer, Peers
 from .run_state import RunState
 
 # of an acknowledgement
@@ -29,90 +29,122 @@ HANDED_OVER = "handed over: another actor will go on"
 class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
 
-    def __init__(self, run: RunState, silence_s: float, max_bytes: int) -> None:
+    def __init__(self, run: RunState, peers: Peers, silence_s: float, max_bytes: int) -> None:
         """`silence_s`: how long a ticket that the next batch must hold waits for newer weights of an actor that has room.
 
         `max_bytes`: of a message.
         """
-        self._run, self._silence_s, self._max_bytes = run, silence_s, max_bytes
+        self._run, self._peers, self._silence_s, self._max_bytes = run, peers, silence_s, max_bytes
+        self._free = FreeActors()
 
     # --- out --------------------------------------------------------------------------------------
 
-    def issue(self, actors: list[Peer], now: float, *, training: bool) -> list[tuple[Peer, Tickets]]:
-        """Give every actor that holds weights as many tickets as it has room for and the contract admits."""
-        given: dict[str, list[Ticket]] = {}
-        versions: dict[str, int] = {}
-        # heap of (share of the room in flight, order of joining, actor)
-        free: list[tuple[float, int, Peer]] = []
-        for rank, actor in enumerate(actors):
-            version = self._run.version_of(actor.name)
-            if version is not None:
-                versions[actor.name] = version
-                free.append((self._load(actor), rank, actor))
-        heapq.heapify(free)
-        self._give_up_due([(actor, versions[actor.name]) for _, _, actor in free], now)
-        while free:
-            _, rank, actor = heapq.heappop(free)
-            ticket = self._lease_next(actor, versions[actor.name], now, training)
-            if ticket is None:
-                continue
-            given.setdefault(actor.name, []).append(ticket)
-            heapq.heappush(free, (self._load(actor), rank, actor))
-        return [(actor, message) for actor in actors for message in in_messages(given.get(actor.name, []))]
+    def touch(self, actor: str) -> None:
+        """An actor said something: its room, its weights or its speed may have changed."""
+        self._free.touch(actor)
 
-    def _give_up_due(self, workers: Sequence[tuple[Peer, int]], now: float) -> None:
+    def forget(self, actor: str) -> None:
+        """An actor is gone."""
+        self._free.forget(actor)
+
+    def issue(self, now: float, *, training: bool) -> list[tuple[Peer, Tickets]]:
+        """Give tickets to the actors that hold weights, as long as they have room and the contract admits one."""
+        self._give_up_due(now)
+        given: dict[str, list[Ticket]] = {}
+        self._refresh()
+        while (lease := self._lease_next(now, training)) is not None:
+            actor, ticket = lease
+            given.setdefault(actor, []).append(ticket)
+            self._refresh()
+        return [
+            (peer, message)
+            for actor, tickets in given.items()
+            if (peer := self._peers.named(actor))
+            for message in in_messages(tickets)
+        ]
+
+    def _refresh(self) -> None:
+        self._free.touch(*self._run.leases.take_changed_actors())
+        self._free.refresh(self._place)
+
+    def _place(self, actor: str) -> Place | None:
+        """What an actor may take now; None for one without weights or room, and for one that leaves."""
+        peer, version = self._peers.named(actor), self._run.version_of(actor)
+        if peer is None or peer.role is not Role.actor or peer.leaving or version is None:
+            return None
+        in_flight = self._run.leases.rollouts(actor)
+        room = ANY if in_flight == 0 else peer.room - in_flight
+        return Place(version, in_flight / max(peer.room, 1), room) if room > 0 else None
+
+    def _best(self, versions: Sequence[int], num_rollouts: int) -> str | None:
+        """The actor that comes first of those with one of these versions and so much room."""
+        while (actor := self._free.best(versions, num_rollouts)) is not None:
+            if self._free.place(actor) == self._place(actor):
+                return actor
+            # it lost its weights without a word of its own
+            self._free.touch(actor)
+            self._refresh()
+        return None
+
+    def _give_up_due(self, now: float) -> None:
         """Fail handed-over tickets that the next batch has waited for in vain while others could make them anew.
 
-        `workers`: actors that hold weights, with their versions. One that has room and weights that are too old could. Without
-        room for this ticket there is none for a fresh one either.
+        An actor that has room and weights that are too old could. Without room for this ticket there is none for a fresh one.
         """
         for waiting in self._run.handovers.all():
             ticket = waiting.ticket
             overdue = now >= waiting.since_s + self._silence_s and ticket.kind is TicketKind.train
             if overdue and self._run.store.is_due(ticket.ordinal):
-                able = [version for actor, version in workers if self._has_room(actor, ticket.sampling.n)]
+                places = [self._place(actor.name) for actor in self._peers.workers()]
+                able = [place.version for place in places if place is not None and place.room >= ticket.sampling.n]
                 if able and max(able) < waiting.version:
                     self._fail_waiting(waiting)
 
-    def _load(self, actor: Peer) -> float:
-        return self._run.leases.rollouts(actor.name) / max(actor.room, 1)
+    def _lease_next(self, now: float, training: bool) -> tuple[str, Ticket] | None:
+        """Lease the next ticket that is due: (actor, ticket). None when there is none, or no actor for it."""
+        versions = self._free.versions()
+        return self._hand_on_next(versions, now) or self._lease_fresh(versions, now, training)
 
-    def _has_room(self, actor: Peer, num_rollouts: int) -> bool:
-        """Whether so many rollouts fit; an actor without work takes a ticket of any size."""
-        in_flight = self._run.leases.rollouts(actor.name)
-        return in_flight == 0 or in_flight + num_rollouts <= actor.room
+    def _hand_on_next(self, versions: Sequence[int], now: float) -> tuple[str, Ticket] | None:
+        """Lease the ticket that was handed over and waits longest for an actor that goes on with it."""
+        # the newest version may go on with any of them
+        for newest in versions:
+            waiting = self._run.handovers.first_for(newest)
+            if waiting is None:
+                break
+            actor = self._best([v for v in versions if waiting.version <= v <= newest], waiting.ticket.sampling.n)
+            if actor is not None:
+                return actor, self._hand_on(waiting, actor, now)
+        return None
 
-    def _lease_next(self, actor: Peer, version: int, now: float, training: bool) -> Ticket | None:
-        """Lease the actor its next ticket, if one is due and it has room for it."""
-        waiting = self._run.handovers.first_for(version)
-        if waiting is not None:
-            return self._hand_on(waiting, actor, now) if self._has_room(actor, waiting.ticket.sampling.n) else None
-        ticket = self._fresh_ticket(actor, version, training)
-        if ticket is not None:
-            self._run.leases.grant(ticket, actor.name, now)
-        return ticket
-
-    def _hand_on(self, waiting: Waiting, actor: Peer, now: float) -> Ticket:
-        """Lease a ticket that was handed over to an actor that goes on with it."""
+    def _hand_on(self, waiting: Waiting, actor: str, now: float) -> Ticket:
         ticket = self._run.handovers.take(waiting.ticket.ordinal).ticket
         if ticket.kind is TicketKind.train:
             self._run.store.lease_again(ticket.ordinal)
         self._run.counters.count("buffer/continued")
-        self._run.leases.grant(ticket, actor.name, now, waiting.until_s)
+        self._run.leases.grant(ticket, actor, now, waiting.until_s)
         return ticket
 
-    def _fresh_ticket(self, actor: Peer, version: int, training: bool) -> Ticket | None:
+    def _lease_fresh(self, versions: Sequence[int], now: float, training: bool) -> tuple[str, Ticket] | None:
+        """Lease a validation ticket, or else a training ticket to an actor of which no validation is wanted."""
         run = self._run
-        sampling = run.validation.wanted(version)
-        if sampling is not None:
-            if not self._has_room(actor, sampling.n):
-                return None
-            return run.validation.issue(run.take_ordinal(), run.store.generation, version)
-        if not training or run.validation.blocks_training or not run.store.admits(version):
+        wanted = {version: run.validation.wanted(version) for version in versions}
+        for version, sampling in wanted.items():
+            actor = None if sampling is None else self._best([version], sampling.n)
+            if actor is not None:
+                ticket = run.validation.issue(run.take_ordinal(), run.store.generation, version)
+                run.leases.grant(ticket, actor, now)
+                return actor, ticket
+        if not training or run.validation.blocks_training:
             return None
-        if not self._has_room(actor, run.store.sampling.n):
+        admitted = [version for version, sampling in wanted.items() if sampling is None and run.store.admits(version)]
+        actor = self._best(admitted, run.store.sampling.n)
+        version = None if actor is None else run.version_of(actor)
+        if actor is None or version is None:
             return None
-        return run.store.issue(run.take_ordinal(), version)
+        ticket = run.store.issue(run.take_ordinal(), version)
+        run.leases.grant(ticket, actor, now)
+        return actor, ticket
 
     def held_by(self, actor: str) -> list[Ticket]:
         """The tickets that an actor works on, in order of issue."""

@@ -29,6 +29,8 @@ class Leases:
         # heap of (expiry, ordinal); leases that ended meanwhile are skipped
         self._expiry: list[tuple[float, int]] = []
         self._touched: dict[int, None] = {}
+        # actors whose work in flight changed since `take_changed_actors`
+        self._changed_actors: dict[str, None] = {}
         # actors whose leases were restored -> the time until which they may greet
         self._rejoin_until_s: dict[str, float] = {}
 
@@ -38,6 +40,7 @@ class Leases:
         self._by_ordinal[ticket.ordinal] = lease
         self._by_actor.setdefault(actor, {})[ticket.ordinal] = None
         self._rollouts[actor] = self._rollouts.get(actor, 0) + ticket.sampling.n
+        self._changed_actors[actor] = None
         heapq.heappush(self._expiry, (lease.expires_s, ticket.ordinal))
         self._touched[ticket.ordinal] = None
 
@@ -51,6 +54,7 @@ class Leases:
         self._touched[ordinal] = None
         del self._by_actor[lease.actor][ordinal]
         self._rollouts[lease.actor] -= lease.ticket.sampling.n
+        self._changed_actors[lease.actor] = None
         if not self._by_actor[lease.actor]:
             del self._by_actor[lease.actor], self._rollouts[lease.actor]
         return lease
@@ -87,6 +91,7 @@ class Leases:
     def clear(self) -> None:
         """End every lease: a generation begins."""
         self._touched |= dict.fromkeys(self._by_ordinal)
+        self._changed_actors |= dict.fromkeys(self._by_actor)
         self._by_ordinal.clear()
         self._by_actor.clear()
         self._rollouts.clear()
@@ -97,6 +102,11 @@ class Leases:
         touched = list(self._touched)
         self._touched.clear()
         return touched
+
+    def take_changed_actors(self) -> dict[str, None]:
+        """The actors whose work in flight changed since the last call."""
+        changed, self._changed_actors = self._changed_actors, {}
+        return changed
 
     # --- a buffer restarts ------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ def test_tickets_are_shared_by_free_capacity() -> None:
         scene.core.run.membership.applied(
             name, m.WeightsApplied(generation=1, version=0, epoch=plan.epoch, checksums=[], seconds=0.0)
         )
+        scene.core.dispatch.touch(name)
     heard = scene.wait(0.0)
     assert {name: len(tickets(heard[name.encode()])) for name in plan.members} == {"a": 2, "b": 6}
 
