@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 
 import zmq
 
@@ -48,6 +48,7 @@ def main(cfg: Config) -> None:
             save_config(cfg, paths.buffer_config)
             settings = RunSettings.from_config(cfg, tokenizer.model_ids)
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
+            core.progress.cpu_clock = process_time
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
             _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
         finally:

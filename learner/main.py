@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -120,6 +120,8 @@ class Learner:
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
         self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
         self.saved_at = perf_counter()
+        # CPU seconds of this process at its last record
+        self.cpu_s = process_time()
         # whether the log says that launch.stop_s is short
         self.warned = False
         self.paths = run_paths(cfg)
@@ -309,11 +311,13 @@ class Learner:
         self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
         for name in SPENT:
             self.state.spent[name] = self.state.spent.get(name, 0.0) + record.get(f"learner/{name}", 0.0)
+        cpu_s, self.cpu_s = process_time() - self.cpu_s, process_time()
         if self.metrics is not None:
             own = {
                 "version": float(self.state.version),
                 "wall_s": self.state.wall_s,
                 "learner/step_s": step_s,
+                "learner/cpu_s": cpu_s,
                 "reference/epoch": float(self.trainer.reference.epoch if self.trainer.reference else 0),
             }
             self.metrics.write(self.state.version, record | own)

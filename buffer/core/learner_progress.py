@@ -7,6 +7,7 @@ Every batch is recorded before it is sent, so that a learner that restarts is se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 
 import msgspec
@@ -25,6 +26,9 @@ class LearnerProgress:
         self._run, self._checkpoint, self._steps = run, checkpoint, steps
         # version of the batch that the learner waits for
         self._waiting: int | None = None
+        # CPU seconds of this process so far: none in a simulation
+        self.cpu_clock: Callable[[], float] = lambda: 0.0
+        self._cpu_at_batch_s = 0.0
 
     def stop_waiting(self) -> None:
         """The learner is gone, or greets (it asks for its batch after that): it waits for none now."""
@@ -69,6 +73,9 @@ class LearnerProgress:
         if batch is None:
             return None
         metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.counters.next_step()
+        cpu_s = self.cpu_clock()
+        metrics["buffer/cpu_s"] = cpu_s - self._cpu_at_batch_s
+        self._cpu_at_batch_s = cpu_s
         batch = msgspec.structs.replace(batch, metrics=metrics, validation=run.validation.take_unreported())
         run.journal.log_batch(batch)
         return batch
