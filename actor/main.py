@@ -39,6 +39,7 @@ from ..common.weights.transports import broadcast_transport
 from ..verifiers.workers.pool import make_pool
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .engines.registry import engine_class
+from .in_flight import InFlightCap
 from .pulling import Pulling, check_serving_host
 from .rollouts import RolloutWorker
 from .stats import ActorStats
@@ -92,7 +93,8 @@ async def _run(cfg: Config, name: str) -> None:
         to_engine = engine, pulling, stats, client.send
         updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
         leave_s = grace_s - flush_s - hand_over_s
-        actor = Actor(client, inbox, updates, worker, stats, leave_within_s=leave_s, hand_over_within_s=hand_over_s)
+        cap = InFlightCap(cfg.actor.capacity)
+        actor = Actor(client, inbox, updates, worker, stats, cap, leave_within_s=leave_s, hand_over_within_s=hand_over_s)
         await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
@@ -126,6 +128,7 @@ class Actor:
         updates: WeightUpdates,
         worker: GroupMaker,
         stats: ActorStats,
+        cap: InFlightCap,
         *,
         leave_within_s: float,
         hand_over_within_s: float = 0.0,
@@ -135,6 +138,7 @@ class Actor:
         `hand_over_within_s`: after that, to interrupt the rest and hand it over; 0: its tickets are given back without tokens.
         """
         self._client, self._inbox, self._updates, self._worker, self._stats = client, inbox, updates, worker, stats
+        self._cap = cap
         self._leave_within_s, self._hand_over_within_s = leave_within_s, hand_over_within_s
         self._working: dict[TicketKey, Ticket] = {}
         # their groups are sent, and repeated by the client until they are acknowledged
@@ -219,6 +223,7 @@ class Actor:
             self._pass_on(fresh)
             return []
         self._working |= {_key(ticket): ticket for ticket in fresh}
+        self._cap.note_groups(ticket.sampling.n for ticket in fresh)
         return fresh
 
     async def _work(self, ticket: Ticket) -> None:
@@ -278,7 +283,9 @@ class Actor:
     async def _report(self, every_s: float) -> None:
         while True:
             self._updates.check()
-            self._client.set_stats(self._stats.snapshot())
+            held = sum(ticket.sampling.n for ticket in self._working.values())
+            room = self._cap.report(self._stats.load(), held, self._stats.counts["generated_rollouts"])
+            self._client.set_stats(self._stats.snapshot(), room)
             await asyncio.sleep(every_s)
 
 

@@ -39,7 +39,7 @@ class ActorStats:
         of_weights: Callable[[], Mapping[str, int]] = lambda: NO_COUNTS,
     ) -> None:
         """of_pool: the counters of the verifier pool, which go on growing. load: that of the engine now."""
-        self._of_pool, self._load, self._of_weights = of_pool, load, of_weights
+        self._of_pool, self.load, self._of_weights = of_pool, load, of_weights
         self.counts: Counter[str] = Counter()  # generated_tokens, generated_rollouts, returned_tickets, ...
         self._seconds: dict[str, float] = dict.fromkeys(_SECONDS, 0.0)
         self._in_flight = self._awaited = 0
@@ -98,7 +98,7 @@ class ActorStats:
         of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}
         of_weights = {name: float(count) for name, count in self._of_weights().items()}
         now = {"in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
-        return {**self._seconds, **self.counts, **of_pool, **of_weights, **self._load().numbers(), **now}
+        return {**self._seconds, **self.counts, **of_pool, **of_weights, **self.load().numbers(), **now}
 
     def _mark(self) -> None:
         now = perf_counter()

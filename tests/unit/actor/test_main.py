@@ -11,6 +11,7 @@ from typing import Self
 import pytest
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.load import EngineLoad
+from prolong.actor.in_flight import InFlightCap
 from prolong.actor.main import Actor, ActorInput
 from prolong.actor.stats import ActorStats
 from prolong.actor.updates import WeightUpdates
@@ -136,6 +137,7 @@ class Wire:
     def __init__(self) -> None:
         self.fed: asyncio.Queue[ActorInput | Exception] = asyncio.Queue()
         self.sent: asyncio.Queue[FromClient] = asyncio.Queue()
+        self.room: int | None = None
         self.too_large: set[int] = set()  # tickets whose handover would not fit into a message
 
     async def take_async(self, timeout_s: float) -> ActorInput:
@@ -149,8 +151,8 @@ class Wire:
             raise WireSizeError("TicketHandedOver of many bytes")
         self.sent.put_nowait(message)
 
-    def set_stats(self, stats: dict[str, float]) -> None:
-        pass
+    def set_stats(self, stats: dict[str, float], room: int | None = None) -> None:
+        self.room = room
 
     def give(self, *ordinals: int) -> None:
         self.fed.put_nowait(Tickets(tickets=[ticket(ordinal) for ordinal in ordinals]))
@@ -199,6 +201,7 @@ class Case:
             updates,
             self.worker,
             stats,
+            InFlightCap(16),
             leave_within_s=leave_within_s,
             hand_over_within_s=hand_over_within_s,
         )
@@ -240,6 +243,7 @@ def test_a_ticket_that_is_sent_again_after_a_broken_connection_is_worked_on_once
     assert isinstance(ended, BaseExceptionGroup)
     assert ended.subgroup(RunStopped) is not None
     assert case.worker.begun == [5, 6, 5]
+    assert case.wire.room == 16  # of its heartbeats
 
 
 async def sigterm_with_time(case: Case) -> None:

@@ -36,7 +36,7 @@ class Case:
     def send(self, message: FromClient) -> None:
         self.sent.put_nowait(message)
 
-    def set_stats(self, stats: dict[str, float]) -> None:
+    def set_stats(self, stats: dict[str, float], room: int | None = None) -> None:
         self.stats.put_nowait(stats)
 
 
