@@ -1,0 +1,238 @@
+"""A simulated actor: tickets in, scored groups out, weights on the way, heartbeats. It speaks the messages of the real one."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from ....common.message_kinds import BufferMessage
+from ....common.messages import (
+    PROTOCOL_VERSION,
+    FromClient,
+    GroupResult,
+    Heartbeat,
+    Hello,
+    Role,
+    Tickets,
+    UpdateWeights,
+    WeightsApplied,
+)
+from ....common.types import FinishReason, Group, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
+from .cluster import Cluster, PoolDevice
+from .engine import SimulatedEngine, SimulatedGroup, SimulatedRollout
+from .event_queue import EventQueue
+from .lengths import LengthSampler
+
+TOKENIZER = "simulated"
+_ZEROS = memoryview(bytes(4 << 20))
+_VERDICTS = {reward: Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0) for reward in (0.0, 1.0)}
+
+
+class SimulatedActor:
+    """One actor of a pool. Its name tells the pool: POOL-INDEX."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: str,
+        cluster: Cluster,
+        events: EventQueue,
+        sampler: LengthSampler,
+        send: Callable[[bytes, FromClient], None],
+        *,
+        clear_kv: bool,
+        heartbeat_s: float,
+    ) -> None:
+        self.name, self.pool, self.identity = name, pool, name.encode()
+        self.device: PoolDevice = cluster.pools[pool]
+        self.engine = SimulatedEngine(self.device)
+        self.num_groups = 0  # delivered
+        self.down_s = 0.0  # between a death and the next greeting
+        self._cluster, self._events, self._sampler, self._send = cluster, events, sampler, send
+        self._clear_kv, self._heartbeat_s = clear_kv, heartbeat_s
+        self._groups: dict[int, SimulatedGroup] = {}
+        self._version = -1
+        self._update: UpdateWeights | None = None  # the newest, until it is applied
+        self._num_updates = self._wake_number = 0
+        self._workers_free_s = [0.0] * cluster.verifiers.workers  # heap
+        self._life = 0
+
+    # --- messages -------------------------------------------------------------------------------------------------------
+
+    def greet(self, _: int = 0) -> None:
+        """Start: hello to the buffer, and the first heartbeat."""
+        self._life += 1
+        self.down_s += self._events.now - self.engine.now
+        self._restart_engine()
+        greeting = Hello(
+            role=Role.actor,
+            name=self.name,
+            protocol=PROTOCOL_VERSION,
+            tokenizer=TOKENIZER,
+            host=self.pool,
+            pid=self._life,
+            capacity=self.device.capacity,
+            pool=self.pool,
+        )
+        self._send(self.identity, greeting)
+        self._events.after(self._heartbeat_s, self._beat, self._life)
+
+    def hear(self, message: BufferMessage) -> None:
+        """A message of the buffer."""
+        if isinstance(message, Tickets):
+            for ticket in message.tickets:
+                self._start(ticket)
+            self._expect_wake()
+        elif isinstance(message, UpdateWeights):
+            self._update = message
+            self._num_updates += 1
+            self._events.after(self._cluster.weights.publish_s + self.device.publish_s, self._take_weights, self._num_updates)
+
+    def _beat(self, life: int) -> None:
+        if life != self._life:
+            return
+        self.catch_up()
+        self._send(self.identity, Heartbeat(stats=self.stats()))
+        self._events.after(self._heartbeat_s, self._beat, life)
+
+    def stats(self) -> dict[str, float]:
+        """The numbers of a heartbeat."""
+        totals = self.engine.totals
+        return {
+            "busy_s": totals.busy_s,
+            "idle_s": totals.idle_s,
+            "weights_s": totals.weights_s,
+            "engine_steps": totals.steps,
+            "engine_tokens": totals.tokens,
+            "engine_running": totals.tokens,
+            "engine_waiting": totals.waiting,
+            "engine_kv_use": totals.kv_use,
+            "engine_preemptions": float(totals.preemptions),
+            "generated_tokens": totals.tokens,
+            "in_flight": float(self.engine.num_running + self.engine.num_waiting),
+        }
+
+    # --- weights --------------------------------------------------------------------------------------------------------
+
+    def _take_weights(self, number: int) -> None:
+        """New weights are here: generation pauses for them."""
+        if number != self._num_updates or self._update is None:
+            return  # a newer update replaced it
+        pause_s = self._cluster.weights.pause_s
+        ended = self.engine.load_weights(self._update.version, pause_s, clear_kv=self._clear_kv, now=self._events.now)
+        self._judge(ended)
+        self._expect_wake()
+        self._events.after(pause_s, self._acknowledge, number)
+
+    def _acknowledge(self, number: int) -> None:
+        if number != self._num_updates or self._update is None:
+            return
+        update, self._update = self._update, None
+        self._version = update.version
+        answer = WeightsApplied(
+            generation=update.generation,
+            version=update.version,
+            epoch=update.epoch,
+            checksums=[],
+            seconds=self._cluster.weights.pause_s,
+        )
+        self._send(self.identity, answer)
+
+    # --- rollouts -------------------------------------------------------------------------------------------------------
+
+    def _start(self, ticket: Ticket) -> None:
+        work, now = self._sampler.work(ticket), self._events.now
+        group = SimulatedGroup(ticket, work.rewards, len(ticket.prompt.token_ids) // 4, now, len(work.lengths))
+        self._groups[ticket.ordinal] = group
+        self._judge(self.engine.add(group, work.lengths, now))
+
+    def _expect_wake(self) -> None:
+        self._wake_number += 1
+        when_s = self.engine.next_event_s()
+        if when_s < float("inf"):
+            self._events.at(when_s, self._wake, self._wake_number)
+
+    def _wake(self, number: int) -> None:
+        if number == self._wake_number:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Let the engine's time pass until now."""
+        self._judge(self.engine.advance(self._events.now))
+        self._expect_wake()
+
+    def _judge(self, ended: list[SimulatedRollout]) -> None:
+        """Verify rollouts as they end; a group is delivered with its last verdict."""
+        now, latency_s = self._events.now, self._cluster.verifiers.latency_s
+        for rollout in ended:
+            group = rollout.group
+            verdict_s = now + latency_s
+            if self._workers_free_s:
+                verdict_s = max(now, self._workers_free_s[0]) + latency_s
+                heapq.heapreplace(self._workers_free_s, verdict_s)
+            group.verdict_s = max(group.verdict_s, verdict_s)
+            group.ended.append(rollout)
+            group.num_left -= 1
+            if group.num_left == 0:
+                self._events.at(group.verdict_s, self._deliver, group.ticket.ordinal)
+
+    def _deliver(self, ordinal: int) -> None:
+        group = self._groups.pop(ordinal, None)
+        if group is not None:
+            self.num_groups += 1
+            self._send(self.identity, GroupResult(group=self._scored(group)))
+
+    def _scored(self, group: SimulatedGroup) -> Group:
+        group.ended.sort(key=lambda rollout: rollout.index)
+        rollouts = [make_simulated(rollout, group.rewards[rollout.index]) for rollout in group.ended]
+        return Group.for_ticket(group.ticket, rollouts, actor=self.name, seconds=self._events.now - group.started_s)
+
+    # --- failures -------------------------------------------------------------------------------------------------------
+
+    def die(self) -> None:
+        """Everything is lost; `greet` starts the next process of this name."""
+        self._life += 1
+        self._groups.clear()
+        self._update, self._version = None, -1
+        self._num_updates += 1
+        self._wake_number += 1
+        self.engine.advance(self._events.now)
+        self._restart_engine()
+        self._workers_free_s = [0.0] * self._cluster.verifiers.workers
+
+    def _restart_engine(self) -> None:
+        """An empty engine, whose sums go on."""
+        totals = self.engine.totals
+        self.engine = SimulatedEngine(self.device, self._events.now)
+        self.engine.totals = totals
+
+
+def make_simulated(rollout: SimulatedRollout, reward: float) -> Rollout:
+    """The message of a rollout: so many zeros, and spans of whole tokens."""
+    num_tokens = rollout.length
+    return Rollout(
+        token_ids=_ZEROS[: 4 * num_tokens],  # pyright: ignore[reportArgumentType]
+        behaviour_logprobs=_ZEROS[: 4 * num_tokens],  # pyright: ignore[reportArgumentType]
+        spans=whole_spans(rollout.pieces, num_tokens),
+        finish_reason=FinishReason.stop,
+        verdict=_VERDICTS[reward],
+    )
+
+
+def whole_spans(pieces: list[tuple[int, float]], num_tokens: int) -> list[VersionSpan]:
+    """Spans over tokens 0 to `num_tokens` from (version, tokens) with fractions. The first version keeps a token at least."""
+    if len(pieces) == 1:
+        return [VersionSpan(version=pieces[0][0], start=0, end=num_tokens)]
+    spans: list[VersionSpan] = []
+    start, reached = 0, 0.0
+    for place, (version, tokens) in enumerate(pieces):
+        reached += tokens
+        end = num_tokens if place == len(pieces) - 1 else min(max(round(reached), 1), num_tokens)
+        if end <= start:
+            continue
+        if spans and spans[-1].version == version:
+            spans[-1] = VersionSpan(version=version, start=spans[-1].start, end=end)
+        else:
+            spans.append(VersionSpan(version=version, start=start, end=end))
+        start = end
+    return spans

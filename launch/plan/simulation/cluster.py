@@ -1,0 +1,225 @@
+"""The machines of a run, as the simulation knows them: pools of engines, a learner, lengths, verifiers, weights, failures.
+
+`read_cluster` reads them from YAML. A key that is unknown or of the wrong type raises ConfigError with its dotted name.
+
+Example:
+    pools:
+      h100: {count: 32, capacity: 256, step_base_s: 0.011, step_per_rollout_s: 4.0e-5, kv_tokens: 400000}
+    learner: {base_s: 4.0, per_token_s: 6.0e-6}
+    lengths:
+      - {name: math, mean: 6000, spread: 0.9, prompt_tokens: 200}
+    weights: {publish_s: 1.5, pause_s: 0.4}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from ....common.config.trees import build_section
+from ....common.errors import ConfigError, require
+
+TRANSPORTS = ("collective", "pull")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolDevice:
+    """Actors that are alike, and what a decode step of their engine takes: a roofline of bandwidth and arithmetic.
+
+    A step of r running rollouts whose contexts are c tokens in all takes
+    max(step_base_s + step_per_rollout_s r + step_per_kv_token_s c, compute_per_rollout_s r) seconds, and adds a token to each.
+    """
+
+    count: int = 1  # actors
+    capacity: int = 256  # rollouts that an actor takes at once (actor.capacity)
+    max_running: int = 0  # rollouts that the engine runs at once, the others wait (actor.max_num_seqs); 0: all
+    step_base_s: float = 0.0  # seconds of a step whatever runs: the weights are read
+    step_per_rollout_s: float = 0.0  # seconds more for each running rollout
+    step_per_kv_token_s: float = 0.0  # seconds more for each token of their contexts: keys and values are read
+    compute_per_rollout_s: float = 0.0  # seconds of arithmetic for each running rollout: a step takes at least their sum
+    prefill_s_per_token: float = 0.0  # seconds for a token of a prompt, or of a context that is computed again
+    kv_tokens: int = 0  # tokens that the cache of keys and values holds; 0: no limit
+    publish_s: float = 0.0  # seconds until new weights are here, beyond weights.publish_s
+
+    def __post_init__(self) -> None:
+        require(self.count >= 0, "pools.*.count", self.count, "0 or more")
+        require(self.capacity >= 1, "pools.*.capacity", self.capacity, "at least 1")
+        require(self.max_running >= 0, "pools.*.max_running", self.max_running, "0 or more")
+        require(self.kv_tokens >= 0, "pools.*.kv_tokens", self.kv_tokens, "a number of tokens, or 0")
+        _check_times("pools.*", self, "step_base_s", "step_per_rollout_s", "step_per_kv_token_s", "compute_per_rollout_s")
+        _check_times("pools.*", self, "prefill_s_per_token", "publish_s")
+        some = self.step_base_s + self.step_per_rollout_s + self.compute_per_rollout_s > 0
+        require(some, "pools.*.step_base_s", self.step_base_s, "a step that takes time: above 0, or with step_per_rollout_s")
+
+    @property
+    def most_running(self) -> int:
+        """Rollouts that run at once, at most."""
+        return min(self.max_running, self.capacity) if self.max_running else self.capacity
+
+    def step_s(self, running: int, context_tokens: float = 0.0) -> float:
+        """Seconds of one decode step."""
+        read_s = self.step_base_s + self.step_per_rollout_s * running + self.step_per_kv_token_s * context_tokens
+        return max(read_s, self.compute_per_rollout_s * running)
+
+    def roof_tokens_per_s(self, mean_context: float = 0.0) -> float:
+        """Tokens per second of one actor that is always full. `mean_context`: tokens of a running rollout and its prompt."""
+        running = self.most_running
+        if self.kv_tokens and mean_context > 0:
+            running = max(1, min(running, int(self.kv_tokens / mean_context)))
+        return running / self.step_s(running, running * mean_context)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerDevice:
+    """The learner, whatever its number of ranks."""
+
+    base_s: float = 0.0  # seconds of a step whatever its batch: optimizer, packing of weights
+    per_token_s: float = 0.0  # seconds for a token of the batch, prompts included
+    spread: float = 0.0  # of the logarithm of a step's time, from step to step
+
+    def __post_init__(self) -> None:
+        _check_times("learner", self, "base_s", "per_token_s", "spread")
+
+    def step_s(self, tokens: float) -> float:
+        """Seconds of a step of so many tokens."""
+        return self.base_s + self.per_token_s * tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthClass:
+    """Prompts that are alike: their share, and the lengths of their completions.
+
+    A length is log-normal with mean `mean`: the logarithm spreads by `prompt_spread` from prompt to prompt, and by `spread`
+    among the rollouts of one prompt; with `tail` it is Pareto of that exponent instead of `spread`. `samples`, if there are
+    any, are drawn from as they are. A length is at most `max` and sampling.max_tokens: longer ones are cut.
+    """
+
+    name: str = "all"  # domain/task of its prompts
+    share: float = 1.0  # of the prompts, relative to the other classes
+    prompt_tokens: int = 128  # of a prompt
+    mean: float = 0.0  # tokens of a completion, before the cut
+    spread: float = 0.5  # standard deviation of the logarithm, within a group
+    prompt_spread: float = 0.0  # the same from prompt to prompt
+    tail: float = 0.0  # exponent of a Pareto tail, above 1; 0: log-normal
+    samples: list[int] = field(default_factory=list)  # recorded lengths
+    max: int = 0  # tokens of a completion, at most; 0: sampling.max_tokens
+    pass_rate: float = 0.5  # share of rollouts with reward 1
+    no_signal: float = 0.0  # share of groups whose rewards are all equal: dynamic sampling drops them
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "lengths.*.name", self.name, "a name, such as math or math/addition")
+        require(self.share > 0, "lengths.*.share", self.share, "above 0")
+        require(self.prompt_tokens >= 1, "lengths.*.prompt_tokens", self.prompt_tokens, "at least 1")
+        known = self.mean >= 1 or bool(self.samples)
+        require(known, "lengths.*.mean", self.mean, "at least 1 token, or lengths.*.samples")
+        require(all(sample >= 1 for sample in self.samples), "lengths.*.samples", self.samples[:5], "lengths of at least 1")
+        _check_times("lengths.*", self, "spread", "prompt_spread")
+        heavy = self.tail == 0 or self.tail > 1
+        require(heavy, "lengths.*.tail", self.tail, "above 1 (the mean is infinite otherwise), or 0")
+        require(self.max >= 0, "lengths.*.max", self.max, "a number of tokens, or 0")
+        for key in ("pass_rate", "no_signal"):
+            require(0 <= getattr(self, key) <= 1, f"lengths.*.{key}", getattr(self, key), "in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifierDevice:
+    """The verifiers of each actor."""
+
+    latency_s: float = 0.0  # seconds of one verdict
+    workers: int = 0  # verdicts at once, of each actor; 0: any number
+
+    def __post_init__(self) -> None:
+        _check_times("verifiers", self, "latency_s")
+        require(self.workers >= 0, "verifiers.workers", self.workers, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsDevice:
+    """How new weights reach the actors. Generation goes on until they are there, then it pauses while the engine takes them."""
+
+    publish_s: float = 0.0  # seconds from the end of a step until the weights are at an actor
+    pause_s: float = 0.0  # seconds that generation pauses; with actor.clear_kv contexts are computed again after that
+    transport: str = "collective"  # collective: all actors at once; pull: each in its own time
+
+    def __post_init__(self) -> None:
+        _check_times("weights", self, "publish_s", "pause_s")
+        require(self.transport in TRANSPORTS, "weights.transport", self.transport, " or ".join(TRANSPORTS))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failures:
+    """Deaths of processes, at random times: their leases are lost once they have been silent for buffer.silence_s."""
+
+    mtbf_s: float = 0.0  # mean seconds between two deaths of one actor; 0: never
+    restart_s: float = 60.0  # until a new one greets
+    learner_mtbf_s: float = 0.0  # the same of the learner, which goes on from its newest checkpoint; 0: never
+    learner_restart_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        _check_times("failures", self, "mtbf_s", "restart_s", "learner_mtbf_s", "learner_restart_s")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """The machines of a run and their work."""
+
+    pools: dict[str, PoolDevice] = field(default_factory=dict)
+    learner: LearnerDevice = field(default_factory=LearnerDevice)
+    lengths: list[LengthClass] = field(default_factory=list)
+    verifiers: VerifierDevice = field(default_factory=VerifierDevice)
+    weights: WeightsDevice = field(default_factory=WeightsDevice)
+    failures: Failures = field(default_factory=Failures)
+
+    def __post_init__(self) -> None:
+        actors = sum(pool.count for pool in self.pools.values())
+        require(actors >= 1, "pools", dict.fromkeys(self.pools, "..."), "at least one pool with count 1 or more")
+        require(bool(self.lengths), "lengths", self.lengths, "at least one class of prompts, with its mean length")
+        names = [length.name for length in self.lengths]
+        require(len(set(names)) == len(names), "lengths.*.name", names, "a different name for every class")
+
+    @property
+    def num_actors(self) -> int:
+        """Actors of all pools."""
+        return sum(pool.count for pool in self.pools.values())
+
+
+def _check_times(key: str, device: object, *names: str) -> None:
+    for name in names:
+        value = getattr(device, name)
+        require(value >= 0 and math.isfinite(value), f"{key}.{name}", value, "0 or more")
+
+
+def read_cluster(path: Path | str) -> Cluster:
+    """The cluster that a YAML file describes. Raises ConfigError."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cluster {str(path)!r}: expected a YAML file that can be read ({error})") from error
+    return cluster_of(tree, str(path))
+
+
+def cluster_of(tree: object, where: str = "cluster") -> Cluster:
+    """The cluster of a tree of dictionaries and lists. Raises ConfigError, which names `where`."""
+    try:
+        return build_section(Cluster, _numbers(tree))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _numbers(tree: object) -> object:
+    """The tree with texts like 4e-5, which YAML 1.1 does not take for numbers, as numbers."""
+    if isinstance(tree, Mapping):
+        return {key: _numbers(value) for key, value in cast(Mapping[str, object], tree).items()}
+    if isinstance(tree, list):
+        return [_numbers(value) for value in cast(list[object], tree)]
+    if isinstance(tree, str):
+        try:
+            return float(tree)
+        except ValueError:
+            return tree
+    return tree

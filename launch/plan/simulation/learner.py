@@ -1,0 +1,148 @@
+"""A simulated learner: it waits for batches, takes steps, publishes versions and reports checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ....common.message_kinds import BufferMessage
+from ....common.messages import (
+    PROTOCOL_VERSION,
+    BatchReady,
+    CheckpointSaved,
+    FromClient,
+    Heartbeat,
+    Hello,
+    Publish,
+    PublishResult,
+    Role,
+    StepDone,
+    SyncRequested,
+    TakeBatch,
+    Welcome,
+)
+from ....common.types import Batch, Manifest, Rendezvous
+from .actor import TOKENIZER
+from .cluster import Cluster
+from .event_queue import EventQueue
+from .result import Recorder
+
+LEARNER = b"learner"
+_EMPTY = Manifest(buckets=[])
+_NOWHERE = Rendezvous(transport="collective", address=b"")
+
+
+class SimulatedLearner:
+    """The one learner. Publishing overlaps the next batch's wait and step, as in the real one."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        events: EventQueue,
+        send: Callable[[bytes, FromClient], None],
+        recorder: Recorder,
+        *,
+        steps: int,
+        checkpoint_every: int,
+        heartbeat_s: float,
+        seed: int,
+    ) -> None:
+        self.version = 0
+        self._cluster, self._events, self._send, self._recorder = cluster, events, send, recorder
+        self._steps, self._checkpoint_every, self._heartbeat_s = steps, checkpoint_every, heartbeat_s
+        self._rng = np.random.default_rng([seed, 21])
+        self._generation, self._saved = -1, 0
+        self._life = 0
+        self._is_publishing, self._published = False, -1
+        self._batch: Batch | None = None
+        self.asked_s = 0.0  # when it asked for its batch
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is made."""
+        return self.version >= self._steps
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a batch."""
+        return self._batch is None and self._generation >= 0 and not self.is_done
+
+    def greet(self, _: int = 0) -> None:
+        """Start from the newest checkpoint."""
+        self._life += 1
+        greeting = Hello(
+            role=Role.learner,
+            name="learner",
+            protocol=PROTOCOL_VERSION,
+            tokenizer=TOKENIZER,
+            host="learner",
+            pid=self._life,
+            version=self.version,
+            generation=self._generation,
+        )
+        self._send(LEARNER, greeting)
+        self._events.after(self._heartbeat_s, self._beat, self._life)
+
+    def _beat(self, life: int) -> None:
+        if life == self._life:
+            self._send(LEARNER, Heartbeat())
+            self._events.after(self._heartbeat_s, self._beat, life)
+
+    def die(self) -> None:
+        """The step under way and those after the newest checkpoint are lost; `greet` starts the next process."""
+        self._life += 1
+        self.version, self._batch = self._saved, None
+        self._is_publishing, self._published = False, -1
+
+    def hear(self, message: BufferMessage) -> None:
+        """A message of the buffer."""
+        match message:
+            case Welcome():
+                self._generation = message.generation
+                self._publish()
+                self._take()
+            case BatchReady():
+                self._train(message.batch)
+            case PublishResult():
+                self._is_publishing, self._published = False, message.version
+                if self._published < self.version:
+                    self._publish()
+            case SyncRequested() if not self._is_publishing:
+                self._publish()
+            case _:
+                pass
+
+    def _take(self) -> None:
+        self.asked_s = self._events.now
+        self._send(LEARNER, TakeBatch(generation=self._generation, version=self.version))
+
+    def _train(self, batch: Batch) -> None:
+        device, self._batch = self._cluster.learner, batch
+        tokens = sum(
+            rollout.num_tokens + len(group.prompt.token_ids) // 4 for group in batch.groups for rollout in group.rollouts
+        )
+        step_s = device.step_s(tokens)
+        if device.spread > 0:
+            step_s *= float(np.exp(device.spread * self._rng.standard_normal() - device.spread**2 / 2))
+        self._recorder.batch(batch, self._events.now, waited_s=self._events.now - self.asked_s, step_s=step_s)
+        self._events.after(step_s, self._end_step, self._life)
+
+    def _end_step(self, life: int) -> None:
+        if life != self._life:
+            return
+        self.version += 1
+        self._batch = None
+        self._send(LEARNER, StepDone(generation=self._generation, version=self.version))
+        if not self._is_publishing:
+            self._publish()
+        if self.version % self._checkpoint_every == 0:
+            self._saved = self.version
+            self._send(LEARNER, CheckpointSaved(generation=self._generation, version=self.version))
+        self._recorder.step_done(self.version, self._events.now)
+        if not self.is_done:
+            self._take()
+
+    def _publish(self) -> None:
+        self._is_publishing = True
+        self._send(LEARNER, Publish(generation=self._generation, version=self.version, rendezvous=_NOWHERE, manifest=_EMPTY))

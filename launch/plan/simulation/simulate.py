@@ -1,0 +1,143 @@
+"""A run of the shipped buffer core in virtual time, on the machines of a cluster.
+
+    SimulatedActor, SimulatedLearner --messages--> inbox --turn--> BufferCore.handle, tick --messages--> each of them
+
+There is one buffer and no network: a message arrives at once and is read in the next turn, which comes `turn_s` later, as a
+burst of frames is read in one round of the service's loop. Nothing is journaled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ....buffer.core.core import BufferCore
+from ....buffer.core.settings import RunSettings
+from ....buffer.tickets.store import TicketSettings
+from ....common.config.sections import Config
+from ....common.errors import LearnerStarved
+from ....common.messages import FromClient
+from .actor import TOKENIZER, SimulatedActor
+from .cluster import Cluster
+from .event_queue import EventQueue
+from .journal import SimulatedJournal
+from .learner import LEARNER, SimulatedLearner
+from .lengths import LengthSampler, simulated_prompts
+from .result import Recorder, Simulated
+
+TICK_S = 1.0  # longest time between two turns
+TURN_S = 0.002  # from a message to the turn that reads it, at least
+# turns in the time of a mean group: more would only cost time
+TURNS_A_GROUP = 500
+STUCK_S = 1e7  # virtual seconds without a step, until the simulation gives up
+
+
+class Simulation:
+    """One run. Example: result = Simulation(cluster, cfg, steps=30, seed=0).run()"""
+
+    def __init__(self, cluster: Cluster, cfg: Config, *, steps: int, seed: int) -> None:
+        self._cluster, self._steps = cluster, steps
+        self.events = EventQueue()
+        settings = _settings(cluster, cfg, steps, seed)
+        prompts = simulated_prompts(cluster.lengths, seed)
+        self.core = BufferCore.open(settings, prompts, [], TOKENIZER, SimulatedJournal())
+        self._recorder = Recorder(steps, self.core.run.counters.total)
+        sampler = LengthSampler(cluster.lengths, cfg.sampling.max_tokens, seed)
+        heartbeat_s = max(cfg.buffer.heartbeat_s, cfg.buffer.silence_s / 4)
+        self.actors = {
+            name.encode(): SimulatedActor(
+                name,
+                pool,
+                cluster,
+                self.events,
+                sampler,
+                self._send,
+                clear_kv=cfg.actor.clear_kv,
+                heartbeat_s=heartbeat_s,
+            )
+            for pool, device in cluster.pools.items()
+            for name in (f"{pool}-{index}" for index in range(device.count))
+        }
+        self.learner = SimulatedLearner(
+            cluster,
+            self.events,
+            self._send,
+            self._recorder,
+            steps=steps,
+            checkpoint_every=cfg.checkpoint.every,
+            heartbeat_s=heartbeat_s,
+            seed=seed,
+        )
+        self._recorder.actors = list(self.actors.values())
+        self._inbox: list[tuple[bytes, FromClient]] = []
+        self._turn_is_due = False
+        self._last_turn_s = 0.0
+        self._turn_s = self._turn_time(cfg)
+
+    def _turn_time(self, cfg: Config) -> float:
+        tokens = max(min(kind.mean or max(kind.samples), cfg.sampling.max_tokens) for kind in self._cluster.lengths)
+        fastest = min(device.step_s(1) for device in self._cluster.pools.values())
+        return max(TURN_S, tokens * fastest / TURNS_A_GROUP)
+
+    def run(self) -> Simulated:
+        """Run until the last step. Raises LearnerStarved when no batch comes any more."""
+        for actor in self.actors.values():
+            actor.greet()
+        self.learner.greet()
+        self.events.after(TICK_S, self._tick)
+        while not self.learner.is_done:
+            self.events.step()
+        return self._recorder.result(self._steps, self.events.num_events)
+
+    def _send(self, identity: bytes, message: FromClient) -> None:
+        self._inbox.append((identity, message))
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self.events.after(self._turn_s, self._turn)
+
+    def _tick(self, _: int) -> None:
+        """Time passes, although nobody says anything."""
+        now = self.events.now
+        if now - self._recorder.ended_s > STUCK_S:
+            raise LearnerStarved(f"no batch within {STUCK_S:g} virtual seconds: {self.core.status(now)}")
+        self.events.after(TICK_S, self._tick)
+        if not self._turn_is_due:
+            self._turn(0)
+
+    def _turn(self, _: int) -> None:
+        """One round of the service's loop."""
+        core, now = self.core, self.events.now
+        self._turn_is_due = False
+        if self.learner.waits:
+            self._recorder.waited(self._cause(), now - max(self._last_turn_s, self.learner.asked_s))
+        self._last_turn_s = now
+        inbox, self._inbox = self._inbox, []
+        outgoing = [answer for identity, message in inbox for answer in core.handle(identity, message, now)]
+        outgoing += core.tick(now)
+        core.commit()
+        for identity, message in outgoing:
+            if identity == LEARNER:
+                self.learner.hear(message)
+            else:
+                self.actors[identity].hear(message)
+
+    def _cause(self) -> str:
+        """Why the learner waits now."""
+        store = self.core.run.store
+        counts = store.ledger.as_dict()
+        if counts["stored"] >= store.batch_groups:
+            return "stragglers"
+        return "staleness" if store.ledger.untrained >= (store.contract.eta + 1) * store.batch_groups else "actors"
+
+
+def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int) -> RunSettings:
+    settings = RunSettings.from_config(cfg)
+    stage = TicketSettings(settings.stages[0].sampling, [kind.share for kind in cluster.lengths])
+    return dataclasses.replace(settings, stages=[stage], steps=steps, seed=seed)
+
+
+def simulate(cluster: Cluster, cfg: Config, *, steps: int, seed: int = 0) -> Simulated:
+    """Run `steps` learner steps of `cfg` on `cluster`; the same arguments give the same result. Validation is left out.
+
+    Raises LearnerStarved when the run cannot go on, LedgerError and StalenessViolation for faults of the core.
+    """
+    return Simulation(cluster, cfg, steps=steps, seed=seed).run()
