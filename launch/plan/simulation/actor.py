@@ -156,6 +156,12 @@ class SimulatedActor:
         if number == self._wake_number:
             self.catch_up()
 
+    def set_speed(self, speed: float) -> None:
+        """Go on at this share of the device's speed."""
+        self.catch_up()
+        self.engine.set_speed(speed)
+        self._expect_wake()
+
     def catch_up(self) -> None:
         """Let the engine's time pass until now."""
         self._judge(self.engine.advance(self._events.now))
@@ -202,9 +208,10 @@ class SimulatedActor:
 
     def _restart_engine(self) -> None:
         """An empty engine, whose sums go on."""
-        totals = self.engine.totals
+        totals, speed = self.engine.totals, self.engine.speed
         self.engine = SimulatedEngine(self.device, self._events.now)
         self.engine.totals = totals
+        self.engine.set_speed(speed)
 
 
 def make_simulated(rollout: SimulatedRollout, reward: float) -> Rollout:

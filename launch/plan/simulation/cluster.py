@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ import yaml
 
 from ....common.config.trees import build_section
 from ....common.errors import ConfigError, require
+from .pass_rates import PassRates
 
 TRANSPORTS = ("collective", "pull")
 
@@ -45,6 +46,7 @@ class PoolDevice:
     prefill_s_per_token: float = 0.0  # seconds for a token of a prompt, or of a context that is computed again
     kv_tokens: int = 0  # tokens that the cache of keys and values holds; 0: no limit
     publish_s: float = 0.0  # seconds until new weights are here, beyond weights.publish_s
+    cores: float = 1.0  # of the host, that an actor takes while it generates; see HostDevice
 
     def __post_init__(self) -> None:
         require(self.count >= 0, "pools.*.count", self.count, "0 or more")
@@ -52,7 +54,7 @@ class PoolDevice:
         require(self.max_running >= 0, "pools.*.max_running", self.max_running, "0 or more")
         require(self.kv_tokens >= 0, "pools.*.kv_tokens", self.kv_tokens, "a number of tokens, or 0")
         _check_times("pools.*", self, "step_base_s", "step_per_rollout_s", "step_per_kv_token_s", "compute_per_rollout_s")
-        _check_times("pools.*", self, "prefill_s_per_token", "publish_s")
+        _check_times("pools.*", self, "prefill_s_per_token", "publish_s", "cores")
         some = self.step_base_s + self.step_per_rollout_s + self.compute_per_rollout_s > 0
         require(some, "pools.*.step_base_s", self.step_base_s, "a step that takes time: above 0, or with step_per_rollout_s")
 
@@ -81,13 +83,30 @@ class LearnerDevice:
     base_s: float = 0.0  # seconds of a step whatever its batch: optimizer, packing of weights
     per_token_s: float = 0.0  # seconds for a token of the batch, prompts included
     spread: float = 0.0  # of the logarithm of a step's time, from step to step
+    cores: float = 1.0  # of the host, that it takes during a step; see HostDevice
 
     def __post_init__(self) -> None:
-        _check_times("learner", self, "base_s", "per_token_s", "spread")
+        _check_times("learner", self, "base_s", "per_token_s", "spread", "cores")
 
     def step_s(self, tokens: float) -> float:
         """Seconds of a step of so many tokens."""
         return self.base_s + self.per_token_s * tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """What prompts are like for a policy that has learned: from this version on, until the next entry."""
+
+    version: int = 0  # of the actor when the ticket is issued
+    scale: float = 1.0  # lengths are multiplied with it
+    pass_rate: float = 0.5  # share of rollouts with reward 1
+    correlation: float = 0.0  # of two rewards of one prompt
+
+    def __post_init__(self) -> None:
+        require(self.version >= 0, "lengths.*.learned.*.version", self.version, "0 or more")
+        require(self.scale > 0, "lengths.*.learned.*.scale", self.scale, "above 0")
+        for key in ("pass_rate", "correlation"):
+            require(0 <= getattr(self, key) <= 1, f"lengths.*.learned.*.{key}", getattr(self, key), "in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +129,9 @@ class LengthClass:
     max: int = 0  # tokens of a completion, at most; 0: sampling.max_tokens
     pass_rate: float = 0.5  # share of rollouts with reward 1
     no_signal: float = 0.0  # share of groups whose rewards are all equal: dynamic sampling drops them
+    # of two rewards of one prompt, if pass rates differ from prompt to prompt: gives no_signal for any n
+    correlation: float = 0.0
+    learned: list[Learned] = field(default_factory=list)  # by version, ascending: in place of pass_rate and correlation
 
     def __post_init__(self) -> None:
         require(bool(self.name), "lengths.*.name", self.name, "a name, such as math or math/addition")
@@ -122,8 +144,23 @@ class LengthClass:
         heavy = self.tail == 0 or self.tail > 1
         require(heavy, "lengths.*.tail", self.tail, "above 1 (the mean is infinite otherwise), or 0")
         require(self.max >= 0, "lengths.*.max", self.max, "a number of tokens, or 0")
-        for key in ("pass_rate", "no_signal"):
+        for key in ("pass_rate", "no_signal", "correlation"):
             require(0 <= getattr(self, key) <= 1, f"lengths.*.{key}", getattr(self, key), "in [0, 1]")
+        require(self.no_signal == 0 or self.correlation == 0, "lengths.*.no_signal", self.no_signal, "0 with a correlation")
+        versions = [each.version for each in self.learned]
+        require(versions == sorted(set(versions)), "lengths.*.learned.*.version", versions, "an ascending list")
+
+    def at(self, version: int) -> Learned:
+        """What these prompts are like for this version of the policy."""
+        known = Learned(pass_rate=self.pass_rate, correlation=self.correlation)
+        return next((each for each in reversed(self.learned) if each.version <= version), known)
+
+    def no_signal_at(self, version: int, n: int) -> float:
+        """The share of groups of n without signal, of this version of the policy."""
+        learned = self.at(version)
+        if learned.correlation == 0:
+            return self.no_signal
+        return PassRates(learned.pass_rate, learned.correlation).no_signal(n)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +202,27 @@ class Failures:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HostDevice:
+    """One machine whose cores all actors and the learner share, as on a CPU. The scheduler is fair among processes."""
+
+    cores: float = 0.0  # 0: nobody shares
+    others: float = 0.0  # processes of somebody else that want a core each, on average
+
+    def __post_init__(self) -> None:
+        _check_times("host", self, "cores", "others")
+
+    def share(self, wanted: Sequence[float]) -> float:
+        """The cores that each process gets at most, when they want so many: who wants less leaves the rest to the others."""
+        asked = sorted([(cores, 1.0) for cores in wanted] + ([(1.0, self.others)] if self.others else []))
+        left, users = self.cores, sum(number for _, number in asked)
+        for cores, number in asked:
+            if users * cores >= left:
+                return left / users
+            left, users = left - number * cores, users - number
+        return math.inf
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
     """The machines of a run and their work."""
 
@@ -174,6 +232,7 @@ class Cluster:
     verifiers: VerifierDevice = field(default_factory=VerifierDevice)
     weights: WeightsDevice = field(default_factory=WeightsDevice)
     failures: Failures = field(default_factory=Failures)
+    host: HostDevice = field(default_factory=HostDevice)
 
     def __post_init__(self) -> None:
         actors = sum(pool.count for pool in self.pools.values())

@@ -23,11 +23,11 @@ class DecodePace(NamedTuple):
     least_s: float  # m
 
     @classmethod
-    def of(cls, device: PoolDevice, running: int, context_tokens: float) -> DecodePace:
-        """The pace from now on, until the number of running rollouts changes."""
+    def of(cls, device: PoolDevice, running: int, context_tokens: float, speed: float = 1.0) -> DecodePace:
+        """The pace from now on, until the number of running rollouts changes. `speed`: share of the device's."""
         kv_s = device.step_per_kv_token_s
         read_s = device.step_base_s + device.step_per_rollout_s * running + kv_s * context_tokens
-        return cls(read_s, kv_s * running, device.compute_per_rollout_s * running)
+        return cls(read_s / speed, kv_s * running / speed, device.compute_per_rollout_s * running / speed)
 
     def seconds(self, steps: float) -> float:
         """Seconds that so many steps take."""

@@ -86,6 +86,7 @@ class SimulatedEngine:
         self._prefill_s = self._pause_s = 0.0  # to be spent before the next step
         self._cache_was_full = False  # since a rollout ended last
         self._marks: list[tuple[float, int]] = []  # (step, version that samples from it on)
+        self.speed = 1.0  # share of the device's
         self._pace = DecodePace.of(device, 0, 0.0)
 
     @property
@@ -120,9 +121,20 @@ class SimulatedEngine:
         ended = self.advance(now)
         self._pause_s += pause_s
         if clear_kv:
-            self._prefill_s += self._context * self._device.prefill_s_per_token
+            self._prefill_s += self._context * self._device.prefill_s_per_token / self.speed
         self._marks.append((self.totals.steps, version))
         return ended
+
+    @property
+    def works(self) -> bool:
+        """Whether rollouts run."""
+        return self._num_running > 0
+
+    def set_speed(self, speed: float) -> None:
+        """Everything but a pause takes 1 / `speed` of the device's time, from the time of the last `advance` on."""
+        self._prefill_s *= self.speed / speed
+        self.speed = speed
+        self._set_pace()
 
     def next_event_s(self) -> float:
         """When a rollout ends or is preempted next, if nothing is added until then."""
@@ -251,7 +263,7 @@ class SimulatedEngine:
             self._num_running += 1
             group.num_running += 1
             self._context += needed
-            self._prefill_s += needed * device.prefill_s_per_token
+            self._prefill_s += needed * device.prefill_s_per_token / self.speed
             rollout.admission, rollout.admitted_at = self._num_admitted, self.totals.steps
             end = self.totals.steps + rollout.length - rollout.tokens
             heapq.heappush(self._running, (end, self._num_admitted, rollout))
@@ -260,4 +272,4 @@ class SimulatedEngine:
         self._set_pace()
 
     def _set_pace(self) -> None:
-        self._pace = DecodePace.of(self._device, self._num_running, self._context)
+        self._pace = DecodePace.of(self._device, self._num_running, self._context, self.speed)

@@ -57,6 +57,7 @@ class SimulatedLearner:
         self._is_publishing, self._published = False, -1
         self._batch: Batch | None = None
         self.asked_s = 0.0  # when it asked for its batch
+        self._speed, self._ends_s, self._end_number = 1.0, 0.0, 0  # of the step under way
 
     @property
     def is_done(self) -> bool:
@@ -67,6 +68,11 @@ class SimulatedLearner:
     def waits(self) -> bool:
         """Whether it waits for a batch."""
         return self._batch is None and self._generation >= 0 and not self.is_done
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step is under way."""
+        return self._batch is not None
 
     def greet(self, _: int = 0) -> None:
         """Start from the newest checkpoint."""
@@ -92,6 +98,7 @@ class SimulatedLearner:
     def die(self) -> None:
         """The step under way and those after the newest checkpoint are lost; `greet` starts the next process."""
         self._life += 1
+        self._end_number += 1
         self.version, self._batch = self._saved, None
         self._is_publishing, self._published = False, -1
 
@@ -126,10 +133,22 @@ class SimulatedLearner:
         if device.spread > 0:
             step_s *= float(np.exp(device.spread * self._rng.standard_normal() - device.spread**2 / 2))
         self._recorder.batch(batch, self._events.now, waited_s=self._events.now - self.asked_s, step_s=step_s)
-        self._events.after(step_s, self._end_step, self._life)
+        self._expect_end(step_s / self._speed)
 
-    def _end_step(self, life: int) -> None:
-        if life != self._life:
+    def set_speed(self, speed: float) -> None:
+        """Go on at this share of the device's speed."""
+        left_s = (self._ends_s - self._events.now) * self._speed / speed
+        self._speed = speed
+        if self.trains:
+            self._expect_end(left_s)
+
+    def _expect_end(self, left_s: float) -> None:
+        self._end_number += 1
+        self._ends_s = self._events.now + left_s
+        self._events.at(self._ends_s, self._end_step, self._end_number)
+
+    def _end_step(self, number: int) -> None:
+        if number != self._end_number:
             return
         self.version += 1
         self._batch = None

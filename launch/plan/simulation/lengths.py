@@ -37,16 +37,17 @@ class LengthSampler:
         self._normal = rng.standard_normal(DRAWS)
         self._uniform = rng.random(DRAWS)
         self._seed = seed
+        self._shares: dict[tuple[str, int, int], float] = {}  # of groups without signal, by class, version and n
 
     def work(self, ticket: Ticket) -> Work:
         """Lengths and rewards of the rollouts of a ticket."""
         name, _, index = ticket.prompt.uid.rpartition("#")
         kind, n = self._classes[name], ticket.sampling.n
         start = ((ticket.ordinal + 1) * _KNUTH * 64 + self._seed) % (DRAWS - n - 1)
-        lengths = self._lengths(kind, start, n) * self._difficulty(kind, int(index))
+        lengths = self._lengths(kind, start, n) * (self._difficulty(kind, int(index)) * kind.at(ticket.version).scale)
         most = min(kind.max or self._max_tokens, self._max_tokens)
         whole = np.clip(np.rint(lengths), 1, most).astype(np.int64).tolist()
-        return Work(whole, self._rewards(kind, start, n))
+        return Work(whole, self._rewards(kind, ticket.version, start, n))
 
     def _lengths(self, kind: LengthClass, start: int, n: int) -> np.ndarray:
         """[n] float64: lengths of a prompt of mean difficulty."""
@@ -65,16 +66,23 @@ class LengthSampler:
         normal = self._normal[(index * _KNUTH + 7 * self._seed) % DRAWS]
         return math.exp(kind.prompt_spread * normal - kind.prompt_spread**2 / 2)
 
-    def _rewards(self, kind: LengthClass, start: int, n: int) -> list[float]:
-        """Rewards of 0 and 1; all the same in a share `no_signal` of the groups, and in no other."""
+    def _rewards(self, kind: LengthClass, version: int, start: int, n: int) -> list[float]:
+        """Rewards of 0 and 1; all the same in the share of groups that has no signal, and in no other."""
+        pass_rate, no_signal = kind.at(version).pass_rate, self._no_signal(kind, version, n)
         uniform = self._uniform[DRAWS - n - 1 - start : DRAWS - start]
-        same = uniform[n] < kind.no_signal
-        rewards = [1.0 if draw < kind.pass_rate else 0.0 for draw in uniform[:n].tolist()]
+        same = uniform[n] < no_signal
+        rewards = [1.0 if draw < pass_rate else 0.0 for draw in uniform[:n].tolist()]
         if same:
             return [rewards[0]] * n
         if len(set(rewards)) == 1 and n > 1:
             rewards[-1] = 1.0 - rewards[0]
         return rewards
+
+    def _no_signal(self, kind: LengthClass, version: int, n: int) -> float:
+        key = kind.name, version, n
+        if key not in self._shares:
+            self._shares[key] = kind.no_signal_at(version, n)
+        return self._shares[key]
 
 
 def simulated_prompts(classes: list[LengthClass], seed: int) -> PromptMixture:

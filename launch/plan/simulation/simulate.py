@@ -9,6 +9,7 @@ burst of frames is read in one round of the service's loop. Nothing is journaled
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from ....buffer.core.core import BufferCore
 from ....buffer.core.settings import RunSettings
@@ -71,6 +72,7 @@ class Simulation:
         self._inbox: list[tuple[bytes, FromClient]] = []
         self._turn_is_due = False
         self._last_turn_s = 0.0
+        self._share = math.inf  # cores of a shared host that each may take now
         self._turn_s = self._turn_time(cfg)
 
     def _turn_time(self, cfg: Config) -> float:
@@ -86,7 +88,21 @@ class Simulation:
         self.events.after(TICK_S, self._tick)
         while not self.learner.is_done:
             self.events.step()
+            if self._cluster.host.cores:
+                self._share_cores()
         return self._recorder.result(self._steps, self.events.num_events)
+
+    def _share_cores(self) -> None:
+        """Slow down whoever wants more cores than its share is, while the host has too few."""
+        actors, learner = self.actors.values(), self._cluster.learner.cores
+        wanted = [actor.device.cores for actor in actors if actor.engine.works] + ([learner] if self.learner.trains else [])
+        share = self._cluster.host.share(wanted)
+        if share != self._share:
+            self._share = share
+            self.learner.set_speed(min(1.0, share / learner) if learner else 1.0)
+            for actor in actors:
+                cores = actor.device.cores
+                actor.set_speed(min(1.0, share / cores) if cores else 1.0)
 
     def _send(self, identity: bytes, message: FromClient) -> None:
         self._inbox.append((identity, message))

@@ -1,0 +1,59 @@
+"""Cores that actors and learner share: max-min fairness, and what it costs a run."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from prolong.common.config.sections import BufferConfig, Config, ModelConfig, SamplingConfig
+from prolong.launch.plan.simulation.cluster import Cluster, HostDevice, Learned, LearnerDevice, LengthClass, PoolDevice
+from prolong.launch.plan.simulation.simulate import simulate
+
+
+@pytest.mark.parametrize(
+    ("cores", "others", "wanted", "share"),
+    [
+        (2, 0, [1.0], math.inf),
+        # the learner gets all it wants, the actor the rest
+        (2, 0, [1.0, 1.3], 1.0),
+        (2, 0, [1.0, 1.3, 1.3], 2 / 3),
+        (2, 0, [0.1, 3.0, 3.0], 0.95),
+        (2, 2, [0.5, 1.3], 0.5),
+        (2, 0.5, [1.0, 1.3], 0.8),
+        (4, 1, [3.0], 3.0),
+    ],
+)
+def test_who_wants_less_than_its_share_leaves_the_rest(cores: float, others: float, wanted: list[float], share: float) -> None:
+    assert HostDevice(cores=cores, others=others).share(wanted) == pytest.approx(share)
+
+
+def cluster(cores: float, count: int) -> Cluster:
+    return Cluster(
+        pools={"one": PoolDevice(count=count, capacity=128 // count, step_base_s=0.01)},
+        learner=LearnerDevice(base_s=1.0),
+        lengths=[LengthClass(mean=100, spread=0.0)],
+        host=HostDevice(cores=cores),
+    )
+
+
+CONFIG = Config(
+    model=ModelConfig(path="none", max_context=8192),
+    sampling=SamplingConfig(n=8, max_tokens=4096),
+    buffer=BufferConfig(batch_groups=16, eta=2),
+)
+
+
+def test_actors_that_share_cores_with_the_learner_slow_it_down() -> None:
+    # both sides take a second for a batch, and overlap
+    assert simulate(cluster(2, 1), CONFIG, steps=20).period_s == pytest.approx(1.0, rel=0.02)
+    assert simulate(cluster(1, 1), CONFIG, steps=20).period_s == pytest.approx(2.0, rel=0.1)
+    # two actors of half the capacity are always busy: three processes on two cores
+    assert simulate(cluster(2, 2), CONFIG, steps=20).period_s == pytest.approx(1.5, rel=0.1)
+
+
+def test_prompts_change_with_what_the_policy_has_learned() -> None:
+    one = cluster(0, 1)
+    learned = [Learned(version=0, pass_rate=0.5), Learned(version=10, scale=2.0, pass_rate=0.9, correlation=0.9)]
+    found = simulate(replace(one, lengths=[replace(one.lengths[0], learned=learned)]), CONFIG, steps=20)
+    assert [step.tokens for step in found.history[:9]] == [16 * 8 * 100] * 9
+    assert found.history[-1].tokens == 16 * 8 * 200
+    assert found.waste["filtered"] > 0.3
