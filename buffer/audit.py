@@ -64,6 +64,8 @@ def audit(journal: Journal) -> Audit:
     found.num_records += len(tickets)
     batched = _check_batches(found, journal, newest)
     waiting = _check_groups(found, journal, {record.ticket.ordinal for record in tickets}, batched)
+    for defect in _try(found, journal.defects) or []:
+        found.find(defect)
     _check_counts(found, newest, tickets, waiting)
     _check_moves(found, journal, newest)
     return found

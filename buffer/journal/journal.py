@@ -19,7 +19,8 @@ from ...common.messages import GroupResult
 from ...common.transport.wire import Decoder, encode
 from ...common.types import Batch, Group, ValidationScore
 from . import records as r
-from .disk import Disk, LmdbDisk, MemoryDisk
+from .disk import Disk, MemoryDisk
+from .logged_disk import LoggedDisk
 
 T = TypeVar("T")
 # of a group's frame: the buffer accepted it once, so any size that fits the disk will do
@@ -47,11 +48,13 @@ class Journal:
             self.put(r.FORMAT_KEY, r.FORMAT)
             return
         number = None if written is None else r.unpack_record(written, int, f"{self._where}, its format")
-        if number != r.FORMAT:
+        if number not in r.READABLE_FORMATS:
             raise JournalError(
-                f"{self._where} has format {number}, this version of prolong reads {r.FORMAT}: "
+                f"{self._where} has format {number}, this version of prolong reads {r.READABLE_FORMATS[0]} to {r.FORMAT}: "
                 "finish the run with the version that began it, or start one of another name"
             )
+        if number != r.FORMAT:
+            self.put(r.FORMAT_KEY, r.FORMAT)
 
     def _count_moves(self) -> int:
         keys = self._keys(r.MOVES)
@@ -230,6 +233,10 @@ class Journal:
         """The approximate size of the committed records on the disk."""
         return self._disk.num_bytes
 
+    def defects(self) -> list[str]:
+        """What is wrong with how the committed records lie on the disk."""
+        return self._disk.defects()
+
     def close(self) -> None:
         """Release the disk; pending changes are lost."""
         self._disk.close()
@@ -257,7 +264,7 @@ def open_journal(folder: Path, *, max_gb: float, keep_history: bool, background:
 
     `max_gb` 0 keeps it in memory only; with `background` a thread writes to the disk.
     """
-    disk = LmdbDisk.open(folder, max_gb, background=background) if max_gb > 0 else MemoryDisk()
+    disk = LoggedDisk.open(folder, max_gb, background=background) if max_gb > 0 else MemoryDisk()
     return Journal(disk, keep_history=keep_history, where=f"the journal {folder}")
 
 
@@ -268,4 +275,4 @@ def read_journal(folder: Path) -> Journal:
             f"there is no journal in {folder}: the run wrote none (buffer.journal_gb=0), never began, or its buffer has "
             "another disk, whose journal can be copied here"
         )
-    return Journal(LmdbDisk.open(folder, readonly=True), where=f"the journal {folder}")
+    return Journal(LoggedDisk.open(folder, readonly=True), where=f"the journal {folder}")

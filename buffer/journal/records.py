@@ -1,12 +1,14 @@
 """The records of the journal. Keys are a letter and a number (8 bytes, big-endian, so that they sort).
 
     n          BufferState, the newest      s VERSION  BufferState that belongs to the checkpoint of VERSION
-    t ORDINAL  TicketRecord, under way      g ORDINAL  the GroupResult frame of a group: stored, batched or trained
+    t ORDINAL  TicketRecord, under way      g ORDINAL  the GroupResult frame of a group: stored, batched or trained;
+                                                       on a disk it lies in the group log, and here its place (group_log.py)
     b VERSION  BatchRecord                  m NUMBER   list of the ledger's moves, the first of which has this number
     w          SweepRecords under way       e          validation scores
     f          number of this format
 
-Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own.
+Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own. Format 2 had the frames of
+groups in LMDB; it is read, and becomes 3 with the next commit.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from isal.isal_zlib import crc32
 from ...common.errors import JournalError
 from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 
-FORMAT = 2
+FORMAT = 3
+READABLE_FORMATS = (2, FORMAT)
 TICKET, GROUP, BATCH, STATE, MOVES = b"t", b"g", b"b", b"s", b"m"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4

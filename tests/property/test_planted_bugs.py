@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 import pytest
 from prolong.buffer.core.dispatch import Dispatch
 from prolong.buffer.core.run_state import RunState
+from prolong.buffer.journal.group_log import GroupLog, Place
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import BufferState
 from prolong.buffer.serving.output_commit import Frame, OutputCommit
@@ -22,6 +23,7 @@ from prolong.common.messages import FromBuffer
 from prolong.common.types import Batch, TicketKind, TicketState
 
 from tests.simulator.audit import Violation
+from tests.simulator.disk import FaultyFiles
 from tests.simulator.faults import Kind
 from tests.simulator.plan import Plan
 from tests.simulator.world import World
@@ -266,6 +268,33 @@ def sweeps_not_recorded(patch: Patch) -> None:
     patch.setattr("prolong.buffer.journal.journal.Journal.sweeps", lambda self: [])
 
 
+def log_not_synced(patch: Patch) -> None:
+    patch.setattr(FaultyFiles, "sync", lambda self, number: None)
+
+
+def ends_of_segments_forgotten_at_restart(patch: Patch) -> None:
+    restore_well = GroupLog.restore
+
+    def restore(self: GroupLog, places: Iterable[Place]) -> None:
+        restore_well(self, places)
+        for segment in self._segments.values():
+            segment.end = 0
+
+    patch.setattr(GroupLog, "restore", restore)
+
+
+def live_groups_not_counted(patch: Patch) -> None:
+    settle_well = GroupLog.settle
+
+    def settle(self: GroupLog, added: Collection[Place], dropped: Collection[Place]) -> None:
+        settle_well(self, added, dropped)
+        for place in dropped:
+            if place.segment in self._segments:
+                self._segments[place.segment].end = 0
+
+    patch.setattr(GroupLog, "settle", settle)
+
+
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (deadline_off_by_one, "admission allows|is in batch .* eta|due in the next"),
     (no_deduplication, r"must be refused: ticket \d+ is settled|are settled, and leased"),
@@ -297,6 +326,9 @@ BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (batches_forgotten_with_the_newest_checkpoint, "was forgotten, checkpoints"),
     (groups_of_forgotten_batches_left_behind, "the journal holds groups"),
     (sweeps_not_recorded, "a restarted buffer differs.*sweeps"),
+    (log_not_synced, "not those that were written"),
+    (ends_of_segments_forgotten_at_restart, "not those that were written|the log is broken"),
+    (live_groups_not_counted, "not those that were written|the log is broken"),
 ]
 
 
@@ -314,6 +346,8 @@ NEEDS: dict[Callable[[Patch], None], Callable[[Plan], bool]] = {  # schedules th
     batches_forgotten_with_the_newest_checkpoint: lambda plan: plan.checkpoint < plan.last,
     groups_of_forgotten_batches_left_behind: _restarts,
     sweeps_not_recorded: lambda plan: _restarts(plan) and plan.heldout > 0,
+    log_not_synced: _restarts,
+    ends_of_segments_forgotten_at_restart: _restarts,
 }
 
 

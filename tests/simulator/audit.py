@@ -9,6 +9,7 @@ from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal import records as r
 from prolong.buffer.journal.journal import Journal
 from prolong.common.config.sections import Straggler
+from prolong.common.errors import JournalError
 from prolong.common.types import TicketState
 
 from .plan import Plan
@@ -212,6 +213,17 @@ class Audit:
         for version, ordinals in self.batches.items():
             if journal.batch_record(version).ordinals != ordinals:
                 raise Violation(f"the recorded batch {version} changed")
+        self.examine_log(journal)
+
+    def examine_log(self, journal: Journal) -> None:
+        """Check that every group is where the index says, and that it is what was written there."""
+        defects = journal.defects()
+        try:
+            wrong = [ordinal for ordinal in journal.groups() if journal.group(ordinal).ordinal != ordinal]
+        except JournalError as error:
+            raise Violation(f"a group is lost: {error}") from error
+        if defects or wrong:
+            raise Violation(f"the log is broken: {defects}, groups of other tickets under {wrong}")
 
 
 def picture(core: BufferCore) -> dict[str, Any]:

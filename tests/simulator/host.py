@@ -94,8 +94,9 @@ class Buffer(Process):
         plan, cfg = world.plan, world.cfg
         mixture = PromptMixture(list(zip(TRAIN, cfg.data.mixture, strict=True)), plan.seed)
         heldout = HELDOUT[: plan.heldout]
-        self.journal = WatchedJournal(world.disk, world.judge.audit)
-        self.core = world.core_class.open(RunSettings.from_config(cfg), mixture, heldout, "tok", self.journal, self.clock())
+        self.journal = WatchedJournal(world.disk.open(), world.judge.audit)
+        with world.judge.start():
+            self.core = world.core_class.open(RunSettings.from_config(cfg), mixture, heldout, "tok", self.journal, self.clock())
         self.output = OutputCommit(Watched(self.core, world.judge), MAX_BYTES, self.core.quarantine)
         self.doom = ""  # the point in the next turn at which it dies
         self._inbox: deque[tuple[bytes, bytes]] = deque()

@@ -87,6 +87,14 @@ class Judge:
                 raise
             raise Violation(f"the buffer stopped itself: {error}") from error
 
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """A buffer that finds its journal broken is a broken promise."""
+        try:
+            yield
+        except JournalError as error:
+            raise Violation(f"the buffer cannot start again: {error}") from error
+
     def heard(self, identity: bytes, message: Any, out: list[Any], core: BufferCore) -> None:
         """Keep track of groups taken, of the stage that the buffer must be in, and of resets that it promised."""
         match message:

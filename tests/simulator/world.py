@@ -55,7 +55,7 @@ class World:
         self.over = False
         self._trace = hashlib.blake2b(digest_size=16)
         self.judge = Judge(plan)
-        self.disk = FaultyDisk(self.judge.committed)
+        self.disk = FaultyDisk(self.judge.committed, plan.seed)
         self.clients: dict[bytes, Client] = {}
         self.buffer: Buffer | None = None
         self.core: BufferCore  # of the last buffer

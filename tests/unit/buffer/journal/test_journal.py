@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from prolong.buffer.journal import records as r
-from prolong.buffer.journal.disk import LmdbDisk, MemoryDisk
+from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal, open_journal, read_journal
+from prolong.buffer.journal.logged_disk import LoggedDisk
 from prolong.common.errors import JournalError, JournalFull
 from prolong.common.messages import GroupResult
 from prolong.common.transport.wire import encode
@@ -79,7 +80,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
     def open_again() -> Journal:
         for journal in opened:
             journal.close()
-        disk = LmdbDisk.open(tmp_path / "journal", 0.1) if request.param == "lmdb" else memory
+        disk = LoggedDisk.open(tmp_path / "journal", 0.1) if request.param == "lmdb" else memory
         opened[:] = [Journal(disk)]
         return opened[0]
 
@@ -170,7 +171,7 @@ def test_the_first_state_of_a_checkpoint_is_the_true_one(reopen: Callable[[], Jo
 
 
 def test_a_full_journal_writes_nothing_says_so_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    journal = Journal(LmdbDisk.open(tmp_path, max_gb=1 / 1024), where="the journal")
+    journal = Journal(LoggedDisk.open(tmp_path, max_gb=1 / 1024), where="the journal")
     log(journal, 0, tokens=10_000)
     journal.commit(state(0))
     log(journal, 1, tokens=30_000)
@@ -252,7 +253,7 @@ def test_a_thread_writes_the_same(tmp_path: Path) -> None:
 
 
 def test_the_size_of_a_reopened_journal_is_the_size_of_the_one_that_wrote_it(tmp_path: Path) -> None:
-    journal = Journal(LmdbDisk.open(tmp_path))
+    journal = Journal(LoggedDisk.open(tmp_path))
     log(journal, 0, tokens=10_000)
     log(journal, 1, tokens=10_000)
     journal.commit(state(1))
@@ -261,7 +262,7 @@ def test_the_size_of_a_reopened_journal_is_the_size_of_the_one_that_wrote_it(tmp
     written = journal.num_bytes()
     assert written > 2 * 80_000
     journal.close()
-    again = Journal(LmdbDisk.open(tmp_path))
+    again = Journal(LoggedDisk.open(tmp_path))
     assert again.num_bytes() == written
     again.close()
 
@@ -279,7 +280,7 @@ def read_all(disk: MemoryDisk) -> None:
         (r.NEWEST, r.pack_record({"version": "seven"}), "record b'n' does not decode"),
         (r.key(r.GROUP, 0), encode(GroupResult(group=group(0)))[:-1], "group of ticket 0: checksum of a frame"),
         (r.key(r.GROUP, 0), None, "has lost the group of ticket 0"),
-        (r.FORMAT_KEY, r.pack_record(1), "has format 1, this version of prolong reads 2"),
+        (r.FORMAT_KEY, r.pack_record(1), "has format 1, this version of prolong reads 2 to 3"),
         (r.FORMAT_KEY, None, "has format None"),
     ],
 )
