@@ -52,7 +52,7 @@ from .weight_messages import (
     WeightsApplied,
 )
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 # A version or generation that a client claims to be at: far enough below the largest Number that a run can go on from it.
 Claim = Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
 

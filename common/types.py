@@ -132,6 +132,8 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Number  # rollout i samples with `rollout_seed(ticket.seed, i)`
     generation: Number  # fencing token: goes up when a learner starts again from an older state
     version: Number  # policy version that the actor held when the ticket was issued
+    # bound on the staleness of its group, as it was when the ticket was issued; None: recorded before tickets had one
+    eta: Number | None = None
     lease_s: float  # seconds after issue at which an unfinished ticket counts as lost
     setting: ValidationSetting = ValidationSetting.none
     # by actors that left: their rollouts go on from there
@@ -213,6 +215,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prompt: Prompt
     setting: ValidationSetting
     sampling: Sampling  # of the ticket
+    eta: Number | None = None  # of the ticket
     rollouts: Annotated[list[Rollout], msgspec.Meta(max_length=1_024)]
     actor: str  # name of the actor
     seconds: float  # from the ticket's arrival at the actor to the last verdict
@@ -230,11 +233,16 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             prompt=ticket.prompt,
             setting=ticket.setting,
             sampling=ticket.sampling,
+            eta=ticket.eta,
             rollouts=rollouts,
             actor=actor,
             seconds=seconds,
             dropped_rollouts=dropped_rollouts,
         )
+
+    def allowed_staleness(self, most: int) -> int:
+        """The staleness at which it may be trained, `most` if its ticket does not say."""
+        return most if self.eta is None else self.eta
 
     @property
     def oldest_version(self) -> int:

@@ -54,6 +54,7 @@ class StepConfig:
     learner: LearnerConfig
     objective: ObjectiveConfig
     rewards: RewardsConfig
+    # the largest that there may be
     eta: int
     straggler: Straggler
     # engines keep their cache when new weights arrive
@@ -70,7 +71,7 @@ class StepConfig:
             learner=cfg.learner,
             objective=cfg.objective,
             rewards=cfg.rewards,
-            eta=cfg.buffer.eta,
+            eta=cfg.buffer.eta_max,
             straggler=cfg.buffer.straggler,
             kv_kept=not cfg.actor.clear_kv,
             agreement_tolerance=cfg.learner.agreement_tolerance * TOLERANCE[cfg.model.dtype],

@@ -303,6 +303,7 @@ def _mismatch(group: Group, ticket: Ticket, actor: str) -> str:
         ("kind", ticket.kind, group.kind),
         ("setting", ticket.setting, group.setting),
         ("sampling", ticket.sampling, group.sampling),
+        ("eta", ticket.eta, group.eta),
     )
     for name, asked, said in fields:
         if asked != said:

@@ -3,7 +3,10 @@
 `head` is the version of the next batch to be formed. A ticket whose oldest token may be of version v has the deadline v + eta:
 the last head that may take it. The contract of the policy `wait` is one inequality, which holds at every moment:
 
-    for every k in 0..eta:   untrained tickets with deadline <= head + k   <=   (k + 1) * B                             (F)
+    for every k in 0..maximum:   untrained tickets with deadline <= head + k   <=   (k + 1) * B                         (F)
+
+eta may move between 0 and `maximum` (adaptive.py). A ticket keeps the eta that it was issued under, so its deadline is fixed: a
+larger eta admits more tickets at once, a smaller one admits none until enough of those that are there are trained.
 
 Admission keeps it when tickets are issued, selection keeps it when head moves on, and every other event only removes tickets.
 So a batch that meets every deadline always exists once the right groups have arrived. (This is the scheduling of unit jobs with
@@ -55,12 +58,25 @@ def choose_counts(stored: Sequence[int], need: Sequence[int], batch: int, prefer
 
 
 class StalenessContract:
-    """The tickets that need a batch, by deadline. Each event costs O(eta), a batch O(stored groups): B may be thousands."""
+    """The tickets that need a batch, by deadline. Each event costs O(maximum), a batch O(stored groups): B may be thousands."""
 
-    def __init__(self, *, eta: int, batch: int, steps: int, straggler: Straggler, preference: Preference) -> None:
+    def __init__(
+        self,
+        *,
+        eta: int,
+        batch: int,
+        steps: int,
+        straggler: Straggler,
+        preference: Preference,
+        maximum: int | None = None,
+    ) -> None:
+        """`eta`: of the tickets that are issued now; `maximum`: the largest that it may become, None: `eta`."""
         self.eta, self.batch, self.steps = eta, batch, steps
+        self.maximum = eta if maximum is None else maximum
         self.straggler, self.preference = straggler, preference
         self.head = 0
+        # ordinal -> eta that it was issued under, of every ticket that needs a batch
+        self._etas: dict[int, int] = {}
         # ordinal -> deadline, of every ticket that needs a batch
         self._deadlines: dict[int, int] = {}
         # deadline -> number of tickets that are not stored yet
@@ -68,15 +84,28 @@ class StalenessContract:
         # deadline -> ordinals of stored groups, in order of arrival
         self._stored: dict[int, dict[int, None]] = {}
 
+    def move(self, eta: int) -> None:
+        """Issue tickets under `eta` from now on; those under way keep theirs."""
+        if not 0 <= eta <= self.maximum:
+            raise LedgerError(f"eta = {eta} is not in 0..{self.maximum}")
+        self.eta = eta
+
     def admits(self, version: int, learner_version: int, untrained: int) -> bool:
         """Whether a ticket may be issued to an actor that holds `version`.
 
         At most (eta + 1) B tickets are untrained, no more than the steps left can take, and this one must be trainable.
         """
-        room = untrained < (self.eta + 1) * self.batch and learner_version * self.batch + untrained < self.steps * self.batch
-        if not room or version > self.head or version + self.eta < self.head:
+        return self._admits_under(self.eta, version, learner_version, untrained)
+
+    def refuses_for_eta(self, version: int, learner_version: int, untrained: int) -> bool:
+        """Whether a ticket that is not admitted would be if eta were larger by one, and may become so."""
+        return self.eta < self.maximum and self._admits_under(self.eta + 1, version, learner_version, untrained)
+
+    def _admits_under(self, eta: int, version: int, learner_version: int, untrained: int) -> bool:
+        room = untrained < (eta + 1) * self.batch and learner_version * self.batch + untrained < self.steps * self.batch
+        if not room or version > self.head or version + eta < self.head:
             return False
-        return self.straggler is not Straggler.wait or self._feasible_with(version + self.eta)
+        return self.straggler is not Straggler.wait or self._feasible_with(version + eta)
 
     def _feasible_with(self, deadline: int) -> bool:
         """Whether (F) holds with one more ticket of this deadline."""
@@ -88,22 +117,26 @@ class StalenessContract:
         return [self._waiting.get(d, 0) + len(self._stored.get(d, ())) for d in self._classes()]
 
     def _classes(self) -> range:
-        return range(self.head, self.head + self.eta + 1)
+        return range(self.head, self.head + self.maximum + 1)
 
-    def issue(self, ordinal: int, version: int) -> None:
-        """A ticket was issued to an actor that held `version`."""
-        deadline = version + self.eta
+    def issue(self, ordinal: int, version: int, eta: int | None = None) -> None:
+        """A ticket was issued to an actor that held `version`, under `eta` (None: that of now)."""
+        eta = self.eta if eta is None else eta
+        deadline = version + eta
+        self._etas[ordinal] = eta
         self._deadlines[ordinal] = deadline
         self._waiting[deadline] = self._waiting.get(deadline, 0) + 1
 
-    def in_time(self, version: int) -> bool:
-        """Whether tokens of `version` may be in the next batch."""
-        return version + self.eta >= self.head
+    def in_time(self, ordinal: int, version: int) -> bool:
+        """Whether the next batch may hold tokens of `version` of a ticket."""
+        return version + self._etas[ordinal] >= self.head
 
     def store(self, ordinal: int, version: int) -> None:
         """A ticket's group arrived: `version`, of its oldest token (`mask`: of its newest), decides the deadline now."""
+        eta = self._etas[ordinal]
         self._forget_waiting(ordinal)
-        deadline = version + self.eta
+        deadline = version + eta
+        self._etas[ordinal] = eta
         self._deadlines[ordinal] = deadline
         self._stored.setdefault(deadline, {})[ordinal] = None
 
@@ -120,12 +153,14 @@ class StalenessContract:
         return self._deadlines[ordinal] <= self.head
 
     def _forget_waiting(self, ordinal: int) -> None:
+        del self._etas[ordinal]
         deadline = self._deadlines.pop(ordinal)
         self._waiting[deadline] -= 1
         if self._waiting[deadline] == 0:
             del self._waiting[deadline]
 
     def _forget_stored(self, ordinal: int) -> None:
+        del self._etas[ordinal]
         deadline = self._deadlines.pop(ordinal)
         del self._stored[deadline][ordinal]
         if not self._stored[deadline]:
@@ -167,6 +202,7 @@ class StalenessContract:
 
     def clear(self, head: int) -> None:
         """Forget every ticket: a generation begins at `head`."""
+        self._etas.clear()
         self._deadlines.clear()
         self._waiting.clear()
         self._stored.clear()

@@ -95,7 +95,12 @@ class Store:
         # prompts to be issued again, each with the number of its next attempt
         self.retries: deque[tuple[Prompt, int]] = deque()
         self.contract = StalenessContract(
-            eta=cfg.eta, batch=cfg.batch_groups, steps=steps, straggler=cfg.straggler, preference=cfg.preference
+            eta=cfg.eta,
+            batch=cfg.batch_groups,
+            steps=steps,
+            straggler=cfg.straggler,
+            preference=cfg.preference,
+            maximum=cfg.eta_max,
         )
         self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
@@ -143,6 +148,7 @@ class Store:
             seed=ticket_seed(self._seed, ordinal),
             generation=self.generation,
             version=version,
+            eta=self.contract.eta,
             lease_s=self._lease_s,
         )
         self.ledger.issue(ticket, attempt)
@@ -162,7 +168,7 @@ class Store:
             self.fail_ticket(group.ordinal)
             return Outcome.failed, defect.why
         version = self.deadline_version(group)
-        if not self.contract.in_time(version):
+        if not self.contract.in_time(group.ordinal, version):
             self.contract.drop(group.ordinal)
             self._evict(group.ordinal, group)
             return Outcome.stale, f"its tokens are of version {version}, the next batch is of version {self.head}"
@@ -261,19 +267,22 @@ class Store:
         return batch
 
     def _staleness_metrics(self, groups: list[Group], version: int) -> dict[str, float]:
-        """Mean and maximum age, in versions. Raises StalenessViolation above eta."""
+        """Mean and maximum age, in versions. Raises StalenessViolation above the eta of a group's ticket."""
         ages = [self._staleness(group, version) for group in groups]
-        if max(ages) > self.contract.eta:
-            raise StalenessViolation(
-                f"a group of staleness {max(ages)} was chosen at version {version}, eta is {self.contract.eta}"
-            )
+        for age, group in zip(ages, groups, strict=True):
+            allowed = group.allowed_staleness(self.contract.maximum)
+            if age > allowed:
+                raise StalenessViolation(
+                    f"group {group.ordinal} of staleness {age} was chosen at version {version}, its ticket allows {allowed}"
+                )
         return {"buffer/staleness_mean": sum(ages) / len(ages), "buffer/staleness_max": float(max(ages))}
 
     def _staleness(self, group: Group, version: int) -> int:
         """Age of the oldest token that will be trained at `version`."""
         versions = (span.version for rollout in group.rollouts for span in rollout.spans)
         if self._masks:
-            versions = (v for v in versions if v + self.contract.eta >= version)
+            allowed = group.allowed_staleness(self.contract.maximum)
+            versions = (v for v in versions if v + allowed >= version)
         return version - min(versions)
 
     def request_reset(self) -> int | None:
@@ -352,7 +361,7 @@ class Store:
         entries: list[Entry] = []
         for record in tickets:
             ordinal, group = record.ticket.ordinal, groups.get(record.ticket.ordinal)
-            self.contract.issue(ordinal, record.ticket.version)
+            self.contract.issue(ordinal, record.ticket.version, record.ticket.eta)
             if group is not None:
                 self.contract.store(ordinal, self.deadline_version(group))
             state_of_ticket = TicketState.issued if record.waits else TicketState.leased

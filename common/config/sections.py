@@ -184,6 +184,11 @@ class BufferConfig:
         sized = 1 <= self.max_message_mb <= MAX_MESSAGE_MB
         require(sized, "buffer.max_message_mb", self.max_message_mb, f"from 1 to {MAX_MESSAGE_MB}")
 
+    @property
+    def eta_max(self) -> int:
+        """The largest eta that a ticket may have."""
+        return self.eta
+
 
 @dataclass(kw_only=True, slots=True)
 class ValidationConfig:

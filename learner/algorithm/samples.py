@@ -21,9 +21,9 @@ from .rewards import shaped_rewards_of
 
 
 def check_staleness(batch: Batch, *, version: int, generation: int, eta: int, straggler: Straggler) -> None:
-    """Raise StalenessViolation unless this is the batch of `version` and no token is older than eta versions.
+    """Raise StalenessViolation unless this is the batch of `version` and no token is older than its group's ticket allows.
 
-    With straggler `mask` older tokens are allowed: they will be context only.
+    No ticket may allow more than `eta`. With straggler `mask` older tokens are allowed: they will be context only.
     """
     if (batch.version, batch.generation) != (version, generation):
         raise StalenessViolation(
@@ -37,10 +37,15 @@ def check_staleness(batch: Batch, *, version: int, generation: int, eta: int, st
             raise StalenessViolation(
                 f"group {group.ordinal} claims version {newest}, which the learner at {version} never published"
             )
-        if straggler is not Straggler.mask and version - group.oldest_version > eta:
+        allowed = group.allowed_staleness(eta)
+        if allowed > eta:
             raise StalenessViolation(
-                f"group {group.ordinal} has tokens of version {group.oldest_version} at version {version}: buffer.eta = {eta} "
-                f"allows {version - eta} or newer; the buffer broke its contract"
+                f"the ticket of group {group.ordinal} allows a staleness of {allowed}, this run allows {eta} at most"
+            )
+        if straggler is not Straggler.mask and version - group.oldest_version > allowed:
+            raise StalenessViolation(
+                f"group {group.ordinal} has tokens of version {group.oldest_version} at version {version}: eta = {allowed} of "
+                f"its ticket allows {version - allowed} or newer; the buffer broke its contract"
             )
 
 
@@ -64,8 +69,8 @@ def samples_of(
     """Turn the batch's rollouts into samples, one list per update, with advantages and token weights set.
 
     Groups keep their order and are split evenly between the updates, of which there are `minibatches`, or one per group if
-    that is less. Tokens older than `oldest` versions are context only; None: no token is. kv_kept: engines keep their cache
-    when new weights arrive.
+    that is less. Tokens older than `oldest` versions, or than their group's ticket allows, are context only; None: no token is.
+    kv_kept: engines keep their cache when new weights arrive.
     """
     groups = [_group_samples(group, batch.version, rewards, oldest, kv_kept) for group in batch.groups]
     _set_advantages(groups, objective.advantage)
@@ -78,6 +83,7 @@ def samples_of(
 
 def _group_samples(group: Group, version: int, cfg: RewardsConfig, oldest: int | None, kv_kept: bool) -> list[Sample]:
     prompt = int32_array(group.prompt.token_ids)
+    oldest = None if oldest is None else min(oldest, group.allowed_staleness(oldest))
     samples = []
     for rollout, reward in zip(group.rollouts, shaped_rewards_of(group, version, cfg), strict=True):
         staleness = token_staleness(rollout, version)

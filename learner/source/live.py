@@ -195,7 +195,7 @@ class LearnerClient:
         if ready is None:
             return None
         buffer, batch = self._cfg.buffer, ready.batch
-        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
+        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta_max, straggler=buffer.straggler)
         return batch
 
     def step_done(self, version: int, stage: int, *, saves: bool) -> None:

@@ -115,7 +115,7 @@ class RecordedSource:
         if batch is None:
             raise RunStopped(f"the recorded history ends at version {version}")
         buffer = self._cfg.buffer
-        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta, straggler=buffer.straggler)
+        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta_max, straggler=buffer.straggler)
         self._generation = batch.generation
         return batch
 

@@ -1,4 +1,4 @@
-"""The staleness contract alone, under any order of events that hypothesis generates."""
+"""The staleness contract alone, under any order of events that hypothesis generates, with an eta that moves among them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,124 @@ from hypothesis import strategies as st
 from prolong.buffer.tickets.staleness import StalenessContract
 from prolong.common.config.sections import Preference, Straggler
 
-EVENTS = st.lists(st.tuples(st.sampled_from(("issue", "store", "drop", "take")), st.integers(0, 50)), max_size=120)
+MAXIMUM = 4
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(("issue", "issue", "store", "drop", "take", "move")), st.integers(0, 50)), max_size=150
+)
 
 
-@settings(max_examples=300, deadline=None)
-@given(EVENTS, st.integers(0, 3), st.integers(1, 3), st.sampled_from(list(Preference)))
+class Tickets:
+    """A contract and the tickets under it, by ordinal: the version of the oldest token, and the eta of the issue."""
+
+    def __init__(self, eta: int, batch: int, straggler: Straggler, preference: Preference) -> None:
+        self.contract = StalenessContract(
+            eta=eta, maximum=MAXIMUM, batch=batch, steps=10**6, straggler=straggler, preference=preference
+        )
+        self.waiting: dict[int, int] = {}
+        self.stored: dict[int, int] = {}
+        self.etas: dict[int, int] = {}
+
+    def issue(self, number: int) -> None:
+        contract = self.contract
+        version = max(contract.head - number % (MAXIMUM + 2), 0)
+        if contract.admits(version, contract.head, len(self.waiting) + len(self.stored)):
+            ordinal = len(self.etas)
+            contract.issue(ordinal, version)
+            self.waiting[ordinal], self.etas[ordinal] = version, contract.eta
+
+    def store(self, number: int) -> None:
+        ordinal = sorted(self.waiting)[number % len(self.waiting)]
+        version = min(self.waiting[ordinal] + number % 2, self.contract.head)
+        if self.contract.in_time(ordinal, version):
+            self.contract.store(ordinal, version)
+            self.stored[ordinal] = version
+        else:
+            self.contract.drop(ordinal)
+        del self.waiting[ordinal]
+
+    def drop(self, number: int) -> None:
+        ordinals = sorted({**self.waiting, **self.stored})
+        ordinal = ordinals[number % len(ordinals)]
+        self.contract.drop(ordinal)
+        self.waiting.pop(ordinal, None)
+        self.stored.pop(ordinal, None)
+
+    def take(self, chosen: list[int]) -> None:
+        assert len(chosen) == self.contract.batch
+        assert all(self.contract.head - self.stored.pop(ordinal) <= self.etas[ordinal] for ordinal in chosen)
+        late = self.contract.take(chosen)
+        for ordinal in late:
+            assert self.stored.pop(ordinal) + self.etas[ordinal] < self.contract.head
+        assert not late or self.contract.straggler is not Straggler.wait
+
+    def happens(self, what: str, number: int) -> None:
+        if what == "issue":
+            self.issue(number)
+        elif what == "move":
+            self.contract.move(number % (MAXIMUM + 1))
+        elif what == "store" and self.waiting:
+            self.store(number)
+        elif what == "drop" and (self.waiting or self.stored):
+            self.drop(number)
+        elif what == "take" and (chosen := self.contract.choose()) is not None:
+            self.take(chosen)
+
+    def deadlines(self) -> dict[int, int]:
+        return {ordinal: version + self.etas[ordinal] for ordinal, version in {**self.waiting, **self.stored}.items()}
+
+    def assert_every_deadline_can_be_met(self) -> None:
+        contract, deadlines = self.contract, self.deadlines()
+        assert contract.deadlines == deadlines, "a ticket keeps the eta of its issue, whatever eta is now"
+        for k in range(MAXIMUM + 1):
+            assert sum(due <= contract.head + k for due in deadlines.values()) <= (k + 1) * contract.batch
+        assert all(due <= contract.head + MAXIMUM for due in deadlines.values())
+
+
+@settings(max_examples=400, deadline=None)
+@given(EVENTS, st.integers(0, MAXIMUM), st.integers(1, 3), st.sampled_from(list(Preference)))
 def test_whatever_happens_every_deadline_can_be_met_and_is(
     events: list[tuple[str, int]], eta: int, batch: int, preference: Preference
 ) -> None:
-    contract = StalenessContract(eta=eta, batch=batch, steps=10**6, straggler=Straggler.wait, preference=preference)
-    waiting: dict[int, int] = {}  # ordinal -> version of its oldest token
-    stored: dict[int, int] = {}
-    num_issued = 0
+    tickets = Tickets(eta, batch, Straggler.wait, preference)
     for what, number in events:
-        under_way = sorted({**waiting, **stored})
-        if what == "issue":
-            version = max(contract.head - number % (eta + 2), 0)
-            if contract.admits(version, contract.head, len(under_way)):
-                contract.issue(num_issued, version)
-                waiting[num_issued] = version
-                num_issued += 1
-        elif what == "store" and waiting:
-            ordinal = sorted(waiting)[number % len(waiting)]
-            stored[ordinal] = min(waiting.pop(ordinal) + number % 2, contract.head)
-            contract.store(ordinal, stored[ordinal])
-        elif what == "drop" and under_way:
-            ordinal = under_way[number % len(under_way)]
-            contract.drop(ordinal)
-            waiting.pop(ordinal, None)
-            stored.pop(ordinal, None)
-        elif what == "take" and (chosen := contract.choose()) is not None:
-            assert len(chosen) == batch
-            assert all(contract.head - stored.pop(ordinal) <= eta for ordinal in chosen)
-            assert contract.take(chosen) == []
-        _assert_every_deadline_can_be_met(contract, [*waiting.values(), *stored.values()])
-    for ordinal in sorted(waiting):
-        contract.store(ordinal, waiting[ordinal])
-    num_left = len(waiting) + len(stored)
-    while num_left >= batch:  # once all have arrived, the learner never waits
+        tickets.happens(what, number)
+        tickets.assert_every_deadline_can_be_met()
+    contract = tickets.contract
+    for ordinal, version in sorted(tickets.waiting.items()):
+        contract.store(ordinal, version)
+        tickets.stored[ordinal] = version
+    while len(tickets.stored) >= batch:  # once all have arrived, the learner never waits
         chosen = contract.choose()
         assert chosen is not None
-        contract.take(chosen)
-        num_left -= batch
+        tickets.take(chosen)
 
 
-def _assert_every_deadline_can_be_met(contract: StalenessContract, versions: list[int]) -> None:
-    for k in range(contract.eta + 1):
-        assert sum(version + contract.eta <= contract.head + k for version in versions) <= (k + 1) * contract.batch
+@settings(max_examples=200, deadline=None)
+@given(
+    EVENTS,
+    st.integers(0, MAXIMUM),
+    st.integers(1, 3),
+    st.sampled_from(list(Preference)),
+    st.sampled_from([Straggler.evict, Straggler.mask]),
+)
+def test_evict_and_mask_never_train_what_its_ticket_does_not_allow(
+    events: list[tuple[str, int]], eta: int, batch: int, preference: Preference, straggler: Straggler
+) -> None:
+    tickets = Tickets(eta, batch, straggler, preference)
+    for what, number in events:
+        tickets.happens(what, number)
+
+
+@settings(max_examples=200, deadline=None)
+@given(EVENTS, st.integers(0, MAXIMUM), st.integers(1, 3))
+def test_a_larger_eta_admits_at_once_and_a_smaller_one_drains(events: list[tuple[str, int]], eta: int, batch: int) -> None:
+    """An actor with the newest weights gets a ticket exactly while fewer than (eta + 1) B are under way."""
+    tickets = Tickets(eta, batch, Straggler.wait, Preference.earliest_deadline)
+    for what, number in events:
+        tickets.happens(what, number)
+        contract, untrained = tickets.contract, len(tickets.waiting) + len(tickets.stored)
+        before = contract.eta
+        for moved in range(MAXIMUM + 1):
+            contract.move(moved)
+            assert contract.admits(contract.head, contract.head, untrained) == (untrained < (moved + 1) * batch)
+        contract.move(before)

@@ -36,8 +36,8 @@ Patch = pytest.MonkeyPatch
 def deadline_off_by_one(patch: Patch) -> None:
     init_well = StalenessContract.__init__
 
-    def init(self: StalenessContract, *, eta: int, **settings: Any) -> None:
-        init_well(self, eta=eta + 1, **settings)
+    def init(self: StalenessContract, *, eta: int, maximum: int, **settings: Any) -> None:
+        init_well(self, eta=eta + 1, maximum=maximum + 1, **settings)
 
     patch.setattr(StalenessContract, "__init__", init)
 

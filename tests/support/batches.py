@@ -154,6 +154,11 @@ def mixed_batch(version: int = ETA, *, groups: int = 4, n: int = 4) -> Batch:
     return Batch(generation=1, version=version, groups=members)
 
 
+def under_eta(eta: int, batch: Batch) -> Batch:
+    """The batch as if its tickets had been issued under `eta`."""
+    return msgspec.structs.replace(batch, groups=[msgspec.structs.replace(group, eta=eta) for group in batch.groups])
+
+
 def solo_logprobs(causal: torch.nn.Module, group: Group, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """Tempered log-probabilities and entropies [T] of one rollout alone in a plain forward of transformers."""
     prompt, completion = int32_array(group.prompt.token_ids), int32_array(rollout.token_ids)

@@ -51,6 +51,7 @@ def expected() -> dict[str, Any]:
 ADDED: dict[str, Any] = {
     "started": [],
     "waits": False,
+    "eta": None,
     **dict.fromkeys(("buffer/handed_over", "buffer/saved_tokens", "buffer/lost_tokens"), 0),
 }
 

@@ -8,7 +8,7 @@ from prolong.common.types import Batch, VersionSpan
 from prolong.learner.algorithm.samples import check_staleness, token_staleness
 from prolong.learner.batches.packing import Sample
 
-from tests.support.batches import mixed_batch, random_batch, samples_under
+from tests.support.batches import mixed_batch, random_batch, samples_under, under_eta
 
 
 def with_span(batch: Batch, *spans: VersionSpan) -> Batch:
@@ -34,6 +34,19 @@ def test_one_token_older_than_eta_raises_and_names_the_group() -> None:
         check(batch)
     check(batch, straggler=Straggler.mask)
     check(batch, eta=2)
+
+
+def test_each_group_is_held_to_the_eta_of_its_own_ticket() -> None:
+    first, *others = with_span(random_batch(5), VersionSpan(version=3, start=0, end=1)).groups
+
+    def batch(eta: int) -> Batch:
+        return msgspec.structs.replace(random_batch(5), groups=[msgspec.structs.replace(first, eta=eta), *others])
+
+    check(batch(2), eta=4)
+    with pytest.raises(StalenessViolation, match=r"eta = 1 of its ticket allows 4 or newer"):
+        check(batch(1), eta=4)
+    with pytest.raises(StalenessViolation, match="group 15 allows a staleness of 2, this run allows 1 at most"):
+        check(batch(2), eta=1, straggler=Straggler.mask)
 
 
 def test_a_version_that_was_never_published_raises() -> None:
@@ -68,6 +81,9 @@ def test_masked_tokens_are_those_older_than_eta_and_stay_in_the_denominator() ->
     assert {s.weight for s in samples} == {1 / tokens}
     assert samples[0].keep.tolist() == [False, *[True] * (size - 1)]
     assert all(s.keep.all() for s in samples[1:])
+    cfg.buffer.eta = 4
+    assert samples_under(cfg, under_eta(1, with_span(whole, *spans)))[0][0].keep.tolist() == samples[0].keep.tolist()
+    assert samples_under(cfg, with_span(whole, *spans))[0][0].keep.all()
     cfg.buffer.straggler = Straggler.evict
     assert all(s.keep.all() for s in samples_under(cfg, with_span(whole, *spans))[0])
 
