@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 
 from ..buffer.core.dispatch import Dispatch
+from ..buffer.core.peers import Peers
 from ..buffer.core.run_state import RunState
 from ..buffer.core.settings import RunSettings
 from ..buffer.journal.disk import MemoryDisk
@@ -82,7 +83,7 @@ class Load:
 
     def __init__(self, eta: int, batch: int, journal: Journal | None = None) -> None:
         self.run = open_run(eta, batch, journal or Journal(ForgetfulDisk()))
-        self.dispatch = Dispatch(self.run, silence_s=10.0, max_bytes=1 << 28)
+        self.dispatch = Dispatch(self.run, Peers(), silence_s=10.0, max_bytes=1 << 28)
         self.capacity = (eta + 1) * batch
         # what the journal records of a group; empty: its true frame
         self.frame = FRAME

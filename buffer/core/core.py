@@ -81,7 +81,7 @@ class BufferCore:
                 speaker = self.peers.find(peer)
                 if speaker is None:
                     return [(peer, m.Alive(known=False))]
-                speaker.heard(now)
+                self.peers.heard(speaker, now)
                 out = self._route(speaker, message, now, frame)
         self.run.store.check()
         return out
@@ -202,6 +202,7 @@ class BufferCore:
             tickets = self._replace(namesake, hello, now)
         self.peers.join(identity, hello, now)
         self.dispatch.touch(hello.name)
+        self.weights.greeted(hello.name)
         return [(identity, self._welcome()), *((identity, message) for message in in_messages(tickets))]
 
     def _arrive(self, hello: m.Hello, now: float) -> list[Ticket]:
@@ -305,8 +306,7 @@ class BufferCore:
     def _finish(self, now: float) -> list[Outgoing]:
         """Say the last word to every client once the last sweep is in; then leave when they have left."""
         if self._leave_at_s is not None:
-            silent = self.peers.silent(now, 4 * self._settings.buffer.heartbeat_s)
-            self._gone = now >= self._leave_at_s or len(silent) == len(self.peers.all())
+            self._gone = now >= self._leave_at_s or self.peers.all_silent(now, 4 * self._settings.buffer.heartbeat_s)
             return []
         learner = self.peers.learner
         if not self.finishing or not self.run.validation.idle or learner is None:

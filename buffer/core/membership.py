@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from ...common.messages import Publish, PublishPlan, PublishResult, UpdateWeights, WeightsApplied
 from ...common.types import Rendezvous
+from .held_versions import HeldVersions, names_text
 
 SUSPICIOUS = 2  # errors in a row that make an actor a suspect
 
@@ -41,7 +42,7 @@ class _EpochKey:
 
     generation: int
     rendezvous: Rendezvous
-    members: list[str]
+    members: dict[str, None]  # in order
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class _Broadcast:
 
     message: Publish
     epoch: int
-    members: list[str]
+    members: dict[str, None]  # in order
     started_s: float
     deadline_s: float
     phase_timeout_s: float
@@ -108,6 +109,8 @@ class Membership:
         self.epoch = 0
         self._timeout_s, self._resync_interval_s = timeout_s, resync_interval_s
         self._holdings: dict[str, Holding] = {}
+        # what `version_of` says, by version
+        self._held = HeldVersions()
         self._epoch_key: _EpochKey | None = None  # of the current epoch; None when it cannot be used again
         self._broadcast: _Broadcast | None = None
         self._ask_at_s = 0.0  # the learner is not asked for weights before that time
@@ -119,11 +122,18 @@ class Membership:
     def join(self, name: str) -> None:
         """An actor started, or started again: it holds nothing."""
         self._holdings[name] = Holding()
+        self._note(name)
         self._end_epoch_of(name)
+
+    def _note(self, name: str) -> None:
+        """The weights of an actor changed, or whether it may use them."""
+        holding = self._holdings[name]
+        self._held.note(name, holding.generation, -1 if holding.cordoned else holding.version)
 
     def leave(self, name: str) -> None:
         """An actor is gone, or takes no more weights."""
         self._holdings.pop(name, None)
+        self._held.forget(name)
         self._end_epoch_of(name)
         broadcast = self._broadcast
         if broadcast is not None and name in broadcast.members and name not in broadcast.applied:
@@ -147,6 +157,10 @@ class Membership:
             return None
         return holding.version
 
+    def names(self) -> list[str]:
+        """The living actors that take part in broadcasts, in order of joining."""
+        return list(self._holdings)
+
     def is_cordoned(self, name: str) -> bool:
         """Whether an actor gets no tickets because weights did not reach it."""
         holding = self._holdings.get(name)
@@ -160,12 +174,13 @@ class Membership:
             self._interrupt(interrupted, message, now)
         members = self._members_of(message, now)
         if members:
-            self._enter_epoch(_EpochKey(message.generation, message.rendezvous, members))
+            by_name = dict.fromkeys(members)
+            self._enter_epoch(_EpochKey(message.generation, message.rendezvous, by_name))
             timeout_s = message.phase_timeout_s
             self._broadcast = _Broadcast(
                 message=message,
                 epoch=self.epoch,
-                members=members,
+                members=by_name,
                 started_s=now,
                 deadline_s=now + self._timeout_s,
                 phase_timeout_s=timeout_s if 0 < timeout_s < self._timeout_s else self._timeout_s,
@@ -174,7 +189,7 @@ class Membership:
         return plan, {name: self._update(message, members, place) for place, name in enumerate(members)}
 
     def _enter_epoch(self, key: _EpochKey) -> None:
-        if key != self._epoch_key:
+        if self._epoch_key is None or key != self._epoch_key or list(key.members) != list(self._epoch_key.members):
             self.epoch += 1
             self._epoch_key = key
 
@@ -197,6 +212,7 @@ class Membership:
         """
         for name in broadcast.applied.keys() & self._holdings.keys():
             self._holdings[name].cordoned = True
+            self._note(name)
         if message.given_up == broadcast.epoch:  # false when a Publish came twice because its plan was lost
             broadcast.give_up(now)
             self._cordon_failed(broadcast, now)
@@ -232,6 +248,7 @@ class Membership:
         broadcast.applied[name] = message.checksums
         holding.generation, holding.version = message.generation, message.version
         holding.cordoned, holding.excluded_until_s, holding.num_errors = False, 0.0, 0
+        self._note(name)
 
     def try_finish(self, now: float) -> PublishResult | None:
         """The result of the broadcast under way, once every member has answered or is absent."""
@@ -265,6 +282,7 @@ class Membership:
         for name in broadcast.failed.keys() & self._holdings.keys():
             holding = self._holdings[name]
             holding.cordoned = True
+            self._note(name)
             if name in broadcast.absent:
                 holding.excluded_until_s = now + self._timeout_s
             elif broadcast.applied or (len(broadcast.members) == 1 and holding.num_errors >= SUSPICIOUS):
@@ -279,21 +297,23 @@ class Membership:
         living = {name: self._holdings[name].version for name in names if name in self._holdings}
         for name in living:
             self._holdings[name] = Holding(cordoned=True)
+            self._note(name)
             self._end_epoch_of(name)
         return living
 
     def lacking(self, generation: int, version: int) -> list[str]:
         """Living actors that hold no weights of this generation, or older ones than `version` (-1: any version will do)."""
-        held = {name: self.version_of(name, generation) for name in self._holdings}
-        return [name for name, holds in held.items() if holds is None or holds < version]
+        return self._held.lacking(generation, version)
 
     def should_ask(self, generation: int, version: int, now: float) -> str:
         """Why the learner must be asked to publish now; empty when it need not be. A reason starts the next interval.
 
         `version`: what actors must hold at least; -1 when any version of the generation will do.
         """
+        if self._broadcast is not None or now < self._ask_at_s:
+            return ""
         lacking = [name for name in self.lacking(generation, version) if now >= self._holdings[name].excluded_until_s]
-        if not lacking or self._broadcast is not None or now < self._ask_at_s:
+        if not lacking:
             return ""
         self._ask_at_s = now + max(self._resync_interval_s, self._timeout_s / 4)
-        return f"{', '.join(lacking)} lack weights of generation {generation}"
+        return f"{names_text(lacking)} lack weights of generation {generation}"

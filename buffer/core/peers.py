@@ -1,8 +1,13 @@
-"""The connected clients: actors, relays, at most one learner, observers. No two of them have the same name."""
+"""The connected clients: actors, relays, at most one learner, observers. No two of them have the same name.
+
+There may be ten thousand: what happens for every message or every tick looks at the clients that it is about, never at all.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from ...common.messages import PROTOCOL_VERSION, FromBuffer, Hello, Refused, Role, WeightReaders
 from ...common.types import PULL
@@ -72,10 +77,6 @@ class Peer:
             return False
         return (self.hello.role, self.hello.host, self.hello.pid) == (hello.role, hello.host, hello.pid)
 
-    def heard(self, now: float) -> None:
-        """Note that a message came."""
-        self.seen_s = now
-
     def start_leaving(self) -> None:
         """An actor takes no more tickets, and finishes what it has; a relay serves nobody any more."""
         self.leaving = True
@@ -104,6 +105,9 @@ class Peers:
     def __init__(self) -> None:
         self._by_name: dict[str, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
+        self._actors: dict[str, Peer] = {}
+        # by the time of their last message, the longest silent first
+        self._by_silence: OrderedDict[str, Peer] = OrderedDict()
         self.learner: Peer | None = None
 
     def find(self, identity: bytes) -> Peer | None:
@@ -120,7 +124,11 @@ class Peers:
 
     def actors(self) -> list[Peer]:
         """The actors, in order of joining."""
-        return [peer for peer in self._by_name.values() if peer.role is Role.actor]
+        return list(self._actors.values())
+
+    @property
+    def num_actors(self) -> int:
+        return len(self._actors)
 
     def receivers(self) -> list[Peer]:
         """The clients that weights are sent to, in order of joining: actors and relays."""
@@ -128,7 +136,7 @@ class Peers:
 
     def workers(self) -> list[Peer]:
         """The actors that take tickets."""
-        return [actor for actor in self.actors() if not actor.leaving]
+        return [actor for actor in self._actors.values() if not actor.leaving]
 
     def join(self, identity: bytes, hello: Hello, now: float) -> Peer:
         """Enter a client. One of the same name must have left before, or be the same process on another socket."""
@@ -141,7 +149,10 @@ class Peers:
             peer.in_flight_cap = previous.in_flight_cap
             del self._by_identity[previous.identity]
         assert identity not in self._by_identity, "a socket that speaks for another client must have left first"
-        self._by_name[hello.name] = peer
+        self._by_name[hello.name] = self._by_silence[hello.name] = peer
+        self._by_silence.move_to_end(hello.name)
+        if peer.role is Role.actor:
+            self._actors[hello.name] = peer
         if peer.role is Role.learner:
             self.learner = peer
         self._by_identity[identity] = peer
@@ -151,22 +162,34 @@ class Peers:
         """Forget a client."""
         del self._by_name[peer.name]
         del self._by_identity[peer.identity]
+        del self._by_silence[peer.name]
+        self._actors.pop(peer.name, None)
         if peer is self.learner:
             self.learner = None
 
     def actor_metrics(self) -> dict[str, float]:
         """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"; and their speed: "perf/"."""
-        metrics = {"actor/num_actors": float(len(self.actors()))}
-        since_batch = {actor.name: actor.stats_since_batch() for actor in self.actors()}
+        metrics = {"actor/num_actors": float(self.num_actors)}
+        since_batch = {name: actor.stats_since_batch() for name, actor in self._actors.items()}
         for numbers in since_batch.values():
             for key, grown in numbers.items():
                 name = key if key.startswith("actor/") else f"actor/{key}"
                 metrics[name] = metrics.get(name, 0.0) + grown
         return metrics | speed_metrics(since_batch)
 
+    def heard(self, peer: Peer, now: float) -> None:
+        """A message of a client came; `now` is never less than before."""
+        peer.seen_s = now
+        self._by_silence.move_to_end(peer.name)
+
     def silent(self, now: float, limit_s: float) -> list[Peer]:
-        """Clients that have said nothing for longer than `limit_s`."""
-        return [peer for peer in self._by_name.values() if now - peer.seen_s > limit_s]
+        """Clients that have said nothing for longer than `limit_s`, the longest silent first."""
+        return list(takewhile(lambda peer: now - peer.seen_s > limit_s, self._by_silence.values()))
+
+    def all_silent(self, now: float, limit_s: float) -> bool:
+        """Whether no client has said anything for `limit_s`."""
+        last = next(reversed(self._by_silence.values()), None)
+        return last is None or now - last.seen_s > limit_s
 
 
 def refuse_hello(hello: Hello, peers: Peers, tokenizer: str, num_stages: int) -> Refused | None:

@@ -5,11 +5,15 @@
 There is no plan and there are no members: nobody waits for a puller. One that is behind is told of the newest version at once,
 also while it pulls an older one; what it holds is what it acknowledged, with the learner's checksums. Nothing of this is in the
 journal: a buffer that starts again learns from Hello what each puller holds, and from the learner what is on offer.
+
+An offer is looked at for every puller; all else costs work for the pullers that it is about: `_changed` ones, and those of whom
+it is known when they must be told again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +21,8 @@ import msgspec
 
 from ...common.messages import Hello, Offer, Role, UpdateWeights, WeightsApplied
 from ...common.types import PULL, PullAddress, Rendezvous, WeightSource
-from .weight_tree import PullerPlace, path_to_learner, weight_tree
+from .held_versions import HeldVersions, names_text
+from .weight_tree import PullerPlace, WeightTree
 
 MAX_SOURCES = 3  # in one PullAddress: more might not fit into a Rendezvous
 REMEMBERED = 1024  # offers whose acknowledgements can be checked
@@ -92,27 +97,56 @@ class Pullers:
         self._offered: dict[bytes, tuple[int, bytes]] = {}
         # names of living or former pullers whose Hello is not believed: their last checksums were wrong
         self._distrusted: set[str] = set()
-        self._tree: tuple[list[PullerPlace], str] | None = None  # places and learner's host that `_parents` was made of
-        self._parents: dict[str, str] = {}
+        # what `version_of` says, by version
+        self._held = HeldVersions()
+        # pullers that serve, in order of joining
+        self._servers: dict[str, None] = {}
+        # of whom it must be seen whether they must be told
+        self._changed: dict[str, None] = {}
+        # heap of (time, name): when a puller that is behind must be told again
+        self._told_again: list[tuple[float, str]] = []
+        self._tree = WeightTree()
         self._ask_at_s = 0.0
 
     # --- who pulls --------------------------------------------------------------------------------
 
     def join(self, hello: Hello) -> None:
         """A puller that this buffer has not met: it holds what it says, until that can be compared with an offer."""
+        self.leave(hello.name)
         puller = self._pullers[hello.name] = PullState(host=hello.host, role=hello.role, serves=hello.serves)
         if hello.name not in self._distrusted:
             puller.generation, puller.version = hello.generation, hello.version
+        if hello.serves is not None:
+            self._servers[hello.name] = None
+        self._note(hello.name, puller)
+        self._tree.add(self._place(hello.name, puller))
 
     def reconnect(self, hello: Hello) -> None:
         """The same process on another connection: what it was told may be lost, so it is told again."""
         puller = self._pullers.get(hello.name)
-        if puller is not None:
-            puller.told, puller.serves = -1, hello.serves
+        if puller is None:
+            return
+        puller.told = -1
+        self._changed[hello.name] = None
+        if puller.serves != hello.serves:
+            puller.serves = hello.serves
+            self._list_servers()
+
+    def _list_servers(self) -> None:
+        self._servers = {name: None for name, puller in self._pullers.items() if puller.serves is not None}
+        self._tree.forget()
 
     def leave(self, name: str) -> None:
         """A puller is gone, or takes no more weights: nobody is sent to it any more."""
-        self._pullers.pop(name, None)
+        if self._pullers.pop(name, None) is not None:
+            self._held.forget(name)
+            self._servers.pop(name, None)
+            self._tree.remove(name)
+
+    def _note(self, name: str, puller: PullState) -> None:
+        """What a puller holds may have changed, or whether others can be sent to it."""
+        self._held.note(name, puller.generation, puller.version)
+        self._changed[name] = None
 
     def find(self, name: str) -> PullState | None:
         """The puller of this name."""
@@ -124,7 +158,11 @@ class Pullers:
 
     def servers(self) -> list[str]:
         """The pullers that others may pull from."""
-        return [name for name, puller in self._pullers.items() if puller.serves is not None]
+        return list(self._servers)
+
+    def serves(self, name: str) -> bool:
+        """Whether others may pull from a puller."""
+        return name in self._servers
 
     # --- what is on offer -------------------------------------------------------------------------
 
@@ -144,6 +182,16 @@ class Pullers:
                 puller.is_checked = False
             if puller.role is Role.relay:
                 puller.generation = puller.version = -1
+        self._look_at_all(None)
+
+    def _look_at_all(self, last: Offer | None) -> None:
+        """Something else is on offer than `last`, or nothing."""
+        for name, puller in self._pullers.items():
+            self._note(name, puller)
+        self._told_again.clear()
+        servers = [self._pullers[name] for name in self._servers]
+        if any(_can_serve(server, last) != _can_serve(server, self._offer) for server in servers):
+            self._tree.forget()
 
     def _forget_told(self) -> None:
         for puller in self._pullers.values():
@@ -158,6 +206,8 @@ class Pullers:
             # another generation, or another catalog: what was told of a version of this number is void
             self._forget_told()
         self._offer = offer
+        if offer != last:
+            self._look_at_all(last)
         self._offered[offer.catalog] = offer.version, _fingerprint(offer.checksums)
         if len(self._offered) > REMEMBERED:
             del self._offered[next(iter(self._offered))]
@@ -177,30 +227,42 @@ class Pullers:
         offer = self._offer
         if offer is None or offer.generation != generation:
             return []
-        behind = [(name, puller) for name, puller in self._pullers.items() if self._must_tell(puller, offer, now)]
-        parents = self._tree_for(offer, learner_host) if behind else {}
+        while self._told_again and self._told_again[0][0] <= now:
+            self._changed[heapq.heappop(self._told_again)[1]] = None
+        changed, self._changed = self._changed, {}
+        living = ((name, puller) for name in changed if (puller := self._pullers.get(name)) is not None)
+        behind = [(name, puller) for name, puller in living if self._must_tell(name, puller, offer, now)]
+        if not behind:
+            return []
+        self._tree.plant(self._places, learner_host)
         told: list[tuple[str, UpdateWeights]] = []
+        updates: dict[tuple[str, ...], UpdateWeights] = {}
         for name, puller in behind:
-            path = path_to_learner(name, parents)[: MAX_SOURCES - 1]
+            path = tuple(self._tree.path_to_learner(name)[: MAX_SOURCES - 1])
             puller.told, puller.told_s, puller.told_sources = offer.version, now, (*path, "learner")
-            told.append((name, self._update(offer, path)))
+            heapq.heappush(self._told_again, (now + self._timeout_s, name))
+            if path not in updates:
+                updates[path] = self._update(offer, path)
+            told.append((name, updates[path]))
         return told
 
-    def _must_tell(self, puller: PullState, offer: Offer, now: float) -> bool:
-        waits = puller.told == offer.version and now < puller.told_s + self._timeout_s
-        return not waits and now >= puller.pause_until_s and _lacks(puller, offer)
+    def _must_tell(self, name: str, puller: PullState, offer: Offer, now: float) -> bool:
+        """Whether a puller must be told of an offer now; if it must be later, it is looked at again then."""
+        if not _lacks(puller, offer):
+            return False
+        waits_until_s = puller.told_s + self._timeout_s if puller.told == offer.version else now
+        due_s = max(waits_until_s, puller.pause_until_s)
+        if due_s > now:
+            heapq.heappush(self._told_again, (due_s, name))
+        return due_s <= now
 
-    def _tree_for(self, offer: Offer, learner_host: str) -> dict[str, str]:
-        """Whom each asks first for what is on offer."""
-        places = [
-            PullerPlace(name, puller.host, puller.role is Role.relay, _can_serve(puller, offer))
-            for name, puller in self._pullers.items()
-        ]
-        if (places, learner_host) != self._tree:
-            self._tree, self._parents = (places, learner_host), weight_tree(places, learner_host, self._parents)
-        return self._parents
+    def _places(self) -> list[PullerPlace]:
+        return [self._place(name, puller) for name, puller in self._pullers.items()]
 
-    def _update(self, offer: Offer, path: list[str]) -> UpdateWeights:
+    def _place(self, name: str, puller: PullState) -> PullerPlace:
+        return PullerPlace(name, puller.host, puller.role is Role.relay, _can_serve(puller, self._offer))
+
+    def _update(self, offer: Offer, path: tuple[str, ...]) -> UpdateWeights:
         servers = [source for name in path if (source := self._pullers[name].serves) is not None]
         address = PullAddress(catalog=offer.catalog, sources=[*servers, offer.source])
         return UpdateWeights(
@@ -218,6 +280,14 @@ class Pullers:
         puller = self._pullers.get(name)
         if puller is None:
             return PullOutcome.unknown  # it is leaving
+        could_serve = _can_serve(puller, self._offer)
+        outcome = self._take_answer(name, puller, message, now)
+        self._note(name, puller)
+        if _can_serve(puller, self._offer) != could_serve:
+            self._tree.forget()
+        return outcome
+
+    def _take_answer(self, name: str, puller: PullState, message: WeightsApplied, now: float) -> PullOutcome:
         if message.error:
             if message.version >= puller.told >= 0 and self._offer is not None and message.generation == self._offer.generation:
                 puller.fail(message.error, now, self._timeout_s)
@@ -239,6 +309,10 @@ class Pullers:
             puller.told = -1
         return PullOutcome.held
 
+    def lacking(self, generation: int, version: int) -> list[str]:
+        """Living pullers that hold no weights of this generation, or older ones than `version` (-1: any version will do)."""
+        return self._held.lacking(generation, version)
+
     def should_ask(self, generation: int, version: int, now: float) -> str:
         """Why the learner must be asked for an offer now; empty when it need not be. A reason starts the next interval.
 
@@ -247,14 +321,13 @@ class Pullers:
         offer = self._offer
         if now < self._ask_at_s or (offer is not None and offer.generation == generation and offer.version >= version):
             return ""
-        held = {name: self.version_of(name, generation) for name in self._pullers}
-        lacking = [name for name, holds in held.items() if holds is None or holds < version]
+        lacking = self.lacking(generation, version)
         if not lacking:
             return ""
         self._ask_at_s = now + max(self._resync_interval_s, self._timeout_s / 4)
         newest = f"version {offer.version}" if offer is not None and offer.generation == generation else "nothing"
         wanted = f"version {version} or later" if version >= 0 else "weights"
-        return f"{', '.join(lacking)} would pull {wanted} of generation {generation}, and {newest} is on offer"
+        return f"{names_text(lacking)} would pull {wanted} of generation {generation}, and {newest} is on offer"
 
 
 def pulls_weights(hello: Hello) -> bool:
@@ -269,10 +342,12 @@ def _lacks(puller: PullState, offer: Offer) -> bool:
     return puller.version == offer.version and not puller.is_checked
 
 
-def _can_serve(puller: PullState, offer: Offer) -> bool:
+def _can_serve(puller: PullState, offer: Offer | None) -> bool:
     """Whether others may be sent to a puller for what is on offer; it may still be pulling that itself."""
     if puller.serves is None or puller.is_wrong or puller.num_errors >= UNRELIABLE:
         return False
+    if offer is None:
+        return True
     # it may hold a later version of a learner that died before it saved it
     return puller.generation != offer.generation or puller.version <= offer.version
 

@@ -20,6 +20,8 @@ from .run_state import RunState
 
 log = logging.getLogger(__name__)
 
+READERS_S = 1.0  # between two words to the learner of how many pull
+
 
 class WeightsPlane:
     """Plans broadcasts, passes on offers, and takes acknowledgements."""
@@ -30,6 +32,10 @@ class WeightsPlane:
         # public keys that servers of weights admit
         self._keys: list[str] = []
         self._readers = NO_READERS
+        # clients that may have to be told of the readers
+        self._untold: dict[str, None] = {}
+        # the learner is not told of another number of pullers before that time
+        self._tell_number_at_s = 0.0
         self._manifest_bytes = 0  # of the last broadcast
 
     # --- clients that come and go -----------------------------------------------------------------
@@ -50,6 +56,10 @@ class WeightsPlane:
         """The same actor or relay on another connection."""
         self._pullers.reconnect(hello)
 
+    def greeted(self, name: str) -> None:
+        """A client has another connection."""
+        self._untold[name] = None
+
     def leave(self, name: str) -> None:
         """An actor or relay is gone, or takes no more weights."""
         self._pullers.leave(name)
@@ -65,8 +75,8 @@ class WeightsPlane:
         """The learner broadcasts a version."""
         self._manifest_bytes = sum(bucket.num_bytes for bucket in message.manifest.buckets)
         plan, updates = self._membership.publish(message, now)
-        identity_of = {actor.name: actor.identity for actor in self._peers.actors()}
-        return [(peer.identity, plan), *((identity_of[name], update) for name, update in updates.items())]
+        members = ((self._peers.named(name), update) for name, update in updates.items())
+        return [(peer.identity, plan), *((member.identity, update) for member, update in members if member is not None)]
 
     def offer(self, peer: Peer, message: m.Offer) -> list[Outgoing]:
         """The learner offers a version to those who pull."""
@@ -108,7 +118,7 @@ class WeightsPlane:
 
     def tick(self, now: float) -> list[Outgoing]:
         """What became possible or due, before tickets are issued: results of broadcasts, readers, pulls."""
-        return self._finish_publish(now) + self._turn_away() + self._tell_readers() + self._tell_pullers(now)
+        return self._finish_publish(now) + self._turn_away() + self._tell_readers(now) + self._tell_pullers(now)
 
     def ask(self, version: int, now: float) -> list[Outgoing]:
         """Ask the learner for weights that an actor or relay needs. `version`: as for `Membership.should_ask`."""
@@ -131,32 +141,45 @@ class WeightsPlane:
         if learner is None or learner.hello.transport != PULL:
             return []
         out: list[Outgoing] = []
-        for actor in self._peers.workers():
-            if not pulls_weights(actor.hello):
+        for name in self._membership.names():
+            self._membership.leave(name)
+            actor = self._peers.named(name)
+            if actor is not None and not actor.leaving:
                 actor.start_leaving()
-                self._membership.leave(actor.name)
                 self._run.counters.count("buffer/refused")
                 out.append((actor.identity, m.Stop(reason=never_published(actor.hello), failed=True)))
         return out
 
-    def _tell_readers(self) -> list[Outgoing]:
-        """Tell the learner and all who serve weights who may pull, when that has changed."""
-        num_pullers, keys = self._pullers.num_pullers, self._keys
+    def _tell_readers(self, now: float) -> list[Outgoing]:
+        """Tell the learner and all who serve weights who may pull, when that has changed.
+
+        Those who serve need the keys alone, and the learner need not hear of every one of a thousand pullers.
+        """
+        num_pullers, readers = self._pullers.num_pullers, self._readers
+        concerned: list[str] = []
         if num_pullers == 0:
             self._readers = NO_READERS
-        elif num_pullers != self._readers.num_pullers or keys is not self._readers.keys:
-            self._readers = m.WeightReaders(num_pullers=num_pullers, keys=keys)
-        servers = [self._peers.named(name) for name in self._pullers.servers()]
+        elif readers is NO_READERS or self._keys is not readers.keys:
+            concerned = self._pullers.servers()
+            self._note_readers(now)
+        elif num_pullers != readers.num_pullers and now >= self._tell_number_at_s:
+            self._note_readers(now)
+        untold, self._untold = self._untold | dict.fromkeys(concerned), {}
+        peers = [self._peers.named(name) for name in untold if self._pullers.serves(name)]
         out: list[Outgoing] = []
-        for peer in (self._peers.learner, *servers):
+        for peer in (self._peers.learner, *peers):
             if peer is not None and peer.readers is not self._readers:
                 peer.readers = self._readers
                 out.append((peer.identity, self._readers))
         return out
 
+    def _note_readers(self, now: float) -> None:
+        self._readers = m.WeightReaders(num_pullers=self._pullers.num_pullers, keys=self._keys)
+        self._tell_number_at_s = now + READERS_S
+
     def _tell_pullers(self, now: float) -> list[Outgoing]:
         # without a learner relays can still serve what it offered last
         learner = self._peers.learner
         updates = self._pullers.due(self._run.store.generation, "" if learner is None else learner.hello.host, now)
-        identity_of = {peer.name: peer.identity for peer in self._peers.all()} if updates else {}
-        return [(identity_of[name], update) for name, update in updates]
+        told = ((self._peers.named(name), update) for name, update in updates)
+        return [(peer.identity, update) for peer, update in told if peer is not None]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prolong.buffer.core.membership import Membership
 from prolong.common.messages import Publish, WeightsApplied
 from prolong.common.types import Manifest, Rendezvous
@@ -264,3 +266,52 @@ def test_a_restored_buffer_begins_an_epoch_that_was_never_used() -> None:
     membership.restore(41)
     membership.join("a")
     assert membership.publish(publish(0), 0.0)[0].epoch == 42
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(("join", "leave", "publish", "applied", "error", "cordon", "learner", "wait")),
+        st.sampled_from("abcd"),
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS)
+def test_those_lack_weights_who_may_not_generate_with_them_whatever_happened(events: list[tuple[str, str, int]]) -> None:
+    membership, now, epoch = Membership(timeout_s=10.0, resync_interval_s=1.0), 0.0, 0
+    living: set[str] = set()
+    for what, name, number in events:
+        if what == "join":
+            membership.join(name)
+            living.add(name)
+        elif what == "leave":
+            membership.leave(name)
+            living.discard(name)
+        elif what == "publish":
+            epoch = membership.publish(publish(number, generation=1 + number // 3, given_up=epoch), now)[0].epoch
+        elif what in ("applied", "error"):
+            error = "" if what == "applied" else "it broke"
+            membership.applied(name, applied(number, epoch, generation=1 + number // 3, error=error))
+        elif what == "cordon":
+            membership.cordon([name])
+        elif what == "learner":
+            membership.learner_joined(now)
+        else:
+            now += 4.0 * number
+        membership.try_finish(now)
+        for generation in (1, 2):
+            holds = {each: membership.version_of(each, generation) for each in living}
+            for version in range(-1, 4):
+                expected = {each for each, held in holds.items() if held is None or held < version}
+                assert set(membership.lacking(generation, version)) == expected, (what, name, number)
+
+
+def test_a_thousand_names_are_not_all_in_one_sentence() -> None:
+    membership = Membership(timeout_s=10.0, resync_interval_s=1.0)
+    for index in range(1000):
+        membership.join(f"actor-{index}")
+    said = membership.should_ask(1, 0, 5.0)
+    assert said == f"{', '.join(f'actor-{index}' for index in range(8))} and 992 others lack weights of generation 1"

@@ -77,3 +77,22 @@ def test_metrics_are_what_grew_since_the_last_batch_summed_over_actors() -> None
     first.stats = {"busy_s": 3.5}
     second.stats = {"busy_s": 0.25}  # it started again
     assert peers.actor_metrics()["actor/busy_s"] == 0.75
+
+
+def test_who_is_silent_is_known_by_the_last_word_of_each() -> None:
+    peers = Peers()
+    for index in range(4):
+        peers.join(b"%d" % index, hello(name=f"actor-{index}"), 0.0)
+    for index, now in ((2, 1.0), (0, 2.0), (2, 3.0), (1, 3.5)):
+        heard = peers.named(f"actor-{index}")
+        assert heard is not None
+        peers.heard(heard, now)
+    assert [peer.name for peer in peers.silent(10.5, 7.5)] == ["actor-3", "actor-0"]
+    assert not peers.all_silent(10.5, 7.0)
+    assert peers.all_silent(11.0, 7.0)
+    gone = peers.named("actor-3")
+    assert gone is not None
+    peers.leave(gone)
+    peers.join(b"9", hello(name="actor-0"), 10.0)
+    assert [peer.name for peer in peers.silent(20.0, 16.0)] == ["actor-2", "actor-1"]
+    assert [peer.name for peer in peers.workers()] == ["actor-0", "actor-1", "actor-2"]

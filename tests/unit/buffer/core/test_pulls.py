@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prolong.buffer.core.pulls import Pullers, PullOutcome
 from prolong.common.messages import PROTOCOL_VERSION, Hello, Role, UpdateWeights, WeightsApplied
 from prolong.common.types import PullAddress, Rendezvous, WeightSource
@@ -277,3 +279,62 @@ def test_the_learner_is_asked_only_when_nothing_on_offer_will_do(pulls: Pullers)
     pulls.leave("a")
     pulls.leave("b")
     assert pulls.should_ask(1, -1, 99.0) == "", "nobody pulls"
+
+
+NAMES = ("a", "b", "c", "d")
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(("join", "leave", "reconnect", "offer", "learner", "held", "failed", "wrong", "wait")),
+        st.sampled_from(NAMES),
+        st.integers(0, 4),
+    ),
+    max_size=60,
+)
+
+
+def behind(pulls: Pullers, on_offer: tuple[int, int] | None, generation: int, now: float) -> set[str]:
+    """Who must be told of what is on offer: the rule, looked at for everybody."""
+    names = set()
+    for name in NAMES if on_offer is not None and on_offer[0] == generation else ():
+        puller = pulls.find(name)
+        if puller is None:
+            continue
+        lacks = (puller.generation, puller.version) < on_offer or puller.generation != generation
+        lacks = lacks or (puller.version == on_offer[1] and not puller.is_checked)
+        waits = puller.told == on_offer[1] and now < puller.told_s + LIMIT_S
+        if lacks and not waits and now >= puller.pause_until_s:
+            names.add(name)
+    return names
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS)
+def test_whatever_happens_those_are_told_who_are_behind_and_do_not_know_it(events: list[tuple[str, str, int]]) -> None:
+    pulls, now, generation = Pullers(timeout_s=LIMIT_S, resync_interval_s=1.0), 0.0, 1
+    on_offer: tuple[int, int] | None = None
+    for what, name, number in events:
+        serves = relay(name) if number % 2 else hello(name)
+        if what == "join":
+            pulls.join(msgspec.structs.replace(serves, generation=1, version=number - 1))
+        elif what == "leave":
+            pulls.leave(name)
+        elif what == "reconnect":
+            pulls.reconnect(serves)
+        elif what == "offer":
+            generation = 1 + number // 4
+            if pulls.offer(offer(number, generation=generation)):
+                on_offer = generation, number
+        elif what == "learner":
+            pulls.learner_joined(now)
+            on_offer = None
+        elif what == "wait":
+            now += (0.5, 1.0, 3.0, LIMIT_S, 2 * LIMIT_S)[number]
+        else:
+            error = "the link broke" if what == "failed" else ""
+            checksums = [77] if what == "wrong" else None
+            pulls.applied(name, applied(number, generation=generation, checksums=checksums, error=error), now)
+        expected = behind(pulls, on_offer, generation, now)
+        assert set(told(pulls, now, generation=generation)) == expected, (what, name, number)
+        holds = {each: pulls.version_of(each, generation) for each in NAMES if pulls.find(each)}
+        lacking = {each for each, version in holds.items() if version is None or version < number}
+        assert set(pulls.lacking(generation, number)) == lacking

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from prolong.buffer.core.weight_tree import FAN_OUT, ROOT, PullerPlace, path_to_learner, weight_tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prolong.buffer.core.weight_tree import FAN_OUT, ROOT, PullerPlace, WeightTree, weight_tree
 
 
 def actor(index: int, *, host: str = "", serves: bool = False) -> PullerPlace:
@@ -14,6 +17,82 @@ def actor(index: int, *, host: str = "", serves: bool = False) -> PullerPlace:
 
 def relay(index: int, *, host: str = "", serves: bool = True) -> PullerPlace:
     return PullerPlace(f"relay-{index}", host or f"relay-host-{index}", is_relay=True, serves=serves)
+
+
+def path_to_learner(name: str, parents: Mapping[str, str]) -> list[str]:
+    path: list[str] = []
+    while (name := parents[name]) != ROOT:
+        path.append(name)
+    return path
+
+
+def naive_tree(pullers: Sequence[PullerPlace], learner_host: str, before: Mapping[str, str]) -> dict[str, str]:
+    """The rule as the docstring says it: every puller looks at every server."""
+    named = {host for host in [learner_host, *(puller.host for puller in pullers)] if not host.startswith("localhost")}
+    depth, below, hosts = {ROOT: 0}, Counter({ROOT: 0}), {ROOT: learner_host}
+    relays_serve = any(puller.is_relay and puller.serves for puller in pullers)
+    parents: dict[str, str] = {}
+    for puller in sorted(pullers, key=lambda puller: not puller.is_relay):
+        may_ask = puller.is_relay or not relays_serve or (puller.host in named and puller.host == learner_host)
+        servers = [name for name in depth if name != ROOT or may_ask]
+        roomy = [name for name in servers if below[name] < FAN_OUT]
+        near = [name for name in roomy if hosts[name] == puller.host and puller.host in named]
+        stays = before.get(puller.name)
+        if roomy:
+            chosen = min(near or roomy, key=lambda name: (depth[name], name != stays, below[name]))
+        else:
+            chosen = min(servers, key=lambda name: (below[name], name != stays))
+        parents[puller.name] = chosen
+        below[chosen] += 1
+        if puller.serves:
+            depth[puller.name], hosts[puller.name] = depth[chosen] + 1, puller.host
+    return parents
+
+
+PULLERS = st.lists(
+    st.tuples(st.integers(0, 40), st.sampled_from(["gpu", "a", "b", "c", "localhost"]), st.booleans(), st.booleans()),
+    max_size=60,
+    unique_by=lambda drawn: drawn[0],
+)
+
+
+def places(drawn: list[tuple[int, str, bool, bool]]) -> list[PullerPlace]:
+    return [PullerPlace(f"p-{index}", host, is_relay, serves) for index, host, is_relay, serves in drawn]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PULLERS, min_size=1, max_size=3), st.sampled_from(["gpu", "localhost"]))
+def test_the_tree_is_that_of_the_rule_whatever_was_there_before(rounds: list, learner_host: str) -> None:
+    before: dict[str, str] = {}
+    for drawn in rounds:
+        expected = naive_tree(places(drawn), learner_host, before)
+        assert weight_tree(places(drawn), learner_host, before) == expected
+        before = expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(PULLERS, st.integers(0, 60))
+def test_actors_that_join_one_after_another_stand_where_a_tree_for_all_would_place_them(drawn: list, first: int) -> None:
+    pullers = sorted(places(drawn), key=lambda puller: not puller.is_relay)
+    first = max(first, sum(puller.is_relay for puller in pullers))
+    tree = WeightTree()
+    tree.plant(lambda: pullers[:first], "gpu")
+    for number, puller in enumerate(pullers[first:], first + 1):
+        tree.add(puller)
+        tree.plant(lambda number=number: pullers[:number], "gpu")
+        assert tree.parents == naive_tree(pullers[:number], "gpu", {})
+
+
+def test_who_leaves_gives_its_place_to_the_next_and_moves_nobody() -> None:
+    tree, pullers = WeightTree(), [relay(0), relay(1), *(actor(i) for i in range(6))]
+    tree.plant(lambda: pullers, "gpu")
+    before = dict(tree.parents)
+    tree.remove("actor-2")
+    tree.add(actor(9))
+    tree.plant(lambda: [], "gpu")
+    assert tree.parents == {name: parent for name, parent in before.items() if name != "actor-2"} | {
+        "actor-9": before["actor-2"]
+    }
 
 
 def test_without_servers_everybody_pulls_from_the_learner() -> None:
