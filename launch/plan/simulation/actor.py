@@ -35,11 +35,11 @@ class SimulatedActor:
         self,
         name: str,
         pool: str,
+        *,
         cluster: Cluster,
         events: EventQueue,
         sampler: LengthSampler,
         send: Callable[[bytes, FromClient], None],
-        *,
         clear_kv: bool,
         heartbeat_s: float,
     ) -> None:
@@ -148,13 +148,16 @@ class SimulatedActor:
 
     def _expect_wake(self) -> None:
         self._wake_number += 1
-        when_s = self.engine.next_event_s()
+        when_s = self.engine.next_look_s()
         if when_s < float("inf"):
             self._events.at(when_s, self._wake, self._wake_number)
 
     def _wake(self, number: int) -> None:
-        if number == self._wake_number:
-            self.catch_up()
+        if number != self._wake_number:
+            return
+        ended = self.engine.advance(self._events.now)
+        self._judge(ended)
+        self._expect_wake()
 
     def set_speed(self, speed: float) -> None:
         """Go on at this share of the device's speed."""
@@ -164,22 +167,28 @@ class SimulatedActor:
 
     def catch_up(self) -> None:
         """Let the engine's time pass until now."""
-        self._judge(self.engine.advance(self._events.now))
-        self._expect_wake()
+        ended = self.engine.advance(self._events.now)
+        if ended:
+            self._judge(ended)
+            self._expect_wake()
 
     def _judge(self, ended: list[SimulatedRollout]) -> None:
         """Verify rollouts as they end; a group is delivered with its last verdict."""
-        now, latency_s = self._events.now, self._cluster.verifiers.latency_s
+        latency_s, free_s = self._cluster.verifiers.latency_s, self._workers_free_s
         for rollout in ended:
             group = rollout.group
-            verdict_s = now + latency_s
-            if self._workers_free_s:
-                verdict_s = max(now, self._workers_free_s[0]) + latency_s
-                heapq.heapreplace(self._workers_free_s, verdict_s)
+            verdict_s = rollout.ended_s + latency_s
+            if free_s:
+                verdict_s = max(rollout.ended_s, free_s[0]) + latency_s
+                heapq.heapreplace(free_s, verdict_s)
             group.verdict_s = max(group.verdict_s, verdict_s)
             group.ended.append(rollout)
             group.num_left -= 1
-            if group.num_left == 0:
+            if group.num_left > 0:
+                continue
+            if group.verdict_s <= self._events.now:
+                self._deliver(group.ticket.ordinal)
+            else:
                 self._events.at(group.verdict_s, self._deliver, group.ticket.ordinal)
 
     def _deliver(self, ordinal: int) -> None:
@@ -191,6 +200,7 @@ class SimulatedActor:
     def _scored(self, group: SimulatedGroup) -> Group:
         group.ended.sort(key=lambda rollout: rollout.index)
         rollouts = [make_simulated(rollout, group.rewards[rollout.index]) for rollout in group.ended]
+        group.forget_rollouts()
         return Group.for_ticket(group.ticket, rollouts, actor=self.name, seconds=self._events.now - group.started_s)
 
     # --- failures -------------------------------------------------------------------------------------------------------

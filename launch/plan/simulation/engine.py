@@ -9,7 +9,6 @@ loses its place: the newest goes first, and it waits at the front, as in vLLM.
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
@@ -35,6 +34,17 @@ class SimulatedGroup:
     num_running: int = 0
     verdict_s: float = 0.0  # time of the last verdict so far
     ended: list[SimulatedRollout] = field(default_factory=list)
+    last_step: float = -1.0  # at which the last of those that run ends
+    last: SimulatedRollout | None = None  # that one
+
+    def forget_rollouts(self) -> None:
+        """Group and rollouts hold each other: let go of them, so that both are freed."""
+        self.ended, self.last = [], None
+
+    def note_end(self, rollout: SimulatedRollout, step: float) -> None:
+        """A rollout of this group will end at this step."""
+        if step > self.last_step:
+            self.last_step, self.last = step, rollout
 
 
 @dataclass(slots=True)
@@ -48,6 +58,12 @@ class SimulatedRollout:
     admission: int = 0  # number of its last admission; 0: it does not run
     admitted_at: float = 0.0  # step of it
     pieces: list[tuple[int, float]] = field(default_factory=list)  # (version, tokens), before it was admitted last
+    ended_s: float = 0.0  # time of its last token
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its group ends with it, if nothing is preempted until then."""
+        return self.group.last is self
 
 
 @dataclass(slots=True)
@@ -70,24 +86,27 @@ class SimulatedEngine:
     Example:
         engine = SimulatedEngine(PoolDevice(step_base_s=0.02))
         engine.add(group, [100, 120], now=0.0)
-        engine.next_event_s()                # 2.0
-        engine.advance(2.0)                  # [the rollout of 100 tokens]
+        engine.next_look_s()                 # 2.4: the group ends
+        engine.advance(2.4)                  # both rollouts, with the times of their ends
     """
 
     def __init__(self, device: PoolDevice, now: float = 0.0) -> None:
         self.totals = EngineTotals()
         self.now = now
         self._device = device
-        self._running: list[tuple[float, int, SimulatedRollout]] = []  # heap of (step of its end, admission, rollout)
-        self._order: list[tuple[int, SimulatedRollout]] = []  # (admission, rollout), where the cache has a limit
+        # (step of its end, admission, rollout), ascending; those that were preempted meanwhile are skipped
+        self._running: list[tuple[float, int, SimulatedRollout]] = []
+        # (admission, rollout), ascending, where the cache has a limit
+        self._order: list[tuple[int, SimulatedRollout]] = []
         self._waiting: deque[SimulatedRollout] = deque()
         self._num_running = self._num_admitted = 0
         self._context = 0.0  # tokens of all running rollouts and their prompts
-        self._prefill_s = self._pause_s = 0.0  # to be spent before the next step
+        self._delay_s = 0.0  # contexts that are computed before the next step
+        self._pause_s = 0.0  # of generation, before that
         self._cache_was_full = False  # since a rollout ended last
         self._marks: list[tuple[float, int]] = []  # (step, version that samples from it on)
         self.speed = 1.0  # share of the device's
-        self._pace = DecodePace.of(device, 0, 0.0)
+        self._step_s = [device.step_s(running) for running in range(device.most_running + 1)]
 
     @property
     def num_running(self) -> int:
@@ -109,7 +128,7 @@ class SimulatedEngine:
     def add(self, group: SimulatedGroup, lengths: list[int], now: float) -> list[SimulatedRollout]:
         """Take the rollouts of a group. Returns those of others that ended meanwhile."""
         ended = self.advance(now)
-        self._waiting.extend(SimulatedRollout(group, index, length) for index, length in enumerate(lengths))
+        self._waiting.extend([SimulatedRollout(group, index, length) for index, length in enumerate(lengths)])
         self._admit()
         return ended
 
@@ -121,7 +140,7 @@ class SimulatedEngine:
         ended = self.advance(now)
         self._pause_s += pause_s
         if clear_kv:
-            self._prefill_s += self._context * self._device.prefill_s_per_token / self.speed
+            self._delay_s += self._context * self._device.prefill_s_per_token / self.speed
         self._marks.append((self.totals.steps, version))
         return ended
 
@@ -132,48 +151,84 @@ class SimulatedEngine:
 
     def set_speed(self, speed: float) -> None:
         """Everything but a pause takes 1 / `speed` of the device's time, from the time of the last `advance` on."""
-        self._prefill_s *= self.speed / speed
+        self._delay_s *= self.speed / speed
         self.speed = speed
-        self._set_pace()
 
-    def next_event_s(self) -> float:
-        """When a rollout ends or is preempted next, if nothing is added until then."""
-        if self._num_running == 0:
-            return _NEVER
-        return self.now + self._pause_s + self._prefill_s + self._pace.seconds(self._next_step() - self.totals.steps)
+    def next_look_s(self) -> float:
+        """When to look next, if nothing is added until then: a group ends, or the rollouts that run must be chosen anew.
+
+        Rollouts that end before, while others of their group go on, concern nobody but the engine.
+        """
+        device, step, context = self._device, self.totals.steps, self._context
+        running, kv_tokens, seconds = self._num_running, device.kv_tokens, 0.0
+        if not kv_tokens and not device.step_per_kv_token_s and not self._waiting:
+            return self._next_group_s()
+        for end, admission, rollout in self._running:
+            if admission != rollout.admission:
+                continue
+            steps = max(end - step, 0.0)
+            if kv_tokens and running > 1 and context + running * steps > kv_tokens:
+                steps = max(0.0, (kv_tokens - context) / running)
+                return self._begins_s() + seconds + self._pace(running, context).seconds(steps)
+            seconds += self._pace(running, context).seconds(steps)
+            if self._waiting or rollout.is_last:
+                return self._begins_s() + seconds
+            step = end
+            # its prompt stays: another one of its group goes on
+            context += running * steps - rollout.length
+            running -= 1
+        return _NEVER
+
+    def _next_group_s(self) -> float:
+        """The same where the time of a step depends on the number of running rollouts alone."""
+        step, running, seconds, step_s = self.totals.steps, self._num_running, 0.0, self._step_s
+        for end, _, rollout in self._running:
+            if end > step:
+                seconds += (end - step) * step_s[running] / self.speed
+                step = end
+            if rollout.group.last is rollout:
+                return self._begins_s() + seconds
+            running -= 1
+        return _NEVER
 
     def advance(self, now: float) -> list[SimulatedRollout]:
         """Let time pass until `now`. Returns the rollouts that ended, in order."""
         ended: list[SimulatedRollout] = []
         rounding_s = 1e-9 * max(1.0, now)
         while True:
-            self._spend_pause(now)
+            if self._pause_s or self._delay_s:
+                self._spend_delays(now)
             if self._num_running == 0:
                 self.totals.idle_s += now - self.now
                 break
-            self._spend_prefill(now)
-            target = self._next_step()
-            needed_s, left_s = self._pace.seconds(target - self.totals.steps), now - self.now
+            pace = self._pace(self._num_running, self._context)
+            steps = self._next_step() - self.totals.steps
+            needed_s, left_s = pace.seconds(steps), now - self.now
             if needed_s > left_s + rounding_s:
                 if left_s > 0:
-                    self._decode(self._pace.steps(left_s), left_s)
+                    self._decode(pace.steps(left_s), left_s)
                 break
-            self._decode(target - self.totals.steps, min(needed_s, left_s))
+            self._decode(steps, min(needed_s, left_s))
             self._settle(ended)
         self.now = now
         return ended
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
-    def _spend_pause(self, now: float) -> None:
+    def _pace(self, running: int, context: float) -> DecodePace:
+        return DecodePace.of(self._device, running, context, self.speed)
+
+    def _begins_s(self) -> float:
+        """When the next decode step begins."""
+        return self.now + self._pause_s + self._delay_s
+
+    def _spend_delays(self, now: float) -> None:
         paused_s = min(self._pause_s, now - self.now)
         self._pause_s -= paused_s
         self.totals.weights_s += paused_s
         self.now += paused_s
-
-    def _spend_prefill(self, now: float) -> None:
-        spent_s = min(self._prefill_s, now - self.now)
-        self._prefill_s -= spent_s
+        spent_s = min(self._delay_s, now - self.now)
+        self._delay_s -= spent_s
         self.totals.busy_s += spent_s
         self.now += spent_s
 
@@ -185,35 +240,40 @@ class SimulatedEngine:
         self._context += running * steps
         totals.steps += steps
         totals.tokens += running * steps
-        totals.waiting += len(self._waiting) * steps
+        if self._waiting:
+            totals.waiting += len(self._waiting) * steps
         totals.busy_s += seconds
         self.now += seconds
-        if self._pace.growth_s:
-            self._set_pace()
 
     def _next_step(self) -> float:
         """The step at which the first rollout ends or the cache is full."""
-        while self._running[0][1] != self._running[0][2].admission:
-            heapq.heappop(self._running)  # it was preempted
-        end = self._running[0][0]
+        running = self._running
+        while running[0][1] != running[0][2].admission:
+            del running[0]  # it was preempted
+        end = running[0][0]
         if self._device.kv_tokens and self._num_running > 1:
             room = self._device.kv_tokens - self._context
             return min(end, self.totals.steps + max(0.0, room / self._num_running))
-        return end
+        return max(end, self.totals.steps)
 
     def _settle(self, ended: list[SimulatedRollout]) -> None:
         """End every rollout that has its last token, or preempt the newest; then admit others."""
-        running, step, before = self._running, self.totals.steps, len(ended)
-        while running and (running[0][0] <= step + _ROUNDING or running[0][1] != running[0][2].admission):
-            _, admission, rollout = heapq.heappop(running)
+        running, last, place = self._running, self.totals.steps + _ROUNDING, 0
+        before = len(ended)
+        while place < len(running) and (running[place][0] <= last or running[place][1] != running[place][2].admission):
+            _, admission, rollout = running[place]
+            place += 1
             if admission == rollout.admission:
                 self._stop(rollout)
+                rollout.ended_s = self.now
                 ended.append(rollout)
+        del running[:place]
         if len(ended) == before:
             self._preempt()
         else:
             self._cache_was_full = False
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _preempt(self) -> None:
         while self._order[-1][0] != self._order[-1][1].admission:
@@ -226,32 +286,37 @@ class SimulatedEngine:
 
     def _stop(self, rollout: SimulatedRollout) -> None:
         """A rollout does not run any more: note who sampled its tokens, and give its place in the cache back."""
-        rollout.pieces += self._sampled_since(rollout.admitted_at)
-        rollout.tokens += self.totals.steps - rollout.admitted_at
+        step = self.totals.steps
+        self._note_versions(rollout, step)
+        rollout.tokens += step - rollout.admitted_at
         rollout.admission = 0
         group = rollout.group
         self._num_running -= 1
         group.num_running -= 1
-        self._context -= rollout.tokens + (group.prompt_tokens if group.num_running == 0 else 0)
+        self._context -= rollout.tokens
+        if group.num_running == 0:
+            self._context -= group.prompt_tokens
         if self._num_running == 0:
             self._context = 0.0  # and so would it be without rounding
             self._order.clear()
 
-    def _sampled_since(self, start: float) -> list[tuple[int, float]]:
-        """(version, tokens) of a rollout that ran from this step until now."""
-        marks, step = self._marks, self.totals.steps
+    def _note_versions(self, rollout: SimulatedRollout, step: float) -> None:
+        """Add (version, tokens) of a rollout that ran until this step."""
+        marks, start = self._marks, rollout.admitted_at
+        if marks and marks[-1][0] <= start:
+            rollout.pieces.append((marks[-1][1], step - start))
+            return
         first = max(bisect_right(marks, (start + _ROUNDING, 1 << 62)) - 1, 0)
-        pieces: list[tuple[int, float]] = []
         for place in range(first, len(marks)):
             begin = max(marks[place][0], start)
             end = marks[place + 1][0] if place + 1 < len(marks) else step
             if end > begin + _ROUNDING:
-                pieces.append((marks[place][1], end - begin))
-        return pieces
+                rollout.pieces.append((marks[place][1], end - begin))
 
     def _admit(self) -> None:
-        device, waiting = self._device, self._waiting
+        device, waiting, step = self._device, self._waiting, self.totals.steps
         most, kv_tokens = device.most_running, device.kv_tokens
+        before = self._num_admitted
         while waiting and self._num_running < most:
             rollout = waiting[0]
             group = rollout.group
@@ -263,13 +328,12 @@ class SimulatedEngine:
             self._num_running += 1
             group.num_running += 1
             self._context += needed
-            self._prefill_s += needed * device.prefill_s_per_token / self.speed
-            rollout.admission, rollout.admitted_at = self._num_admitted, self.totals.steps
-            end = self.totals.steps + rollout.length - rollout.tokens
-            heapq.heappush(self._running, (end, self._num_admitted, rollout))
+            self._delay_s += needed * device.prefill_s_per_token / self.speed
+            rollout.admission, rollout.admitted_at = self._num_admitted, step
+            end = step + rollout.length - rollout.tokens
+            self._running.append((end, self._num_admitted, rollout))
+            group.note_end(rollout, end)
             if kv_tokens:
                 self._order.append((self._num_admitted, rollout))
-        self._set_pace()
-
-    def _set_pace(self) -> None:
-        self._pace = DecodePace.of(self._device, self._num_running, self._context, self.speed)
+        if self._num_admitted > before:
+            self._running.sort()

@@ -9,7 +9,11 @@ burst of frames is read in one round of the service's loop. Nothing is journaled
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
 
 from ....buffer.core.core import BufferCore
 from ....buffer.core.settings import RunSettings
@@ -25,11 +29,41 @@ from .learner import LEARNER, SimulatedLearner
 from .lengths import LengthSampler, simulated_prompts
 from .result import Recorder, Simulated
 
-TICK_S = 1.0  # longest time between two turns
-TURN_S = 0.002  # from a message to the turn that reads it, at least
-# turns in the time of a mean group: more would only cost time
-TURNS_A_GROUP = 500
+# Where a rollout takes minutes, these are longer than in a real service: turns and heartbeats would be most of the work.
+TICK_S, TICKS_A_ROLLOUT = 1.0, 50  # longest time between two turns
+TURN_S, TURNS_A_ROLLOUT = 0.002, 250  # from a message to the turn that reads it
+BEATS_A_ROLLOUT = 4  # heartbeats
+SILENT_BEATS = 2.5  # heartbeats that are missed when an actor counts as gone
 STUCK_S = 1e7  # virtual seconds without a step, until the simulation gives up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceTimes:
+    """How often things happen that only look for changes."""
+
+    turn_s: float
+    tick_s: float
+    beat_s: float
+    silence_s: float
+
+    @classmethod
+    def of(cls, cluster: Cluster, cfg: Config) -> ServiceTimes:
+        """Those of the configuration, or longer ones that are still short beside a rollout's time.
+
+        Where processes die, their silence is noticed when the configuration says.
+        """
+        tokens = min(kind.mean or fmean(kind.samples) for kind in cluster.lengths)
+        step_s = min(pool.step_s(pool.most_running) for pool in cluster.pools.values())
+        rollout_s = min(tokens, cfg.sampling.max_tokens) * step_s
+        dies = cluster.failures.mtbf_s > 0 or cluster.failures.learner_mtbf_s > 0
+        beat_s = cfg.buffer.silence_s / SILENT_BEATS if dies else rollout_s / BEATS_A_ROLLOUT
+        beat_s = max(cfg.buffer.heartbeat_s, beat_s)
+        return cls(
+            turn_s=max(TURN_S, rollout_s / TURNS_A_ROLLOUT),
+            tick_s=max(TICK_S, rollout_s / TICKS_A_ROLLOUT),
+            beat_s=beat_s,
+            silence_s=max(cfg.buffer.silence_s, SILENT_BEATS * beat_s),
+        )
 
 
 class Simulation:
@@ -37,27 +71,27 @@ class Simulation:
 
     def __init__(self, cluster: Cluster, cfg: Config, *, steps: int, seed: int) -> None:
         self._cluster, self._steps = cluster, steps
-        self.events = EventQueue()
-        settings = _settings(cluster, cfg, steps, seed)
+        self.events, self._times = EventQueue(), ServiceTimes.of(cluster, cfg)
+        settings = _settings(cluster, cfg, steps, seed, self._times.silence_s)
         prompts = simulated_prompts(cluster.lengths, seed)
         self.core = BufferCore.open(settings, prompts, [], TOKENIZER, SimulatedJournal())
         self._recorder = Recorder(steps, self.core.run.counters.total)
         sampler = LengthSampler(cluster.lengths, cfg.sampling.max_tokens, seed)
-        heartbeat_s = max(cfg.buffer.heartbeat_s, cfg.buffer.silence_s / 4)
+        make = partial(
+            SimulatedActor,
+            cluster=cluster,
+            events=self.events,
+            sampler=sampler,
+            send=self._send,
+            clear_kv=cfg.actor.clear_kv,
+            heartbeat_s=self._times.beat_s,
+        )
         self.actors = {
-            name.encode(): SimulatedActor(
-                name,
-                pool,
-                cluster,
-                self.events,
-                sampler,
-                self._send,
-                clear_kv=cfg.actor.clear_kv,
-                heartbeat_s=heartbeat_s,
-            )
+            name.encode(): make(name, pool)
             for pool, device in cluster.pools.items()
             for name in (f"{pool}-{index}" for index in range(device.count))
         }
+        self._recorder.actors = list(self.actors.values())
         self.learner = SimulatedLearner(
             cluster,
             self.events,
@@ -65,31 +99,31 @@ class Simulation:
             self._recorder,
             steps=steps,
             checkpoint_every=cfg.checkpoint.every,
-            heartbeat_s=heartbeat_s,
+            heartbeat_s=self._times.beat_s,
             seed=seed,
         )
-        self._recorder.actors = list(self.actors.values())
         self._inbox: list[tuple[bytes, FromClient]] = []
         self._turn_is_due = False
         self._last_turn_s = 0.0
         self._share = math.inf  # cores of a shared host that each may take now
-        self._turn_s = self._turn_time(cfg)
-
-    def _turn_time(self, cfg: Config) -> float:
-        tokens = max(min(kind.mean or max(kind.samples), cfg.sampling.max_tokens) for kind in self._cluster.lengths)
-        fastest = min(device.step_s(1) for device in self._cluster.pools.values())
-        return max(TURN_S, tokens * fastest / TURNS_A_GROUP)
 
     def run(self) -> Simulated:
         """Run until the last step. Raises LearnerStarved when no batch comes any more."""
         for actor in self.actors.values():
             actor.greet()
         self.learner.greet()
-        self.events.after(TICK_S, self._tick)
-        while not self.learner.is_done:
-            self.events.step()
-            if self._cluster.host.cores:
-                self._share_cores()
+        self.events.after(self._times.tick_s, self._tick)
+        # what a simulation makes is freed by its reference counts; the collector would look at all of it again and again
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            while not self.learner.is_done:
+                self.events.step()
+                if self._cluster.host.cores:
+                    self._share_cores()
+        finally:
+            if collects:
+                gc.enable()
         return self._recorder.result(self._steps, self.events.num_events)
 
     def _share_cores(self) -> None:
@@ -108,14 +142,14 @@ class Simulation:
         self._inbox.append((identity, message))
         if not self._turn_is_due:
             self._turn_is_due = True
-            self.events.after(self._turn_s, self._turn)
+            self.events.after(self._times.turn_s, self._turn)
 
     def _tick(self, _: int) -> None:
         """Time passes, although nobody says anything."""
         now = self.events.now
         if now - self._recorder.ended_s > STUCK_S:
             raise LearnerStarved(f"no batch within {STUCK_S:g} virtual seconds: {self.core.status(now)}")
-        self.events.after(TICK_S, self._tick)
+        self.events.after(self._times.tick_s, self._tick)
         if not self._turn_is_due:
             self._turn(0)
 
@@ -145,10 +179,11 @@ class Simulation:
         return "staleness" if store.ledger.untrained >= (store.contract.eta + 1) * store.batch_groups else "actors"
 
 
-def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int) -> RunSettings:
+def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int, silence_s: float) -> RunSettings:
     settings = RunSettings.from_config(cfg)
     stage = TicketSettings(settings.stages[0].sampling, [kind.share for kind in cluster.lengths])
-    return dataclasses.replace(settings, stages=[stage], steps=steps, seed=seed)
+    buffer = dataclasses.replace(cfg.buffer, silence_s=silence_s)
+    return dataclasses.replace(settings, stages=[stage], steps=steps, seed=seed, buffer=buffer)
 
 
 def simulate(cluster: Cluster, cfg: Config, *, steps: int, seed: int = 0) -> Simulated:
