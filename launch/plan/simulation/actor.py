@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+import msgspec
+
 from ....common.message_kinds import BufferMessage
 from ....common.messages import (
     PROTOCOL_VERSION,
@@ -17,7 +19,7 @@ from ....common.messages import (
     UpdateWeights,
     WeightsApplied,
 )
-from ....common.types import FinishReason, Group, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
+from ....common.types import PULL, FinishReason, Group, PullAddress, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
 from .cluster import Cluster, PoolDevice
 from .engine import SimulatedEngine, SimulatedGroup, SimulatedRollout
 from .event_queue import EventQueue
@@ -46,13 +48,16 @@ class SimulatedActor:
         self.name, self.pool, self.identity = name, pool, name.encode()
         self.device: PoolDevice = cluster.pools[pool]
         self.engine = SimulatedEngine(self.device)
+        self.is_alive = False
         self.num_groups = 0  # delivered
+        self.num_verifying = 0  # groups that are generated, and lack a verdict
         self.down_s = 0.0  # between a death and the next greeting
         self._cluster, self._events, self._sampler, self._send = cluster, events, sampler, send
         self._clear_kv, self._heartbeat_s = clear_kv, heartbeat_s
         self._groups: dict[int, SimulatedGroup] = {}
-        self._version = -1
-        self._update: UpdateWeights | None = None  # the newest, until it is applied
+        # updates: the one that is on its way, and the newest that came meanwhile
+        self._update: UpdateWeights | None = None
+        self._offered: UpdateWeights | None = None
         self._num_updates = self._wake_number = 0
         self._workers_free_s = [0.0] * cluster.verifiers.workers  # heap
         self._life = 0
@@ -62,6 +67,7 @@ class SimulatedActor:
     def greet(self, _: int = 0) -> None:
         """Start: hello to the buffer, and the first heartbeat."""
         self._life += 1
+        self.is_alive = True
         self.down_s += self._events.now - self.engine.now
         self._restart_engine()
         greeting = Hello(
@@ -72,6 +78,7 @@ class SimulatedActor:
             host=self.pool,
             pid=self._life,
             capacity=self.device.capacity,
+            transport=self._cluster.weights.transport,
             pool=self.pool,
         )
         self._send(self.identity, greeting)
@@ -84,9 +91,7 @@ class SimulatedActor:
                 self._start(ticket)
             self._expect_wake()
         elif isinstance(message, UpdateWeights):
-            self._update = message
-            self._num_updates += 1
-            self._events.after(self._cluster.weights.publish_s + self.device.publish_s, self._take_weights, self._num_updates)
+            self._offer(message)
 
     def _beat(self, life: int) -> None:
         if life != self._life:
@@ -114,6 +119,15 @@ class SimulatedActor:
 
     # --- weights --------------------------------------------------------------------------------------------------------
 
+    def _offer(self, update: UpdateWeights) -> None:
+        """A broadcast ends when a newer update comes. A pull goes on, as behind a slow link none would end otherwise."""
+        if self._update is not None and update.rendezvous.transport == PULL:
+            self._offered = update
+            return
+        self._update = update
+        self._num_updates += 1
+        self._events.after(self._cluster.weights.publish_s + self.device.publish_s, self._take_weights, self._num_updates)
+
     def _take_weights(self, number: int) -> None:
         """New weights are here: generation pauses for them."""
         if number != self._num_updates or self._update is None:
@@ -128,15 +142,19 @@ class SimulatedActor:
         if number != self._num_updates or self._update is None:
             return
         update, self._update = self._update, None
-        self._version = update.version
+        address = update.rendezvous.address
         answer = WeightsApplied(
             generation=update.generation,
             version=update.version,
             epoch=update.epoch,
             checksums=[],
             seconds=self._cluster.weights.pause_s,
+            catalog=catalog_of(address) if update.rendezvous.transport == PULL else b"",
         )
         self._send(self.identity, answer)
+        offered, self._offered = self._offered, None
+        if offered is not None and offered.version > update.version:
+            self._offer(offered)
 
     # --- rollouts -------------------------------------------------------------------------------------------------------
 
@@ -189,7 +207,13 @@ class SimulatedActor:
             if group.verdict_s <= self._events.now:
                 self._deliver(group.ticket.ordinal)
             else:
-                self._events.at(group.verdict_s, self._deliver, group.ticket.ordinal)
+                self.num_verifying += 1
+                self._events.at(group.verdict_s, self._deliver_verified, group.ticket.ordinal)
+
+    def _deliver_verified(self, ordinal: int) -> None:
+        if ordinal in self._groups:
+            self.num_verifying -= 1
+            self._deliver(ordinal)
 
     def _deliver(self, ordinal: int) -> None:
         group = self._groups.pop(ordinal, None)
@@ -208,8 +232,10 @@ class SimulatedActor:
     def die(self) -> None:
         """Everything is lost; `greet` starts the next process of this name."""
         self._life += 1
+        self.is_alive = False
         self._groups.clear()
-        self._update, self._version = None, -1
+        self._update = self._offered = None
+        self.num_verifying = 0
         self._num_updates += 1
         self._wake_number += 1
         self.engine.advance(self._events.now)
@@ -222,6 +248,11 @@ class SimulatedActor:
         self.engine = SimulatedEngine(self.device, self._events.now)
         self.engine.totals = totals
         self.engine.set_speed(speed)
+
+
+def catalog_of(address: bytes) -> bytes:
+    """The digest that proves what is pulled there."""
+    return msgspec.msgpack.decode(address, type=PullAddress).catalog
 
 
 def make_simulated(rollout: SimulatedRollout, reward: float) -> Rollout:

@@ -14,22 +14,26 @@ from ....common.messages import (
     FromClient,
     Heartbeat,
     Hello,
+    Offer,
     Publish,
     PublishResult,
+    Refused,
     Role,
     StepDone,
     SyncRequested,
     TakeBatch,
     Welcome,
 )
-from ....common.types import Batch, Manifest, Rendezvous
+from ....common.types import PULL, Batch, Manifest, Rendezvous, WeightSource
 from .actor import TOKENIZER
 from .cluster import Cluster
 from .event_queue import EventQueue
 from .result import Recorder
 
 LEARNER = b"learner"
+RETRY_S = 1.0
 _EMPTY = Manifest(buckets=[])
+_SOURCE = WeightSource(endpoint="tcp://learner:1")
 _NOWHERE = Rendezvous(transport="collective", address=b"")
 
 
@@ -49,12 +53,14 @@ class SimulatedLearner:
         seed: int,
     ) -> None:
         self.version = 0
+        self.is_alive = False  # it has greeted, and the buffer knows it
+        self._died_s = 0.0
         self._cluster, self._events, self._send, self._recorder = cluster, events, send, recorder
         self._steps, self._checkpoint_every, self._heartbeat_s = steps, checkpoint_every, heartbeat_s
         self._rng = np.random.default_rng([seed, 21])
         self._generation, self._saved = -1, 0
         self._life = 0
-        self._is_publishing, self._published = False, -1
+        self.is_publishing = False  # a broadcast is under way
         self._batch: Batch | None = None
         self.asked_s = 0.0  # when it asked for its batch
         self._speed, self._ends_s, self._end_number = 1.0, 0.0, 0  # of the step under way
@@ -67,7 +73,7 @@ class SimulatedLearner:
     @property
     def waits(self) -> bool:
         """Whether it waits for a batch."""
-        return self._batch is None and self._generation >= 0 and not self.is_done
+        return self.is_alive and self._batch is None and not self.is_done
 
     @property
     def trains(self) -> bool:
@@ -86,9 +92,14 @@ class SimulatedLearner:
             pid=self._life,
             version=self.version,
             generation=self._generation,
+            transport=self._cluster.weights.transport,
         )
         self._send(LEARNER, greeting)
         self._events.after(self._heartbeat_s, self._beat, self._life)
+
+    def _greet_again(self, life: int) -> None:
+        if life == self._life:
+            self.greet()
 
     def _beat(self, life: int) -> None:
         if life == self._life:
@@ -100,23 +111,29 @@ class SimulatedLearner:
         self._life += 1
         self._end_number += 1
         self.version, self._batch = self._saved, None
-        self._is_publishing, self._published = False, -1
+        self.is_publishing, self.is_alive = False, False
+        self._died_s = self._events.now
 
     def hear(self, message: BufferMessage) -> None:
         """A message of the buffer."""
         match message:
             case Welcome():
+                self.is_alive = True
+                self._recorder.waited("down", self._events.now - self._died_s)
                 self._generation = message.generation
                 self._publish()
                 self._take()
             case BatchReady():
                 self._train(message.batch)
             case PublishResult():
-                self._is_publishing, self._published = False, message.version
-                if self._published < self.version:
+                self.is_publishing = False
+                if message.version < self.version:
                     self._publish()
-            case SyncRequested() if not self._is_publishing:
+            case SyncRequested():
                 self._publish()
+            case Refused():
+                # the buffer has not noticed yet that the one before is gone
+                self._events.after(RETRY_S, self._greet_again, self._life)
             case _:
                 pass
 
@@ -153,8 +170,7 @@ class SimulatedLearner:
         self.version += 1
         self._batch = None
         self._send(LEARNER, StepDone(generation=self._generation, version=self.version))
-        if not self._is_publishing:
-            self._publish()
+        self._publish()
         if self.version % self._checkpoint_every == 0:
             self._saved = self.version
             self._send(LEARNER, CheckpointSaved(generation=self._generation, version=self.version))
@@ -163,5 +179,21 @@ class SimulatedLearner:
             self._take()
 
     def _publish(self) -> None:
-        self._is_publishing = True
+        if self._cluster.weights.transport == PULL:
+            self._offer()
+            return
+        if self.is_publishing:
+            return  # the newest version follows when it is over
+        self.is_publishing = True
         self._send(LEARNER, Publish(generation=self._generation, version=self.version, rendezvous=_NOWHERE, manifest=_EMPTY))
+
+    def _offer(self) -> None:
+        offer = Offer(
+            generation=self._generation,
+            version=self.version,
+            manifest=_EMPTY,
+            checksums=[],
+            catalog=self.version.to_bytes(32, "big"),
+            source=_SOURCE,
+        )
+        self._send(LEARNER, offer)

@@ -16,7 +16,9 @@ from .engine import EngineTotals
 
 WARM_UP = 0.2  # of the steps
 
-CAUSES = ("actors", "staleness", "stragglers", "verifiers", "weights", "start")
+# why the learner waits: all actors are full; the bound on staleness admits no more tickets; enough groups are there, and the
+# contract waits for a certain one; verdicts; a broadcast is under way; it died
+CAUSES = ("actors", "staleness", "stragglers", "verifiers", "weights", "down")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,7 @@ class Recorder:
     def __init__(self, steps: int, counters: Mapping[str, int]) -> None:
         """`counters`: those of the buffer, which go on growing."""
         self.actors: list[SimulatedActor] = []
-        self.ended_s = 0.0  # of the last step
+        self.version, self.ended_s = 0, 0.0  # the newest, and when it was made
         self._steps, self._first = steps, int(steps * WARM_UP)
         self._counters, self._counted = counters, dict(counters)
         self._began_s = 0.0
@@ -143,7 +145,7 @@ class Recorder:
         )
         self._history.append(step)
         self._metrics = batch.metrics
-        if self._measures:
+        if self._measures and batch.version >= self.version:
             self._staleness.update(ages)
             self._count_tokens(batch)
 
@@ -157,7 +159,9 @@ class Recorder:
 
     def step_done(self, version: int, now: float) -> None:
         """The learner made `version`. The measurement begins with the first one after the warm-up."""
-        self.ended_s = now
+        if version <= self.version:
+            return  # a learner that restarted repeats steps
+        self.version, self.ended_s = version, now
         if version == self._first:
             self._measures, self._began_s, self._counted = True, now, dict(self._counters)
             for actor in self.actors:

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+import numpy as np
+
 from ....buffer.core.core import BufferCore
 from ....buffer.core.settings import RunSettings
 from ....buffer.tickets.store import TicketSettings
 from ....common.config.sections import Config
 from ....common.errors import LearnerStarved
 from ....common.messages import FromClient
+from ....common.types import TicketState
 from .actor import TOKENIZER, SimulatedActor
 from .cluster import Cluster
 from .event_queue import EventQueue
@@ -34,7 +37,8 @@ TICK_S, TICKS_A_ROLLOUT = 1.0, 50  # longest time between two turns
 TURN_S, TURNS_A_ROLLOUT = 0.002, 250  # from a message to the turn that reads it
 BEATS_A_ROLLOUT = 4  # heartbeats
 SILENT_BEATS = 2.5  # heartbeats that are missed when an actor counts as gone
-STUCK_S = 1e7  # virtual seconds without a step, until the simulation gives up
+FULL = 0.9  # share of the actors' room that is taken when they count as full
+STUCK_ROLLOUTS = 2000  # times of a rollout without a new version, until the simulation gives up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,7 @@ class ServiceTimes:
     tick_s: float
     beat_s: float
     silence_s: float
+    stuck_s: float
 
     @classmethod
     def of(cls, cluster: Cluster, cfg: Config) -> ServiceTimes:
@@ -63,6 +68,7 @@ class ServiceTimes:
             tick_s=max(TICK_S, rollout_s / TICKS_A_ROLLOUT),
             beat_s=beat_s,
             silence_s=max(cfg.buffer.silence_s, SILENT_BEATS * beat_s),
+            stuck_s=STUCK_ROLLOUTS * max(1.0, rollout_s, cluster.learner.base_s),
         )
 
 
@@ -91,7 +97,8 @@ class Simulation:
             for pool, device in cluster.pools.items()
             for name in (f"{pool}-{index}" for index in range(device.count))
         }
-        self._recorder.actors = list(self.actors.values())
+        self._by_number = self._recorder.actors = list(self.actors.values())
+        self._rng = np.random.default_rng([seed, 22])
         self.learner = SimulatedLearner(
             cluster,
             self.events,
@@ -112,6 +119,7 @@ class Simulation:
         for actor in self.actors.values():
             actor.greet()
         self.learner.greet()
+        self._expect_deaths()
         self.events.after(self._times.tick_s, self._tick)
         # what a simulation makes is freed by its reference counts; the collector would look at all of it again and again
         collects = gc.isenabled()
@@ -138,6 +146,27 @@ class Simulation:
                 cores = actor.device.cores
                 actor.set_speed(min(1.0, share / cores) if cores else 1.0)
 
+    def _expect_deaths(self) -> None:
+        failures = self._cluster.failures
+        if failures.mtbf_s > 0:
+            for index in range(len(self._by_number)):
+                self.events.after(self._rng.exponential(failures.mtbf_s), self._kill_actor, index)
+        if failures.learner_mtbf_s > 0:
+            self.events.after(self._rng.exponential(failures.learner_mtbf_s), self._kill_learner)
+
+    def _kill_actor(self, number: int) -> None:
+        failures, actor = self._cluster.failures, self._by_number[number]
+        actor.die()
+        self.events.after(failures.restart_s, actor.greet)
+        self.events.after(failures.restart_s + self._rng.exponential(failures.mtbf_s), self._kill_actor, number)
+
+    def _kill_learner(self, _: int) -> None:
+        failures = self._cluster.failures
+        self.learner.die()
+        self.events.after(failures.learner_restart_s, self.learner.greet)
+        again_s = failures.learner_restart_s + self._rng.exponential(failures.learner_mtbf_s)
+        self.events.after(again_s, self._kill_learner)
+
     def _send(self, identity: bytes, message: FromClient) -> None:
         self._inbox.append((identity, message))
         if not self._turn_is_due:
@@ -147,8 +176,12 @@ class Simulation:
     def _tick(self, _: int) -> None:
         """Time passes, although nobody says anything."""
         now = self.events.now
-        if now - self._recorder.ended_s > STUCK_S:
-            raise LearnerStarved(f"no batch within {STUCK_S:g} virtual seconds: {self.core.status(now)}")
+        if now - self._recorder.ended_s > self._times.stuck_s:
+            ledger = self.core.run.store.ledger.as_dict()
+            raise LearnerStarved(
+                f"version {self._recorder.version} is the last for {self._times.stuck_s:.3g} virtual s (tickets: {ledger}): "
+                "if processes fail, they may fail too often for buffer.lease_s and checkpoint.every"
+            )
         self.events.after(self._times.tick_s, self._tick)
         if not self._turn_is_due:
             self._turn(0)
@@ -167,16 +200,23 @@ class Simulation:
         for identity, message in outgoing:
             if identity == LEARNER:
                 self.learner.hear(message)
-            else:
+            elif self.actors[identity].is_alive:
                 self.actors[identity].hear(message)
 
     def _cause(self) -> str:
         """Why the learner waits now."""
         store = self.core.run.store
-        counts = store.ledger.as_dict()
-        if counts["stored"] >= store.batch_groups:
+        counts = store.ledger.counts
+        leased = counts[TicketState.leased]
+        if counts[TicketState.stored] >= store.batch_groups:
             return "stragglers"
-        return "staleness" if store.ledger.untrained >= (store.contract.eta + 1) * store.batch_groups else "actors"
+        if leased * store.sampling.n > FULL * sum(actor.device.capacity for actor in self.actors.values()):
+            return "actors"
+        if 2 * sum(actor.num_verifying for actor in self.actors.values()) > leased:
+            return "verifiers"
+        if store.ledger.untrained >= (store.contract.eta + 1) * store.batch_groups:
+            return "staleness"
+        return "weights" if self.learner.is_publishing else "actors"
 
 
 def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int, silence_s: float) -> RunSettings:
