@@ -95,7 +95,6 @@ class SimulatedLearner:
             transport=self._cluster.weights.transport,
         )
         self._send(LEARNER, greeting)
-        self._events.after(self._heartbeat_s, self._beat, self._life)
 
     def _greet_again(self, life: int) -> None:
         if life == self._life:
@@ -115,10 +114,13 @@ class SimulatedLearner:
         self._died_s = self._events.now
 
     def hear(self, message: BufferMessage) -> None:
-        """A message of the buffer."""
+        """A message of the buffer. One that has died, or has yet to be let in, hears the answers to its greeting alone."""
+        if not self.is_alive and not isinstance(message, Welcome | Refused):
+            return
         match message:
             case Welcome():
                 self.is_alive = True
+                self._events.after(self._heartbeat_s, self._beat, self._life)
                 self._recorder.waited("down", self._events.now - self._died_s)
                 self._generation = message.generation
                 self._publish()
