@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, assert_never
 
 from ..buffer.client.client import BufferClient
+from ..common.config.actors import in_pool
 from ..common.config.sections import Config
 from ..common.errors import WireSizeError, root_error
 from ..common.messages import (
@@ -54,22 +55,23 @@ TicketKey = tuple[int, int]  # generation and ordinal
 log = logging.getLogger(__name__)
 
 
-def main(cfg: Config, name: str) -> int:
+def main(cfg: Config, name: str, pool: str = "") -> int:
     """Run until the buffer says Stop (RunStopped), SIGTERM, or an error. Raises subclasses of ProlongError.
 
+    cfg: of the run; the settings of `pool` are laid over it.
     After SIGTERM it returns the exit code 0, within `actor.grace_s` and a second for the end of the engine. Threads of the
     engine may still be inside torch: the caller ends the process without dismantling it (`launch/entry.py`).
     """
     # for as long as the engine starts; after that the event loop handles the signal
     signal.signal(signal.SIGTERM, _exit)
     try:
-        asyncio.run(_run(cfg, name))
+        asyncio.run(_run(in_pool(cfg, pool), name, pool, _published_dtype(cfg, pool)))
     except BaseExceptionGroup as group:
         raise root_error(group) from None
     return 0
 
 
-async def _run(cfg: Config, name: str) -> None:
+async def _run(cfg: Config, name: str, pool: str, dtype: str) -> None:
     # before the engine starts
     broadcast_transport(cfg.weights)
     if cfg.weights.serve:
@@ -79,19 +81,19 @@ async def _run(cfg: Config, name: str) -> None:
     # Hello comes after the engine is ready: from then on the actor is a member of every broadcast, and would delay the others
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
     pulling = Pulling(cfg.weights, load_client_keys(cfg.buffer.keys), serves=cfg.weights.serve)
-    client = BufferClient(to, _hello(cfg, name, tokenizer, pulling), max_bytes=limit, keys=cfg.buffer.keys)
+    client = BufferClient(to, _hello(cfg, name, pool, tokenizer, pulling), max_bytes=limit, keys=cfg.buffer.keys)
     inbox = client.inbox(Tickets, UpdateWeights, GroupAck, WeightReaders)
-    pool = make_pool(cfg.verifiers)
+    judges = make_pool(cfg.verifiers)
     grace_s, flush_s = cfg.actor.grace_s, FLUSH_SHARE * cfg.actor.grace_s
     hand_over_s = HAND_OVER_SHARE * grace_s if cfg.actor.hand_over else 0.0
     try:
-        await pool.start()
-        await pool.usable()
+        await judges.start()
+        await judges.usable()
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
-        stats = ActorStats(cfg.verifiers.max_none_rate, pool.counters, lambda: engine.load, pulling.counters)
-        worker = RolloutWorker(engine, tokenizer, pool, stats, name)
+        stats = ActorStats(cfg.verifiers.max_none_rate, judges.counters, lambda: engine.load, pulling.counters)
+        worker = RolloutWorker(engine, tokenizer, judges, stats, name)
         to_engine = engine, pulling, stats, client.send
-        updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=cfg.model.dtype)
+        updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=dtype)
         leave_s = grace_s - flush_s - hand_over_s
         cap = InFlightCap(cfg.actor.capacity)
         actor = Actor(client, inbox, updates, worker, stats, cap, leave_within_s=leave_s, hand_over_within_s=hand_over_s)
@@ -99,7 +101,7 @@ async def _run(cfg: Config, name: str) -> None:
     finally:
         client.close(flush_s)
         pulling.close()
-        await pool.close()
+        await judges.close()
         await engine.close()
 
 
@@ -293,7 +295,12 @@ def _key(ticket: Ticket) -> TicketKey:
     return ticket.generation, ticket.ordinal
 
 
-def _hello(cfg: Config, name: str, tokenizer: Tokenizer, pulling: Pulling) -> Hello:
+def _published_dtype(cfg: Config, pool: str) -> str:
+    """The dtype that weights come in; "" for a pool whose engine has a dtype of its own, to which they are converted."""
+    return "" if pool and "dtype" in cfg.pools[pool].model else cfg.model.dtype
+
+
+def _hello(cfg: Config, name: str, pool: str, tokenizer: Tokenizer, pulling: Pulling) -> Hello:
     return Hello(
         role=Role.actor,
         name=name,
@@ -301,6 +308,7 @@ def _hello(cfg: Config, name: str, tokenizer: Tokenizer, pulling: Pulling) -> He
         tokenizer=tokenizer.fingerprint,
         host=socket.gethostname(),
         pid=os.getpid(),
+        pool=pool,
         capacity=cfg.actor.capacity,
         transport=cfg.weights.transport,
         serves=pulling.source,

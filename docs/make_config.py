@@ -15,7 +15,8 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS, ALGORITHM, LEARNER, WEIGHTS = (f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights"))
+FILES = ("sections", "algorithm", "learner", "weights", "pools")
+SECTIONS, ALGORITHM, LEARNER, WEIGHTS, POOLS = (f"common/config/{name}.py" for name in FILES)
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
@@ -74,7 +75,12 @@ LIMITS = (
 
 
 # settings that are mappings: key -> the class that describes one
-MAPPINGS = {"verifiers.judge": "JudgeConfig", "learner.lr_schedule": "LrScheduleConfig", "model.lora": "LoraConfig"}
+MAPPINGS = {
+    "verifiers.judge": "JudgeConfig",
+    "learner.lr_schedule": "LrScheduleConfig",
+    "model.lora": "LoraConfig",
+    "pools.NAME": "PoolConfig",
+}
 
 
 class Source(NamedTuple):
@@ -111,7 +117,7 @@ class Source(NamedTuple):
 
 def page() -> str:
     """The text of docs/config.md."""
-    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER, WEIGHTS)]
+    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER, WEIGHTS, POOLS)]
     sections, algorithm, *_ = files
     choices = Source.read(CHOICES)
     sources = {name: source for source in files for name in source.classes()}

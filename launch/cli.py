@@ -102,23 +102,27 @@ def learner(argv: list[str]) -> int:
 
 def actor(argv: list[str]) -> int:
     parser = config_parser("actor")
-    parser.add_argument("--name", help="unique among the actors of the run (default: actor-HOST-PID)")
+    parser.add_argument("--name", help="unique among the actors of the run (default: actor-HOST-PID, or POOL-HOST-PID)")
+    parser.add_argument("--pool", default="", help="the pool of the configuration whose settings this actor has")
     args = parser.parse_intermixed_args(argv)
+    from ..common.config.actors import in_pool
     from .model_check import check_model, settle_dtype
-    from .recipes import compose
+    from .recipes import check_pool_overrides, compose
 
     log_to_stderr()
     cfg = compose(args.recipe, args.overrides)
-    check_model(cfg)
     settle_dtype(cfg)
-    name = _checked_name(args.name, "actor")
-    if cfg.weights.serve:
+    mine = in_pool(cfg, args.pool)
+    check_pool_overrides(cfg, args.pool, args.overrides)
+    check_model(mine)
+    name = _checked_name(args.name, args.pool or "actor")
+    if mine.weights.serve:
         from .local.preflight import check_weights_address
 
-        check_weights_address(cfg)
+        check_weights_address(mine)
     from ..actor.main import main as run_actor
 
-    end_process(exit_code_of("actor", lambda: run_actor(cfg, name)))
+    end_process(exit_code_of("actor", lambda: run_actor(cfg, name, args.pool)))
 
 
 def relay(argv: list[str]) -> int:

@@ -94,6 +94,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
     checks: dict[str, Callable[[Config], object]] = {
         "run folder": preflight.check_run_folder,
         "model": check_model,
+        **({"pools": preflight.check_pools} if cfg.pools else {}),
         "settings to go on with": check_resume,
         "prompts": preflight.check_prompts,
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),

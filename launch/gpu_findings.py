@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
+from ..common.config.actors import kinds_of_actors
 from ..common.config.sections import Config
 from ..common.errors import ProlongError
 from .gpus import GpuReport, computes_on_gpu, driver_version, has_gpu, probe_gpus, visible_gpus
@@ -106,17 +108,14 @@ def check_pairs(names: list[str], measure: Callable[[str, str], float | str]) ->
 
 
 def examine_memory(cfg: Config) -> Iterator[GpuFinding]:
-    """Whether the run of `cfg`, whose dtype is settled, fits on the GPUs of this machine. Does not change `cfg` for good."""
-    if not computes_on_gpu(cfg.model.device):
+    """Whether the run of `cfg`, whose dtype is settled, fits on the GPUs of this machine."""
+    if not any(computes_on_gpu(kind.model.device) for kind in (cfg, *kinds_of_actors(cfg).values())):
         return
-    share, cache = cfg.actor.gpu_memory_utilization, cfg.actor.kv_cache_gib
     try:
-        notes = settle_gpus(cfg)
+        notes = settle_gpus(deepcopy(cfg))
     except ProlongError as error:
         yield False, "GPU memory", str(error)
         return
-    finally:
-        cfg.actor.gpu_memory_utilization, cfg.actor.kv_cache_gib = share, cache
     if not notes:
         yield True, "GPU memory", "the run fits (`prolong plan memory` shows the sum)"
     for note in notes:

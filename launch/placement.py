@@ -1,13 +1,15 @@
 """The cores and the GPUs of each process of a run on one machine.
 
-GPUs: one for each rank of the learner, then `actor.tensor_parallel` for each actor. A machine with a single GPU runs one rank
-and one actor on it, side by side; docs/gpu.md says how they share its memory. Any other shortage is refused.
+GPUs: one for each rank of the learner, then `actor.tensor_parallel` for each actor, pool by pool. A pool may name its own where
+the cards of a machine differ. A machine with a single GPU runs one rank and one actor on it, side by side; docs/gpu.md says how
+they share its memory. Any other shortage is refused.
 """
 
 from __future__ import annotations
 
+from ..common.config.actors import actors_here, kinds_of_actors
 from ..common.config.sections import Config, Device
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, require
 
 
 def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
@@ -15,35 +17,64 @@ def assign_cores(cfg: Config, cores: list[int]) -> dict[str, frozenset[int]]:
 
     Empty without `launch.pin_cores`, and when there are fewer cores than ranks and actors.
     """
-    ranks, actors = cfg.launch.learner_ranks, cfg.launch.actors
-    if not cfg.launch.pin_cores or len(cores) < ranks + actors:
+    ranks, names = cfg.launch.learner_ranks, [actor.name for actor in actors_here(cfg)]
+    if not cfg.launch.pin_cores or len(cores) < ranks + len(names):
         return {}
-    pinned = {"learner": frozenset(cores[:ranks])}
-    return pinned | {f"actor-{i}": frozenset(share) for i, share in enumerate(_shares(cores[ranks:], actors))}
+    shares = zip(names, _shares(cores[ranks:], len(names)), strict=True)
+    return {"learner": frozenset(cores[:ranks])} | {name: frozenset(share) for name, share in shares}
+
+
+def gpus_of_actor(cfg: Config) -> int:
+    """How many GPUs an actor of this configuration takes, if there are any."""
+    return 0 if cfg.model.device is Device.cpu else cfg.actor.tensor_parallel
+
+
+def _gpus_of_learner(cfg: Config) -> int:
+    return 0 if cfg.model.device is Device.cpu else cfg.launch.learner_ranks
 
 
 def needed_gpus(cfg: Config) -> int:
     """How many GPUs the processes of this run take if none is shared."""
-    return cfg.launch.learner_ranks + cfg.launch.actors * cfg.actor.tensor_parallel
+    return _gpus_of_learner(cfg) + sum(gpus_of_actor(actor.cfg) for actor in actors_here(cfg))
 
 
 def shares_gpu(cfg: Config, num_gpus: int) -> bool:
-    """Whether learner and actor use the same GPU: there is one, and one process of each."""
-    return num_gpus == 1 and cfg.launch.learner_ranks == cfg.launch.actors == cfg.actor.tensor_parallel == 1
+    """Whether learner and actor use the same GPU: there is one, and one process of each that would take one."""
+    taken = [number for actor in actors_here(cfg) if (number := gpus_of_actor(actor.cfg))]
+    return num_gpus == 1 and _gpus_of_learner(cfg) == 1 and taken == [1]
 
 
 def check_gpus(cfg: Config, num_gpus: int) -> None:
-    """Raise ConfigError, with the sum, when a run on GPUs needs more than this machine has."""
+    """Raise ConfigError, with the sum, when a run on GPUs needs more than this machine has, or pools name others."""
     needed = needed_gpus(cfg)
-    if num_gpus >= needed or shares_gpu(cfg, num_gpus):
+    if shares_gpu(cfg, num_gpus):
         return
-    ranks, actors, each = cfg.launch.learner_ranks, cfg.launch.actors, cfg.actor.tensor_parallel
-    one = "; with one GPU, launch.learner_ranks=1 launch.actors=1 actor.tensor_parallel=1 share it" if num_gpus == 1 else ""
-    raise ConfigError(
-        f"this run needs {needed} GPUs (launch.learner_ranks {ranks} + launch.actors {actors} x actor.tensor_parallel {each}), "
-        f"and this machine has {num_gpus}: lower them (`prolong plan memory` says what fits), or give launch.actors=0 here and "
-        f"start `prolong actor` on other machines{one}"
-    )
+    if num_gpus < needed:
+        one = "; with one GPU, launch.learner_ranks=1 launch.actors=1 actor.tensor_parallel=1 share it" if num_gpus == 1 else ""
+        raise ConfigError(
+            f"this run needs {needed} GPUs ({_sum_of_gpus(cfg)}), and this machine has {num_gpus}: lower them (`prolong plan "
+            f"memory` says what fits), or give {_none_here(cfg)} here and start `prolong actor` on other machines{one}"
+        )
+    named: set[int] = set()
+    for pool, kind in kinds_of_actors(cfg).items():
+        chosen = cfg.pools[pool].gpus if pool else []
+        takes = gpus_of_actor(kind) * kind.launch.actors
+        expected = f"none, or {takes} of the {num_gpus} here (count x tensor_parallel) that no other pool names"
+        fits = len(chosen) == takes and max(chosen, default=0) < num_gpus and named.isdisjoint(chosen)
+        require(not chosen or fits, f"pools.{pool}.gpus", chosen, expected)
+        named.update(chosen)
+
+
+def _sum_of_gpus(cfg: Config) -> str:
+    parts = [f"launch.learner_ranks {_gpus_of_learner(cfg)}"]
+    for pool, kind in kinds_of_actors(cfg).items():
+        count, each = (f"pools.{pool}.count", "tensor_parallel") if pool else ("launch.actors", "actor.tensor_parallel")
+        parts.append(f"{count} {kind.launch.actors} x {each} {gpus_of_actor(kind)}")
+    return " + ".join(parts)
+
+
+def _none_here(cfg: Config) -> str:
+    return " ".join(f"pools.{pool}.count=0" for pool in cfg.pools) or "launch.actors=0"
 
 
 def check_ranks(cfg: Config, num_gpus: int) -> None:
@@ -56,20 +87,32 @@ def check_ranks(cfg: Config, num_gpus: int) -> None:
         )
 
 
-def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
-    """Name -> CUDA_VISIBLE_DEVICES: one GPU for each of the learner's ranks, `actor.tensor_parallel` for each actor.
+def place_on_gpus(cfg: Config, num_gpus: int) -> dict[str, list[int]]:
+    """Name -> numbers of its GPUs, for the learner and each actor that takes any.
 
     Learner and actor get the same one where they share it. Empty for a run on the CPU, and when there are too few.
     """
-    ranks, actors, each = cfg.launch.learner_ranks, cfg.launch.actors, cfg.actor.tensor_parallel
-    if cfg.model.device is Device.cpu:
+    actors = [actor for actor in actors_here(cfg) if gpus_of_actor(actor.cfg)]
+    if shares_gpu(cfg, num_gpus):
+        return {"learner": [0], actors[0].name: [0]}
+    if num_gpus < needed_gpus(cfg):
         return {}
-    if shares_gpu(cfg, len(gpus)):
-        return {"learner": gpus[0], "actor-0": gpus[0]}
-    if len(gpus) < needed_gpus(cfg):
-        return {}
-    starts = {f"actor-{i}": ranks + i * each for i in range(actors)}
-    return {"learner": ",".join(gpus[:ranks])} | {name: ",".join(gpus[i : i + each]) for name, i in starts.items()}
+    chosen = {pool: list(settings.gpus) for pool, settings in cfg.pools.items()}
+    named = {index for indices in chosen.values() for index in indices}
+    free = [index for index in range(num_gpus) if index not in named]
+
+    def take(source: list[int], number: int) -> list[int]:
+        taken = source[:number]
+        del source[:number]
+        return taken
+
+    placed = {"learner": take(free, ranks)} if (ranks := _gpus_of_learner(cfg)) else {}
+    return placed | {actor.name: take(chosen.get(actor.pool) or free, gpus_of_actor(actor.cfg)) for actor in actors}
+
+
+def assign_gpus(cfg: Config, gpus: list[str]) -> dict[str, str]:
+    """Name -> CUDA_VISIBLE_DEVICES, as `place_on_gpus` places the processes on these GPUs."""
+    return {name: ",".join(gpus[index] for index in indices) for name, indices in place_on_gpus(cfg, len(gpus)).items()}
 
 
 def _shares(cores: list[int], number: int) -> list[list[int]]:

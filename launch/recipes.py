@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ..common.config.actors import kinds_of_actors, pooled_settings
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs
 from ..common.config.trees import build_section, default_tree
@@ -37,7 +38,19 @@ def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
     others = [override for override in overrides or [] if not override.startswith("preset=")]
     cfg = build_section(Config, _compose_tree(recipe, chosen, [_as_forced(override) for override in others]))
     staged_configs(cfg)
+    kinds_of_actors(cfg)
     return cfg
+
+
+def check_pool_overrides(cfg: Config, pool: str, overrides: list[str]) -> None:
+    """Raise ConfigError for an override that would have no effect, because the pool sets the same key."""
+    for section, key, value in pooled_settings(cfg.pools[pool]) if pool else []:
+        for override in overrides:
+            given = override.lstrip("+").partition("=")[0]
+            if f"{given}.".startswith(f"{section}.{key}."):
+                raise ConfigError(
+                    f"{override}: pool {pool} sets {section}.{key} = {value!r} itself; give pools.{pool}.{given}=VALUE instead"
+                )
 
 
 def presets() -> list[str]:

@@ -73,6 +73,7 @@ CHANGES: dict[str, Change] = {
     "checkpoint": FREE,
     "weights": FREE,
     "launch": FREE,
+    "pools": FREE,
     "stages": LIMITED,
     "stages[]": LIMITED,
 }

@@ -14,6 +14,7 @@ from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
 from .choices import Device, EngineKind, Preference, ResetSource, Straggler
 from .learner import LearnerConfig
+from .pools import PoolConfig
 from .weights import WeightsConfig
 
 MAX_MESSAGE_MB = 4096  # largest value of buffer.max_message_mb
@@ -312,7 +313,7 @@ class CheckpointConfig:
 class LaunchConfig:
     """The processes that `prolong train` starts on this machine."""
 
-    actors: int = 1  # actor processes
+    actors: int = 1  # actor processes, unless there are `pools`, which have a `count` each
     learner_ranks: int = 1  # processes of the learner
     pin_cores: bool = False  # one core for each rank of the learner, the others shared among the actors
     max_restarts: int = 3  # how often each process is started again after it failed
@@ -359,6 +360,8 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    # kinds of actors, {NAME: {count: 2, actor: {capacity: 64}}, ...} with the keys of pools.NAME below; none: all are alike
+    pools: dict[str, PoolConfig] = field(default_factory=dict)
     # run one after the other; none: the run is one stage
     stages: list[StageConfig] = field(default_factory=list)
 

@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 
 from ...buffer.tickets.prompts import longest_completion
+from ...common.config.actors import actors_here, in_pool
 from ...common.config.choices import Device
 from ...common.config.run_files import RunPaths, run_paths
 from ...common.config.sections import Config, SourceConfig
 from ...common.config.stages import total_steps
 from ...common.config.trees import judge_config
 from ...common.data.prompts import load_prompts
-from ...common.errors import AddressInUse, ConfigError, DataError, UserError, require
+from ...common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError, require
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_buffer_keys, load_client_keys
 from ...common.transport.sockets import check_address
@@ -39,6 +40,7 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     check_run_folder(cfg)
     check_model(cfg)
     settle_dtype(cfg)
+    check_pools(cfg)
     check_resume(cfg)
     check_prompts(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
@@ -50,18 +52,34 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
     return cfg
 
 
+def check_pools(cfg: Config) -> None:
+    """Raise ConfigError or ModelError, with the name of the pool, unless the actors of each pool can be started here."""
+    for pool in cfg.pools:
+        try:
+            kind = in_pool(cfg, pool)
+            check_model(kind)
+            if kind.launch.actors:
+                _check_device(kind)
+        except (ConfigError, ModelError) as error:
+            raise type(error)(f"pool {pool} (pools.{pool}): {error}") from error
+
+
 def check_machine(cfg: Config) -> None:
     """Raise ConfigError when the configuration asks for a GPU or an address that is not there, or ranks that cannot share."""
     ranks, sharing = cfg.launch.learner_ranks, cfg.learner.context_parallel
     require(ranks % sharing == 0, "learner.context_parallel", sharing, f"a divisor of launch.learner_ranks, {ranks}")
-    if cfg.model.device is Device.cuda and not has_gpu():
-        raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
+    _check_device(cfg)
     try:
         socket.getaddrinfo(cfg.weights.host, None)
     except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"weights.host = {cfg.weights.host!r}: no such host ({error}); give the learner's host, as actors reach it"
         ) from error
+
+
+def _check_device(cfg: Config) -> None:
+    if cfg.model.device is Device.cuda and not has_gpu():
+        raise ConfigError("model.device = cuda: this machine has no NVIDIA GPU (/dev/nvidia*); use model.device=cpu")
 
 
 def check_run_folder(cfg: Config) -> None:
@@ -129,14 +147,13 @@ def check_keys(cfg: Config) -> None:
 
 def check_weights(cfg: Config) -> None:
     """Raise AddressInUse or ConfigError unless processes of this machine can be pulled from, where weights.* asks for it."""
-    weights = cfg.weights
-    if weights.transport != PULL and not weights.port:
-        return
-    shared = weights.serve and weights.port and cfg.launch.actors
-    require(
-        not shared, "weights.port", weights.port, "0 with weights.serve=true: the learner and each actor here need their own"
-    )
-    check_weights_address(cfg)
+    serving = [cfg, *(actor.cfg for actor in actors_here(cfg) if actor.cfg.weights.serve)]
+    ports = [each.weights.port for each in serving if each.weights.port]
+    shared = next((port for port in ports if ports.count(port) > 1), 0)
+    require(not shared, "weights.port", shared, "0 with weights.serve=true: the learner and each actor here need their own")
+    for each in serving:
+        if each.weights.transport == PULL or each.weights.port:
+            check_weights_address(each)
 
 
 def check_weights_address(cfg: Config) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ...buffer.client.observer import Observer
+from ...common.config.actors import ActorHere, actors_here
 from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
@@ -74,7 +75,7 @@ def _set_aside_summary(paths: RunPaths) -> None:
 def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
     """The processes of a run on this machine, not started, each with its command, environment, cores and GPUs."""
     roles = {"buffer": ["buffer"], "learner": ["learner"]}
-    roles |= {f"actor-{i}": ["actor", "--name", f"actor-{i}"] for i in range(cfg.launch.actors)}
+    roles |= {actor.name: _actor_command(actor) for actor in actors_here(cfg)}
     cores = assign_cores(cfg, sorted(os.sched_getaffinity(0)))
     gpus = assign_gpus(cfg, visible_gpus(os.environ))
     return [
@@ -87,6 +88,10 @@ def run_processes(cfg: Config, paths: RunPaths) -> list[ChildProcess]:
         )
         for name, role in roles.items()
     ]
+
+
+def _actor_command(actor: ActorHere) -> list[str]:
+    return ["actor", "--name", actor.name, *(["--pool", actor.pool] if actor.pool else [])]
 
 
 def process_environment(cfg: Config, gpus: str | None, *, learner: bool = False) -> dict[str, str]:

@@ -49,6 +49,12 @@ class LearnerMemory:
     host: int  # of every rank: offloaded parts, and the copy that a checkpoint is written from
     published: int  # of rank 0's host: the version that is sent, and the next one
 
+    @classmethod
+    def nothing(cls) -> LearnerMemory:
+        """Of a GPU without a rank of the learner."""
+        zero = {item.name: 0 for item in fields(cls) if item.name != "instant"}
+        return cls(instant="", **zero)
+
     @property
     def resident(self) -> int:
         return self.masters + self.moments + self.gradients + self.reference

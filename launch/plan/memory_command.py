@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
+from ...common.config.actors import in_pool
 from ...common.config.choices import Device
 from ...common.config.sections import Config
 from ...common.errors import ConfigError
 from ..gpus import has_gpu, probe_gpus, visible_gpus
 from ..model_check import AUTO, read_config_of
-from ..placement import needed_gpus
+from ..placement import needed_gpus, shares_gpu
 from ..recipes import compose
 from .machine_fit import GIB, MachinePlan, plan_machine
 from .model_shape import ModelShape
@@ -40,12 +42,22 @@ def main(argv: list[str]) -> int:
     if cfg.model.dtype == AUTO:
         cfg.model.dtype = "bfloat16"
     shape = ModelShape.of(read_config_of(cfg.model.path))
-    plan = plan_machine(shape, cfg, *_gpus(cfg, args.gpus, args.gib), nodes=max(args.nodes, 1))
+    plans = {pool: _plan(shape, cfg, pool, args) for pool in cfg.pools or ("",)}
+    records = {pool: plan_record(plan) for pool, plan in plans.items()}
+    fits = all(plan.fits for plan in plans.values())
     if args.json:
-        print(json.dumps(plan_record(plan)))
+        print(json.dumps({"fits": fits, "pools": records} if cfg.pools else records[""]))
     else:
-        show_plan(cfg, plan)
-    return 0 if plan.fits else 1
+        for pool, plan in plans.items():
+            show_plan(in_pool(cfg, pool), plan, pool)
+    return 0 if fits else 1
+
+
+def _plan(shape: ModelShape, cfg: Config, pool: str, args: argparse.Namespace) -> MachinePlan:
+    """The memory of the learner and of an actor of this pool, on a machine that holds the actors of all."""
+    gpus, total_bytes = _gpus(cfg, args.gpus, args.gib)
+    plan = plan_machine(shape, in_pool(cfg, pool), gpus, total_bytes, nodes=max(args.nodes, 1))
+    return replace(plan, needed=needed_gpus(cfg), shared=shares_gpu(cfg, gpus))
 
 
 def _gpus(cfg: Config, gpus: int | None, gib: float | None) -> tuple[int, int]:
@@ -87,9 +99,11 @@ def plan_record(plan: MachinePlan) -> dict[str, object]:
     }
 
 
-def show_plan(cfg: Config, plan: MachinePlan) -> None:
-    """Print the plan as a table and sentences."""
+def show_plan(cfg: Config, plan: MachinePlan, pool: str = "") -> None:
+    """Print the plan as a table and sentences; with pools, that of one of them."""
     console = Console(highlight=False)
+    if pool:
+        console.print(f"[bold]pool {pool}[/]")
     console.print(
         f"{cfg.model.path}: {plan.parameters / 1e9:.2f} billion parameters, {cfg.model.dtype}, micro-batches of "
         f"{max(cfg.learner.token_budget, cfg.model.max_context):,} tokens, recompute {cfg.learner.recompute.name}, "

@@ -1,6 +1,7 @@
 """Cores and GPUs are given out without overlap; too few GPUs are refused."""
 
 import pytest
+from prolong.common.config.pools import PoolConfig
 from prolong.common.config.sections import ActorConfig, Config, Device, LaunchConfig, ModelConfig
 from prolong.common.errors import ConfigError
 from prolong.launch.placement import assign_cores, assign_gpus, check_gpus, check_ranks
@@ -60,3 +61,46 @@ def test_a_learner_by_itself_has_no_more_ranks_than_gpus() -> None:
     check_ranks(config(ranks=4), 4)
     check_ranks(config(ranks=4), 0)
     check_ranks(config(ranks=4, device=Device.cpu), 2)
+
+
+def pooled(*, ranks: int = 1, device: Device = Device.auto, **pools: PoolConfig) -> Config:
+    launch = LaunchConfig(learner_ranks=ranks, actors=5, pin_cores=True)
+    return Config(model=ModelConfig(path="x", device=device), launch=launch, pools=pools)
+
+
+def test_actors_of_pools_get_gpus_pool_by_pool_and_their_names() -> None:
+    cfg = pooled(big=PoolConfig(count=2, actor={"tensor_parallel": 2}), small=PoolConfig(), far=PoolConfig(count=0))
+    gpus = {"learner": "0", "big-0": "1,2", "big-1": "3,4", "small-0": "5"}
+    assert assign_gpus(cfg, list("01234567")) == gpus
+    check_gpus(cfg, 6)
+    cores = {"learner": frozenset({0}), "big-0": frozenset({1}), "big-1": frozenset({2}), "small-0": frozenset({3, 4})}
+    assert assign_cores(cfg, [0, 1, 2, 3, 4]) == cores
+    with pytest.raises(
+        ConfigError, match=r"needs 6 GPUs .* pools.big.count 2 x tensor_parallel 2 \+ pools.small.count 1 .*has 5"
+    ):
+        check_gpus(cfg, 5)
+
+
+def test_a_pool_takes_the_gpus_that_it_names_and_the_others_what_is_left() -> None:
+    cfg = pooled(small=PoolConfig(), big=PoolConfig(count=2, gpus=[0, 2]))
+    check_gpus(cfg, 4)
+    assert assign_gpus(cfg, list("abcd")) == {"learner": "b", "small-0": "d", "big-0": "a", "big-1": "c"}
+    for pools in (
+        {"big": PoolConfig(gpus=[4])},
+        {"big": PoolConfig(count=2, gpus=[1])},
+        {"a": PoolConfig(gpus=[1]), "b": PoolConfig(gpus=[1])},
+    ):
+        with pytest.raises(ConfigError, match=r"pools\.(big|b)\.gpus = .*: expected none, or \d of the 4 here"):
+            check_gpus(pooled(**pools), 4)
+
+
+def test_a_pool_on_the_cpu_takes_no_gpu_beside_one_that_shares_the_learners() -> None:
+    cfg = pooled(card=PoolConfig(), cpu=PoolConfig(count=3, model={"device": "cpu"}))
+    check_gpus(cfg, 1)
+    assert assign_gpus(cfg, ["7"]) == {"learner": "7", "card-0": "7"}
+
+
+def test_a_learner_on_the_cpu_leaves_the_gpus_to_a_pool() -> None:
+    cfg = pooled(device=Device.cpu, card=PoolConfig(model={"device": "cuda"}))
+    check_gpus(cfg, 1)
+    assert assign_gpus(cfg, ["0"]) == {"card-0": "0"}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from prolong.common.config.choices import Advantage, Aggregation
 from prolong.common.config.sections import Config
-from prolong.launch.recipes import CONF_FOLDER, compose, recipes
+from prolong.common.errors import ConfigError
+from prolong.launch.recipes import CONF_FOLDER, check_pool_overrides, compose, recipes
 from prolong.learner.model.policy import Policy, build_policy
 from prolong.learner.model.reference import Reference
 from prolong.learner.ranks import Ranks
@@ -16,7 +17,7 @@ from tests.support.tiny_model import make_tiny_model
 
 
 def test_every_recipe_composes_or_says_what_must_be_given() -> None:
-    assert recipes() == ["default", "demo", "demo_stages", "prorl_1_5b"]
+    assert recipes() == ["default", "demo", "demo_pools", "demo_stages", "prorl_1_5b"]
     for recipe in recipes():
         compose(recipe, ["model=somewhere"] if recipe == "default" else [])
 
@@ -76,3 +77,13 @@ def test_prorl_builds_the_learner_from_a_tiny_stand_in(tmp_path: Path) -> None:
     )
     (group, *_) = trainer.optimizer.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-6, (0.9, 0.999), 0.01)
+
+
+def test_an_override_that_a_pool_would_cover_is_refused() -> None:
+    cfg = compose("demo_pools")
+    check_pool_overrides(cfg, "small", ["actor.grace_s=3", "pools.small.actor.capacity=3"])
+    check_pool_overrides(cfg, "", ["actor.capacity=3"])
+    with pytest.raises(
+        ConfigError, match=r"actor.capacity=3: pool small sets actor.capacity = 64 itself; give pools.small.actor"
+    ):
+        check_pool_overrides(cfg, "small", ["actor.capacity=3"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from prolong.bench.memory import MODELS
 from prolong.common.config.choices import Device, Recompute
+from prolong.common.config.pools import PoolConfig
 from prolong.common.config.sections import Config, LaunchConfig, LearnerConfig, ModelConfig
 from prolong.common.errors import ConfigError
 from prolong.launch.gpus import Gpu, GpuReport
@@ -17,11 +19,15 @@ from prolong.launch.local.gpu_check import settle_gpus
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
-    """A machine with equal GPUs of so many GiB."""
+    """A machine with equal GPUs of so many GiB, and maybe others."""
 
-    def pretend(number: int, gib: int = 80, capability: tuple[int, int] = (9, 0), problem: str = "") -> None:
-        card = Gpu(name="H", total_bytes=gib << 30, free_bytes=gib << 30, capability=capability)
-        report = GpuReport(torch="2.14.0", cuda="13.0", gpus=[] if problem else [card] * number, problem=problem)
+    def pretend(
+        number: int, gib: int = 80, capability: tuple[int, int] = (9, 0), problem: str = "", others: Sequence[int] = ()
+    ) -> None:
+        sizes = [gib << 30] * number + [other << 30 for other in others]
+        cards = [Gpu(name="H", total_bytes=size, free_bytes=size, capability=capability) for size in sizes]
+        number += len(others)
+        report = GpuReport(torch="2.14.0", cuda="13.0", gpus=[] if problem else cards, problem=problem)
         monkeypatch.setattr(gpu_check, "computes_on_gpu", lambda device: device is not Device.cpu)
         monkeypatch.setattr(gpu_check, "visible_gpus", lambda _: [str(index) for index in range(number)])
         monkeypatch.setattr(gpu_check, "probe_gpus", lambda: report)
@@ -114,3 +120,27 @@ def test_gpus_that_torch_cannot_use_are_refused_with_its_reason(machine, config)
 def test_a_run_on_the_cpu_is_not_asked(machine, config) -> None:
     machine(0)
     assert settle_gpus(config("0.6B", device=Device.cpu)) == []
+
+
+def test_a_pool_that_shares_the_learners_gpu_gets_what_it_leaves(machine, config) -> None:
+    machine(1)
+    cfg = config("0.6B")
+    cfg.pools = {"card": PoolConfig(), "cpu": PoolConfig(model={"device": "cpu"})}
+    (note,) = settle_gpus(cfg)
+    assert note.startswith("pool card: learner and actor share the GPU")
+    assert 0.5 < cfg.pools["card"].actor["gpu_memory_utilization"] < 0.85
+    assert cfg.actor.gpu_memory_utilization == 0.85
+
+
+def test_each_pool_and_the_learner_are_counted_on_their_own_cards(machine, config) -> None:
+    machine(1, others=[4])
+    cfg = config("0.6B")
+    cfg.pools = {"small": PoolConfig(gpus=[1], actor={"gpu_memory_utilization": 0.4})}
+    assert settle_gpus(cfg) == []
+    cfg.pools = {"small": PoolConfig(gpus=[0])}
+    with pytest.raises(ConfigError, match=r"^this run does not fit: a rank of the learner takes .* of 4 GiB"):
+        settle_gpus(cfg)
+    machine(1, others=[1])
+    cfg.pools = {"small": PoolConfig(gpus=[1])}
+    with pytest.raises(ConfigError, match=r"^pool small: this run does not fit: actor.gpu_memory_utilization = 0.85 of 1 GiB"):
+        settle_gpus(cfg)

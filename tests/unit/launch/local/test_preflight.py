@@ -68,6 +68,42 @@ def test_an_engine_argument_that_breaks_a_promise_or_does_not_exist_costs_no_sta
         attempt(settings, actor__engine_args=given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "{engine_args: {enforce_eger: true}}",
+            r"pool a \(pools\.a\): actor\.engine_args\.enforce_eger = True: this vLLM has no",
+        ),
+        ("{engine: none}", r"pool a \(pools\.a\): actor\.engine = 'none': expected one of vllm"),
+    ],
+)
+def test_what_is_wrong_with_a_pool_costs_no_start(settings: dict[str, str], given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        attempt(settings, pools__a__actor=given)
+
+
+def test_a_pool_with_gpus_is_refused_where_there_are_none_unless_it_is_elsewhere(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match=r"^pool a \(pools\.a\): model\.device = cuda: this machine has no NVIDIA GPU"):
+        attempt(settings, pools__a__model="{device: cuda}")
+    assert attempt(settings, pools__a__model="{device: cuda}", pools__a__count="0").pools["a"].count == 0
+
+
+def test_pools_serve_weights_on_ports_of_their_own(settings: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [server.getsockname()[1] for server in (first, second)]
+    pulled = {"weights__transport": "pull", "weights__port": str(ports[0])}
+    served = [f"{{serve: true, port: {port}}}" for port in ports]
+    attempt(settings, **pulled, pools__a__weights=served[1])
+    with pytest.raises(ConfigError, match=rf"weights.port = {ports[0]}: expected 0"):
+        attempt(settings, **pulled, pools__a__weights=served[0])
+    with pytest.raises(ConfigError, match=rf"weights.port = {ports[1]}: expected 0"):
+        attempt(settings, **pulled, pools__a__weights=served[1], pools__a__count="2")
+
+
 def test_a_run_that_can_start_gets_a_real_port(settings: dict[str, str]) -> None:
     port = int(attempt(settings).buffer.address.rpartition(":")[2])
     assert port > 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from prolong.common.config.pools import PoolConfig
 from prolong.common.config.run_files import RunPaths
 from prolong.common.config.sections import Config, Device, LaunchConfig, ModelConfig, RunConfig
 from prolong.common.errors import UserError
@@ -30,6 +31,13 @@ def test_a_run_is_one_buffer_one_learner_and_its_actors_on_the_saved_settings(cf
     assert [process.name for process in processes] == ["buffer", "learner", "actor-0", "actor-1"]
     assert processes[3].command[-5:] == ["actor", "--name", "actor-1", "--recipe", str(paths.config)]
     assert [process.log.name for process in processes] == ["buffer.log", "learner.log", "actor-0.log", "actor-1.log"]
+
+
+def test_with_pools_the_actors_are_those_of_the_pools(cfg: Config, paths: RunPaths) -> None:
+    cfg.pools = {"large": PoolConfig(count=2), "far": PoolConfig(count=0), "small": PoolConfig()}
+    processes = local.run_processes(cfg, paths)
+    assert [process.name for process in processes] == ["buffer", "learner", "large-0", "large-1", "small-0"]
+    assert processes[3].command[-7:-2] == ["actor", "--name", "large-1", "--pool", "large"]
 
 
 def test_the_environment_says_what_the_caller_left_unsaid(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
