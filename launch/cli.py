@@ -244,10 +244,16 @@ def keys(argv: list[str]) -> int:
 
 
 def plan(argv: list[str]) -> int:
-    parser = command_parser("plan", "`prolong plan memory --help` tells more")
-    parser.add_argument("what", choices=["memory"])
-    what = parser.parse_args(argv[:1]).what
-    return importlib.import_module(f"{__package__}.plan.{what}_command").main(argv[1:])
+    if argv[:1] == ["memory"]:
+        from .plan.memory_command import main as plan_memory
+
+        return plan_memory(argv[1:])
+    from .plan.arguments import plan_parser
+
+    args = plan_parser().parse_intermixed_args(argv)
+    from .plan.command import plan_on_cluster
+
+    return plan_on_cluster(args)
 
 
 def doctor(argv: list[str]) -> int:
@@ -294,7 +300,7 @@ COMMANDS: dict[str, Command] = {
     "journal": Command(journal, "check a run's journal: every record, and that every ticket is accounted for"),
     "data": Command(data, "examine a prompt file, make one from a public format, or generate puzzles"),
     "keys": Command(keys, "make the keys that a buffer beyond loopback needs, and say what to copy where"),
-    "plan": Command(plan, "say what a run takes of GPUs and machine, and whether it fits, before it is started"),
+    "plan": Command(plan, "say how fast a run would be on a described cluster, or whether it fits into memory"),
     "doctor": Command(doctor, "check this machine and installation for what a run needs"),
     "bench": Command(bench, "run one of the measurements in bench/"),
 }

@@ -47,12 +47,14 @@ class PoolDevice:
     kv_tokens: int = 0  # tokens that the cache of keys and values holds; 0: no limit
     publish_s: float = 0.0  # seconds until new weights are here, beyond weights.publish_s
     cores: float = 1.0  # of the host, that an actor takes while it generates; see HostDevice
+    devices: int = 1  # GPUs of one actor: what a search for the best split counts
 
     def __post_init__(self) -> None:
         require(self.count >= 0, "pools.*.count", self.count, "0 or more")
         require(self.capacity >= 1, "pools.*.capacity", self.capacity, "at least 1")
         require(self.max_running >= 0, "pools.*.max_running", self.max_running, "0 or more")
         require(self.kv_tokens >= 0, "pools.*.kv_tokens", self.kv_tokens, "a number of tokens, or 0")
+        require(self.devices >= 1, "pools.*.devices", self.devices, "at least 1")
         _check_times("pools.*", self, "step_base_s", "step_per_rollout_s", "step_per_kv_token_s", "compute_per_rollout_s")
         _check_times("pools.*", self, "prefill_s_per_token", "publish_s", "cores")
         some = self.step_base_s + self.step_per_rollout_s + self.compute_per_rollout_s > 0
@@ -84,9 +86,13 @@ class LearnerDevice:
     per_token_s: float = 0.0  # seconds for a token of the batch, prompts included
     spread: float = 0.0  # of the logarithm of a step's time, from step to step
     cores: float = 1.0  # of the host, that it takes during a step; see HostDevice
+    # GPUs that the times above are of, and the pool that has the same ones: a search for the best split moves them
+    devices: int = 0
+    pool: str = ""
 
     def __post_init__(self) -> None:
         _check_times("learner", self, "base_s", "per_token_s", "spread", "cores")
+        require(self.devices >= 0, "learner.devices", self.devices, "0 or more")
 
     def step_s(self, tokens: float) -> float:
         """Seconds of a step of so many tokens."""
@@ -240,6 +246,8 @@ class Cluster:
         require(bool(self.lengths), "lengths", self.lengths, "at least one class of prompts, with its mean length")
         names = [length.name for length in self.lengths]
         require(len(set(names)) == len(names), "lengths.*.name", names, "a different name for every class")
+        shared = self.learner.pool
+        require(not shared or shared in self.pools, "learner.pool", shared, f"one of {', '.join(self.pools)}, or nothing")
 
     @property
     def num_actors(self) -> int:

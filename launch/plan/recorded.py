@@ -1,0 +1,96 @@
+"""A recorded run as calibration reads it: settings, sums of metrics over stretches of steps, and lengths of its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...buffer.journal.journal import read_journal
+from ...common.config.run_files import RunPaths, load_config
+from ...common.config.sections import Config
+from ...common.errors import UserError
+from ...common.metrics import MetricsRecord, read_metrics
+
+STRETCH = 5  # steps that are added up: heartbeats come twice a second, and a step may be shorter
+MIN_STEPS = 11  # a start and two stretches
+MAX_GROUPS = 400  # of the journal that are read
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Consecutive steps, added up."""
+
+    first: int  # version that its first step started from
+    records: list[MetricsRecord]
+
+    def __getitem__(self, name: str) -> float:
+        """The sum of a metric; steps without it count 0."""
+        return sum(record.get(name) or 0.0 for record in self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """One run that has ended, or got far enough."""
+
+    paths: RunPaths
+    cfg: Config
+    records: list[MetricsRecord]  # one per step
+    lengths: list[int]  # tokens of completions that the journal still holds
+    prompt_tokens: int  # of a mean prompt among them; 0 without any
+    others: float = 0.0  # processes of somebody else that wanted a core of its host
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.paths.folder.name
+
+    def stretches(self) -> Iterator[Stretch]:
+        """The run without its first step, which holds the start of its processes."""
+        for start in range(1, len(self.records) - STRETCH + 1, STRETCH):
+            yield Stretch(start, self.records[start : start + STRETCH])
+
+    @property
+    def groups_per_step(self) -> int:
+        return self.cfg.buffer.batch_groups
+
+    def first_measured(self, share: float) -> int:
+        """The number of steps at the start that are left out, when a `share` of all is."""
+        return int(len(self.records) * share)
+
+    def steps_per_s(self, first: int) -> float:
+        """Steps per second after the `first` steps."""
+        walls = [record["wall_s"] for record in self.records]
+        return (len(walls) - first) / (walls[-1] - walls[first - 1])
+
+    def staleness_mean(self, first: int) -> float:
+        """Mean staleness of the groups that were trained after the `first` steps."""
+        ages = [record["buffer/staleness_mean"] for record in self.records[first:]]
+        return sum(ages) / len(ages)
+
+
+def read_recorded(name: str, root: str = "runs") -> RecordedRun:
+    """The run of that name or folder. Raises: UserError for one without metrics, or with too few steps; JournalError."""
+    paths = next((found for found in map(RunPaths, (Path(name), Path(root) / name)) if found.metrics.is_file()), None)
+    if paths is None or not paths.config.is_file():
+        raise UserError(f"run {name!r}: expected a run's folder, or its name in {root}/, with metrics.jsonl and config.yaml")
+    records = read_metrics(paths.metrics)
+    if len(records) < MIN_STEPS:
+        raise UserError(f"{paths.metrics} has {len(records)} steps: expected at least {MIN_STEPS}, to tell speeds from noise")
+    lengths, prompt_tokens = _read_lengths(paths.journal)
+    return RecordedRun(paths, load_config(paths.config), records, lengths, prompt_tokens)
+
+
+def _read_lengths(folder: Path) -> tuple[list[int], int]:
+    """Lengths of completions in a journal, and the mean length of their prompts; nothing where there is no journal."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return [], 0
+    journal = read_journal(folder)
+    try:
+        ordinals = journal.groups()
+        groups = [journal.group(ordinal) for ordinal in ordinals[:: len(ordinals) // MAX_GROUPS + 1]]
+    finally:
+        journal.close()
+    lengths = [rollout.num_tokens for group in groups for rollout in group.rollouts]
+    prompts = [len(group.prompt.token_ids) // 4 for group in groups]
+    return lengths, round(sum(prompts) / len(prompts)) if prompts else 0

@@ -1,0 +1,32 @@
+"""Lines through noisy sums."""
+
+import numpy as np
+import pytest
+from prolong.launch.plan.fitting import fit_two
+
+
+def test_a_line_is_found_although_some_stretches_are_disturbed() -> None:
+    rng = np.random.default_rng(0)
+    steps, running = rng.uniform(200, 800, 30), rng.uniform(20_000, 60_000, 30)
+    seconds = 2e-3 * steps + 8e-5 * running
+    seconds[:3] *= 3
+    base_s, per_rollout_s = fit_two(list(zip(steps, running, seconds, strict=True)))
+    assert base_s == pytest.approx(2e-3, rel=0.02)
+    assert per_rollout_s == pytest.approx(8e-5, rel=0.02)
+
+
+def test_no_number_is_below_zero() -> None:
+    # the first column explains nothing, and its best share alone would be negative
+    rows = [(1.0, x, 3 * x - 0.5) for x in (1.0, 2.0, 3.0, 4.0)]
+    base, slope = fit_two(rows)
+    assert base == 0.0
+    assert slope == pytest.approx(2.8, abs=0.15)
+
+
+def test_columns_that_are_multiples_of_one_another_still_give_a_line() -> None:
+    first, second = fit_two([(x, 2 * x, 4 * x) for x in (1.0, 2.0, 3.0)])
+    assert first + 2 * second == pytest.approx(4.0)
+
+
+def test_nothing_is_fitted_to_nothing() -> None:
+    assert fit_two([]) == (0.0, 0.0)
