@@ -117,6 +117,7 @@ def make_group(ordinal: int, num_tokens: int, ticket: Ticket | None = None) -> G
         rollouts=rollouts,
         actor="actor",
         seconds=1.0,
+        eta=None if ticket is None else ticket.eta,
     )
 
 

@@ -29,7 +29,7 @@ PAGE_BYTES = 4096
 MIN_SPARES = 2
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class FramePlace(msgspec.Struct, frozen=True, array_like=True):
     """Where a value lies in the log, and the CRC-32 of its bytes."""
 
     segment: int
@@ -68,7 +68,7 @@ class GroupLog:
         self._segments: dict[int, Segment] = {}
         self._current = -1  # number of the segment that is appended to
 
-    def restore(self, places: Iterable[Place]) -> None:
+    def restore(self, places: Iterable[FramePlace]) -> None:
         """Learn what the index points to, before the first append and after a commit of the index that failed.
 
         Raises JournalError when a file is not there, or too short.
@@ -85,7 +85,7 @@ class GroupLog:
         self._segments = segments
         self._current = min((n for n, s in segments.items() if s.live), key=lambda n: segments[n].end, default=-1)
 
-    def append(self, values: Sequence[bytes]) -> list[Place]:
+    def append(self, values: Sequence[bytes]) -> list[FramePlace]:
         """Write values, in order; when this returns they are on the disk, but count only once they are settled.
 
         Raises OSError: then nothing has happened, as far as the index knows.
@@ -96,7 +96,7 @@ class GroupLog:
         segment = self._segments.get(number, Segment())
         places, offset = [], segment.end
         for value in values:
-            places.append(Place(number, offset, len(value), crc32(value)))
+            places.append(FramePlace(number, offset, len(value), crc32(value)))
             offset += len(value)
         segment.size = self._reserve(number, self._paged(offset))
         self._segments[number] = segment
@@ -105,7 +105,7 @@ class GroupLog:
         self._current = number
         return places
 
-    def settle(self, added: Collection[Place], dropped: Collection[Place]) -> None:
+    def settle(self, added: Collection[FramePlace], dropped: Collection[FramePlace]) -> None:
         """The index points to the places `added` now, durably, and no longer to those `dropped`."""
         for place in added:
             segment = self._segments[place.segment]
@@ -120,7 +120,7 @@ class GroupLog:
         if dropped:
             self._remove_spares()
 
-    def read(self, place: Place) -> bytes | None:
+    def read(self, place: FramePlace) -> bytes | None:
         """The value at a place; None when other bytes are there now. Raises OSError."""
         found = self._files.read(place.segment, place.offset, place.num_bytes)
         return found if len(found) == place.num_bytes and crc32(found) == place.crc else None
@@ -129,7 +129,7 @@ class GroupLog:
         """The size of all files."""
         return sum(self._files.sizes().values())
 
-    def defects(self, places: Iterable[Place]) -> list[str]:
+    def defects(self, places: Iterable[FramePlace]) -> list[str]:
         """What is wrong with the places of an index: files that are too short, values that overlap."""
         found: list[str] = []
         sizes, ends = self._files.sizes(), dict[int, int]()
@@ -200,7 +200,7 @@ class GroupLog:
         return self._files.reserve(number, end)
 
 
-def _missing(place: Place, sizes: dict[int, int]) -> str:
+def _missing(place: FramePlace, sizes: dict[int, int]) -> str:
     return (
         f"segment {place.segment} of the log has {sizes.get(place.segment, 0)} bytes, a group ends at {place.end}: the file "
         "was lost or cut, or the folder was copied without it (its files belong together)"

@@ -20,7 +20,7 @@ from typing import IO
 from ...common.errors import JournalError, JournalFull
 from . import records as r
 from .disk import paged_bytes
-from .group_log import GroupLog, Place
+from .group_log import FramePlace, GroupLog
 from .lmdb_index import Index, LmdbIndex, no_room
 from .segment_files import SegmentFiles
 
@@ -88,7 +88,7 @@ class LoggedDisk:
         self._write(put, drop, outdated, growth)
         return None
 
-    def _write(self, put: Mapping[bytes, bytes], drop: Collection[bytes], outdated: list[Place], growth: int) -> None:
+    def _write(self, put: Mapping[bytes, bytes], drop: Collection[bytes], outdated: list[FramePlace], growth: int) -> None:
         groups = {key: value for key, value in put.items() if _is_group(key)}
         try:
             places = self._log.append(list(groups.values()))
@@ -155,11 +155,11 @@ def _is_place(key: bytes, value: bytes) -> bool:
     return _is_group(key) and len(value) <= MAX_PLACE_BYTES
 
 
-def _place(key: bytes, value: bytes, where: str) -> Place:
-    return r.unpack_record(value, Place, f"{where}, record {key!r}")
+def _place(key: bytes, value: bytes, where: str) -> FramePlace:
+    return r.unpack_record(value, FramePlace, f"{where}, record {key!r}")
 
 
-def _places(items: Iterable[tuple[bytes, bytes]], where: str) -> Iterator[Place]:
+def _places(items: Iterable[tuple[bytes, bytes]], where: str) -> Iterator[FramePlace]:
     return (_place(key, value, where) for key, value in items if _is_place(key, value))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import pytest
 from prolong.buffer.journal import records as r
-from prolong.buffer.journal.group_log import Place
+from prolong.buffer.journal.group_log import FramePlace
 from prolong.buffer.journal.logged_disk import LoggedDisk
 from prolong.common.errors import JournalError, JournalFull
 
@@ -99,7 +99,7 @@ def not_synced(patch: Patch) -> None:
 
 def written_again_before_the_index_let_go(patch: Patch) -> None:
     def write(
-        self: LoggedDisk, put: Mapping[bytes, bytes], drop: Collection[bytes], outdated: list[Place], growth: int
+        self: LoggedDisk, put: Mapping[bytes, bytes], drop: Collection[bytes], outdated: list[FramePlace], growth: int
     ) -> None:
         self._log.settle([], outdated)
         write_well(self, put, drop, [], growth)

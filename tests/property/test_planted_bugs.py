@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prolong.buffer.core.dispatch import Dispatch
 from prolong.buffer.core.run_state import RunState
-from prolong.buffer.journal.group_log import GroupLog, Place
+from prolong.buffer.journal.group_log import FramePlace, GroupLog
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import BufferState
 from prolong.buffer.serving.output_commit import Frame, OutputCommit
@@ -275,7 +275,7 @@ def log_not_synced(patch: Patch) -> None:
 def ends_of_segments_forgotten_at_restart(patch: Patch) -> None:
     restore_well = GroupLog.restore
 
-    def restore(self: GroupLog, places: Iterable[Place]) -> None:
+    def restore(self: GroupLog, places: Iterable[FramePlace]) -> None:
         restore_well(self, places)
         for segment in self._segments.values():
             segment.end = 0
@@ -286,7 +286,7 @@ def ends_of_segments_forgotten_at_restart(patch: Patch) -> None:
 def live_groups_not_counted(patch: Patch) -> None:
     settle_well = GroupLog.settle
 
-    def settle(self: GroupLog, added: Collection[Place], dropped: Collection[Place]) -> None:
+    def settle(self: GroupLog, added: Collection[FramePlace], dropped: Collection[FramePlace]) -> None:
         settle_well(self, added, dropped)
         for place in dropped:
             if place.segment in self._segments:
