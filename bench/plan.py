@@ -7,6 +7,7 @@ Then those are run too. Without the first fifth of the steps, steps per second s
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,11 +45,16 @@ UNSEEN = (Setting(1, 1, 16), Setting(4, 1, 16), Setting(2, 1, 8), Setting(1, 2, 
 FIXED = ("data.heldout=[]", "validation.every=0", "buffer.keep_history=true")
 
 
-def record_run(setting: Setting, steps: int, root: Path, recipe: str, overrides: Sequence[str]) -> RecordedRun:
-    """Run a setting, and read what it recorded."""
-    with OtherLoad() as load:
-        train_run(setting.name, [*FIXED, f"run.steps={steps}", *setting.overrides, *overrides], root=root, recipe=recipe)
-    return replace(read_recorded(str(root / setting.name)), others=load.mean)
+def record_run(setting: Setting, args: argparse.Namespace) -> RecordedRun:
+    """Run a setting, unless it may be reused, and read what it recorded."""
+    folder: Path = args.root / setting.name
+    note = folder / "others.json"
+    if not (args.reuse and note.is_file()):
+        fixed = [*FIXED, f"run.steps={args.steps}", *setting.overrides, *args.overrides]
+        with OtherLoad() as load:
+            train_run(setting.name, fixed, root=args.root, recipe=args.recipe)
+        note.write_text(json.dumps(load.mean))
+    return replace(read_recorded(str(folder)), others=json.loads(note.read_text()))
 
 
 def rows_of(cluster: Cluster, runs: Sequence[RecordedRun]) -> list[RunFit]:
@@ -73,14 +79,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--root", type=Path, default=Path("runs/bench-plan"))
     parser.add_argument("--cores", type=float, default=float(len(os.sched_getaffinity(0))), help="of this machine")
+    parser.add_argument("--reuse", action="store_true", help="take the runs that are in --root already")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args(argv)
-    how = (args.steps, args.root, args.recipe, args.overrides)
-    recorded = [record_run(setting, *how) for setting in RECORDED]
+    recorded = [record_run(setting, args) for setting in RECORDED]
     cluster = refine(calibrate(recorded, args.cores), recorded)
     known = rows_of(cluster, recorded)
-    unseen = [record_run(setting, *how) for setting in UNSEEN]
+    unseen = [record_run(setting, args) for setting in UNSEEN]
     fits = rows_of(cluster, unseen)
     result: dict[str, object] = {
         "bench": "plan",

@@ -1,7 +1,7 @@
 """What no record shows of a calibrated cluster, found by simulating the recorded runs until they take as long as they took.
 
-Two numbers are searched: how many cores an actor takes when nobody else wants any (on a shared host), and the seconds between a
-step and the first ticket of its version. Then the speeds of actors and learner are scaled by what is left.
+On a shared host that is how many cores an actor takes when nobody else wants any. Then the speeds of actors and learner are
+scaled by what is left.
 """
 
 from __future__ import annotations
@@ -94,10 +94,9 @@ def _with_cores(cluster: Cluster, cores: float) -> Cluster:
 
 
 def _scaled(cluster: Cluster, found: Sequence[tuple[RecordedRun, Simulated]]) -> Cluster:
-    """Scale the side that binds each run by its error, and the way of the weights by that of synchronous runs."""
+    """Scale each side by the errors of the runs, as far as it is the one that works in them."""
     side = {"actors": 0.0, "learner": 0.0}
     weight = {"actors": 1e-9, "learner": 1e-9}
-    late_s: list[float] = []
     for run, simulated in found:
         fit = _beside(run, simulated)
         error = math.log(fit.simulated_steps_per_s / fit.steps_per_s)
@@ -105,11 +104,8 @@ def _scaled(cluster: Cluster, found: Sequence[tuple[RecordedRun, Simulated]]) ->
         for name, share in shares.items():
             side[name] += share * error
             weight[name] += share
-        if run.cfg.buffer.eta == 0:
-            late_s.append(1 / fit.steps_per_s - 1 / fit.simulated_steps_per_s)
-    actor, learner, weights = cluster.pools[POOL], cluster.learner, cluster.weights
+    actor, learner = cluster.pools[POOL], cluster.learner
     slower = {name: math.exp(side[name] / weight[name]) for name in side}
-    del late_s
     return replace(
         cluster,
         pools={
@@ -122,5 +118,4 @@ def _scaled(cluster: Cluster, found: Sequence[tuple[RecordedRun, Simulated]]) ->
         learner=replace(
             learner, base_s=learner.base_s * slower["learner"], per_token_s=learner.per_token_s * slower["learner"]
         ),
-        weights=weights,
     )
