@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,11 +94,15 @@ class ActorStats:
             self._awaited -= 1
 
     def snapshot(self) -> dict[str, float]:
-        """All numbers so far. cpu_s is that of this process and its living descendants."""
+        """All numbers so far. cpu_s is that of this process and its living descendants.
+
+        helper_cpu_s is the part of those in other sessions, verifiers and sandboxes: Linux shares cores among sessions.
+        """
         self._mark()
         of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}
         of_weights = {name: float(count) for name, count in self._of_weights().items()}
-        now = {"in_flight": float(self._in_flight), "cpu_s": self._cpu_s()}
+        cpu_s, helper_cpu_s = self._cpu_s()
+        now = {"in_flight": float(self._in_flight), "cpu_s": cpu_s, "helper_cpu_s": helper_cpu_s}
         return {**self._seconds, **self.counts, **of_pool, **of_weights, **self.load().numbers(), **now}
 
     def _mark(self) -> None:
@@ -109,15 +114,16 @@ class ActorStats:
             self._seconds["verify_exposed_s"] += 0.0 if self._in_flight else passed
         self._since = now
 
-    def _cpu_s(self) -> float:
+    def _cpu_s(self) -> tuple[float, float]:
         if self._since - self._tree_at > _TREE_S:
             me = psutil.Process()
             self._tree, self._tree_at = [me, *me.children(recursive=True)], self._since
-        total = 0.0
+        total = helpers = 0.0
         for process in self._tree:
             try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
+                times, is_helper = process.cpu_times(), os.getsid(process.pid) != os.getsid(0)
+            except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
             total += times.user + times.system
-        return total
+            helpers += times.user + times.system if is_helper else 0.0
+        return total, helpers

@@ -66,29 +66,29 @@ def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
     """Seconds of an engine's step by the rollouts that run in it."""
     rows: list[tuple[float, float, float]] = []
     for each in _stretches(runs):
-        spent_s = each["actor/cpu_s"] + each["buffer/cpu_s"] if shared else each["actor/busy_s"]
+        spent_s = _cpu_s(each) if shared else each["actor/busy_s"]
         rows.append((each["actor/engine_steps"], each["actor/engine_running"], spent_s))
     base_s, per_rollout_s = fit_two(rows)
-    # of its own time; what others took of the cores makes it smaller than it is, and `refine` mends that
-    cores = 1.0
-    if shared:
-        cores = max(sum(row[2] for row in _rows_of(run)) / sum(row[1] for row in _rows_of(run)) for run in runs)
-        cores = max(cores, 1.0)
     last = runs[-1].cfg
-    return PoolDevice(
+    device = PoolDevice(
         count=max(last.launch.actors, 1),
         capacity=last.actor.capacity,
         max_running=last.actor.max_num_seqs,
-        step_base_s=base_s / cores,
-        step_per_rollout_s=per_rollout_s / cores,
+        step_base_s=base_s,
+        step_per_rollout_s=per_rollout_s,
         kv_tokens=_kv_tokens(runs),
-        cores=cores,
     )
+    if not shared:
+        return device
+    total = sum(_cpu_s(each) for each in _stretches(runs))
+    helpers = sum(each["actor/helper_cpu_s"] + each["buffer/cpu_s"] for each in _stretches(runs)) / total
+    # `refine` looks for the number of cores; here an actor takes one in all
+    return replace(device, cores=1 - helpers, helper_cores=helpers)
 
 
-def _rows_of(run: RecordedRun) -> list[tuple[float, float, float]]:
-    """(steps, busy seconds, CPU seconds) of each stretch."""
-    return [(STRETCH, each["actor/busy_s"], each["actor/cpu_s"] + each["buffer/cpu_s"]) for each in run.stretches()]
+def _cpu_s(stretch: Stretch) -> float:
+    """CPU seconds of the actors, and of the buffer on their behalf."""
+    return stretch["actor/cpu_s"] + stretch["buffer/cpu_s"]
 
 
 def _kv_tokens(runs: Sequence[RecordedRun]) -> int:

@@ -190,8 +190,9 @@ def _host_roof(cluster: Cluster, work: StepWork, learner_s: float) -> float:
     host, learner = cluster.host, cluster.learner
     if not host.cores:
         return NONE
-    wanted = [device.cores for device in cluster.pools.values() for _ in range(device.count)] + [learner.cores]
+    actors = [cores for device in cluster.pools.values() for cores in (device.cores, device.helper_cores) * device.count]
+    wanted = [cores for cores in (*actors, learner.cores) if cores]
     share = host.share(wanted)
     usable = sum(min(cores, share) for cores in wanted)
-    per_rollout = min(device.cores / _rollouts_per_s(device, work) for device in cluster.pools.values())
+    per_rollout = min(device.all_cores / _rollouts_per_s(device, work) for device in cluster.pools.values())
     return usable / (work.groups * work.rollouts * per_rollout + learner.cores * learner_s)

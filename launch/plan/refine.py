@@ -16,7 +16,7 @@ from .simulation.cluster import Cluster
 from .simulation.result import WARM_UP, Simulated
 from .simulation.simulate import simulate
 
-CORES_TRIED = (1.0, 1.15, 1.3, 1.45, 1.6)
+CORES_TRIED = (0.8, 0.9, 1.0, 1.1, 1.25, 1.4)  # of the process of an engine
 ROUNDS = 3  # of scaling
 STALENESS_WEIGHT = 0.1  # of a version, beside a logarithm of steps per second
 
@@ -77,20 +77,17 @@ def _loss(cluster: Cluster, runs: Sequence[RecordedRun]) -> float:
 
 
 def _with_cores(cluster: Cluster, cores: float) -> Cluster:
-    """The same work of the actors, on so many cores at a time."""
+    """The same work of the actors, with an engine that takes so many cores at a time, and helpers in proportion."""
     actor = cluster.pools[POOL]
-    factor = actor.cores / cores
-    return replace(
-        cluster,
-        pools={
-            POOL: replace(
-                actor,
-                cores=cores,
-                step_base_s=actor.step_base_s * factor,
-                step_per_rollout_s=actor.step_per_rollout_s * factor,
-            )
-        },
+    factor = cores / actor.cores
+    faster = replace(
+        actor,
+        cores=cores,
+        helper_cores=actor.helper_cores * factor,
+        step_base_s=actor.step_base_s / factor,
+        step_per_rollout_s=actor.step_per_rollout_s / factor,
     )
+    return replace(cluster, pools={POOL: faster})
 
 
 def _scaled(cluster: Cluster, found: Sequence[tuple[RecordedRun, Simulated]]) -> Cluster:

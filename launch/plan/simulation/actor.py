@@ -126,13 +126,14 @@ class SimulatedActor:
             return
         self._update = update
         self._num_updates += 1
-        self._events.after(self._cluster.weights.publish_s + self.device.publish_s, self._take_weights, self._num_updates)
+        publish_s = (self._cluster.weights.publish_s + self.device.publish_s) / self.engine.speed
+        self._events.after(publish_s, self._take_weights, self._num_updates)
 
     def _take_weights(self, number: int) -> None:
         """New weights are here: generation pauses for them."""
         if number != self._num_updates or self._update is None:
             return  # a newer update replaced it
-        pause_s = self._cluster.weights.pause_s
+        pause_s = self._cluster.weights.pause_s / self.engine.speed
         ended = self.engine.load_weights(self._update.version, pause_s, clear_kv=self._clear_kv, now=self._events.now)
         self._judge(ended)
         self._expect_wake()

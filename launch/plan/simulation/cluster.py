@@ -47,6 +47,7 @@ class PoolDevice:
     kv_tokens: int = 0  # tokens that the cache of keys and values holds; 0: no limit
     publish_s: float = 0.0  # seconds until new weights are here, beyond weights.publish_s
     cores: float = 1.0  # of the host, that an actor takes while it generates; see HostDevice
+    helper_cores: float = 0.0  # the same of processes beside it, which the scheduler takes for others: verifiers
     devices: int = 1  # GPUs of one actor: what a search for the best split counts
 
     def __post_init__(self) -> None:
@@ -56,9 +57,14 @@ class PoolDevice:
         require(self.kv_tokens >= 0, "pools.*.kv_tokens", self.kv_tokens, "a number of tokens, or 0")
         require(self.devices >= 1, "pools.*.devices", self.devices, "at least 1")
         _check_times("pools.*", self, "step_base_s", "step_per_rollout_s", "step_per_kv_token_s", "compute_per_rollout_s")
-        _check_times("pools.*", self, "prefill_s_per_token", "publish_s", "cores")
+        _check_times("pools.*", self, "prefill_s_per_token", "publish_s", "cores", "helper_cores")
         some = self.step_base_s + self.step_per_rollout_s + self.compute_per_rollout_s > 0
         require(some, "pools.*.step_base_s", self.step_base_s, "a step that takes time: above 0, or with step_per_rollout_s")
+
+    @property
+    def all_cores(self) -> float:
+        """Of the host, with those of its helpers."""
+        return self.cores + self.helper_cores
 
     @property
     def most_running(self) -> int:

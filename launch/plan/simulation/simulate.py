@@ -137,7 +137,9 @@ class Simulation:
     def _share_cores(self) -> None:
         """Slow down whoever wants more cores than its share is, while the host has too few."""
         actors, learner = self.actors.values(), self._cluster.learner.cores
-        wanted = [actor.device.cores for actor in actors if actor.engine.works] + ([learner] if self.learner.trains else [])
+        working = [actor.device for actor in actors if actor.engine.works]
+        wanted = [cores for device in working for cores in (device.cores, device.helper_cores) if cores]
+        wanted += [learner] if self.learner.trains else []
         share = self._cluster.host.share(wanted)
         if share != self._share:
             self._share = share

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -99,6 +101,20 @@ def test_only_the_recent_verdicts_count():
         account.judged(verdict(None))  # 200 of the last 1,000
     with pytest.raises(VerifierFailure):
         account.judged(verdict(None))
+
+
+def test_cpu_seconds_of_helpers_are_those_of_other_sessions():
+    spin = "sum(i * i for i in range(3_000_000)); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as helper:
+        assert helper.stdout is not None
+        assert helper.stdin is not None
+        helper.stdout.readline()
+        account = ActorStats(0.2)
+        numbers = account.snapshot()
+        helper.stdin.write(b"\n")
+    assert 0 < numbers["helper_cpu_s"] < numbers["cpu_s"]
 
 
 def test_cpu_seconds_of_the_process_tree_grow():
