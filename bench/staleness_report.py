@@ -1,0 +1,172 @@
+"""The tables and the picture of `prolong bench staleness`, made of its rows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+Row = dict
+TARGET = 0.85
+WINDOW = 3  # versions that the reward is averaged over
+# published speed of a run over its synchronous self, on 32 + 8 devices: what the steps saved by a small eta cost in time
+SPEED = {0: 1.0, 1: 1.43, 2: 1.76, 4: 2.12}
+GRID_ARMS = ("decoupled", "bypass", "uncorrected", "approximate")
+COLOURS = {"decoupled": "C0", "bypass": "C1", "uncorrected": "C3", "approximate": "C2"}
+
+
+def steps_to_target(row: Row) -> int:
+    """The first version whose reward, averaged over it and the two before, is TARGET; the run's length where none is."""
+    curve = row["curve"]
+    for version in range(WINDOW - 1, len(curve)):
+        if statistics.fmean(curve[version - WINDOW + 1 : version + 1]) >= TARGET:
+            return version
+    return len(curve)
+
+
+def late_reward(row: Row) -> float:
+    """Mean reward of the last quarter of the versions."""
+    curve = row["curve"]
+    return statistics.fmean(curve[-(len(curve) // 4) :])
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is unknown and counts as 0."""
+    return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def of_cell(rows: Iterable[Row], task: str, lr: float, eta: int | str, arm: str) -> list[Row]:
+    """The rows of all seeds of a cell. Every arm of eta 0 is the same computation."""
+    arm = "on_policy" if eta == 0 else arm
+    return [row for row in rows if (row["task"], row["lr"], row["eta"], row["arm"]) == (task, lr, eta, arm)]
+
+
+def parts_of(rows: Iterable[Row]) -> list[tuple[str, float]]:
+    """The pairs of task and learning rate that there are rows of."""
+    return sorted({(row["task"], row["lr"]) for row in rows}, key=lambda part: (part[0] != "sums", part))
+
+
+def grid_tables(rows: Sequence[Row]) -> str:
+    """For each task and learning rate, a table of eta against correction: reward at the end, steps to the target, ESS."""
+    texts = []
+    for task, lr in parts_of(rows):
+        texts += [f"**{task}, learning rate {lr:g}**", "", "| eta | " + " | ".join(GRID_ARMS) + " |"]
+        texts.append("| ---: |" + " --- |" * len(GRID_ARMS))
+        for eta in sorted({row["eta"] for row in rows if isinstance(row["eta"], int)}):
+            cells = [of_cell(rows, task, lr, eta, arm) for arm in GRID_ARMS]
+            texts.append(f"| {eta} | " + " | ".join(cell_text(each) for each in cells) + " |")
+        texts.append("")
+    return "\n".join(texts)
+
+
+def cell_text(rows: Sequence[Row]) -> str:
+    """Reward at the end with its standard error, steps to the target (with how many of the runs reached it), mean ESS."""
+    if not rows:
+        return "-"
+    end, error = mean_and_error([row["heldout"] for row in rows])
+    steps = [steps_to_target(row) for row in rows]
+    missed = sum(step == len(row["curve"]) for step, row in zip(steps, rows, strict=True))
+    unreached = f" ({missed} of {len(rows)} never)" if missed else ""
+    return f"{end:.3f} ±{error:.3f}, {statistics.fmean(steps):.1f}{unreached}, {statistics.fmean(r['ess'] for r in rows):.2f}"
+
+
+def arms_table(rows: Sequence[Row], arms: Sequence[str], etas: Sequence[int]) -> str:
+    """Arms against task, learning rate and eta: reward at the end, steps to the target, ESS."""
+    columns = [(task, lr, eta) for task, lr in parts_of(rows) for eta in etas]
+    texts = ["| arm | " + " | ".join(f"{task} {lr:g} eta {eta}" for task, lr, eta in columns) + " |"]
+    texts.append("| --- |" + " --- |" * len(columns))
+    for arm in arms:
+        texts.append(f"| {arm} | " + " | ".join(cell_text(of_cell(rows, *column, arm)) for column in columns) + " |")
+    return "\n".join(texts)
+
+
+def length_table(rows: Sequence[Row], eta: int) -> str:
+    """By quarters of length: share of tokens that keep their gradient, and ESS, of the grid's arms at one eta."""
+    texts = ["| task, rate, arm | tokens | kept | ESS |", "| --- | --- | --- | --- |"]
+    for task, lr in parts_of(rows):
+        for arm in GRID_ARMS:
+            found = of_cell(rows, task, lr, eta, arm)
+            if found:
+                columns = [
+                    " / ".join(f"{statistics.fmean(row['by_length'][key][i] for row in found):.{digits}f}" for i in range(4))
+                    for key, digits in (("tokens", 0), ("kept", 3), ("ess", 2))
+                ]
+                texts.append(f"| {task} {lr:g} {arm} | " + " | ".join(columns) + " |")
+    return "\n".join(texts)
+
+
+def paired(rows: Sequence[Row], one: str, other: str, measure: Callable[[Row], float]) -> dict[str, tuple[float, float, int]]:
+    """By task and learning rate, the mean difference one - other over all etas above 0 and seeds that both have.
+
+    Also its standard error and the number of pairs.
+    """
+    result = {}
+    for task, lr in parts_of(rows):
+        pairs = []
+        for eta in sorted({row["eta"] for row in rows if isinstance(row["eta"], int)} - {0}):
+            left, right = ({row["seed"]: row for row in of_cell(rows, task, lr, eta, arm)} for arm in (one, other))
+            pairs += [measure(left[seed]) - measure(right[seed]) for seed in left.keys() & right.keys()]
+        if pairs:
+            result[f"{task} {lr:g}"] = (*mean_and_error(pairs), len(pairs))
+    return result
+
+
+def best_etas(rows: Sequence[Row]) -> str:
+    """Time to the target in steps of the synchronous system, at the published speeds, for every eta that has one."""
+    texts = ["| task, rate, arm | " + " | ".join(f"eta {eta}" for eta in SPEED) + " |", "| --- |" + " ---: |" * len(SPEED)]
+    for task, lr in parts_of(rows):
+        for arm in GRID_ARMS:
+            found = {eta: of_cell(rows, task, lr, eta, arm) for eta in SPEED}
+            if all(found.values()):
+                times = [statistics.fmean(map(steps_to_target, found[eta])) / speed for eta, speed in SPEED.items()]
+                texts.append(f"| {task} {lr:g} {arm} | " + " | ".join(f"{time:.1f}" for time in times) + " |")
+    return "\n".join(texts)
+
+
+def write_docs_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write the rows in order, one a line."""
+    ordered = sorted(rows, key=lambda row: (row["task"], row["lr"], str(row["eta"]).zfill(3), row["arm"], row["seed"]))
+    path.write_text("".join(json.dumps(row) + "\n" for row in ordered))
+
+
+def draw_staleness(rows: Sequence[Row], path: Path) -> None:
+    """Plot reward at the end, steps to the target and ESS over eta: a column for each task and rate, a line for each arm."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    parts = parts_of(rows)
+    etas = sorted({row["eta"] for row in rows if isinstance(row["eta"], int)})
+    measures: list[tuple[str, Callable[[Row], float]]] = [
+        ("held-out reward at the end", lambda row: row["heldout"]),
+        (f"steps to a reward of {TARGET}", lambda row: float(steps_to_target(row))),
+        ("effective sample size", lambda row: row["ess"]),
+    ]
+    figure, axes = pyplot.subplots(len(measures), len(parts), figsize=(3.4 * len(parts), 8.4), dpi=110, squeeze=False)
+    for column, (task, lr) in enumerate(parts):
+        for line, (name, measure) in enumerate(measures):
+            panel = axes[line][column]
+            for shift, arm in enumerate(GRID_ARMS):
+                found = [(at, of_cell(rows, task, lr, eta, arm)) for at, eta in enumerate(etas)]
+                points = [(at, *mean_and_error([measure(row) for row in own])) for at, own in found if own]
+                x, y, error = ([point[i] for point in points] for i in range(3))
+                x = [at + 0.06 * (shift - 1.5) for at in x]
+                panel.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1.2, color=COLOURS[arm], label=arm)
+            panel.set_xticks(range(len(etas)), [str(eta) for eta in etas])
+            panel.grid(alpha=0.25)
+            if line == 0:
+                panel.set_title(f"{task}, learning rate {lr:g}", fontsize=10)
+            if line == len(measures) - 1:
+                panel.set_xlabel("eta")
+            if column == 0:
+                panel.set_ylabel(name)
+    for line in axes:
+        low, high = min(panel.get_ylim()[0] for panel in line), max(panel.get_ylim()[1] for panel in line)
+        for panel in line:
+            panel.set_ylim(low, high)
+    axes[0][0].legend(fontsize=8, loc="lower left")
+    figure.suptitle("prolong bench staleness: mean of the seeds and its standard error", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path)
