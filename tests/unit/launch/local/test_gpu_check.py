@@ -133,12 +133,12 @@ def test_a_pool_that_shares_the_learners_gpu_gets_what_it_leaves(machine, config
 
 
 def test_each_pool_and_the_learner_are_counted_on_their_own_cards(machine, config) -> None:
-    machine(1, others=[4])
+    machine(1, others=[8])
     cfg = config("0.6B")
-    cfg.pools = {"small": PoolConfig(gpus=[1], actor={"gpu_memory_utilization": 0.4})}
+    cfg.pools = {"small": PoolConfig(gpus=[1], actor={"gpu_memory_utilization": 0.7})}
     assert settle_gpus(cfg) == []
     cfg.pools = {"small": PoolConfig(gpus=[0])}
-    with pytest.raises(ConfigError, match=r"^this run does not fit: a rank of the learner takes .* of 4 GiB"):
+    with pytest.raises(ConfigError, match=r"^this run does not fit: a rank of the learner takes .* of 8 GiB"):
         settle_gpus(cfg)
     machine(1, others=[1])
     cfg.pools = {"small": PoolConfig(gpus=[1])}
