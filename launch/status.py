@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +142,8 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
         console.print(handed_over, highlight=False, soft_wrap=True)
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
+        if any("pool" in peer for peer in known["peers"].values()):
+            console.print(pools_table(known["peers"]))
         if any("transport" in peer for peer in known["peers"].values()):
             console.print(weights_table(known["peers"]))
         for name, peer in known["peers"].items():
@@ -173,12 +175,28 @@ def ledger_table(ledger: dict[str, int]) -> Table:
 def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
     """The connected clients, and how each actor has spent its time."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("peer", "state", "version", "leases", "silent", "busy", "idle", "weights"):
+    for column in ("peer", "state", "version", "leases", "rollouts", "silent", "busy", "idle", "weights"):
         table.add_column(column, justify="left" if column in ("peer", "state") else "right")
     for name, peer in peers.items():
         counts = [_figure(peer, key, ".0f") for key in ("version", "leases")]
+        counts.append(f"{_figure(peer, 'rollouts', '.0f')} of {_figure(peer, 'room', '.0f')}" if "room" in peer else "")
         seconds = [_figure(peer, key, ".1f", " s") for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
         table.add_row(name, str(peer.get("state", "")), *counts, *seconds)
+    return table
+
+
+def pools_table(peers: Mapping[str, Mapping[str, float | str]]) -> Table:
+    """The actors of every pool together, since each began: tokens by all time that passed, and the busy share of it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("pool", "actors", "rollouts", "tokens/s", "busy"):
+        table.add_column(column, justify="left" if column == "pool" else "right")
+    for pool in sorted({str(peer["pool"]) for peer in peers.values() if "pool" in peer}):
+        actors = [peer for peer in peers.values() if peer.get("pool") == pool]
+        passed_s = sum(_time_of(actor) for actor in actors)
+        speed = sum(_sum_of([actor], "engine_tokens") / max(_time_of(actor), 1e-9) for actor in actors)
+        busy = f"{_sum_of(actors, 'busy_s') / passed_s:.0%}" if passed_s else ""
+        rollouts = f"{_sum_of(actors, 'rollouts'):.0f} of {_sum_of(actors, 'room'):.0f}"
+        table.add_row(pool, str(len(actors)), rollouts, f"{speed:,.0f}", busy)
     return table
 
 
@@ -194,6 +212,14 @@ def weights_table(peers: dict[str, dict[str, float | str]]) -> Table:
             source = str(peer.get("sources") or peer["transport"]).partition(",")[0]
             table.add_row(name, _figure(peer, "lag", ".0f"), last, in_all, source)
     return table
+
+
+def _sum_of(peers: Sequence[Mapping[str, float | str]], key: str) -> float:
+    return sum(value for peer in peers if isinstance(value := peer.get(key, 0.0), int | float))
+
+
+def _time_of(actor: Mapping[str, float | str]) -> float:
+    return sum(_sum_of([actor], key) for key in ("busy_s", "idle_s", "weights_s"))
 
 
 def _received(peer: dict[str, float | str], num_bytes: str, seconds: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 
 Numbers = Mapping[str, float]
 
@@ -11,8 +12,13 @@ _SECONDS = ("busy_s", "idle_s", "weights_s")  # all the time of an actor
 _KV_USE = "actor_kv_use"
 
 
-def speed_metrics(grown: Mapping[str, Numbers]) -> dict[str, float]:
-    """perf/actor_NUMBER of all actors, and perf/actor_NUMBER/NAME of each. grown: what each counted since the last batch.
+_NO_POOLS: Mapping[str, str] = MappingProxyType({})
+
+
+def speed_metrics(grown: Mapping[str, Numbers], pools: Mapping[str, str] = _NO_POOLS) -> dict[str, float]:
+    """perf/actor_NUMBER of all actors, perf/actor_NUMBER/NAME of each, and perf/pool_NUMBER/POOL of those of a pool.
+
+    grown: what each counted since the last batch. pools: actor -> its pool, for those that have one.
 
     tokens_per_s: sampled, by all time that passed. running, waiting: rollouts in a mean step. kv_use: the share of the cache of
     keys and values that is taken in a mean step. preemptions: rollouts that lost their place in it. All but kv_use, a mean over
@@ -20,10 +26,17 @@ def speed_metrics(grown: Mapping[str, Numbers]) -> dict[str, float]:
     """
     by_actor = {name: speed for name, numbers in grown.items() if (speed := _speed(numbers))}
     metrics = {f"perf/{key}/{name}": number for name, speed in by_actor.items() for key, number in speed.items()}
-    for key in next(iter(by_actor.values()), {}):
-        numbers = [speed[key] for speed in by_actor.values()]
-        metrics[f"perf/{key}"] = fmean(numbers) if key == _KV_USE else sum(numbers)
+    metrics |= {f"perf/{key}": number for key, number in _together(list(by_actor.values())).items()}
+    for pool in sorted({pools[name] for name in by_actor.keys() & pools.keys()}):
+        together = _together([speed for name, speed in by_actor.items() if pools.get(name) == pool])
+        metrics |= {f"perf/{key.replace('actor', 'pool', 1)}/{pool}": number for key, number in together.items()}
     return metrics
+
+
+def _together(speeds: Sequence[Numbers]) -> dict[str, float]:
+    """The numbers of several actors as one."""
+    by_key = {key: [speed[key] for speed in speeds] for key in (speeds[0] if speeds else {})}
+    return {key: fmean(numbers) if key == _KV_USE else sum(numbers) for key, numbers in by_key.items()}
 
 
 def _speed(grown: Numbers) -> dict[str, float]:

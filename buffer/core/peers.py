@@ -169,13 +169,14 @@ class Peers:
 
     def actor_metrics(self) -> dict[str, float]:
         """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"; and their speed: "perf/"."""
-        metrics = {"actor/num_actors": float(self.num_actors)}
+        metrics = {"actor/num_actors": float(self.num_actors), "actor/room": float(sum(a.room for a in self._actors.values()))}
         since_batch = {name: actor.stats_since_batch() for name, actor in self._actors.items()}
         for numbers in since_batch.values():
             for key, grown in numbers.items():
                 name = key if key.startswith("actor/") else f"actor/{key}"
                 metrics[name] = metrics.get(name, 0.0) + grown
-        return metrics | speed_metrics(since_batch)
+        pools = {name: actor.hello.pool for name, actor in self._actors.items() if actor.hello.pool}
+        return metrics | speed_metrics(since_batch, pools)
 
     def heard(self, peer: Peer, now: float) -> None:
         """A message of a client came; `now` is never less than before."""

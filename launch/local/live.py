@@ -199,6 +199,7 @@ def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
             ("agreement", agreement_text(newest_agreement(progress.records))),
             ("waiting", _waiting(progress)),
             ("speed", _speed(progress)),
+            *([("pools", pools)] if (pools := _pools(progress)) else []),
         ]
     if progress.status is not None:
         rows.append(("ledger", _ledger(progress.status)))
@@ -265,6 +266,14 @@ def _speed(progress: RunProgress) -> str:
     step = _number(progress.mean("learner/step_s"), ".2f")
     use = _percent(progress.mean("perf/mfu"))
     return f"{_number(progress.tokens_per_s, ',.0f')} tokens/s   step {step} s   weights {weights}   mfu {use}"
+
+
+def _pools(progress: RunProgress) -> str:
+    """Tokens per second of every pool and the rollouts that its engines run; empty without pools."""
+    prefix, record = "perf/pool_tokens_per_s/", progress.records[-1]
+    speeds = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
+    running = {pool: record.get(f"perf/pool_running/{pool}") for pool in speeds}
+    return "   ".join(f"{pool} {speeds[pool]:,.0f} tokens/s ({_number(running[pool], '.0f')} run)" for pool in sorted(speeds))
 
 
 def _ledger(status: Status) -> RenderableType:

@@ -29,6 +29,7 @@ RUN_LANE_FILES = {
     "tests/integration/test_examples.py",
     "tests/integration/test_far_hosts.py",
     "tests/integration/test_gpu_weights.py",
+    "tests/integration/test_pools.py",
     "tests/integration/test_shared_weights.py",
     "tests/integration/test_three_terminals.py",
     "tests/integration/test_torchrun.py",

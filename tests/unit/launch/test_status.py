@@ -7,7 +7,7 @@ import pytest
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config, ModelConfig, RunConfig
 from prolong.common.errors import UserError
-from prolong.launch.status import buffer_note, conservation_law, find_run, run_status, show_status, weights_table
+from prolong.launch.status import buffer_note, conservation_law, find_run, pools_table, run_status, show_status, weights_table
 from rich.console import Console
 
 STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
@@ -112,3 +112,11 @@ def test_the_weights_of_each_actor_fit_on_a_screen(capsys: pytest.CaptureFixture
         "actor-eu-1 3 21.30 MB in 1.8 s 1.21 GB in 100.1 s relay-eu",
         "actor-eu-2 learner",
     ]
+
+
+def test_the_actors_of_a_pool_are_shown_together(capsys: pytest.CaptureFixture[str]) -> None:
+    busy = {"busy_s": 6.0, "idle_s": 3.0, "weights_s": 1.0, "rollouts": 8.0, "room": 12.0, "engine_tokens": 1000.0}
+    peers = {"a": busy | {"pool": "h100"}, "b": busy | {"pool": "h100"}, "c": busy | {"pool": "a10"}, "d": {"busy_s": 1.0}}
+    Console(width=80).print(pools_table(peers))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " of " in line]
+    assert rows == [["a10", "1", "8", "of", "12", "100", "60%"], ["h100", "2", "16", "of", "24", "200", "60%"]]

@@ -45,3 +45,23 @@ def test_a_batch_carries_the_speed_since_the_one_before() -> None:
     second = peers.actor_metrics()
     assert second["perf/actor_tokens_per_s"] == pytest.approx(1 / 3)
     assert second["actor/engine_tokens"] == 1.0
+
+
+def test_the_actors_of_a_pool_have_numbers_of_their_own() -> None:
+    other = COUNTS | {"engine_tokens": 800.0, "engine_kv_use": 7.5}
+    metrics = speed_metrics({"a": COUNTS, "b": other, "c": COUNTS, "d": COUNTS}, {"a": "large", "b": "large", "c": "small"})
+    speeds = {name: number for name, number in metrics.items() if name.startswith("perf/pool_tokens_per_s/")}
+    assert speeds == {"perf/pool_tokens_per_s/large": 300.0, "perf/pool_tokens_per_s/small": 100.0}
+    assert metrics["perf/pool_kv_use/large"] == pytest.approx(0.5)
+    assert metrics["perf/actor_tokens_per_s"] == 500.0
+
+
+def test_a_batch_tells_the_room_of_all_actors_and_the_speed_of_their_pools() -> None:
+    peers = Peers()
+    fields = {"role": Role.actor, "protocol": PROTOCOL_VERSION, "tokenizer": "t", "host": "h", "pid": 1, "capacity": 8}
+    for name, pool in (("a", "large"), ("b", "")):
+        peers.join(name.encode(), Hello(name=name, pool=pool, **fields), 0.0).heard_stats(COUNTS)  # pyright: ignore[reportArgumentType]
+    peers.actors()[0].heard_room(4)
+    metrics = peers.actor_metrics()
+    assert metrics["actor/room"] == 12.0
+    assert {name for name in metrics if name.startswith("perf/pool_running")} == {"perf/pool_running/large"}

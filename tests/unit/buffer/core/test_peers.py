@@ -73,7 +73,12 @@ def test_metrics_are_what_grew_since_the_last_batch_summed_over_actors() -> None
     peers = Peers()
     first, second = peers.join(b"1", hello(), 0.0), peers.join(b"2", hello(name="actor-1"), 0.0)
     first.stats, second.stats = {"busy_s": 3.0}, {"busy_s": 1.0, "actor/idle_s": 2.0}
-    assert peers.actor_metrics() == {"actor/num_actors": 2.0, "actor/busy_s": 4.0, "actor/idle_s": 2.0}
+    assert peers.actor_metrics() == {
+        "actor/num_actors": 2.0,
+        "actor/room": 0.0,
+        "actor/busy_s": 4.0,
+        "actor/idle_s": 2.0,
+    }
     first.stats = {"busy_s": 3.5}
     second.stats = {"busy_s": 0.25}  # it started again
     assert peers.actor_metrics()["actor/busy_s"] == 0.75

@@ -136,3 +136,10 @@ def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut
 def test_mean_and_maximum_of_staleness_are_of_the_same_steps(progress: RunProgress) -> None:
     progress.add([record(5) | {"buffer/staleness_mean": 0.25, "buffer/staleness_max": 1.0}])
     assert "mean 1.00   max 2 " in shown(progress, 80)
+
+
+def test_pools_have_a_row_with_the_speed_of_each(progress: RunProgress) -> None:
+    assert "pools" not in shown(progress, 100)
+    speeds = {"perf/pool_tokens_per_s/h100": 12_345.6, "perf/pool_running/h100": 88.2, "perf/pool_tokens_per_s/a10": 99.0}
+    progress.add([record(5) | speeds])
+    assert "a10 99 tokens/s (- run)   h100 12,346 tokens/s (88 run)" in shown(progress, 100)
