@@ -28,6 +28,7 @@ from ..buffer.client.client import BufferClient
 from ..buffer.core.core import BufferCore
 from ..buffer.core.settings import RunSettings
 from ..buffer.journal.journal import open_journal
+from ..buffer.serving.memory import keep_freed_memory
 from ..buffer.serving.service import BURST_BYTES, BufferService
 from ..buffer.tickets.mixture import PromptMixture
 from ..common import messages as m
@@ -56,6 +57,7 @@ def config(batch: int) -> Config:
 
 def serve_durable_buffer(folder: str, batch: int) -> None:
     """Run the real core, journal and service until stdin closes."""
+    keep_freed_memory()
     prompts = [
         Prompt(uid=f"bench/{i}", domain="math", task="t", text="x" * 200, token_ids=bytes(800), verifier="math")
         for i in range(100)

@@ -23,6 +23,7 @@ from ..common.transport.sockets import bind_router, endpoint_of
 from .core.core import BufferCore
 from .core.settings import RunSettings
 from .journal.journal import open_journal
+from .serving.memory import keep_freed_memory
 from .serving.service import LINGER_S, BufferService
 from .tickets.prompts import load_heldout, load_training_prompts
 
@@ -34,6 +35,7 @@ def main(cfg: Config) -> None:
 
     Raises: ProlongError (AddressInUse, ConfigError, DataError, ModelError before anything is served), after telling every peer.
     """
+    keep_freed_memory()
     paths = run_paths(cfg)
     max_bytes = cfg.buffer.max_message_mb << 20
     # bind first: a taken port shows before prompts are read, which may take minutes

@@ -162,13 +162,17 @@ def _rollout_defect(rollout: Rollout | StartedRollout, max_tokens: int) -> Defec
 
 def _verdict_defect(verdict: Verdict) -> Defect | None:
     """Check the numbers and the sizes of one verdict."""
-    if not math.isfinite(verdict.seconds) or not math.isfinite(verdict.reward or 0.0):
+    if not (math.isfinite(verdict.seconds) and math.isfinite(verdict.reward or 0.0)):
         return Defect("nonfinite", f"reward {verdict.reward} after {verdict.seconds} seconds, expected finite numbers")
     if len(verdict.detail) > MAX_DETAIL or len(verdict.metrics) > MAX_METRICS:
         got = f"a detail of {len(verdict.detail)} characters and {len(verdict.metrics)} metrics"
         return Defect("oversized", f"{got}, at most {MAX_DETAIL} and {MAX_METRICS}")
-    longest = max(map(len, (verdict.status, verdict.verifier, *verdict.metrics)))
-    if longest > MAX_WORD:
+    if (
+        len(verdict.status) > MAX_WORD
+        or len(verdict.verifier) > MAX_WORD
+        or any(len(name) > MAX_WORD for name in verdict.metrics)
+    ):
+        longest = max(map(len, (verdict.status, verdict.verifier, *verdict.metrics)))
         return Defect("oversized", f"a verdict with a name of {longest} characters, at most {MAX_WORD}")
     return None
 
@@ -177,15 +181,18 @@ def _number_defect(rollouts: Sequence[Rollout | StartedRollout], model_ids: int 
     """Check the token ids and log-probabilities of rollouts whose lengths are right."""
     if not rollouts:
         return None
-    logprobs = float32_array(b"".join(rollout.behaviour_logprobs for rollout in rollouts))
-    if not np.isfinite(logprobs).all():
-        return Defect("nonfinite", "a log-probability that is not finite")
-    if logprobs.max() > MAX_LOGPROB:
+    logprobs = float32_array(b"".join([rollout.behaviour_logprobs for rollout in rollouts]))
+    # one that is not a number is the maximum, and not at most anything
+    if not (logprobs.max() <= MAX_LOGPROB and logprobs.min() > -np.inf):
+        if not np.isfinite(logprobs).all():
+            return Defect("nonfinite", "a log-probability that is not finite")
         return Defect("positive", f"a log-probability of {logprobs.max():g}, expected at most 0")
-    token_ids = int32_array(b"".join(rollout.token_ids for rollout in rollouts))
-    if token_ids.min() < 0:
+    token_ids = int32_array(b"".join([rollout.token_ids for rollout in rollouts]))
+    # read as unsigned, a negative id is above all others
+    largest = int(token_ids.view(np.uint32).max())
+    if largest >= 1 << 31:
         return Defect("malformed", "a negative token id, expected 0 or more")
     # the learner would look for a row that its embedding does not have
-    if model_ids is not None and token_ids.max() >= model_ids:
-        return Defect("vocabulary", f"token id {token_ids.max()}, the model knows ids below {model_ids} only")
+    if model_ids is not None and largest >= model_ids:
+        return Defect("vocabulary", f"token id {largest}, the model knows ids below {model_ids} only")
     return None
