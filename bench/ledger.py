@@ -2,7 +2,7 @@
 
 One process, no socket: the real RunState, through `Store` and `Leases` as the core calls them, and a journal whose disk forgets
 everything but the newest state. For every size n two shapes are measured: `wide` (ten batches of n / 10 groups) and `deep`
-(batches of 512 groups, and as many versions as it takes). Groups arrive in random order. An operation is timed alone; `select`
+(batches of 512 groups, and as many XX `select`
 is the time of a whole batch by its groups; `commit` is the recording of 256 operations by operation; `idle` is what is looked
 at when nothing is due. `restart`, by ticket: a buffer with n tickets, half of them stored, is opened from its journal in
 --folder. Growth is the ratio of the largest size to the smallest; log n grows from 10^3 to 10^6 by a factor of 2.
@@ -19,7 +19,7 @@ import tempfile
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter, perf_counter_ns
+from time import perf_counter, thread_time, thread_time_ns
 
 import msgspec
 import numpy as np
@@ -78,7 +78,7 @@ def open_run(eta: int, batch: int, journal: Journal) -> RunState:
     return run
 
 
-class Load:
+class LedgerLoad:
     """Tickets of one run, issued and stored one at a time, with the nanoseconds of each operation."""
 
     def __init__(self, eta: int, batch: int, journal: Journal | None = None) -> None:
@@ -98,12 +98,12 @@ class Load:
         run, version = self.run, self.run.store.version
         while True:
             actor = f"actor-{run.next_ordinal % NUM_ACTORS}"
-            started = perf_counter_ns()
+            started = thread_time_ns()
             if not run.store.admits(version):
                 break
             ticket = run.store.issue(run.take_ordinal(), version)
             run.leases.grant(ticket, actor, 0.0)
-            self.issue_ns.append(perf_counter_ns() - started)
+            self.issue_ns.append(thread_time_ns() - started)
             self._leased.append(ticket)
             self._commit_burst(run.next_ordinal)
         # a ticket is recorded before an actor is told of it
@@ -116,10 +116,10 @@ class Load:
         while len(leased) > num_left:
             ticket = leased.pop()
             group = self._group(ticket)
-            started = perf_counter_ns()
+            started = thread_time_ns()
             run.leases.end(ticket.ordinal)
             outcome, why = run.store.take_group(group, ticket, self.frame)
-            self.store_ns.append(perf_counter_ns() - started)
+            self.store_ns.append(thread_time_ns() - started)
             if why:
                 raise RuntimeError(f"group {ticket.ordinal} is {outcome}: {why}")
             self._commit_burst(len(leased))
@@ -136,15 +136,15 @@ class Load:
 
     def commit(self) -> None:
         """Record what happened."""
-        started = perf_counter_ns()
+        started = thread_time_ns()
         self.run.commit()
-        self.commit_ns.append((perf_counter_ns() - started) // BURST)
+        self.commit_ns.append((thread_time_ns() - started) // BURST)
 
     def select(self) -> None:
         """Form one batch, and train it."""
-        started = perf_counter_ns()
+        started = thread_time_ns()
         batch = self.run.store.try_take()
-        self.select_us.append(1e-3 * (perf_counter_ns() - started) / self.run.store.batch_groups)
+        self.select_us.append(1e-3 * (thread_time_ns() - started) / self.run.store.batch_groups)
         if batch is None:
             raise RuntimeError("every group is stored, and there is no batch")
         self.run.store.step_done()
@@ -152,17 +152,17 @@ class Load:
 
     def idle_us(self) -> float:
         """Microseconds of one look at what is due, when nothing is."""
-        started = perf_counter()
+        started = thread_time()
         for _ in range(NUM_IDLE):
             self.dispatch.expire(1.0)
             self.run.store.check()
-        return 1e6 * (perf_counter() - started) / NUM_IDLE
+        return 1e6 * (thread_time() - started) / NUM_IDLE
 
 
 def measure_size(size: int, shape: str) -> JsonObject:
     """The figures of one size and shape, in this process."""
     eta, batch = (WIDE_BATCHES - 1, size // WIDE_BATCHES) if shape == "wide" else (max(size // DEEP_BATCH, 1) - 1, DEEP_BATCH)
-    load = Load(eta, batch)
+    load = LedgerLoad(eta, batch)
     gc.collect()
     rss = psutil.Process().memory_info().rss
     load.fill()
@@ -188,7 +188,7 @@ def measure_restart(size: int, folder: str) -> JsonObject:
     """Microseconds by ticket until a buffer has read its journal."""
     eta, batch = WIDE_BATCHES - 1, size // WIDE_BATCHES
     journal = open_journal(Path(folder), max_gb=64.0, keep_history=False)
-    load = Load(eta, batch, journal)
+    load = LedgerLoad(eta, batch, journal)
     load.frame = b""
     load.fill()
     load.store(size // 2)

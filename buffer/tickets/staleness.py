@@ -21,6 +21,7 @@ from itertools import accumulate
 
 from ...common.config.sections import Preference, Straggler
 from ...common.errors import LedgerError
+from .ordinals import Ordinals
 
 
 def required(pending: Sequence[int], batch: int) -> list[int]:
@@ -58,7 +59,11 @@ def choose_counts(stored: Sequence[int], need: Sequence[int], batch: int, prefer
 
 
 class StalenessContract:
-    """The tickets that need a batch, by deadline. Each event costs O(maximum), a batch O(stored groups): B may be thousands."""
+    """The tickets that need a batch, by deadline.
+
+    With n of them a group that comes or goes costs O(log n), a batch O(B log n). Admission costs as many steps as the versions
+    that the actor lags, and eta is below its maximum.
+    """
 
     def __init__(
         self,
@@ -81,8 +86,9 @@ class StalenessContract:
         self._deadlines: dict[int, int] = {}
         # deadline -> number of tickets that are not stored yet
         self._waiting: dict[int, int] = {}
-        # deadline -> ordinals of stored groups, in order of arrival
-        self._stored: dict[int, dict[int, None]] = {}
+        # deadline -> ordinals of stored groups
+        self._stored: dict[int, Ordinals] = {}
+        self._num_stored = 0
 
     def move(self, eta: int) -> None:
         """Issue tickets under `eta` from now on; those under way keep theirs."""
@@ -109,12 +115,19 @@ class StalenessContract:
 
     def _feasible_with(self, deadline: int) -> bool:
         """Whether (F) holds with one more ticket of this deadline."""
-        totals = accumulate(self._pending())
-        first = deadline - self.head
-        return all(total < (k + 1) * self.batch for k, total in enumerate(totals) if k >= first)
+        # from the last deadline, which has all of them, to this one: later inequalities alone change
+        total = len(self._deadlines)
+        for k in range(self.maximum, deadline - self.head - 1, -1):
+            if total >= (k + 1) * self.batch:
+                return False
+            total -= self._num_pending(self.head + k)
+        return True
+
+    def _num_pending(self, deadline: int) -> int:
+        return self._waiting.get(deadline, 0) + len(self._stored.get(deadline, ()))
 
     def _pending(self) -> list[int]:
-        return [self._waiting.get(d, 0) + len(self._stored.get(d, ())) for d in self._classes()]
+        return [self._num_pending(deadline) for deadline in self._classes()]
 
     def _classes(self) -> range:
         return range(self.head, self.head + self.maximum + 1)
@@ -138,7 +151,10 @@ class StalenessContract:
         deadline = version + eta
         self._etas[ordinal] = eta
         self._deadlines[ordinal] = deadline
-        self._stored.setdefault(deadline, {})[ordinal] = None
+        if deadline not in self._stored:
+            self._stored[deadline] = Ordinals()
+        self._stored[deadline].add(ordinal)
+        self._num_stored += 1
 
     def drop(self, ordinal: int) -> None:
         """A ticket needs no batch any more, because it is filtered, stale or failed: another one may be issued for it."""
@@ -162,12 +178,15 @@ class StalenessContract:
     def _forget_stored(self, ordinal: int) -> None:
         del self._etas[ordinal]
         deadline = self._deadlines.pop(ordinal)
-        del self._stored[deadline][ordinal]
+        self._stored[deadline].discard(ordinal)
+        self._num_stored -= 1
         if not self._stored[deadline]:
             del self._stored[deadline]
 
     def choose(self) -> list[int] | None:
         """Ordinals of the next batch in order of issue, or None while the contract allows no choice. Changes nothing."""
+        if self._num_stored < self.batch:
+            return None
         stored = [len(self._stored.get(d, ())) for d in self._classes()]
         need = required(self._pending(), self.batch) if self.straggler is Straggler.wait else [0] * len(stored)
         if need[-1] > self.batch:
@@ -177,7 +196,8 @@ class StalenessContract:
             return None
         chosen: list[int] = []
         for deadline, count in zip(self._classes(), counts, strict=True):
-            chosen += sorted(self._stored.get(deadline, ()))[:count]
+            if count > 0:
+                chosen += self._stored[deadline].first(count)
         return sorted(chosen)
 
     def take(self, chosen: list[int]) -> list[int]:
@@ -206,4 +226,5 @@ class StalenessContract:
         self._deadlines.clear()
         self._waiting.clear()
         self._stored.clear()
+        self._num_stored = 0
         self.head = head

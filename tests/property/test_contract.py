@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prolong.buffer.tickets.staleness import StalenessContract
+from prolong.buffer.tickets.staleness import StalenessContract, choose_counts, required
 from prolong.common.config.sections import Preference, Straggler
 
 MAXIMUM = 4
@@ -128,3 +128,44 @@ def test_a_larger_eta_admits_at_once_and_a_smaller_one_drains(events: list[tuple
             contract.move(moved)
             assert contract.admits(contract.head, contract.head, untrained) == (untrained < (moved + 1) * batch)
         contract.move(before)
+
+
+def simple_choice(tickets: Tickets) -> list[int] | None:
+    """The choice by sorting all stored groups."""
+    contract, due = tickets.contract, tickets.deadlines()
+    classes = range(contract.head, contract.head + MAXIMUM + 1)
+    stored = [sorted(ordinal for ordinal in tickets.stored if due[ordinal] == deadline) for deadline in classes]
+    pending = [sum(one == deadline for one in due.values()) for deadline in classes]
+    waits = contract.straggler is Straggler.wait
+    need = required(pending, contract.batch) if waits else [0] * len(pending)
+    counts = choose_counts([*map(len, stored)], need, contract.batch, contract.preference)
+    return None if counts is None else sorted(n for group, count in zip(stored, counts, strict=True) for n in group[:count])
+
+
+def simply_admitted(tickets: Tickets, version: int) -> bool:
+    """Admission by every inequality of (F)."""
+    contract, due = tickets.contract, [*tickets.deadlines().values(), version + tickets.contract.eta]
+    if len(due) > (contract.eta + 1) * contract.batch or version > contract.head or version + contract.eta < contract.head:
+        return False
+    within = (sum(one <= contract.head + k for one in due) <= (k + 1) * contract.batch for k in range(MAXIMUM + 1))
+    return contract.straggler is not Straggler.wait or all(within)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    EVENTS,
+    st.integers(0, MAXIMUM),
+    st.integers(1, 5),
+    st.sampled_from(list(Preference)),
+    st.sampled_from(list(Straggler)),
+)
+def test_choice_and_admission_are_those_of_the_simple_form(
+    events: list[tuple[str, int]], eta: int, batch: int, preference: Preference, straggler: Straggler
+) -> None:
+    tickets = Tickets(eta, batch, straggler, preference)
+    for what, number in events:
+        tickets.happens(what, number)
+        contract, untrained = tickets.contract, len(tickets.waiting) + len(tickets.stored)
+        assert contract.choose() == simple_choice(tickets)
+        for version in range(max(contract.head - MAXIMUM - 1, 0), contract.head + 2):
+            assert contract.admits(version, contract.head, untrained) == simply_admitted(tickets, version), version

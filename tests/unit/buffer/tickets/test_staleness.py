@@ -99,6 +99,8 @@ def test_a_group_with_fresher_tokens_than_its_ticket_has_a_later_deadline() -> N
     c.clear(head=3)
     c.issue(0, 3)
     c.issue(1, 3)  # more than admission would allow
+    assert c.choose() is None
+    c.store(0, 3)
     with pytest.raises(LedgerError, match="no choice can meet the deadlines"):
         c.choose()
     c = contract(eta=1, batch=1)
@@ -142,11 +144,12 @@ def test_wait_raises_rather_than_leave_a_ticket_past_its_deadline() -> None:
         c.take([0])
 
 
-def test_a_batch_is_chosen_by_deadline_and_not_ticket_by_ticket() -> None:
-    c = contract(eta=8, batch=1024)
-    for ordinal in range(9 * 1024):
+def calls_of_choice(eta: int) -> tuple[list[int] | None, int]:
+    """A choice among (eta + 1) x 256 groups that arrived in reverse, and the number of calls that it took."""
+    c = contract(eta=eta, batch=256)
+    for ordinal in range((eta + 1) * 256):
         c.issue(ordinal, 0)
-    for ordinal in range(9 * 1024):
+    for ordinal in reversed(range((eta + 1) * 256)):
         c.store(ordinal, 0)
     calls: list[str] = []
     sys.setprofile(lambda frame, event, argument: calls.append(event))
@@ -154,5 +157,12 @@ def test_a_batch_is_chosen_by_deadline_and_not_ticket_by_ticket() -> None:
         chosen = c.choose()
     finally:
         sys.setprofile(None)
-    assert chosen == list(range(1024))
-    assert len(calls) < 1000, "a few calls for each of 9 deadlines, none for each of 9,216 tickets"
+    return chosen, len(calls)
+
+
+def test_a_batch_is_chosen_in_as_many_steps_as_it_has_groups_however_many_are_stored() -> None:
+    few, many = calls_of_choice(8), calls_of_choice(64)
+    assert few[0] == many[0] == list(range(256))
+    assert few[1] < 10 * 256
+    # a few more for each deadline
+    assert many[1] - few[1] < 30 * (64 - 8)
