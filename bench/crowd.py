@@ -23,7 +23,7 @@ class Connection:
     def __init__(self, stream: socket.socket, hello: bytes) -> None:
         self.stream, self.hello = stream, hello
         self.received = bytearray()
-        self.greeted = False
+        self.is_up = False
         self.sent_s: float | None = None
 
 
@@ -93,11 +93,11 @@ class Crowd:
     def _read(self, connection: Connection) -> None:
         """Take the whole frames that have arrived."""
         received = connection.received
-        if not connection.greeted:
+        if not connection.is_up:
             if len(received) < len(GREETING):
                 return
             del received[: len(GREETING)]
-            connection.greeted = True
+            connection.is_up = True
         while len(received) >= 2:
             flags = received[0]
             start = 9 if flags & LONG else 2

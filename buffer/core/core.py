@@ -202,7 +202,7 @@ class BufferCore:
             tickets = self._replace(namesake, hello, now)
         self.peers.join(identity, hello, now)
         self.dispatch.touch(hello.name)
-        self.weights.greeted(hello.name)
+        self.weights.reconnected(hello.name)
         return [(identity, self._welcome()), *((identity, message) for message in in_messages(tickets))]
 
     def _arrive(self, hello: m.Hello, now: float) -> list[Ticket]:

@@ -91,10 +91,9 @@ class Dispatch:
 
         An actor that has room and weights that are too old could. Without room for this ticket there is none for a fresh one.
         """
-        for waiting in self._run.handovers.all():
+        for waiting in self._run.handovers.waiting_since(now - self._silence_s):
             ticket = waiting.ticket
-            overdue = now >= waiting.since_s + self._silence_s and ticket.kind is TicketKind.train
-            if overdue and self._run.store.is_due(ticket.ordinal):
+            if ticket.kind is TicketKind.train and self._run.store.is_due(ticket.ordinal):
                 places = [self._place(actor.name) for actor in self._peers.workers()]
                 able = [place.version for place in places if place is not None and place.room >= ticket.sampling.n]
                 if able and max(able) < waiting.version:
@@ -253,9 +252,8 @@ class Dispatch:
         for lease in self._run.leases.expired(now):
             self._run.counters.count("buffer/lost_leases")
             self._fail_lease(lease)
-        for waiting in self._run.handovers.all():
-            if now >= waiting.until_s:
-                self._fail_waiting(waiting)
+        for waiting in self._run.handovers.expired(now):
+            self._fail_waiting(waiting)
 
     def distrust(self, actor: str, version: int) -> None:
         """An actor had wrong weights from `version` on: fail its leases, and all tickets with tokens that it sampled then."""

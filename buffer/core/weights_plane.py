@@ -56,7 +56,7 @@ class WeightsPlane:
         """The same actor or relay on another connection."""
         self._pullers.reconnect(hello)
 
-    def greeted(self, name: str) -> None:
+    def reconnected(self, name: str) -> None:
         """A client has another connection."""
         self._untold[name] = None
 

@@ -31,8 +31,9 @@ class Leases:
         self._touched: dict[int, None] = {}
         # actors whose work in flight changed since `take_changed_actors`
         self._changed_actors: dict[str, None] = {}
-        # actors whose leases were restored -> the time until which they may greet
-        self._rejoin_until_s: dict[str, float] = {}
+        # actors whose leases were restored, and the time until which they may greet
+        self._rejoining: dict[str, None] = {}
+        self._rejoin_until_s = 0.0
 
     def grant(self, ticket: Ticket, actor: str, now: float, until_s: float | None = None) -> None:
         """Lease `ticket` to `actor` for its `lease_s`, or until `until_s` if it was leased to others before."""
@@ -41,7 +42,12 @@ class Leases:
         self._by_actor.setdefault(actor, {})[ticket.ordinal] = None
         self._rollouts[actor] = self._rollouts.get(actor, 0) + ticket.sampling.n
         self._changed_actors[actor] = None
-        heapq.heappush(self._expiry, (lease.expires_s, ticket.ordinal))
+        # most leases end long before they expire
+        if len(self._expiry) > 2 * len(self._by_ordinal) + 64:
+            self._expiry = [(other.expires_s, ordinal) for ordinal, other in self._by_ordinal.items()]
+            heapq.heapify(self._expiry)
+        else:
+            heapq.heappush(self._expiry, (lease.expires_s, ticket.ordinal))
         self._touched[ticket.ordinal] = None
 
     def find(self, ordinal: int) -> Lease | None:
@@ -114,16 +120,20 @@ class Leases:
         """Grant recorded leases again: their clocks start at `now`, and their actors may greet for `rejoin_grace_s`."""
         for record in records:
             self.grant(record.ticket, record.actor, now)
-            self._rejoin_until_s[record.actor] = now + rejoin_grace_s
+            self._rejoining[record.actor] = None
+        self._rejoin_until_s = now + rejoin_grace_s
         self._touched.clear()
 
     def rejoin(self, actor: str) -> bool:
         """An actor greets: whether restored leases in its name still wait for it."""
-        return self._rejoin_until_s.pop(actor, None) is not None
+        if actor not in self._rejoining:
+            return False
+        del self._rejoining[actor]
+        return True
 
     def overdue_actors(self, now: float) -> list[str]:
         """Actors with restored leases whose time to greet is over. Each is named once."""
-        overdue = [actor for actor, until_s in self._rejoin_until_s.items() if now > until_s]
-        for actor in overdue:
-            del self._rejoin_until_s[actor]
-        return overdue
+        if not self._rejoining or now <= self._rejoin_until_s:
+            return []
+        overdue, self._rejoining = self._rejoining, {}
+        return list(overdue)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prolong.buffer.journal.records import TicketRecord
 from prolong.buffer.tickets.leases import Leases
 from prolong.common.types import Sampling, Ticket, TicketKind
 
@@ -56,3 +59,35 @@ def test_leases_expire_in_order_and_ended_ones_never() -> None:
     leases.end(2)
     assert leases.expired(102.9) == []
     assert [lease.ticket.ordinal for lease in leases.expired(105.0)] == [1, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 300), st.integers(1, 20)), max_size=400))
+def test_leases_expire_at_their_time_however_many_ended_before(events: list[tuple[bool, int, int]]) -> None:
+    leases, ends, now = Leases(), dict[int, float](), 0.0
+    for number, (ends_one, drawn, lease_s) in enumerate(events):
+        if ends_one and ends:
+            ordinal = sorted(ends)[drawn % len(ends)]
+            leases.end(ordinal)
+            del ends[ordinal]
+        else:
+            leases.grant(ticket(number, lease_s=lease_s), f"actor-{drawn % 5}", now)
+            ends[number] = now + lease_s
+        now += 0.1 * (drawn % 3)
+        lost = {lease.ticket.ordinal for lease in leases.expired(now)}
+        assert lost == {ordinal for ordinal, end_s in ends.items() if end_s <= now}
+        for ordinal in lost:
+            leases.end(ordinal)
+            del ends[ordinal]
+        assert len(leases._expiry) <= 2 * len(ends) + 66, "one entry for each ticket of the last hour"
+
+
+def test_a_restart_waits_for_each_actor_once_and_not_beyond_its_time() -> None:
+    leases = Leases()
+    records = [TicketRecord(ticket=ticket(number), attempt=0, actor=f"actor-{number % 3}") for number in range(6)]
+    leases.restore(records, now=5.0, rejoin_grace_s=10.0)
+    assert leases.rejoin("actor-1")
+    assert not leases.rejoin("actor-1")
+    assert leases.overdue_actors(15.0) == []
+    assert leases.overdue_actors(15.1) == ["actor-0", "actor-2"]
+    assert leases.overdue_actors(15.2) == []
