@@ -3,6 +3,7 @@
     counts of the oldest state that is recorded (or zero)  +  every move since  =  counts of the newest state
 
 Tickets under way and stored groups have records, batches have their groups, and the moves of a ticket follow one another.
+Every decision about eta is made again from its numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..common.errors import JournalError
 from ..common.types import TicketKind, TicketState
 from .journal import records as r
 from .journal.journal import Journal
+from .tickets.adaptive import check_decisions
 from .tickets.ledger import NOWHERE, TRANSITIONS
 
 STATES = list(TicketState)
@@ -32,6 +34,7 @@ class Audit:
     num_findings: int = 0
     num_records: int = 0
     num_moves: int = 0
+    num_decisions: int = 0  # about eta
     batches: list[int] = field(default_factory=list)  # versions
     ledger: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
@@ -68,6 +71,11 @@ def audit(journal: Journal) -> Audit:
         found.find(defect)
     _check_counts(found, newest, tickets, waiting)
     _check_moves(found, journal, newest)
+    decisions = _try(found, journal.eta_records) or []
+    found.num_decisions = len(decisions)
+    found.num_records += len(decisions)
+    for defect in check_decisions(decisions, newest.eta):
+        found.find(defect.sentence())
     return found
 
 

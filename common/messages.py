@@ -38,7 +38,7 @@ from typing import Annotated
 import msgspec
 
 from .message_kinds import ActorMessage, Answer, BufferMessage, OfGeneration, Question, Role, WeightsMessage
-from .types import FEW, Batch, Group, Number, StartedRollout, Text, Ticket, ValidationScore, WeightSource, Word
+from .types import FEW, Batch, Group, Number, StartedRollout, StepEvidence, Text, Ticket, ValidationScore, WeightSource, Word
 from .weight_messages import (
     Cordon,
     Offer,
@@ -229,6 +229,7 @@ class StepDone(OfGeneration, frozen=True):
     version: Number
     stage: Number = 0
     saves: bool = False
+    evidence: StepEvidence | None = None
 
 
 class CheckpointSaved(OfGeneration, frozen=True):
@@ -251,6 +252,8 @@ class Status(Answer, frozen=True):
     peers: dict[str, dict[str, float | str]]  # name -> role, state, version, leases, silence_s, stats
     counters: dict[str, int]  # rejected frames, duplicates, lost leases, ...
     validation: list[ValidationScore]
+    eta: int = 0  # of the tickets that are issued now
+    eta_why: str = ""  # the reason of its last change, empty before the first
 
 
 class Finished(Answer, frozen=True):

@@ -264,6 +264,15 @@ class ValidationScore(msgspec.Struct, frozen=True, kw_only=True):
     num_rollouts: int
 
 
+class StepEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a learner's step says of the staleness of its batch."""
+
+    ess: float  # policy/ess: effective sample size, as a share of the tokens
+    kl: float  # KL(behaviour, policy), nats per token
+    wait_s: float  # that the learner waited for the batch
+    step_s: float  # since the last step ended, waiting included
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """B groups for the learner step that turns `version` into `version + 1`."""
 

@@ -41,7 +41,7 @@ values, the reason, and how to begin another run with the model of that step (`m
 | --- | --- |
 | `model.path` | another place, but the same model and tokenizer |
 | `data.train` | files and weights, but not the names, `only` and the order of the sources |
-| `buffer.eta` | may grow |
+| `buffer.eta`, `buffer.adaptive` | the largest eta that may be, `buffer.adaptive.max` or else `buffer.eta`, may grow |
 | `objective.kl_beta` | any value, but not from 0 to another one |
 | `reference.source` | from `best` to `current` |
 | `stages` | the stages after the present one |
@@ -80,6 +80,7 @@ MAPPINGS = {
     "learner.lr_schedule": "LrScheduleConfig",
     "model.lora": "LoraConfig",
     "pools.NAME": "PoolConfig",
+    "buffer.adaptive": "AdaptiveConfig",
 }
 
 

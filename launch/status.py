@@ -103,6 +103,8 @@ def _from_buffer(status: Status) -> JsonObject:
         "balanced": status.balanced,
         "peers": status.peers,
         "counters": status.counters,
+        "eta": status.eta,
+        "eta_why": status.eta_why,
         "validation": [msgspec.structs.asdict(score) for score in status.validation],
     }
 
@@ -135,6 +137,9 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
             console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
         return
     console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
+    if "eta" in known:
+        why = f", since {known['eta_why']}" if known["eta_why"] else ""
+        console.print(f"eta: {known['eta']}{why}", highlight=False, soft_wrap=True, markup=False)
     console.print(ledger_table(known["ledger"]))
     console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
     counters = known["counters"] if "counters" in known else known.get("summary", {}).get("counters", {})

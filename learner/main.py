@@ -25,7 +25,7 @@ from ..common.models import context_limit, resolve_device
 from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
-from ..common.types import Batch
+from ..common.types import Batch, StepEvidence
 from .checkpoints.checkpoint import (
     LearnerState,
     checkpoint_path,
@@ -119,7 +119,7 @@ class Learner:
         self.cfg, self.ranks, self.source = cfg, ranks, source
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
         self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
-        self.saved_at = perf_counter()
+        self.saved_at = self.stepped_at = perf_counter()
         # CPU seconds of this process at its last record
         self.cpu_s = process_time()
         # whether the log says that launch.stop_s is short
@@ -189,8 +189,10 @@ class Learner:
         log.info("learner at version %d of %d, generation %d", version, steps, self.source.generation)
         since, saveable = perf_counter(), True
         while not self.schedule.ended(self.state.version):
+            asked = perf_counter()
             with self.spans("learner/wait"):
                 batch = self.source.take(self.state.version)
+            wait_s = perf_counter() - asked
             if batch is None:
                 break
             factor = self.schedule.lr_factor(self.state.version)
@@ -203,7 +205,8 @@ class Learner:
             outcome_metrics = self._act_on_outcome(batch, metrics)
             due = self._save_is_due()
             with self.spans("learner/publish"):
-                self.source.step_done(self.state.version, self.schedule.stage.index, saves=due)
+                evidence = self._evidence(metrics, wait_s)
+                self.source.step_done(self.state.version, self.schedule.stage.index, saves=due, evidence=evidence)
                 self.source.publish(self.state.version, self.trainer.policy)
             step_s, since = perf_counter() - since, perf_counter()
             self._record(batch, metrics | outcome_metrics, step_s)
@@ -220,6 +223,11 @@ class Learner:
             return False
         self.saver.export(self.trainer.policy, self.state.version)
         return self._finish(since)
+
+    def _evidence(self, metrics: dict[str, float], wait_s: float) -> StepEvidence:
+        """What the step that ends now says of the staleness of its batch."""
+        step_s, self.stepped_at = perf_counter() - self.stepped_at, perf_counter()
+        return StepEvidence(ess=metrics["policy/ess"], kl=metrics["policy/kl_behaviour_k3"], wait_s=wait_s, step_s=step_s)
 
     def _act_on_outcome(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
         """Reset the reference and change the stage where the step calls for it; return the metrics of that."""

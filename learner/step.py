@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from ..common.config.algorithm import ObjectiveConfig, RewardsConfig
 from ..common.config.choices import Straggler
 from ..common.config.sections import Config, LearnerConfig
+from ..common.config.trees import largest_eta
 from ..common.errors import NonFiniteUpdate
 from ..common.half_head import EntropyUse
 from ..common.types import Batch
@@ -71,7 +72,7 @@ class StepConfig:
             learner=cfg.learner,
             objective=cfg.objective,
             rewards=cfg.rewards,
-            eta=cfg.buffer.eta_max,
+            eta=largest_eta(cfg.buffer),
             straggler=cfg.buffer.straggler,
             kv_kept=not cfg.actor.clear_kv,
             agreement_tolerance=cfg.learner.agreement_tolerance * TOLERANCE[cfg.model.dtype],

@@ -125,9 +125,9 @@ class BufferCore:
             return []
         match message:
             case m.TakeBatch():
-                return self._take(message.version)
+                return self._take(message.version, now)
             case m.StepDone():
-                self.progress.advance(message.version, message.stage, saves=message.saves)
+                self._advance(message)
             case m.CheckpointSaved():
                 if not self.progress.checkpoint(message.version):
                     self.count("buffer/misplaced_messages")
@@ -147,9 +147,10 @@ class BufferCore:
         """Do everything that became possible or due by `now`. Raises LedgerError, StalenessViolation."""
         self.dispatch.expire(now)
         self._drop_silent(now)
-        out = self.weights.tick(now) + self._serve_batch()
+        out = self.weights.tick(now) + self._serve_batch(now)
         given = self.dispatch.issue(now, training=not self.finishing)
         out += [(peer.identity, tickets) for peer, tickets in given]
+        self.run.held.note(now, holds=self._eta_holds())
         out += self._ask_for_weights(now) + self._finish(now)
         self.run.store.check()
         return out
@@ -272,14 +273,24 @@ class BufferCore:
 
     # --- batches ----------------------------------------------------------------------------------
 
-    def _take(self, version: int) -> list[Outgoing]:
+    def _advance(self, message: m.StepDone) -> None:
+        self.progress.advance(message.version, message.stage, saves=message.saves, evidence=message.evidence)
+
+    def _take(self, version: int, now: float) -> list[Outgoing]:
         if not self.progress.take(version):
             self.count("buffer/misplaced_messages")
-        return self._serve_batch()
+        return self._serve_batch(now)
 
-    def _serve_batch(self) -> list[Outgoing]:
+    def _eta_holds(self) -> bool:
+        """Whether the learner waits, and a larger eta would give it a batch or an actor a ticket."""
+        run = self.run
+        if not self.progress.waits or self.finishing or run.validation.blocks_training:
+            return False
+        return run.store.waits_for_deadlines or self.dispatch.holds_back()
+
+    def _serve_batch(self, now: float) -> list[Outgoing]:
         learner = self.peers.learner
-        batch = None if learner is None else self.progress.try_serve(self.peers)
+        batch = None if learner is None else self.progress.try_serve(self.peers, now)
         return [] if learner is None or batch is None else [(learner.identity, m.BatchReady(batch=batch))]
 
     def _request_reset(self) -> m.ResetNoted | m.Refused:

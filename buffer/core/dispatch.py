@@ -145,6 +145,13 @@ class Dispatch:
         run.leases.grant(ticket, actor, now)
         return actor, ticket
 
+    def holds_back(self) -> bool:
+        """Whether an actor has room for a training ticket that a larger eta would give it."""
+        store = self._run.store
+        self._refresh()
+        refused = [version for version in self._free.versions() if store.refuses_for_eta(version)]
+        return self._best(refused, store.sampling.n) is not None
+
     def held_by(self, actor: str) -> list[Ticket]:
         """The tickets that an actor works on, in order of issue."""
         return [lease.ticket for lease in self._run.leases.held_by(actor)]

@@ -13,9 +13,9 @@ from statistics import fmean
 import msgspec
 
 from ...common.config.sections import CheckpointConfig
-from ...common.types import Batch
+from ...common.types import Batch, StepEvidence
 from .peers import Peers
-from .run_state import RunState
+from .run_state import HELD_S, RunState
 
 
 class LearnerProgress:
@@ -50,12 +50,12 @@ class LearnerProgress:
         self._waiting = version
         return True
 
-    def try_serve(self, peers: Peers) -> Batch | None:
+    def try_serve(self, peers: Peers, now: float) -> Batch | None:
         """The batch that the learner waits for, if there is one: a recorded one, or one that is formed now."""
         if self._waiting is None:
             return None
         is_recorded = self._waiting < self._run.store.head
-        batch = self._recorded(self._waiting) if is_recorded else self._form(peers)
+        batch = self._recorded(self._waiting) if is_recorded else self._form(peers, now)
         if batch is not None:
             self._waiting = None
         return batch
@@ -66,13 +66,14 @@ class LearnerProgress:
         assert batch is not None, f"the batch of version {version} was forgotten"
         return batch
 
-    def _form(self, peers: Peers) -> Batch | None:
+    def _form(self, peers: Peers, now: float) -> Batch | None:
         """The next batch with the numbers of this step, recorded."""
         run = self._run
         batch = run.store.try_take()
         if batch is None:
             return None
         metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.counters.next_step()
+        metrics |= {"buffer/eta": float(run.store.contract.eta), HELD_S: run.held.take(now)}
         cpu_s = self.cpu_clock()
         metrics["buffer/cpu_s"] = cpu_s - self._cpu_at_batch_s
         self._cpu_at_batch_s = cpu_s
@@ -86,11 +87,17 @@ class LearnerProgress:
         lags = [lag for lag in found if lag is not None]
         return {"weights/lag_mean": fmean(lags), "weights/lag_max": float(max(lags))} if lags else {}
 
-    def advance(self, version: int, stage: int = 0, *, saves: bool = False) -> None:
-        """The learner says that it made `version`, is in `stage`, and `saves` it. Repeated messages change nothing."""
+    def advance(self, version: int, stage: int = 0, *, saves: bool = False, evidence: StepEvidence | None = None) -> None:
+        """The learner says that it made `version`, is in `stage`, and `saves` it. Repeated messages change nothing.
+
+        `evidence`: of that step; None when the message with it was lost.
+        """
         run = self._run
         if version == run.store.version + 1 and version <= run.store.head:
             run.store.step_done()
+            # before the state of a checkpoint is recorded: a history that begins there must not decide this again
+            if evidence is not None:
+                run.adapt(version, evidence)
             if version < self._steps:
                 run.validation.maybe_start_between(version)
             if saves or version % self._checkpoint.every == 0:

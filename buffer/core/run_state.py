@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
-from ...common.types import Group, Prompt, Ticket, TicketKind, TicketState
+from ...common.config.trees import adaptive_config
+from ...common.types import Group, Prompt, StepEvidence, Ticket, TicketKind, TicketState
 from ..journal import records as r
 from ..journal.journal import Journal
 from ..tickets.api import PromptSource
@@ -22,11 +23,14 @@ from ..tickets.handovers import Handovers
 from ..tickets.leases import Leases
 from ..tickets.ledger import CODES
 from ..tickets.store import Store
+from .eta_control import EtaControl, HeldTime
 from .membership import Membership
 from .pulls import Pullers
 from .settings import RunSettings
 from .validation import Validation
 
+# metric of a batch: seconds that the learner waited for it while only eta kept work from an actor, or the batch from it
+HELD_S = "buffer/held_s"
 _STORED, _BATCHED = CODES[TicketState.stored], CODES[TicketState.batched]
 
 
@@ -57,6 +61,10 @@ class RunState:
         resync_interval_s = 2 * settings.buffer.heartbeat_s
         self.membership = Membership(timeout_s=settings.weights_timeout_s, resync_interval_s=resync_interval_s)
         self.pullers = Pullers(timeout_s=settings.weights_timeout_s, resync_interval_s=resync_interval_s)
+        rules = adaptive_config(settings.buffer)
+        # None: eta stays
+        self.eta = None if rules is None else EtaControl(rules, settings.buffer.eta)
+        self.held = HeldTime()
         self.leases = Leases()
         self.handovers = Handovers()
         # versions of the checkpoints that the learner retains, ascending
@@ -127,6 +135,7 @@ class RunState:
         if state is not None and state.generation != generation:
             state = None  # of a history that was given up already
         self.store.begin_generation(version, generation, stage, state)
+        self._restore_eta(None if state is None else state.eta, version)
         self.collect()
         self.journal.forget_from(version)
         self.count_lost(lease.ticket for lease in self.leases.all())
@@ -135,6 +144,21 @@ class RunState:
         reported = 0 if state is None else state.reported
         self.validation.rewind(version if generation > 0 else -1, reported)
         self.checkpoints = [saved for saved in self.checkpoints if saved <= version]
+
+    def adapt(self, version: int, said: StepEvidence) -> None:
+        """Decide about eta with what the learner says of the step that made `version`. Raises JournalError."""
+        if self.eta is None:
+            return
+        held_s = self.journal.batch_record(version - 1).metrics.get(HELD_S, 0.0)
+        record = self.eta.hear(version, said, held_s)
+        if record is not None:
+            self.journal.log_eta(record)
+            self.store.contract.move(record.eta)
+
+    def _restore_eta(self, state: r.EtaState | None, version: int) -> None:
+        if self.eta is not None:
+            self.eta.restore(state, version)
+            self.store.contract.move(self.eta.state.eta)
 
     def end_at(self, version: int) -> None:
         """The learner made its last version: untrained tickets become stale, a batch that was not used is forgotten."""
@@ -219,6 +243,7 @@ class RunState:
             stage=store.stage,
             reset_requested=store.reset_requested,
             counters=dict(self.counters.total),
+            eta=None if self.eta is None else self.eta.state,
         )
 
     # --- in ---------------------------------------------------------------------------------------
@@ -228,6 +253,7 @@ class RunState:
         tickets = self.journal.tickets()
         training = [record for record in tickets if record.ticket.kind is TicketKind.train]
         self.store.restore(state, training, self._stored_groups(training))
+        self._restore_eta(state.eta, state.version)
         self.validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)
         self.membership.restore(state.epoch)
         self.next_ordinal = state.next_ordinal

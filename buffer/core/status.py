@@ -26,6 +26,8 @@ def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined:
         steps=settings.steps,
         ledger=ledger.as_dict(),
         balanced=ledger.balanced,
+        eta=run.store.contract.eta,
+        eta_why="" if run.eta is None else run.eta.why,
         peers=about,
         counters=dict(run.counters.total),
         validation=list(run.validation.scores),

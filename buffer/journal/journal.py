@@ -77,6 +77,10 @@ class Journal:
         """Write a stored group. `frame` is the GroupResult that it came in, empty when there is none."""
         self._pending_changes[r.key(r.GROUP, group.ordinal)] = frame or encode(GroupResult(group=group))
 
+    def log_eta(self, record: r.EtaRecord) -> None:
+        """Write a decision about eta. They are all kept: a few hundred bytes for each step."""
+        self.put(r.key(r.ETA, record.evidence.version), record)
+
     def add_moves(self, moves: list[r.Move]) -> None:
         """Write moves of the ledger, after those that are there."""
         self.put(r.key(r.MOVES, self.num_moves), moves)
@@ -116,9 +120,9 @@ class Journal:
                 self.drop(r.key(r.MOVES, start))
 
     def forget_from(self, version: int) -> None:
-        """Drop batches of `version` and later, and states after `version`: a generation begins there."""
+        """Drop batches of `version` and later, and what is recorded of later versions: a generation begins there."""
         self._drop_batches([logged for logged in self.versions() if logged >= version])
-        for key in self._keys(r.STATE):
+        for key in [*self._keys(r.STATE), *self._keys(r.ETA)]:
             if r.number_of(key) > version:
                 self.drop(key)
 
@@ -183,6 +187,11 @@ class Journal:
         if record is None:
             raise JournalError(f"{self._where} holds no batch of version {version}")
         return record
+
+    def eta_records(self) -> list[r.EtaRecord]:
+        """The decisions about eta, in order of versions."""
+        found = (self._read(key, r.EtaRecord) for key in self._keys(r.ETA))
+        return [record for record in found if record is not None]
 
     def versions(self) -> list[int]:
         """Versions of the recorded batches, ascending."""

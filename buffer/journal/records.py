@@ -5,6 +5,7 @@
                                                        on a disk it lies in the group log, and here its place (group_log.py)
     b VERSION  BatchRecord                  m NUMBER   list of the ledger's moves, the first of which has this number
     w          SweepRecords under way       e          validation scores
+    a VERSION  EtaRecord: what was decided of eta when the learner had made VERSION
     f          number of this format
 
 Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own. Format 2 had the frames of
@@ -13,17 +14,19 @@ groups in LMDB; it is read, and becomes 3 with the next commit.
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import msgspec
 from isal.isal_zlib import crc32
 
+from ...common.config.sections import AdaptiveConfig
 from ...common.errors import JournalError
 from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 
 FORMAT = 3
 READABLE_FORMATS = (2, FORMAT)
-TICKET, GROUP, BATCH, STATE, MOVES = b"t", b"g", b"b", b"s", b"m"
+TICKET, GROUP, BATCH, STATE, MOVES, ETA = b"t", b"g", b"b", b"s", b"m", b"a"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4
 
@@ -36,6 +39,52 @@ class PromptCursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     credits: list[float]  # of a mixture's weighted round-robin, one for each file
     drawn: list[int]  # of a mixture: prompts drawn so far, one for each file
     position: str = ""  # of any other source, in a form of its own
+
+
+class EtaEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of one step that say whether eta should be another one."""
+
+    version: int  # that the step made
+    ess: float  # effective sample size, as a share of the tokens
+    kl: float  # KL(behaviour, policy), nats per token
+    wait_s: float  # that the learner waited for the batch
+    step_s: float  # of the whole step, waiting included
+    held_s: float  # of the waiting, while a larger eta would have given an actor a ticket, or the learner a batch
+
+    @property
+    def held_share(self) -> float:
+        """The share of the step in which eta held work back; no more than the learner waited."""
+        return min(self.held_s, self.wait_s) / self.step_s
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the numbers mean something."""
+        numbers = (self.ess, self.kl, self.wait_s, self.step_s, self.held_s)
+        return all(map(math.isfinite, numbers)) and self.step_s > 0
+
+
+class EtaState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a decision about eta depends on, besides the evidence of its step; see tickets/adaptive.py."""
+
+    eta: int  # of tickets that are issued now
+    begun: int = 0  # the version at which this chain of decisions began
+    version: int = 0  # the last one whose evidence was read
+    settled: int = 0  # evidence up to this version is that of an earlier eta
+    window: list[EtaEvidence] = []  # the last ones since
+    trial: int = 0  # +1 or -1: the last change is on trial
+    held: float = 0.0  # the share of time that was held back before it
+    failed: int = 0  # changes that were undone or forced, less those that proved right
+    resting: int = 0  # no trial begins before this version
+
+
+class EtaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A decision, with all that it was made from."""
+
+    evidence: EtaEvidence
+    rules: AdaptiveConfig
+    state: EtaState  # before it
+    eta: int  # after it
+    why: str = ""  # empty: eta stayed as it was
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +108,7 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     stage: int = 0
     reset_requested: bool = False  # the next batch to be formed asks for a reset of the reference
     counters: dict[str, int] = {}
+    eta: EtaState | None = None  # None: it does not adapt
 
 
 class TicketRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,8 +104,9 @@ class StalenessContract:
         return self._admits_under(self.eta, version, learner_version, untrained)
 
     def refuses_for_eta(self, version: int, learner_version: int, untrained: int) -> bool:
-        """Whether a ticket that is not admitted would be if eta were larger by one, and may become so."""
-        return self.eta < self.maximum and self._admits_under(self.eta + 1, version, learner_version, untrained)
+        """Whether a ticket that is not admitted would be if eta were larger by one."""
+        admitted = (self._admits_under(eta, version, learner_version, untrained) for eta in (self.eta, self.eta + 1))
+        return [*admitted] == [False, True]
 
     def _admits_under(self, eta: int, version: int, learner_version: int, untrained: int) -> bool:
         room = untrained < (eta + 1) * self.batch and learner_version * self.batch + untrained < self.steps * self.batch

@@ -20,6 +20,7 @@ from enum import StrEnum
 import numpy as np
 
 from ...common.config.sections import BufferConfig, Config, Straggler
+from ...common.config.trees import largest_eta
 from ...common.errors import DataError, StalenessViolation
 from ...common.types import Batch, Group, Prompt, Sampling, StartedRollout, Ticket, TicketKind, TicketState
 from ..journal.records import BufferState, TicketRecord
@@ -100,7 +101,7 @@ class Store:
             steps=steps,
             straggler=cfg.straggler,
             preference=cfg.preference,
-            maximum=cfg.eta_max,
+            maximum=largest_eta(cfg),
         )
         self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
@@ -136,6 +137,15 @@ class Store:
     def admits(self, version: int) -> bool:
         """Whether a ticket may be issued to an actor that holds `version` of this generation."""
         return self.contract.admits(version, self.version, self.ledger.untrained)
+
+    def refuses_for_eta(self, version: int) -> bool:
+        """Whether a ticket is not admitted to an actor that holds `version`, and would be if eta were larger by one."""
+        return self.contract.refuses_for_eta(version, self.version, self.ledger.untrained)
+
+    @property
+    def waits_for_deadlines(self) -> bool:
+        """Whether enough groups for a batch are stored, so that it is only others, which are due, that a batch waits for."""
+        return self.ledger.counts[TicketState.stored] >= self.batch_groups
 
     def issue(self, ordinal: int, version: int) -> Ticket:
         """Issue and lease a ticket to an actor that holds `version`; prompts of failed tickets go first."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .choices import ResetSource
 from .sections import Config
-from .trees import to_tree
+from .trees import largest_eta, to_tree
 
 
 class Change(Enum):
@@ -44,6 +44,7 @@ CHANGES: dict[str, Change] = {
     "buffer": FREE,
     "buffer.batch_groups": FIXED,
     "buffer.eta": LIMITED,
+    "buffer.adaptive": LIMITED,
     "buffer.straggler": FIXED,
     "buffer.preference": NEXT,
     "buffer.dynamic_sampling": NEXT,
@@ -108,13 +109,16 @@ def fixed_settings(recorded: Config, given: Config, stage: int) -> Iterator[Fixe
         section, name = key.split(".")
         if before[section][name] != after[section][name]:
             yield FixedSetting(key, before[section][name], after[section][name], why)
-    if given.buffer.eta < recorded.buffer.eta:
+    before_eta, after_eta = largest_eta(recorded.buffer), largest_eta(given.buffer)
+    if after_eta < before_eta:
         why = "groups under way may be older than a smaller bound allows; it may only grow"
-        yield FixedSetting("buffer.eta", recorded.buffer.eta, given.buffer.eta, why)
+        yield FixedSetting(_BOUND[bool(given.buffer.adaptive)], before_eta, after_eta, why)
     yield from _fixed_reference(recorded, given)
     yield from _fixed_lists(recorded, given, stage)
 
 
+# whether eta adapts -> the setting that bounds it
+_BOUND = {False: "buffer.eta", True: "buffer.adaptive.max"}
 _WHY_FIXED = {
     "model.lora": "its checkpoints and the moments of AdamW are of these adapters, or of the whole model",
     "run.seed": "the order of the prompts and the noise of every ticket are drawn with it",

@@ -153,12 +153,36 @@ class SamplingConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class AdaptiveConfig:
+    """Bounds and reasons for an eta that moves (docs/staleness.md)."""
+
+    min: int = 0  # the smallest that eta may become
+    max: int = 8  # the largest: the bound that holds always
+    ess: float = 0.98  # effective sample size (policy/ess) below which eta is halved
+    kl: float = 0.01  # KL(behaviour, policy) in nats (policy/kl_behaviour_k3) above which eta is halved
+    waiting: float = 0.05  # share of the learner's time, held back by eta alone, above which a larger one is tried
+    window: int = 4  # steps whose medians decide
+
+    def __post_init__(self) -> None:
+        require(self.min >= 0, "buffer.adaptive.min", self.min, "0 or more")
+        require(
+            self.max > self.min, "buffer.adaptive.max", self.max, f"more than min = {self.min}; a fixed bound is buffer.eta"
+        )
+        require(0 < self.ess < 1, "buffer.adaptive.ess", self.ess, "between 0 and 1")
+        require(self.kl > 0, "buffer.adaptive.kl", self.kl, "above 0")
+        require(0 < self.waiting < 1, "buffer.adaptive.waiting", self.waiting, "between 0 and 1")
+        require(self.window >= 1, "buffer.adaptive.window", self.window, "at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
 class BufferConfig:
     """The staleness contract, deadlines of actors, the journal and the socket."""
 
     address: str = "tcp://127.0.0.1:5710"  # the one address that learner, actors and commands connect to
     batch_groups: int = 16  # B: groups per learner step
     eta: int = 2  # bound on staleness, in versions; 0 is the synchronous system
+    # let eta move, beginning with buffer.eta: {min: 0, max: 8} and the settings below; {}: it stays
+    adaptive: dict[str, object] = field(default_factory=dict)
     straggler: Straggler = Straggler.wait  # the treatment of a group that would exceed the bound
     preference: Preference = Preference.earliest_deadline  # which stored groups are trained first
     dynamic_sampling: bool = True  # drop groups whose rewards are all equal, and issue other tickets instead
@@ -184,11 +208,6 @@ class BufferConfig:
         require(self.journal_gb >= 0, "buffer.journal_gb", self.journal_gb, "0 or more")
         sized = 1 <= self.max_message_mb <= MAX_MESSAGE_MB
         require(sized, "buffer.max_message_mb", self.max_message_mb, f"from 1 to {MAX_MESSAGE_MB}")
-
-    @property
-    def eta_max(self) -> int:
-        """The largest eta that a ticket may have."""
-        return self.eta
 
 
 @dataclass(kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, require
 from .algorithm import StageConfig
 from .sections import Config
-from .trees import build_section, lora_config, lr_schedule_config, to_tree
+from .trees import adaptive_config, build_section, lora_config, lr_schedule_config, to_tree
 
 # section -> the keys that a stage may change; None: all
 CHANGEABLE = {
@@ -31,6 +31,7 @@ def staged_configs(cfg: Config) -> list[Config]:
     Raises: ConfigError naming stages.INDEX.SECTION.KEY for a key that no stage may change, and as `build_section` does.
     """
     lora_config(cfg.model)
+    adaptive_config(cfg.buffer)
     if not cfg.stages:
         lr_schedule_config(cfg.learner)
         return [cfg]

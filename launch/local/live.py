@@ -71,8 +71,9 @@ class RunProgress:
 
     run: str
     steps: int
-    eta: int
+    eta: int  # the largest that there may be
     folder: Path
+    adapts: bool = False  # eta moves
     started: float = field(default_factory=monotonic)
     stages: list[str] = field(default_factory=list)  # names of the stages
     first_step: int = 0  # the last step before the run was resumed
@@ -253,7 +254,16 @@ def _staleness(progress: RunProgress) -> str:
     mean = progress.mean("buffer/staleness_mean")
     largest = max(progress.recent("buffer/staleness_max"), default=None)
     epoch = _number(progress.last("reference/epoch"), ".0f")
-    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   bound {progress.eta}   reference epoch {epoch}"
+    return f"mean {_number(mean, '.2f')}   max {_number(largest, '.0f')}   {_bound(progress)}   reference epoch {epoch}"
+
+
+def _bound(progress: RunProgress) -> str:
+    """The largest eta that may be; of one that adapts, also what it is now and why."""
+    now = progress.last("buffer/eta")
+    if not progress.adapts or now is None:
+        return f"bound {progress.eta}"
+    why = progress.status.eta_why if progress.status is not None else ""
+    return f"bound {now:.0f} of {progress.eta}" + (f" ({why})" if why else "")
 
 
 def _waiting(progress: RunProgress) -> str:
@@ -299,7 +309,7 @@ def live_line(progress: RunProgress) -> str:
         f"step {progress.step}/{progress.steps}" + (f" stage {_stage_count(progress)}" if progress.stages else ""),
         f"reward {rewards or format_score(progress.last('reward/mean'))}",
         f"held-out {heldout or '-'}",
-        f"staleness {_number(mean, '.1f')}/{_number(largest, '.0f')}",
+        f"staleness {_number(mean, '.1f')}/{_number(largest, '.0f')}" + _eta_now(progress),
         f"learner waits {_percent(progress.wait_share)} actors idle {_percent(progress.idle_share)}",
         f"{_number(progress.tokens_per_s, ',.0f')} tokens/s",
         f"weights {weights}",
@@ -307,6 +317,11 @@ def live_line(progress: RunProgress) -> str:
         f"left {left}",
     ]
     return "  ".join(parts)
+
+
+def _eta_now(progress: RunProgress) -> str:
+    now = progress.last("buffer/eta") if progress.adapts else None
+    return "" if now is None else f" eta {now:.0f}"
 
 
 def _milliseconds(*seconds: float | None) -> str:

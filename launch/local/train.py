@@ -24,6 +24,7 @@ from ...common.config.actors import ActorHere, actors_here
 from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
+from ...common.config.trees import largest_eta
 from ...common.errors import UserError
 from ..gpus import visible_gpus
 from ..model_check import is_folder_name
@@ -109,7 +110,14 @@ def process_environment(cfg: Config, gpus: str | None, *, learner: bool = False)
 
 async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
     stages = [stage.name for stage in cfg.stages]
-    progress = RunProgress(run=cfg.run.name, steps=total_steps(cfg), eta=cfg.buffer.eta, folder=paths.folder, stages=stages)
+    progress = RunProgress(
+        run=cfg.run.name,
+        steps=total_steps(cfg),
+        eta=largest_eta(cfg.buffer),
+        folder=paths.folder,
+        adapts=bool(cfg.buffer.adaptive),
+        stages=stages,
+    )
     supervisor = Supervisor(
         run_processes(cfg, paths),
         leader="learner",

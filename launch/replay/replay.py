@@ -17,7 +17,7 @@ import select
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...buffer.journal.journal import read_journal
+from ...buffer.tickets.adaptive import WrongDecision, check_decisions
 from ...common.config.run_files import RunPaths, find_checkpoints, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
@@ -60,6 +61,8 @@ class ReplayPlan:
     records: dict[int, MetricsRecord]  # by step
     checkpoints: dict[int, Fingerprint]  # by version
     origins: dict[int, Path]  # checkpoints of the run that the replay starts from, by version
+    num_decisions: int = 0  # about eta, which were made again from their numbers
+    wrong_decisions: list[WrongDecision] = field(default_factory=list)
 
     @property
     def origin(self) -> str:
@@ -89,7 +92,7 @@ def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
     """The longest replay up to `until`. Raises: UserError when there is none; ConfigError, JournalError."""
     cfg = load_config(paths.config)
     with contextlib.closing(read_journal(paths.journal)) as journal:
-        versions = journal.versions()
+        versions, decisions = journal.versions(), journal.eta_records()
     records, checkpoints = read_steps(paths), find_checkpoints(paths.checkpoints)
     start = starting_version(versions, list(checkpoints))
     recorded = min(versions[-1] + 1, max([*records, *checkpoints], default=0))
@@ -110,6 +113,8 @@ def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
         until=last,
         records={step: record for step, record in records.items() if start < step <= last},
         checkpoints={version: found for version, found in prints.items() if found is not None},
+        num_decisions=len(decisions),
+        wrong_decisions=check_decisions(decisions),
         origins={version: path for version, path in checkpoints.items() if start and version <= start},
     )
 
@@ -163,6 +168,8 @@ def _replay(plan: ReplayPlan, scratch: RunPaths) -> Difference | None:
     earlier = _first_checkpoint(plan, scratch, before=different.step if different else done + 1)
     if earlier is not None:
         return earlier
+    for wrong in plan.wrong_decisions:
+        return Difference(step=wrong.version, what="the decision about eta", left=wrong.recorded, right=wrong.made)
     if different is None and done < plan.until:
         return _early_end(plan, done)
     return different
@@ -250,6 +257,7 @@ def _print_result(plan: ReplayPlan, scratch: RunPaths, found: Difference | None,
         "until": plan.until,
         "records": len(plan.records),
         "checkpoints": common,
+        "decisions": plan.num_decisions,
         "sha256": plan.checkpoints[common[-1]].digests if common and found is None else {},
         "difference": None if found is None else found.tree(),
     }
@@ -262,6 +270,8 @@ def _page(plan: ReplayPlan, scratch: RunPaths, found: Difference | None, common:
         count = plan.until - plan.start
         yield f"{count} steps are the same as recorded, from version {plan.start} ({plan.origin}) to version {plan.until}:"
         yield f"  all numbers of {len(plan.records)} records of metrics.jsonl, without durations"
+        if plan.num_decisions:
+            yield f"  {plan.num_decisions} decisions about eta, made again from their numbers"
         yield (
             f"  the checkpoints of version {_list(common)}"
             if common

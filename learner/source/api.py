@@ -13,7 +13,7 @@ import torch
 
 from ...common.errors import ProlongError
 from ...common.messages import Status
-from ...common.types import Batch
+from ...common.types import Batch, StepEvidence
 from ..model.policy import Policy
 
 
@@ -31,7 +31,7 @@ class BatchSource(Protocol):
         while (batch := source.take(version)) is not None:
             trainer.train(batch)
             version += 1
-            source.step_done(version, stage, saves=False)
+            source.step_done(version, stage, saves=False, evidence=evidence)
             source.publish(version, policy)
         source.close()
     """
@@ -70,8 +70,11 @@ class BatchSource(Protocol):
         """Send the weights to the actors; returns once they are copied. Collective. Raises: WeightsError, ProlongError."""
         ...
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
-        """The batch of `version - 1` is trained, and the next one belongs to `stage`. `saves`: `version` will be saved."""
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
+        """The batch of `version - 1` is trained, and the next one belongs to `stage`.
+
+        `saves`: `version` will be saved. `evidence`: what the step says of the staleness of its batch.
+        """
         ...
 
     def checkpoint_saved(self, version: int) -> None:

@@ -16,6 +16,7 @@ from ...buffer.client.client import BufferClient
 from ...buffer.client.inbox import Inbox
 from ...common.config.run_files import run_paths
 from ...common.config.sections import Config
+from ...common.config.trees import largest_eta
 from ...common.errors import DeadlineExceeded, LearnerStarved, ProlongError, RunStopped
 from ...common.messages import (
     PROTOCOL_VERSION,
@@ -37,7 +38,7 @@ from ...common.messages import (
 from ...common.models import DTYPES
 from ...common.tokenizer import Tokenizer
 from ...common.transport.keys import load_client_keys
-from ...common.types import Batch
+from ...common.types import Batch, StepEvidence
 from ...common.weights.transports import broadcast_transport
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
@@ -69,7 +70,7 @@ class RankClient(Protocol):
 
     def take(self, version: int) -> Batch | None: ...
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None: ...
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None: ...
 
     def checkpoint_saved(self, version: int) -> None: ...
 
@@ -120,8 +121,8 @@ class LiveSource:
     def publish(self, version: int, policy: Policy) -> None:
         self._weights.publish(version, policy.full_parameters(DTYPES[self._cfg.model.dtype]))
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
-        self._client.step_done(version, stage, saves=saves)
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
+        self._client.step_done(version, stage, saves=saves, evidence=evidence)
 
     def checkpoint_saved(self, version: int) -> None:
         self._client.checkpoint_saved(version)
@@ -195,11 +196,14 @@ class LearnerClient:
         if ready is None:
             return None
         buffer, batch = self._cfg.buffer, ready.batch
-        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta_max, straggler=buffer.straggler)
+        check_staleness(
+            batch, version=version, generation=batch.generation, eta=largest_eta(buffer), straggler=buffer.straggler
+        )
         return batch
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
-        self._client.send(StepDone(generation=self.generation, version=version, stage=stage, saves=saves))
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
+        done = StepDone(generation=self.generation, version=version, stage=stage, saves=saves, evidence=evidence)
+        self._client.send(done)
 
     def checkpoint_saved(self, version: int) -> None:
         self._client.send(CheckpointSaved(generation=self.generation, version=version))
@@ -241,7 +245,7 @@ class NullClient:
     def take(self, version: int) -> Batch | None:
         return None
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         pass
 
     def checkpoint_saved(self, version: int) -> None:

@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 
 from ...common.config.sections import Config
+from ...common.config.trees import largest_eta
 from ...common.errors import JournalError, ProlongError, RunStopped
 from ...common.messages import Status
-from ...common.types import Batch
+from ...common.types import Batch, StepEvidence
 from ..algorithm.samples import check_staleness
 from ..model.policy import Policy
 from ..ranks import Ranks
@@ -115,14 +116,16 @@ class RecordedSource:
         if batch is None:
             raise RunStopped(f"the recorded history ends at version {version}")
         buffer = self._cfg.buffer
-        check_staleness(batch, version=version, generation=batch.generation, eta=buffer.eta_max, straggler=buffer.straggler)
+        check_staleness(
+            batch, version=version, generation=batch.generation, eta=largest_eta(buffer), straggler=buffer.straggler
+        )
         self._generation = batch.generation
         return batch
 
     def publish(self, version: int, policy: Policy) -> None:
         """No actor takes weights."""
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         """No buffer counts steps."""
 
     def checkpoint_saved(self, version: int) -> None:

@@ -34,6 +34,7 @@ from prolong.common.types import (
     Rendezvous,
     Rollout,
     Sampling,
+    StepEvidence,
     Ticket,
     TicketKind,
     Verdict,
@@ -79,6 +80,7 @@ def config(
     lease_s: float = 60.0,
     stages: list[StageConfig] | None = None,
     checkpoint_every: int = 100,
+    adaptive: dict[str, object] | None = None,
 ) -> Config:
     return Config(
         run=RunConfig(name="scene", steps=steps),
@@ -88,6 +90,7 @@ def config(
         buffer=BufferConfig(
             batch_groups=batch,
             eta=eta,
+            adaptive=adaptive or {},
             straggler=straggler,
             preference=preference,
             max_filtered=max_filtered,
@@ -222,8 +225,9 @@ class Scene:
         ready = self.say(LEARNER, m.TakeBatch(generation=self.generation, version=version))
         return next((x.batch for x in ready if isinstance(x, m.BatchReady)), None)
 
-    def done(self, version: int, stage: int = 0) -> None:
-        self.say(LEARNER, m.StepDone(generation=self.generation, version=version, stage=stage))
+    def done(self, version: int, stage: int = 0, evidence: StepEvidence | None = None, *, saves: bool = False) -> None:
+        done = m.StepDone(generation=self.generation, version=version, stage=stage, saves=saves, evidence=evidence)
+        self.say(LEARNER, done)
 
     @property
     def counts(self) -> dict[str, int]:

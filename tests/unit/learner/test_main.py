@@ -13,6 +13,7 @@ from prolong.common.config.run_files import find_checkpoints, run_paths
 from prolong.common.config.sections import Config
 from prolong.common.errors import RunStopped
 from prolong.common.signals import StopRequest
+from prolong.common.types import StepEvidence
 from prolong.learner import main as module
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
@@ -68,7 +69,7 @@ class NotedSource(RecordedSource):
 
     noted: list[tuple[int, bool]]
 
-    def step_done(self, version: int, stage: int, *, saves: bool) -> None:
+    def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         self.noted.append((version, saves))
 
 

@@ -10,6 +10,7 @@ from prolong.common.config.sections import Config
 from prolong.common.errors import ConfigError, RunStopped
 from prolong.common.messages import PROTOCOL_VERSION, BatchReady, Hello, Role
 from prolong.common.transport.wire import encode
+from prolong.common.types import StepEvidence
 from prolong.common.weights.collective import CollectiveTransport
 from prolong.learner.ranks import Ranks
 from prolong.learner.source.api import BatchSource
@@ -51,7 +52,7 @@ def test_a_rank_without_a_connection_keeps_in_step_and_takes_what_rank_0_hands_o
     source.connect(0, -1, 0)
     assert source.generation == -1
     assert source.take(0) == batch
-    source.step_done(1, 0, saves=False)
+    source.step_done(1, 0, saves=False, evidence=StepEvidence(ess=1.0, kl=0.0, wait_s=0.1, step_s=1.0))
     source.checkpoint_saved(1)
     assert source.take(1) is None
     assert source.ended is None

@@ -1,0 +1,182 @@
+"""An eta that adapts: the smallest at which waiting costs little, as long as its data stay near the policy.
+
+    StepEvidence of the learner + seconds held back, of the buffer -> EtaEvidence -> decide_eta -> eta of tickets from now on
+
+`decide_eta` is a pure function of recorded numbers. The buffer calls it once for every version that the learner made, and
+records the evidence with what was decided; `check_decisions` repeats all of it from the records, to the bit.
+
+The rules, over the medians of the last `window` steps, so that no single step decides:
+
+    away    effective sample size below `ess`, or KL(behaviour, policy) above `kl`:  eta is halved
+    up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors, and the
+            data would stay inside the bounds even if their distance grew with the square of the age: eta + 1, on trial
+    down    it waited for hardly any of its time: eta - 1, on trial
+
+A raise that does not take a quarter of that waiting away is undone, and so is a reduction that makes the learner wait again.
+What a change does shows only once the tickets under it are trained, so the next `max(from, to) + 1` steps are no evidence of
+it. After a change that was undone or forced, trials rest, each time twice as long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import median
+from typing import NamedTuple
+
+import msgspec
+
+from ...common.config.sections import AdaptiveConfig
+from ..journal.records import EtaEvidence, EtaRecord, EtaState
+
+# a raise pays if the share of time that was held back falls below this part of what it was
+PAYS = 0.75
+# of the share `waiting`: with less, a smaller eta may do
+QUIET = 0.25
+MAX_DOUBLINGS = 5
+
+
+class Medians(NamedTuple):
+    """The medians of a window of evidence."""
+
+    ess: float
+    kl: float
+    held: float  # share of the step's time
+
+    @classmethod
+    def of(cls, window: list[EtaEvidence]) -> Medians:
+        """Those of a window that is not empty."""
+        return cls(
+            median(each.ess for each in window), median(each.kl for each in window), median(each.held_share for each in window)
+        )
+
+
+def initial_state(eta: int, version: int = 0) -> EtaState:
+    """The state of a run whose learner is at `version` and whose tickets are issued under `eta` from now on."""
+    return EtaState(eta=eta, begun=version, version=version, settled=version + eta + 1)
+
+
+def inside(state: EtaState, rules: AdaptiveConfig) -> EtaState:
+    """The state under rules that may have changed since: eta within their bounds."""
+    eta = min(max(state.eta, rules.min), rules.max)
+    return state if eta == state.eta else initial_state(eta, state.version)
+
+
+def decide_eta(state: EtaState, evidence: EtaEvidence, rules: AdaptiveConfig) -> tuple[EtaState, str]:
+    """The state after the evidence of one more step, and why eta changed; empty if it did not.
+
+    A step that was read already (the learner repeats it) and numbers that are not finite change nothing.
+    """
+    if evidence.version <= state.version:
+        return state, ""
+    state = msgspec.structs.replace(state, version=evidence.version)
+    if evidence.version <= state.settled or not evidence.is_finite:
+        return state, ""
+    state = msgspec.structs.replace(state, window=[*state.window, evidence][-rules.window :])
+    if len(state.window) < rules.window:
+        return state, ""
+    medians = Medians.of(state.window)
+    away = _away(medians, rules)
+    if away and state.eta > rules.min:
+        return _moved(state, max(rules.min, state.eta // 2), rules, failed=state.failed + 1), away
+    undone = _undone(state, medians, rules)
+    if undone:
+        return _moved(state, state.eta - state.trial, rules, failed=state.failed + 1), undone
+    if state.trial:
+        state = msgspec.structs.replace(state, trial=0, failed=max(0, state.failed - 1))
+    return _tried(state, medians, rules)
+
+
+def _away(medians: Medians, rules: AdaptiveConfig) -> str:
+    """Why the data are too far from the policy; empty if they are not."""
+    if medians.ess < rules.ess:
+        return f"effective sample size {medians.ess:.4f}, below {rules.ess:g}"
+    if medians.kl > rules.kl:
+        return f"KL(behaviour, policy) {medians.kl:.3g} nats, above {rules.kl:g}"
+    return ""
+
+
+def _undone(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> str:
+    """Why the trial under way is given up; empty if it is not, or there is none."""
+    if state.trial > 0 and medians.held > PAYS * state.held:
+        return f"the raise did not pay: work was held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
+    if state.trial < 0 and medians.held > rules.waiting:
+        return f"the smaller eta costs: work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
+    return ""
+
+
+def _tried(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> tuple[EtaState, str]:
+    """Begin a trial of a larger or smaller eta, if there is reason for one and trials do not rest."""
+    if state.version < state.resting:
+        return state, ""
+    if medians.held > rules.waiting and state.eta < rules.max and _stays_inside(state.eta, medians, rules):
+        why = f"work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
+        return _moved(state, state.eta + 1, rules, trial=1, held=medians.held), why
+    if medians.held < QUIET * rules.waiting and state.eta > rules.min:
+        why = f"work is held back for {medians.held:.1%} of the time: a smaller eta may be as fast"
+        return _moved(state, state.eta - 1, rules, trial=-1, held=medians.held), why
+    return state, ""
+
+
+def _stays_inside(eta: int, medians: Medians, rules: AdaptiveConfig) -> bool:
+    """Whether eta + 1 would keep the data inside the bounds, if their distance grew with the square of the age."""
+    growth = ((eta + 2) / (eta + 1)) ** 2
+    return medians.ess > 0 and math.log(medians.ess) * growth >= math.log(rules.ess) and medians.kl * growth <= rules.kl
+
+
+def _moved(
+    state: EtaState, eta: int, rules: AdaptiveConfig, *, trial: int = 0, held: float = 0.0, failed: int | None = None
+) -> EtaState:
+    """The state after a change to `eta`. `failed`: the change was forced, or undoes a trial."""
+    settled = state.version + max(state.eta, eta) + 1
+    rest = 0 if failed is None else rules.window << min(failed, MAX_DOUBLINGS)
+    return EtaState(
+        eta=eta,
+        begun=state.begun,
+        version=state.version,
+        settled=settled,
+        trial=trial,
+        held=held,
+        failed=state.failed if failed is None else failed,
+        resting=settled + rest if rest else state.resting,
+    )
+
+
+class WrongDecision(NamedTuple):
+    """A recorded decision that does not follow from what is recorded with and before it."""
+
+    version: int
+    recorded: str
+    made: str  # from the numbers
+
+    def sentence(self) -> str:
+        """All of it."""
+        return f"the decision about eta after version {self.version}: recorded {self.recorded}; its numbers say {self.made}"
+
+
+def check_decisions(records: Iterable[EtaRecord], newest: EtaState | None = None) -> list[WrongDecision]:
+    """Make the recorded decisions of a run again, in order of versions; the wrong ones.
+
+    Each must follow from its numbers, and begin in the state that the one before it ended in; the last one ended in `newest`.
+    """
+    wrong: list[WrongDecision] = []
+    ended: EtaState | None = None
+    for record in records:
+        state, version = record.state, record.evidence.version
+        if not _follows(state, ended):
+            wrong.append(WrongDecision(version, f"it began in {state}", f"the one before it ended in {ended}"))
+        ended, why = decide_eta(state, record.evidence, record.rules)
+        if (ended.eta, why) != (record.eta, record.why):
+            wrong.append(WrongDecision(version, _described(record.eta, record.why), _described(ended.eta, why)))
+    if newest is not None and not _follows(newest, ended):
+        wrong.append(WrongDecision(newest.version, f"the newest state has {newest}", f"the last one ended in {ended}"))
+    return wrong
+
+
+def _described(eta: int, why: str) -> str:
+    return f"eta {eta} ({why or 'unchanged'})"
+
+
+def _follows(state: EtaState, ended: EtaState | None) -> bool:
+    """Whether a decision may begin in `state`: where the one before it ended, or where decisions begin anew."""
+    return state == ended or ((ended is None or state.begun > ended.begun) and state == initial_state(state.eta, state.begun))

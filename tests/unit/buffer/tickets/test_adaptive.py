@@ -1,0 +1,176 @@
+"""What makes eta move, and that every decision follows from its numbers alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prolong.buffer.journal.records import EtaEvidence, EtaRecord, EtaState, pack_record, unpack_record
+from prolong.buffer.tickets.adaptive import check_decisions, decide_eta, initial_state, inside
+from prolong.common.config.sections import AdaptiveConfig
+
+RULES = AdaptiveConfig(min=0, max=4, ess=0.9, kl=0.05, waiting=0.1, window=2)
+
+
+def evidence(version: int, *, held: float = 0.05, ess: float = 0.999, kl: float = 0.0001) -> EtaEvidence:
+    """A step of one second, of which eta held work back for the share `held`."""
+    return EtaEvidence(version=version, ess=ess, kl=kl, wait_s=1.0, step_s=1.0, held_s=held)
+
+
+def run(state: EtaState, steps: int, rules: AdaptiveConfig = RULES, **numbers: float) -> tuple[EtaState, list[tuple[int, str]]]:
+    """The state after so many more steps of the same numbers, and the changes: eta, and why."""
+    changes = []
+    for version in range(state.version + 1, state.version + 1 + steps):
+        state, why = decide_eta(state, evidence(version, **numbers), rules)
+        if why:
+            changes.append((state.eta, why))
+    return state, changes
+
+
+def test_inside_the_bounds_with_little_waiting_nothing_moves() -> None:
+    state, changes = run(initial_state(2), 50)
+    assert (state.eta, changes) == (2, [])
+
+
+def test_waiting_raises_eta_once_what_its_last_change_did_shows_for_a_whole_window() -> None:
+    state, changes = run(initial_state(1), 3, held=0.5)
+    assert changes == [], "versions 1 and 2 still have tickets of before"
+    state, changes = run(state, 1, held=0.5)
+    assert changes == [(2, "work is held back for 50.0% of the time, above 10.0%")]
+    assert state.settled == 4 + 3
+    state, changes = run(state, 5, held=0.3)
+    assert [eta for eta, _ in changes] == [3], "it paid: a third of the waiting is gone, and there is more to gain"
+
+
+def test_a_raise_that_does_not_pay_is_undone_and_the_next_trial_waits_longer_each_time() -> None:
+    _, changes = run(initial_state(1), 200, held=0.5)
+    assert [eta for eta, _ in changes[:4]] == [2, 1, 2, 1]
+    assert changes[1][1] == "the raise did not pay: work was held back for 50.0% of the time, 50.0% before it"
+    raised = [version for version, eta in _etas(200, held=0.5) if eta == 2]
+    gaps = [later - earlier for earlier, later in pairwise(raised)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 2 * gaps[0]
+
+
+def _etas(steps: int, **numbers: float) -> list[tuple[int, int]]:
+    """(version, eta) of every change."""
+    state, found = initial_state(1), []
+    for version in range(1, steps + 1):
+        state, why = decide_eta(state, evidence(version, **numbers), RULES)
+        if why:
+            found.append((version, state.eta))
+    return found
+
+
+def test_no_waiting_tries_less_and_goes_back_when_that_makes_the_learner_wait() -> None:
+    state, changes = run(initial_state(2), 5, held=0.0)
+    assert changes == [(1, "work is held back for 0.0% of the time: a smaller eta may be as fast")]
+    state, changes = run(state, 5, held=0.4)
+    assert changes == [(2, "the smaller eta costs: work is held back for 40.0% of the time, above 10.0%")]
+    assert state.failed == 1
+    state, changes = run(state, 5, held=0.0)
+    assert changes == [], "trials rest"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [
+        ({"ess": 0.85}, "effective sample size 0.8500, below 0.9"),
+        ({"kl": 0.08}, "KL(behaviour, policy) 0.08 nats, above 0.05"),
+    ],
+)
+def test_data_that_are_away_from_the_policy_halve_eta_whatever_waiting_costs(numbers: dict[str, float], why: str) -> None:
+    state, changes = run(initial_state(4), 30, held=0.9, **numbers)
+    assert changes == [(2, why), (1, why), (0, why)]
+    assert run(state, 100, held=0.9, **numbers)[1] == [], "0 is the least, and there is no reason to leave it"
+
+
+def test_eta_is_not_raised_where_the_next_age_would_leave_the_bounds() -> None:
+    near = {"held": 0.9, "ess": 0.97}  # at eta 1: a raise would make it .97 ** 2.25 = .934
+    assert run(initial_state(1), 4, **near)[1][0][0] == 2
+    far = {"held": 0.9, "ess": 0.95}  # .891, below .9
+    assert run(initial_state(1), 50, **far)[1] == []
+    assert run(initial_state(1), 50, held=0.9, kl=0.03)[1] == []
+
+
+def test_one_step_unlike_the_others_decides_nothing() -> None:
+    rules = AdaptiveConfig(min=0, max=4, ess=0.9, waiting=0.1, window=3)
+    state, _ = run(initial_state(0), 3, rules)
+    state, why = decide_eta(state, evidence(4, held=1.0, ess=0.01), rules)
+    assert (state.eta, why, len(state.window)) == (0, "", 3)
+    assert run(state, 20, rules)[1] == []
+
+
+def test_a_step_that_was_read_and_numbers_that_are_not_finite_change_nothing() -> None:
+    state, _ = run(initial_state(1), 3, held=0.9)
+    assert decide_eta(state, evidence(3, held=0.9), RULES) == (state, "")
+    assert decide_eta(state, evidence(2, ess=0.1), RULES) == (state, "")
+    broken, why = decide_eta(state, evidence(4, ess=float("nan")), RULES)
+    assert (broken, why) == (msgspec.structs.replace(state, version=4), "")
+
+
+def test_work_is_held_back_for_no_longer_than_the_learner_waited() -> None:
+    assert EtaEvidence(version=1, ess=1.0, kl=0.0, wait_s=0.25, step_s=1.0, held_s=0.75).held_share == 0.25
+
+
+def test_other_rules_keep_eta_unless_it_is_outside_and_begin_anew_there() -> None:
+    state, _ = run(initial_state(3), 8)
+    assert inside(state, RULES) == state
+    assert inside(state, AdaptiveConfig(min=0, max=2)) == initial_state(2, 8)
+
+
+STEPS = st.lists(st.tuples(st.floats(0, 1.2), st.floats(0.5, 1.0), st.floats(0, 0.2), st.booleans()), min_size=1, max_size=60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.integers(0, 4), st.integers(1, 4))
+def test_decisions_stay_inside_follow_from_their_records_and_are_made_again_to_the_bit(
+    steps: list[tuple[float, float, float, bool]], eta: int, window: int
+) -> None:
+    rules = AdaptiveConfig(min=0, max=4, ess=0.9, kl=0.05, waiting=0.1, window=window)
+    state, written, version = initial_state(eta), [], 0
+    for held, ess, kl, is_lost in steps:
+        version += 1
+        if is_lost:
+            continue
+        said, before = evidence(version, held=held, ess=ess, kl=kl), state
+        state, why = decide_eta(before, said, rules)
+        assert rules.min <= state.eta <= rules.max
+        assert (state.eta != before.eta) == bool(why)
+        assert state.eta <= before.eta + 1
+        written.append(pack_record(EtaRecord(evidence=said, rules=rules, state=before, eta=state.eta, why=why)))
+    read = [unpack_record(record, EtaRecord, "here") for record in written]
+    assert check_decisions(read, state) == []
+
+
+def recorded(steps: int) -> tuple[list[EtaRecord], EtaState]:
+    state, records = initial_state(1), []
+    for version in range(1, steps + 1):
+        before, said = state, evidence(version, held=0.5)
+        state, why = decide_eta(before, said, RULES)
+        records.append(EtaRecord(evidence=said, rules=RULES, state=before, eta=state.eta, why=why))
+    return records, state
+
+
+def test_a_number_that_was_changed_a_decision_that_is_gone_and_another_end_are_found() -> None:
+    records, state = recorded(12)
+    assert check_decisions(records, state) == []
+    far = msgspec.structs.replace(records[3], evidence=evidence(4, held=0.5, ess=0.01))
+    (first, *_) = check_decisions([*records[:3], far, *records[4:]])
+    assert (first.version, first.recorded[:5], first.made[:17]) == (4, "eta 2", "eta 0 (effective ")
+    assert "recorded eta 2 (work is held back" in first.sentence()
+    (gap,) = check_decisions([*records[:5], *records[6:]], state)
+    assert gap.version == 7
+    (end,) = check_decisions(records[:-1], state)
+    assert "the newest state has" in end.recorded
+
+
+def test_decisions_that_begin_anew_follow_nothing() -> None:
+    records, _ = recorded(5)
+    said = evidence(9)
+    anew = EtaRecord(evidence=said, rules=RULES, state=initial_state(3, 8), eta=3)
+    assert check_decisions([*records, anew]) == []
+    assert len(check_decisions([*records, msgspec.structs.replace(anew, state=initial_state(3, 0))])) == 1
