@@ -4,7 +4,7 @@ A half-trained model (made here, `--model`: six minutes on one core) trains on a
 logic, synchronously, in one run per arm and seed, `--jobs` at a time on one core each. Runs that have ended are not repeated:
 the command can be stopped and started again.
 
-    main    {never, reference, optimizer, both, triggered} with a sizeable KL, {small_kl, no_kl}
+    main    {never, reference, optimizer, both, triggered, ema} with a sizeable KL, {small_kl, no_kl}
     long    the same question over many more steps, with a small KL: {never, both}
 
 Writes DOCS/prolonged-SUITE.jsonl (one object per run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png.
@@ -25,6 +25,8 @@ from .measure import report, train_run
 
 LARGE, SMALL = "objective.kl_beta=1.0", "objective.kl_beta=1e-3"
 RESETS = "reference.reset_every=25"
+# forgets at the pace at which RESETS does
+SOFT_RESET = "reference.ema=0.96"
 TRIGGERS = ["reference.plateau=2", "reference.min_delta=0.01", "reference.cooldown=10"]
 SUITES: dict[str, dict[str, list[str]]] = {
     "main": {
@@ -33,6 +35,7 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "optimizer": [LARGE, RESETS, "reference.reset_reference=false"],
         "both": [LARGE, RESETS],
         "triggered": [LARGE, *TRIGGERS],
+        "ema": [LARGE, SOFT_RESET],
         "small_kl": [SMALL],
         "no_kl": ["objective.kl_beta=0"],
     },

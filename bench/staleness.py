@@ -35,12 +35,11 @@ from .staleness_report import (
     TARGET,
     arms_table,
     best_etas,
+    differences,
     draw_staleness,
+    fill_page,
     grid_tables,
-    late_reward,
     length_table,
-    paired,
-    steps_to_target,
     write_docs_rows,
 )
 
@@ -80,6 +79,7 @@ BASE = (
     "buffer.dynamic_sampling=false", "validation.every=0", "validation.n=4", "validation.greedy=false",
 )  # fmt: skip
 QUARTERS = 4
+LENGTH_ETA = 8  # of the table of lengths
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -109,7 +109,13 @@ def arm_cells(seed: int, eta: int) -> Iterator[Cell]:
 
 
 def all_cells(seeds: int) -> Iterator[Cell]:
-    """Every run, in order of worth: what says most about the corrections first, then more seeds, then the other etas."""
+    """Every run, in order of worth: what tells the arms apart first, then more seeds, then the other etas."""
+    for seed in range(min(seeds, ARM_SEEDS)):
+        for eta in reversed(ARM_ETAS):
+            # where a stale run may collapse
+            yield from (Cell("sums", RATES[1], eta, arm, seed) for arm in (*GRID, *ARMS))
+        # where what is clipped may make it slow
+        yield from (Cell("sums", RATES[0], ARM_ETAS[0], arm, seed) for arm in (*GRID, *ARMS))
     for seed in range(min(seeds, 2)):
         yield from grid_cells(seed, FIRST_ETAS)
         yield from arm_cells(seed, ARM_ETAS[0])
@@ -222,7 +228,8 @@ def run_missing(args: argparse.Namespace) -> None:
         fill_demo_folder(args.model)
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     study, until = Study(args.model), time.monotonic() + 3600 * args.hours
-    missing = [cell for cell in dict.fromkeys(all_cells(args.seeds)) if cell not in done]
+    part, parts = map(int, args.part.split("/"))
+    missing = [cell for cell in dict.fromkeys(all_cells(args.seeds)) if cell not in done][part::parts]
     for number, cell in enumerate(missing, 1):
         if time.monotonic() > until:
             break
@@ -263,23 +270,28 @@ def draw(args: argparse.Namespace) -> None:
     rows = list(read_rows(args.rows).values())
     write_docs_rows(rows, args.docs / "staleness.jsonl")
     draw_staleness(rows, args.docs / "staleness.png")
-    say = sys.stdout.write
-    say(f"{len(rows)} runs. Each cell: held-out reward at the end, steps to a reward of {TARGET}, mean ESS\n\n")
-    say(grid_tables(rows) + "\n")
-    say(arms_table(rows, [*GRID, *ARMS], ARM_ETAS) + "\n\n")
-    say(length_table(rows, 8) + "\n\n")
-    say(best_etas(rows) + "\n\n")
-    for one, other in (("decoupled", "bypass"), ("decoupled", "uncorrected"), ("decoupled", "approximate")):
-        for name, measure in (("end", lambda row: row["heldout"]), ("late", late_reward), ("steps", steps_to_target)):
-            shown = {key: f"{mean:+.3f} ±{error:.3f} ({count})" for key, (mean, error, count) in
-                     paired(rows, one, other, measure).items()}  # fmt: skip
-            say(f"{name}: {one} - {other}: {shown}\n")
+    tables = [
+        f"{len(rows)} runs. A cell: held-out reward at the end ± standard error, steps to a reward of {TARGET}, mean ESS.",
+        grid_tables(rows),
+        "`decoupled` against the others, seed by seed, over all etas above 0: mean difference ± standard error (pairs).",
+        differences(rows),
+        "Other arms:",
+        arms_table(rows, [*GRID, *ARMS], sorted(ARM_ETAS)),
+        f"At eta {LENGTH_ETA}, by quarters of the rollouts, the shortest first: tokens, share that keep their gradient, ESS.",
+        length_table(rows, LENGTH_ETA),
+        f"Steps to a reward of {TARGET}, divided by the published speed at that eta (1, 1.43, 1.76, 2.12):",
+        best_etas(rows),
+    ]
+    made = "\n\n".join(tables)
+    fill_page(args.docs / "staleness.md", made)
+    sys.stdout.write(made + "\n")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench staleness", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hours", type=float, default=24.0, help="begin no run after so many hours")
+    parser.add_argument("--part", default="0/1", help="of the missing runs, e.g. 0/2 and 1/2 in two processes started together")
     parser.add_argument("--draw", action="store_true", help="run nothing; make data file, picture and tables of the rows")
     parser.add_argument(
         "--real", nargs="*", metavar="TASK,LR,ETA,ARM,SEED", default=[], help="run these as real runs too, and compare"

@@ -6,6 +6,10 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = dict
 TARGET = 0.85
@@ -13,6 +17,8 @@ WINDOW = 3  # versions that the reward is averaged over
 # published speed of a run over its synchronous self, on 32 + 8 devices: what the steps saved by a small eta cost in time
 SPEED = {0: 1.0, 1: 1.43, 2: 1.76, 4: 2.12}
 GRID_ARMS = ("decoupled", "bypass", "uncorrected", "approximate")
+# in the page, around what is made of the rows
+BEGIN, END = "<!-- made by `prolong bench staleness --draw` -->", "<!-- end of what is made -->"
 COLOURS = {"decoupled": "C0", "bypass": "C1", "uncorrected": "C3", "approximate": "C2"}
 
 
@@ -29,6 +35,14 @@ def late_reward(row: Row) -> float:
     """Mean reward of the last quarter of the versions."""
     curve = row["curve"]
     return statistics.fmean(curve[-(len(curve) // 4) :])
+
+
+# the rows of the picture
+MEASURES: dict[str, Callable[[Row], float]] = {
+    "held-out reward at the end": lambda row: row["heldout"],
+    f"steps to a reward of {TARGET}": steps_to_target,
+    "effective sample size": lambda row: row["ess"],
+}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -112,8 +126,23 @@ def paired(rows: Sequence[Row], one: str, other: str, measure: Callable[[Row], f
     return result
 
 
+def differences(rows: Sequence[Row]) -> str:
+    """The default correction against the others, seed by seed, over all etas above 0."""
+    measures: dict[str, Callable[[Row], float]] = {"reward at the end": lambda row: row["heldout"], "steps": steps_to_target}
+    parts = [f"{task} {lr:g}" for task, lr in parts_of(rows)]
+    texts = ["| decoupled minus | of | " + " | ".join(parts) + " |", "| --- | --- |" + " --- |" * len(parts)]
+    for other in GRID_ARMS[1:]:
+        for name, measure in measures.items():
+            found = paired(rows, "decoupled", other, measure)
+            cells = [
+                f"{found[part][0]:+.2f} ±{found[part][1]:.2f} ({found[part][2]})" if part in found else "-" for part in parts
+            ]
+            texts.append(f"| {other} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(texts)
+
+
 def best_etas(rows: Sequence[Row]) -> str:
-    """Time to the target in steps of the synchronous system, at the published speeds, for every eta that has one."""
+    """Time to the target at the published speeds, in steps of the synchronous system, for every eta that has one."""
     texts = ["| task, rate, arm | " + " | ".join(f"eta {eta}" for eta in SPEED) + " |", "| --- |" + " ---: |" * len(SPEED)]
     for task, lr in parts_of(rows):
         for arm in GRID_ARMS:
@@ -122,6 +151,15 @@ def best_etas(rows: Sequence[Row]) -> str:
                 times = [statistics.fmean(map(steps_to_target, found[eta])) / speed for eta, speed in SPEED.items()]
                 texts.append(f"| {task} {lr:g} {arm} | " + " | ".join(f"{time:.1f}" for time in times) + " |")
     return "\n".join(texts)
+
+
+def fill_page(path: Path, tables: str) -> None:
+    """Replace what lies between the marks of a page by `tables`, if there is such a page."""
+    if path.exists():
+        before, _, rest = path.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        if rest:
+            path.write_text(f"{before}{BEGIN}\n{tables.strip()}\n{END}{after}")
 
 
 def write_docs_rows(rows: Iterable[Row], path: Path) -> None:
@@ -138,35 +176,27 @@ def draw_staleness(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     parts = parts_of(rows)
-    etas = sorted({row["eta"] for row in rows if isinstance(row["eta"], int)})
-    measures: list[tuple[str, Callable[[Row], float]]] = [
-        ("held-out reward at the end", lambda row: row["heldout"]),
-        (f"steps to a reward of {TARGET}", lambda row: float(steps_to_target(row))),
-        ("effective sample size", lambda row: row["ess"]),
-    ]
-    figure, axes = pyplot.subplots(len(measures), len(parts), figsize=(3.4 * len(parts), 8.4), dpi=110, squeeze=False)
+    size = 3.4 * len(parts), 2.8 * len(MEASURES)
+    figure, axes = pyplot.subplots(len(MEASURES), len(parts), figsize=size, dpi=110, squeeze=False, sharex=True, sharey="row")
     for column, (task, lr) in enumerate(parts):
-        for line, (name, measure) in enumerate(measures):
-            panel = axes[line][column]
-            for shift, arm in enumerate(GRID_ARMS):
-                found = [(at, of_cell(rows, task, lr, eta, arm)) for at, eta in enumerate(etas)]
-                points = [(at, *mean_and_error([measure(row) for row in own])) for at, own in found if own]
-                x, y, error = ([point[i] for point in points] for i in range(3))
-                x = [at + 0.06 * (shift - 1.5) for at in x]
-                panel.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1.2, color=COLOURS[arm], label=arm)
-            panel.set_xticks(range(len(etas)), [str(eta) for eta in etas])
-            panel.grid(alpha=0.25)
-            if line == 0:
-                panel.set_title(f"{task}, learning rate {lr:g}", fontsize=10)
-            if line == len(measures) - 1:
-                panel.set_xlabel("eta")
-            if column == 0:
-                panel.set_ylabel(name)
-    for line in axes:
-        low, high = min(panel.get_ylim()[0] for panel in line), max(panel.get_ylim()[1] for panel in line)
-        for panel in line:
-            panel.set_ylim(low, high)
+        axes[0][column].set_title(f"{task}, learning rate {lr:g}", fontsize=10)
+        axes[-1][column].set_xlabel("eta")
+        for line, (name, measure) in enumerate(MEASURES.items()):
+            _draw_panel(axes[line][column], rows, task, lr, measure)
+            axes[line][0].set_ylabel(name)
     axes[0][0].legend(fontsize=8, loc="lower left")
     figure.suptitle("prolong bench staleness: mean of the seeds and its standard error", fontsize=11)
     figure.tight_layout()
     figure.savefig(path)
+
+
+def _draw_panel(panel: Axes, rows: Sequence[Row], task: str, lr: float, measure: Callable[[Row], float]) -> None:
+    etas = sorted({row["eta"] for row in rows if isinstance(row["eta"], int)})
+    for shift, arm in enumerate(GRID_ARMS):
+        found = [(at, of_cell(rows, task, lr, eta, arm)) for at, eta in enumerate(etas)]
+        # side by side, so that bars do not hide each other
+        points = [(at + 0.06 * (shift - 1.5), *mean_and_error([measure(row) for row in own])) for at, own in found if own]
+        x, y, error = zip(*points, strict=True) if points else ((), (), ())
+        panel.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1.2, color=COLOURS[arm], label=arm)
+    panel.set_xticks(range(len(etas)), [str(eta) for eta in etas])
+    panel.grid(alpha=0.25)

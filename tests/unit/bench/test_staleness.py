@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prolong.bench import staleness
 from prolong.bench.staleness import ARMS, GRID, RATES, TASKS, Cell, all_cells, overrides_of, read_rows
-from prolong.bench.staleness_report import best_etas, grid_tables, late_reward, paired, steps_to_target
+from prolong.bench.staleness_report import BEGIN, END, best_etas, grid_tables, late_reward, paired, steps_to_target
 from prolong.launch.recipes import compose
 
 
@@ -58,9 +58,14 @@ def test_tables_and_differences_are_means_over_seeds(tmp_path: Path, capsys: pyt
     assert paired(rows, "decoupled", "bypass", lambda each: each["heldout"])["sums 5e-05"][::2] == (pytest.approx(-0.2), 6)
     # 3 steps at 1, 1.43, 1.76 and 2.12 times the speed
     assert "| sums 5e-05 bypass | 3.0 | 2.1 | 1.7 | 1.4 |" in best_etas(rows)
-    path = tmp_path / "rows.jsonl"
+    path, page = tmp_path / "rows.jsonl", tmp_path / "staleness.md"
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    page.write_text(f"before\n{BEGIN}\nthe tables of yesterday\n{END}\nbehind\n")
     assert staleness.main(["--draw", "--rows", str(path), "--docs", str(tmp_path)]) == 0
     assert "13 runs" in capsys.readouterr().out
+    assert page.read_text().startswith(f"before\n{BEGIN}\n13 runs")
+    assert page.read_text().endswith(f"\n{END}\nbehind\n")
+    assert "| bypass | reward at the end | -0.20 ±0.04 (6) |" in page.read_text()
+    assert "yesterday" not in page.read_text()
     assert len((tmp_path / "staleness.jsonl").read_text().splitlines()) == 13
     assert (tmp_path / "staleness.png").stat().st_size > 10_000
