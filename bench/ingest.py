@@ -4,6 +4,10 @@ It is compared with raw ZeroMQ PUSH/PULL of the same bytes, and with a `multipro
 form in which TRL's asynchronous trainer passes them on). Rounds are interleaved (A B C D A B C D); each receiving side is a
 process of its own. CPU seconds are those of both sides. The journal lies in --folder, which must be on a real disk. That disk
 is the physical limit: the same bytes are appended to one file and flushed every 4 MiB, as the journal commits.
+
+The first rounds do not count: the journal then writes fresh files, and later those whose groups are gone. `--parts` measures
+the same groups with one part more in every arm: sockets; client and service (`protocol`); checks, ledger and a journal in
+memory (`ledger`); the journal on the disk (`durable`).
 """
 
 from __future__ import annotations
@@ -38,10 +42,12 @@ from ..common.transport.sockets import bind_router, endpoint_of
 from ..common.transport.wire import encode
 from ..common.types import Group, Manifest, Prompt, Rendezvous, Ticket
 from .measure import report
-from .transport import MAX_BENCH_BYTES, PEER_TIMEOUT_S, ROLLOUTS, Raw, announce, make_group, start_server, stop_server
+from .transport import MAX_BENCH_BYTES, PEER_TIMEOUT_S, ROLLOUTS, Ours, Raw, announce, make_group, start_server, stop_server
 
 NUM_TOKENS = 1024
 ETA = 3
+# until the checkpoints that are kept let go of the groups of the first round, and their segments are written again
+WARM_ROUNDS = 6
 
 
 def config(batch: int) -> Config:
@@ -55,14 +61,14 @@ def config(batch: int) -> Config:
     )
 
 
-def serve_durable_buffer(folder: str, batch: int) -> None:
-    """Run the real core, journal and service until stdin closes."""
+def serve_durable_buffer(folder: str, batch: int, max_gb: float) -> None:
+    """Run the real core, journal and service until stdin closes. `max_gb` 0: the journal is in memory."""
     keep_freed_memory()
     prompts = [
         Prompt(uid=f"bench/{i}", domain="math", task="t", text="x" * 200, token_ids=bytes(800), verifier="math")
         for i in range(100)
     ]
-    journal = open_journal(Path(folder), max_gb=16.0, keep_history=False, background=True)
+    journal = open_journal(Path(folder), max_gb=max_gb, keep_history=False, background=True)
     core = BufferCore.open(
         RunSettings.from_config(config(batch)), PromptMixture([(prompts, 1.0)], 0), [], "t", journal, monotonic()
     )
@@ -77,9 +83,10 @@ def serve_durable_buffer(folder: str, batch: int) -> None:
 class Durable:
     """An actor and a learner; only the groups of the actor are measured."""
 
-    def __init__(self, folder: Path, batch: int) -> None:
+    def __init__(self, folder: Path, batch: int, *, max_gb: float = 16.0) -> None:
         self._batch = batch
-        self.server, address = start_server("prolong.bench.ingest", "--serve", str(folder), "--batch", str(batch))
+        settings = ("--serve", str(folder), "--batch", str(batch), "--max-gb", str(max_gb))
+        self.server, address = start_server("prolong.bench.ingest", *settings)
         self._actor, self._learner = self._client(address, m.Role.actor), self._client(address, m.Role.learner)
         self._tickets, self._acks = self._actor.inbox(m.Tickets), self._actor.inbox(m.GroupAck)
         self._updates = self._actor.inbox(m.UpdateWeights)
@@ -212,7 +219,7 @@ class DiskBaseline:
 
 @dataclass
 class RoundTimes:
-    """Wall and CPU seconds of one way, over all rounds but the first."""
+    """Wall and CPU seconds of one way, in every round."""
 
     server: int  # process id
     seconds: list[float] = field(default_factory=list)
@@ -230,7 +237,7 @@ class RoundTimes:
         return process_time() + there
 
     def summary(self, num_groups: int) -> dict[str, float]:
-        seconds, cpu_s = statistics.median(self.seconds[1:]), statistics.median(self.cpu_s[1:])
+        seconds, cpu_s = statistics.median(self.seconds[WARM_ROUNDS:]), statistics.median(self.cpu_s[WARM_ROUNDS:])
         return {"groups_per_s": num_groups / seconds, "cpu_ms_per_group": 1e3 * cpu_s / num_groups}
 
 
@@ -243,7 +250,7 @@ def compare_ingest(folder: Path, rounds: int, batch: int) -> JsonObject:
     groups: list[Group] = []
     frames: list[bytes] = []
     try:
-        for _ in range(rounds + 1):
+        for _ in range(WARM_ROUNDS + rounds):
             groups = durable.make_groups()
             frames = [encode(m.GroupResult(group=group)) for group in groups]
             samples = [sample for group in groups for sample in trl_samples(group)]
@@ -255,7 +262,7 @@ def compare_ingest(folder: Path, rounds: int, batch: int) -> JsonObject:
     finally:
         for way in (durable, raw, queue):
             way.close()
-    mine, floor, peer, limit = (spent[name].seconds[1:] for name in ("durable", "raw", "queue", "disk"))
+    mine, floor, peer, limit = (spent[name].seconds[WARM_ROUNDS:] for name in ("durable", "raw", "queue", "disk"))
     result: JsonObject = {"groups": len(groups), "group_bytes": len(frames[0]), "rounds": rounds}
     for name, one in spent.items():
         result |= {f"{name}_{key}": value for key, value in one.summary(len(groups)).items()}
@@ -266,20 +273,49 @@ def compare_ingest(folder: Path, rounds: int, batch: int) -> JsonObject:
     return result
 
 
+def compare_parts(folder: Path, rounds: int, batch: int) -> JsonObject:
+    """Medians over rounds of each arm, and its share of the sockets' rate."""
+    raw, protocol, ledger, durable = Raw(), Ours(), Durable(folder, batch, max_gb=0.0), Durable(folder, batch)
+    arms = {"sockets": raw, "protocol": protocol, "ledger": ledger, "durable": durable}
+    spent = {name: RoundTimes(arm.server.pid) for name, arm in arms.items()}
+    groups: list[Group] = []
+    try:
+        for _ in range(WARM_ROUNDS + rounds):
+            groups = durable.make_groups()
+            spent["sockets"].measure(raw.send, [encode(m.GroupResult(group=group)) for group in groups])
+            spent["protocol"].measure(protocol.send, groups)
+            spent["durable"].measure(durable.send, groups)
+            spent["ledger"].measure(ledger.send, ledger.make_groups())
+            durable.train()
+            ledger.train()
+    finally:
+        for arm in arms.values():
+            arm.close()
+    result: JsonObject = {"groups": len(groups), "rounds": rounds}
+    floor = spent["sockets"].seconds[WARM_ROUNDS:]
+    for name, one in spent.items():
+        result |= {f"{name}_{key}": value for key, value in one.summary(len(groups)).items()}
+        pairs = zip(floor, one.seconds[WARM_ROUNDS:], strict=True)
+        result[f"{name}_share_of_sockets"] = statistics.median(a / b for a, b in pairs)
+    return result
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench ingest", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=64, help="a round is four times as many groups")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="the journal is made, and removed, in here")
+    parser.add_argument("--parts", action="store_true", help="what each part costs, instead of the comparison")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--max-gb", type=float, default=16.0, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.serve:
-        serve_durable_buffer(args.serve, args.batch)
+        serve_durable_buffer(args.serve, args.batch, args.max_gb)
         return 0
     args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="ingest-") as folder:
-        result = compare_ingest(Path(folder), args.rounds, args.batch)
+        result = (compare_parts if args.parts else compare_ingest)(Path(folder), args.rounds, args.batch)
     report(result, as_json=args.json)
     return 0
 

@@ -276,11 +276,14 @@ class BufferClient:
                 session.shut_out(unknown_key=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
     def _receive_frames(self, dealer: zmq.Socket, session: Session) -> None:
+        """Receive what is there, then deliver it: a thread that waits for messages wakes once, and not between any two."""
+        received: list[list[bytes]] = []
         for _ in range(BURST):
             try:
-                frames = dealer.recv_multipart(zmq.NOBLOCK)
+                received.append(dealer.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
-                return
+                break
+        for frames in received:
             try:
                 message = self._decoder.decode(frames[0] if len(frames) == 1 else b"")
             except WireError:

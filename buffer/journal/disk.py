@@ -59,7 +59,8 @@ class MemoryDisk:
             self.num_bytes -= paged_bytes(self._values.pop(key, b""))
         for key, value in put.items():
             self.num_bytes += paged_bytes(value) - paged_bytes(self._values.get(key, b""))
-            self._values[key] = bytes(value)
+            # not a copy: the frame of a group is in memory as long as the group
+            self._values[key] = value
 
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)

@@ -85,6 +85,8 @@ class OutputCommit:
         # messages that wait for the next commit, and for the one under way
         self._held: list[Outgoing] = []
         self._committing: list[Outgoing] = []
+        # how many of those that wait for the next commit may not leave before it
+        self._num_waiting = 0
         self._retry_at = 0.0
         self._num_rejected = 0
 
@@ -112,9 +114,12 @@ class OutputCommit:
         leaving: list[Outgoing] = []
         if (self.writing is None or self.writing.done()) and (self.full is None or now >= self._retry_at):
             leaving = self._commit(now)
-        if self._held:
-            leaving += [outgoing for outgoing in self._held if self.core.may_leave(outgoing[1])]
-            self._held = [outgoing for outgoing in self._held if not self.core.may_leave(outgoing[1])]
+            self._num_waiting = 0
+        unasked = self._held[self._num_waiting :]
+        del self._held[self._num_waiting :]
+        for outgoing in unasked:
+            (leaving if self.core.may_leave(outgoing[1]) else self._held).append(outgoing)
+        self._num_waiting = len(self._held)
         return self._encode(leaving)
 
     def last_words(self, reason: str, *, failed: bool) -> list[Frame]:
