@@ -225,7 +225,9 @@ def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int, silence_s: f
     settings = RunSettings.from_config(cfg)
     stage = TicketSettings(settings.stages[0].sampling, [kind.share for kind in cluster.lengths])
     buffer = dataclasses.replace(cfg.buffer, silence_s=silence_s)
-    return dataclasses.replace(settings, stages=[stage], steps=steps, seed=seed, buffer=buffer)
+    # the run goes on behind the last step that is looked at: near its end actors have less and less to do
+    more = cfg.buffer.eta + 2
+    return dataclasses.replace(settings, stages=[stage], steps=steps + more, seed=seed, buffer=buffer)
 
 
 def simulate(cluster: Cluster, cfg: Config, *, steps: int, seed: int = 0) -> Simulated:
