@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -30,6 +31,13 @@ _ZEROS = memoryview(bytes(4 << 20))
 _VERDICTS = {reward: Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0) for reward in (0.0, 1.0)}
 
 
+@dataclass(slots=True)
+class Verifying:
+    """Groups of all actors that are generated, and lack a verdict."""
+
+    total: int = 0
+
+
 class SimulatedActor:
     """One actor of a pool. Its name tells the pool: POOL-INDEX."""
 
@@ -44,17 +52,18 @@ class SimulatedActor:
         send: Callable[[bytes, FromClient], None],
         clear_kv: bool,
         heartbeat_s: float,
+        verifying: Verifying,
     ) -> None:
         self.name, self.pool, self.identity = name, pool, name.encode()
         self.device: PoolDevice = cluster.pools[pool]
         self.engine = SimulatedEngine(self.device)
         self.is_alive = False
         self.num_groups = 0  # delivered
-        self.num_verifying = 0  # groups that are generated, and lack a verdict
         self.down_s = 0.0  # between a death and the next greeting
         self._cluster, self._events, self._sampler, self._send = cluster, events, sampler, send
         self._clear_kv, self._heartbeat_s = clear_kv, heartbeat_s
         self._groups: dict[int, SimulatedGroup] = {}
+        self._verifying, self._num_verifying = verifying, 0
         # updates: the one that is on its way, and the newest that came meanwhile
         self._update: UpdateWeights | None = None
         self._offered: UpdateWeights | None = None
@@ -208,12 +217,14 @@ class SimulatedActor:
             if group.verdict_s <= self._events.now:
                 self._deliver(group.ticket.ordinal)
             else:
-                self.num_verifying += 1
+                self._verifying.total += 1
+                self._num_verifying += 1
                 self._events.at(group.verdict_s, self._deliver_verified, group.ticket.ordinal)
 
     def _deliver_verified(self, ordinal: int) -> None:
         if ordinal in self._groups:
-            self.num_verifying -= 1
+            self._verifying.total -= 1
+            self._num_verifying -= 1
             self._deliver(ordinal)
 
     def _deliver(self, ordinal: int) -> None:
@@ -236,7 +247,8 @@ class SimulatedActor:
         self.is_alive = False
         self._groups.clear()
         self._update = self._offered = None
-        self.num_verifying = 0
+        self._verifying.total -= self._num_verifying
+        self._num_verifying = 0
         self._num_updates += 1
         self._wake_number += 1
         self.engine.advance(self._events.now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -54,7 +55,7 @@ class SimulatedLearner:
     ) -> None:
         self.version = 0
         self.is_alive = False  # it has greeted, and the buffer knows it
-        self._died_s = 0.0
+        self._died_s = math.inf  # when the process before this one did
         self._cluster, self._events, self._send, self._recorder = cluster, events, send, recorder
         self._steps, self._checkpoint_every, self._heartbeat_s = steps, checkpoint_every, heartbeat_s
         self._rng = np.random.default_rng([seed, 21])
@@ -121,7 +122,7 @@ class SimulatedLearner:
             case Welcome():
                 self.is_alive = True
                 self._events.after(self._heartbeat_s, self._beat, self._life)
-                self._recorder.waited("down", self._events.now - self._died_s)
+                self._recorder.waited("down", max(0.0, self._events.now - self._died_s))
                 self._generation = message.generation
                 self._publish()
                 self._take()

@@ -24,7 +24,7 @@ from ....common.config.sections import Config
 from ....common.errors import LearnerStarved
 from ....common.messages import FromClient
 from ....common.types import TicketState
-from .actor import TOKENIZER, SimulatedActor
+from .actor import TOKENIZER, SimulatedActor, Verifying
 from .cluster import Cluster
 from .event_queue import EventQueue
 from .journal import SimulatedJournal
@@ -38,6 +38,7 @@ TURN_S, TURNS_A_ROLLOUT = 0.002, 250  # from a message to the turn that reads it
 BEATS_A_ROLLOUT = 4  # heartbeats
 SILENT_BEATS = 2.5  # heartbeats that are missed when an actor counts as gone
 FULL = 0.9  # share of the actors' room that is taken when they count as full
+VERIFYING = 0.3  # share of the tickets under way that lack nothing but a verdict when verifiers count as the cause
 STUCK_ROLLOUTS = 2000  # times of a rollout without a new version, until the simulation gives up
 
 
@@ -82,6 +83,7 @@ class Simulation:
         prompts = simulated_prompts(cluster.lengths, seed)
         self.core = BufferCore.open(settings, prompts, [], TOKENIZER, SimulatedJournal())
         self._recorder = Recorder(steps, self.core.run.counters.total)
+        self._verifying = Verifying()
         sampler = LengthSampler(cluster.lengths, cfg.sampling.max_tokens, seed)
         make = partial(
             SimulatedActor,
@@ -91,6 +93,7 @@ class Simulation:
             send=self._send,
             clear_kv=cfg.actor.clear_kv,
             heartbeat_s=self._times.beat_s,
+            verifying=self._verifying,
         )
         self.actors = {
             name.encode(): make(name, pool)
@@ -109,6 +112,7 @@ class Simulation:
             heartbeat_s=self._times.beat_s,
             seed=seed,
         )
+        self._capacity = sum(actor.device.capacity for actor in self._by_number)
         self._inbox: list[tuple[bytes, FromClient]] = []
         self._turn_is_due = False
         self._last_turn_s = 0.0
@@ -212,10 +216,10 @@ class Simulation:
         leased = counts[TicketState.leased]
         if counts[TicketState.stored] >= store.batch_groups:
             return "stragglers"
-        if leased * store.sampling.n > FULL * sum(actor.device.capacity for actor in self.actors.values()):
-            return "actors"
-        if 2 * sum(actor.num_verifying for actor in self.actors.values()) > leased:
+        if self._verifying.total > VERIFYING * leased:
             return "verifiers"
+        if leased * store.sampling.n > FULL * self._capacity:
+            return "actors"
         if store.ledger.untrained >= (store.contract.eta + 1) * store.batch_groups:
             return "staleness"
         return "weights" if self.learner.is_publishing else "actors"
