@@ -32,6 +32,7 @@ from ..buffer.core.settings import RunSettings
 from ..buffer.journal.disk import MemoryDisk
 from ..buffer.journal.journal import Journal, open_journal
 from ..buffer.journal.records import NEWEST
+from ..buffer.serving.survivors import survivors_set_aside
 from ..buffer.tickets.mixture import PromptMixture
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
 from ..common.json_object import JsonObject
@@ -243,7 +244,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.one:
         [size] = args.sizes
-        figures = measure_restart(size, args.folder) if args.one == "restart" else measure_size(size, args.one)
+        # as the buffer's process does
+        with survivors_set_aside():
+            figures = measure_restart(size, args.folder) if args.one == "restart" else measure_size(size, args.one)
         sys.stdout.write(msgspec.json.encode(figures).decode())
         return 0
     report(measure_all(args.sizes, args.shapes, args.folder), as_json=args.json)

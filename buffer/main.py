@@ -25,6 +25,7 @@ from .core.settings import RunSettings
 from .journal.journal import open_journal
 from .serving.memory import keep_freed_memory
 from .serving.service import LINGER_S, BufferService
+from .serving.survivors import survivors_set_aside
 from .tickets.prompts import load_heldout, load_training_prompts
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def main(cfg: Config) -> None:
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             core.progress.cpu_clock = process_time
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
-            _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
+            with survivors_set_aside():
+                _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
         finally:
             journal.close()
 

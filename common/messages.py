@@ -110,10 +110,11 @@ class Alive(Answer, frozen=True):
     durable_first = False
 
     known: bool  # False: say Hello again (the buffer restarted, or gave the client up)
+    heartbeat_s: float = 0.0  # the pause from now on: with thousands of clients it is longer; 0: as it was
 
 
 class Heartbeat(Question[Alive], frozen=True):
-    """Sent every `heartbeat_s`."""
+    """Sent every `heartbeat_s`, as the last Welcome or Alive said."""
 
     # cumulative since the client started: seconds, tokens, counts
     stats: Annotated[dict[Word, float], FEW] = msgspec.field(default_factory=dict)
@@ -249,11 +250,13 @@ class Status(Answer, frozen=True):
     steps: int
     ledger: dict[str, int]  # one count per ticket state, and "total"
     balanced: bool
-    peers: dict[str, dict[str, float | str]]  # name -> role, state, version, leases, silence_s, stats
+    # name -> role, state, version, leases, silence_s, stats; of thousands, those that something is wrong with and a few others
+    peers: dict[str, dict[str, float | str]]
     counters: dict[str, int]  # rejected frames, duplicates, lost leases, ...
     validation: list[ValidationScore]
     eta: int = 0  # of the tickets that are issued now
     eta_why: str = ""  # the reason of its last change, empty before the first
+    num_peers: int = 0  # clients that are connected
 
 
 class Finished(Answer, frozen=True):

@@ -88,7 +88,7 @@ class ValidationSetting(StrEnum):
     none = ""  # of a training ticket, which belongs to no sweep
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Prompt(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """One task instance.
 
     Example: Prompt(uid="math/addition/17", domain="math", task="addition", text="347+585=?", token_ids=b"...",
@@ -104,7 +104,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     answer: str = "{}"  # a JSON object for the verifier
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Sampling(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How the rollouts of a ticket are drawn. temperature 0 is greedy."""
 
     n: Number  # rollouts in the group
@@ -122,7 +122,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
-class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Ticket(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Permission to generate one group for one prompt."""
 
     ordinal: Number  # unique over the run, in order of issue
@@ -152,7 +152,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return sum(rollout.num_tokens for rollout in self.started)
 
 
-class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+class VersionSpan(msgspec.Struct, frozen=True, gc=False, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """Completion tokens [start, end) were sampled by policy `version`."""
 
     version: Number
@@ -161,7 +161,7 @@ class VersionSpan(msgspec.Struct, frozen=True, kw_only=True, array_like=True, fo
     actor: Word = ""  # who sampled them; empty: the actor of the group
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """A verifier's judgement of one completion."""
 
     reward: float | None  # None when the verifier itself failed: never a silent 0
@@ -172,7 +172,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     metrics: Annotated[dict[str, float], FEW] = {}
 
 
-class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rollout(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """One sampled completion, its log-probabilities under the sampler, and its verdict."""
 
     token_ids: View  # [T] int32, without the prompt
@@ -191,7 +191,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return min(span.version for span in self.spans)
 
 
-class StartedRollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StartedRollout(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What an actor that left had of a rollout. Its spans name the actors that sampled them."""
 
     index: Number  # in the group
@@ -206,7 +206,7 @@ class StartedRollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return len(self.token_ids) // 4
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Group(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """The scored rollouts of one ticket, in the order of their seeds (dropped ones left out)."""
 
     ordinal: Number  # of the ticket

@@ -102,6 +102,7 @@ def _from_buffer(status: Status) -> JsonObject:
         "ledger": _with_total(status.ledger),
         "balanced": status.balanced,
         "peers": status.peers,
+        "num_peers": status.num_peers,
         "counters": status.counters,
         "eta": status.eta,
         "eta_why": status.eta_why,
@@ -147,6 +148,8 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
         console.print(handed_over, highlight=False, soft_wrap=True)
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
+        if known.get("num_peers", 0) > len(known["peers"]):
+            console.print(f"{len(known['peers'])} of {known['num_peers']:,} clients", highlight=False)
         if any("pool" in peer for peer in known["peers"].values()):
             console.print(pools_table(known["peers"]))
         if any("transport" in peer for peer in known["peers"].values()):

@@ -65,7 +65,7 @@ class Session:
         self.is_connected = False
         self._hello_at: float | None = None  # when Hello is due, if it is
         self._heard = now
-        self._heartbeat_at = 0.0
+        self._heartbeat_at = self._heartbeat_s = 0.0
 
     def connected(self, now: float) -> None:
         """A connection to a buffer stands: the first one, or a new one after a break."""
@@ -119,6 +119,7 @@ class Session:
             case Alive():
                 if not message.known and not self._greeting:
                     self._greet(now)
+                self._heartbeat_s = message.heartbeat_s or self._heartbeat_s
             case Stop():
                 self.stopped = RunStopped(message.reason, failed=message.failed)
             case Answer():
@@ -146,7 +147,7 @@ class Session:
                 self._greet(now)
             elif now >= self._heartbeat_at:
                 self.out.append((None, encode(Heartbeat(stats=self.stats, room=self.room))))
-                self._heartbeat_at = now + self.welcome.heartbeat_s
+                self._heartbeat_at = now + self._heartbeat_s
         if self._greeting and now >= self._deadline:
             self.ended = self.stopped or self._unreachable()
         elif self._greeting and self.is_connected and self._hello_at is not None and now >= self._hello_at:
@@ -172,7 +173,7 @@ class Session:
     def _enter(self, welcome: Welcome, now: float) -> None:
         if self.welcome is not None:
             self.counters["client/rewelcomes"] += 1
-        self.welcome = welcome
+        self.welcome, self._heartbeat_s = welcome, welcome.heartbeat_s
         if self.hello.role is Role.learner:
             self.hello = msgspec.structs.replace(self.hello, generation=welcome.generation)
         if not self._greeting:

@@ -29,6 +29,8 @@ from .weights_plane import WeightsPlane
 
 # how long the buffer stays after the last word
 FAREWELL_S = 5.0
+# of all clients together: a heartbeat costs the buffer about 50 microseconds
+MAX_HEARTBEATS_PER_S = 2_000.0
 
 
 class BufferCore:
@@ -97,7 +99,7 @@ class BufferCore:
         if isinstance(message, m.Heartbeat):
             peer.heard_stats(message.stats)
             peer.heard_room(message.room)
-            return [(peer.identity, m.Alive(known=True))]
+            return [(peer.identity, m.Alive(known=True, heartbeat_s=self._heartbeat_s()))]
         if isinstance(message, m.FromActor):
             return self._on_actor(peer, message, now, frame)
         return self._on_learner(peer, message, now)
@@ -250,10 +252,15 @@ class BufferCore:
         store, buffer = self.run.store, self._settings.buffer
         return m.Welcome(
             generation=store.generation,
-            heartbeat_s=buffer.heartbeat_s,
+            heartbeat_s=self._heartbeat_s(),
             lease_s=buffer.silence_s,
             version=store.version if store.generation > 0 else -1,
         )
+
+    def _heartbeat_s(self) -> float:
+        """The pause between two heartbeats of a client: longer where there are thousands, and never near the silence limit."""
+        buffer = self._settings.buffer
+        return max(buffer.heartbeat_s, min(self.peers.num_peers / MAX_HEARTBEATS_PER_S, buffer.silence_s / 4))
 
     def _drop_silent(self, now: float) -> None:
         for peer in self.peers.silent(now, self._settings.buffer.silence_s):
@@ -317,7 +324,7 @@ class BufferCore:
     def _finish(self, now: float) -> list[Outgoing]:
         """Say the last word to every client once the last sweep is in; then leave when they have left."""
         if self._leave_at_s is not None:
-            self._gone = now >= self._leave_at_s or self.peers.all_silent(now, 4 * self._settings.buffer.heartbeat_s)
+            self._gone = now >= self._leave_at_s or self.peers.all_silent(now, 4 * self._heartbeat_s())
             return []
         learner = self.peers.learner
         if not self.finishing or not self.run.validation.idle or learner is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from ...common.messages import PROTOCOL_VERSION, FromBuffer, Hello, Refused, Role, WeightReaders
 from ...common.types import PULL
@@ -15,6 +15,8 @@ from .actor_speed import speed_metrics
 from .pulls import pulls_weights
 
 Outgoing = tuple[bytes, FromBuffer]  # (peer identity, message)
+# names of numbers that actors report, in the record of a step
+MAX_NUMBERS = 256
 NO_READERS = WeightReaders(num_pullers=0, keys=[])
 
 
@@ -127,6 +129,10 @@ class Peers:
         return list(self._actors.values())
 
     @property
+    def num_peers(self) -> int:
+        return len(self._by_name)
+
+    @property
     def num_actors(self) -> int:
         return len(self._actors)
 
@@ -174,7 +180,8 @@ class Peers:
         for numbers in since_batch.values():
             for key, grown in numbers.items():
                 name = key if key.startswith("actor/") else f"actor/{key}"
-                metrics[name] = metrics.get(name, 0.0) + grown
+                if name in metrics or len(metrics) < MAX_NUMBERS:
+                    metrics[name] = metrics.get(name, 0.0) + grown
         pools = {name: actor.hello.pool for name, actor in self._actors.items() if actor.hello.pool}
         return metrics | speed_metrics(since_batch, pools)
 
@@ -186,6 +193,10 @@ class Peers:
     def silent(self, now: float, limit_s: float) -> list[Peer]:
         """Clients that have said nothing for longer than `limit_s`, the longest silent first."""
         return list(takewhile(lambda peer: now - peer.seen_s > limit_s, self._by_silence.values()))
+
+    def longest_silent(self, count: int) -> list[Peer]:
+        """The clients whose last word is the oldest."""
+        return list(islice(self._by_silence.values(), count))
 
     def all_silent(self, now: float, limit_s: float) -> bool:
         """Whether no client has said anything for `limit_s`."""

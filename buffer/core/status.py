@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from ...common.messages import Role, Status
 from ...common.types import PULL
 from .peers import Peer, Peers
@@ -10,6 +12,8 @@ from .settings import RunSettings
 
 # the newest ones, named in a status
 MAX_QUARANTINED = 20
+# clients in a status
+MAX_PEERS = 200
 
 About = dict[str, float | str]
 
@@ -17,7 +21,7 @@ About = dict[str, float | str]
 def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined: dict[bytes, float], now: float) -> Status:
     """`quarantined`: senders whose frames are dropped, by routing id, with the seconds that are left."""
     ledger = run.store.ledger
-    about = {peer.name: _about(peer, run, now) for peer in peers.all()}
+    about = {peer.name: _about(peer, run, now) for peer in _shown(run, peers)}
     _add_quarantined(about, peers, quarantined)
     return Status(
         run=settings.run,
@@ -29,9 +33,26 @@ def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined:
         eta=run.store.contract.eta,
         eta_why="" if run.eta is None else run.eta.why,
         peers=about,
+        num_peers=peers.num_peers,
         counters=dict(run.counters.total),
         validation=list(run.validation.scores),
     )
+
+
+def _shown(run: RunState, peers: Peers) -> list[Peer]:
+    """The clients that a status tells of. Of thousands: those that are no actors, lack weights, lag or are silent; then any."""
+    if peers.num_peers <= MAX_PEERS:
+        return peers.all()
+    generation, few = run.store.generation, MAX_PEERS // 4
+    concerning: list[str] = []
+    for version in (-1, run.store.version):
+        for side in (run.membership, run.pullers):
+            concerning += side.lacking(generation, version)[:few]
+    others = [peer.name for peer in peers.all() if peer.role is not Role.actor][:few]
+    silent = [peer.name for peer in peers.longest_silent(few)]
+    names = dict.fromkeys([*others, *concerning, *silent, *(actor.name for actor in peers.actors())])
+    found = (peers.named(name) for name in islice(names, MAX_PEERS))
+    return [peer for peer in found if peer is not None]
 
 
 def _about(peer: Peer, run: RunState, now: float) -> About:

@@ -145,7 +145,7 @@ class SweepRecord(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[int]
 
 
-class Move(msgspec.Struct, frozen=True, array_like=True):
+class Move(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A move of the ledger. States are indices into TicketState, -1 for a ticket that was not issued before.
 
     Ordinal -1 stands for `count` tickets without names.

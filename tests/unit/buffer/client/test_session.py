@@ -118,6 +118,20 @@ def test_heartbeats_carry_the_newest_numbers_and_leave_on_time():
     assert talk.later(0.2) == [Heartbeat(stats={"actor/tokens": 5.0})]
 
 
+def test_the_buffer_may_ask_for_fewer_heartbeats_and_for_more_again():
+    talk = Talk().up()
+    talk.later(0.5)
+    talk.hears(Alive(known=True, heartbeat_s=2.0))
+    assert talk.later(0.5) == [Heartbeat()], "this one was due already"
+    assert talk.later(1.9) == []
+    assert talk.later(0.1) == [Heartbeat()]
+    talk.hears(Alive(known=True))
+    assert (talk.later(1.9), talk.later(0.1)) == ([], [Heartbeat()])
+    talk.hears(Alive(known=True, heartbeat_s=0.5))
+    talk.later(2.0)
+    assert talk.later(0.5) == [Heartbeat()]
+
+
 @pytest.mark.parametrize("cause", ["unknown", "new connection", "silence"])
 def test_unanswered_questions_are_asked_again_after_a_new_handshake(cause):
     talk = Talk().up()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from prolong.buffer.core.actor_speed import speed_metrics
-from prolong.buffer.core.peers import Peers
+from prolong.buffer.core.peers import MAX_NUMBERS, Peers
 from prolong.common.messages import PROTOCOL_VERSION, Hello, Role
 
 COUNTS = {
@@ -65,3 +65,19 @@ def test_a_batch_tells_the_room_of_all_actors_and_the_speed_of_their_pools() -> 
     metrics = peers.actor_metrics()
     assert metrics["actor/room"] == 12.0
     assert {name for name in metrics if name.startswith("perf/pool_running")} == {"perf/pool_running/large"}
+
+
+def test_a_step_of_many_actors_tells_the_slowest_and_the_fastest_instead_of_each() -> None:
+    grown = {f"a{index}": COUNTS | {"engine_tokens": 4.0 * index} for index in range(101)}
+    metrics = speed_metrics(grown, {"a1": "large"})
+    spread = [metrics[f"perf/actor_tokens_per_s_{which}"] for which in ("min", "median", "max")]
+    assert spread == [0.0, 50.0, 100.0]
+    assert len(metrics) == 5 * 3 + 5 + 5, "least, median and greatest; of all; of the pool"
+
+
+def test_actors_cannot_fill_the_record_of_a_step_with_names() -> None:
+    peers = Peers()
+    for index in range(4):
+        hello = Hello(role=Role.actor, name=f"a{index}", protocol=PROTOCOL_VERSION, tokenizer="t", host="h", pid=1)
+        peers.join(b"%d" % index, hello, 0.0).heard_stats({f"number_{index}_{k}": 1.0 for k in range(200)})
+    assert len(peers.actor_metrics()) == MAX_NUMBERS

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from prolong.buffer.core.status import MAX_PEERS
 from prolong.common import messages as m
 
-from ..scene import started
+from ..scene import only, started
 
 
 def test_status_says_who_does_what() -> None:
@@ -57,3 +58,31 @@ def test_the_batch_says_how_far_actors_are_behind_and_the_status_what_each_recei
     assert [about[key] for key in ("updates_bytes", "updates_s", "sources")] == [3500.0, 2.0, "learner"]
     assert (status.counters["buffer/pulls"], status.counters["buffer/pulled_bytes"]) == (2, 3500)
     assert status.peers["actor-0"]["transport"] == "collective"
+
+
+def test_a_status_of_a_thousand_clients_tells_of_those_that_lack_weights_lag_or_are_silent() -> None:
+    scene, _ = started(batch=2, eta=0)
+    for index in range(1, 1001):
+        scene.puller(f"actor-{index}", version=-1 if index == 500 else 0, generation=1)
+        if index == 700:
+            scene.now += 1.0
+    scene.say("actor-1", m.Heartbeat())
+    status = scene.core.status(scene.now)
+    assert (len(status.peers), status.num_peers) == (MAX_PEERS, 1002)
+    assert status.peers["learner"]["role"] == "learner"
+    assert status.peers["actor-500"]["state"] == "waits for weights"
+    assert {"actor-0", "actor-2"} <= status.peers.keys(), "silent for a second"
+
+
+def test_thousands_of_clients_are_asked_for_fewer_heartbeats_and_a_few_for_all() -> None:
+    scene, _ = started(batch=2, eta=0)
+
+    def pause_s() -> float:
+        return only(scene.say("actor-0", m.Heartbeat()), m.Alive).heartbeat_s
+
+    assert pause_s() == 1.0, "buffer.heartbeat_s"
+    welcome = only(scene.say("observer-0", scene.hello(m.Role.observer, "observer-0")), m.Welcome)
+    for index in range(2, 10_000):
+        scene.core.peers.join(b"%d" % index, scene.hello(m.Role.observer, f"observer-{index}"), scene.now)
+    assert welcome.heartbeat_s == 1.0
+    assert pause_s() == 2.5, "at most a quarter of buffer.silence_s"
