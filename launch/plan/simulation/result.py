@@ -121,7 +121,7 @@ class Recorder:
         self.version, self.ended_s = 0, 0.0  # the newest, and when it was made
         self._steps, self._first = steps, int(steps * WARM_UP)
         self._counters, self._counted = counters, dict(counters)
-        self._began_s = 0.0
+        self._began_s, self._newest = 0.0, -1  # the newest: version of the last batch
         self._measures = self._first == 0
         self._marks: dict[str, _Mark] = {}
         self._history: list[SimulatedStep] = []
@@ -145,7 +145,9 @@ class Recorder:
         )
         self._history.append(step)
         self._metrics = batch.metrics
-        if self._measures and batch.version >= self.version:
+        is_first = batch.version > self._newest
+        self._newest = max(self._newest, batch.version)
+        if self._measures and is_first:
             self._staleness.update(ages)
             self._count_tokens(batch)
 

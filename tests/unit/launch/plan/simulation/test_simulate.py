@@ -1,8 +1,20 @@
 """The simulation against closed forms, and its own promises."""
 
+from dataclasses import replace
+
 import pytest
 from prolong.common.config.sections import BufferConfig, Config, ModelConfig, SamplingConfig
-from prolong.launch.plan.simulation.cluster import Cluster, LearnerDevice, LengthClass, PoolDevice
+from prolong.common.errors import LearnerStarved
+from prolong.launch.plan.simulation.cluster import (
+    Cluster,
+    Failures,
+    LearnerDevice,
+    LengthClass,
+    PoolDevice,
+    VerifierDevice,
+    WeightsDevice,
+)
+from prolong.launch.plan.simulation.result import Simulated
 from prolong.launch.plan.simulation.simulate import simulate
 
 
@@ -46,3 +58,102 @@ def test_the_same_arguments_give_the_same_result() -> None:
     first, again = (simulate(cluster, config(2), steps=10, seed=3) for _ in range(2))
     assert first == again
     assert simulate(cluster, config(2), steps=10, seed=4) != first
+
+
+ENGINE = PoolDevice(count=4, capacity=32, step_base_s=0.02)
+PLAIN = Cluster(
+    pools={"a": ENGINE},
+    learner=LearnerDevice(base_s=4.0),
+    lengths=[LengthClass(mean=200, spread=0.4)],
+    weights=WeightsDevice(publish_s=0.5, pause_s=0.2),
+)
+
+
+def waits_for(found: Simulated, cause: str) -> float:
+    return found.learner.get(f"wait/{cause}", 0.0)
+
+
+def test_shares_of_the_learner_and_of_each_pool_add_up() -> None:
+    found = simulate(PLAIN, config(2), steps=15)
+    assert sum(found.learner.values()) == pytest.approx(1.0)
+    use = found.pools["a"]
+    assert use.busy + use.weights + use.idle + use.down == pytest.approx(1.0)
+    assert found.steps_per_s == pytest.approx(1 / found.period_s)
+    # nothing is wasted: what is sampled is trained
+    assert found.tokens_per_s == pytest.approx(found.generated_per_s, rel=0.1)
+    assert max(found.staleness) <= 2
+    assert sum(found.staleness.values()) == 16 * (15 - 3), "a fifth of the steps warms up"
+
+
+def test_the_verifiers_are_named_when_they_bind() -> None:
+    slow = replace(PLAIN, verifiers=VerifierDevice(latency_s=0.5, workers=1))
+    found, plain = simulate(slow, config(4), steps=12), simulate(PLAIN, config(4), steps=12)
+    # 16 groups of 8 rollouts, half a second each, on four actors
+    assert found.period_s == pytest.approx(16 * 8 * 0.5 / 4, rel=0.1)
+    assert waits_for(found, "verifiers") > 0.5
+    assert waits_for(plain, "verifiers") < 0.1
+    many = simulate(replace(PLAIN, verifiers=VerifierDevice(latency_s=0.5)), config(4), steps=12)
+    assert many.period_s == pytest.approx(plain.period_s, rel=0.15), "any number at once: they only take time"
+
+
+def test_groups_without_signal_are_made_again() -> None:
+    found = simulate(replace(PLAIN, lengths=[LengthClass(mean=200, spread=0.4, no_signal=0.4)]), config(2), steps=15)
+    assert found.waste["filtered"] == pytest.approx(0.4, abs=0.08)
+    assert found.generated_per_s > 1.4 * found.tokens_per_s
+
+
+def test_actors_that_die_lose_their_tickets_and_come_back() -> None:
+    # 2.5 rollouts long on average: a mean life of ten groups
+    found = simulate(replace(PLAIN, failures=Failures(mtbf_s=60, restart_s=10)), config(2), steps=25)
+    use = found.pools["a"]
+    assert use.down == pytest.approx(10 / 70, abs=0.06)
+    assert found.waste["lost"] > 0.02
+    assert found.counters["buffer/lost_leases"] > 5
+    assert found.period_s > simulate(PLAIN, config(2), steps=25).period_s
+
+
+@pytest.mark.parametrize("restart_s", [2.0, 30.0])
+def test_a_learner_that_dies_repeats_the_steps_since_its_checkpoint(restart_s: float) -> None:
+    cfg = config(2)
+    cfg.checkpoint.every = 3
+    cluster = replace(PLAIN, failures=Failures(learner_mtbf_s=60, learner_restart_s=restart_s))
+    found = simulate(cluster, cfg, steps=20)
+    versions = [step.version for step in found.history]
+    assert sorted(set(versions)) == list(range(20))
+    assert len(versions) > 20, "some steps were made twice"
+    assert waits_for(found, "down") > 0.05
+    assert sum(found.staleness.values()) == 16 * (20 - 4), "and are counted once"
+
+
+def test_a_learner_that_never_reaches_its_next_checkpoint_is_given_up() -> None:
+    cluster = replace(PLAIN, failures=Failures(learner_mtbf_s=5, learner_restart_s=20))
+    with pytest.raises(LearnerStarved, match="they may fail too often"):
+        simulate(cluster, config(2), steps=20)
+
+
+def test_actors_that_pull_take_each_version_in_their_own_time() -> None:
+    behind = replace(ENGINE, publish_s=20.0)
+    cluster = replace(PLAIN, pools={"near": ENGINE, "far": behind}, weights=WeightsDevice(publish_s=0.5, transport="pull"))
+    found = simulate(cluster, config(6), steps=20)
+    assert found.counters["buffer/pulls"] > 40
+    # the far ones are several versions behind, the near ones are not
+    assert found.metrics["weights/lag_max"] >= 3
+    assert found.metrics["weights/lag_mean"] < 0.7 * found.metrics["weights/lag_max"]
+
+
+def test_pauses_for_new_weights_are_part_of_an_actors_time() -> None:
+    long = replace(PLAIN, weights=WeightsDevice(publish_s=0.5, pause_s=1.0))
+    found = simulate(long, config(2), steps=15)
+    # a pause of a second with each version
+    assert found.pools["a"].weights == pytest.approx(1.0 / found.period_s, rel=0.2)
+    spans = found.metrics["weights/lag_max"]
+    assert spans <= 2
+
+
+def test_slower_machines_get_less_work_and_hold_nobody_up() -> None:
+    slow = replace(ENGINE, step_base_s=4 * ENGINE.step_base_s)
+    cluster = replace(PLAIN, pools={"fast": ENGINE, "slow": slow}, learner=LearnerDevice(base_s=1.0))
+    found = simulate(cluster, config(8), steps=20)
+    fast, late = found.pools["fast"], found.pools["slow"]
+    assert fast.groups > 2.5 * late.groups
+    assert min(fast.busy, late.busy) > 0.85
