@@ -18,7 +18,7 @@ from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import staged_configs, total_steps
-from ..common.config.trees import lora_config
+from ..common.config.trees import largest_eta, lora_config
 from ..common.errors import ModelError, RunStopped, require
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
@@ -36,6 +36,7 @@ from .checkpoints.checkpoint import (
     return_to_best,
 )
 from .checkpoints.saver import Checkpointer
+from .drift import DriftWatch
 from .model.policy import Policy, build_policy
 from .model.reference import AdapterReference, Reference
 from .ranks import Ranks, join_ranks, leave_ranks
@@ -122,6 +123,7 @@ class Learner:
         self.saved_at = self.stepped_at = perf_counter()
         # CPU seconds of this process at its last record
         self.cpu_s = process_time()
+        self.drift = DriftWatch(cfg.objective, eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches)
         # whether the log says that launch.stop_s is short
         self.warned = False
         self.paths = run_paths(cfg)
@@ -329,6 +331,8 @@ class Learner:
                 "reference/epoch": float(self.trainer.reference.epoch if self.trainer.reference else 0),
             }
             self.metrics.write(self.state.version, record | own)
+            if text := self.drift.note(record):
+                log.warning("%s", text)
 
     def _finish(self, since: float) -> bool:
         """Wait for the last validation, then write the summary; return whether there is one."""

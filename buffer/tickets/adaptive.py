@@ -12,7 +12,7 @@ The rules, over the medians of the last `window` steps, so that no single step d
             data would stay inside the bounds even if their distance grew with the square of the age: eta + 1, on trial
     down    it waited for hardly any of its time: eta - 1, on trial
 
-A raise that does not take a quarter of that waiting away is undone, and so is a reduction that makes the learner wait again.
+A raise that does not take a quarter of that waiting away is undone, and so is a reduction that brings half of `waiting` back.
 What a change does shows only once the tickets under it are trained, so the next `max(from, to) + 1` steps are no evidence of
 it. After a change that was undone or forced, trials rest, each time twice as long.
 """
@@ -33,6 +33,8 @@ from ..journal.records import EtaEvidence, EtaRecord, EtaState
 PAYS = 0.75
 # of the share `waiting`: with less, a smaller eta may do
 QUIET = 0.25
+# of the share `waiting`: a smaller eta on trial is kept up to this
+KEPT = 0.5
 MAX_DOUBLINGS = 5
 
 
@@ -100,8 +102,8 @@ def _undone(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> str:
     """Why the trial under way is given up; empty if it is not, or there is none."""
     if state.trial > 0 and medians.held > PAYS * state.held:
         return f"the raise did not pay: work was held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
-    if state.trial < 0 and medians.held > rules.waiting:
-        return f"the smaller eta costs: work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
+    if state.trial < 0 and medians.held > KEPT * rules.waiting:
+        return f"the smaller eta costs: work is held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
     return ""
 
 

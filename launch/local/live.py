@@ -24,6 +24,7 @@ from rich.text import Text
 
 from ...common.messages import Status
 from ...common.types import TicketState, ValidationSetting
+from ...learner.drift import DriftWatch
 from ..summary import agreement_text, by_domain, format_duration, format_score, newest_agreement
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -74,6 +75,7 @@ class RunProgress:
     eta: int  # the largest that there may be
     folder: Path
     adapts: bool = False  # eta moves
+    drift: DriftWatch | None = None
     started: float = field(default_factory=monotonic)
     stages: list[str] = field(default_factory=list)  # names of the stages
     first_step: int = 0  # the last step before the run was resumed
@@ -92,6 +94,8 @@ class RunProgress:
             self.heldout.clear()
         for record in records:
             self.records.append(record)
+            if self.drift is not None and (text := self.drift.note(record)):
+                self.notes.append(text)
             for domain in sorted(_domains(record)):
                 self.rewards.setdefault(domain, []).append(record[f"reward/{domain}"])
             if scores := heldout_scores(record):

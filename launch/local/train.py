@@ -26,6 +26,7 @@ from ...common.config.sections import Config
 from ...common.config.stages import total_steps
 from ...common.config.trees import largest_eta
 from ...common.errors import UserError
+from ...learner.drift import DriftWatch
 from ..gpus import visible_gpus
 from ..model_check import is_folder_name
 from ..placement import assign_cores, assign_gpus
@@ -116,6 +117,7 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         eta=largest_eta(cfg.buffer),
         folder=paths.folder,
         adapts=bool(cfg.buffer.adaptive),
+        drift=DriftWatch(cfg.objective, eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches),
         stages=stages,
     )
     supervisor = Supervisor(

@@ -8,6 +8,7 @@ from typing import Any
 from prolong.buffer.core.core import BufferCore
 from prolong.buffer.journal import records as r
 from prolong.buffer.journal.journal import Journal
+from prolong.buffer.tickets.adaptive import check_decisions
 from prolong.common.config.sections import Straggler
 from prolong.common.errors import JournalError
 from prolong.common.types import TicketState
@@ -52,6 +53,8 @@ class Audit:
         self.logged: set[tuple[int, int]] = set()  # (generation, version) of every batch
         self.used: set[int] = set()  # ordinals in any batch
         self.generation = self.next_ordinal = 0
+        self.decided: dict[int, bytes] = {}  # version -> decision about eta
+        self.num_changes = 0  # of eta
         # since the last commit a generation or the run ended: untrained tickets may become stale
         self.disowned = False
         # since the last commit an actor was found to have wrong weights: groups that it stored may be given up
@@ -83,6 +86,7 @@ class Audit:
             n: r.unpack_record(value, r.BatchRecord, "batch") for (kind, n), value in numbered.items() if kind == r.BATCH
         }
         self._batches(records, batched)
+        self._decisions({n: value for (kind, n), value in numbered.items() if kind == r.ETA}, drop)
         self._drops(drop, state)
         if [state.ledger[s.value] for s in STATES] != self.counts or state.num_moves != self.num_moves:
             raise Violation(f"the journal's moves make {self.counts}, its state says {state.ledger}: out of balance")
@@ -164,6 +168,16 @@ class Audit:
             self.logged.add((record.generation, version))
         self.resets = [(version, record.reset_requested) for version, record in sorted(records.items())]
 
+    def _decisions(self, written: dict[int, bytes], drop: Collection[bytes]) -> None:
+        """Check decisions about eta: one for each version of a history, and no second one."""
+        for key in drop:
+            if key[:1] == r.ETA:
+                self.decided.pop(r.number_of(key), None)
+        for version, value in written.items():
+            if self.decided.setdefault(version, value) != value:
+                raise Violation(f"eta was decided a second time after version {version}")
+            self.num_changes += r.unpack_record(value, r.EtaRecord, "eta").why != ""
+
     def _drops(self, drop: Collection[bytes], state: r.BufferState) -> None:
         needed_from = state.checkpoints[0] if state.checkpoints else 0
         for key in drop:
@@ -207,6 +221,9 @@ class Audit:
                     counts[move.from_state] -= move.count
             if counts != [newest.ledger[s.value] for s in STATES]:
                 raise Violation(f"state {states[:1]} and the moves since make {counts}, the newest state says {newest.ledger}")
+        wrong = check_decisions(journal.eta_records(), newest.eta)
+        if wrong:
+            raise Violation(wrong[0].sentence())
         kept = self.stored.union(*self.batches.values())
         if set(journal.groups()) != kept or set(journal.versions()) != set(self.batches):
             raise Violation(f"the journal holds groups {journal.groups()}, expected {sorted(kept)}")
@@ -242,6 +259,7 @@ def picture(core: BufferCore) -> dict[str, Any]:
         "next_ordinal": core.run.next_ordinal,
         "epoch": core.run.membership.epoch,
         "checkpoints": list(core.run.checkpoints),
+        "eta": (store.contract.eta, None if core.run.eta is None else core.run.eta.state),
         "sweeps": validation.records(),
         "scores": (list(validation.scores), validation.reported),
     }

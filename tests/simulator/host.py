@@ -79,6 +79,7 @@ class Watched:
             if isinstance(message, m.Tickets):
                 for ticket in message.tickets:
                     self.judge.issued(ticket)
+                    self.judge.admitted(ticket, self.core)
         return out
 
     def commit(self) -> None:

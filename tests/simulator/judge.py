@@ -38,6 +38,7 @@ class Judge:
         self.num_served_again = self.num_sent_again = self.num_rollouts = 0
         self.num_resets = self.num_mixed = self.num_resets_across_crashes = 0
         self.generation = 0  # of the last learner that was let in
+        self.etas: set[int] = set()  # that tickets were issued under
         self.stages = self.lasting_stages = (0, 0)  # lowest and highest that the buffer may be in
         self.promised: list[int] = []  # versions of batches that will ask for a reset
         self.lasting_promised: list[int] = []
@@ -152,15 +153,29 @@ class Judge:
             raise Violation(f"stage {stage} leaves out the source of {uid}")
         self.seen_uids.add(uid)
 
+    def admitted(self, ticket: Ticket, core: BufferCore) -> None:
+        """Check a training ticket that was just issued: under the eta of now, with as much under way as that admits."""
+        if ticket.kind is not TicketKind.train or ticket.ordinal in self.handed_over:
+            return
+        low, high = self.plan.adaptive.get("min", self.plan.eta), self.plan.eta_max
+        now = core.status(0.0).eta
+        if ticket.eta is None or not low <= ticket.eta <= high or ticket.eta != now:
+            raise Violation(f"ticket {ticket.ordinal} was issued under eta {ticket.eta}, it is {now}, between {low} and {high}")
+        self.etas.add(ticket.eta)
+        untrained = core.run.store.ledger.untrained
+        if untrained > (ticket.eta + 1) * self.plan.batch:
+            raise Violation(f"{untrained} tickets are under way, eta {ticket.eta} admits fewer, {self.plan.batch} a batch")
+
     def deadlines(self, core: BufferCore) -> None:
         """Check the contract of `wait`: for every k, at most k B tickets are due in the next k batches."""
         if self.plan.straggler is not Straggler.wait:
             return
-        ages = [e.group.oldest_version if e.group else e.ticket.version for e in core.run.store.ledger.entries()]
-        for k in range(self.plan.eta + 1):
-            due = sum(version + self.plan.eta < core.run.store.head + k for version in ages)
+        entries = core.run.store.ledger.entries()
+        ages = [(e.group.oldest_version if e.group else e.ticket.version, e.ticket.eta) for e in entries]
+        for k in range(self.plan.eta_max + 1):
+            due = sum(version + eta < core.run.store.head + k for version, eta in ages)
             if due > k * self.plan.batch:
-                raise Violation(f"{due} tickets are due in the next {k} batches of {self.plan.batch}: versions {ages}")
+                raise Violation(f"{due} tickets are due in the next {k} batches of {self.plan.batch}: (version, eta) {ages}")
 
     def leases(self, core: BufferCore) -> None:
         """Check that no ticket is leased whose group was taken."""
@@ -183,7 +198,7 @@ class Judge:
         if total != sum(counts.values()) or counts[TicketState.trained] != core.run.store.version * self.plan.batch:
             raise Violation(f"out of balance: {total} issued, {counts}, version {core.run.store.version}")
         under_way = counts[TicketState.issued] + counts[TicketState.leased] + counts[TicketState.stored]
-        if under_way > (self.plan.eta + 1) * self.plan.batch:
+        if under_way > (self.plan.eta_max + 1) * self.plan.batch:
             raise Violation(f"more tickets under way than admission allows: {counts}")
 
     # --- a commit lasts ---------------------------------------------------------------------------
@@ -283,8 +298,9 @@ class Judge:
                 raise Violation(f"batch {key} holds a group that no actor made, or one a second time: {group.ordinal}")
             versions = [span.version for rollout in group.rollouts for span in rollout.spans]
             oldest_trained = max(versions) if self.plan.straggler is Straggler.mask else min(versions)
-            if batch.version - oldest_trained > self.plan.eta:
-                raise Violation(f"group {group.ordinal} of versions {versions} is in batch {key}, eta {self.plan.eta}")
+            eta = self.sent[group.ordinal][0].eta
+            if group.eta != eta or eta is None or batch.version - oldest_trained > eta:
+                raise Violation(f"group {group.ordinal} of versions {versions} is in batch {key}, its ticket had eta {eta}")
             if group.generation != batch.generation:
                 raise Violation(f"group {group.ordinal} of generation {group.generation} is in batch {key}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prolong.common import messages as m
-from prolong.common.types import Batch, Manifest, Rendezvous
+from prolong.common.types import Batch, Manifest, Rendezvous, StepEvidence
 
 from .audit import Violation
 from .client import Client
@@ -44,6 +44,8 @@ class Learner(Client):
         self.generation = -1  # of the last Welcome
         self.finishing = self.busy = False
         self.asked = -1  # version of the batch that it waits for
+        self.asked_s = self.stepped_s = world.now
+        self.waited_s = self.age = 0.0  # of the batch that it trains
         self.request: tuple[int, int] | None = None  # version that is being published, tries
         self.epoch = -1  # whose result it waits for
         self.num_pullers = 0
@@ -152,7 +154,7 @@ class Learner(Client):
     # --- steps ------------------------------------------------------------------------------------
 
     def take(self) -> None:
-        self.asked = self.version
+        self.asked, self.asked_s = self.version, self.world.now
         self.say(m.TakeBatch(generation=self.generation, version=self.version))
 
     def train(self, batch: Batch) -> None:
@@ -161,6 +163,7 @@ class Learner(Client):
         self.asked, self.busy = -1, True
         world, plan = self.world, self.world.plan
         world.judge.trains(batch, self.version, self.generation)
+        self.waited_s, self.age = world.now - self.asked_s, batch.metrics["buffer/staleness_mean"]
         if world.chance(plan.resets):
             world.at(world.soon(plan.train_s), world.request_reset)
         self.later(world.soon(plan.train_s), self.stepped)
@@ -170,7 +173,8 @@ class Learner(Client):
         self.version, self.busy = self.version + 1, False
         if self.stage + 1 < len(plan.stages) and self.version - self.stage_began >= plan.stages[self.stage].steps:
             self.stage, self.stage_began = self.stage + 1, self.version
-        self.say(m.StepDone(generation=self.generation, version=self.version, stage=self.stage))
+        evidence = self.evidence()
+        self.say(m.StepDone(generation=self.generation, version=self.version, stage=self.stage, evidence=evidence))
         if self.request is None:
             self.publish()
         self.encode()
@@ -182,6 +186,11 @@ class Learner(Client):
             self.finish()
         else:
             self.take()
+
+    def evidence(self) -> StepEvidence:
+        step_s, self.stepped_s = self.world.now - self.stepped_s, self.world.now
+        ess = 1.0 - min(0.9, self.world.plan.drift * self.age)
+        return StepEvidence(ess=ess, kl=0.0, wait_s=self.waited_s, step_s=step_s)
 
     def finish(self) -> None:
         self.finishing = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import (
@@ -90,6 +91,8 @@ class Plan:
     stages: list[Phase]  # one or more
     last: int  # version at which the learner ends the run: `steps`, or earlier without warning
     resets: float  # chance per batch that a user asks for a reset while the learner trains it
+    adaptive: dict[str, Any] = field(default_factory=dict)  # rules of an eta that moves
+    drift: float = 0.0  # effective sample size lost per version of age, of an eta that moves
     skew: float = 0.0  # clocks run faster or slower by up to this share
     # of the actors and relays that pull their weights: name -> seconds that the changes of one version take
     link_s: dict[str, float] = field(default_factory=dict)
@@ -142,6 +145,19 @@ class Plan:
             skew=rng.choice((0.0, 0.05)),
         ).ending(rng, troubled=troubled, restarts=restarts)
 
+    @property
+    def eta_max(self) -> int:
+        """The bound that holds always."""
+        return self.adaptive.get("max", self.eta)
+
+    def let_eta_adapt(self, rng: random.Random) -> None:
+        """Draw rules under which eta moves often: short windows, bounds that some steps leave."""
+        low, high = rng.choice(((0, 1), (0, 2), (1, 3), (0, 4)))
+        self.eta = rng.randint(low, high)
+        self.adaptive = {"min": low, "max": high, "ess": 0.9, "waiting": rng.choice((0.01, 0.2)), "window": rng.choice((1, 2))}
+        self.drift = rng.choice((0.0, 0.03, 0.1))
+        self.steps = self.last = rng.randint(6, 14)
+
     def ending(self, rng: random.Random, *, troubled: bool, restarts: bool) -> Plan:
         self.last = rng.randint(1, self.steps) if rng.random() < 0.3 else self.steps
         weights = (TROUBLE if troubled else {}) | (RESTARTING if restarts else {})
@@ -168,6 +184,14 @@ class Plan:
         )
         plan.drawn_by = f"large({seed}, rollouts={rollouts}, faults={faults})"
         plan.horizon_s, plan.max_events = 1e6, 400 * plan.steps * plan.batch
+        return plan
+
+    @classmethod
+    def adapting(cls, seed: int) -> Plan:
+        """A schedule of `draw` whose eta moves."""
+        plan = cls.draw(seed)
+        plan.let_eta_adapt(random.Random(f"adapting {seed}"))
+        plan.drawn_by = f"adapting({seed})"
         return plan
 
     @classmethod
@@ -227,6 +251,7 @@ class Plan:
             buffer=BufferConfig(
                 batch_groups=self.batch,
                 eta=self.eta,
+                adaptive=self.adaptive,
                 straggler=self.straggler,
                 preference=self.preference,
                 dynamic_sampling=self.dynamic,

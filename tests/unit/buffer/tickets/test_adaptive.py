@@ -69,7 +69,7 @@ def test_no_waiting_tries_less_and_goes_back_when_that_makes_the_learner_wait() 
     state, changes = run(initial_state(2), 5, held=0.0)
     assert changes == [(1, "work is held back for 0.0% of the time: a smaller eta may be as fast")]
     state, changes = run(state, 5, held=0.4)
-    assert changes == [(2, "the smaller eta costs: work is held back for 40.0% of the time, above 10.0%")]
+    assert changes == [(2, "the smaller eta costs: work is held back for 40.0% of the time, 0.0% before it")]
     assert state.failed == 1
     state, changes = run(state, 5, held=0.0)
     assert changes == [], "trials rest"
