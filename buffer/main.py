@@ -40,7 +40,7 @@ def main(cfg: Config) -> None:
     paths = run_paths(cfg)
     max_bytes = cfg.buffer.max_message_mb << 20
     # bind first: a taken port shows before prompts are read, which may take minutes
-    with _bound(cfg.buffer, max_bytes) as (router, gate):
+    with survivors_set_aside(), _bound(cfg.buffer, max_bytes) as (router, gate):
         tokenizer = Tokenizer.load(cfg.model.path)
         prompts, heldout = load_training_prompts(cfg, tokenizer), load_heldout(cfg, tokenizer)
         journal = open_journal(
@@ -53,8 +53,7 @@ def main(cfg: Config) -> None:
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             core.progress.cpu_clock = process_time
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
-            with survivors_set_aside():
-                _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
+            _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
         finally:
             journal.close()
 

@@ -196,6 +196,11 @@ class RunState:
                 journal.drop(r.key(r.GROUP, move.ordinal))
         for ordinal in changes.touched | dict.fromkeys([*self.leases.take_changes(), *self.handovers.take_changes()]):
             self._collect_ticket(ordinal)
+        came, went = self.store.retries.take_changes()
+        for number, retry in came.items():
+            journal.put(r.key(r.RETRY, number), retry)
+        for number in went:
+            journal.drop(r.key(r.RETRY, number))
         if self.validation.take_changed():
             journal.put(r.SWEEPS, self.validation.records())
             journal.put(r.SCORES, self.validation.scores)
@@ -235,7 +240,7 @@ class RunState:
             num_moves=self.journal.num_moves,
             next_ordinal=self.next_ordinal,
             cursor=store.prompts.cursor,
-            retries=[(prompt.uid, attempt) for prompt, attempt in store.retries],
+            retries=[(prompt.uid, attempt) for prompt, attempt in store.retries] if of_checkpoint else [],
             under_way=[(entry.ticket.prompt.uid, entry.attempt) for entry in entries],
             filtered=store.filter.dropped,
             reported=self.validation.reported,
@@ -252,7 +257,7 @@ class RunState:
         """Become what a buffer that died had recorded; its actors may greet for `rejoin_grace_s`."""
         tickets = self.journal.tickets()
         training = [record for record in tickets if record.ticket.kind is TicketKind.train]
-        self.store.restore(state, training, self._stored_groups(training))
+        self.store.restore(state, training, self._stored_groups(training), self.journal.retries())
         self._restore_eta(state.eta, state.version)
         self.validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)
         self.membership.restore(state.epoch)

@@ -216,6 +216,11 @@ class Journal:
         found = (self._read(key, r.TicketRecord) for key in self._keys(r.TICKET))
         return [record for record in found if record is not None]
 
+    def retries(self) -> dict[int, tuple[str, int]]:
+        """The prompts that wait to be issued again, by number: uid and next attempt."""
+        found = ((r.number_of(key), self._read(key, tuple[str, int])) for key in self._keys(r.RETRY))
+        return {number: retry for number, retry in found if retry is not None}
+
     def load_state(self, version: int | None = None) -> r.BufferState | None:
         """The state that belongs to the checkpoint of `version`, or the newest state."""
         return self._read(r.NEWEST if version is None else r.key(r.STATE, version), r.BufferState)

@@ -5,6 +5,7 @@
                                                        on a disk it lies in the group log, and here its place (group_log.py)
     b VERSION  BatchRecord                  m NUMBER   list of the ledger's moves, the first of which has this number
     w          SweepRecords under way       e          validation scores
+    q NUMBER   a prompt that waits to be issued again: uid and next attempt
     a VERSION  EtaRecord: what was decided of eta when the learner had made VERSION
     f          number of this format
 
@@ -26,7 +27,7 @@ from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 
 FORMAT = 3
 READABLE_FORMATS = (2, FORMAT)
-TICKET, GROUP, BATCH, STATE, MOVES, ETA = b"t", b"g", b"b", b"s", b"m", b"a"
+TICKET, GROUP, BATCH, STATE, MOVES, ETA, RETRY = b"t", b"g", b"b", b"s", b"m", b"a", b"q"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4
 
@@ -98,7 +99,7 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     num_moves: int = 0  # of the ledger so far
     next_ordinal: int = 0
     cursor: PromptCursor
-    # uids of prompts that wait to be issued again, with their next attempt
+    # in the state of a checkpoint, and in any of format 2: uids of prompts that are to be issued again, and their next attempt
     retries: list[tuple[str, int]] = []
     # in the state of a checkpoint: uids of prompts whose tickets were untrained, with their attempt
     under_way: list[tuple[str, int]] = []

@@ -12,7 +12,6 @@ stale, and the number of the generation fences off groups that still arrive for 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,13 +21,14 @@ import numpy as np
 from ...common.config.sections import BufferConfig, Config, Straggler
 from ...common.config.trees import largest_eta
 from ...common.errors import DataError, StalenessViolation
-from ...common.types import Batch, Group, Prompt, Sampling, StartedRollout, Ticket, TicketKind, TicketState
+from ...common.types import Batch, Group, Sampling, StartedRollout, Ticket, TicketKind, TicketState
 from ..journal.records import BufferState, TicketRecord
 from .api import PromptSource
 from .counters import Counters
 from .filters import Judgement, SignalFilter
 from .group_checks import Defect, group_defect, handover_defect, sampled_since, version_defect
 from .ledger import Entry, Ledger
+from .retries import Retries, Retry
 from .staleness import StalenessContract
 from .survival import Survival
 
@@ -94,7 +94,7 @@ class Store:
         self.version = 0
         self.ledger = Ledger()
         # prompts to be issued again, each with the number of its next attempt
-        self.retries: deque[tuple[Prompt, int]] = deque()
+        self.retries = Retries()
         self.contract = StalenessContract(
             eta=cfg.eta,
             batch=cfg.batch_groups,
@@ -149,7 +149,7 @@ class Store:
 
     def issue(self, ordinal: int, version: int) -> Ticket:
         """Issue and lease a ticket to an actor that holds `version`; prompts of failed tickets go first."""
-        prompt, attempt = self.retries.popleft() if self.retries else (self.prompts.next(), 0)
+        prompt, attempt = self.retries.take() if self.retries else (self.prompts.next(), 0)
         ticket = Ticket(
             ordinal=ordinal,
             kind=TicketKind.train,
@@ -211,7 +211,7 @@ class Store:
         self.contract.drop(ordinal)
         entry = self.ledger.move(ordinal, TicketState.failed)
         if entry.attempt + 1 < MAX_ATTEMPTS:
-            self.retries.append((entry.ticket.prompt, entry.attempt + 1))
+            self.retries.add(entry.ticket.prompt, entry.attempt + 1)
         else:
             self.counters.count("buffer/prompts_given_up")
 
@@ -356,8 +356,14 @@ class Store:
 
     # --- a buffer restarts ------------------------------------------------------------------------
 
-    def restore(self, state: BufferState, tickets: Sequence[TicketRecord], groups: Mapping[int, Group]) -> None:
-        """Become what was recorded: `tickets` under way, and the stored `groups` by ordinal.
+    def restore(
+        self,
+        state: BufferState,
+        tickets: Sequence[TicketRecord],
+        groups: Mapping[int, Group],
+        retries: Mapping[int, Retry],
+    ) -> None:
+        """Become what was recorded: `tickets` under way, the stored `groups` by ordinal, and `retries` by number.
 
         Raises DataError when the configuration does not have the stage or the prompt sources of `state`; LedgerError for
         records that do not add up.
@@ -380,15 +386,20 @@ class Store:
         self.ledger.restore({TicketState(name): count for name, count in state.ledger.items()}, entries)
         self.check()
         self._resume_prompts(state)
+        # a journal of format 2 has them in its state
+        if not state.retries:
+            self.retries.restore(retries, self.prompts.find)
 
     def _resume_prompts(self, state: BufferState) -> None:
         """Draw prompts as at `state`; first those whose tickets it knew as untrained."""
         self._check_stage(state)
         self.enter(state.stage)
         self.prompts.restore(state.cursor)
-        found = ((self.prompts.find(uid), attempt) for uid, attempt in [*state.under_way, *state.retries])
         self.retries.clear()
-        self.retries.extend((prompt, attempt) for prompt, attempt in found if prompt is not None)
+        for uid, attempt in [*state.under_way, *state.retries]:
+            prompt = self.prompts.find(uid)
+            if prompt is not None:
+                self.retries.add(prompt, attempt)
 
     def _check_stage(self, state: BufferState) -> None:
         if state.stage >= len(self.stages):
