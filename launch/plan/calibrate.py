@@ -59,7 +59,7 @@ def of_settings(cluster: Cluster, run: RecordedRun) -> Cluster:
 
 
 def _stretches(runs: Sequence[RecordedRun]) -> list[Stretch]:
-    return [stretch for run in runs for stretch in run.stretches()]
+    return [stretch for run in runs for stretch in run.warm_stretches()]
 
 
 def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
@@ -95,7 +95,7 @@ def _kv_tokens(runs: Sequence[RecordedRun]) -> int:
     """Tokens that the cache of keys and values holds, if it was ever full enough to tell; else 0."""
     sizes: list[float] = []
     for run in runs:
-        for each in run.stretches():
+        for each in run.warm_stretches():
             steps = max(each["actor/engine_steps"], 1.0)
             use = each["actor/engine_kv_use"] / steps
             if use >= LEAST_KV_USE:
@@ -131,9 +131,9 @@ def _weights(runs: Sequence[RecordedRun]) -> WeightsDevice:
     pauses: list[float] = []
     totals: list[float] = []
     for run in runs:
-        updates = sum(each["actor/weight_updates"] for each in run.stretches())
-        pauses.append(sum(each["actor/weights_s"] for each in run.stretches()) / max(updates, 1.0))
-        pulled = sum(each["actor/pull_s"] + each["actor/load_s"] for each in run.stretches()) / max(updates, 1.0)
+        updates = sum(each["actor/weight_updates"] for each in run.warm_stretches())
+        pauses.append(sum(each["actor/weights_s"] for each in run.warm_stretches()) / max(updates, 1.0))
+        pulled = sum(each["actor/pull_s"] + each["actor/load_s"] for each in run.warm_stretches()) / max(updates, 1.0)
         sent = [record["weights/publish_s"] for record in run.records if record.get("weights/publish_s")]
         totals.append(median(sent) if sent else pulled)
     pause_s = min(pauses)

@@ -11,6 +11,7 @@ from ...common.config.run_files import RunPaths, load_config
 from ...common.config.sections import Config
 from ...common.errors import UserError
 from ...common.metrics import MetricsRecord, read_metrics
+from .simulation.result import WARM_UP
 
 STRETCH = 5  # steps that are added up: heartbeats come twice a second, and a step may be shorter
 MIN_STEPS = 11  # a start and two stretches
@@ -47,25 +48,35 @@ class RecordedRun:
 
     def stretches(self) -> Iterator[Stretch]:
         """The run without its first step, which holds the start of its processes."""
-        for start in range(1, len(self.records) - STRETCH + 1, STRETCH):
+        return self._stretches(1)
+
+    def warm_stretches(self) -> Iterator[Stretch]:
+        """The run once caches are filled and verifiers have started: without the steps that `first_warm` counts."""
+        return self._stretches(self.first_warm)
+
+    def _stretches(self, first: int) -> Iterator[Stretch]:
+        for start in range(first, len(self.records) - STRETCH + 1, STRETCH):
             yield Stretch(start, self.records[start : start + STRETCH])
 
     @property
     def groups_per_step(self) -> int:
         return self.cfg.buffer.batch_groups
 
-    def first_measured(self, share: float) -> int:
-        """The number of steps at the start that are left out, when a `share` of all is."""
-        return int(len(self.records) * share)
+    @property
+    def first_warm(self) -> int:
+        """The number of steps at the start that say little of those that follow; a simulation leaves as many out."""
+        return max(int(len(self.records) * WARM_UP), 1)
 
-    def steps_per_s(self, first: int) -> float:
-        """Steps per second after the `first` steps."""
-        walls = [record["wall_s"] for record in self.records]
+    @property
+    def steps_per_s(self) -> float:
+        """Steps per second after the start."""
+        walls, first = [record["wall_s"] for record in self.records], self.first_warm
         return (len(walls) - first) / (walls[-1] - walls[first - 1])
 
-    def staleness_mean(self, first: int) -> float:
-        """Mean staleness of the groups that were trained after the `first` steps."""
-        ages = [record["buffer/staleness_mean"] for record in self.records[first:]]
+    @property
+    def staleness_mean(self) -> float:
+        """Mean staleness of the groups that were trained after the start."""
+        ages = [record["buffer/staleness_mean"] for record in self.records[self.first_warm :]]
         return sum(ages) / len(ages)
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from .calibrate import POOL, of_settings
 from .recorded import RecordedRun
 from .simulation.cluster import Cluster
-from .simulation.result import WARM_UP, Simulated
+from .simulation.result import Simulated
 from .simulation.simulate import simulate
 
 CORES_TRIED = (0.8, 0.9, 1.0, 1.1, 1.25, 1.4)  # of the process of an engine
-ROUNDS = 3  # of scaling
+LIKELY_CORES, SURPRISE = 1.1, 0.05  # what is assumed where the runs do not tell, and how firmly
+ROUNDS = 4  # of scaling
 STALENESS_WEIGHT = 0.1  # of a version, beside a logarithm of steps per second
 
 
@@ -50,30 +51,44 @@ def fit_of(cluster: Cluster, run: RecordedRun) -> RunFit:
 def refine(cluster: Cluster, runs: Sequence[RecordedRun]) -> Cluster:
     """The cluster with the numbers that no record shows. Simulates every run a few times."""
     if cluster.host.cores:
-        cluster = min((_with_cores(cluster, cores) for cores in CORES_TRIED), key=lambda each: _loss(each, runs))
+        tried = [_with_cores(cluster, cores) for cores in CORES_TRIED]
+        cluster = min(tried, key=lambda each: _loss(_simulated(each, runs), scaled=True) + _surprise(each))
+    best = cluster
+    found = least = _simulated(best, runs)
     for _ in range(ROUNDS):
-        cluster = _scaled(cluster, [(run, simulate_run(cluster, run)) for run in runs])
-    return cluster
+        cluster = _scaled(cluster, found)
+        found = _simulated(cluster, runs)
+        if _loss(found) < _loss(least):
+            best, least = cluster, found
+    return best
+
+
+def _simulated(cluster: Cluster, runs: Sequence[RecordedRun]) -> list[tuple[RunFit, Simulated]]:
+    found = [simulate_run(cluster, run) for run in runs]
+    return [(_beside(run, simulated), simulated) for run, simulated in zip(runs, found, strict=True)]
 
 
 def _beside(run: RecordedRun, found: Simulated) -> RunFit:
-    first = max(run.first_measured(WARM_UP), 1)
     return RunFit(
         name=run.name,
-        steps_per_s=run.steps_per_s(first),
+        steps_per_s=run.steps_per_s,
         simulated_steps_per_s=found.steps_per_s,
-        staleness_mean=run.staleness_mean(first),
+        staleness_mean=run.staleness_mean,
         simulated_staleness_mean=found.staleness_mean,
     )
 
 
-def _loss(cluster: Cluster, runs: Sequence[RecordedRun]) -> float:
-    """How far the simulations are from the runs, whatever the speed of all devices together."""
-    fits = [fit_of(cluster, run) for run in runs]
-    logs = [math.log(fit.simulated_steps_per_s / fit.steps_per_s) for fit in fits]
-    mean = sum(logs) / len(logs)
-    ages = [STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean) for fit in fits]
+def _loss(found: Sequence[tuple[RunFit, Simulated]], *, scaled: bool = False) -> float:
+    """How far the simulations are from the runs; `scaled`: whatever the speed of all devices together."""
+    logs = [math.log(fit.simulated_steps_per_s / fit.steps_per_s) for fit, _ in found]
+    mean = sum(logs) / len(logs) if scaled else 0.0
+    ages = [STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean) for fit, _ in found]
     return sum((each - mean) ** 2 for each in logs) + sum(age**2 for age in ages)
+
+
+def _surprise(cluster: Cluster) -> float:
+    """Runs that do not tell leave the number of cores where engines mostly have it."""
+    return SURPRISE * math.log(cluster.pools[POOL].cores / LIKELY_CORES) ** 2
 
 
 def _with_cores(cluster: Cluster, cores: float) -> Cluster:
@@ -90,29 +105,20 @@ def _with_cores(cluster: Cluster, cores: float) -> Cluster:
     return replace(cluster, pools={POOL: faster})
 
 
-def _scaled(cluster: Cluster, found: Sequence[tuple[RecordedRun, Simulated]]) -> Cluster:
-    """Scale each side by the errors of the runs, as far as it is the one that works in them."""
-    side = {"actors": 0.0, "learner": 0.0}
-    weight = {"actors": 1e-9, "learner": 1e-9}
-    for run, simulated in found:
-        fit = _beside(run, simulated)
+def _scaled(cluster: Cluster, found: Sequence[tuple[RunFit, Simulated]]) -> Cluster:
+    """Scale each side by half of the errors of the runs, as far as it is the one that works in them."""
+    side, weight = {"actors": 0.0, "learner": 0.0}, {"actors": 1e-9, "learner": 1e-9}
+    for fit, simulated in found:
         error = math.log(fit.simulated_steps_per_s / fit.steps_per_s)
-        shares = {"learner": simulated.learner_busy, "actors": 1 - simulated.learner_busy}
-        for name, share in shares.items():
+        for name, share in (("learner", simulated.learner_busy), ("actors", 1 - simulated.learner_busy)):
             side[name] += share * error
             weight[name] += share
+    slower = {name: math.exp(side[name] / weight[name] / 2) for name in side}
     actor, learner = cluster.pools[POOL], cluster.learner
-    slower = {name: math.exp(side[name] / weight[name]) for name in side}
-    return replace(
-        cluster,
-        pools={
-            POOL: replace(
-                actor,
-                step_base_s=actor.step_base_s * slower["actors"],
-                step_per_rollout_s=actor.step_per_rollout_s * slower["actors"],
-            )
-        },
-        learner=replace(
-            learner, base_s=learner.base_s * slower["learner"], per_token_s=learner.per_token_s * slower["learner"]
-        ),
+    actor = replace(
+        actor,
+        step_base_s=actor.step_base_s * slower["actors"],
+        step_per_rollout_s=actor.step_per_rollout_s * slower["actors"],
     )
+    learner = replace(learner, base_s=learner.base_s * slower["learner"], per_token_s=learner.per_token_s * slower["learner"])
+    return replace(cluster, pools={POOL: actor}, learner=learner)

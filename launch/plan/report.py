@@ -13,15 +13,16 @@ from ...common.config.sections import Config
 from ...common.json_object import JsonObject
 from .refine import RunFit
 from .simulation.cluster import Cluster
+from .simulation.result import PoolUse
 from .sweep import Planned, SweepPoint
 
 BAR = 30  # characters of the longest bar of a histogram
 NAMES = {
-    "actors": "actors: sampling all tokens of a step",
-    "learner": "learner: one step",
-    "staleness": "staleness: eta + 1 steps in the time of a group, its verdict, a step and the weights",
-    "verifiers": "verifiers: all verdicts of a step",
-    "weights": "weights: pauses, and sending a version within eta + 1 steps",
+    "actors": "actors: to sample all tokens of a step",
+    "learner": "learner: to take a step",
+    "staleness": "staleness: from weights to trained groups in eta + 1 steps",
+    "verifiers": "verifiers: to judge all rollouts of a step",
+    "weights": "weights: to send a version in eta + 1 steps, and pauses",
     "host": "host: CPU seconds of a step on shared cores",
 }
 
@@ -75,8 +76,8 @@ def show_planned(console: Console, planned: Planned) -> None:
     console.print("staleness of the groups that were trained, in versions")
     for line in _histogram(found.staleness):
         console.print(line)
-    waste = ", ".join(f"{share:.1%} {name}" for name, share in found.waste.items())
-    console.print(f"finished groups that were not trained: {waste}")
+    waste = ", ".join(f"{share:.1%} {name}" for name, share in found.waste.items() if share > 0)
+    console.print(f"groups that were not trained: {waste or 'none'}")
 
 
 def _settings_line(cluster: Cluster, cfg: Config) -> str:
@@ -99,19 +100,36 @@ def _roofs(planned: Planned) -> Table:
 def _learner_line(planned: Planned) -> str:
     shares = planned.found.learner
     waits = {name.removeprefix("wait/"): share for name, share in shares.items() if name.startswith("wait/")}
-    waited = ", ".join(f"{share:.0%} for {name}" for name, share in sorted(waits.items(), key=lambda item: -item[1]))
-    return f"learner: trains {shares.get('train', 0.0):.0%} of its time" + (f", waits {waited}" if waits else "")
+    largest = sorted(waits.items(), key=lambda item: -item[1])
+    waited = ", ".join(f"{share:.0%} for {name}" for name, share in largest if share >= 0.005)
+    return f"learner: trains {shares.get('train', 0.0):.0%} of its time" + (f", waits {waited}" if waited else "")
 
 
 def _pools(planned: Planned) -> Table:
+    """A row for each pool; columns that say 0 of all of them are left out."""
+    rows = {name: _pool_row(use) for name, use in planned.found.pools.items()}
+    shown = [column for column in next(iter(rows.values())) if any(row[column] for row in rows.values())]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("pool", "actors", "busy", "weights", "idle", "down", "running", "waiting", "KV", "tokens/s", "of roof"):
-        table.add_column(name, justify="left" if name == "pool" else "right")
-    for name, use in planned.found.pools.items():
-        shares = (f"{share:.0%}" for share in (use.busy, use.weights, use.idle, use.down))
-        load = (f"{use.running:.0f}", f"{use.waiting:.0f}", f"{use.kv_use:.0%}" if use.kv_use else "-")
-        table.add_row(name, str(use.actors), *shares, *load, f"{use.tokens_per_s:,.0f}", f"{use.share_of_roof:.0%}")
+    table.add_column("pool")
+    for column in shown:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        table.add_row(name, *(row[column] or "0" for column in shown))
     return table
+
+
+def _pool_row(use: PoolUse) -> dict[str, str]:
+    """The cells of a pool, empty for nothing."""
+    shares = {"busy": use.busy, "paused": use.weights, "idle": use.idle, "down": use.down}
+    counts = {"running": use.running, "waiting": use.waiting}
+    return {
+        "actors": str(use.actors),
+        **{name: f"{share:.0%}" if share >= 0.005 else "" for name, share in shares.items()},
+        **{name: f"{count:.0f}" if count >= 0.5 else "" for name, count in counts.items()},
+        "KV": f"{use.kv_use:.0%}" if use.kv_use >= 0.005 else "",
+        "tokens/s": f"{use.tokens_per_s:,.0f}",
+        "of roof": f"{use.share_of_roof:.0%}",
+    }
 
 
 def _histogram(counts: Mapping[int, int]) -> list[str]:

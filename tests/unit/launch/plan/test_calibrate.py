@@ -1,0 +1,97 @@
+"""Devices fitted to records that were made of known ones, and the number of cores that only a simulation finds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prolong.common.config.run_files import RunPaths
+from prolong.common.config.sections import Config
+from prolong.common.errors import UserError
+from prolong.common.metrics import MetricsWriter
+from prolong.launch.plan.calibrate import POOL, calibrate
+from prolong.launch.plan.recorded import RecordedRun, read_recorded
+from prolong.launch.plan.refine import fit_of, refine, simulate_run
+from prolong.launch.plan.simulation.cluster import Cluster, HostDevice, LearnerDevice, LengthClass, PoolDevice
+
+from tests.support.recorded_steps import (
+    BASE_S,
+    LEARNER_S,
+    PER_ROLLOUT_S,
+    PER_TOKEN_S,
+    PROMPT,
+    RATES,
+    planned_config,
+    recorded_step,
+)
+
+
+def recorded(n: int, load: float, cfg: Config | None = None) -> RecordedRun:
+    records = [recorded_step(step, n, load) for step in range(1, 12)]
+    return RecordedRun(RunPaths(Path(f"run-n{n}")), cfg or planned_config(n=n), records, [10, 20, 30] * 50, PROMPT)
+
+
+def test_devices_are_those_that_made_the_records() -> None:
+    found = calibrate([recorded(8, 60.0), recorded(4, 20.0)])
+    actor = found.pools[POOL]
+    assert actor.step_base_s == pytest.approx(BASE_S, rel=0.01)
+    assert actor.step_per_rollout_s == pytest.approx(PER_ROLLOUT_S, rel=0.01)
+    assert found.learner.base_s == pytest.approx(LEARNER_S, rel=0.01)
+    assert found.learner.per_token_s == pytest.approx(PER_TOKEN_S, rel=0.01)
+    assert found.weights.pause_s == pytest.approx(0.03)
+    assert found.weights.publish_s == pytest.approx(0.05)
+    assert found.verifiers.latency_s == pytest.approx(0.01)
+    assert found.lengths[0].prompt_tokens == PROMPT
+    assert sorted(set(found.lengths[0].samples)) == [10, 20, 30]
+
+
+def test_pass_rates_are_those_behind_the_dropped_groups() -> None:
+    learned = calibrate([recorded(8, 60.0)]).lengths[0].learned
+    assert learned[0].version == 0
+    for each in learned:
+        assert each.pass_rate == pytest.approx(RATES.mean, abs=0.01)
+        assert each.correlation == pytest.approx(RATES.correlation, abs=0.02)
+        assert each.scale == pytest.approx(1.0, rel=0.01)
+
+
+def test_on_shared_cores_work_is_split_between_an_engine_and_its_helpers() -> None:
+    found = calibrate([recorded(8, 60.0)], cores=2).pools[POOL]
+    assert found.all_cores == pytest.approx(1.0)
+    assert found.helper_cores == pytest.approx(0.2)
+
+
+def test_the_cores_of_an_actor_are_found_by_simulation() -> None:
+    cores = 1.25
+    true = Cluster(
+        pools={
+            POOL: PoolDevice(
+                capacity=64,
+                step_base_s=BASE_S / cores,
+                step_per_rollout_s=PER_ROLLOUT_S / cores,
+                cores=cores,
+            )
+        },
+        learner=LearnerDevice(base_s=LEARNER_S, per_token_s=PER_TOKEN_S),
+        lengths=[LengthClass(mean=20, prompt_tokens=PROMPT)],
+        host=HostDevice(cores=2),
+    )
+    runs: list[RecordedRun] = []
+    for cfg in (planned_config(eta=0, n=4), planned_config(eta=2, n=4), planned_config(eta=2, actors=2, n=4)):
+        run = recorded(4, 30.0, cfg)
+        steps = simulate_run(true, run).history
+        for record, step in zip(run.records, steps, strict=True):
+            record |= {"wall_s": step.began_s + step.step_s, "buffer/staleness_mean": step.staleness}
+        runs.append(run)
+    wrong = PoolDevice(capacity=64, step_base_s=BASE_S, step_per_rollout_s=PER_ROLLOUT_S, cores=1.0)
+    found = refine(replace(true, pools={POOL: wrong}), runs)
+    assert found.pools[POOL].cores == cores
+    assert all(abs(fit_of(found, run).error) < 0.1 for run in runs)
+
+
+def test_a_run_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"learner/step_s": 1.0})
+    (tmp_path / "config.yaml").write_text("{}")
+    with pytest.raises(UserError, match="has 1 steps: expected at least 11"):
+        read_recorded(str(tmp_path))
+    with pytest.raises(UserError, match="expected a run's folder"):
+        read_recorded("no-such-run")
