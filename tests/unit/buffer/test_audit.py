@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from prolong.buffer.audit import audit
 from prolong.buffer.journal import records as r
 from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal
+from prolong.buffer.journal.logged_disk import LoggedDisk
 from prolong.common import messages as m
 from prolong.common.config.sections import ValidationConfig
 from prolong.common.errors import JournalError
@@ -150,3 +152,22 @@ def test_findings_are_counted_beyond_those_that_are_described(disk: MemoryDisk) 
     found = audit(Journal(disk))
     assert len(found.findings) == 20
     assert found.num_findings > 60
+
+
+def test_damage_of_the_log_on_a_real_disk_is_found(disk: MemoryDisk, tmp_path: Path) -> None:
+    real = LoggedDisk.open(tmp_path)
+    real.commit({key: disk.get(key) or b"" for key in disk.keys(b"")}, [])
+    assert audit(Journal(real)).findings == []
+    num_groups = len(disk.keys(r.GROUP))
+    real.close()
+    with (tmp_path / "frames-0.bin").open("r+b") as file:
+        file.seek(20)
+        file.write(b"?")
+    damaged = LoggedDisk.open(tmp_path)
+    (finding,) = audit(Journal(damaged)).findings
+    assert "are not those that were written" in finding
+    damaged.close()
+    (tmp_path / "frames-0.bin").unlink()
+    gone = LoggedDisk.open(tmp_path, readonly=True)
+    assert audit(Journal(gone)).num_findings == 2 * num_groups, "each is outside of its file, and cannot be read"
+    gone.close()
