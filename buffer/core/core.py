@@ -43,7 +43,8 @@ class BufferCore:
         # the service fills it, the status shows it
         self.quarantine = Quarantine()
         self.peers = Peers()
-        self.dispatch = Dispatch(run, self.peers, settings.buffer.silence_s, settings.buffer.max_message_mb << 20)
+        buffer = settings.buffer
+        self.dispatch = Dispatch(run, self.peers, buffer.dispatch, buffer.silence_s, buffer.max_message_mb << 20)
         self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
@@ -99,6 +100,8 @@ class BufferCore:
         if isinstance(message, m.Heartbeat):
             peer.heard_stats(message.stats)
             peer.heard_room(message.room)
+            if peer.role is m.Role.actor:
+                self.run.forecast.note_heartbeat(peer.name, message.stats, self.run.leases.rollouts(peer.name))
             return [(peer.identity, m.Alive(known=True, heartbeat_s=self._heartbeat_s()))]
         if isinstance(message, m.FromActor):
             return self._on_actor(peer, message, now, frame)
@@ -107,7 +110,7 @@ class BufferCore:
     def _on_actor(self, peer: Peer, message: m.FromActor, now: float, frame: bytes) -> list[Outgoing]:
         match message:
             case m.GroupResult():
-                return [(peer.identity, self.dispatch.take_group(peer, message, frame))]
+                return [(peer.identity, self.dispatch.take_group(peer, message, now, frame))]
             case m.TicketHandedOver():
                 return [(peer.identity, self.dispatch.take_handover(peer, message, now))]
             case m.TicketReturned():
@@ -284,7 +287,9 @@ class BufferCore:
         self.progress.advance(message.version, message.stage, saves=message.saves, evidence=message.evidence)
 
     def _take(self, version: int, now: float) -> list[Outgoing]:
-        if not self.progress.take(version):
+        if self.progress.take(version):
+            self.run.forecast.note_asked(now)
+        else:
             self.count("buffer/misplaced_messages")
         return self._serve_batch(now)
 
@@ -298,7 +303,10 @@ class BufferCore:
     def _serve_batch(self, now: float) -> list[Outgoing]:
         learner = self.peers.learner
         batch = None if learner is None else self.progress.try_serve(self.peers, now)
-        return [] if learner is None or batch is None else [(learner.identity, m.BatchReady(batch=batch))]
+        if learner is None or batch is None:
+            return []
+        self.run.forecast.note_served(now)
+        return [(learner.identity, m.BatchReady(batch=batch))]
 
     def _request_reset(self) -> m.ResetNoted | m.Refused:
         version = None if self.finishing else self.run.store.request_reset()

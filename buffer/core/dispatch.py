@@ -1,8 +1,7 @@
 """Tickets out, groups in: the actors' side of the run.
 
-`issue` is credit, the backward edge from the buffer to the actors. Validation tickets go first. Training tickets then go out
-one at a time, each to the actor with the largest share of its room free: actors of any size fill evenly, and one that joins
-late gets its share. Before any other, an actor gets the tickets that were handed over and that it may go on with.
+`issue` is credit, the backward edge from the buffer to the actors. Tickets that were handed over go first, to actors that may
+go on with them; then validation tickets; then training tickets, one at a time. `placement.py` says who gets which.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ...common.messages import GroupAck, GroupResult, Role, TicketHandedOver, Tickets
+from ...common.config.sections import DispatchRule
+from ...common.messages import GroupAck, GroupResult, TicketHandedOver, Tickets
 from ...common.transport.wire import encode
 from ...common.types import Group, Ticket, TicketKind
 from ..tickets.group_checks import Defect, actors_of, names_defect, sampled_since
 from ..tickets.handovers import Waiting
 from ..tickets.leases import Lease
 from ..tickets.store import Outcome
-from .free_actors import ANY, FreeActors, Place
 from .peers import Peer, Peers
+from .placement import Placement
 from .run_state import RunState
 
 # of an acknowledgement
@@ -29,62 +29,33 @@ HANDED_OVER = "handed over: another actor will go on"
 class Dispatch:
     """Gives tickets to actors, and takes groups from them."""
 
-    def __init__(self, run: RunState, peers: Peers, silence_s: float, max_bytes: int) -> None:
+    def __init__(self, run: RunState, peers: Peers, rule: DispatchRule, silence_s: float, max_bytes: int) -> None:
         """`silence_s`: how long a ticket that the next batch must hold waits for newer weights of an actor that has room.
 
         `max_bytes`: of a message.
         """
         self._run, self._peers, self._silence_s, self._max_bytes = run, peers, silence_s, max_bytes
-        self._free = FreeActors()
+        self._placement = Placement(run, peers, rule)
 
     # --- out --------------------------------------------------------------------------------------
 
     def touch(self, actor: str) -> None:
         """An actor said something: its room, its weights or its speed may have changed."""
-        self._free.touch(actor)
+        self._placement.touch(actor)
 
     def forget(self, actor: str) -> None:
         """An actor is gone."""
-        self._free.forget(actor)
+        self._placement.forget(actor)
 
     def issue(self, now: float, *, training: bool) -> list[tuple[Peer, Tickets]]:
         """Give tickets to the actors that hold weights, as long as they have room and the contract admits one."""
         self._give_up_due(now)
         given: dict[str, list[Ticket]] = {}
-        self._refresh()
-        while (lease := self._lease_next(now, training)) is not None:
-            actor, ticket = lease
+        while (leased := self._lease_next(now, training)) is not None:
+            actor, ticket = leased
             given.setdefault(actor, []).append(ticket)
-            self._refresh()
-        return [
-            (peer, message)
-            for actor, tickets in given.items()
-            if (peer := self._peers.named(actor))
-            for message in in_messages(tickets)
-        ]
-
-    def _refresh(self) -> None:
-        self._free.touch(*self._run.leases.take_changed_actors())
-        self._free.refresh(self._place)
-
-    def _place(self, actor: str) -> Place | None:
-        """What an actor may take now; None for one without weights or room, and for one that leaves."""
-        peer, version = self._peers.named(actor), self._run.version_of(actor)
-        if peer is None or peer.role is not Role.actor or peer.leaving or version is None:
-            return None
-        in_flight = self._run.leases.rollouts(actor)
-        room = ANY if in_flight == 0 else peer.room - in_flight
-        return Place(version, in_flight / max(peer.room, 1), room) if room > 0 else None
-
-    def _best(self, versions: Sequence[int], num_rollouts: int) -> str | None:
-        """The actor that comes first of those with one of these versions and so much room."""
-        while (actor := self._free.best(versions, num_rollouts)) is not None:
-            if self._free.place(actor) == self._place(actor):
-                return actor
-            # it lost its weights without a word of its own
-            self._free.touch(actor)
-            self._refresh()
-        return None
+        peers = ((self._peers.named(actor), tickets) for actor, tickets in given.items())
+        return [(peer, message) for peer, tickets in peers if peer is not None for message in in_messages(tickets)]
 
     def _give_up_due(self, now: float) -> None:
         """Fail handed-over tickets that the next batch has waited for in vain while others could make them anew.
@@ -94,14 +65,14 @@ class Dispatch:
         for waiting in self._run.handovers.waiting_since(now - self._silence_s):
             ticket = waiting.ticket
             if ticket.kind is TicketKind.train and self._run.store.is_due(ticket.ordinal):
-                places = [self._place(actor.name) for actor in self._peers.workers()]
+                places = [self._placement.place(actor.name) for actor in self._peers.workers()]
                 able = [place.version for place in places if place is not None and place.room >= ticket.sampling.n]
                 if able and max(able) < waiting.version:
                     self._fail_waiting(waiting)
 
     def _lease_next(self, now: float, training: bool) -> tuple[str, Ticket] | None:
         """Lease the next ticket that is due: (actor, ticket). None when there is none, or no actor for it."""
-        versions = self._free.versions()
+        versions = self._placement.refresh()
         return self._hand_on_next(versions, now) or self._lease_fresh(versions, now, training)
 
     def _hand_on_next(self, versions: Sequence[int], now: float) -> tuple[str, Ticket] | None:
@@ -111,7 +82,8 @@ class Dispatch:
             waiting = self._run.handovers.first_for(newest)
             if waiting is None:
                 break
-            actor = self._best([v for v in versions if waiting.version <= v <= newest], waiting.ticket.sampling.n)
+            able = [version for version in versions if waiting.version <= version <= newest]
+            actor = self._placement.best(able, waiting.ticket.sampling.n)
             if actor is not None:
                 return actor, self._hand_on(waiting, actor, now)
         return None
@@ -121,7 +93,7 @@ class Dispatch:
         if ticket.kind is TicketKind.train:
             self._run.store.lease_again(ticket.ordinal)
         self._run.counters.count("buffer/continued")
-        self._run.leases.grant(ticket, actor, now, waiting.until_s)
+        self._grant(ticket, actor, now, waiting.until_s)
         return ticket
 
     def _lease_fresh(self, versions: Sequence[int], now: float, training: bool) -> tuple[str, Ticket] | None:
@@ -129,28 +101,30 @@ class Dispatch:
         run = self._run
         wanted = {version: run.validation.wanted(version) for version in versions}
         for version, sampling in wanted.items():
-            actor = None if sampling is None else self._best([version], sampling.n)
+            actor = None if sampling is None else self._placement.best([version], sampling.n)
             if actor is not None:
                 ticket = run.validation.issue(run.take_ordinal(), run.store.generation, version)
-                run.leases.grant(ticket, actor, now)
+                self._grant(ticket, actor, now)
                 return actor, ticket
         if not training or run.validation.blocks_training:
             return None
         admitted = [version for version, sampling in wanted.items() if sampling is None and run.store.admits(version)]
-        actor = self._best(admitted, run.store.sampling.n)
-        version = None if actor is None else run.version_of(actor)
-        if actor is None or version is None:
+        placed = self._placement.place_training(admitted, now) if admitted else None
+        if placed is None:
             return None
-        ticket = run.store.issue(run.take_ordinal(), version)
-        run.leases.grant(ticket, actor, now)
-        return actor, ticket
+        ticket = run.store.issue(run.take_ordinal(), placed.version, placed.choice)
+        self._grant(ticket, placed.actor, now)
+        return placed.actor, ticket
+
+    def _grant(self, ticket: Ticket, actor: str, now: float, until_s: float | None = None) -> None:
+        self._run.leases.grant(ticket, actor, now, until_s)
+        self._run.forecast.note_issue(actor, ticket, self._run.leases.rollouts(actor), now)
 
     def holds_back(self) -> bool:
         """Whether an actor has room for a training ticket that a larger eta would give it."""
         store = self._run.store
-        self._refresh()
-        refused = [version for version in self._free.versions() if store.refuses_for_eta(version)]
-        return self._best(refused, store.sampling.n) is not None
+        refused = [version for version in self._placement.refresh() if store.refuses_for_eta(version)]
+        return self._placement.best(refused, store.sampling.n) is not None
 
     def held_by(self, actor: str) -> list[Ticket]:
         """The tickets that an actor works on, in order of issue."""
@@ -158,7 +132,7 @@ class Dispatch:
 
     # --- in ---------------------------------------------------------------------------------------
 
-    def take_group(self, actor: Peer, message: GroupResult, frame: bytes = b"") -> GroupAck:
+    def take_group(self, actor: Peer, message: GroupResult, now: float, frame: bytes = b"") -> GroupAck:
         """Take a group, or refuse one that was not asked for. `frame`: the message as it came."""
         group = message.group
         reason = self._refusal(actor, group.ordinal, group.generation)
@@ -172,6 +146,7 @@ class Dispatch:
             # the actor has no other group for this ticket
             self._fail_lease(lease)
             return GroupAck(ordinal=group.ordinal, accepted=False, reason=reason)
+        self._run.forecast.note_group(lease.ticket, group, self._run.leases.rollouts(actor.name), now)
         self._run.leases.end(group.ordinal)
         if group.kind is TicketKind.train:
             outcome, reason = self._run.store.take_group(group, lease.ticket, frame)
@@ -215,6 +190,7 @@ class Dispatch:
             self._fail_lease(lease)
             return GroupAck(ordinal=ordinal, accepted=False, reason=defect.why)
         run.leases.end(ordinal)
+        run.forecast.note_end(ordinal)
         if ticket.kind is TicketKind.train:
             run.store.hand_over(ticket)
         run.handovers.add(ticket, now, lease.expires_s)
@@ -287,6 +263,7 @@ class Dispatch:
         self._fail(self._run.handovers.take(waiting.ticket.ordinal).ticket)
 
     def _fail(self, ticket: Ticket) -> None:
+        self._run.forecast.note_end(ticket.ordinal)
         self._run.count_lost([ticket])
         if ticket.kind is TicketKind.train:
             self._run.store.fail_ticket(ticket.ordinal)

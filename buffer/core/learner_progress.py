@@ -72,7 +72,7 @@ class LearnerProgress:
         batch = run.store.try_take()
         if batch is None:
             return None
-        metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.counters.next_step()
+        metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.forecast.metrics() | run.counters.next_step()
         metrics |= {"buffer/eta": float(run.store.contract.eta), HELD_S: run.held.take(now)}
         cpu_s = self.cpu_clock()
         metrics["buffer/cpu_s"] = cpu_s - self._cpu_at_batch_s

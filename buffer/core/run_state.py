@@ -15,6 +15,7 @@ from concurrent.futures import Future
 
 from ...common.config.trees import adaptive_config
 from ...common.types import Group, Prompt, StepEvidence, Ticket, TicketKind, TicketState
+from ..forecast.forecast import Forecast
 from ..journal import records as r
 from ..journal.journal import Journal
 from ..tickets.api import PromptSource
@@ -66,6 +67,7 @@ class RunState:
         self.eta = None if rules is None else EtaControl(rules, settings.buffer.eta)
         self.held = HeldTime()
         self.leases = Leases()
+        self.forecast = Forecast()
         self.handovers = Handovers()
         # versions of the checkpoints that the learner retains, ascending
         self.checkpoints: list[int] = []
@@ -140,6 +142,7 @@ class RunState:
         self.journal.forget_from(version)
         self.count_lost(lease.ticket for lease in self.leases.all())
         self.leases.clear()
+        self.forecast.forget_work()
         self._end_handovers()
         reported = 0 if state is None else state.reported
         self.validation.rewind(version if generation > 0 else -1, reported)
@@ -239,8 +242,9 @@ class RunState:
             ledger={state.value: count for state, count in store.ledger.counts.items()},
             num_moves=self.journal.num_moves,
             next_ordinal=self.next_ordinal,
-            cursor=store.prompts.cursor,
+            cursor=store.look_ahead.cursor,
             retries=[(prompt.uid, attempt) for prompt, attempt in store.retries] if of_checkpoint else [],
+            skips=store.look_ahead.skips,
             under_way=[(entry.ticket.prompt.uid, entry.attempt) for entry in entries],
             filtered=store.filter.dropped,
             reported=self.validation.reported,

@@ -101,6 +101,8 @@ class BufferState(msgspec.Struct, frozen=True, kw_only=True):
     cursor: PromptCursor
     # in the state of a checkpoint, and in any of format 2: uids of prompts that are to be issued again, and their next attempt
     retries: list[tuple[str, int]] = []
+    # uids of prompts after the cursor that were issued already, ahead of others
+    skips: list[str] = []
     # in the state of a checkpoint: uids of prompts whose tickets were untrained, with their attempt
     under_way: list[tuple[str, int]] = []
     filtered: int = 0  # groups without signal since the last batch

@@ -16,7 +16,8 @@ class PromptSource(Protocol):
     """An endless supply of training prompts that can be resumed.
 
     The buffer's one thread calls every method, between two messages: `next`, `cursor` and `weigh` may not block for longer than
-    a read from the disk. `restore` and `find` may take longer: they are called while the buffer starts, or begins a generation.
+    a read from the disk. `restore` and `find` may take longer: they are called while the buffer starts, and when a generation
+    or a stage begins.
     The source alone decides the order of prompts. The journal keeps only its cursor, so a source that is made again from the
     same configuration and restored to that cursor must draw the same prompts.
 
@@ -31,14 +32,15 @@ class PromptSource(Protocol):
     """
 
     def next(self) -> Prompt:
-        """Draw the next prompt. Called once for every ticket of a prompt that is issued for the first time."""
+        """Draw the next prompt. Called once for every prompt, perhaps some tickets before one is issued for it."""
         ...
 
     def find(self, uid: str) -> Prompt | None:
         """The prompt of `uid`, or None when the source does not have it (any more): it is then left out of the run.
 
         Called after `restore`, for prompts that were drawn before the cursor and must be issued again: those of failed
-        tickets, and those of tickets that a checkpoint knew as untrained (at most (eta + 1) batches).
+        tickets, those that were drawn ahead of need, and those of tickets that a checkpoint knew as untrained: at most
+        (eta + 1) batches.
         """
         ...
 
@@ -50,6 +52,7 @@ class PromptSource(Protocol):
     def restore(self, cursor: PromptCursor) -> None:
         """Continue from a cursor. Called after `weigh`, when the buffer restarts or a learner begins a generation.
 
+        Also called before `weigh` when a stage begins, with a cursor from a few prompts before.
         Raises DataError, with a sentence that says what to do, for a cursor of another source.
         """
         ...

@@ -28,6 +28,7 @@ from .counters import Counters
 from .filters import Judgement, SignalFilter
 from .group_checks import Defect, group_defect, handover_defect, sampled_since, version_defect
 from .ledger import Entry, Ledger
+from .look_ahead import LookAhead
 from .retries import Retries, Retry
 from .staleness import StalenessContract
 from .survival import Survival
@@ -95,6 +96,8 @@ class Store:
         self.ledger = Ledger()
         # prompts to be issued again, each with the number of its next attempt
         self.retries = Retries()
+        # the next prompts: those, then the source's
+        self.look_ahead = LookAhead(prompts, self.retries)
         self.contract = StalenessContract(
             eta=cfg.eta,
             batch=cfg.batch_groups,
@@ -123,7 +126,7 @@ class Store:
         """Issue tickets as this stage says from now on; tickets under way keep their settings."""
         self.stage = stage
         self.sampling = self.stages[stage].sampling
-        self.prompts.weigh(self.stages[stage].weights)
+        self.look_ahead.weigh(self.stages[stage].weights)
 
     def enter_later(self, stage: int) -> None:
         """Enter the stage that the learner names, unless it is an earlier one: a learner that repeats steps names those."""
@@ -147,9 +150,9 @@ class Store:
         """Whether enough groups for a batch are stored, so that it is only others, which are due, that a batch waits for."""
         return self.ledger.counts[TicketState.stored] >= self.batch_groups
 
-    def issue(self, ordinal: int, version: int) -> Ticket:
-        """Issue and lease a ticket to an actor that holds `version`; prompts of failed tickets go first."""
-        prompt, attempt = self.retries.take() if self.retries else (self.prompts.next(), 0)
+    def issue(self, ordinal: int, version: int, choice: int = 0) -> Ticket:
+        """Issue and lease a ticket to an actor that holds `version`, for prompt `choice` of those that `look_ahead` offers."""
+        prompt, attempt = self.look_ahead.take(choice)
         ticket = Ticket(
             ordinal=ordinal,
             kind=TicketKind.train,
@@ -394,7 +397,7 @@ class Store:
         """Draw prompts as at `state`; first those whose tickets it knew as untrained."""
         self._check_stage(state)
         self.enter(state.stage)
-        self.prompts.restore(state.cursor)
+        self.look_ahead.restore(state.cursor, state.skips)
         self.retries.clear()
         for uid, attempt in [*state.under_way, *state.retries]:
             prompt = self.prompts.find(uid)

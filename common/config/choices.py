@@ -27,6 +27,13 @@ class Preference(Enum):
     freshest = "freshest"  # those of the newest version
 
 
+class DispatchRule(Enum):
+    """Which actor is given which ticket."""
+
+    forecast = "forecast"  # one that will bring its group back in time: long work goes to fast actors, slow ones get less
+    even = "even"  # the one with the largest share of its room free
+
+
 class Loss(Enum):
     """Form of the policy loss (docs/recipe.md)."""
 

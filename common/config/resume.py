@@ -47,6 +47,7 @@ CHANGES: dict[str, Change] = {
     "buffer.adaptive": LIMITED,
     "buffer.straggler": FIXED,
     "buffer.preference": NEXT,
+    "buffer.dispatch": NEXT,
     "buffer.dynamic_sampling": NEXT,
     "buffer.max_filtered": NEXT,
     "buffer.lease_s": NEXT,

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from ..errors import require
 from .algorithm import ObjectiveConfig, ReferenceConfig, RewardsConfig, StageConfig
-from .choices import Device, EngineKind, Preference, ResetSource, Straggler
+from .choices import Device, DispatchRule, EngineKind, Preference, ResetSource, Straggler
 from .learner import LearnerConfig
 from .pools import PoolConfig
 from .weights import WeightsConfig
@@ -185,6 +185,7 @@ class BufferConfig:
     adaptive: dict[str, object] = field(default_factory=dict)
     straggler: Straggler = Straggler.wait  # the treatment of a group that would exceed the bound
     preference: Preference = Preference.earliest_deadline  # which stored groups are trained first
+    dispatch: DispatchRule = DispatchRule.forecast  # which actor is given which ticket
     dynamic_sampling: bool = True  # drop groups whose rewards are all equal, and issue other tickets instead
     max_filtered: float = 4.0  # groups dropped per step, at most, as a multiple of B; further ones are kept
     lease_s: float = 600.0  # a ticket that is not finished after this time is issued again

@@ -15,9 +15,11 @@ from prolong.buffer.journal.records import BufferState
 from prolong.buffer.serving.output_commit import Frame, OutputCommit
 from prolong.buffer.tickets.leases import Lease, Leases
 from prolong.buffer.tickets.ledger import Ledger
+from prolong.buffer.tickets.look_ahead import LookAhead
 from prolong.buffer.tickets.mixture import PromptMixture
 from prolong.buffer.tickets.staleness import StalenessContract
 from prolong.buffer.tickets.store import Store
+from prolong.common.config.choices import DispatchRule
 from prolong.common.config.sections import Straggler
 from prolong.common.messages import FromBuffer
 from prolong.common.types import Batch, TicketKind, TicketState
@@ -247,6 +249,14 @@ def retries_forgotten_at_restart(patch: Patch) -> None:
     patch.setattr(Journal, "retries", lambda self: {})
 
 
+def prompts_issued_ahead_forgotten_at_restart(patch: Patch) -> None:
+    _state(patch, lambda state: msgspec.structs.replace(state, skips=[]))
+
+
+def prompts_that_wait_are_drawn_by_the_weights_of_a_stage_that_is_over(patch: Patch) -> None:
+    patch.setattr(LookAhead, "weigh", lambda self, weights: self._source.weigh(weights))
+
+
 def ordinals_begin_again_at_restart(patch: Patch) -> None:
     _state(patch, lambda state: msgspec.structs.replace(state, next_ordinal=max(state.next_ordinal - 1, 0)))
 
@@ -322,6 +332,8 @@ BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (payload_dropped_at_batching, "without its groups|has lost the group|were dropped"),
     (moves_not_journaled, "the journal has moves up to 0, the ledger made"),
     (retries_forgotten_at_restart, "a restarted buffer differs.*retries"),
+    (prompts_issued_ahead_forgotten_at_restart, "a restarted buffer differs.*skips"),
+    (prompts_that_wait_are_drawn_by_the_weights_of_a_stage_that_is_over, "leaves out the source of"),
     (ordinals_begin_again_at_restart, "a restarted buffer differs.*next_ordinal|before it was durable"),
     (batches_forgotten_with_the_newest_checkpoint, "was forgotten, checkpoints"),
     (groups_of_forgotten_batches_left_behind, "the journal holds groups"),
@@ -336,6 +348,10 @@ def _restarts(plan: Plan) -> bool:
     return any((fault.kind, fault.victim) == (Kind.kill, "buffer") and fault.event < 300 for fault in plan.faults)
 
 
+def _chooses(plan: Plan) -> bool:
+    return plan.dispatch is DispatchRule.forecast and plan.slower > 1 and plan.actors > 1
+
+
 NEEDS: dict[Callable[[Patch], None], Callable[[Plan], bool]] = {  # schedules that can show it, where few can
     selection_in_order_of_completion: lambda plan: plan.straggler is Straggler.wait and plan.eta > 1,
     lost_leases_unnoticed: lambda plan: plan.hang > 0,
@@ -343,6 +359,8 @@ NEEDS: dict[Callable[[Patch], None], Callable[[Plan], bool]] = {  # schedules th
     said_though_the_disk_is_full: lambda plan: any(fault.kind is Kind.full for fault in plan.faults),
     orphans_never_given_up: _restarts,
     retries_forgotten_at_restart: _restarts,
+    prompts_issued_ahead_forgotten_at_restart: lambda plan: _restarts(plan) and _chooses(plan),
+    prompts_that_wait_are_drawn_by_the_weights_of_a_stage_that_is_over: _chooses,
     batches_forgotten_with_the_newest_checkpoint: lambda plan: plan.checkpoint < plan.last,
     groups_of_forgotten_batches_left_behind: _restarts,
     sweeps_not_recorded: lambda plan: _restarts(plan) and plan.heldout > 0,

@@ -124,7 +124,12 @@ class Actor(Client):
         if world.chance(plan.returned):
             self.later(world.soon(plan.think_s / 2), self.give_back, key, "no room")
         elif not world.chance(plan.hang):
-            self.later(world.soon(plan.think_s * (10 if world.chance(plan.heavy) else 1)), self.end, key)
+            self.later(world.soon(self.think_s() * (10 if world.chance(plan.heavy) else 1)), self.end, key)
+
+    def think_s(self) -> float:
+        """Mean time of a rollout of this actor."""
+        plan, index = self.world.plan, int(self.name.removeprefix("actor-"))
+        return plan.think_s * plan.slower ** (index / max(plan.actors - 1, 1))
 
     def give_back(self, key: tuple[int, int], reason: str) -> None:
         if self.work.pop(key, None) is not None:
@@ -173,27 +178,29 @@ def make_group(work: Work, actor: str, world: World) -> Group:
     ticket = work.ticket
     if ticket.started:
         return Group.for_ticket(ticket, finished(ticket, work.versions, signal=signal), actor=actor, seconds=1.0)
-    others = [make_rollout(tuple(shorter), 0.0 if signal else 1.0)] * (ticket.sampling.n - 1)
-    return Group.for_ticket(ticket, [make_rollout(tuple(work.versions), 1.0), *others], actor=actor, seconds=1.0)
+    tokens = 2 if ticket.prompt.task == "t0" else TOKENS  # so that lengths can be foretold
+    others = [make_rollout(tuple(shorter), 0.0 if signal else 1.0, tokens)] * (ticket.sampling.n - 1)
+    return Group.for_ticket(ticket, [make_rollout(tuple(work.versions), 1.0, tokens), *others], actor=actor, seconds=1.0)
 
 
-_ROLLOUTS: dict[tuple[tuple[int, ...], float], Rollout] = {}
+_ROLLOUTS: dict[tuple[tuple[int, ...], float, int], Rollout] = {}
 
 
-def make_rollout(versions: tuple[int, ...], reward: float) -> Rollout:
-    """A rollout of one token for each version, and more of the last.
+def make_rollout(versions: tuple[int, ...], reward: float, tokens: int = TOKENS) -> Rollout:
+    """A rollout of one token for each version, and more of the last until there are `tokens`.
 
     When there are more versions than tokens, it keeps the first version and the newest of the others.
     """
-    known = _ROLLOUTS.get((versions, reward))
+    known = _ROLLOUTS.get((versions, reward, tokens))
     if known is None:
         spread = (versions[0], *versions[1:][-(TOKENS - 1) :])
-        ends = [*range(1, len(spread)), TOKENS]
+        tokens_made = max(tokens, len(spread))
+        ends = [*range(1, len(spread)), tokens_made]
         spans = [VersionSpan(version=v, start=i, end=end) for i, (v, end) in enumerate(zip(spread, ends, strict=True))]
         verdict = Verdict(reward=reward, status=VerdictStatus.ok, verifier="none", seconds=0.0)
-        known = _ROLLOUTS[versions, reward] = Rollout(
-            token_ids=b"\0" * 4 * TOKENS,
-            behaviour_logprobs=b"\0" * 4 * TOKENS,
+        known = _ROLLOUTS[versions, reward, tokens] = Rollout(
+            token_ids=b"\0" * 4 * tokens_made,
+            behaviour_logprobs=b"\0" * 4 * tokens_made,
             spans=spans,
             finish_reason=FinishReason.stop,
             verdict=verdict,

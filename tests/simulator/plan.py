@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prolong.common.config.algorithm import StageConfig
+from prolong.common.config.choices import DispatchRule
 from prolong.common.config.sections import (
     BufferConfig,
     CheckpointConfig,
@@ -93,6 +94,8 @@ class Plan:
     resets: float  # chance per batch that a user asks for a reset while the learner trains it
     adaptive: dict[str, Any] = field(default_factory=dict)  # rules of an eta that moves
     drift: float = 0.0  # effective sample size lost per version of age, of an eta that moves
+    dispatch: DispatchRule = DispatchRule.even
+    slower: float = 1.0  # how many times as long as actor-0 the last actor takes, the others in between
     skew: float = 0.0  # clocks run faster or slower by up to this share
     # of the actors and relays that pull their weights: name -> seconds that the changes of one version take
     link_s: dict[str, float] = field(default_factory=dict)
@@ -143,6 +146,8 @@ class Plan:
             last=0,
             resets=rng.choice((0.0, 0.5)),
             skew=rng.choice((0.0, 0.05)),
+            dispatch=random.Random(f"dispatch {seed}").choice(tuple(DispatchRule)),
+            slower=random.Random(f"slower {seed}").choice((1.0, 1.0, 4.0, 10.0)),
         ).ending(rng, troubled=troubled, restarts=restarts)
 
     @property
@@ -254,6 +259,7 @@ class Plan:
                 adaptive=self.adaptive,
                 straggler=self.straggler,
                 preference=self.preference,
+                dispatch=self.dispatch,
                 dynamic_sampling=self.dynamic,
                 max_filtered=self.max_filtered,
                 lease_s=60.0,

@@ -141,7 +141,7 @@ def memory_of(scene: Scene) -> dict[str, object]:
             store.stage,
             run.next_ordinal,
         ),
-        "cursor": store.prompts.cursor,
+        "cursor": store.look_ahead.cursor,
         "deadlines": store.contract.deadlines,
         "filtered": store.filter.dropped,
         "counters": dict(run.counters.total),

@@ -52,6 +52,7 @@ ADDED: dict[str, Any] = {
     "started": [],
     "waits": False,
     "eta": None,
+    "skips": [],
     **dict.fromkeys(("buffer/handed_over", "buffer/saved_tokens", "buffer/lost_tokens"), 0),
 }
 
