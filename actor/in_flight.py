@@ -71,7 +71,8 @@ class InFlightCap:
             return self.rollouts
         cap = self._wanted(load, held, ended)
         if cap is not None:
-            self.rollouts = min(max(self._group, round(cap)), self._capacity)
+            # part of a group is no ticket
+            self.rollouts = min(max(1, round(cap / self._group)) * self._group, self._capacity)
             self._begin_anew(load, ended)
         return self.rollouts
 
@@ -82,11 +83,12 @@ class InFlightCap:
         running, waiting = (load.running - since.running) / steps, (load.waiting - since.waiting) / steps
         standing = min(self._queues) if len(self._queues) == STANDING else 0.0
         lost = load.preemptions - since.preemptions
+        mean_held = sum(self._held) / len(self._held)
         if lost > LOST * max(ended, running):
-            return held - waiting - CUT * running
+            return mean_held - waiting - CUT * running
         if standing > QUEUED * group:
             return held - standing + group
-        is_binding = sum(self._held) / len(self._held) + group > self.rollouts
+        is_binding = mean_held + group > self.rollouts
         has_room = waiting < SPARE * group and lost == 0 and (load.kv_use - since.kv_use) / steps < FULL
         if ended < TURNOVER * running:
             return None
