@@ -21,6 +21,7 @@ from torch import Tensor
 from ..actor.engines.completion import Completion
 from ..actor.rollouts import answer_ids
 from ..common.config.sections import Config, SourceConfig
+from ..common.config.trees import largest_eta
 from ..common.data.prompts import load_prompts
 from ..common.tokenizer import Tokenizer
 from ..common.types import (
@@ -231,7 +232,8 @@ class LockstepRun:
     def _step(self, version: int, groups: list[Group]) -> dict[str, float]:
         batch = Batch(generation=GENERATION, version=version, groups=groups)
         buffer = self.cfg.buffer
-        check_staleness(batch, version=version, generation=GENERATION, eta=buffer.eta, straggler=buffer.straggler)
+        largest = largest_eta(buffer)
+        check_staleness(batch, version=version, generation=GENERATION, eta=largest, straggler=buffer.straggler)
         metrics = self.trainer.train(batch)
         reference, how = self.trainer.reference, self.cfg.reference
         if reference is not None and how.ema > 0 and (version + 1) % how.ema_every == 0:

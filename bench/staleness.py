@@ -25,21 +25,23 @@ import numpy as np
 import torch
 
 from ..common.config.sections import Config
+from ..common.config.trees import adaptive_config
 from ..common.tokenizer import Tokenizer
 from ..common.types import Prompt
 from ..launch.demo.bootstrap import fill_demo_folder
 from ..launch.recipes import compose
+from .assumed_speed import AdaptiveEta
 from .lockstep import LockstepResult, LockstepRun, RolloutUse, task_prompts
 from .measure import train_run
 from .staleness_report import (
     TARGET,
     arms_table,
-    best_etas,
     differences,
     draw_staleness,
     fill_page,
     grid_tables,
     length_table,
+    time_table,
     write_docs_rows,
 )
 
@@ -62,6 +64,7 @@ ON_POLICY = "on_policy"  # the one arm of eta 0
 ARM_ETAS, ARM_SEEDS = (8, 2), 3
 ARMS: dict[str, tuple[str, ...]] = {
     "bypass_wide": (BYPASS, "objective.clip_low=0.5", "objective.clip_high=1.0"),
+    "bypass_dual": (BYPASS, "objective.dual_clip=3"),
     "decoupled_cap_1": ("objective.truncation=1",),
     "decoupled_masked": ("objective.weighting=mask",),
     "decoupled_ess": ("learner.ess_on_policy=1",),
@@ -73,9 +76,16 @@ ARMS: dict[str, tuple[str, ...]] = {
     "dppo_tv": (BYPASS, "objective.loss=dppo_tv", "objective.clip_low=0.15", "objective.clip_high=0.15"),
     "dppo_kl": (BYPASS, "objective.loss=dppo_kl", "objective.clip_low=0.05", "objective.clip_high=0.05"),
 }
+CONTEST = ("bypass", "dppo_tv", "decoupled", "approximate", "bypass_wide", "bypass_dual", "m2po", "dppo_kl", "gepo")
+# an eta that begins at 2 and moves
+ADAPTS = "buffer.adaptive={min: 0, max: 16}"
+ADAPTIVE_ARMS = {f"{arm}_adaptive": (*(GRID | ARMS)[arm], ADAPTS) for arm in ("decoupled", "bypass", "dppo_tv")}
+ADAPTIVE_BEGIN = 2
+# slow enough for eta to move before the target is reached, with the steps that it takes
+SLOW_RATE, SLOW_STEPS, SLOW_ETAS, SLOW_ARM = 2e-5, 100, (0, 2, 4, 8, 16), "dppo_tv"
 STEPS, GROUPS, ROLLOUTS = 40, 8, 8
 BASE = (
-    f"run.steps={STEPS}", f"buffer.batch_groups={GROUPS}", f"sampling.n={ROLLOUTS}", "objective.kl_beta=0",
+    f"buffer.batch_groups={GROUPS}", f"sampling.n={ROLLOUTS}", "objective.kl_beta=0",
     "buffer.dynamic_sampling=false", "validation.every=0", "validation.n=4", "validation.greedy=false",
 )  # fmt: skip
 QUARTERS = 4
@@ -108,14 +118,29 @@ def arm_cells(seed: int, eta: int) -> Iterator[Cell]:
             yield from (Cell(task, lr, eta, arm, seed) for lr in RATES)
 
 
+def contest_cells(task: str, lr: float, eta: int, seed: int) -> Iterator[Cell]:
+    """The runs of one seed that tell which correction may be the default."""
+    yield Cell(task, lr, 0, ON_POLICY, seed)
+    yield from (Cell(task, lr, eta, arm, seed) for arm in CONTEST)
+
+
+def adaptive_cells(seed: int) -> Iterator[Cell]:
+    """The runs of one seed whose eta moves, and those of the slow rate that they are compared with."""
+    for task in TASKS:
+        yield from (Cell(task, lr, ADAPTIVE_BEGIN, arm, seed) for lr in RATES for arm in ADAPTIVE_ARMS)
+        yield Cell(task, SLOW_RATE, ADAPTIVE_BEGIN, f"{SLOW_ARM}_adaptive", seed)
+        yield from (Cell(task, SLOW_RATE, eta, SLOW_ARM if eta else ON_POLICY, seed) for eta in SLOW_ETAS)
+
+
 def all_cells(seeds: int) -> Iterator[Cell]:
     """Every run, in order of worth: what tells the arms apart first, then more seeds, then the other etas."""
+    low, high = RATES
     for seed in range(min(seeds, ARM_SEEDS)):
-        for eta in reversed(ARM_ETAS):
-            # where a stale run may collapse
-            yield from (Cell("sums", RATES[1], eta, arm, seed) for arm in (*GRID, *ARMS))
-        # where what is clipped may make it slow
-        yield from (Cell("sums", RATES[0], ARM_ETAS[0], arm, seed) for arm in (*GRID, *ARMS))
+        # where a stale run may collapse, and where what is clipped may make it slow
+        yield from contest_cells("sums", high, 2, seed)
+        if seed == 0:
+            yield from contest_cells("sums", low, 8, seed)
+        yield from contest_cells("lists", high, 2, seed)
     for seed in range(min(seeds, 2)):
         yield from grid_cells(seed, FIRST_ETAS)
         yield from arm_cells(seed, ARM_ETAS[0])
@@ -128,16 +153,19 @@ def all_cells(seeds: int) -> Iterator[Cell]:
         for seed in range(min(seeds, ARM_SEEDS)):
             # those above once more: they are there by now
             yield from arm_cells(seed, eta)
+    for seed in range(seeds):
+        yield from adaptive_cells(seed)
 
 
 def overrides_of(cell: Cell, model: Path) -> list[str]:
     """The settings of a run, over the recipe `demo`; a run of processes takes them too."""
-    own = (GRID | ARMS | {ON_POLICY: ()})[cell.arm]
+    own = (GRID | ARMS | ADAPTIVE_ARMS | {ON_POLICY: ()})[cell.arm]
     files = (
         f"data.{name}=[" + ",".join(f"{{file: {model}/{file}.jsonl, only: {task}}}" for task in TASKS[cell.task]) + "]"
         for name, file in (("train", "train"), ("heldout", "heldout"))
     )
-    settings = [f"learner.lr={cell.lr}", f"buffer.eta={cell.eta}", f"run.seed={cell.seed}"]
+    steps = SLOW_STEPS if cell.lr == SLOW_RATE else STEPS
+    settings = [f"run.steps={steps}", f"learner.lr={cell.lr}", f"buffer.eta={cell.eta}", f"run.seed={cell.seed}"]
     return [*BASE, f"model={model}", *files, *settings, *own]
 
 
@@ -155,8 +183,12 @@ class Study:
         cfg = self._config(cell)
         prompts, heldout = (self._prompts_of(name, cell.task, cfg) for name in ("train", "heldout"))
         began = time.process_time()
-        result = LockstepRun(cfg, prompts, heldout, self._tokenizer).run(lambda version, metrics: cell.eta)
-        return row_of(cell, result) | {"cpu_s": round(time.process_time() - began, 1)}
+        rules = adaptive_config(cfg.buffer)
+        adaptive = None if rules is None else AdaptiveEta(rules, cell.eta)
+        run = LockstepRun(cfg, prompts, heldout, self._tokenizer)
+        row = row_of(cell, run.run(adaptive or (lambda version, metrics: cell.eta)))
+        moved = {"etas": adaptive.etas, "reasons": adaptive.reasons} if adaptive else {}
+        return row | moved | {"cpu_s": round(time.process_time() - began, 1)}
 
     def _config(self, cell: Cell) -> Config:
         kind = replace(cell, seed=0)
@@ -279,8 +311,8 @@ def draw(args: argparse.Namespace) -> None:
         arms_table(rows, [*GRID, *ARMS], sorted(ARM_ETAS)),
         f"At eta {LENGTH_ETA}, by quarters of the rollouts, the shortest first: tokens, share that keep their gradient, ESS.",
         length_table(rows, LENGTH_ETA),
-        f"Steps to a reward of {TARGET}, divided by the published speed at that eta (1, 1.43, 1.76, 2.12):",
-        best_etas(rows),
+        f"Time to a reward of {TARGET} in steps of eta 0, at speeds like the published ones (`bench/assumed_speed.py`):",
+        time_table(rows, [*GRID, *ARMS]),
     ]
     made = "\n\n".join(tables)
     fill_page(args.docs / "staleness.md", made)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .assumed_speed import speed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = dict
 TARGET = 0.85
 WINDOW = 3  # versions that the reward is averaged over
-# published speed of a run over its synchronous self, on 32 + 8 devices: what the steps saved by a small eta cost in time
-SPEED = {0: 1.0, 1: 1.43, 2: 1.76, 4: 2.12}
 GRID_ARMS = ("decoupled", "bypass", "uncorrected", "approximate")
 # in the page, around what is made of the rows
 BEGIN, END = "<!-- made by `prolong bench staleness --draw` -->", "<!-- end of what is made -->"
@@ -141,16 +141,31 @@ def differences(rows: Sequence[Row]) -> str:
     return "\n".join(texts)
 
 
-def best_etas(rows: Sequence[Row]) -> str:
-    """Time to the target at the published speeds, in steps of the synchronous system, for every eta that has one."""
-    texts = ["| task, rate, arm | " + " | ".join(f"eta {eta}" for eta in SPEED) + " |", "| --- |" + " ---: |" * len(SPEED)]
+def time_to_target(row: Row) -> float:
+    """Steps to the target, each in the time that its eta takes; in steps of the synchronous system."""
+    etas = row.get("etas", [row["eta"]] * len(row["curve"]))
+    return sum(1.0 / speed(eta) for eta in etas[: steps_to_target(row)])
+
+
+def time_table(rows: Sequence[Row], arms: Sequence[str]) -> str:
+    """Time to the target by eta, and of the arm whose eta adapts."""
+    etas = sorted({row["eta"] for row in rows if "etas" not in row})
+    texts = ["| task, rate, arm | " + " | ".join(f"eta {eta}" for eta in etas) + " | adaptive |"]
+    texts.append("| --- |" + " --- |" * (len(etas) + 1))
     for task, lr in parts_of(rows):
-        for arm in GRID_ARMS:
-            found = {eta: of_cell(rows, task, lr, eta, arm) for eta in SPEED}
-            if all(found.values()):
-                times = [statistics.fmean(map(steps_to_target, found[eta])) / speed for eta, speed in SPEED.items()]
-                texts.append(f"| {task} {lr:g} {arm} | " + " | ".join(f"{time:.1f}" for time in times) + " |")
+        for arm in arms:
+            cells = [of_cell(rows, task, lr, eta, arm) for eta in etas]
+            cells.append([row for row in rows if (row["task"], row["lr"], row["arm"]) == (task, lr, f"{arm}_adaptive")])
+            if sum(map(bool, cells)) > 1:
+                texts.append(f"| {task} {lr:g} {arm} | " + " | ".join(map(_time_text, cells)) + " |")
     return "\n".join(texts)
+
+
+def _time_text(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "-"
+    mean, error = mean_and_error([time_to_target(row) for row in rows])
+    return f"{mean:.1f} ±{error:.1f}"
 
 
 def fill_page(path: Path, tables: str) -> None:

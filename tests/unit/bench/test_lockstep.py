@@ -87,6 +87,12 @@ def test_a_bound_that_falls_is_drained_and_one_that_rises_is_filled(model: Path)
     assert [step["policy/lag_max"] for step in result.metrics] == [0, 1, 2, 3, 3]
 
 
+def test_an_adaptive_bound_is_obeyed_up_to_its_maximum(model: Path) -> None:
+    run = run_of(model, Cell("sums", 5e-4, 2, "bypass_adaptive", 0))
+    result = run.run(lambda version, seen: 4)
+    assert result.metrics[-1]["policy/lag_max"] == 4
+
+
 def test_a_run_depends_on_its_seed_alone_and_corrections_agree_at_first(model: Path) -> None:
     def rewards(cell: Cell) -> list[float]:
         return run_of(model, cell).run(lambda version, seen: cell.eta).rewards

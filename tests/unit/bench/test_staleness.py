@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 from prolong.bench import staleness
-from prolong.bench.staleness import ARMS, GRID, RATES, TASKS, Cell, all_cells, overrides_of, read_rows
-from prolong.bench.staleness_report import BEGIN, END, best_etas, grid_tables, late_reward, paired, steps_to_target
+from prolong.bench.assumed_speed import AdaptiveEta, speed
+from prolong.bench.staleness import ADAPTIVE_ARMS, ARMS, GRID, RATES, TASKS, Cell, all_cells, overrides_of, read_rows
+from prolong.bench.staleness_report import (
+    BEGIN,
+    END,
+    grid_tables,
+    late_reward,
+    paired,
+    steps_to_target,
+    time_table,
+    time_to_target,
+)
+from prolong.common.config.sections import AdaptiveConfig
 from prolong.launch.recipes import compose
 
 
@@ -20,14 +31,14 @@ def row(eta: int, arm: str, seed: int, *, heldout: float, curve: list[float], ta
 
 def test_the_grid_has_each_run_once_and_eta_0_for_one_correction() -> None:
     cells = list(dict.fromkeys(all_cells(5)))
-    grid = [cell for cell in cells if cell.arm not in ARMS]
+    grid = [cell for cell in cells if cell.arm not in ARMS | ADAPTIVE_ARMS and cell.lr in RATES]
     assert len(grid) == (1 + 5 * len(GRID)) * len(TASKS) * len(RATES) * 5 == 420
     assert {cell.eta for cell in grid} == {0, 1, 2, 4, 8, 16}
     assert {cell.arm for cell in grid if cell.eta == 0} == {"on_policy"}
     assert {cell.seed for cell in cells[:40]} == {0}
 
 
-@pytest.mark.parametrize("arm", [*GRID, *ARMS])
+@pytest.mark.parametrize("arm", [*GRID, *ARMS, *ADAPTIVE_ARMS])
 def test_every_arm_is_a_configuration(arm: str) -> None:
     cfg = compose("demo", overrides_of(Cell("lists", 5e-4, 8, arm, 3), Path("models/demo")))
     assert (cfg.learner.lr, cfg.buffer.eta, cfg.run.seed) == (5e-4, 8, 3)
@@ -56,8 +67,8 @@ def test_tables_and_differences_are_means_over_seeds(tmp_path: Path, capsys: pyt
         rows += [row(eta, "bypass", seed, heldout=0.9, curve=fast) for seed in (0, 1)]
     assert "| 2 | 0.700 ±0.100, 4.0, 0.50 | 0.900 ±0.000, 3.0, 0.50 | - | - |" in grid_tables(rows)
     assert paired(rows, "decoupled", "bypass", lambda each: each["heldout"])["sums 5e-05"][::2] == (pytest.approx(-0.2), 6)
-    # 3 steps at 1, 1.43, 1.76 and 2.12 times the speed
-    assert "| sums 5e-05 bypass | 3.0 | 2.1 | 1.7 | 1.4 |" in best_etas(rows)
+    # 3 steps at 1, 1.43, 1.73 and 2.09 times the speed
+    assert "| sums 5e-05 bypass | 3.0 ±0.0 | 2.1 ±0.0 | 1.7 ±0.0 | 1.4 ±0.0 | - |" in time_table(rows, ["bypass"])
     path, page = tmp_path / "rows.jsonl", tmp_path / "staleness.md"
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     page.write_text(f"before\n{BEGIN}\nthe tables of yesterday\n{END}\nbehind\n")
@@ -69,3 +80,28 @@ def test_tables_and_differences_are_means_over_seeds(tmp_path: Path, capsys: pyt
     assert "yesterday" not in page.read_text()
     assert len((tmp_path / "staleness.jsonl").read_text().splitlines()) == 13
     assert (tmp_path / "staleness.png").stat().st_size > 10_000
+
+
+def test_assumed_speeds_are_near_the_published_ones() -> None:
+    for eta, published in {0: 1.0, 1: 1.43, 2: 1.76, 4: 2.12}.items():
+        assert speed(eta) == pytest.approx(published, rel=0.02)
+    assert speed(16) > speed(8) > 2.2
+
+
+def test_time_to_the_target_counts_every_step_at_its_own_eta() -> None:
+    moved = row(2, "bypass_adaptive", 0, heldout=0, curve=[0.0, 1.0, 1.0, 1.0, 1.0]) | {"etas": [2, 2, 1, 0, 0]}
+    assert time_to_target(moved) == pytest.approx(2 / speed(2) + 1 / speed(1))
+
+
+def test_an_adaptive_eta_falls_when_the_data_are_far_and_rises_when_they_are_near() -> None:
+    def etas(ess: float) -> list[int]:
+        rule, metrics = AdaptiveEta(AdaptiveConfig(max=16), 4), []
+        for version in range(40):
+            rule(version, metrics)
+            metrics.append({"policy/ess": ess, "policy/kl_behaviour_k3": 0.0})
+        return rule.etas
+
+    far, near = etas(0.5), etas(1.0)
+    assert far[0] == near[0] == 4
+    assert far[-1] == 0
+    assert near[-1] > 4
