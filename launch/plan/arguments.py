@@ -15,7 +15,7 @@ def plan_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("cluster", type=Path, metavar="CLUSTER.yaml", help="pools, learner, lengths: docs/planning.md")
     parser.add_argument("--recipe", default="", help="a name in launch/conf, or a YAML file such as runs/NAME/config.yaml")
-    parser.add_argument("--steps", type=int, default=50, help="learner steps of the run (default: 50)")
+    parser.add_argument("--steps", type=int, default=30, help="learner steps of the run (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of lengths and rewards (default: 0)")
     parser.add_argument(
         "--calibrate", action="append", default=[], metavar="RUN", help="fit CLUSTER.yaml to this run first; may be repeated"
