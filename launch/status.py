@@ -139,8 +139,7 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
         return
     console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
     if "eta" in known:
-        why = f", since {known['eta_why']}" if known["eta_why"] else ""
-        console.print(f"eta: {known['eta']}{why}", highlight=False, soft_wrap=True, markup=False)
+        console.print(eta_line(known["eta"], known["eta_why"]), highlight=False, soft_wrap=True, markup=False)
     console.print(ledger_table(known["ledger"]))
     console.print(conservation_law(known["ledger"], known["balanced"]), highlight=False, soft_wrap=True)
     counters = known["counters"] if "counters" in known else known.get("summary", {}).get("counters", {})
@@ -159,6 +158,11 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
                 console.print(
                     f"{name} has no new weights: {peer['weights_error']}", highlight=False, soft_wrap=True, markup=False
                 )
+
+
+def eta_line(eta: int, why: str) -> str:
+    """The eta of tickets that are issued now, and why it was last changed."""
+    return f"eta: {eta}" + (f", because {why}" if why else "")
 
 
 def handover_line(counters: Mapping[str, int]) -> str:

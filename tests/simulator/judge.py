@@ -171,7 +171,7 @@ class Judge:
         if self.plan.straggler is not Straggler.wait:
             return
         entries = core.run.store.ledger.entries()
-        ages = [(e.group.oldest_version if e.group else e.ticket.version, e.ticket.eta) for e in entries]
+        ages = [(e.group.oldest_version if e.group else e.ticket.version, e.ticket.eta or 0) for e in entries]
         for k in range(self.plan.eta_max + 1):
             due = sum(version + eta < core.run.store.head + k for version, eta in ages)
             if due > k * self.plan.batch:

@@ -7,7 +7,16 @@ import pytest
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import Config, ModelConfig, RunConfig
 from prolong.common.errors import UserError
-from prolong.launch.status import buffer_note, conservation_law, find_run, pools_table, run_status, show_status, weights_table
+from prolong.launch.status import (
+    buffer_note,
+    conservation_law,
+    eta_line,
+    find_run,
+    pools_table,
+    run_status,
+    show_status,
+    weights_table,
+)
 from rich.console import Console
 
 STATES = {"issued": 0, "leased": 0, "stored": 2, "batched": 0, "trained": 10, "filtered": 3, "stale": 0, "failed": 1}
@@ -36,6 +45,14 @@ def test_a_ledger_that_does_not_add_up_is_exit_code_1(ended: Path, capsys: pytes
     (ended / "summary.json").write_text(json.dumps({"steps": 5, "ledger": {"total": 17, **STATES}}))
     assert show_status(str(ended), as_json=False) == 1
     assert "NOT BALANCED" in capsys.readouterr().out
+
+
+def test_eta_is_shown_with_the_reason_of_its_last_change() -> None:
+    assert eta_line(2, "") == "eta: 2"
+    assert (
+        eta_line(1, "KL(behaviour, policy) 0.02 nats, above 0.01")
+        == "eta: 1, because KL(behaviour, policy) 0.02 nats, above 0.01"
+    )
 
 
 def test_a_run_without_buffer_and_summary_is_stopped_at_its_last_step(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from prolong.buffer.journal.journal import read_journal
 from prolong.common.config.run_files import find_checkpoints, run_paths
 from prolong.common.config.sections import Config
 from prolong.common.errors import RunStopped
+from prolong.common.metrics import read_metrics
 from prolong.common.signals import StopRequest
 from prolong.common.types import StepEvidence
 from prolong.learner import main as module
@@ -68,9 +69,11 @@ class NotedSource(RecordedSource):
     """Notes which steps it was told would be saved."""
 
     noted: list[tuple[int, bool]]
+    evidence: list[StepEvidence]
 
     def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         self.noted.append((version, saves))
+        self.evidence.append(evidence)
 
 
 @pytest.mark.parametrize(("every_s", "saved"), [(0.0, [4]), (1e-6, [1, 2, 3, 4]), (1e6, [4])])
@@ -81,11 +84,22 @@ def test_a_checkpoint_is_also_due_when_the_last_one_is_old(
     # these steps are shorter than a write
     monkeypatch.setattr(Checkpointer, "busy", False)
     source = NotedSource(cfg, Ranks(), read_journal(run_paths(cfg).journal), threading.Event())
-    source.noted = []
+    source.noted, source.evidence = [], []
     run(Learner.start(cfg, Ranks(), source, torch.device("cpu")))
     assert list(find_checkpoints(run_paths(cfg).checkpoints)) == saved
     by_time = every_s == 1e-6
     assert source.noted == [(version, by_time) for version in range(1, 5)]
+
+
+def test_every_step_says_how_far_its_data_were_from_the_policy_and_how_long_it_waited(cfg: Config) -> None:
+    source = NotedSource(cfg, Ranks(), read_journal(run_paths(cfg).journal), threading.Event())
+    source.noted, source.evidence = [], []
+    run(Learner.start(cfg, Ranks(), source, torch.device("cpu")))
+    records = read_metrics(run_paths(cfg).metrics)
+    assert [(said.ess, said.kl) for said in source.evidence] == [
+        (record["policy/ess"], record["policy/kl_behaviour_k3"]) for record in records
+    ]
+    assert all(0 < said.wait_s < said.step_s for said in source.evidence)
 
 
 def test_a_signal_while_the_model_is_loaded_ends_the_learner_there(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:

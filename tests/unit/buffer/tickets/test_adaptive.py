@@ -83,16 +83,15 @@ def test_no_waiting_tries_less_and_goes_back_when_that_makes_the_learner_wait() 
     ],
 )
 def test_data_that_are_away_from_the_policy_halve_eta_whatever_waiting_costs(numbers: dict[str, float], why: str) -> None:
-    state, changes = run(initial_state(4), 30, held=0.9, **numbers)
+    state, changes = run(initial_state(4), 30, RULES, held=0.9, **numbers)
     assert changes == [(2, why), (1, why), (0, why)]
-    assert run(state, 100, held=0.9, **numbers)[1] == [], "0 is the least, and there is no reason to leave it"
+    assert run(state, 100, RULES, held=0.9, **numbers)[1] == [], "0 is the least, and there is no reason to leave it"
 
 
 def test_eta_is_not_raised_where_the_next_age_would_leave_the_bounds() -> None:
-    near = {"held": 0.9, "ess": 0.97}  # at eta 1: a raise would make it .97 ** 2.25 = .934
-    assert run(initial_state(1), 4, **near)[1][0][0] == 2
-    far = {"held": 0.9, "ess": 0.95}  # .891, below .9
-    assert run(initial_state(1), 50, **far)[1] == []
+    # at eta 1 a raise would make them .97 ** 2.25 = .934 and .95 ** 2.25 = .891
+    assert run(initial_state(1), 4, held=0.9, ess=0.97)[1][0][0] == 2
+    assert run(initial_state(1), 50, held=0.9, ess=0.95)[1] == []
     assert run(initial_state(1), 50, held=0.9, kl=0.03)[1] == []
 
 

@@ -57,6 +57,20 @@ def test_the_kl_term_cannot_be_switched_on_but_changed_and_switched_off() -> Non
     assert not [*fixed_settings(run(), run(set_key("objective.kl_beta", 0.5)), 0)]
 
 
+ADAPTIVE = "buffer.adaptive"
+
+
+def test_the_largest_eta_may_grow_and_not_shrink_whether_it_adapts_or_not() -> None:
+    adapts, wider = run(set_key(ADAPTIVE, {"max": 4})), run(set_key(ADAPTIVE, {"max": 6, "min": 1, "waiting": 0.2}))
+    for recorded, given in ((run(), adapts), (adapts, wider), (adapts, run(set_key("buffer.eta", 4)))):
+        assert not [*fixed_settings(recorded, given, 0)]
+    (setting,) = fixed_settings(wider, adapts, 0)
+    why = "groups under way may be older than a smaller bound allows; it may only grow"
+    assert setting.sentence() == f"buffer.adaptive.max = 4, but this run has 6: {why}"
+    (setting,) = fixed_settings(adapts, run(), 0)
+    assert setting.sentence() == f"buffer.eta = 2, but this run has 4: {why}"
+
+
 IMPOSSIBLE = {
     "model.lora": set_key("model.lora", {"rank": 8}),
     "run.seed": set_key("run.seed", 1),

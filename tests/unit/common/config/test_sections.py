@@ -2,6 +2,7 @@
 
 import pytest
 from prolong.common.config.sections import (
+    AdaptiveConfig,
     BufferConfig,
     Config,
     ModelConfig,
@@ -12,7 +13,7 @@ from prolong.common.config.sections import (
     SourceConfig,
     ValidationConfig,
 )
-from prolong.common.config.trees import build_section, default_tree
+from prolong.common.config.trees import adaptive_config, build_section, default_tree
 from prolong.common.errors import ConfigError
 
 
@@ -28,6 +29,18 @@ def test_defaults_stand_for_themselves():
     ("make", "said"),
     [
         (lambda: BufferConfig(eta=-1), r"buffer.eta = -1: expected 0 or more"),
+        (lambda: AdaptiveConfig(min=-1), r"buffer.adaptive.min = -1: expected 0 or more"),
+        (
+            lambda: AdaptiveConfig(min=3, max=3),
+            r"buffer.adaptive.max = 3: expected more than min = 3; a fixed",
+        ),
+        (lambda: AdaptiveConfig(ess=1.0), r"buffer.adaptive.ess = 1.0: expected between 0 and 1"),
+        (lambda: AdaptiveConfig(window=0), r"buffer.adaptive.window = 0: expected at least 1"),
+        (
+            lambda: adaptive_config(BufferConfig(adaptive={"mx": 4})),
+            r"buffer.adaptive.mx = 4: unknown key; did you mean buffer.adaptive.max\?",
+        ),
+        (lambda: adaptive_config(BufferConfig(eta=9, adaptive={"max": 4})), r"buffer.eta = 9: expected from 0 to 4, between"),
         (lambda: BufferConfig(heartbeat_s=20.0), r"buffer.heartbeat_s = 20.0: expected above 0 and below buffer.silence_s"),
         (lambda: BufferConfig(batch_groups=0), r"buffer.batch_groups = 0: expected at least 1"),
         (lambda: BufferConfig(max_message_mb=5000), r"buffer.max_message_mb = 5000: expected from 1 to 4096"),

@@ -4,9 +4,12 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.messages import Status
 from prolong.launch.local.live import MetricsTail, RunProgress, live_line, live_page, sparkline
+from prolong.learner.drift import DriftWatch
 from rich.console import Console
 
 
@@ -131,6 +134,24 @@ def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut
     assert resumed.stat().st_size > path.stat().st_size
     resumed.replace(path)
     assert tail.read() == ([{"step": step} for step in range(1, 9)], True)
+
+
+def test_an_eta_that_adapts_is_shown_as_it_is_now_with_the_reason_and_its_bound(progress: RunProgress) -> None:
+    assert "eta" not in live_line(progress)
+    progress.adapts, progress.eta = True, 8
+    progress.add([record(5) | {"buffer/eta": 3.0}])
+    assert progress.status is not None
+    progress.status = msgspec.structs.replace(progress.status, eta=3, eta_why="work is held back for 9.0% of the time")
+    assert "bound 3 of 8 (work is held back for 9.0% of the time)" in shown(progress, 160)
+    assert "staleness 1.2/2 eta 3  " in live_line(progress)
+
+
+def test_data_that_drift_too_far_are_noted_once(progress: RunProgress) -> None:
+    progress.drift = DriftWatch(ObjectiveConfig(clip_low=0.2), eta=2, minibatches=1)
+    far = {"policy/log_ratio_m2": 0.16, "policy/lag_mean": 2.0, "policy/ess": 0.9, "learner/lr": 5e-4}
+    progress.add(record(step) | far for step in range(5, 30))
+    (note,) = progress.notes
+    assert "0.4 nats (root mean square) from the policy" in note
 
 
 def test_mean_and_maximum_of_staleness_are_of_the_same_steps(progress: RunProgress) -> None:

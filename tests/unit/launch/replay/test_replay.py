@@ -5,9 +5,13 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
+from prolong.buffer.journal.journal import open_journal
+from prolong.buffer.journal.records import EtaEvidence, EtaRecord
+from prolong.buffer.tickets.adaptive import decide_eta, initial_state
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
-from prolong.common.config.sections import Config
+from prolong.common.config.sections import AdaptiveConfig, Config
 from prolong.common.errors import UserError
 from prolong.launch.local.process import ChildProcess
 from prolong.launch.replay import replay
@@ -144,6 +148,33 @@ def page(tmp_path: Path, found: Difference | None, checkpoints: dict[int, Finger
     cfg.model.path = "m"
     plan = ReplayPlan(RunPaths(tmp_path), cfg, 0, 9, {step: {"step": step} for step in range(1, 10)}, checkpoints, {})
     return "\n".join(replay._page(plan, RunPaths(tmp_path / "replay"), found, sorted(checkpoints)))
+
+
+def test_decisions_about_eta_are_made_again(tmp_path: Path) -> None:
+    paths = a_run(tmp_path, versions=range(6), steps=6, checkpoints=())
+    rules = AdaptiveConfig(window=1)
+    numbers = {"ess": 1.0, "kl": 0.0, "wait_s": 1.0, "step_s": 1.0, "held_s": 0.02}
+    states, records = [initial_state(0)], []
+    for version in (1, 2):
+        evidence = EtaEvidence(version=version, **numbers)
+        records.append(EtaRecord(evidence=evidence, rules=rules, state=states[-1], eta=0))
+        states.append(decide_eta(states[-1], evidence, rules)[0])
+    write_decisions(paths.journal, records)
+    plan = make_plan(paths, None)
+    assert (plan.num_decisions, plan.wrong_decisions) == (2, [])
+    write_decisions(paths.journal, [msgspec.structs.replace(records[1], eta=3)])
+    (wrong,) = make_plan(paths, None).wrong_decisions
+    assert (wrong.version, wrong.recorded, wrong.made) == (2, "eta 3 (unchanged)", "eta 0 (unchanged)")
+
+
+def write_decisions(folder: Path, records: list[EtaRecord]) -> None:
+    journal = open_journal(folder, max_gb=0.01, keep_history=True)
+    for record in records:
+        journal.log_eta(record)
+    state = journal.load_state()
+    assert state is not None
+    journal.commit(state)
+    journal.close()
 
 
 def test_the_page_tells_rounding_from_change(tmp_path: Path) -> None:
