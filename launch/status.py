@@ -106,6 +106,7 @@ def _from_buffer(status: Status) -> JsonObject:
         "counters": status.counters,
         "eta": status.eta,
         "eta_why": status.eta_why,
+        "waits_for": status.waits_for,
         "validation": [msgspec.structs.asdict(score) for score in status.validation],
     }
 
@@ -138,6 +139,8 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
             console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
         return
     console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
+    if known.get("waits_for"):
+        console.print(known["waits_for"], highlight=False, soft_wrap=True, markup=False)
     if "eta" in known:
         console.print(eta_line(known["eta"], known["eta_why"]), highlight=False, soft_wrap=True, markup=False)
     console.print(ledger_table(known["ledger"]))

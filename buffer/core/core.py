@@ -25,6 +25,7 @@ from .peers import Outgoing, Peer, Peers, refuse_hello
 from .run_state import RunState
 from .settings import RunSettings
 from .status import make_status
+from .stragglers import Stragglers
 from .weights_plane import WeightsPlane
 
 # how long the buffer stays after the last word
@@ -45,6 +46,7 @@ class BufferCore:
         self.peers = Peers()
         buffer = settings.buffer
         self.dispatch = Dispatch(run, self.peers, buffer.dispatch, buffer.silence_s, buffer.max_message_mb << 20)
+        self.stragglers = Stragglers(run, self.peers, buffer.heartbeat_s)
         self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
@@ -153,6 +155,8 @@ class BufferCore:
         self.dispatch.expire(now)
         self._drop_silent(now)
         out = self.weights.tick(now) + self._serve_batch(now)
+        if self.progress.waits and not self.finishing:
+            self.stragglers.look(now)
         given = self.dispatch.issue(now, training=not self.finishing)
         out += [(peer.identity, tickets) for peer, tickets in given]
         self.run.held.note(now, holds=self._eta_holds())
@@ -186,7 +190,7 @@ class BufferCore:
 
     def status(self, now: float) -> m.Status:
         """Everything that `prolong status` prints."""
-        return make_status(self._settings, self.run, self.peers, self.quarantine.held(now), now)
+        return make_status(self._settings, self.run, self.peers, self.quarantine.held(now), self.stragglers.sentence, now)
 
     # --- coming and going -------------------------------------------------------------------------
 
@@ -306,6 +310,7 @@ class BufferCore:
         if learner is None or batch is None:
             return []
         self.run.forecast.note_served(now)
+        self.stragglers.end()
         return [(learner.identity, m.BatchReady(batch=batch))]
 
     def _request_reset(self) -> m.ResetNoted | m.Refused:

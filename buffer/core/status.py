@@ -18,7 +18,9 @@ MAX_PEERS = 200
 About = dict[str, float | str]
 
 
-def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined: dict[bytes, float], now: float) -> Status:
+def make_status(
+    settings: RunSettings, run: RunState, peers: Peers, quarantined: dict[bytes, float], waits_for: str, now: float
+) -> Status:
     """`quarantined`: senders whose frames are dropped, by routing id, with the seconds that are left."""
     ledger = run.store.ledger
     about = {peer.name: _about(peer, run, now) for peer in _shown(run, peers)}
@@ -34,6 +36,7 @@ def make_status(settings: RunSettings, run: RunState, peers: Peers, quarantined:
         eta_why="" if run.eta is None else run.eta.why,
         peers=about,
         num_peers=peers.num_peers,
+        waits_for=waits_for,
         counters=dict(run.counters.total),
         validation=list(run.validation.scores),
     )

@@ -202,6 +202,10 @@ class Forecast:
         expected = self.expect(actor, prompt, sampling, load)
         return None if expected is None else expected.mean_s
 
+    def expected(self, ordinal: int) -> Expected | None:
+        """What was foretold when a ticket that is under way was given."""
+        return self._under_way.get(ordinal)
+
     def usual_s(self, actor: str, load: int) -> float | None:
         """Seconds until a usual group would be back. None for an actor of which nothing is known yet."""
         speed = self._speeds.get(actor)

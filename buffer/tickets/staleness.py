@@ -201,6 +201,17 @@ class StalenessContract:
                 chosen += self._stored[deadline].first(count)
         return sorted(chosen)
 
+    def held_up_until(self) -> int | None:
+        """The last deadline whose tickets a batch waits for; None when it waits for no ticket in particular."""
+        stored = [len(self._stored.get(d, ())) for d in self._classes()]
+        need = required(self._pending(), self.batch) if self.straggler is Straggler.wait else [0] * len(stored)
+        short = [d for d, have, least in zip(self._classes(), accumulate(stored), need, strict=True) if have < least]
+        return short[-1] if short else None
+
+    def deadline_of(self, ordinal: int) -> int:
+        """The deadline of a ticket that needs a batch. Raises KeyError for any other."""
+        return self._deadlines[ordinal]
+
     def take(self, chosen: list[int]) -> list[int]:
         """Remove a batch, move head on, and return the ordinals of stored groups that missed their deadline (`wait`: none).
 

@@ -206,6 +206,8 @@ def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
             ("speed", _speed(progress)),
             *([("pools", pools)] if (pools := _pools(progress)) else []),
         ]
+    if progress.status is not None and progress.status.waits_for:
+        rows.append(("late", Text(progress.status.waits_for)))
     if progress.status is not None:
         rows.append(("ledger", _ledger(progress.status)))
     return rows
