@@ -6,13 +6,14 @@ import os
 import threading
 from pathlib import Path
 from statistics import fmean
+from time import monotonic
 from typing import NamedTuple
 
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 EVERY_S = 0.5
 
 
-class _Process(NamedTuple):
+class HostProcess(NamedTuple):
     """What /proc/PID/stat says."""
 
     pid: int
@@ -23,17 +24,22 @@ class _Process(NamedTuple):
 
 
 def runnable_others(root: int) -> int:
-    """How many shares of the scheduler others than the process `root` and its descendants ask for now.
+    """How many shares of the scheduler others than the process `root` and its descendants ask for now."""
+    grouped = AUTOGROUP.is_file() and AUTOGROUP.read_text().strip() == "1"
+    found = {process.pid: process for process in map(_read, os.listdir("/proc")) if process is not None}
+    return count_shares(found, root, grouped=grouped)
+
+
+def count_shares(processes: dict[int, HostProcess], root: int, *, grouped: bool) -> int:
+    """The shares that are asked for by processes that do not descend from `root`.
 
     Linux shares cores among sessions where it groups processes by them (autogroup), else among threads.
     """
-    processes = {process.pid: process for process in map(_read, os.listdir("/proc")) if process is not None}
-    running = [process for process in processes.values() if not _descends(process.pid, root, processes) and _runs(process)]
-    grouped = AUTOGROUP.is_file() and AUTOGROUP.read_text().strip() == "1"
-    return len({process.session for process in running}) if grouped else len(running)
+    others = [process for process in processes.values() if not _descends(process.pid, root, processes) and _runs(process)]
+    return len({process.session for process in others}) if grouped else len(others)
 
 
-def _read(name: str) -> _Process | None:
+def _read(name: str) -> HostProcess | None:
     if not name.isdigit():
         return None
     try:
@@ -41,10 +47,10 @@ def _read(name: str) -> _Process | None:
     except OSError:
         return None  # it has ended
     rest = text.rpartition(")")[2].split()
-    return _Process(int(name), rest[0], int(rest[1]), int(rest[3]), int(rest[17]))
+    return HostProcess(int(name), rest[0], int(rest[1]), int(rest[3]), int(rest[17]))
 
 
-def _runs(process: _Process) -> bool:
+def _runs(process: HostProcess) -> bool:
     """Whether any of its threads wants a core."""
     if process.state == "R":
         return True
@@ -57,7 +63,7 @@ def _runs(process: _Process) -> bool:
     return any(text.rpartition(")")[2].split()[0] == "R" for text in texts)
 
 
-def _descends(pid: int, root: int, processes: dict[int, _Process]) -> bool:
+def _descends(pid: int, root: int, processes: dict[int, HostProcess]) -> bool:
     while pid in processes:
         if pid == root:
             return True
@@ -66,10 +72,10 @@ def _descends(pid: int, root: int, processes: dict[int, _Process]) -> bool:
 
 
 class OtherLoad:
-    """Samples the load of others while it is entered. Example: with OtherLoad() as load: ...; load.mean"""
+    """Samples the load of others while it is entered. Example: with OtherLoad() as load: ...; load.mean_of_last(60.0)"""
 
     def __init__(self) -> None:
-        self._samples: list[int] = []
+        self._samples: list[tuple[float, int]] = []  # time, and how many wanted a core
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -81,11 +87,12 @@ class OtherLoad:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def mean(self) -> float:
-        """Over all samples so far."""
-        return fmean(self._samples) if self._samples else 0.0
+    def mean_of_last(self, seconds: float) -> float:
+        """Over the samples of that time before the last one."""
+        latest = self._samples[-1][0] if self._samples else 0.0
+        counts = [count for time_s, count in self._samples if time_s >= latest - seconds]
+        return fmean(counts) if counts else 0.0
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
-            self._samples.append(runnable_others(os.getpid()))
+            self._samples.append((monotonic(), runnable_others(os.getpid())))

@@ -53,7 +53,8 @@ def record_run(setting: Setting, args: argparse.Namespace) -> RecordedRun:
         fixed = [*FIXED, f"run.steps={args.steps}", *setting.overrides, *args.overrides]
         with OtherLoad() as load:
             train_run(setting.name, fixed, root=args.root, recipe=args.recipe)
-        note.write_text(json.dumps(load.mean))
+        # not while the processes of the run start
+        note.write_text(json.dumps(load.mean_of_last(read_recorded(str(folder)).warm_s)))
     return replace(read_recorded(str(folder)), others=json.loads(note.read_text()))
 
 

@@ -68,10 +68,14 @@ class RecordedRun:
         return max(int(len(self.records) * WARM_UP), 1)
 
     @property
+    def warm_s(self) -> float:
+        """Seconds after the start."""
+        return self.records[-1]["wall_s"] - self.records[self.first_warm - 1]["wall_s"]
+
+    @property
     def steps_per_s(self) -> float:
         """Steps per second after the start."""
-        walls, first = [record["wall_s"] for record in self.records], self.first_warm
-        return (len(walls) - first) / (walls[-1] - walls[first - 1])
+        return (len(self.records) - self.first_warm) / self.warm_s
 
     @property
     def staleness_mean(self) -> float:
