@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ....actor.engines.load import EngineLoad
+from ....actor.in_flight import InFlightCap
 from ....common.message_kinds import BufferMessage
 from ....common.messages import (
     PROTOCOL_VERSION,
@@ -22,7 +24,7 @@ from ....common.messages import (
 )
 from ....common.types import PULL, FinishReason, Group, PullAddress, Rollout, Ticket, Verdict, VerdictStatus, VersionSpan
 from .cluster import Cluster, PoolDevice
-from .engine import SimulatedEngine, SimulatedGroup, SimulatedRollout
+from .engine import EngineTotals, SimulatedEngine, SimulatedGroup, SimulatedRollout
 from .event_queue import EventQueue
 from .lengths import LengthSampler
 
@@ -69,7 +71,8 @@ class SimulatedActor:
         self._offered: UpdateWeights | None = None
         self._num_updates = self._wake_number = 0
         self._workers_free_s = [0.0] * cluster.verifiers.workers  # heap
-        self._life = 0
+        self._life = self._num_ended = 0
+        self._cap = InFlightCap(self.device.capacity)
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,7 @@ class SimulatedActor:
     def hear(self, message: BufferMessage) -> None:
         """A message of the buffer."""
         if isinstance(message, Tickets):
+            self._cap.note_groups(ticket.sampling.n for ticket in message.tickets)
             for ticket in message.tickets:
                 self._start(ticket)
             self._expect_wake()
@@ -106,8 +110,13 @@ class SimulatedActor:
         if life != self._life:
             return
         self.catch_up()
-        self._send(self.identity, Heartbeat(stats=self.stats()))
+        self._send(self.identity, Heartbeat(stats=self.stats(), room=self._room()))
         self._events.after(self._heartbeat_s, self._beat, life)
+
+    def _room(self) -> int:
+        """What the shipped cap makes of the engine's signals."""
+        held = sum(group.ticket.sampling.n for group in self._groups.values())
+        return self._cap.report(load_of(self.engine.totals), held, self._num_ended)
 
     def stats(self) -> dict[str, float]:
         """The numbers of a heartbeat."""
@@ -116,12 +125,7 @@ class SimulatedActor:
             "busy_s": totals.busy_s,
             "idle_s": totals.idle_s,
             "weights_s": totals.weights_s,
-            "engine_steps": totals.steps,
-            "engine_tokens": totals.tokens,
-            "engine_running": totals.tokens,
-            "engine_waiting": totals.waiting,
-            "engine_kv_use": totals.kv_use,
-            "engine_preemptions": float(totals.preemptions),
+            **load_of(totals).numbers(),
             "generated_tokens": totals.tokens,
             "in_flight": float(self.engine.num_running + self.engine.num_waiting),
         }
@@ -203,6 +207,7 @@ class SimulatedActor:
     def _judge(self, ended: list[SimulatedRollout]) -> None:
         """Verify rollouts as they end; a group is delivered with its last verdict."""
         latency_s, free_s = self._cluster.verifiers.latency_s, self._workers_free_s
+        self._num_ended += len(ended)
         for rollout in ended:
             group = rollout.group
             verdict_s = rollout.ended_s + latency_s
@@ -254,6 +259,7 @@ class SimulatedActor:
         self.engine.advance(self._events.now)
         self._restart_engine()
         self._workers_free_s = [0.0] * self._cluster.verifiers.workers
+        self._cap = InFlightCap(self.device.capacity)
 
     def _restart_engine(self) -> None:
         """An empty engine, whose sums go on."""
@@ -261,6 +267,18 @@ class SimulatedActor:
         self.engine = SimulatedEngine(self.device, self._events.now)
         self.engine.totals = totals
         self.engine.set_speed(speed)
+
+
+def load_of(totals: EngineTotals) -> EngineLoad:
+    """The sums as an engine reports them: each rollout that runs gets a token in each step."""
+    return EngineLoad(
+        steps=totals.steps,
+        tokens=totals.tokens,
+        running=totals.tokens,
+        waiting=totals.waiting,
+        kv_use=totals.kv_use,
+        preemptions=float(totals.preemptions),
+    )
 
 
 def catalog_of(address: bytes) -> bytes:

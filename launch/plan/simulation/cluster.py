@@ -95,9 +95,12 @@ class LearnerDevice:
     # GPUs that the times above are of, and the pool that has the same ones: a search for the best split moves them
     devices: int = 0
     pool: str = ""
+    # KL(behaviour, policy) of tokens that are one version old, nats per token: what an eta that adapts goes by. It grows with
+    # the square of their age, and the effective sample size is exp(-2 KL), as that of log-normal ratios
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_times("learner", self, "base_s", "per_token_s", "spread", "cores")
+        _check_times("learner", self, "base_s", "per_token_s", "spread", "cores", "drift")
         require(self.devices >= 0, "learner.devices", self.devices, "0 or more")
 
     def step_s(self, tokens: float) -> float:

@@ -47,5 +47,16 @@ class SimulatedJournal(Journal):
     def batch(self, version: int) -> Batch | None:
         return self._batches.get(version)
 
+    def batch_record(self, version: int) -> r.BatchRecord:
+        batch = self._batches[version]
+        return r.BatchRecord(
+            generation=batch.generation,
+            version=version,
+            ordinals=[group.ordinal for group in batch.groups],
+            validation=batch.validation,
+            reset_requested=batch.reset_requested,
+            metrics=batch.metrics,
+        )
+
     def versions(self) -> list[int]:
         return sorted(self._batches)

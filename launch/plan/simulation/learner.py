@@ -25,7 +25,7 @@ from ....common.messages import (
     TakeBatch,
     Welcome,
 )
-from ....common.types import PULL, Batch, Manifest, Rendezvous, WeightSource
+from ....common.types import PULL, Batch, Manifest, Rendezvous, StepEvidence, WeightSource
 from .actor import TOKENIZER
 from .cluster import Cluster
 from .event_queue import EventQueue
@@ -64,6 +64,7 @@ class SimulatedLearner:
         self.is_publishing = False  # a broadcast is under way
         self._batch: Batch | None = None
         self.asked_s = 0.0  # when it asked for its batch
+        self._waited_s = self._stepped_s = self._kl = 0.0  # of the batch; the end of the last step; of the batch
         self._speed, self._ends_s, self._end_number = 1.0, 0.0, 0  # of the step under way
 
     @property
@@ -149,10 +150,12 @@ class SimulatedLearner:
         tokens = sum(
             rollout.num_tokens + len(group.prompt.token_ids) // 4 for group in batch.groups for rollout in group.rollouts
         )
+        self._waited_s = self._events.now - self.asked_s
+        self._kl = device.drift * mean_square_age(batch) if device.drift else 0.0
         step_s = device.step_s(tokens)
         if device.spread > 0:
             step_s *= float(np.exp(device.spread * self._rng.standard_normal() - device.spread**2 / 2))
-        self._recorder.batch(batch, self._events.now, waited_s=self._events.now - self.asked_s, step_s=step_s)
+        self._recorder.batch(batch, self._events.now, waited_s=self._waited_s, step_s=step_s)
         self._expect_end(step_s / self._speed)
 
     def set_speed(self, speed: float) -> None:
@@ -172,7 +175,7 @@ class SimulatedLearner:
             return
         self.version += 1
         self._batch = None
-        self._send(LEARNER, StepDone(generation=self._generation, version=self.version))
+        self._send(LEARNER, StepDone(generation=self._generation, version=self.version, evidence=self._evidence()))
         self._publish()
         if self.version % self._checkpoint_every == 0:
             self._saved = self.version
@@ -180,6 +183,14 @@ class SimulatedLearner:
         self._recorder.step_done(self.version, self._events.now)
         if not self.is_done:
             self._take()
+
+    def _evidence(self) -> StepEvidence:
+        """What the step says of the staleness of its batch."""
+        now, before_s = self._events.now, self._stepped_s
+        self._stepped_s = now
+        return StepEvidence(
+            ess=math.exp(-2 * self._kl), kl=self._kl, wait_s=self._waited_s, step_s=max(now - before_s, self._waited_s)
+        )
 
     def _publish(self) -> None:
         if self._cluster.weights.transport == PULL:
@@ -200,3 +211,14 @@ class SimulatedLearner:
             source=_SOURCE,
         )
         self._send(LEARNER, offer)
+
+
+def mean_square_age(batch: Batch) -> float:
+    """Of the tokens of a batch: the square of the versions between those that sampled them and the one that is trained."""
+    squares = tokens = 0
+    for group in batch.groups:
+        for rollout in group.rollouts:
+            for span in rollout.spans:
+                tokens += span.end - span.start
+                squares += (span.end - span.start) * (batch.version - span.version) ** 2
+    return squares / max(tokens, 1)

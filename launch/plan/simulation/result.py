@@ -54,6 +54,7 @@ class SimulatedStep:
     step_s: float
     tokens: int  # of completions
     staleness: float  # mean
+    eta: int  # of tickets that were issued then
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +142,13 @@ class Recorder:
         ages = [batch.version - group.oldest_version for group in batch.groups]
         tokens = sum(rollout.num_tokens for group in batch.groups for rollout in group.rollouts)
         step = SimulatedStep(
-            version=batch.version, began_s=now, waited_s=waited_s, step_s=step_s, tokens=tokens, staleness=fmean(ages)
+            version=batch.version,
+            began_s=now,
+            waited_s=waited_s,
+            step_s=step_s,
+            tokens=tokens,
+            staleness=fmean(ages),
+            eta=int(batch.metrics["buffer/eta"]),
         )
         self._history.append(step)
         self._metrics = batch.metrics

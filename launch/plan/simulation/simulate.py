@@ -21,6 +21,7 @@ from ....buffer.core.core import BufferCore
 from ....buffer.core.settings import RunSettings
 from ....buffer.tickets.store import TicketSettings
 from ....common.config.sections import Config
+from ....common.config.trees import largest_eta
 from ....common.errors import LearnerStarved
 from ....common.messages import FromClient
 from ....common.types import TicketState
@@ -230,7 +231,7 @@ def _settings(cluster: Cluster, cfg: Config, steps: int, seed: int, silence_s: f
     stage = TicketSettings(settings.stages[0].sampling, [kind.share for kind in cluster.lengths])
     buffer = dataclasses.replace(cfg.buffer, silence_s=silence_s)
     # the run goes on behind the last step that is looked at: near its end actors have less and less to do
-    more = cfg.buffer.eta + 2
+    more = 2 + largest_eta(cfg.buffer)
     return dataclasses.replace(settings, stages=[stage], steps=steps + more, seed=seed, buffer=buffer)
 
 

@@ -157,3 +157,40 @@ def test_slower_machines_get_less_work_and_hold_nobody_up() -> None:
     fast, late = found.pools["fast"], found.pools["slow"]
     assert fast.groups > 2.5 * late.groups
     assert min(fast.busy, late.busy) > 0.85
+
+
+def adaptive(drift: float) -> Simulated:
+    """Groups that take six times as long as a step, and an eta that may move from 1 to 8."""
+    cluster = Cluster(
+        pools={"one": PoolDevice(count=12, capacity=64, step_base_s=0.06)},
+        learner=LearnerDevice(base_s=1.0, drift=drift),
+        lengths=[LengthClass(mean=100, spread=0.1)],
+    )
+    cfg = config(1)
+    cfg.buffer.adaptive = {"min": 0, "max": 8, "window": 2}
+    return simulate(cluster, cfg, steps=150)
+
+
+def test_an_eta_that_adapts_grows_until_waiting_costs_little() -> None:
+    found = adaptive(drift=0.0)
+    etas = [step.eta for step in found.history]
+    assert etas[0] == 1
+    assert etas[-1] >= 5
+    assert found.history[-1].waited_s < 0.2 * found.history[12].waited_s
+
+
+def test_an_eta_that_adapts_stays_where_data_are_near_the_policy() -> None:
+    # at a drift of 5e-4 KL reaches .01 with tokens that are 4.5 versions old
+    etas = [step.eta for step in adaptive(drift=5e-4).history]
+    assert max(etas) >= 2
+    assert max(etas) <= 6
+    assert max(etas) < max(step.eta for step in adaptive(drift=0.0).history)
+
+
+def test_an_actor_takes_no_more_than_its_engine_has_use_for() -> None:
+    """The shipped cap of the in-flight rollouts sees the signals of the simulated engine."""
+    # room for 64 rollouts by the user's word, and an engine that runs 16
+    small = PoolDevice(count=2, capacity=64, max_running=16, step_base_s=0.02)
+    found = simulate(replace(PLAIN, pools={"a": small}), config(8), steps=40)
+    assert found.pools["a"].running == pytest.approx(16, rel=0.02), "it is never idle"
+    assert found.pools["a"].waiting < 24, "and three groups of 8 wait in it at most, of six"
