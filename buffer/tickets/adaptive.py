@@ -5,14 +5,15 @@
 `decide_eta` is a pure function of recorded numbers. The buffer calls it once for every version that the learner made, and
 records the evidence with what was decided; `check_decisions` repeats all of it from the records, to the bit.
 
-The rules, over the medians of the last `window` steps, so that no single step decides:
+The rules, over the medians of the last `window` steps (for waiting at least eta + 1), so that no single step decides:
 
     away    effective sample size below `ess`, or KL(behaviour, policy) above `kl`:  eta is halved
     up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors, and the
             data would stay inside the bounds even if their distance grew with the square of the age: eta + 1, on trial
     down    it waited for hardly any of its time: eta - 1, on trial
 
-A raise that does not take a quarter of that waiting away is undone, and so is a reduction that brings half of `waiting` back.
+A raise that does not take a quarter of that waiting, per second of work, away is undone, and so is a reduction that brings half
+of `waiting` back.
 What a change does shows only once the tickets under it are trained, so the next `max(from, to) + 1` steps are no evidence of
 it. After a change that was undone or forced, trials rest, each time twice as long.
 """
@@ -43,14 +44,19 @@ class Medians(NamedTuple):
 
     ess: float
     kl: float
-    held: float  # share of the step's time
+    held: float  # share of the time of eta + 1 steps
 
     @classmethod
-    def of(cls, window: list[EtaEvidence]) -> Medians:
-        """Those of a window that is not empty."""
-        return cls(
-            median(each.ess for each in window), median(each.kl for each in window), median(each.held_share for each in window)
-        )
+    def of(cls, window: list[EtaEvidence], eta: int) -> Medians:
+        """Those of a window that is not empty.
+
+        Where groups take longer than eta + 1 steps, batches come in bursts of eta + 1: the learner waits long for the first and
+        not at all for the others. The median step would say that there is no waiting, so eta + 1 steps count together.
+        """
+        size = min(eta + 1, len(window))
+        bursts = [window[end - size : end] for end in range(len(window), size - 1, -size)]
+        shares = [sum(step.held_share * step.step_s for step in burst) / sum(step.step_s for step in burst) for burst in bursts]
+        return cls(median(each.ess for each in window), median(each.kl for each in window), median(shares))
 
 
 def initial_state(eta: int, version: int = 0) -> EtaState:
@@ -74,13 +80,16 @@ def decide_eta(state: EtaState, evidence: EtaEvidence, rules: AdaptiveConfig) ->
     state = msgspec.structs.replace(state, version=evidence.version)
     if evidence.version <= state.settled or not evidence.is_finite:
         return state, ""
-    state = msgspec.structs.replace(state, window=[*state.window, evidence][-rules.window :])
+    window = max(rules.window, state.eta + 1)
+    state = msgspec.structs.replace(state, window=[*state.window, evidence][-window:])
     if len(state.window) < rules.window:
         return state, ""
-    medians = Medians.of(state.window)
-    away = _away(medians, rules)
+    away = _away(Medians.of(state.window[-rules.window :], state.eta), rules)
     if away and state.eta > rules.min:
         return _moved(state, max(rules.min, state.eta // 2), rules, failed=state.failed + 1), away
+    if len(state.window) < window:
+        return state, ""
+    medians = Medians.of(state.window, state.eta)
     undone = _undone(state, medians, rules)
     if undone:
         return _moved(state, state.eta - state.trial, rules, failed=state.failed + 1), undone
@@ -100,11 +109,16 @@ def _away(medians: Medians, rules: AdaptiveConfig) -> str:
 
 def _undone(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> str:
     """Why the trial under way is given up; empty if it is not, or there is none."""
-    if state.trial > 0 and medians.held > PAYS * state.held:
+    if state.trial > 0 and _by_rest(medians.held) > PAYS * _by_rest(state.held):
         return f"the raise did not pay: work was held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
     if state.trial < 0 and medians.held > KEPT * rules.waiting:
         return f"the smaller eta costs: work is held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
     return ""
+
+
+def _by_rest(share: float) -> float:
+    """The time that was held back, by the rest, which is work: as a share of all it hardly falls where it is nearly all."""
+    return share / (1 - share) if share < 1 else math.inf
 
 
 def _tried(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> tuple[EtaState, str]:

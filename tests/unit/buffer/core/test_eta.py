@@ -51,16 +51,16 @@ def etas(scene: Scene) -> list[int]:
 def test_waiting_raises_eta_which_admits_more_at_once_under_tickets_that_keep_theirs() -> None:
     scene, work = started()
     assert [ticket.eta for ticket in work] == [1, 1]
-    for version in (1, 2):
+    for version in (1, 2, 3):
         step(scene, work, version, held_s=0.5)
-        assert len(work) == 2, "what the first eta did has yet to show"
-    batch = step(scene, work, 3, held_s=0.5)
+        assert len(work) == 2, "what the first eta did has yet to show, for two steps"
+    batch = step(scene, work, 4, held_s=0.5)
     assert batch.metrics["buffer/eta"] == 1
     assert scene.core.status(0.0).eta == 2
     assert scene.core.status(0.0).eta_why == "work is held back for 50.0% of the time, above 10.0%"
     assert [ticket.eta for ticket in work] == [1, 2, 2], "two of them at once, for the room of a larger eta"
-    assert step(scene, work, 4).metrics["buffer/eta"] == 2
-    assert etas(scene) == [1, 1, 2, 2]
+    assert step(scene, work, 5).metrics["buffer/eta"] == 2
+    assert etas(scene) == [1, 1, 1, 2, 2]
 
 
 def test_a_smaller_eta_issues_nothing_until_enough_is_trained() -> None:
@@ -143,7 +143,7 @@ def test_a_buffer_that_restarts_goes_on_with_its_eta_and_evidence() -> None:
 
 def test_tickets_under_way_keep_their_eta_over_a_restart() -> None:
     scene, work = started()
-    for version in range(1, 4):
+    for version in range(1, 5):
         step(scene, work, version, held_s=0.5)
     deadlines = scene.core.run.store.contract.deadlines
     assert {deadline - ticket.version for ticket, deadline in zip(work, deadlines.values(), strict=True)} == {1, 2}
@@ -204,10 +204,10 @@ def test_the_audit_makes_every_decision_again() -> None:
         step(scene, work, version, held_s=0.5)
     found = audit(scene.journal)
     assert (found.findings, found.num_decisions) == ([], 5)
-    (_, _, third, *_) = scene.journal.eta_records()
-    scene.journal.log_eta(msgspec.structs.replace(third, eta=3))
+    (_, _, _, fourth, *_) = scene.journal.eta_records()
+    scene.journal.log_eta(msgspec.structs.replace(fourth, eta=3))
     (wrong,) = audit(scene.journal).findings
-    assert wrong.startswith("the decision about eta after version 3: recorded eta 3 (work is held back")
+    assert wrong.startswith("the decision about eta after version 4: recorded eta 3 (work is held back")
 
 
 def test_the_start_lies_between_the_bounds() -> None:

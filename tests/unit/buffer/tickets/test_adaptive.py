@@ -41,8 +41,25 @@ def test_waiting_raises_eta_once_what_its_last_change_did_shows_for_a_whole_wind
     state, changes = run(state, 1, held=0.5)
     assert changes == [(2, "work is held back for 50.0% of the time, above 10.0%")]
     assert state.settled == 4 + 3
-    state, changes = run(state, 5, held=0.3)
+    state, changes = run(state, 6, held=0.3)
     assert [eta for eta, _ in changes] == [3], "it paid: a third of the waiting is gone, and there is more to gain"
+
+
+def test_batches_that_come_in_bursts_are_waited_for_although_most_of_them_are_not() -> None:
+    """Groups that take longer than eta + 1 steps: a long wait, then eta batches at once."""
+    state, found = initial_state(3), []
+    for version in range(1, 20):
+        state, why = decide_eta(state, evidence(version, held=0.8 if version % 4 == 0 else 0.0), RULES)
+        found += [(state.eta, why)] if why else []
+    assert found[0] == (4, "work is held back for 20.0% of the time, above 10.0%"), "not: it waits for nothing, try less"
+
+
+def test_a_raise_pays_by_the_work_that_is_done_not_by_the_share_that_is_waited() -> None:
+    # from 77 % to 68 % of the time: a step of 8.8 s became one of 6.3 s
+    state, _ = run(initial_state(1), 4, held=0.77)
+    assert state.trial == 1
+    state, changes = run(state, 6, held=0.68)
+    assert [eta for eta, _ in changes] == [3]
 
 
 def test_a_raise_that_does_not_pay_is_undone_and_the_next_trial_waits_longer_each_time() -> None:
@@ -66,7 +83,7 @@ def _etas(steps: int, **numbers: float) -> list[tuple[int, int]]:
 
 
 def test_no_waiting_tries_less_and_goes_back_when_that_makes_the_learner_wait() -> None:
-    state, changes = run(initial_state(2), 5, held=0.0)
+    state, changes = run(initial_state(2), 6, held=0.0)
     assert changes == [(1, "work is held back for 0.0% of the time: a smaller eta may be as fast")]
     state, changes = run(state, 5, held=0.4)
     assert changes == [(2, "the smaller eta costs: work is held back for 40.0% of the time, 0.0% before it")]

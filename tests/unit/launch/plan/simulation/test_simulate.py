@@ -175,8 +175,9 @@ def test_an_eta_that_adapts_grows_until_waiting_costs_little() -> None:
     found = adaptive(drift=0.0)
     etas = [step.eta for step in found.history]
     assert etas[0] == 1
-    assert etas[-1] >= 5
-    assert found.history[-1].waited_s < 0.2 * found.history[12].waited_s
+    assert etas[-1] >= 6
+    waited_s = [step.waited_s for step in found.history]
+    assert sum(waited_s[-20:]) < 0.2 * sum(waited_s[:20])
 
 
 def test_an_eta_that_adapts_stays_where_data_are_near_the_policy() -> None:
