@@ -7,7 +7,7 @@ actors. What is compared is the time of a step at each bound on staleness.
 from __future__ import annotations
 
 import pytest
-from prolong.common.config.choices import Straggler
+from prolong.common.config.choices import DispatchRule, Straggler
 from prolong.common.config.sections import BufferConfig, Config, ModelConfig, SamplingConfig
 from prolong.launch.plan.simulation.cluster import Cluster, LearnerDevice, LengthClass, PoolDevice, WeightsDevice
 from prolong.launch.plan.simulation.result import Simulated
@@ -35,7 +35,15 @@ def run(
     cfg = Config(
         model=ModelConfig(path="none", max_context=40_000),
         sampling=SamplingConfig(n=n, max_tokens=max_tokens),
-        buffer=BufferConfig(batch_groups=batch, eta=eta, lease_s=1e6, straggler=straggler, dynamic_sampling=False),
+        buffer=BufferConfig(
+            batch_groups=batch,
+            eta=eta,
+            lease_s=1e6,
+            straggler=straggler,
+            dynamic_sampling=False,
+            # as they all do
+            dispatch=DispatchRule.even,
+        ),
     )
     return simulate(cluster, cfg, steps=12)
 
