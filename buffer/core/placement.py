@@ -63,14 +63,9 @@ class Placement:
         peer, version = self._peers.named(actor), self._run.version_of(actor)
         if peer is None or peer.role is not Role.actor or peer.leaving or version is None:
             return None
-        in_flight = self._in_flight(actor)
+        in_flight = self._run.leases.rollouts(actor)
         room = ANY if in_flight == 0 else peer.room - in_flight
         return Place(version, self._rank(actor, in_flight, peer.room), room) if room > 0 else None
-
-    def _in_flight(self, actor: str) -> int:
-        """The rollouts that take room at an actor."""
-        leased = self._run.leases.rollouts(actor)
-        return self._run.forecast.running(actor, leased) if self._foresees else leased
 
     def _rank(self, actor: str, in_flight: int, room: int) -> float:
         share = in_flight / max(room, 1)
@@ -125,7 +120,7 @@ class Placement:
         sampling, contract = run.store.sampling, run.store.contract
         offered = run.store.look_ahead.offer(NEXT_PROMPTS if forecast.is_unequal else 1)
         slack_s = forecast.slack_s(version + contract.eta - contract.head)
-        load = self._in_flight(actor) + sampling.n
+        load = run.leases.rollouts(actor) + sampling.n
         best, longest_s = None, -1.0
         for choice, prompt in enumerate(offered):
             back = forecast.expect(actor, prompt, sampling, load)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...common.types import Group, Prompt, Sampling, Ticket
 from .lengths import LengthForecast
-from .speeds import ABSURD, ActorSpeed
+from .speeds import ActorSpeed
 from .window import ActorSpeeds, TicketWindow, best_window
 
 # actors are unequal if the slowest takes so many times as long as the fastest
@@ -35,27 +35,8 @@ class Expected:
 
     actor: str
     given_s: float
-    load: int  # rollouts that ran at the actor, this ticket's among them
+    load: int  # rollouts in flight at the actor, this ticket's among them
     back_s: float | None  # seconds until the group
-
-
-@dataclass(slots=True)
-class Running:
-    """Rollouts that an actor generates: of a group some end long before the last, and leave room for another ticket."""
-
-    reported: int  # by its last heartbeat
-    granted: int = 0  # since that heartbeat
-    # between the last two: the actor may not have had these tickets yet when it reported
-    granted_before: int = 0
-
-    def report(self, reported: int) -> None:
-        """A heartbeat came."""
-        self.reported, self.granted, self.granted_before = reported, 0, self.granted
-
-    @property
-    def most(self) -> int:
-        """Rollouts that may be generated now."""
-        return self.reported + self.granted + self.granted_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +73,6 @@ class Forecast:
     def __init__(self) -> None:
         self.lengths = LengthForecast()
         self._speeds: dict[str, ActorSpeed] = {}
-        self._running: dict[str, Running] = {}
         # by ordinal
         self._under_way: dict[int, Expected] = {}
         self._window: TicketWindow | None = None
@@ -115,25 +95,13 @@ class Forecast:
 
     def note_heartbeat(self, actor: str, sums: Mapping[str, float], leased: int) -> None:
         """An actor reports its sums. `leased`: rollouts that it has in flight."""
-        if not sums:
-            return
-        self._speed(actor).note_heartbeat(sums, leased)
-        reported = sums.get("in_flight")
-        if reported is None or not 0 <= reported <= ABSURD:
-            return
-        if actor in self._running:
-            self._running[actor].report(int(reported))
-        else:
-            # of the tickets that it has it may not have begun some
-            self._running[actor] = Running(max(int(reported), leased))
+        if sums:
+            self._speed(actor).note_heartbeat(sums, leased)
 
     def note_issue(self, actor: str, ticket: Ticket, leased: int, now: float) -> None:
         """A ticket was given to an actor, which has `leased` rollouts in flight with it."""
-        if actor in self._running:
-            self._running[actor].granted += ticket.sampling.n
-        load = self.running(actor, leased)
-        back_s = None if ticket.started else self.back_s(actor, ticket.prompt, ticket.sampling, load)
-        self._under_way[ticket.ordinal] = Expected(actor, now, load, back_s)
+        back_s = None if ticket.started else self.back_s(actor, ticket.prompt, ticket.sampling, leased)
+        self._under_way[ticket.ordinal] = Expected(actor, now, leased, back_s)
 
     def note_group(self, ticket: Ticket, group: Group, leased: int, now: float) -> None:
         """A group came. `leased`: rollouts in flight at its actor, this group's among them."""
@@ -150,7 +118,7 @@ class Forecast:
         if expected is None or ticket.started:
             return
         took_s = max(now - expected.given_s, 1e-9)
-        load = (expected.load + self.running(expected.actor, leased)) / 2
+        load = (expected.load + leased) / 2
         self._speed(expected.actor).note_group(longest=longest, prompt_tokens=prompt_tokens, load=load, took_s=took_s)
         if expected.back_s is not None:
             self._errors.append((expected.back_s - took_s) / took_s)
@@ -174,7 +142,6 @@ class Forecast:
     def forget(self, actor: str) -> None:
         """An actor is gone."""
         self._speeds.pop(actor, None)
-        self._running.pop(actor, None)
 
     def forget_work(self) -> None:
         """Nobody works on any ticket: a generation begins, or the run ends."""
@@ -186,7 +153,7 @@ class Forecast:
     # --- what is foretold -------------------------------------------------------------------------
 
     def expect(self, actor: str, prompt: Prompt, sampling: Sampling, load: int) -> Back | None:
-        """When the group of a ticket for this prompt would be back, while `load` rollouts run at the actor.
+        """When the group of a ticket for this prompt would be back, with `load` rollouts in flight at the actor.
 
         The ticket's own rollouts are among them. None for an actor, or lengths, of which nothing is known yet.
         """
@@ -240,11 +207,6 @@ class Forecast:
         longest = self.lengths.longest(prompt, sampling.n, sampling.max_tokens)
         return longest is None or self._soonest.back_s(longest.expected) >= ABOUT_AS_SOON * back.mean_s
 
-    def running(self, actor: str, leased: int) -> int:
-        """The rollouts, of `leased`, that an actor may still generate."""
-        running = self._running.get(actor)
-        return leased if running is None else min(leased, running.most)
-
     # --- the plan ---------------------------------------------------------------------------------
 
     def plan(self, workers: Sequence[KnownActor], sampling: Sampling, *, batch: int, eta: int) -> None:
@@ -264,7 +226,6 @@ class Forecast:
             high_fixed_s=beyond + usual.high * at_zero,
             high_per_rollout_s=usual.high * slope,
             room=np.array([float(worker.room) for worker, _ in known]),
-            running_share=np.array([max(speed.running_share, 0.25) for _, speed in known]),
         )
         self._window = best_window(actors, sampling.n, batch * (eta + 1))
         self._judge(actors, known, sampling.n)

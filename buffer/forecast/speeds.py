@@ -65,7 +65,7 @@ class ActorSpeed:
         # whether heartbeats tell of steps: what groups say of them is not needed then
         self._counts_steps = False
         # rollouts that run, as a share of those that are leased: some of a group end before the others
-        self.running_share = 1.0
+        self._running_share = 1.0
 
     @property
     def is_known(self) -> bool:
@@ -85,10 +85,10 @@ class ActorSpeed:
         self._counts_steps = True
         self._step.note(running, busy_s / steps)
         if leased > 0:
-            self.running_share += (min(running / leased, 1.0) - self.running_share) / MEMORY
+            self._running_share += (min(running / leased, 1.0) - self._running_share) / MEMORY
 
     def note_group(self, *, longest: float, prompt_tokens: float, load: float, took_s: float) -> None:
-        """A group came back `took_s` after its ticket was given. `load`: mean rollouts that ran meanwhile."""
+        """A group came back `took_s` after its ticket was given. `load`: mean rollouts in flight at the actor meanwhile."""
         if longest <= 0:
             return
         if not self._counts_steps:
@@ -98,17 +98,18 @@ class ActorSpeed:
         self._beyond.note(prompt_tokens, max(took_s - longest * self.step_s(load), 0.0))
 
     def step_s(self, load: float) -> float:
-        """Seconds of a decode step of `load` rollouts."""
-        return self._step.at(load)
+        """Seconds of a decode step with `load` rollouts in flight."""
+        return self._step.at(load * self._running_share)
 
     def step_line(self) -> tuple[float, float]:
-        """(seconds, seconds for each rollout) of a decode step."""
-        return self._step.fit()
+        """(seconds, seconds for each rollout in flight) of a decode step."""
+        at_zero, slope = self._step.fit()
+        return at_zero, slope * self._running_share
 
     def beyond_s(self, prompt_tokens: float) -> float:
         """Seconds of a ticket beyond those of its steps."""
         return self._beyond.at(prompt_tokens)
 
     def duration_s(self, *, longest: float, prompt_tokens: float, load: float) -> float:
-        """Seconds from a ticket to its group, while `load` rollouts run at the actor, this ticket's among them."""
+        """Seconds from a ticket to its group, with `load` rollouts in flight at the actor, this ticket's among them."""
         return self.beyond_s(prompt_tokens) + longest * self.step_s(load)

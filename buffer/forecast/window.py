@@ -33,16 +33,14 @@ class TicketWindow:
 
 @dataclass(frozen=True, slots=True)
 class ActorSpeeds:
-    """What a group takes at each actor: a number of seconds, and more for each rollout that runs."""
+    """What a group takes at each actor: a number of seconds, and more for each rollout in flight."""
 
     fixed_s: NDArray[np.float64]
     per_rollout_s: NDArray[np.float64]
     # the same of a group as long as there is about one in a batch: the learner waits for those
     high_fixed_s: NDArray[np.float64]
     high_per_rollout_s: NDArray[np.float64]
-    room: NDArray[np.float64]  # rollouts that run at once, at most
-    # rollouts that run, as a share of those of all tickets that are held: some of a group end before its last
-    running_share: NDArray[np.float64]
+    room: NDArray[np.float64]  # rollouts in flight, at most
 
     def load_within(self, ticket_s: float, num_rollouts: int) -> NDArray[np.float64]:
         """The most rollouts of each actor whose groups come back within `ticket_s`; 0 where not one group does."""
@@ -56,8 +54,7 @@ class ActorSpeeds:
     def rate(self, ticket_s: float, num_rollouts: int) -> float:
         """Groups a second of all actors, each with that load."""
         load = self.load_within(ticket_s, num_rollouts)
-        held = load / self.running_share / num_rollouts
-        return float((held / (self.fixed_s + self.per_rollout_s * load + 1e-300)).sum())
+        return float((load / num_rollouts / (self.fixed_s + self.per_rollout_s * load + 1e-300)).sum())
 
 
 def best_window(actors: ActorSpeeds, num_rollouts: int, places: int) -> TicketWindow:

@@ -15,7 +15,6 @@ def speeds(fixed: list[float], per_rollout: list[float], room: list[float]) -> A
         high_fixed_s=fixed_s,
         high_per_rollout_s=per_rollout_s,
         room=np.array(room),
-        running_share=np.ones(len(fixed)),
     )
 
 
