@@ -72,7 +72,7 @@ class EtaState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = 0  # the last one whose evidence was read
     settled: int = 0  # evidence up to this version is that of an earlier eta
     window: list[EtaEvidence] = []  # the last ones since
-    trial: int = 0  # +1 or -1: the last change is on trial
+    trial: int = 0  # the last change, if it is on trial: by how much
     held: float = 0.0  # the share of time that was held back before it
     failed: int = 0  # changes that were undone or forced, less those that proved right
     resting: int = 0  # no trial begins before this version

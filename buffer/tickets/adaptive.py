@@ -8,8 +8,9 @@ records the evidence with what was decided; `check_decisions` repeats all of it 
 The rules, over the medians of the last `window` steps (for waiting at least eta + 1), so that no single step decides:
 
     away    effective sample size below `ess`, or KL(behaviour, policy) above `kl`:  eta is halved
-    up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors, and the
-            data would stay inside the bounds even if their distance grew with the square of the age: eta + 1, on trial
+    up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors:
+            to the largest eta up to 2 eta + 1 at which the data would stay inside the bounds even if their distance grew with
+            the square of the age, on trial
     down    it waited for hardly any of its time: eta - 1, on trial
 
 A raise that does not take a quarter of that waiting, per second of work, away is undone, and so is a reduction that brings half
@@ -125,19 +126,23 @@ def _tried(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> tuple[Et
     """Begin a trial of a larger or smaller eta, if there is reason for one and trials do not rest."""
     if state.version < state.resting:
         return state, ""
-    if medians.held > rules.waiting and state.eta < rules.max and _stays_inside(state.eta, medians, rules):
+    larger = _largest_inside(state.eta, medians, rules)
+    if medians.held > rules.waiting and larger > state.eta:
         why = f"work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
-        return _moved(state, state.eta + 1, rules, trial=1, held=medians.held), why
+        return _moved(state, larger, rules, trial=larger - state.eta, held=medians.held), why
     if medians.held < QUIET * rules.waiting and state.eta > rules.min:
         why = f"work is held back for {medians.held:.1%} of the time: a smaller eta may be as fast"
         return _moved(state, state.eta - 1, rules, trial=-1, held=medians.held), why
     return state, ""
 
 
-def _stays_inside(eta: int, medians: Medians, rules: AdaptiveConfig) -> bool:
-    """Whether eta + 1 would keep the data inside the bounds, if their distance grew with the square of the age."""
-    growth = ((eta + 2) / (eta + 1)) ** 2
-    return medians.ess > 0 and math.log(medians.ess) * growth >= math.log(rules.ess) and medians.kl * growth <= rules.kl
+def _largest_inside(eta: int, medians: Medians, rules: AdaptiveConfig) -> int:
+    """The largest eta, with data up to twice as old, that keeps them inside if distance grows with the square of the age."""
+    for larger in range(min(2 * eta + 1, rules.max), eta, -1):
+        growth = ((larger + 1) / (eta + 1)) ** 2
+        if medians.ess > 0 and math.log(medians.ess) * growth >= math.log(rules.ess) and medians.kl * growth <= rules.kl:
+            return larger
+    return eta
 
 
 def _moved(
