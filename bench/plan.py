@@ -54,7 +54,7 @@ def record_run(setting: Setting, args: argparse.Namespace) -> RecordedRun:
         with OtherLoad() as load:
             train_run(setting.name, fixed, root=args.root, recipe=args.recipe)
         # not while the processes of the run start
-        note.write_text(json.dumps(load.mean_of_last(read_recorded(str(folder)).warm_s)))
+        note.write_text(json.dumps(load.mean_of_last(read_recorded(str(folder)).measured_s)))
     return replace(read_recorded(str(folder)), others=json.loads(note.read_text()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config
@@ -68,20 +69,25 @@ class RecordedRun:
         return max(int(len(self.records) * WARM_UP), 1)
 
     @property
-    def warm_s(self) -> float:
-        """Seconds after the start."""
-        return self.records[-1]["wall_s"] - self.records[self.first_warm - 1]["wall_s"]
+    def measured(self) -> list[MetricsRecord]:
+        """The steps after the start and before the end, when fewer tickets are issued and the last groups are used up."""
+        last = max(len(self.records) - self.cfg.buffer.eta, self.first_warm + STRETCH)
+        return self.records[self.first_warm : last]
+
+    @property
+    def measured_s(self) -> float:
+        """Seconds of these steps."""
+        return self.measured[-1]["wall_s"] - self.records[self.first_warm - 1]["wall_s"]
 
     @property
     def steps_per_s(self) -> float:
-        """Steps per second after the start."""
-        return (len(self.records) - self.first_warm) / self.warm_s
+        """Steps per second, without start and end."""
+        return len(self.measured) / self.measured_s
 
     @property
     def staleness_mean(self) -> float:
-        """Mean staleness of the groups that were trained after the start."""
-        ages = [record["buffer/staleness_mean"] for record in self.records[self.first_warm :]]
-        return sum(ages) / len(ages)
+        """Mean staleness of the groups that were trained, without start and end."""
+        return fmean(record["buffer/staleness_mean"] for record in self.measured)
 
 
 def read_recorded(name: str, root: str = "runs") -> RecordedRun:
@@ -92,8 +98,14 @@ def read_recorded(name: str, root: str = "runs") -> RecordedRun:
     records = read_metrics(paths.metrics)
     if len(records) < MIN_STEPS:
         raise UserError(f"{paths.metrics} has {len(records)} steps: expected at least {MIN_STEPS}, to tell speeds from noise")
+    cfg = load_config(paths.config)
+    if cfg.pools:
+        raise UserError(
+            f"run {name!r} has the pools {', '.join(cfg.pools)}, whose sums metrics.jsonl holds together: record a run of each "
+            "kind of actor without pools, and put the pools of their plans into one file"
+        )
     lengths, prompt_tokens = _read_lengths(paths.journal)
-    return RecordedRun(paths, load_config(paths.config), records, lengths, prompt_tokens)
+    return RecordedRun(paths, cfg, records, lengths, prompt_tokens)
 
 
 def _read_lengths(folder: Path) -> tuple[list[int], int]:
