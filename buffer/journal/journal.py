@@ -111,12 +111,14 @@ class Journal:
         for key in self._keys(r.STATE):
             if r.number_of(key) < version:
                 self.drop(key)
-        oldest = self.load_state(version)
-        if oldest is None:
+        if self.load_state(version) is None:
             return
+        # of a learner that repeats steps, an earlier checkpoint may have the later state
+        kept = [self.load_state(saved) for saved in self.states()]
+        covered = min(state.num_moves for state in kept if state is not None)
         starts = [r.number_of(key) for key in self._keys(r.MOVES)]
         for start, following in pairwise(starts):
-            if following <= oldest.num_moves:
+            if following <= covered:
                 self.drop(r.key(r.MOVES, start))
 
     def forget_from(self, version: int) -> None:

@@ -141,6 +141,21 @@ def test_batches_states_and_moves_before_the_oldest_checkpoint_are_forgotten(reo
     assert journal.moves()[0] == 6, "the moves that follow the oldest state"
 
 
+def test_moves_that_the_state_of_any_kept_checkpoint_lacks_stay(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    log(journal, 0)
+    journal.save_state(3, state(3, num_moves=journal.num_moves))
+    log(journal, 1)
+    log(journal, 2)
+    # a learner that went back to before it repeats this step, and saves now
+    journal.save_state(2, state(2, num_moves=journal.num_moves))
+    log(journal, 3)
+    journal.forget_before(2)
+    assert journal.moves()[0] == 2
+    journal.forget_before(3)
+    assert journal.moves()[0] == 2
+
+
 def test_a_history_that_is_kept_is_kept_whole(tmp_path: Path) -> None:
     journal = open_journal(tmp_path, max_gb=0.1, keep_history=True)
     for version in range(3):
