@@ -253,6 +253,7 @@ class BufferCore:
         """The learner is connected: its history decides where the run stands, and the buffer stays."""
         self.run.admit_learner(max(hello.version, 0), hello.generation, hello.stage)
         self.progress.stop_waiting()
+        self.run.forecast.learner_starts()
         self._leave_at_s = None
 
     def _welcome(self) -> m.Welcome:

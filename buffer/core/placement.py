@@ -22,6 +22,8 @@ from .run_state import RunState
 NEXT_PROMPTS = 32
 # the plan is made again after this share of the time that a ticket may take, and when the head moves
 PLAN_SHARE = 0.25
+# that time while nobody knows it
+UNKNOWN_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +143,4 @@ class Placement:
             KnownActor(actor.name, actor.room) for actor in self._peers.workers() if run.version_of(actor.name) is not None
         ]
         run.forecast.plan(workers, run.store.sampling, batch=contract.batch, eta=contract.eta)
-        self._plan_at_s = now + PLAN_SHARE * (run.forecast.window_s or 0.0)
+        self._plan_at_s = now + PLAN_SHARE * (run.forecast.window_s or UNKNOWN_S)

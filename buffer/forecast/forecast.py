@@ -16,7 +16,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ...common.types import Group, Prompt, Sampling, Ticket
+from ...common.types import Group, Prompt, Sampling, Ticket, TicketKind
 from .lengths import LengthForecast
 from .speeds import ActorSpeed
 from .window import ActorSpeeds, TicketWindow, best_window
@@ -77,8 +77,8 @@ class Forecast:
         self._under_way: dict[int, Expected] = {}
         self._window: TicketWindow | None = None
         self._soonest: _Soonest | None = None
-        # tokens of the prompt and of the longest rollout of a usual group
-        self._usual = (0.0, 0.0)
+        # tokens of a usual prompt, and of the longest rollout of its group
+        self._usual_prompt = self._usual_longest = 0.0
         self._eta = 0
         # of the learner, from a batch to the next question for one
         self._learner_s: float | None = None
@@ -108,13 +108,13 @@ class Forecast:
         expected = self._under_way.pop(ticket.ordinal, None)
         if not group.rollouts:
             return
-        self.lengths.note(group.prompt, group)
-        longest = float(max(rollout.num_tokens for rollout in group.rollouts))
         prompt_tokens = len(group.prompt.token_ids) / 4
-        self._usual = tuple(
-            usual + (x - usual) / min(self.lengths.num_groups, 256)
-            for usual, x in zip(self._usual, (prompt_tokens, longest), strict=True)
-        )  # pyright: ignore[reportAttributeAccessIssue]
+        longest = float(max(rollout.num_tokens for rollout in group.rollouts))
+        if ticket.kind is TicketKind.train:
+            self.lengths.note(group.prompt, group)
+            share = 1 / min(self.lengths.num_groups, 256)
+            self._usual_prompt += share * (prompt_tokens - self._usual_prompt)
+            self._usual_longest += share * (longest - self._usual_longest)
         if expected is None or ticket.started:
             return
         took_s = max(now - expected.given_s, 1e-9)
@@ -138,6 +138,10 @@ class Forecast:
             return
         took_s, self._served_s = now - self._served_s, None
         self._learner_s = took_s if self._learner_s is None else self._learner_s + (took_s - self._learner_s) / LEARNER_MEMORY
+
+    def learner_starts(self) -> None:
+        """A learner greets: how long it was away is no time of a step."""
+        self._served_s = None
 
     def forget(self, actor: str) -> None:
         """An actor is gone."""
@@ -178,8 +182,7 @@ class Forecast:
         speed = self._speeds.get(actor)
         if speed is None or not speed.is_known:
             return None
-        prompt_tokens, longest = self._usual
-        return speed.duration_s(longest=longest, prompt_tokens=prompt_tokens, load=load)
+        return speed.duration_s(longest=self._usual_longest, prompt_tokens=self._usual_prompt, load=load)
 
     @property
     def window_s(self) -> float | None:
@@ -218,7 +221,7 @@ class Forecast:
         self.lengths.rare = 1 / max(batch, 2)
         usual = self.lengths.usual(sampling.n, sampling.max_tokens)
         assert usual is not None
-        beyond = np.array([speed.beyond_s(self._usual[0]) for _, speed in known])
+        beyond = np.array([speed.beyond_s(self._usual_prompt) for _, speed in known])
         at_zero, slope = np.array([speed.step_line() for _, speed in known]).T
         actors = ActorSpeeds(
             fixed_s=beyond + usual.expected * at_zero,
@@ -240,7 +243,7 @@ class Forecast:
         self._num_slow = int((load == 0).sum())
         first = int(least.argmin())
         speed = known[first][1]
-        self._soonest = _Soonest(speed.beyond_s(self._usual[0]), speed.step_s(max(float(load[first]), num_rollouts)))
+        self._soonest = _Soonest(speed.beyond_s(self._usual_prompt), speed.step_s(max(float(load[first]), num_rollouts)))
 
     def metrics(self) -> dict[str, float]:
         """Since the last call, forecast/: error_mean and error_p90, bias, late (a share), groups; and the window, now."""

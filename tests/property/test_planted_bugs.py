@@ -224,7 +224,7 @@ def orphans_never_given_up(patch: Patch) -> None:
 
     def restore(self: Leases, *args: Any) -> None:
         restore_well(self, *args)
-        self._rejoin_until_s.clear()
+        self._rejoining.clear()
 
     patch.setattr(Leases, "restore", restore)
     lost_leases_unnoticed(patch)
