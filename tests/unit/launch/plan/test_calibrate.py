@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prolong.common.config.run_files import RunPaths
+from prolong.common.config.run_files import RunPaths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.errors import UserError
 from prolong.common.metrics import MetricsWriter
@@ -12,6 +12,7 @@ from prolong.launch.plan.calibrate import POOL, calibrate
 from prolong.launch.plan.recorded import RecordedRun, read_recorded
 from prolong.launch.plan.refine import fit_of, refine, simulate_run
 from prolong.launch.plan.simulation.cluster import Cluster, HostDevice, LearnerDevice, LengthClass, PoolDevice
+from prolong.launch.recipes import compose
 
 from tests.support.recorded_steps import (
     BASE_S,
@@ -95,3 +96,23 @@ def test_a_run_that_is_too_short_is_refused(tmp_path: Path) -> None:
         read_recorded(str(tmp_path))
     with pytest.raises(UserError, match="expected a run's folder"):
         read_recorded("no-such-run")
+
+
+def test_start_and_end_of_a_run_are_not_measured() -> None:
+    run = recorded(8, 60.0, planned_config(eta=2))
+    # eleven steps of a second each: two at the start and eta at the end are left out
+    assert [record["step"] for record in run.measured] == [3, 4, 5, 6, 7, 8, 9]
+    run.records[0]["wall_s"] = run.records[-1]["wall_s"] = 100.0
+    assert run.steps_per_s == pytest.approx(1.0)
+    # of a short run with a large eta something is left
+    assert len(recorded(8, 60.0, planned_config(eta=8)).measured) == 5
+
+
+def test_a_run_with_pools_is_refused(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step in range(1, 12):
+            writer.write(step, {"learner/step_s": 1.0})
+    cfg = compose("demo", ["pools={fast: {count: 1}, slow: {count: 1}}"])
+    save_config(cfg, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="pools fast, slow"):
+        read_recorded(str(tmp_path))
