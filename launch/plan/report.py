@@ -153,9 +153,10 @@ def show_best(console: Console, given: Planned, best: Planned) -> None:
 
 def sweep_table(key: str, points: Sequence[SweepPoint]) -> Table:
     """A row for each value."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (key, "steps/s", "bound", "tokens/s", "learner busy", "actors busy", "staleness", "largest", "wasted"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.title = "shares of time busy, mean and largest staleness, share of groups not trained"
+    for name in (key.rpartition(".")[2], "steps/s", "bound", "tokens/s", "learner", "actors", "mean", "max", "waste"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("binds")
     for point in points:
         found, roofs = point.planned.found, point.planned.roofs
