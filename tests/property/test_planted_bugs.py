@@ -306,7 +306,7 @@ def live_groups_not_counted(patch: Patch) -> None:
 
 
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
-    (deadline_off_by_one, "admission allows|is in batch .* eta|due in the next"),
+    (deadline_off_by_one, "was issued under eta|admission allows|is in batch .* eta|due in the next"),
     (no_deduplication, r"must be refused: ticket \d+ is settled|are settled, and leased"),
     (filtered_place_not_given_back, "stuck|differs"),
     (filtered_group_still_counted, "out of balance"),
