@@ -48,6 +48,15 @@ def test_a_run_that_cannot_start_fails_with_its_reason(lines, tmp_path: Path) ->
     assert "nowhere" in found["model"]
 
 
+def test_what_is_wrong_with_a_pool_is_a_finding(lines, demo_model: Path, tmp_path: Path) -> None:
+    fixed = [f"model.path={demo_model}", f"run.root={tmp_path}", f"data.train=[{{file: {demo_model}/train.jsonl}}]"]
+    fixed += ["data.heldout=[]", "buffer.address=tcp://127.0.0.1:0"]
+    assert lines("demo_pools", *fixed)[1]["pools"] == "ok fine"
+    code, found = lines("demo_pools", *fixed, "pools.large.actor.engine_args={enforce_eger: true}")
+    assert code == 2
+    assert found["pools"].startswith("FAIL pool large (pools.large): actor.engine_args.enforce_eger = True: this vLLM has no")
+
+
 def test_a_learner_that_no_other_host_can_pull_from_is_a_note(lines, demo_model: Path, tmp_path: Path) -> None:
     fixed = [f"model.path={demo_model}", f"run.root={tmp_path}", f"data.train=[{{file: {demo_model}/train.jsonl}}]"]
     _, found = lines("demo", *fixed, "data.heldout=[]", "weights.transport=pull", "buffer.address=tcp://0.0.0.0:0")

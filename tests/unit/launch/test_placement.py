@@ -63,8 +63,8 @@ def test_a_learner_by_itself_has_no_more_ranks_than_gpus() -> None:
     check_ranks(config(ranks=4, device=Device.cpu), 2)
 
 
-def pooled(*, ranks: int = 1, device: Device = Device.auto, **pools: PoolConfig) -> Config:
-    launch = LaunchConfig(learner_ranks=ranks, actors=5, pin_cores=True)
+def pooled(device: Device = Device.auto, /, **pools: PoolConfig) -> Config:
+    launch = LaunchConfig(actors=5, pin_cores=True)
     return Config(model=ModelConfig(path="x", device=device), launch=launch, pools=pools)
 
 
@@ -101,6 +101,6 @@ def test_a_pool_on_the_cpu_takes_no_gpu_beside_one_that_shares_the_learners() ->
 
 
 def test_a_learner_on_the_cpu_leaves_the_gpus_to_a_pool() -> None:
-    cfg = pooled(device=Device.cpu, card=PoolConfig(model={"device": "cuda"}))
+    cfg = pooled(Device.cpu, card=PoolConfig(model={"device": "cuda"}))
     check_gpus(cfg, 1)
     assert assign_gpus(cfg, ["0"]) == {"card-0": "0"}

@@ -208,3 +208,18 @@ def test_the_command_reads_config_json_alone(tmp_path: Path, capsys: pytest.Capt
     assert "the run needs 8 GPUs and there are 4" in said
     with pytest.raises(ConfigError, match=r"--gib 0: expected a number above 0"):
         memory_command.main([*settings, "--gib", "0"])
+
+
+def test_each_pool_has_a_plan_and_all_must_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["0.6B"]))
+    pools = "pools={big: {count: 2, actor: {tensor_parallel: 2}}, small: {}}"
+    settings = [f"model.path={tmp_path}", "data.train=[{file: x}]", pools]
+    assert memory_command.main([*settings, "--gpus", "6", "--gib", "80", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"]
+    assert {pool: of["gpus_needed"] for pool, of in plan["pools"].items()} == {"big": 6, "small": 6}
+    assert plan["pools"]["big"]["actor"]["weights"] < plan["pools"]["small"]["actor"]["weights"]
+    assert memory_command.main([*settings, "--gpus", "5", "--gib", "80"]) == 1
+    shown = capsys.readouterr().out
+    assert "pool big" in shown
+    assert "needs 6 GPUs and there are 5" in " ".join(shown.split())
