@@ -1,11 +1,14 @@
 """The simulation against closed forms, and its own promises."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from prolong.buffer.forecast.forecast import Forecast, KnownActor
 from prolong.common.config.choices import DispatchRule
 from prolong.common.config.sections import BufferConfig, Config, ModelConfig, SamplingConfig
 from prolong.common.errors import LearnerStarved
+from prolong.common.types import Sampling
 from prolong.launch.plan.simulation.cluster import (
     Cluster,
     Failures,
@@ -201,3 +204,19 @@ def test_an_actor_takes_no_more_than_its_engine_has_use_for() -> None:
     found = simulate(replace(PLAIN, pools={"a": small}), config(8), steps=40)
     assert found.pools["a"].running == pytest.approx(16, rel=0.02), "it is never idle"
     assert found.pools["a"].waiting < 24, "and three groups of 8 wait in it at most, of six"
+
+
+def test_nothing_that_looks_at_every_actor_happens_for_every_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[int] = []
+    made = Forecast.plan
+
+    def counted(forecast: Forecast, workers: Iterable[KnownActor], sampling: Sampling, *, batch: int, eta: int) -> None:
+        plans.append(1)
+        made(forecast, workers, sampling, batch=batch, eta=eta)
+
+    monkeypatch.setattr(Forecast, "plan", counted)
+    found = simulate(replace(PLAIN, pools={"a": replace(ENGINE, count=40)}), config(4, batch=80), steps=4)
+    assert found.counters["buffer/evicted"] == 0
+    # a ticket for each of 4 x 80 groups, and as many for those under way
+    assert len(plans) < 3 * found.seconds + 20
+    assert found.seconds < 60
