@@ -25,6 +25,8 @@ from .window import ActorSpeeds, TicketWindow, best_window
 UNEQUAL = 1.3
 # nobody else is sooner, if the soonest takes no less than this share of the time
 ABOUT_AS_SOON = 0.8
+# part of the present version that counts as passed
+PASSED = 1 / 3
 # of the seconds in which a learner's steps and the window change
 LEARNER_MEMORY = 8.0
 
@@ -198,10 +200,10 @@ class Forecast:
     def slack_s(self, versions_left: int) -> float:
         """Seconds that a group may take which the batch `versions_left` after the next one may hold as the last.
 
-        From the beginning of the present version, however much of it has passed: that the learner waits for a part of a step
-        costs less than an actor that stands idle for the rest of it.
+        From a point inside the present version, whatever part of it has passed. To count what has passed would leave slow
+        actors idle for the rest of every version, which costs more than that the learner waits for a part of one.
         """
-        return float("inf") if self._window is None else (versions_left + 1) * self._step_s
+        return float("inf") if self._window is None else (versions_left + 1 - PASSED) * self._step_s
 
     def is_soon(self, back: Back, prompt: Prompt, sampling: Sampling, slack_s: float) -> bool:
         """Whether a group would come within `slack_s` even if it is long, or nobody would bring it much sooner."""
