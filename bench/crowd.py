@@ -23,7 +23,7 @@ class Connection:
     def __init__(self, stream: socket.socket, hello: bytes) -> None:
         self.stream, self.hello = stream, hello
         self.received = bytearray()
-        self.is_up = False
+        self.is_up = self.is_welcome = False
         self.sent_s: float | None = None
 
 
@@ -37,6 +37,7 @@ class Crowd:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._due: list[tuple[float, int]] = []  # heap of (time of the next heartbeat, file)
+        self._num_welcome = 0
         self.num_answers = 0
         self.waits_s: list[float] = []
 
@@ -51,14 +52,17 @@ class Crowd:
             stream.setblocking(False)
             self._connections[stream.fileno()] = Connection(stream, _frame(hello))
             self._epoll.register(stream.fileno(), select.EPOLLIN)
-            while self.num_answers < len(self._connections) - AT_ONCE:
-                self._receive(1.0, deadline)
-        while self.num_answers < len(self._connections):
-            self._receive(1.0, deadline)
-        now = monotonic()
-        files = list(self._connections)
-        self._due = [(now + self._every_s * index / len(files), file) for index, file in enumerate(files)]
+            while self._num_welcome < len(self._connections) - AT_ONCE:
+                self._go_on(deadline)
+        while self._num_welcome < len(self._connections):
+            self._go_on(deadline)
         self.forget()
+
+    def _go_on(self, deadline: float) -> None:
+        self._beat_due()
+        self._receive(0.01)
+        if monotonic() > deadline:
+            raise RuntimeError(f"{len(self._connections) - self._num_welcome} clients were not answered in time")
 
     def forget(self) -> None:
         """Count answers from now on."""
@@ -68,27 +72,29 @@ class Crowd:
     def run(self, seconds: float) -> None:
         """Beat and listen."""
         deadline = monotonic() + seconds
-        while (now := monotonic()) < deadline:
-            while self._due and self._due[0][0] <= now:
-                due_s, file = heapq.heappop(self._due)
-                connection = self._connections[file]
-                if connection.sent_s is None:
-                    connection.sent_s = now
-                    connection.stream.send(self._beat)
-                heapq.heappush(self._due, (max(due_s + self._every_s, now), file))
-            wait_s = max(0.0, min(self._due[0][0], deadline) - monotonic()) if self._due else seconds
+        while monotonic() < deadline:
+            self._beat_due()
+            wait_s = max(0.0, self._due[0][0] - monotonic()) if self._due else seconds
             self._receive(min(wait_s, 0.01))
 
-    def _receive(self, wait_s: float, deadline: float | None = None) -> None:
+    def _beat_due(self) -> None:
+        now = monotonic()
+        while self._due and self._due[0][0] <= now:
+            due_s, file = heapq.heappop(self._due)
+            connection = self._connections[file]
+            if connection.sent_s is None:
+                connection.sent_s = now
+                connection.stream.send(self._beat)
+            heapq.heappush(self._due, (max(due_s + self._every_s, now), file))
+
+    def _receive(self, wait_s: float) -> None:
         for file, _ in self._epoll.poll(wait_s):
             connection = self._connections[file]
             part = connection.stream.recv(1 << 16)
             if not part:
-                raise RuntimeError("the buffer closed a connection")
+                raise RuntimeError(f"the buffer closed one of {len(self._connections)} connections")
             connection.received += part
             self._read(connection)
-        if deadline is not None and monotonic() > deadline:
-            raise RuntimeError(f"{len(self._connections) - self.num_answers} clients were not answered in time")
 
     def _read(self, connection: Connection) -> None:
         """Take the whole frames that have arrived."""
@@ -122,7 +128,11 @@ class Crowd:
 
     def _count(self, connection: Connection) -> None:
         self.num_answers += 1
-        if connection.sent_s is not None:
+        if not connection.is_welcome:
+            connection.is_welcome = True
+            self._num_welcome += 1
+            heapq.heappush(self._due, (monotonic() + self._every_s, connection.stream.fileno()))
+        elif connection.sent_s is not None:
             self.waits_s.append(monotonic() - connection.sent_s)
             connection.sent_s = None
 

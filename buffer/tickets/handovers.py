@@ -50,8 +50,7 @@ class Handovers:
         self._touched[ticket.ordinal] = None
 
     def _enter(self, ticket: Ticket, now: float, until_s: float) -> None:
-        versions = (span.version for rollout in ticket.started for span in rollout.spans)
-        waiting = Waiting(ticket, now, until_s, max(versions, default=ticket.version), self._num_came)
+        waiting = Waiting(ticket, now, until_s, needed_version(ticket), self._num_came)
         self._num_came += 1
         self._waiting[ticket.ordinal] = waiting
         self._by_version.setdefault(waiting.version, OrderedDict())[ticket.ordinal] = waiting
@@ -104,3 +103,9 @@ class Handovers:
         """Become what was recorded: clocks start at `now`."""
         for ticket in tickets:
             self._enter(ticket, now, now + ticket.lease_s)
+
+
+def needed_version(ticket: Ticket) -> int:
+    """The oldest version that an actor may go on with a ticket from: that of its newest token."""
+    versions = (span.version for rollout in ticket.started for span in rollout.spans)
+    return max(versions, default=ticket.version)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from prolong.buffer.core.dispatch import Dispatch
 from prolong.buffer.core.run_state import RunState
+from prolong.buffer.tickets import handovers
 from prolong.buffer.tickets.handovers import Handovers, Waiting
 from prolong.buffer.tickets.leases import Lease, Leases
 from prolong.common.types import Ticket
@@ -56,7 +57,7 @@ def test_no_handover_breaks_the_bound_the_ledger_the_journal_or_the_run() -> Non
 
 
 def an_older_actor_goes_on(patch: Patch) -> None:
-    patch.setattr(Waiting, "version", property(lambda self: self.ticket.version))
+    patch.setattr(handovers, "needed_version", lambda ticket: ticket.version)
 
 
 def tokens_are_forgotten(patch: Patch) -> None:
