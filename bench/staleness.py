@@ -52,11 +52,14 @@ TASKS = {
 }
 RATES = (5e-5, 5e-4)
 FIRST_ETAS, OTHER_ETAS = (0, 2, 8), (4, 16, 1)
-BYPASS = "objective.correction=bypass"
+BYPASS, DECOUPLED = "objective.correction=bypass", "objective.correction=decoupled"
 GRID: dict[str, tuple[str, ...]] = {
-    "decoupled": (),
+    "decoupled": (DECOUPLED,),
     "bypass": (BYPASS,),
-    "uncorrected": ("objective.weighting=none",),
+    "uncorrected": (
+        DECOUPLED,
+        "objective.weighting=none",
+    ),
     "approximate": ("objective.correction=approximate",),
 }
 ON_POLICY = "on_policy"  # the one arm of eta 0
@@ -65,9 +68,18 @@ ARM_ETAS, ARM_SEEDS = (8, 2), 3
 ARMS: dict[str, tuple[str, ...]] = {
     "bypass_wide": (BYPASS, "objective.clip_low=0.5", "objective.clip_high=1.0"),
     "bypass_dual": (BYPASS, "objective.dual_clip=3"),
-    "decoupled_cap_1": ("objective.truncation=1",),
-    "decoupled_masked": ("objective.weighting=mask",),
-    "decoupled_ess": ("learner.ess_on_policy=1",),
+    "decoupled_cap_1": (
+        DECOUPLED,
+        "objective.truncation=1",
+    ),
+    "decoupled_masked": (
+        DECOUPLED,
+        "objective.weighting=mask",
+    ),
+    "decoupled_ess": (
+        DECOUPLED,
+        "learner.ess_on_policy=1",
+    ),
     "bypass_ess": (BYPASS, "learner.ess_on_policy=1"),
     "sapo": (BYPASS, "objective.loss=sapo"),
     "cispo": (BYPASS, "objective.loss=cispo"),
@@ -159,7 +171,7 @@ def all_cells(seeds: int) -> Iterator[Cell]:
 
 def overrides_of(cell: Cell, model: Path) -> list[str]:
     """The settings of a run, over the recipe `demo`; a run of processes takes them too."""
-    own = (GRID | ARMS | ADAPTIVE_ARMS | {ON_POLICY: ()})[cell.arm]
+    own = (GRID | ARMS | ADAPTIVE_ARMS | {ON_POLICY: (DECOUPLED,)})[cell.arm]
     files = (
         f"data.{name}=[" + ",".join(f"{{file: {model}/{file}.jsonl, only: {task}}}" for task in TASKS[cell.task]) + "]"
         for name, file in (("train", "train"), ("heldout", "heldout"))

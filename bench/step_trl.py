@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from ..common.config.algorithm import ObjectiveConfig
-from ..common.config.choices import Advantage, Device, Weighting
+from ..common.config.choices import Advantage, Correction, Device, Weighting
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.json_object import JsonObject
 from ..common.types import (
@@ -139,7 +139,11 @@ def run_prolong_steps(batch: Path, model: str, out: Path) -> None:
         ),
         # TRL has no weight for the sampler's log-probabilities, which are made up here
         objective=ObjectiveConfig(
-            kl_beta=0.0, clip_low=settings["clip_low"], clip_high=settings["clip_high"], weighting=Weighting.none
+            kl_beta=0.0,
+            clip_low=settings["clip_low"],
+            clip_high=settings["clip_high"],
+            correction=Correction.decoupled,
+            weighting=Weighting.none,
         ),
     )
     cpu = torch.device("cpu")

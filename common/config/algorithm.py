@@ -33,7 +33,7 @@ class ObjectiveConfig:
     dual_clip: float = 0.0  # loss clip: the loss of a negative advantage is at most this * |A|; 0: off
     # loss m2po: bound on the mean squared log-ratio of the tokens that move harmfully
     second_moment: float = 0.04
-    correction: Correction = Correction.decoupled  # how the behaviour policy enters the objective
+    correction: Correction = Correction.bypass  # how the behaviour policy enters the objective
     weighting: Weighting = Weighting.truncate  # of the behaviour weight
     truncation: float = 2.0  # weighting truncate: behaviour weights are min(w, this)
     mask_low: float = 0.5  # weighting mask: tokens with a smaller weight leave the loss
@@ -79,7 +79,7 @@ def check_objective(cfg: ObjectiveConfig) -> None:
     clips = cfg.loss is Loss.clip
     require(cfg.dual_clip == 0 or clips, "objective.dual_clip", cfg.dual_clip, f"0: loss {cfg.loss.name} has no dual clip")
     corrected = cfg.correction is not Correction.bypass
-    unweighted = "truncate, its default: with correction bypass the ratio is the weight, and would count twice"
+    unweighted = "truncate, or correction decoupled: with correction bypass the ratio is the weight, and would count twice"
     require(corrected or cfg.weighting is Weighting.truncate, "objective.weighting", cfg.weighting.name, unweighted)
     one_ratio = cfg.loss not in TO_SAMPLER or cfg.correction is Correction.bypass
     itself = f"bypass: loss {cfg.loss.name} looks at the ratio to the sampler itself"

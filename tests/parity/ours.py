@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from prolong.common.config.algorithm import ObjectiveConfig
-from prolong.common.config.choices import Advantage
+from prolong.common.config.choices import Advantage, Correction
 from prolong.learner.algorithm.advantages import batch_advantages
 from prolong.learner.algorithm.losses.table import build_loss
 from prolong.learner.algorithm.objective import LossParts, PolicyTerms, micro_loss
@@ -28,8 +28,8 @@ def loss_and_gradient(loss: Tensor, policy: Tensor, tokens: Tensor) -> Tensor:
 
 
 def objective(**changes: Any) -> ObjectiveConfig:
-    """The objective's configuration, without a KL term unless `changes` has one."""
-    return ObjectiveConfig(**{"kl_beta": 0.0, **changes})
+    """The objective's configuration: decoupled, and without a KL term, unless `changes` say otherwise."""
+    return ObjectiveConfig(**{"kl_beta": 0.0, "correction": Correction.decoupled, **changes})
 
 
 def parts_of(rollouts: Rollouts, cfg: ObjectiveConfig, policy: Tensor, entropy: Tensor, bonus: float = 0.0) -> LossParts:

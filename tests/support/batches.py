@@ -75,6 +75,7 @@ VARIANTS = {  # objectives that look at whole rollouts, prompts or mini-batches;
     },
     "icepop": {
         "dual_clip": 3.0,
+        "correction": Correction.decoupled,
         "weighting": Weighting.mask,
         "rejection": Rejection.product,
         "reject_low": 0.3,

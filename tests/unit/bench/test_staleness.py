@@ -35,7 +35,7 @@ def test_the_grid_has_each_run_once_and_eta_0_for_one_correction() -> None:
     assert len(grid) == (1 + 5 * len(GRID)) * len(TASKS) * len(RATES) * 5 == 420
     assert {cell.eta for cell in grid} == {0, 1, 2, 4, 8, 16}
     assert {cell.arm for cell in grid if cell.eta == 0} == {"on_policy"}
-    assert {cell.seed for cell in cells[:40]} == {0}
+    assert cells[0].seed == 0
 
 
 @pytest.mark.parametrize("arm", [*GRID, *ARMS, *ADAPTIVE_ARMS])

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from prolong.common.config.choices import Correction
 from prolong.learner import perf
 from prolong.learner.batches.cost import ForwardCost
 from prolong.learner.batches.packing import Sample
@@ -149,6 +150,7 @@ def test_phases_of_a_gpu_are_measured_by_its_events_with_one_wait(monkeypatch: p
 def test_every_step_tells_its_phases_and_its_speed(tmp_path: Path) -> None:
     cfg = small_config(make_tiny_model(tmp_path / "model", tied=True))
     cfg.objective.kl_beta, cfg.learner.minibatches = 0.1, 2
+    cfg.objective.correction = Correction.decoupled
     trainer = make_trainer(cfg)
     metrics = trainer.train(random_batch(0, groups=4))
     phases = [metrics[f"learner/{phase}_s"] for phase in PHASES]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from prolong.common.config.algorithm import ObjectiveConfig
-from prolong.common.config.choices import Weighting
+from prolong.common.config.choices import Correction, Weighting
 from prolong.learner.algorithm.advantages import batch_advantages
 from prolong.learner.algorithm.api import Tokens
 from torch import Tensor
@@ -20,8 +20,9 @@ from torch import Tensor
 from tests.support.batches import policy_terms
 
 PROMPTS, LENGTH, VOCAB, GROUP, RANK, STEPS, LAG = 32, 6, 16, 16, 4, 120, 16
-CORRECTED = ObjectiveConfig(kl_beta=0.0)  # decoupled, weights truncated: the defaults
-IGNORED = ObjectiveConfig(kl_beta=0.0, weighting=Weighting.none)  # recomputed proximal policy, behaviour ignored
+CORRECTED = ObjectiveConfig(kl_beta=0.0, correction=Correction.decoupled)  # weights truncated
+# recomputed proximal policy, behaviour ignored
+IGNORED = ObjectiveConfig(kl_beta=0.0, correction=Correction.decoupled, weighting=Weighting.none)
 OWNER = torch.arange(PROMPTS * GROUP).repeat_interleave(LENGTH)
 
 

@@ -134,7 +134,7 @@ def test_the_entropy_bonus_is_the_gradient_of_the_entropy(folder: Path) -> None:
 def test_several_minibatches_clip_against_the_policy_at_the_start_of_the_batch(folder: Path) -> None:
     """With a huge step the second mini-batch's ratio is far from 1; with one mini-batch it is exactly 1."""
     cfg = small_config(folder)
-    cfg.learner.lr, cfg.objective.kl_beta = 0.05, 0.0
+    cfg.learner.lr, cfg.objective = 0.05, ObjectiveConfig(kl_beta=0.0, correction=Correction.decoupled)
     assert make_trainer(cfg).train(random_batch(0, groups=4))["policy/ratio_mean"] == pytest.approx(1.0, abs=1e-12)
     cfg.learner.minibatches = 4
     metrics = make_trainer(cfg).train(random_batch(0, groups=4))

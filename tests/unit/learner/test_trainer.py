@@ -61,11 +61,11 @@ def test_a_forward_for_the_proximal_policy_is_taken_only_where_something_reads_i
 
 
 @pytest.mark.parametrize(("minibatches", "extra"), [(1, 0), (2, 1)])
-def test_the_default_objective_takes_one_forward_more_only_with_several_updates(
+def test_the_decoupled_objective_takes_one_forward_more_only_with_several_updates(
     folder: Path, minibatches: int, extra: int
 ) -> None:
     cfg = small_config(folder)
-    cfg.learner.minibatches = minibatches
+    cfg.learner.minibatches, cfg.objective.correction = minibatches, Correction.decoupled
     trainer = make_trainer(cfg)
     counts = forwards(trainer)
     metrics = trainer.train(random_batch(0, groups=4))
@@ -175,7 +175,8 @@ def everything(trainer: Trainer) -> list[torch.Tensor]:
 def stoppable(folder: Path, minibatches: int) -> Trainer:
     """A trainer with forwards for the reference, the proximal policy, and a micro-batch for each rollout."""
     cfg = small_config(folder)
-    cfg.learner.token_budget, cfg.learner.minibatches, cfg.objective.kl_beta = 1, minibatches, 0.1
+    cfg.learner.token_budget, cfg.learner.minibatches = 1, minibatches
+    cfg.objective.kl_beta, cfg.objective.correction = 0.1, Correction.decoupled
     trainer = make_trainer(cfg, dtype=torch.float32)
     trainer.train(random_batch(0))
     return trainer

@@ -115,7 +115,10 @@ def test_an_unknown_preset_is_refused() -> None:
         (["objective.correction=bypass", "objective.weighting=mask"], "would count twice"),
         (["objective.kl_weight=none"], "objective.kl_weight = 'none': expected live for k3 in the loss"),
         (["objective.kl_estimator=k2", "objective.kl_weight=live"], "objective.kl_weight = 'live': expected detached for k2"),
-        (["objective.loss=m2po"], "objective.correction = 'decoupled': expected bypass: loss m2po"),
+        (
+            ["objective.loss=m2po", "objective.correction=decoupled"],
+            "objective.correction = 'decoupled': expected bypass: loss m2po",
+        ),
         (["objective.kl_placement=reward"], "objective.kl_estimator = 'k3': expected k1"),
         (["reference.source=best"], "validation.every = 5: expected a multiple of checkpoint.every = 10"),
     ],

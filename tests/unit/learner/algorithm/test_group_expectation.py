@@ -114,4 +114,4 @@ def test_rare_rollouts_do_not_get_large_ratios() -> None:
 
 def test_another_correction_is_refused() -> None:
     with pytest.raises(ConfigError, match="loss gepo looks at the ratio to the sampler itself"):
-        ObjectiveConfig(loss=Loss.gepo)
+        ObjectiveConfig(loss=Loss.gepo, correction=Correction.decoupled)

@@ -40,9 +40,9 @@ LOSSES = {
     "dppo_kl": {"loss": Loss.dppo_kl, "clip_low": 0.02, "clip_high": 0.03},
 }
 CORRECTIONS = {
-    "truncate": {},
-    "mask": {"weighting": Weighting.mask},
-    "ignored": {"weighting": Weighting.none},
+    "truncate": {"correction": Correction.decoupled},
+    "mask": {"correction": Correction.decoupled, "weighting": Weighting.mask},
+    "ignored": {"correction": Correction.decoupled, "weighting": Weighting.none},
     "bypass": {"correction": Correction.bypass},
     "approximate": {"correction": Correction.approximate},
     "approximate_mask": {"correction": Correction.approximate, "weighting": Weighting.mask},

@@ -103,12 +103,17 @@ def test_opsm_drops_negative_rollouts_that_the_policy_has_left(delta: float, cor
 def test_token_mask_rejection_and_opsm_add_up() -> None:
     tokens = scene()
     parts = [
-        ObjectiveConfig(weighting=Weighting.mask, mask_low=0.9, mask_high=1.1),
+        ObjectiveConfig(correction=Correction.decoupled, weighting=Weighting.mask, mask_low=0.9, mask_high=1.1),
         ObjectiveConfig(rejection=Rejection.geometric),
         ObjectiveConfig(opsm_delta=0.25),
     ]
     whole = ObjectiveConfig(
-        weighting=Weighting.mask, mask_low=0.9, mask_high=1.1, rejection=Rejection.geometric, opsm_delta=0.25
+        correction=Correction.decoupled,
+        weighting=Weighting.mask,
+        mask_low=0.9,
+        mask_high=1.1,
+        rejection=Rejection.geometric,
+        opsm_delta=0.25,
     )
     masks = [policy_terms(tokens, cfg).rejected for cfg in parts]
     assert len({tuple(mask.tolist()) for mask in masks}) == 3
