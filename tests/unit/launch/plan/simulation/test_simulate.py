@@ -1,6 +1,6 @@
 """The simulation against closed forms, and its own promises."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -211,7 +211,7 @@ def test_nothing_that_looks_at_every_actor_happens_for_every_ticket(monkeypatch:
     plans: list[int] = []
     made = Forecast.plan
 
-    def counted(forecast: Forecast, workers: Iterable[KnownActor], sampling: Sampling, *, batch: int, eta: int) -> None:
+    def counted(forecast: Forecast, workers: Sequence[KnownActor], sampling: Sampling, *, batch: int, eta: int) -> None:
         plans.append(1)
         made(forecast, workers, sampling, batch=batch, eta=eta)
 
