@@ -17,7 +17,7 @@ from ..common.errors import JournalError
 from ..common.types import TicketKind, TicketState
 from .journal import records as r
 from .journal.journal import Journal
-from .tickets.adaptive import check_decisions
+from .tickets.adaptive import LAW, check_decisions
 from .tickets.ledger import NOWHERE, TRANSITIONS
 
 STATES = list(TicketState)
@@ -72,7 +72,7 @@ def audit(journal: Journal) -> Audit:
     _check_counts(found, newest, tickets, waiting)
     _check_moves(found, journal, newest)
     decisions = _try(found, journal.eta_records) or []
-    found.num_decisions = len(decisions)
+    found.num_decisions = sum(record.law == LAW for record in decisions)
     found.num_records += len(decisions)
     for defect in check_decisions(decisions, newest.eta):
         found.find(defect.sentence())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...common.config.sections import AdaptiveConfig
 from ...common.types import StepEvidence
 from ..journal.records import EtaEvidence, EtaRecord, EtaState
-from ..tickets.adaptive import decide_eta, initial_state, inside
+from ..tickets.adaptive import LAW, decide_eta, initial_state, inside
 
 
 class HeldTime:
@@ -57,7 +57,7 @@ class EtaControl:
         before = self.state
         self.state, why = decide_eta(before, evidence, self.rules)
         self.why = why or self.why
-        return EtaRecord(evidence=evidence, rules=self.rules, state=before, eta=self.state.eta, why=why)
+        return EtaRecord(evidence=evidence, rules=self.rules, law=LAW, state=before, eta=self.state.eta, why=why)
 
     def restore(self, state: EtaState | None, version: int) -> None:
         """Go on from a recorded state; None: begin anew at `version`."""

@@ -85,6 +85,7 @@ class EtaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: AdaptiveConfig
     state: EtaState  # before it
     eta: int  # after it
+    law: int = 0  # number of the rules by which it was made (tickets/adaptive.py)
     why: str = ""  # empty: eta stayed as it was
 
 

@@ -31,6 +31,9 @@ import msgspec
 from ...common.config.sections import AdaptiveConfig
 from ..journal.records import EtaEvidence, EtaRecord, EtaState
 
+# Number of these rules: another one whenever `decide_eta` decides otherwise than before. Records tell by which they were made,
+# and those of other rules are not made again.
+LAW = 1
 # a raise pays if the share of time that was held back falls below this part of what it was
 PAYS = 0.75
 # of the share `waiting`: with less, a smaller eta may do
@@ -179,17 +182,23 @@ def check_decisions(records: Iterable[EtaRecord], newest: EtaState | None = None
     """Make the recorded decisions of a run again, in order of versions; the wrong ones.
 
     Each must follow from its numbers, and begin in the state that the one before it ended in; the last one ended in `newest`.
+    Those of other rules than LAW are left out.
     """
     wrong: list[WrongDecision] = []
     ended: EtaState | None = None
+    known = True  # how the one before ended
     for record in records:
         state, version = record.state, record.evidence.version
-        if not _follows(state, ended):
+        if record.law != LAW:
+            known = False
+            continue
+        if known and not _follows(state, ended):
             wrong.append(WrongDecision(version, f"it began in {state}", f"the one before it ended in {ended}"))
+        known = True
         ended, why = decide_eta(state, record.evidence, record.rules)
         if (ended.eta, why) != (record.eta, record.why):
             wrong.append(WrongDecision(version, _described(record.eta, record.why), _described(ended.eta, why)))
-    if newest is not None and not _follows(newest, ended):
+    if newest is not None and known and not _follows(newest, ended):
         wrong.append(WrongDecision(newest.version, f"the newest state has {newest}", f"the last one ended in {ended}"))
     return wrong
 

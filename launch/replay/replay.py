@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...buffer.journal.journal import read_journal
-from ...buffer.tickets.adaptive import WrongDecision, check_decisions
+from ...buffer.tickets.adaptive import LAW, WrongDecision, check_decisions
 from ...common.config.run_files import RunPaths, find_checkpoints, load_config, save_config
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
@@ -113,7 +113,7 @@ def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
         until=last,
         records={step: record for step, record in records.items() if start < step <= last},
         checkpoints={version: found for version, found in prints.items() if found is not None},
-        num_decisions=len(decisions),
+        num_decisions=sum(record.law == LAW for record in decisions),
         wrong_decisions=check_decisions(decisions),
         origins={version: path for version, path in checkpoints.items() if start and version <= start},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prolong.buffer.journal.records import EtaEvidence, EtaRecord, EtaState, pack_record, unpack_record
-from prolong.buffer.tickets.adaptive import check_decisions, decide_eta, initial_state, inside
+from prolong.buffer.tickets.adaptive import LAW, check_decisions, decide_eta, initial_state, inside
 from prolong.common.config.sections import AdaptiveConfig
 
 RULES = AdaptiveConfig(min=0, max=4, ess=0.9, kl=0.05, waiting=0.1, window=2)
@@ -158,7 +159,7 @@ def test_decisions_stay_inside_follow_from_their_records_and_are_made_again_to_t
         assert rules.min <= state.eta <= rules.max
         assert (state.eta != before.eta) == bool(why)
         assert state.eta <= 2 * before.eta + 1
-        written.append(pack_record(EtaRecord(evidence=said, rules=rules, state=before, eta=state.eta, why=why)))
+        written.append(pack_record(EtaRecord(evidence=said, rules=rules, law=LAW, state=before, eta=state.eta, why=why)))
     read = [unpack_record(record, EtaRecord, "here") for record in written]
     assert check_decisions(read, state) == []
 
@@ -168,7 +169,7 @@ def recorded(steps: int) -> tuple[list[EtaRecord], EtaState]:
     for version in range(1, steps + 1):
         before, said = state, evidence(version, held=0.5)
         state, why = decide_eta(before, said, RULES)
-        records.append(EtaRecord(evidence=said, rules=RULES, state=before, eta=state.eta, why=why))
+        records.append(EtaRecord(evidence=said, rules=RULES, law=LAW, state=before, eta=state.eta, why=why))
     return records, state
 
 
@@ -188,6 +189,24 @@ def test_a_number_that_was_changed_a_decision_that_is_gone_and_another_end_are_f
 def test_decisions_that_begin_anew_follow_nothing() -> None:
     records, _ = recorded(5)
     said = evidence(9)
-    anew = EtaRecord(evidence=said, rules=RULES, state=initial_state(3, 8), eta=3)
+    anew = EtaRecord(evidence=said, rules=RULES, law=LAW, state=initial_state(3, 8), eta=3)
     assert check_decisions([*records, anew]) == []
     assert len(check_decisions([*records, msgspec.structs.replace(anew, state=initial_state(3, 0))])) == 1
+
+
+def test_decisions_by_other_rules_are_not_made_again() -> None:
+    records, state = recorded(12)
+    earlier = [msgspec.structs.replace(record, law=LAW - 1, eta=4) for record in records[:6]]
+    assert check_decisions([*earlier, *records[6:]], state) == []
+    assert check_decisions([*records[:6], *earlier], state) == []
+
+
+def test_rules_that_decide_otherwise_have_another_number() -> None:
+    """Where this fails, give LAW another number, and put the new decisions here: journals that there are stay sound."""
+    rng, state, found = random.Random(5), initial_state(2), []
+    for version in range(1, 400):
+        held, far = rng.choice((0.0, 0.03, 0.2, 0.5)) if version % 60 > 20 else 0.0, version % 90 < 8
+        state, why = decide_eta(state, evidence(version, held=held, ess=0.8 if far else 0.995), RULES)
+        found += [(version, state.eta)] if why else []
+    changes = [(5, 1), (12, 0), (22, 1), (26, 0), (30, 1), (36, 0), (40, 1), (53, 3), (61, 1), (84, 3), (90, 1), (96, 0)]
+    assert (LAW, found[:12]) == (1, changes)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prolong.buffer.journal.journal import open_journal
 from prolong.buffer.journal.records import EtaEvidence, EtaRecord
-from prolong.buffer.tickets.adaptive import decide_eta, initial_state
+from prolong.buffer.tickets.adaptive import LAW, decide_eta, initial_state
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import AdaptiveConfig, Config
 from prolong.common.errors import UserError
@@ -157,7 +157,7 @@ def test_decisions_about_eta_are_made_again(tmp_path: Path) -> None:
     states, records = [initial_state(0)], []
     for version in (1, 2):
         evidence = EtaEvidence(version=version, **numbers)
-        records.append(EtaRecord(evidence=evidence, rules=rules, state=states[-1], eta=0))
+        records.append(EtaRecord(evidence=evidence, rules=rules, law=LAW, state=states[-1], eta=0))
         states.append(decide_eta(states[-1], evidence, rules)[0])
     write_decisions(paths.journal, records)
     plan = make_plan(paths, None)
