@@ -74,8 +74,9 @@ class EtaState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     window: list[EtaEvidence] = []  # the last ones since
     trial: int = 0  # the last change, if it is on trial: by how much
     held: float = 0.0  # the share of time that was held back before it
-    failed: int = 0  # changes that were undone or forced, less those that proved right
-    resting: int = 0  # no trial begins before this version
+    failed: int = 0  # changes that were undone or forced
+    resting: int = 0  # before this version eta is raised to `ceiling` at most, and no smaller one is tried
+    ceiling: int = 0
 
 
 class EtaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,14 +9,15 @@ The rules, over the medians of the last `window` steps (for waiting at least eta
 
     away    effective sample size below `ess`, or KL(behaviour, policy) above `kl`:  eta is halved
     up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors:
-            to the largest eta up to 2 eta + 1 at which the data would stay inside the bounds even if their distance grew with
-            the square of the age, on trial
+            to the largest eta up to 1.5 eta + 1 at which the data would stay inside the bounds even if their distance grew
+            with the square of the age, on trial
     down    it waited for hardly any of its time: eta - 1, on trial
 
 A raise that does not take a quarter of that waiting, per second of work, away is undone, and so is a reduction that brings half
 of `waiting` back.
 What a change does shows only once the tickets under it are trained, so the next `max(from, to) + 1` steps are no evidence of
-it. After a change that was undone or forced, trials rest, each time twice as long.
+it. After a change that was undone or forced, no eta as large (after a reduction, no other one) is tried for a while, each time
+twice as long.
 """
 
 from __future__ import annotations
@@ -90,16 +91,15 @@ def decide_eta(state: EtaState, evidence: EtaEvidence, rules: AdaptiveConfig) ->
         return state, ""
     away = _away(Medians.of(state.window[-rules.window :], state.eta), rules)
     if away and state.eta > rules.min:
-        return _moved(state, max(rules.min, state.eta // 2), rules, failed=state.failed + 1), away
+        return _moved(state, max(rules.min, state.eta // 2), rules, ceiling=state.eta - 1), away
     if len(state.window) < window:
         return state, ""
     medians = Medians.of(state.window, state.eta)
     undone = _undone(state, medians, rules)
     if undone:
-        return _moved(state, state.eta - state.trial, rules, failed=state.failed + 1), undone
-    if state.trial:
-        state = msgspec.structs.replace(state, trial=0, failed=max(0, state.failed - 1))
-    return _tried(state, medians, rules)
+        back = state.eta - state.trial
+        return _moved(state, back, rules, ceiling=back), undone
+    return _tried(msgspec.structs.replace(state, trial=0), medians, rules)
 
 
 def _away(medians: Medians, rules: AdaptiveConfig) -> str:
@@ -126,22 +126,21 @@ def _by_rest(share: float) -> float:
 
 
 def _tried(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> tuple[EtaState, str]:
-    """Begin a trial of a larger or smaller eta, if there is reason for one and trials do not rest."""
-    if state.version < state.resting:
-        return state, ""
-    larger = _largest_inside(state.eta, medians, rules)
+    """Begin a trial of a larger or smaller eta, if there is reason for one and it does not have to rest."""
+    rests = state.version < state.resting
+    larger = _largest_inside(state.eta, min(state.ceiling, rules.max) if rests else rules.max, medians, rules)
     if medians.held > rules.waiting and larger > state.eta:
         why = f"work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
         return _moved(state, larger, rules, trial=larger - state.eta, held=medians.held), why
-    if medians.held < QUIET * rules.waiting and state.eta > rules.min:
+    if medians.held < QUIET * rules.waiting and state.eta > rules.min and not rests:
         why = f"work is held back for {medians.held:.1%} of the time: a smaller eta may be as fast"
         return _moved(state, state.eta - 1, rules, trial=-1, held=medians.held), why
     return state, ""
 
 
-def _largest_inside(eta: int, medians: Medians, rules: AdaptiveConfig) -> int:
-    """The largest eta, with data up to twice as old, that keeps them inside if distance grows with the square of the age."""
-    for larger in range(min(2 * eta + 1, rules.max), eta, -1):
+def _largest_inside(eta: int, most: int, medians: Medians, rules: AdaptiveConfig) -> int:
+    """The largest eta, up to half as large again, that keeps data inside if distance grows with the square of the age."""
+    for larger in range(min(eta + eta // 2 + 1, most), eta, -1):
         growth = ((larger + 1) / (eta + 1)) ** 2
         if medians.ess > 0 and math.log(medians.ess) * growth >= math.log(rules.ess) and medians.kl * growth <= rules.kl:
             return larger
@@ -149,21 +148,17 @@ def _largest_inside(eta: int, medians: Medians, rules: AdaptiveConfig) -> int:
 
 
 def _moved(
-    state: EtaState, eta: int, rules: AdaptiveConfig, *, trial: int = 0, held: float = 0.0, failed: int | None = None
+    state: EtaState, eta: int, rules: AdaptiveConfig, *, trial: int = 0, held: float = 0.0, ceiling: int | None = None
 ) -> EtaState:
-    """The state after a change to `eta`. `failed`: the change was forced, or undoes a trial."""
+    """The state after a change to `eta`. `ceiling`: the change was forced, or undoes a trial; raises rest beyond this."""
     settled = state.version + max(state.eta, eta) + 1
-    rest = 0 if failed is None else rules.window << min(failed, MAX_DOUBLINGS)
-    return EtaState(
-        eta=eta,
-        begun=state.begun,
-        version=state.version,
-        settled=settled,
-        trial=trial,
-        held=held,
-        failed=state.failed if failed is None else failed,
-        resting=settled + rest if rest else state.resting,
-    )
+    moved = msgspec.structs.replace(state, eta=eta, settled=settled, window=[], trial=trial, held=held)
+    if ceiling is None:
+        return moved
+    failed = state.failed + 1
+    # a larger eta takes more steps to show what it does, and rests for as many more
+    resting = settled + ((rules.window + state.eta + 1) << min(failed, MAX_DOUBLINGS))
+    return msgspec.structs.replace(moved, failed=failed, resting=resting, ceiling=ceiling)
 
 
 class WrongDecision(NamedTuple):

@@ -56,11 +56,11 @@ def test_waiting_raises_eta_which_admits_more_at_once_under_tickets_that_keep_th
         assert len(work) == 2, "what the first eta did has yet to show, for two steps"
     batch = step(scene, work, 4, held_s=0.5)
     assert batch.metrics["buffer/eta"] == 1
-    assert scene.core.status(0.0).eta == 3
+    assert scene.core.status(0.0).eta == 2
     assert scene.core.status(0.0).eta_why == "work is held back for 50.0% of the time, above 10.0%"
-    assert [ticket.eta for ticket in work] == [1, 3, 3, 3], "three of them at once, for the room of a larger eta"
-    assert step(scene, work, 5).metrics["buffer/eta"] == 3
-    assert etas(scene) == [1, 1, 1, 3, 3]
+    assert [ticket.eta for ticket in work] == [1, 2, 2], "two of them at once, for the room of a larger eta"
+    assert step(scene, work, 5).metrics["buffer/eta"] == 2
+    assert etas(scene) == [1, 1, 1, 2, 2]
 
 
 def test_a_smaller_eta_issues_nothing_until_enough_is_trained() -> None:
@@ -146,7 +146,7 @@ def test_tickets_under_way_keep_their_eta_over_a_restart() -> None:
     for version in range(1, 5):
         step(scene, work, version, held_s=0.5)
     deadlines = scene.core.run.store.contract.deadlines
-    assert {deadline - ticket.version for ticket, deadline in zip(work, deadlines.values(), strict=True)} == {1, 3}
+    assert {deadline - ticket.version for ticket, deadline in zip(work, deadlines.values(), strict=True)} == {1, 2}
     scene.restart()
     assert scene.core.run.store.contract.deadlines == deadlines
 
@@ -205,9 +205,9 @@ def test_the_audit_makes_every_decision_again() -> None:
     found = audit(scene.journal)
     assert (found.findings, found.num_decisions) == ([], 5)
     (_, _, _, fourth, *_) = scene.journal.eta_records()
-    scene.journal.log_eta(msgspec.structs.replace(fourth, eta=2))
+    scene.journal.log_eta(msgspec.structs.replace(fourth, eta=3))
     (wrong,) = audit(scene.journal).findings
-    assert wrong.startswith("the decision about eta after version 4: recorded eta 2 (work is held back")
+    assert wrong.startswith("the decision about eta after version 4: recorded eta 3 (work is held back")
 
 
 def test_the_start_lies_between_the_bounds() -> None:
