@@ -116,7 +116,7 @@ def _number(peers: Peers, name: str, key: str) -> float:
 
 
 @contextlib.contextmanager
-def running(name: str, overrides: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[Arm, str]]:
+def arm_of_both(name: str, overrides: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[Arm, str]]:
     """A run of both actors, each with its cores and its quota; and how that is held."""
     arm = Arm(name, [*overrides, *args.overrides], args.root, args.recipe)
     try:
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> int:
     measured: list[tuple[str, Numbers]] = []
     how = ""
     for index, kind in enumerate(plan):
-        with running(f"{index}-{kind}-{os.getpid()}", settings[kind], args) as (arm, kept):
+        with arm_of_both(f"{index}-{kind}-{os.getpid()}", settings[kind], args) as (arm, kept):
             measured.append((kind, arm.measure(args.settle, args.seconds)))
             how = kept
         print(f"{kind}: {measured[-1][1]}", file=sys.stderr, flush=True)
