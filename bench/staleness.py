@@ -91,10 +91,10 @@ ARMS: dict[str, tuple[str, ...]] = {
 CONTEST = ("bypass", "dppo_tv", "decoupled", "approximate", "bypass_wide", "bypass_dual", "m2po", "dppo_kl", "gepo")
 # an eta that begins at 2 and moves
 ADAPTS = "buffer.adaptive={min: 0, max: 16}"
-ADAPTIVE_ARMS = {f"{arm}_adaptive": (*(GRID | ARMS)[arm], ADAPTS) for arm in ("decoupled", "bypass", "dppo_tv")}
+ADAPTIVE_ARMS = {f"{arm}_adaptive": (*(GRID | ARMS)[arm], ADAPTS) for arm in ("decoupled", "bypass", "approximate")}
 ADAPTIVE_BEGIN = 2
 # slow enough for eta to move before the target is reached, with the steps that it takes
-SLOW_RATE, SLOW_STEPS, SLOW_ETAS, SLOW_ARM = 2e-5, 100, (0, 2, 4, 8, 16), "dppo_tv"
+SLOW_RATE, SLOW_STEPS, SLOW_ETAS, SLOW_ARM = 2e-5, 100, (0, 2, 4, 8, 16), "bypass"
 STEPS, GROUPS, ROLLOUTS = 40, 8, 8
 BASE = (
     f"buffer.batch_groups={GROUPS}", f"sampling.n={ROLLOUTS}", "objective.kl_beta=0",
@@ -145,7 +145,7 @@ def adaptive_cells(seed: int) -> Iterator[Cell]:
 
 
 def all_cells(seeds: int) -> Iterator[Cell]:
-    """Every run, in order of worth: what tells the arms apart first, then more seeds, then the other etas."""
+    """Every run, in order of worth: what tells the arms apart first, then the grid seed by seed, then the rest."""
     low, high = RATES
     for seed in range(min(seeds, ARM_SEEDS)):
         # where a stale run may collapse, and where what is clipped may make it slow
@@ -153,20 +153,13 @@ def all_cells(seeds: int) -> Iterator[Cell]:
         if seed == 0:
             yield from contest_cells("sums", low, 8, seed)
         yield from contest_cells("lists", high, 2, seed)
-    for seed in range(min(seeds, 2)):
-        yield from grid_cells(seed, FIRST_ETAS)
-        yield from arm_cells(seed, ARM_ETAS[0])
-        yield from grid_cells(seed, OTHER_ETAS)
-    for seed in range(2, seeds):
-        yield from grid_cells(seed, FIRST_ETAS)
-    for seed in range(2, seeds):
-        yield from grid_cells(seed, OTHER_ETAS)
-    for eta in ARM_ETAS:
-        for seed in range(min(seeds, ARM_SEEDS)):
-            # those above once more: they are there by now
-            yield from arm_cells(seed, eta)
+    for seed in range(seeds):
+        yield from grid_cells(seed, FIRST_ETAS + OTHER_ETAS)
     for seed in range(seeds):
         yield from adaptive_cells(seed)
+    for eta in ARM_ETAS:
+        for seed in range(min(seeds, ARM_SEEDS)):
+            yield from arm_cells(seed, eta)
 
 
 def overrides_of(cell: Cell, model: Path) -> list[str]:
