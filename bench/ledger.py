@@ -25,8 +25,6 @@ import msgspec
 import numpy as np
 import psutil
 
-from ..buffer.core.dispatch import Dispatch
-from ..buffer.core.peers import Peers
 from ..buffer.core.run_state import RunState
 from ..buffer.core.settings import RunSettings
 from ..buffer.journal.disk import MemoryDisk
@@ -84,7 +82,6 @@ class LedgerLoad:
 
     def __init__(self, eta: int, batch: int, journal: Journal | None = None) -> None:
         self.run = open_run(eta, batch, journal or Journal(ForgetfulDisk()))
-        self.dispatch = Dispatch(self.run, Peers(), silence_s=10.0, max_bytes=1 << 28)
         self.capacity = (eta + 1) * batch
         # what the journal records of a group; empty: its true frame
         self.frame = FRAME
@@ -155,7 +152,9 @@ class LedgerLoad:
         """Microseconds of one look at what is due, when nothing is."""
         started = thread_time()
         for _ in range(NUM_IDLE):
-            self.dispatch.expire(1.0)
+            self.run.leases.overdue_actors(1.0)
+            self.run.leases.expired(1.0)
+            self.run.handovers.expired(1.0)
             self.run.store.check()
         return 1e6 * (thread_time() - started) / NUM_IDLE
 
