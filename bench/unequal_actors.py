@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--eta", type=int, default=3)
     parser.add_argument("--places", type=float, default=2.0, help="tickets that admission allows, by groups that engines run")
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(argv)
     arms: dict[str, dict[str, object]] = {}
