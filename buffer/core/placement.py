@@ -115,12 +115,17 @@ class Placement:
         return Placed(actor, version, choice)
 
     def _choose(self, actor: str) -> int | None:
-        """The longest of the next prompts that the actor brings back in time; None when there is none."""
+        """The longest of the next prompts that the actor brings back in time; None when there is none.
+
+        Among equal actors there is nobody to hold a ticket back for, and nothing to choose by.
+        """
         run, forecast = self._run, self._run.forecast
+        if not forecast.is_unequal:
+            return 0
         version = run.version_of(actor)
         assert version is not None
         sampling, contract = run.store.sampling, run.store.contract
-        offered = run.store.look_ahead.offer(NEXT_PROMPTS if forecast.is_unequal else 1)
+        offered = run.store.look_ahead.offer(NEXT_PROMPTS)
         slack_s = forecast.slack_s(version + contract.eta - contract.head)
         load = run.leases.rollouts(actor) + sampling.n
         best, longest_s = None, -1.0

@@ -294,8 +294,10 @@ EVENTS = st.lists(
 
 def behind(pulls: Pullers, on_offer: tuple[int, int] | None, generation: int, now: float) -> set[str]:
     """Who must be told of what is on offer: the rule, looked at for everybody."""
+    if on_offer is None or on_offer[0] != generation:
+        return set()
     names = set()
-    for name in NAMES if on_offer is not None and on_offer[0] == generation else ():
+    for name in NAMES:
         puller = pulls.find(name)
         if puller is None:
             continue
