@@ -5,13 +5,16 @@
 `decide_eta` is a pure function of recorded numbers. The buffer calls it once for every version that the learner made, and
 records the evidence with what was decided; `check_decisions` repeats all of it from the records, to the bit.
 
-The rules, over the medians of the last `window` steps (for waiting at least eta + 1), so that no single step decides:
+The rules, over the last `window` steps (for waiting at least eta + 1):
 
-    away    effective sample size below `ess`, or KL(behaviour, policy) above `kl`:  eta is halved
+    away    mean effective sample size below `ess`, or mean KL(behaviour, policy) above `kl`:  eta is halved
     up      the learner waited, for more than the share `waiting` of its time, while only eta kept work from the actors:
             to the largest eta up to 1.5 eta + 1 at which the data would stay inside the bounds even if their distance grew
             with the square of the age, on trial
     down    it waited for hardly any of its time: eta - 1, on trial
+
+Waiting is a median, so that no single step decides. Of the data means are taken: most steps are near the policy, and the few
+that are not do the harm.
 
 A raise that does not take a quarter of that waiting, per second of work, away is undone, and so is a reduction that brings half
 of `waiting` back.
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 import msgspec
@@ -44,16 +47,16 @@ KEPT = 0.5
 MAX_DOUBLINGS = 5
 
 
-class Medians(NamedTuple):
-    """The medians of a window of evidence."""
+class Summary(NamedTuple):
+    """What a window of evidence says."""
 
-    ess: float
-    kl: float
-    held: float  # share of the time of eta + 1 steps
+    ess: float  # mean
+    kl: float  # mean
+    held: float  # median share of the time of eta + 1 steps
 
     @classmethod
-    def of(cls, window: list[EtaEvidence], eta: int) -> Medians:
-        """Those of a window that is not empty.
+    def of(cls, window: list[EtaEvidence], eta: int) -> Summary:
+        """That of a window that is not empty.
 
         Where groups take longer than eta + 1 steps, batches come in bursts of eta + 1: the learner waits long for the first and
         not at all for the others. The median step would say that there is no waiting, so eta + 1 steps count together.
@@ -61,7 +64,7 @@ class Medians(NamedTuple):
         size = min(eta + 1, len(window))
         bursts = [window[end - size : end] for end in range(len(window), size - 1, -size)]
         shares = [sum(step.held_share * step.step_s for step in burst) / sum(step.step_s for step in burst) for burst in bursts]
-        return cls(median(each.ess for each in window), median(each.kl for each in window), median(shares))
+        return cls(fmean(each.ess for each in window), fmean(each.kl for each in window), median(shares))
 
 
 def initial_state(eta: int, version: int = 0) -> EtaState:
@@ -89,34 +92,34 @@ def decide_eta(state: EtaState, evidence: EtaEvidence, rules: AdaptiveConfig) ->
     state = msgspec.structs.replace(state, window=[*state.window, evidence][-window:])
     if len(state.window) < rules.window:
         return state, ""
-    away = _away(Medians.of(state.window[-rules.window :], state.eta), rules)
+    away = _away(Summary.of(state.window[-rules.window :], state.eta), rules)
     if away and state.eta > rules.min:
         return _moved(state, max(rules.min, state.eta // 2), rules, ceiling=state.eta - 1), away
     if len(state.window) < window:
         return state, ""
-    medians = Medians.of(state.window, state.eta)
-    undone = _undone(state, medians, rules)
+    seen = Summary.of(state.window, state.eta)
+    undone = _undone(state, seen, rules)
     if undone:
         back = state.eta - state.trial
         return _moved(state, back, rules, ceiling=back), undone
-    return _tried(msgspec.structs.replace(state, trial=0), medians, rules)
+    return _tried(msgspec.structs.replace(state, trial=0), seen, rules)
 
 
-def _away(medians: Medians, rules: AdaptiveConfig) -> str:
+def _away(seen: Summary, rules: AdaptiveConfig) -> str:
     """Why the data are too far from the policy; empty if they are not."""
-    if medians.ess < rules.ess:
-        return f"effective sample size {medians.ess:.4f}, below {rules.ess:g}"
-    if medians.kl > rules.kl:
-        return f"KL(behaviour, policy) {medians.kl:.3g} nats, above {rules.kl:g}"
+    if seen.ess < rules.ess:
+        return f"effective sample size {seen.ess:.4f}, below {rules.ess:g}"
+    if seen.kl > rules.kl:
+        return f"KL(behaviour, policy) {seen.kl:.3g} nats, above {rules.kl:g}"
     return ""
 
 
-def _undone(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> str:
+def _undone(state: EtaState, seen: Summary, rules: AdaptiveConfig) -> str:
     """Why the trial under way is given up; empty if it is not, or there is none."""
-    if state.trial > 0 and _by_rest(medians.held) > PAYS * _by_rest(state.held):
-        return f"the raise did not pay: work was held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
-    if state.trial < 0 and medians.held > KEPT * rules.waiting:
-        return f"the smaller eta costs: work is held back for {medians.held:.1%} of the time, {state.held:.1%} before it"
+    if state.trial > 0 and _by_rest(seen.held) > PAYS * _by_rest(state.held):
+        return f"the raise did not pay: work was held back for {seen.held:.1%} of the time, {state.held:.1%} before it"
+    if state.trial < 0 and seen.held > KEPT * rules.waiting:
+        return f"the smaller eta costs: work is held back for {seen.held:.1%} of the time, {state.held:.1%} before it"
     return ""
 
 
@@ -125,24 +128,24 @@ def _by_rest(share: float) -> float:
     return share / (1 - share) if share < 1 else math.inf
 
 
-def _tried(state: EtaState, medians: Medians, rules: AdaptiveConfig) -> tuple[EtaState, str]:
+def _tried(state: EtaState, seen: Summary, rules: AdaptiveConfig) -> tuple[EtaState, str]:
     """Begin a trial of a larger or smaller eta, if there is reason for one and it does not have to rest."""
     rests = state.version < state.resting
-    larger = _largest_inside(state.eta, min(state.ceiling, rules.max) if rests else rules.max, medians, rules)
-    if medians.held > rules.waiting and larger > state.eta:
-        why = f"work is held back for {medians.held:.1%} of the time, above {rules.waiting:.1%}"
-        return _moved(state, larger, rules, trial=larger - state.eta, held=medians.held), why
-    if medians.held < QUIET * rules.waiting and state.eta > rules.min and not rests:
-        why = f"work is held back for {medians.held:.1%} of the time: a smaller eta may be as fast"
-        return _moved(state, state.eta - 1, rules, trial=-1, held=medians.held), why
+    larger = _largest_inside(state.eta, min(state.ceiling, rules.max) if rests else rules.max, seen, rules)
+    if seen.held > rules.waiting and larger > state.eta:
+        why = f"work is held back for {seen.held:.1%} of the time, above {rules.waiting:.1%}"
+        return _moved(state, larger, rules, trial=larger - state.eta, held=seen.held), why
+    if seen.held < QUIET * rules.waiting and state.eta > rules.min and not rests:
+        why = f"work is held back for {seen.held:.1%} of the time: a smaller eta may be as fast"
+        return _moved(state, state.eta - 1, rules, trial=-1, held=seen.held), why
     return state, ""
 
 
-def _largest_inside(eta: int, most: int, medians: Medians, rules: AdaptiveConfig) -> int:
+def _largest_inside(eta: int, most: int, seen: Summary, rules: AdaptiveConfig) -> int:
     """The largest eta, up to half as large again, that keeps data inside if distance grows with the square of the age."""
     for larger in range(min(eta + eta // 2 + 1, most), eta, -1):
         growth = ((larger + 1) / (eta + 1)) ** 2
-        if medians.ess > 0 and math.log(medians.ess) * growth >= math.log(rules.ess) and medians.kl * growth <= rules.kl:
+        if seen.ess > 0 and math.log(seen.ess) * growth >= math.log(rules.ess) and seen.kl * growth <= rules.kl:
             return larger
     return eta
 

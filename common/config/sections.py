@@ -161,7 +161,7 @@ class AdaptiveConfig:
     ess: float = 0.98  # effective sample size (policy/ess) below which eta is halved
     kl: float = 0.01  # KL(behaviour, policy) in nats (policy/kl_behaviour_k3) above which eta is halved
     waiting: float = 0.05  # share of the learner's time, held back by eta alone, above which a larger one is tried
-    window: int = 4  # steps whose medians decide
+    window: int = 4  # steps that decide together
 
     def __post_init__(self) -> None:
         require(self.min >= 0, "buffer.adaptive.min", self.min, "0 or more")
