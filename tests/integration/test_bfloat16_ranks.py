@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prolong.common.config.choices import Recompute
+from prolong.common.config.choices import Correction, Recompute
 from safetensors.torch import load_file
 
 from tests.support import rank_script
@@ -28,6 +28,7 @@ def test_a_step_of_two_bfloat16_ranks_is_that_of_one_in_float32_up_to_rounding(s
     model, folder = stepped
     cfg = small_config(model)
     cfg.learner.minibatches = 2
+    cfg.objective.correction = Correction.decoupled
     exact = make_trainer(cfg, dtype=torch.float32)
     metrics = exact.train(random_batch(0))
     rounded = load_file(folder / f"{Recompute.false.name}.safetensors")

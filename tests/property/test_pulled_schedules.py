@@ -41,6 +41,7 @@ def two_links(slow_s: float, *, actors: int = 2, eta: int = 1) -> Plan:
         actors=actors,
         capacity=8,
         think_s=2.0,
+        slower=1.0,
         heavy=0.0,
         hang=0.0,
         lag_s=0.1,
