@@ -63,9 +63,9 @@ def _speed(grown: Numbers) -> dict[str, float]:
     if steps <= 0 or seconds <= 0:
         return {}
     return {
-        "actor_tokens_per_s": grown["engine_tokens"] / seconds,
-        "actor_running": grown["engine_running"] / steps,
-        "actor_waiting": grown["engine_waiting"] / steps,
-        _KV_USE: grown["engine_kv_use"] / steps,
-        "actor_preemptions": grown["engine_preemptions"],
+        "actor_tokens_per_s": grown.get("engine_tokens", 0.0) / seconds,
+        "actor_running": grown.get("engine_running", 0.0) / steps,
+        "actor_waiting": grown.get("engine_waiting", 0.0) / steps,
+        _KV_USE: grown.get("engine_kv_use", 0.0) / steps,
+        "actor_preemptions": grown.get("engine_preemptions", 0.0),
     }

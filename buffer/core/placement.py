@@ -20,6 +20,8 @@ from .run_state import RunState
 
 # prompts that a ticket can be given one of, while actors are unequal
 NEXT_PROMPTS = 32
+# expected times that differ by less than this factor count as the same
+ALIKE = 1.001
 # the plan is made again after this share of the time that a ticket may take, and when the head moves
 PLAN_SHARE = 0.25
 # that time while nobody knows it
@@ -99,7 +101,7 @@ class Placement:
         firsts = [actor for version in admitted if (actor := self.best([version], num_rollouts)) is not None]
         firsts.sort(key=self._rank_of)
         for actor in firsts:
-            choice = self._choose(actor)
+            choice = self._choose(actor, now)
             if choice is not None:
                 return self._placed(actor, choice)
         return None
@@ -114,10 +116,11 @@ class Placement:
         assert version is not None
         return Placed(actor, version, choice)
 
-    def _choose(self, actor: str) -> int | None:
+    def _choose(self, actor: str, now: float) -> int | None:
         """The longest of the next prompts that the actor brings back in time; None when there is none.
 
-        Among equal actors there is nobody to hold a ticket back for, and nothing to choose by.
+        Among equal actors there is nobody to hold a ticket back for, and nothing to choose by. An actor that was given nothing
+        for long gets the shortest: what is known of it may be wrong by now, and nothing else would show that.
         """
         run, forecast = self._run, self._run.forecast
         if not forecast.is_unequal:
@@ -125,17 +128,22 @@ class Placement:
         version = run.version_of(actor)
         assert version is not None
         sampling, contract = run.store.sampling, run.store.contract
-        offered = run.store.look_ahead.offer(NEXT_PROMPTS)
         slack_s = forecast.slack_s(version + contract.eta - contract.head)
         load = run.leases.rollouts(actor) + sampling.n
-        best, longest_s = None, -1.0
-        for choice, prompt in enumerate(offered):
+        in_time: dict[int, float] = {}
+        late: dict[int, float] = {}
+        for choice, prompt in enumerate(run.store.look_ahead.offer(NEXT_PROMPTS)):
             back = forecast.expect(actor, prompt, sampling, load)
             if back is None:
                 return 0
-            if back.mean_s > longest_s * 1.001 and forecast.is_soon(back, prompt, sampling, slack_s):
-                best, longest_s = choice, back.mean_s
-        return best
+            soon = forecast.is_soon(back, prompt, sampling, slack_s)
+            (in_time if soon else late)[choice] = back.mean_s
+        if in_time:
+            # of those that are about as long, the first
+            longest_s = max(in_time.values())
+            return next(choice for choice, mean_s in in_time.items() if mean_s * ALIKE >= longest_s)
+        shortest = min(late, key=lambda choice: late[choice])
+        return shortest if forecast.is_out_of_sight(actor, late[shortest], now) else None
 
     def _plan(self, now: float) -> None:
         """Decide anew how long a ticket may take, if that is due."""

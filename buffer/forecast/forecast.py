@@ -27,6 +27,9 @@ UNEQUAL = 1.3
 ABOUT_AS_SOON = 0.8
 # part of the present version that counts as passed
 PASSED = 1 / 3
+# An actor that is late with everything gets a ticket all the same after so many times as long as that takes. It may cost one
+# part in so many of the time.
+OUT_OF_SIGHT = 20.0
 # of the seconds in which a learner's steps and the window change
 LEARNER_MEMORY = 8.0
 
@@ -77,6 +80,8 @@ class Forecast:
         self._speeds: dict[str, ActorSpeed] = {}
         # by ordinal
         self._under_way: dict[int, Expected] = {}
+        # actor -> when it was given its last ticket
+        self._given_s: dict[str, float] = {}
         self._window: TicketWindow | None = None
         self._soonest: _Soonest | None = None
         # tokens of a usual prompt, and of the longest rollout of its group
@@ -104,6 +109,7 @@ class Forecast:
         """A ticket was given to an actor, which has `leased` rollouts in flight with it."""
         back_s = None if ticket.started else self.back_s(actor, ticket.prompt, ticket.sampling, leased)
         self._under_way[ticket.ordinal] = Expected(actor, now, leased, back_s)
+        self._given_s[actor] = now
 
     def note_group(self, ticket: Ticket, group: Group, leased: int, now: float) -> None:
         """A group came. `leased`: rollouts in flight at its actor, this group's among them."""
@@ -148,6 +154,7 @@ class Forecast:
     def forget(self, actor: str) -> None:
         """An actor is gone."""
         self._speeds.pop(actor, None)
+        self._given_s.pop(actor, None)
 
     def forget_work(self) -> None:
         """Nobody works on any ticket: a generation begins, or the run ends."""
@@ -211,6 +218,10 @@ class Forecast:
             return True
         longest = self.lengths.longest(prompt, sampling.n, sampling.max_tokens)
         return longest is None or self._soonest.back_s(longest.expected) >= ABOUT_AS_SOON * back.mean_s
+
+    def is_out_of_sight(self, actor: str, back_s: float, now: float) -> bool:
+        """Whether the actor was given nothing for so long that a ticket which takes it `back_s` is worth what it may cost."""
+        return now - self._given_s.setdefault(actor, now) > OUT_OF_SIGHT * back_s
 
     # --- the plan ---------------------------------------------------------------------------------
 

@@ -35,6 +35,11 @@ def test_rates_and_rollouts_add_up_over_actors_and_the_use_of_the_cache_is_a_mea
     assert speed_metrics({"idle": {"idle_s": 4.0}}) == {}
 
 
+def test_numbers_that_an_actor_does_not_count_are_0() -> None:
+    """Heartbeats come from outside."""
+    assert speed_metrics({"a": {"engine_steps": 10.0, "busy_s": 3.0}})["perf/actor_tokens_per_s/a"] == 0.0
+
+
 def test_a_batch_carries_the_speed_since_the_one_before() -> None:
     peers = Peers()
     hello = Hello(role=Role.actor, name="a", protocol=PROTOCOL_VERSION, tokenizer="t", host="h", pid=1)
