@@ -20,6 +20,9 @@ from prolong.launch.local.supervisor import Failure, RunOutcome, Supervisor, fir
 
 from tests.support.runs import wait_until
 
+# ends when the learner has done its last step
+WHEN_DONE = "until test -f $DONE; do sleep 0.02; done"
+
 
 class Case:
     """One supervised run of shell scripts in a folder. The leader must leave the file `done`; each note creates `noted`."""
@@ -97,7 +100,7 @@ def test_a_leader_that_takes_long_to_end_after_a_finished_run_is_waited_for(
     """On a busy machine the others have left long before: the run is over, and no actor is missing."""
     monkeypatch.setattr(module, "LEAVE_S", 0.05)
     learner = "touch $DONE; until test -f $FOLDER/judged; do sleep 0.02; done"
-    supervisor = case.supervisor(buffer="exit 0", learner=learner, actor="exit 0")
+    supervisor = case.supervisor(buffer=WHEN_DONE, learner=learner, actor=WHEN_DONE)
     finished = supervisor._finished
 
     def judge() -> bool:
@@ -111,7 +114,7 @@ def test_a_leader_that_takes_long_to_end_after_a_finished_run_is_waited_for(
 def test_a_leader_that_hangs_after_a_finished_run_is_ended(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_S", 0.05)
     monkeypatch.setattr(module, "WRAP_UP_S", 0.05)
-    assert case.run(buffer="exit 0", learner="touch $DONE; sleep 99", actor="exit 0") == RunOutcome(code=0)
+    assert case.run(buffer=WHEN_DONE, learner="touch $DONE; sleep 99", actor=WHEN_DONE) == RunOutcome(code=0)
     case.assert_nothing_left()
 
 
