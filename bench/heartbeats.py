@@ -12,6 +12,7 @@ import argparse
 import sys
 import threading
 from collections.abc import Callable
+from itertools import cycle
 from time import monotonic, thread_time
 
 import numpy as np
@@ -94,22 +95,19 @@ class Alone:
         self.core = make_core(num_actors)
         self.names = [f"actor-{index}" for index in range(num_actors)]
         self.now = 0.0
-        self._time(lambda: self._say(LEARNER, hello_of("learner", m.Role.learner, version=0)), 1)
+        self._say(LEARNER, hello_of("learner", m.Role.learner, version=0))
         self.generation = self.core.run.store.generation
 
     def measure(self) -> JsonObject:
         """Microseconds by operation."""
         result: JsonObject = {}
-        joins, names = [], iter(self.names)
-        joins = [self._time(lambda name=name: self._say(name.encode(), hello_of(name)), 1) for name in names]
+        joins = [self._time(lambda name=name: self._say(name.encode(), hello_of(name)), 1) for name in self.names]
         result |= {"join_us": float(np.mean(joins)), "join_last_us": float(np.median(joins[-20:]))}
         self._say(LEARNER, offer_of(self.generation, 0))
         answers = [self._time(lambda name=name: self._say(name.encode(), self._applied(0)), 1) for name in self.names]
         result |= {"applied_us": float(np.mean(answers)), "applied_p99_us": float(np.quantile(answers, 0.99))}
-        beat, names = m.Heartbeat(stats=STATS), self.names
-        identities = [names[index % len(names)].encode() for index in range(NUM_BEATS)]
-        beats = iter(identities)
-        result["heartbeat_us"] = self._time(lambda: self.core.handle(next(beats), beat, self.now), NUM_BEATS)
+        beat, senders = m.Heartbeat(stats=STATS), cycle([name.encode() for name in self.names])
+        result["heartbeat_us"] = self._time(lambda: self.core.handle(next(senders), beat, self.now), NUM_BEATS)
         result["tick_us"] = self._time(lambda: self.core.tick(self.now), NUM_TICKS)
         self._say(LEARNER, m.TakeBatch(generation=self.generation, version=0))
         result["tick_of_a_waiting_learner_us"] = self._time(lambda: self.core.tick(self.now), NUM_TICKS)

@@ -2,7 +2,7 @@
 
 One process, no socket: the real RunState, through `Store` and `Leases` as the core calls them, and a journal whose disk forgets
 everything but the newest state. For every size n two shapes are measured: `wide` (ten batches of n / 10 groups) and `deep`
-(batches of 512 groups, and as many XX `select`
+(batches of 512 groups, and as many versions as it takes). Groups arrive in random order. An operation is timed alone; `select`
 is the time of a whole batch by its groups; `commit` is the recording of 256 operations by operation; `idle` is what is looked
 at when nothing is due. `restart`, by ticket: a buffer with n tickets, half of them stored, is opened from its journal in
 --folder. Growth is the ratio of the largest size to the smallest; log n grows from 10^3 to 10^6 by a factor of 2.
