@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..common.config.sections import VerifiersConfig
+from ..common.config.verifiers import VerifiersConfig
 from ..common.errors import UserError
 from ..common.json_object import JsonObject
 from ..launch.data.convert import ConvertSettings, converted, prove_prompt

@@ -15,8 +15,8 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("sections", "algorithm", "learner", "weights", "pools")
-SECTIONS, ALGORITHM, LEARNER, WEIGHTS, POOLS = (f"common/config/{name}.py" for name in FILES)
+FILES = [f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights", "pools", "verifiers")]
+SECTIONS, ALGORITHM, *_ = FILES
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
 
@@ -118,7 +118,7 @@ class Source(NamedTuple):
 
 def page() -> str:
     """The text of docs/config.md."""
-    files = [Source.read(path) for path in (SECTIONS, ALGORITHM, LEARNER, WEIGHTS, POOLS)]
+    files = [Source.read(path) for path in FILES]
     sections, algorithm, *_ = files
     choices = Source.read(CHOICES)
     sources = {name: source for source in files for name in source.classes()}

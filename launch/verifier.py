@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..common.config.sections import VerifiersConfig
+from ..common.config.verifiers import VerifiersConfig
 from ..common.data.records import is_unicode
 from ..common.errors import DataError, UserError
 from ..common.types import FinishReason, Prompt, Verdict

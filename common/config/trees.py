@@ -16,7 +16,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
 from .learner import LearnerConfig, LrScheduleConfig
-from .sections import AdaptiveConfig, BufferConfig, Config, JudgeConfig, LoraConfig, ModelConfig, VerifiersConfig
+from .sections import AdaptiveConfig, BufferConfig, Config, LoraConfig, ModelConfig
+from .verifiers import JudgeConfig, VerifiersConfig
 
 MISSING = "???"  # the default of a setting that the user must give
 _hints = cache(get_type_hints)
@@ -133,6 +134,22 @@ def lora_config(model: ModelConfig) -> LoraConfig | None:
     return build_section(LoraConfig, model.lora, "model.lora") if model.lora else None
 
 
+def adaptive_config(buffer: BufferConfig) -> AdaptiveConfig | None:
+    """How eta moves; None if it stays. Raises: ConfigError."""
+    if not buffer.adaptive:
+        return None
+    rules = build_section(AdaptiveConfig, buffer.adaptive, "buffer.adaptive")
+    between = f"from {rules.min} to {rules.max}, between which buffer.adaptive moves it"
+    require(rules.min <= buffer.eta <= rules.max, "buffer.eta", buffer.eta, between)
+    return rules
+
+
+def largest_eta(buffer: BufferConfig) -> int:
+    """The largest eta that a ticket of the run may have. Raises: ConfigError."""
+    rules = adaptive_config(buffer)
+    return buffer.eta if rules is None else rules.max
+
+
 def dotted_keys(tree: Mapping[str, Any] | None = None, key: str = "") -> list[str]:
     """Every setting as `section.key`, in the order of `Config`."""
     keys: list[str] = []
@@ -153,19 +170,3 @@ def _unknown(key: str, value: Any, siblings: list[str]) -> ConfigError:
     near = near or [by_leaf[close] for close in difflib.get_close_matches(leaf, list(by_leaf), n=1, cutoff=0.8)]
     expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings)}"
     return ConfigError(f"{key} = {value!r}: unknown key; {expected}")
-
-
-def adaptive_config(buffer: BufferConfig) -> AdaptiveConfig | None:
-    """How eta moves; None if it stays. Raises: ConfigError."""
-    if not buffer.adaptive:
-        return None
-    rules = build_section(AdaptiveConfig, buffer.adaptive, "buffer.adaptive")
-    between = f"from {rules.min} to {rules.max}, between which buffer.adaptive moves it"
-    require(rules.min <= buffer.eta <= rules.max, "buffer.eta", buffer.eta, between)
-    return rules
-
-
-def largest_eta(buffer: BufferConfig) -> int:
-    """The largest eta that a ticket of the run may have. Raises: ConfigError."""
-    rules = adaptive_config(buffer)
-    return buffer.eta if rules is None else rules.max

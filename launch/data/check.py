@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.config.sections import VerifiersConfig
+from ...common.config.verifiers import VerifiersConfig
 from ...common.data.prompts import PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
 from ...common.json_object import JsonObject

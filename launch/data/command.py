@@ -16,7 +16,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ...common.config.sections import VerifiersConfig
+from ...common.config.verifiers import VerifiersConfig
 from ...common.errors import UserError
 
 

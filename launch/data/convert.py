@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...common.config.sections import VerifiersConfig
+from ...common.config.verifiers import VerifiersConfig
 from ...common.data.records import DataRecord, is_unicode, read_records
 from ...common.errors import DataError, UserError
 from ...verifiers.data.fields import LeftOut

@@ -9,7 +9,7 @@ import asyncio
 import json
 from dataclasses import dataclass, replace
 
-from ...common.config.sections import VerifiersConfig
+from ...common.config.verifiers import VerifiersConfig
 from ...common.errors import UserError
 from ...common.json_object import JsonObject
 from ...common.types import FinishReason, Prompt, Verdict

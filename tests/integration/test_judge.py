@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prolong.common.config.sections import VerifiersConfig
+from prolong.common.config.verifiers import VerifiersConfig
 from prolong.common.types import FinishReason, Prompt, Verdict
 from prolong.verifiers.workers.pool import make_pool
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prolong.bench.data_sets import read_set_records, table_of_sets, try_sets
-from prolong.common.config.sections import VerifiersConfig
+from prolong.common.config.verifiers import VerifiersConfig
 
 from tests.support.sandboxes import BACKENDS, missing
 

@@ -17,7 +17,7 @@ import random
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-from ...common.config.sections import JudgeConfig
+from ...common.config.verifiers import JudgeConfig
 from ...common.errors import ConfigError, VerifierFailure
 from .http_post import Endpoint, Reply, post_json
 from .judge_prompt import TEMPLATE, request_body, verdict_in

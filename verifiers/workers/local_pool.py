@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from ...common.config.sections import JudgeConfig
+from ...common.config.verifiers import JudgeConfig
 from ...common.errors import ConfigError, ProlongError, VerifierFailure
 from ...common.types import MAX_DETAIL, FinishReason, Prompt, Verdict, VerdictStatus
 from .. import user_verifiers

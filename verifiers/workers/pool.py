@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
-from ...common.config.sections import VerifiersConfig
 from ...common.config.trees import judge_config
+from ...common.config.verifiers import VerifiersConfig
 from ...common.types import FinishReason, Prompt, Verdict
 from .local_pool import LocalPool
 from .shared_pool import SharedPool

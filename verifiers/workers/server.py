@@ -15,7 +15,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from ...common.config.sections import VerifiersConfig
+from ...common.config.verifiers import VerifiersConfig
 from ...common.errors import AddressInUse, ConfigError, UserError, WireError
 from ...common.transport.gate import AllowedFolder, Gate
 from ...common.transport.keys import load_buffer_keys

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prolong.common.config.sections import VerifiersConfig
+from prolong.common.config.verifiers import VerifiersConfig
 from prolong.common.errors import ConfigError, UserError
 from prolong.common.types import VerdictStatus
 from prolong.verifiers import adapters

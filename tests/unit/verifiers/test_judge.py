@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prolong.common.config.sections import JudgeConfig
+from prolong.common.config.verifiers import JudgeConfig
 from prolong.common.errors import ConfigError, DataError
 from prolong.verifiers.api import UNDECIDED, Task
 from prolong.verifiers.judge import JUDGE
