@@ -217,12 +217,12 @@ class LockstepRun:
         for version in range(cfg.run.steps + 1):
             self._sampler.load(version)
             bound = eta(version, result.metrics)
-            sampled = [self._sample_batch()]
-            if len(waiting) < bound + 1:
-                waiting.append(sampled[0])
-            while len(waiting) < bound + 1:
+            # one batch at least: its reward is that of this version, also where enough batches wait
+            sampled: list[list[Group]] = []
+            while not sampled or len(waiting) < bound + 1:
                 sampled.append(self._sample_batch())
-                waiting.append(sampled[-1])
+                if len(waiting) < bound + 1:
+                    waiting.append(sampled[-1])
             result.rewards.append(float(np.mean([self._mean_reward(group) for batch in sampled for group in batch])))
             if version < cfg.run.steps:
                 result.metrics.append(self._step(version, waiting.popleft()))

@@ -2,7 +2,7 @@
 
 All rows are at the same position: a row whose prompt is longer than the shortest one goes through the rest of it token by
 token, so that no row is padded and no mask is needed. The sampling law and its noise are those of `actor/engines/api.py`, for
-sampling without cuts; tests/unit/bench/test_quick_decoder.py holds it against the transformers engine.
+sampling without cuts; tests/unit/bench/test_lockstep.py holds it against the transformers engine.
 Knows one architecture, that of the demo's model: Qwen3 in float32, without scaled positions.
 """
 

@@ -56,10 +56,7 @@ BYPASS, DECOUPLED = "objective.correction=bypass", "objective.correction=decoupl
 GRID: dict[str, tuple[str, ...]] = {
     "decoupled": (DECOUPLED,),
     "bypass": (BYPASS,),
-    "uncorrected": (
-        DECOUPLED,
-        "objective.weighting=none",
-    ),
+    "uncorrected": (DECOUPLED, "objective.weighting=none"),
     "approximate": ("objective.correction=approximate",),
 }
 ON_POLICY = "on_policy"  # the one arm of eta 0
@@ -68,18 +65,9 @@ ARM_ETAS, ARM_SEEDS = (8, 2), 3
 ARMS: dict[str, tuple[str, ...]] = {
     "bypass_wide": (BYPASS, "objective.clip_low=0.5", "objective.clip_high=1.0"),
     "bypass_dual": (BYPASS, "objective.dual_clip=3"),
-    "decoupled_cap_1": (
-        DECOUPLED,
-        "objective.truncation=1",
-    ),
-    "decoupled_masked": (
-        DECOUPLED,
-        "objective.weighting=mask",
-    ),
-    "decoupled_ess": (
-        DECOUPLED,
-        "learner.ess_on_policy=1",
-    ),
+    "decoupled_cap_1": (DECOUPLED, "objective.truncation=1"),
+    "decoupled_masked": (DECOUPLED, "objective.weighting=mask"),
+    "decoupled_ess": (DECOUPLED, "learner.ess_on_policy=1"),
     "bypass_ess": (BYPASS, "learner.ess_on_policy=1"),
     "sapo": (BYPASS, "objective.loss=sapo"),
     "cispo": (BYPASS, "objective.loss=cispo"),
@@ -102,6 +90,7 @@ BASE = (
 )  # fmt: skip
 QUARTERS = 4
 LENGTH_ETA = 8  # of the table of lengths
+DATA_FILE = "staleness.jsonl"  # in docs/
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -166,8 +155,8 @@ def overrides_of(cell: Cell, model: Path) -> list[str]:
     """The settings of a run, over the recipe `demo`; a run of processes takes them too."""
     own = (GRID | ARMS | ADAPTIVE_ARMS | {ON_POLICY: (DECOUPLED,)})[cell.arm]
     files = (
-        f"data.{name}=[" + ",".join(f"{{file: {model}/{file}.jsonl, only: {task}}}" for task in TASKS[cell.task]) + "]"
-        for name, file in (("train", "train"), ("heldout", "heldout"))
+        f"data.{name}=[" + ",".join(f"{{file: {model}/{name}.jsonl, only: {task}}}" for task in TASKS[cell.task]) + "]"
+        for name in ("train", "heldout")
     )
     steps = SLOW_STEPS if cell.lr == SLOW_RATE else STEPS
     settings = [f"run.steps={steps}", f"learner.lr={cell.lr}", f"buffer.eta={cell.eta}", f"run.seed={cell.seed}"]
@@ -304,20 +293,22 @@ def compare_with_real_runs(args: argparse.Namespace) -> list[dict]:
 
 def draw(args: argparse.Namespace) -> None:
     """Make the files of docs/ of the rows that there are, and print the tables."""
-    rows = list(read_rows(args.rows).values())
-    write_docs_rows(rows, args.docs / "staleness.jsonl")
-    draw_staleness(rows, args.docs / "staleness.png")
+    # those that the page was made of are there in a checkout without runs
+    rows = list((read_rows(args.docs / DATA_FILE) | read_rows(args.rows)).values())
+    grid = [row for row in rows if row["lr"] in RATES]
+    write_docs_rows(rows, args.docs / DATA_FILE)
+    draw_staleness(grid, args.docs / "staleness.png")
     tables = [
         f"{len(rows)} runs. A cell: held-out reward at the end ± standard error, steps to a reward of {TARGET}, mean ESS.",
         grid_tables(rows),
-        "`decoupled` against the others, seed by seed, over all etas above 0: mean difference ± standard error (pairs).",
-        differences(rows),
-        "Other arms:",
-        arms_table(rows, [*GRID, *ARMS], sorted(ARM_ETAS)),
+        "The default against the others, seed by seed, over all etas above 0: mean difference ± standard error (pairs).",
+        differences(grid),
+        "Other arms, cells as above:",
+        arms_table(grid, [*ARMS], sorted(ARM_ETAS)),
         f"At eta {LENGTH_ETA}, by quarters of the rollouts, the shortest first: tokens, share that keep their gradient, ESS.",
-        length_table(rows, LENGTH_ETA),
+        length_table(grid, LENGTH_ETA),
         f"Time to a reward of {TARGET} in steps of eta 0, at speeds like the published ones (`bench/assumed_speed.py`):",
-        time_table(rows, [*GRID, *ARMS]),
+        time_table(rows),
     ]
     made = "\n\n".join(tables)
     fill_page(args.docs / "staleness.md", made)

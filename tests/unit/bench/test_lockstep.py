@@ -56,7 +56,6 @@ def test_the_quick_decoder_samples_what_the_transformers_engine_samples(model: P
     rows = [QuickRow(prompt=r.prompt, seed=r.seed, temperature=r.temperature, max_tokens=r.max_tokens) for r in expected]
     QuickDecoder(causal, tokenizer.eos_ids, 128).decode(rows)
     assert [row.token_ids for row in rows] == [row.token_ids for row in expected]
-    assert {row.finish_reason for row in rows} == {row.finish_reason for row in expected}
     assert [row.finish_reason for row in rows] == [row.finish_reason for row in expected]
     for row, other in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row.logprobs, other.logprobs, atol=2e-4)

@@ -13,7 +13,6 @@ from prolong.bench.staleness_report import (
     BEGIN,
     END,
     grid_tables,
-    late_reward,
     paired,
     steps_to_target,
     time_table,
@@ -56,7 +55,6 @@ def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
 def test_the_target_is_reached_with_the_mean_of_three_versions() -> None:
     assert steps_to_target(row(0, "on_policy", 0, heldout=0, curve=[0.2, 1.0, 0.7, 0.84, 0.9, 0.85, 0.1])) == 5
     assert steps_to_target(row(0, "on_policy", 0, heldout=0, curve=[1.0, 1.0, 0.5, 0.0])) == 4
-    assert late_reward(row(0, "on_policy", 0, heldout=0, curve=[0.0] * 6 + [0.5, 1.0])) == 0.75
 
 
 def test_tables_and_differences_are_means_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,20 +63,26 @@ def test_tables_and_differences_are_means_over_seeds(tmp_path: Path, capsys: pyt
     for eta in (1, 2, 4):
         rows += [row(eta, "decoupled", seed, heldout=0.6 + 0.2 * seed, curve=slow) for seed in (0, 1)]
         rows += [row(eta, "bypass", seed, heldout=0.9, curve=fast) for seed in (0, 1)]
-    assert "| 2 | 0.700 ±0.100, 4.0, 0.50 | 0.900 ±0.000, 3.0, 0.50 | - | - |" in grid_tables(rows)
-    assert paired(rows, "decoupled", "bypass", lambda each: each["heldout"])["sums 5e-05"][::2] == (pytest.approx(-0.2), 6)
+    rows.append(row(2, "bypass_adaptive", 0, heldout=0.8, curve=fast) | {"etas": [2] * 5})
+    assert "| 2 | 0.700 ±0.100, 4.0, 0.50 | 0.900 ±0.000, 3.0, 0.50 |\n" in grid_tables(rows)
+    assert "| adaptive | - | 0.800, 3.0, 0.50 |" in grid_tables(rows)
+    assert paired(rows, "decoupled", "bypass", lambda each: each["heldout"])["sums 5e-5"][::2] == (pytest.approx(-0.2), 6)
     # 3 steps at 1, 1.43, 1.73 and 2.09 times the speed
-    assert "| sums 5e-05 bypass | 3.0 ±0.0 | 2.1 ±0.0 | 1.7 ±0.0 | 1.4 ±0.0 | - |" in time_table(rows, ["bypass"])
+    assert "| sums 5e-5 bypass | 3.0 | 2.1 ±0.0 | 1.7 ±0.0 | 1.4 ±0.0 | 1.7 |" in time_table(rows)
+    assert "sums" not in time_table([each for each in rows if each["arm"] != "decoupled"]), "all take the same steps"
     path, page = tmp_path / "rows.jsonl", tmp_path / "staleness.md"
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     page.write_text(f"before\n{BEGIN}\nthe tables of yesterday\n{END}\nbehind\n")
     assert staleness.main(["--draw", "--rows", str(path), "--docs", str(tmp_path)]) == 0
-    assert "13 runs" in capsys.readouterr().out
-    assert page.read_text().startswith(f"before\n{BEGIN}\n13 runs")
+    assert "14 runs" in capsys.readouterr().out
+    assert page.read_text().startswith(f"before\n{BEGIN}\n14 runs")
     assert page.read_text().endswith(f"\n{END}\nbehind\n")
-    assert "| bypass | reward at the end | -0.20 ±0.04 (6) |" in page.read_text()
+    assert "| decoupled | reward at the end | +0.20 ±0.04 (6) |" in page.read_text()
     assert "yesterday" not in page.read_text()
-    assert len((tmp_path / "staleness.jsonl").read_text().splitlines()) == 13
+    assert len((tmp_path / "staleness.jsonl").read_text().splitlines()) == 14
+    # a checkout has the data of the page and no runs
+    assert staleness.main(["--draw", "--rows", str(tmp_path / "none"), "--docs", str(tmp_path)]) == 0
+    assert len((tmp_path / "staleness.jsonl").read_text().splitlines()) == 14
     assert (tmp_path / "staleness.png").stat().st_size > 10_000
 
 
