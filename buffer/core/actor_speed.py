@@ -6,7 +6,7 @@ A record of a step names a few dozen actors at most: of more, it tells the slowe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import median
 from types import MappingProxyType
 
 Numbers = Mapping[str, float]
@@ -14,8 +14,6 @@ Numbers = Mapping[str, float]
 _SECONDS = ("busy_s", "idle_s", "weights_s")  # all the time of an actor
 _KV_USE = "actor_kv_use"
 MAX_NAMED = 32
-
-
 _NO_POOLS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -53,9 +51,9 @@ def _spread(speeds: Sequence[Numbers]) -> dict[str, float]:
 
 
 def _together(speeds: Sequence[Numbers]) -> dict[str, float]:
-    """The numbers of several actors as one."""
+    """The numbers of several actors as one. Whatever they report, this must not raise: fmean does for infinite or huge ones."""
     by_key = {key: [speed[key] for speed in speeds] for key in (speeds[0] if speeds else {})}
-    return {key: fmean(numbers) if key == _KV_USE else sum(numbers) for key, numbers in by_key.items()}
+    return {key: sum(numbers) / (len(numbers) if key == _KV_USE else 1) for key, numbers in by_key.items()}
 
 
 def _speed(grown: Numbers) -> dict[str, float]:

@@ -80,10 +80,11 @@ class ActorSpeed:
         if steps <= 0 or busy_s <= 0 or not last:
             return
         running = max(sums.get("engine_running", 0.0) - last.get("engine_running", 0.0), 0.0) / steps
-        if not running <= ABSURD:
+        step_s = busy_s / steps
+        if not (running <= ABSURD and step_s <= ABSURD):
             return
         self._counts_steps = True
-        self._step.note(running, busy_s / steps)
+        self._step.note(running, step_s)
         if leased > 0:
             self._running_share += (min(running / leased, 1.0) - self._running_share) / MEMORY
 

@@ -15,7 +15,6 @@ groups in LMDB; it is read, and becomes 3 with the next commit.
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import msgspec
@@ -30,6 +29,7 @@ READABLE_FORMATS = (2, FORMAT)
 TICKET, GROUP, BATCH, STATE, MOVES, ETA, RETRY = b"t", b"g", b"b", b"s", b"m", b"a", b"q"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4
+LARGEST = 1e300  # number of a step's evidence
 
 T = TypeVar("T")
 
@@ -59,9 +59,9 @@ class EtaEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finite(self) -> bool:
-        """Whether the numbers mean something."""
+        """Whether the numbers mean something, and those of a window can be added up."""
         numbers = (self.ess, self.kl, self.wait_s, self.step_s, self.held_s)
-        return all(map(math.isfinite, numbers)) and self.step_s > 0
+        return all(abs(number) <= LARGEST for number in numbers) and self.step_s > 0
 
 
 class EtaState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

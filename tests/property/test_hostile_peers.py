@@ -45,7 +45,7 @@ from prolong.common.messages import (
 )
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Batch, PullAddress, Rollout, Ticket, VersionSpan, WeightSource, float32_array
+from prolong.common.types import Batch, PullAddress, Rollout, StepEvidence, Ticket, VersionSpan, WeightSource, float32_array
 
 from tests.support.buffer_process import NOTHING, NOWHERE, answer, hello, make_config
 
@@ -59,6 +59,8 @@ ROLES = {
 }
 PULLERS = ("paul", "rita")
 NUMBERS = [0, 0, 1, 1, 2, 3, 4, 5, -1, -5, 10**6, 2**31, 2**53, -(2**53), 2**62, -(2**62), 2**64 - 1]
+REALS = [math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e300, 5e-324, -1.0, 0.0, 1.0, 1e3]
+STATS = ("x", "engine_steps", "engine_running", "engine_tokens", "engine_kv_use", "busy_s", "idle_s")
 SOURCE = WeightSource(endpoint="tcp://127.0.0.1:9")
 SEEDS_PER_TEST = 20
 MESSAGES = 200
@@ -88,7 +90,7 @@ class Stranger:
                 self.learn(message.generation, message.version)
             case BatchReady():
                 generation, version = message.batch.generation, message.batch.version + 1
-                self.duties.append((name, StepDone(generation=generation, version=version)))
+                self.duties.append((name, StepDone(generation=generation, version=version, evidence=self.evidence())))
                 self.learn(generation, version)
 
     def applied(self, update: UpdateWeights) -> WeightsApplied:
@@ -125,7 +127,7 @@ class Stranger:
         if self.duties and self.rng.random() < 0.8:
             return self.duties.pop(0)
         name = self.rng.choice(list(ROLES))
-        return name, self.say(name)
+        return name, self.heartbeat() if self.rng.random() < 0.5 else self.say(name)
 
     def number(self, *fitting: int) -> int:
         return self.rng.choice(NUMBERS) if self.rng.random() < 0.3 else self.rng.choice(fitting)
@@ -144,12 +146,12 @@ class Stranger:
             return self.greet(name, pid=pid, version=version, generation=generation, stage=self.number(0, 1))
         return self.rng.choice(
             [
-                lambda: Heartbeat(stats={"x": self.rng.choice([math.nan, math.inf, 1e308, 0.0])}),
+                self.heartbeat,
                 lambda: self.group() if self.tickets else StatusRequest(),
                 lambda: self.group() if self.tickets else StatusRequest(),
                 lambda: TicketReturned(ordinal=self.number(*(t.ordinal for t in self.tickets), 0), reason="x"),
                 lambda: TakeBatch(**step),
-                lambda: StepDone(**step, stage=self.number(0, 0, 1)),
+                lambda: StepDone(**step, stage=self.number(0, 0, 1), evidence=self.rng.choice([None, self.evidence()])),
                 lambda: RequestReset(),
                 lambda: CheckpointSaved(**step),
                 lambda: Publish(**step, rendezvous=NOWHERE, manifest=NOTHING),
@@ -169,8 +171,20 @@ class Stranger:
             ]
         )()
 
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(stats=self.stats(), room=self.rng.choice([None, self.number(8)]))
+
+    def stats(self) -> dict[str, float]:
+        """What an actor counts: mostly numbers that mean something, so that those which do not are used as well."""
+        return {name: self.rng.choice(REALS) if self.rng.random() < 0.3 else self.rng.uniform(1, 1e3) for name in STATS}
+
+    def evidence(self) -> StepEvidence:
+        usual = {"ess": 0.9, "kl": 0.01, "wait_s": 1.0, "step_s": 2.0}
+        return StepEvidence(**{name: self.rng.choice([*REALS, *[number] * 20]) for name, number in usual.items()})
+
     def greet(self, name: str, **changes) -> Hello:
         about: dict[str, Any] = {"role": ROLES[name], "name": name, "capacity": self.number(8, 1)}
+        about["pool"] = self.rng.choice(["", "large", "small"])
         if name in PULLERS:
             about |= {"transport": "pull", "serves": self.rng.choice([SOURCE, SOURCE, None])}
         return msgspec.structs.replace(self.greeting, **about, **changes)
@@ -215,6 +229,7 @@ def is_sound(batch: Batch) -> bool:
 @pytest.mark.parametrize("block", range(5))
 def test_no_sequence_of_well_formed_messages_breaks_the_core(tmp_path, block):
     cfg = make_config(tmp_path)
+    cfg.buffer.adaptive = {"min": 0, "max": 4, "window": 2}
     cfg.stages = [StageConfig(name="first", steps=2), StageConfig(name="second", sampling={"n": 3})]
     tokenizer = Tokenizer.load(cfg.model.path)
     num_batches, limit = 0, cfg.buffer.max_message_mb << 20

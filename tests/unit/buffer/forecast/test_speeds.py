@@ -82,3 +82,11 @@ def test_absurd_numbers_are_left_out() -> None:
             speed.note_heartbeat(sums, leased=16)
     heartbeats(speed, [16.0] * 30, at_zero=0.02, slope=0.0, sums=sums)
     assert speed.step_s(16.0) == pytest.approx(0.02, rel=0.05)
+
+
+def test_an_actor_whose_heartbeats_are_all_absurd_is_known_by_its_groups() -> None:
+    speed = ActorSpeed()
+    for count in range(1, 4):
+        speed.note_heartbeat({"engine_steps": 10.0 * count, "engine_running": 80.0 * count, "busy_s": 1e300 * count}, leased=8)
+    speed.note_group(longest=100.0, prompt_tokens=20.0, load=8.0, took_s=5.0)
+    assert speed.step_s(8.0) == pytest.approx(0.05)

@@ -139,8 +139,9 @@ def test_a_step_that_was_read_and_numbers_that_are_not_finite_change_nothing() -
     state, _ = run(initial_state(1), 3, held=0.9)
     assert decide_eta(state, evidence(3, held=0.9), RULES) == (state, "")
     assert decide_eta(state, evidence(2, ess=0.1), RULES) == (state, "")
-    broken, why = decide_eta(state, evidence(4, ess=float("nan")), RULES)
-    assert (broken, why) == (msgspec.structs.replace(state, version=4), "")
+    for absurd in (float("nan"), float("inf"), 1.7e308):  # two of the last are infinite
+        broken, why = decide_eta(state, evidence(4, ess=absurd), RULES)
+        assert (broken, why) == (msgspec.structs.replace(state, version=4), "")
 
 
 def test_work_is_held_back_for_no_longer_than_the_learner_waited() -> None:
