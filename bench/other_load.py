@@ -43,7 +43,7 @@ def _read(name: str) -> HostProcess | None:
     if not name.isdigit():
         return None
     try:
-        text = Path("/proc", name, "stat").read_text()
+        text = Path("/proc", name, "stat").read_text(errors="replace")
     except OSError:
         return None  # it has ended
     rest = text.rpartition(")")[2].split()
@@ -57,7 +57,7 @@ def _runs(process: HostProcess) -> bool:
     if process.threads == 1:
         return False
     try:
-        texts = [each.read_text() for each in Path("/proc", str(process.pid)).glob("task/*/stat")]
+        texts = [each.read_text(errors="replace") for each in Path("/proc", str(process.pid)).glob("task/*/stat")]
     except OSError:
         return False
     return any(text.rpartition(")")[2].split()[0] == "R" for text in texts)

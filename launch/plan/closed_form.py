@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ...common.config.sections import Config
+from ...common.config.trees import largest_eta
 from ...common.types import Sampling, Ticket, TicketKind
 from .simulation.cluster import Cluster, PoolDevice
 from .simulation.lengths import LengthSampler, simulated_prompts
@@ -122,10 +123,10 @@ def _groups(cluster: Cluster, cfg: Config, version: int) -> tuple[float, float]:
 
 
 def roofs(cluster: Cluster, cfg: Config, work: StepWork) -> Roofs:
-    """The roof of each part."""
+    """The roof of each part; of an eta that adapts, at its largest."""
     learner_s = cluster.learner.step_s(cfg.buffer.batch_groups * work.rollouts * (work.tokens + work.prompt_tokens))
-    eta, weights = cfg.buffer.eta, cluster.weights
-    rate = sum(device.count * _rollouts_per_s(device, work) for device in cluster.pools.values())
+    eta, weights = largest_eta(cfg.buffer), cluster.weights
+    rate = sum(device.count * _rollouts_per_s(device, work) for device in cluster.used)
     needed = work.groups * work.rollouts
     pause_s = weights.pause_s + (_recomputed_s(cluster, work) if cfg.actor.clear_kv else 0.0)
     workers = cluster.verifiers.workers * cluster.num_actors
@@ -149,7 +150,7 @@ def _rollouts_per_s(device: PoolDevice, work: StepWork) -> float:
 
 def _recomputed_s(cluster: Cluster, work: StepWork) -> float:
     """Seconds to compute the contexts of a full actor again, of the fastest pool."""
-    return min(device.most_running * work.context * device.prefill_s_per_token for device in cluster.pools.values())
+    return min(device.most_running * work.context * device.prefill_s_per_token for device in cluster.used)
 
 
 def _staleness_roof(cluster: Cluster, work: StepWork, eta: int, learner_s: float) -> float:
@@ -168,10 +169,10 @@ def _group_s(cluster: Cluster, work: StepWork, eta: int, steps_per_s: float) -> 
 
     At eta = 0: of the last group of a step, whose work is spread evenly over the actors.
     """
-    rate = sum(device.count * _rollouts_per_s(device, work) for device in cluster.pools.values())
+    rate = sum(device.count * _rollouts_per_s(device, work) for device in cluster.used)
     needed = work.groups * work.rollouts
     least = NONE
-    for device in cluster.pools.values():
+    for device in cluster.used:
         share = _rollouts_per_s(device, work) / rate
         if eta == 0:
             tokens = needed * share * work.tokens
@@ -190,9 +191,9 @@ def _host_roof(cluster: Cluster, work: StepWork, learner_s: float) -> float:
     host, learner = cluster.host, cluster.learner
     if not host.cores:
         return NONE
-    actors = [cores for device in cluster.pools.values() for cores in (device.cores, device.helper_cores) * device.count]
+    actors = [cores for device in cluster.used for cores in (device.cores, device.helper_cores) * device.count]
     wanted = [cores for cores in (*actors, learner.cores) if cores]
     share = host.share(wanted)
     usable = sum(min(cores, share) for cores in wanted)
-    per_rollout = min(device.all_cores / _rollouts_per_s(device, work) for device in cluster.pools.values())
+    per_rollout = min(device.all_cores / _rollouts_per_s(device, work) for device in cluster.used)
     return usable / (work.groups * work.rollouts * per_rollout + learner.cores * learner_s)

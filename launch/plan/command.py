@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -39,6 +40,8 @@ UNUSED = ["model.path=planned", "data.train=[{file: planned.jsonl}]", "buffer.ma
 def plan_on_cluster(args: argparse.Namespace) -> int:
     """Plan a run, or several for a sweep; 0. args: of `plan_parser`."""
     console = Console(highlight=False)
+    if args.plot is not None:
+        _check_plot(args.plot, args.sweep)
     fits: list[RunFit] = []
     runs = [read_recorded(name) for name in args.calibrate]
     if runs:
@@ -113,12 +116,19 @@ def _show_sweep(console: Console, args: argparse.Namespace, swept: tuple[str, li
     else:
         console.print(sweep_table(key, points))
     if args.plot is not None:
-        try:
-            from .plot import draw_sweep
+        from .plot import draw_sweep
 
-            draw_sweep(key, points, args.plot)
-        except ImportError as error:
-            raise UserError(f"--plot needs matplotlib ({error}): pip install matplotlib") from error
+        draw_sweep(key, points, args.plot)
+
+
+def _check_plot(path: Path, sweep: str) -> None:
+    """Before the simulations and not after them. Raises: UserError."""
+    if not sweep:
+        raise UserError(f"--plot {path}: it draws a sweep; expected --sweep KEY=A..B as well")
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise UserError(f"--plot {path}: expected the name of a .png file in a folder that exists")
+    if find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib: pip install matplotlib")
 
 
 def _record(given: Planned, best: Planned | None, fits: Sequence[RunFit]) -> JsonObject:

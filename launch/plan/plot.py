@@ -9,7 +9,7 @@ from .sweep import SweepPoint
 
 
 def draw_sweep(key: str, points: Sequence[SweepPoint], path: Path) -> None:
-    """Write the picture. matplotlib is a dependency of development: raises ImportError without it."""
+    """Write the picture. matplotlib is a dependency of development."""
     import matplotlib
 
     matplotlib.use("Agg")

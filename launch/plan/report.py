@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.config.sections import Config
+from ...common.config.trees import largest_eta
 from ...common.json_object import JsonObject
 from .refine import RunFit
 from .simulation.cluster import Cluster
@@ -83,7 +84,8 @@ def show_planned(console: Console, planned: Planned) -> None:
 def _settings_line(cluster: Cluster, cfg: Config) -> str:
     pools = ", ".join(f"{pool.count} {name} with {pool.capacity} rollouts each" for name, pool in cluster.pools.items())
     devices = f", learner on {cluster.learner.devices} devices" if cluster.learner.devices else ""
-    return f"eta {cfg.buffer.eta}, {cfg.buffer.batch_groups} groups of {cfg.sampling.n} a step; {pools}{devices}"
+    eta = f"{cfg.buffer.eta}, up to {largest_eta(cfg.buffer)}" if cfg.buffer.adaptive else cfg.buffer.eta
+    return f"eta {eta}, {cfg.buffer.batch_groups} groups of {cfg.sampling.n} a step; {pools}{devices}"
 
 
 def _roofs(planned: Planned) -> Table:
@@ -153,7 +155,7 @@ def show_best(console: Console, given: Planned, best: Planned) -> None:
 
 def sweep_table(key: str, points: Sequence[SweepPoint]) -> Table:
     """A row for each value."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.title = "shares of time busy, mean and largest staleness, share of groups not trained"
     for name in (key.rpartition(".")[2], "steps/s", "bound", "tokens/s", "learner", "actors", "mean", "max", "waste"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...common.config.sections import Config
+from ...common.config.trees import largest_eta
 from .closed_form import StepWork, roofs, step_work
 from .simulation.cluster import Cluster
 from .sweep import Planned, plan_one
@@ -34,7 +35,8 @@ def find_best(given: Planned, *, steps: int, seed: int) -> Planned:
             if left == 0:
                 return _choose(planned)
             left -= 1
-            found = plan_one(cluster, _with_eta(given.cfg, eta), steps=steps, seed=seed)
+            cfg = _with_eta(given.cfg, eta)
+            found = given if (cluster, cfg) == (given.cluster, given.cfg) else plan_one(cluster, cfg, steps=steps, seed=seed)
             planned.append(found)
             if ENOUGH * found.found.steps_per_s < fastest:
                 break
@@ -46,11 +48,12 @@ def _choose(planned: Sequence[Planned]) -> Planned:
     """The smallest eta among the fastest, and the fastest of those."""
     best = max(each.found.steps_per_s for each in planned)
     enough = [each for each in planned if each.found.steps_per_s >= ENOUGH * best]
-    return min(enough, key=lambda each: (each.cfg.buffer.eta, -each.found.steps_per_s))
+    return min(enough, key=lambda each: (largest_eta(each.cfg.buffer), -each.found.steps_per_s))
 
 
 def _with_eta(cfg: Config, eta: int) -> Config:
-    return replace(cfg, buffer=replace(cfg.buffer, eta=eta))
+    """With an eta that stays: one that adapts would find it by itself."""
+    return replace(cfg, buffer=replace(cfg.buffer, eta=eta, adaptive={}))
 
 
 def _ranked(cluster: Cluster, cfg: Config, work: StepWork) -> list[Cluster]:

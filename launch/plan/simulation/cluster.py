@@ -26,6 +26,7 @@ from ....common.errors import ConfigError, require
 from .pass_rates import PassRates
 
 TRANSPORTS = ("collective", "pull")
+MOST_SPREAD = 5  # of a logarithm: one in six is e^5 = 150 times the median or more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,8 @@ class LearnerDevice:
     drift: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_times("learner", self, "base_s", "per_token_s", "spread", "cores", "drift")
+        _check_times("learner", self, "base_s", "per_token_s", "cores", "drift")
+        _check_spreads("learner", self, "spread")
         require(self.devices >= 0, "learner.devices", self.devices, "0 or more")
 
     def step_s(self, tokens: float) -> float:
@@ -155,7 +157,7 @@ class LengthClass:
         known = self.mean >= 1 or bool(self.samples)
         require(known, "lengths.*.mean", self.mean, "at least 1 token, or lengths.*.samples")
         require(all(sample >= 1 for sample in self.samples), "lengths.*.samples", self.samples[:5], "lengths of at least 1")
-        _check_times("lengths.*", self, "spread", "prompt_spread")
+        _check_spreads("lengths.*", self, "spread", "prompt_spread")
         heavy = self.tail == 0 or self.tail > 1
         require(heavy, "lengths.*.tail", self.tail, "above 1 (the mean is infinite otherwise), or 0")
         require(self.max >= 0, "lengths.*.max", self.max, "a number of tokens, or 0")
@@ -259,6 +261,11 @@ class Cluster:
         require(not shared or shared in self.pools, "learner.pool", shared, f"one of {', '.join(self.pools)}, or nothing")
 
     @property
+    def used(self) -> list[PoolDevice]:
+        """The pools that have an actor."""
+        return [pool for pool in self.pools.values() if pool.count]
+
+    @property
     def num_actors(self) -> int:
         """Actors of all pools."""
         return sum(pool.count for pool in self.pools.values())
@@ -268,6 +275,12 @@ def _check_times(key: str, device: object, *names: str) -> None:
     for name in names:
         value = getattr(device, name)
         require(value >= 0 and math.isfinite(value), f"{key}.{name}", value, "0 or more")
+
+
+def _check_spreads(key: str, device: object, *names: str) -> None:
+    for name in names:
+        value = getattr(device, name)
+        require(0 <= value <= MOST_SPREAD, f"{key}.{name}", value, f"from 0 to {MOST_SPREAD}: it is that of a logarithm")
 
 
 def read_cluster(path: Path | str) -> Cluster:

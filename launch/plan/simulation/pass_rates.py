@@ -38,10 +38,9 @@ class PassRates(NamedTuple):
 
 def _all_alike(mean: float, correlation: float, n: int) -> float:
     """The mean of p^n for Beta-distributed p of this mean."""
-    if correlation <= 0:
-        return mean**n
-    total = 1 / correlation - 1
-    share = 1.0
+    # a + b, times the correlation: so nothing is divided by a correlation of 0
+    correlation = min(correlation, MOST)
+    total, share = 1 - correlation, 1.0
     for drawn in range(n):
-        share *= (mean * total + drawn) / (total + drawn)
+        share *= (mean * total + correlation * drawn) / (total + correlation * drawn)
     return share

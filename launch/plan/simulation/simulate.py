@@ -60,7 +60,7 @@ class ServiceTimes:
         Where processes die, their silence is noticed when the configuration says.
         """
         tokens = min(kind.mean or fmean(kind.samples) for kind in cluster.lengths)
-        step_s = min(pool.step_s(pool.most_running) for pool in cluster.pools.values())
+        step_s = min(pool.step_s(pool.most_running) for pool in cluster.used)
         rollout_s = min(tokens, cfg.sampling.max_tokens) * step_s
         dies = cluster.failures.mtbf_s > 0 or cluster.failures.learner_mtbf_s > 0
         beat_s = cfg.buffer.silence_s / SILENT_BEATS if dies else rollout_s / BEATS_A_ROLLOUT

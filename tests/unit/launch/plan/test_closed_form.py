@@ -70,6 +70,20 @@ def test_other_roofs() -> None:
     assert found.host == pytest.approx(2 / (actor_s + 0.5 + 1e-5 * 16 * 8 * 120))
 
 
+def test_a_pool_without_an_actor_has_no_part_in_any_roof() -> None:
+    cluster = replace(ONE, host=HostDevice(cores=2), weights=WeightsDevice(pause_s=0.1))
+    fast = PoolDevice(count=0, step_base_s=1e-6)
+    work = step_work(cluster, config(), 20)
+    assert roofs(replace(cluster, pools=cluster.pools | {"none": fast}), config(), work) == roofs(cluster, config(), work)
+
+
+def test_an_eta_that_adapts_is_bound_at_its_largest() -> None:
+    adapts = config(eta=0)
+    adapts.buffer.adaptive = {"min": 0, "max": 4}
+    work = step_work(ONE, adapts, 20)
+    assert roofs(ONE, adapts, work) == roofs(ONE, config(eta=4), work)
+
+
 @pytest.mark.parametrize("eta", [0, 1, 3])
 @pytest.mark.parametrize("learner_s", [0.2, 3.0])
 def test_no_simulation_is_faster_than_the_bound(eta: int, learner_s: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prolong.common.config.run_files import save_config
-from prolong.common.errors import ConfigError, UserError
+from prolong.common.errors import UserError
 from prolong.common.metrics import MetricsWriter
 from prolong.launch.cli import main
 from prolong.launch.plan.search import find_best
@@ -73,6 +73,35 @@ def test_a_pool_that_is_not_there_cannot_be_swept(capsys: pytest.CaptureFixture[
     assert "pools.h100.count" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--plot", "x.png"], "expected --sweep"),
+        (["--plot", "x.bmp", "--sweep", "eta=0..1"], "a .png file"),
+        (["--plot", "no-such-folder/x.png", "--sweep", "eta=0..1"], "a folder that exists"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_simulated(
+    capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    assert main(["plan", "no-cluster.yaml", *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--steps", "0"], ["--seed", "-1"], ["--steps", "many"]])
+def test_a_number_that_no_simulation_can_use_is_refused(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", str(EXAMPLE), *flags])
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_where_eta_adapts_the_search_compares_it_with_etas_that_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    adapts = ["buffer.eta=0", "buffer.adaptive={min: 0, max: 1}"]
+    record = json.loads(planned(capsys, str(EXAMPLE), *SMALL, *adapts, "--json"))
+    assert max(map(int, record["staleness"])) <= 1
+    assert record["best"]["eta"] > 1
+
+
 def test_the_search_moves_idle_devices_to_the_side_that_binds() -> None:
     cluster = Cluster(
         pools={"gpu": PoolDevice(count=2, capacity=64, step_base_s=0.01)},
@@ -105,8 +134,3 @@ def test_a_recorded_run_becomes_a_cluster_that_can_be_planned(capsys: pytest.Cap
     # never over a file that somebody may have edited
     assert main(["plan", str(path), "--calibrate", str(run)]) == 2
     assert "exists" in capsys.readouterr().err
-
-
-def test_a_cluster_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no-cluster"):
-        read_cluster(tmp_path / "no-cluster.yaml")

@@ -45,6 +45,7 @@ LENGTHS = [{"mean": 100}]
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "tail": 1}]}, "above 1"),
         ({"pools": {"a": {"step_base_s": -1}}, "lengths": LENGTHS}, "pools.*.step_base_s = -1.0: expected 0 or more"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": LENGTHS, "weights": {"transport": "fax"}}, "collective or pull"),
+        ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "spread": 1e200}]}, "lengths.*.spread"),
         ([], "expected a section with the keys pools"),
     ],
 )

@@ -20,5 +20,10 @@ def test_what_was_seen_with_one_n_tells_the_share_with_another() -> None:
     assert found.no_signal(8) == pytest.approx(true.no_signal(8), abs=1e-6)
 
 
+def test_prompts_that_are_always_right_or_always_wrong_give_no_signal() -> None:
+    assert PassRates(0.4, 1.0).no_signal(8) == pytest.approx(1.0, abs=0.01)
+    assert PassRates(0.4, 1e-310).no_signal(8) == pytest.approx(0.4**8 + 0.6**8)
+
+
 def test_fewer_groups_without_signal_than_chance_gives_prompts_that_are_alike() -> None:
     assert PassRates.fit(0.5, 0.0, 16).correlation == pytest.approx(0.0, abs=1e-6)
