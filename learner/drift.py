@@ -31,18 +31,20 @@ def tolerated_distance(cfg: ObjectiveConfig) -> float:
 class DriftWatch:
     """Looks at the metrics of every step; says once what is too far, and what would bring it back.
 
-    Example: watch = DriftWatch(cfg.objective, eta=8, minibatches=1); then, after each step: text = watch.note(metrics)
+    Example: watch = DriftWatch(eta=8, minibatches=1); then, after each step: text = watch.note(metrics, cfg.objective)
     """
 
-    def __init__(self, cfg: ObjectiveConfig, *, eta: int, minibatches: int) -> None:
+    def __init__(self, *, eta: int, minibatches: int) -> None:
         """`eta`: the largest that there may be."""
-        self._tolerated, self._eta, self._minibatches = tolerated_distance(cfg), eta, minibatches
-        self._bound = f"objective.clip_low = {cfg.clip_low:g}" if cfg.loss is Loss.clip else "objective.second_moment"
+        self._eta, self._minibatches = eta, minibatches
         self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)
         self._has_warned = False
 
-    def note(self, metrics: Mapping[str, float | None]) -> str:
-        """Take the metrics of one step; the warning if this is the step that calls for it, else an empty text."""
+    def note(self, metrics: Mapping[str, float | None], objective: ObjectiveConfig) -> str:
+        """Take the metrics of one step; the warning if this is the step that calls for it, else an empty text.
+
+        `objective`: that of the present stage.
+        """
         numbers = tuple(metrics.get(name) for name in _USED)
         if self._has_warned or any(number is None or not math.isfinite(number) for number in numbers):
             return ""
@@ -51,19 +53,22 @@ class DriftWatch:
             return ""
         squares, lags, sizes, rates = zip(*self._recent, strict=True)
         distance, lag = math.sqrt(median(squares)), fmean(lags)
-        if lag <= 0 or distance <= self._tolerated:
+        if lag <= 0 or distance <= tolerated_distance(objective):
             return ""
         self._has_warned = True
-        return self._sentence(distance, lag, median(sizes), fmean(rates))
+        return self._sentence(objective, distance, lag, median(sizes), fmean(rates))
 
-    def _sentence(self, distance: float, lag: float, ess: float, rate: float) -> str:
-        share = self._tolerated / distance
+    def _sentence(self, objective: ObjectiveConfig, distance: float, lag: float, ess: float, rate: float) -> str:
+        tolerated = tolerated_distance(objective)
+        share = tolerated / distance
+        clips = objective.loss is Loss.clip
+        bound = f"objective.clip_low = {objective.clip_low:g}" if clips else "objective.second_moment"
         lower = f"buffer.eta={math.floor(self._eta * share)}, or " if self._eta > 0 else ""
         fewer = "fewer learner.minibatches, or " if self._minibatches > 1 else ""
         return (
             f"the tokens of the last {WINDOW} steps are {distance:.2g} nats (root mean square) from the policy that they "
             f"train, {distance / lag:.2g} for each of the {lag:.1f} updates that they lag (eta up to {self._eta}, "
             f"{self._minibatches} mini-batches, learning rate {rate:.2g}; effective sample size {ess:.3f}). At eta = 0 "
-            f"{self._bound} pushes no token beyond {self._tolerated:.2g}. Consider {lower}{fewer}"
+            f"{bound} pushes no token beyond {tolerated:.2g}. Consider {lower}{fewer}"
             f"learner.lr={rate * share:.1g}, or an eta that adapts (buffer.adaptive, docs/staleness.md)"
         )

@@ -123,7 +123,7 @@ class Learner:
         self.saved_at = self.stepped_at = perf_counter()
         # CPU seconds of this process at its last record
         self.cpu_s = process_time()
-        self.drift = DriftWatch(cfg.objective, eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches)
+        self.drift = DriftWatch(eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches)
         # whether the log says that launch.stop_s is short
         self.warned = False
         self.paths = run_paths(cfg)
@@ -331,7 +331,7 @@ class Learner:
                 "reference/epoch": float(self.trainer.reference.epoch if self.trainer.reference else 0),
             }
             self.metrics.write(self.state.version, record | own)
-            if text := self.drift.note(record):
+            if text := self.drift.note(record, self.schedule.cfg.objective):
                 log.warning("%s", text)
 
     def _finish(self, since: float) -> bool:
