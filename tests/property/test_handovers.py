@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from prolong.buffer.core.dispatch import Dispatch
 from prolong.buffer.core.run_state import RunState
+from prolong.buffer.tickets import handovers
 from prolong.buffer.tickets.handovers import Handovers, Waiting
 from prolong.buffer.tickets.leases import Lease, Leases
 from prolong.common.types import Ticket
@@ -53,6 +54,10 @@ def test_no_handover_breaks_the_bound_the_ledger_the_journal_or_the_run() -> Non
         "forked",
     ):
         assert happened[what] >= 3, f"{what}: {happened[what]} times, the test shows nothing about it"
+
+
+def an_older_actor_goes_on(patch: Patch) -> None:
+    patch.setattr(handovers, "needed_version", lambda ticket: ticket.version)
 
 
 def tokens_are_forgotten(patch: Patch) -> None:
@@ -104,6 +109,7 @@ def lost_tokens_are_not_counted(patch: Patch) -> None:
 
 
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
+    (an_older_actor_goes_on, r"needs version \d+, actor-\d holds"),
     (tokens_are_forgotten, "issued twice|are accounted for"),
     (waiting_tickets_are_not_recorded, "a restarted buffer differs.*handed over"),
     (a_lease_goes_on_beside_the_handover, "issued twice|are leased and wait"),
@@ -112,13 +118,22 @@ BUGS: list[tuple[Callable[[Patch], None], str]] = [
 ]
 
 
+# where the usual schedules hardly show it
+SCHEDULES_OF: dict[Callable[[Patch], None], Callable[[int], Plan]] = {an_older_actor_goes_on: Plan.outrun}
+
+
 @pytest.mark.parametrize(("plant", "symptom"), BUGS, ids=[plant.__name__ for plant, _ in BUGS])
 def test_a_planted_bug_of_a_handover_is_caught(plant: Callable[[Patch], None], symptom: str, monkeypatch: Patch) -> None:
     plant(monkeypatch)
     with pytest.raises(Violation, match=symptom):
-        run_all()
+        run_all(SCHEDULES_OF.get(plant, Plan.preempted))
 
 
-def run_all() -> None:
-    for plan in map(Plan.preempted, range(ENOUGH)):
+def run_all(draw: Callable[[int], Plan]) -> None:
+    for plan in map(draw, range(ENOUGH)):
         World(plan).run()
+
+
+def test_where_one_actor_has_versions_long_before_the_other_all_holds() -> None:
+    num_gone_on = sum(run(Plan.outrun(seed)).judge.num_gone_on for seed in range(20))
+    assert num_gone_on > 20

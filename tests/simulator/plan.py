@@ -215,6 +215,18 @@ class Plan:
         return plan
 
     @classmethod
+    def outrun(cls, seed: int) -> Plan:
+        """A schedule of `preempted` in which actor-0 pulls versions long before actor-1, and is the one that leaves."""
+        plan = cls.preempted(seed)
+        plan.actors, plan.capacity, plan.hand_over, plan.batch, plan.eta = 2, 8, 1.0, 2, 3
+        plan.all_pull, plan.link_s = True, {"actor-0": 0.02, "actor-1": 5.0}
+        plan.think_s, plan.lag_s, plan.train_s, plan.steps = 6.0, 0.05, 0.5, 12
+        plan.last = plan.steps
+        plan.faults = [Fault(event, Kind.leave, "actor-0") for event in range(60, 2000, 150)]
+        plan.drawn_by = f"outrun({seed})"
+        return plan
+
+    @classmethod
     def pulled(cls, seed: int) -> Plan:
         """A schedule of `draw` in which some actors pull, over links of any speed, perhaps through relays."""
         plan, rng = cls.draw(seed), random.Random(f"pulled {seed}")
