@@ -1,7 +1,7 @@
 """prolong bench unequal-actors: a thousand simulated actors, half of them slower, by `buffer.dispatch`.
 
 The shipped buffer core runs in virtual time on engines whose steps take longer the more rollouts they decode. Printed is the
-share of the actors' roof: tokens sampled, by those of actors that are always full.
+share of the actors' roof: the tokens that they sampled, divided by those that they would sample if they were always full.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from time import process_time
 from ..common.config.choices import DispatchRule
 from ..common.config.sections import BufferConfig, Config, ModelConfig, SamplingConfig
 from ..launch.plan.simulation.cluster import Cluster, LearnerDevice, LengthClass, PoolDevice
-from ..launch.plan.simulation.result import Simulated
 from ..launch.plan.simulation.simulate import simulate
 from .measure import report
 
@@ -57,12 +56,6 @@ def settings(rule: DispatchRule, actors: int, eta: int, places: float) -> Config
     )
 
 
-def share_of_roof(found: Simulated) -> float:
-    """Tokens sampled by all pools, by those of actors that are always full."""
-    pools = found.pools.values()
-    return sum(pool.tokens_per_s for pool in pools) / sum(pool.roof_tokens_per_s for pool in pools)
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench unequal-actors", description=__doc__)
     parser.add_argument("--actors", type=int, default=1000)
@@ -81,7 +74,7 @@ def main(argv: list[str]) -> int:
         cfg = settings(rule, asked.actors, asked.eta, asked.places)
         found = simulate(cluster(asked.actors, asked.slower, asked.work), cfg, steps=asked.steps, seed=0)
         arms[rule.name] = {
-            "share_of_roof": round(share_of_roof(found), 3),
+            "share_of_roof": round(found.share_of_roof, 3),
             "share_by_pool": {name: round(pool.share_of_roof, 3) for name, pool in found.pools.items()},
             "steps_per_s": round(found.steps_per_s, 5),
             "staleness_max": max(found.staleness),

@@ -17,6 +17,21 @@ from .simulation.result import WARM_UP
 STRETCH = 5  # steps that are added up: heartbeats come twice a second, and a step may be shorter
 MIN_STEPS = 11  # a start and two stretches
 MAX_GROUPS = 400  # of the journal that are read
+IN_EVERY_STEP = ("wall_s", "buffer/staleness_mean", "rollout/tokens_mean")
+# steps between two heartbeats may lack those of actors
+IN_SOME_STEP = (
+    "learner/step_s",
+    "learner/wait_s",
+    "learner/compute_s",
+    "learner/cpu_s",
+    "learner/tokens",
+    "rollout/count",
+    "reward/mean",
+    "actor/busy_s",
+    "actor/cpu_s",
+    "actor/engine_steps",
+    "actor/engine_running",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class RecordedRun:
 
 
 def read_recorded(name: str, root: str = "runs") -> RecordedRun:
-    """The run of that name or folder. Raises: UserError for one without metrics, or with too few steps; JournalError."""
+    """The run of that name or folder. Raises: UserError for one that lacks metrics, or has too few steps; JournalError."""
     paths = next((found for found in map(RunPaths, (Path(name), Path(root) / name)) if found.metrics.is_file()), None)
     if paths is None or not paths.config.is_file():
         raise UserError(f"run {name!r}: expected a run's folder, or its name in {root}/, with metrics.jsonl and config.yaml")
@@ -104,8 +119,19 @@ def read_recorded(name: str, root: str = "runs") -> RecordedRun:
             f"run {name!r} has the pools {', '.join(cfg.pools)}, whose sums metrics.jsonl holds together: record a run of each "
             "kind of actor without pools, and put the pools of their plans into one file"
         )
+    _check_metrics(paths.metrics, records)
     lengths, prompt_tokens = _read_lengths(paths.journal)
     return RecordedRun(paths, cfg, records, lengths, prompt_tokens)
+
+
+def _check_metrics(path: Path, records: list[MetricsRecord]) -> None:
+    """Raises: UserError for a run whose speeds cannot be known."""
+    missing = [name for name in IN_EVERY_STEP if any(record.get(name) is None for record in records)]
+    missing += [name for name in IN_SOME_STEP if all(record.get(name) is None for record in records)]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: expected a run of reinforcement learning, recorded by this version of prolong"
+        )
 
 
 def _read_lengths(folder: Path) -> tuple[list[int], int]:

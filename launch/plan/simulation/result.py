@@ -40,7 +40,7 @@ class PoolUse:
 
     @property
     def share_of_roof(self) -> float:
-        """Tokens sampled, by those of actors that are always full."""
+        """Tokens that were sampled, divided by those that its actors would sample if they were always full."""
         return self.tokens_per_s / self.roof_tokens_per_s if self.roof_tokens_per_s else 0.0
 
 
@@ -96,9 +96,9 @@ class Simulated:
 
     @property
     def share_of_roof(self) -> float:
-        """Tokens that were trained, by those that all actors would sample if they were always full."""
+        """Tokens that were sampled, divided by those that all actors would sample if they were always full."""
         roof = sum(pool.roof_tokens_per_s for pool in self.pools.values())
-        return self.tokens_per_s / roof if roof else 0.0
+        return self.generated_per_s / roof if roof else 0.0
 
 
 @dataclass(slots=True)

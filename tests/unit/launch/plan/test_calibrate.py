@@ -98,6 +98,20 @@ def test_a_run_that_is_too_short_is_refused(tmp_path: Path) -> None:
         read_recorded("no-such-run")
 
 
+@pytest.mark.parametrize(("name", "steps"), [("wall_s", 1), ("learner/compute_s", 11), ("actor/engine_steps", 11)])
+def test_a_run_whose_speeds_cannot_be_known_is_refused(tmp_path: Path, name: str, steps: int) -> None:
+    # as one of supervised learning, or of an earlier version
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step in range(1, 12):
+            numbers = recorded_step(step, 8, 60.0)
+            if step <= steps:
+                del numbers[name]
+            writer.write(numbers.pop("step"), numbers)
+    save_config(compose("demo", []), tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=f"lacks {name}: expected a run"):
+        read_recorded(str(tmp_path))
+
+
 def test_start_and_end_of_a_run_are_not_measured() -> None:
     run = recorded(8, 60.0, planned_config(eta=2))
     # eleven steps of a second each: two at the start and eta at the end are left out

@@ -108,7 +108,7 @@ def test_groups_without_signal_are_made_again() -> None:
 
 
 def test_actors_that_die_lose_their_tickets_and_come_back() -> None:
-    # 2.5 rollouts long on average: a mean life of ten groups
+    # a group takes about six seconds: a mean life of ten groups
     found = simulate(replace(PLAIN, failures=Failures(mtbf_s=60, restart_s=10)), config(2), steps=25)
     use = found.pools["a"]
     assert use.down == pytest.approx(10 / 70, abs=0.06)
@@ -151,8 +151,6 @@ def test_pauses_for_new_weights_are_part_of_an_actors_time() -> None:
     found = simulate(long, config(2), steps=15)
     # a pause of a second with each version
     assert found.pools["a"].weights == pytest.approx(1.0 / found.period_s, rel=0.2)
-    spans = found.metrics["weights/lag_max"]
-    assert spans <= 2
 
 
 def test_a_plan_follows_the_shipped_dispatch() -> None:

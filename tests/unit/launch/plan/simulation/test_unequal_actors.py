@@ -16,7 +16,7 @@ TASKS = [LengthClass(name=f"a/t{mean}", mean=mean, spread=0.1) for mean in (250,
 def share_of_roof(
     rule: DispatchRule, lengths: list[LengthClass], *, places: float, eta: int, per_rollout: float = 0.0
 ) -> float:
-    """Tokens sampled, by those of actors that are always full. `places`: that admission gives, by those that actors have."""
+    """Of all actors. `places`: tickets that admission allows, divided by the groups that all actors work on at once."""
     batch = int(ACTORS * GROUPS * places / (eta + 1))
     cfg = Config(
         model=ModelConfig(path="none", max_context=2000),
@@ -38,8 +38,7 @@ def share_of_roof(
     cluster = Cluster(pools={"fast": pool(1.0), "slow": pool(4.0)}, learner=LearnerDevice(base_s=0.1), lengths=lengths)
     found = simulate(cluster, cfg, steps=5 * (eta + 1), seed=0)
     assert max(found.staleness) <= eta, "whatever was foretold"
-    pools = found.pools.values()
-    return sum(one.tokens_per_s for one in pools) / sum(one.roof_tokens_per_s for one in pools)
+    return found.share_of_roof
 
 
 def test_slow_actors_get_fewer_rollouts_where_steps_take_longer_with_them() -> None:
