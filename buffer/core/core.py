@@ -46,7 +46,7 @@ class BufferCore:
         self.peers = Peers()
         buffer = settings.buffer
         self.dispatch = Dispatch(run, self.peers, buffer.dispatch, buffer.silence_s, buffer.max_message_mb << 20)
-        self.stragglers = Stragglers(run, self.peers, buffer.heartbeat_s)
+        self.stragglers = Stragglers(run, self.peers)
         self.weights = WeightsPlane(run, self.peers, self.dispatch)
         self.progress = LearnerProgress(run, settings.checkpoint, settings.steps)
         # the learner made its last version
@@ -156,7 +156,9 @@ class BufferCore:
         self._drop_silent(now)
         out = self.weights.tick(now) + self._serve_batch(now)
         if self.progress.waits and not self.finishing:
-            self.stragglers.look(now)
+            self.stragglers.look(now, self._heartbeat_s())
+        else:
+            self.stragglers.end()
         given = self.dispatch.issue(now, training=not self.finishing)
         out += [(peer.identity, tickets) for peer, tickets in given]
         self.run.held.note(now, holds=self._eta_holds())
@@ -311,7 +313,6 @@ class BufferCore:
         if learner is None or batch is None:
             return []
         self.run.forecast.note_served(now)
-        self.stragglers.end()
         return [(learner.identity, m.BatchReady(batch=batch))]
 
     def _request_reset(self) -> m.ResetNoted | m.Refused:

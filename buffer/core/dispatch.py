@@ -62,13 +62,16 @@ class Dispatch:
 
         An actor that has room and weights that are too old could. Without room for this ticket there is none for a fresh one.
         """
-        for waiting in self._run.handovers.waiting_since(now - self._silence_s):
-            ticket = waiting.ticket
-            if ticket.kind is TicketKind.train and self._run.store.is_due(ticket.ordinal):
-                places = [self._placement.place(actor.name) for actor in self._peers.workers()]
-                able = [place.version for place in places if place is not None and place.room >= ticket.sampling.n]
-                if able and max(able) < waiting.version:
-                    self._fail_waiting(waiting)
+        due = [
+            waiting
+            for waiting in self._run.handovers.waiting_since(now - self._silence_s)
+            if waiting.ticket.kind is TicketKind.train and self._run.store.is_due(waiting.ticket.ordinal)
+        ]
+        places = [self._placement.place(actor.name) for actor in self._peers.workers()] if due else []
+        for waiting in due:
+            able = [place.version for place in places if place is not None and place.room >= waiting.ticket.sampling.n]
+            if able and max(able) < waiting.version:
+                self._fail_waiting(waiting)
 
     def _lease_next(self, now: float, training: bool) -> tuple[str, Ticket] | None:
         """Lease the next ticket that is due: (actor, ticket). None when there is none, or no actor for it."""

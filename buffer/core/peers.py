@@ -1,6 +1,6 @@
 """The connected clients: actors, relays, at most one learner, observers. No two of them have the same name.
 
-There may be ten thousand: what happens for every message or every tick looks at the clients that it is about, never at all.
+There may be ten thousand: what happens for every message or tick looks at the clients that it is about, not at all of them.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from .run_state import RunState
 LOOK_S = 1.0
 # a number of times as long as was foretold that is worth a word
 MUCH = 1.5
+# heartbeats that an actor missed when it is called silent
+MISSED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +36,22 @@ class Late:
 class Stragglers:
     """What the learner waits for now."""
 
-    def __init__(self, run: RunState, peers: Peers, heartbeat_s: float) -> None:
-        self._run, self._peers, self._heartbeat_s = run, peers, heartbeat_s
+    def __init__(self, run: RunState, peers: Peers) -> None:
+        self._run, self._peers = run, peers
         self._since_s: float | None = None
         self._look_at_s = 0.0
         self._late: list[Late] = []
         # empty while the learner does not wait, or for throughput alone
         self.sentence = ""
 
-    def look(self, now: float) -> None:
-        """The learner waits for a batch."""
+    def look(self, now: float, heartbeat_s: float) -> None:
+        """The learner waits for a batch. `heartbeat_s`: the pause between two heartbeats of an actor now."""
         if self._since_s is None:
             self._since_s, self._look_at_s = now, now + LOOK_S
         if now < self._look_at_s:
             return
         self._look_at_s = now + LOOK_S
-        self._late = self._find(now)
+        self._late = self._find(now, MISSED * heartbeat_s)
         self.sentence = self._describe(now - self._since_s)
 
     def end(self) -> None:
@@ -58,13 +60,13 @@ class Stragglers:
             self._run.counters.count(f"buffer/stragglers_{late.reason}")
         self._since_s, self._late, self.sentence = None, [], ""
 
-    def _find(self, now: float) -> list[Late]:
+    def _find(self, now: float, silent_s: float) -> list[Late]:
         run, contract = self._run, self._run.store.contract
         until = contract.held_up_until()
         if until is None:
             return []
         late = [
-            self._judge(lease.ticket, lease.actor, now)
+            self._judge(lease.ticket, lease.actor, now, silent_s)
             for lease in run.leases.all()
             if lease.ticket.kind is TicketKind.train and contract.deadline_of(lease.ticket.ordinal) <= until
         ]
@@ -76,12 +78,12 @@ class Stragglers:
         ]
         return sorted(late, key=lambda one: -one.factor)
 
-    def _judge(self, ticket: Ticket, actor: str, now: float) -> Late:
+    def _judge(self, ticket: Ticket, actor: str, now: float, silent_s: float) -> Late:
         forecast, peer = self._run.forecast, self._peers.named(actor)
-        silent_s = now - peer.seen_s if peer is not None else float("inf")
-        if silent_s > 4 * self._heartbeat_s:
-            words = "gone" if peer is None else f"silent since {silent_s:.0f} s"
-            return Late(actor, _task(ticket), "silent", words, 1e6 + min(silent_s, 1e6))
+        silence_s = now - peer.seen_s if peer is not None else float("inf")
+        if silence_s > silent_s:
+            words = "gone" if peer is None else f"silent since {silence_s:.0f} s"
+            return Late(actor, _task(ticket), "silent", words, 1e6 + min(silence_s, 1e6))
         expected = forecast.expected(ticket.ordinal)
         if expected is None or expected.back_s is None:
             words = "under way" if expected is None else f"under way for {now - expected.given_s:.0f} s"

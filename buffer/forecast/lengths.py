@@ -1,6 +1,6 @@
 """How long completions get: by domain and task, by how often the prompt was solved, and by the prompt itself.
 
-LengthForecast are counted in bins of two percent, older ones less. The longest of n rollouts has the distribution F^n.
+Lengths are counted in bins of two percent, older ones less. The longest of n rollouts has the distribution F^n.
 """
 
 from __future__ import annotations
@@ -41,19 +41,16 @@ class Longest:
 
 
 class Histogram:
-    """LengthForecast of one kind of prompts."""
+    """Lengths of one kind of prompts."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(NUM_BINS)
-        self.num_groups = 0.0
         self.num_noted = 0
 
     def note(self, bins: list[int]) -> None:
         """Count the rollouts of one group, which weighs 1."""
-        keep = 1 - 1 / MEMORY
-        self.counts *= keep
+        self.counts *= 1 - 1 / MEMORY
         np.add.at(self.counts, bins, 1 / len(bins))
-        self.num_groups = self.num_groups * keep + 1
         self.num_noted += 1
 
 
@@ -74,7 +71,7 @@ class Seen:
 
 
 class LengthForecast:
-    """LengthForecast by kind of prompt, and how an estimate is made of them."""
+    """Lengths by kind of prompt, and how an estimate is made of them."""
 
     def __init__(self) -> None:
         # "", "domain/task", "domain/task/hard": each beside its parent

@@ -75,3 +75,27 @@ def test_what_was_named_is_counted_when_the_batch_is_there() -> None:
     scene.result(second, name="slow")
     assert sentence(scene) == ""
     assert scene.core.run.counters.total["buffer/stragglers_silent"] == 1
+
+
+def test_an_actor_that_is_asked_for_few_heartbeats_is_not_silent_between_them() -> None:
+    scene, first, _ = waiting()
+    scene.result(first, name="fast")
+    for index in range(10_000):
+        scene.core.peers.join(b"%d" % index, scene.hello(m.Role.observer, f"observer-{index}"), scene.now)
+    beat(scene, "fast", seconds=6)
+    assert sentence(scene) == "batch 0 waits 6 s for slow: 1 ticket of math/sum, under way for 6 s"
+
+
+def test_nobody_is_named_any_more_once_the_learner_is_gone() -> None:
+    scene, _, _ = waiting()
+    beat(scene, "fast", "slow", seconds=3)
+    assert sentence(scene)
+    for _ in range(12):
+        scene.wait(1.0)
+        for name in ("fast", "slow"):
+            scene.say(name, m.Heartbeat())
+    assert sentence(scene) == ""
+    scene.learner(pid=2, version=0, generation=1)
+    assert scene.take(0) is None
+    beat(scene, "fast", "slow", seconds=2)
+    assert sentence(scene).startswith("batch 0 waits 2 s for")
