@@ -6,9 +6,11 @@ No torch: a model that cannot be trained costs a moment, not the start of an eng
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 from ..actor.engines.vllm.engine_arguments import check_engine_args
+from ..common.config.actors import in_pool
 from ..common.config.choices import Device, EngineKind
 from ..common.config.sections import Config, ModelConfig
 from ..common.errors import ConfigError, ModelError
@@ -57,14 +59,19 @@ def check_model(cfg: Config) -> None:
         check_engine_args(cfg, gpu=computes_on_gpu(cfg.model.device))
 
 
-def settle_dtype(cfg: Config) -> None:
-    """Replace the `model.dtype` of `auto`: bfloat16 where the model computes on a GPU, float32 on a CPU.
+def settle_dtype(cfg: Config, on_gpu: Callable[[Device], bool] = computes_on_gpu) -> None:
+    """Replace the `model.dtype` of `auto`, of the run and of pools: bfloat16 on a GPU, float32 on a CPU.
 
     Every command does so before anything else, and config.yaml holds the result; a learner or engine that a program starts does
     so itself. An actor on another host than the learner's settles for itself, and compares with the weights that it gets.
     """
     if cfg.model.dtype == AUTO:
-        cfg.model.settle_auto(on_gpu=computes_on_gpu(cfg.model.device))
+        cfg.model.settle_auto(on_gpu=on_gpu(cfg.model.device))
+    for pool, settings in cfg.pools.items():
+        if settings.model.get("dtype") == AUTO:
+            kind = in_pool(cfg, pool).model
+            kind.settle_auto(on_gpu=on_gpu(kind.device))
+            settings.model["dtype"] = kind.dtype
 
 
 def _check_attention(model: ModelConfig) -> None:

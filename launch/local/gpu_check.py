@@ -50,15 +50,16 @@ def settle_gpus(cfg: Config) -> list[str]:
 
 def _plans(shape: ModelShape, cfg: Config, cards: Sequence[Gpu]) -> Iterator[tuple[str, MachinePlan]]:
     """Yield the pool of each kind of actor with GPUs, and the memory of both sides, each on the smallest of its cards."""
-    smallest = {
-        name: min(cards[index].total_bytes for index in indices if index < len(cards))
-        for name, indices in place_on_gpus(cfg, len(cards)).items()
-    }
     everywhere = min(card.total_bytes for card in cards)
-    of_pools = {actor.pool: smallest.get(actor.name, everywhere) for actor in actors_here(cfg) if gpus_of_actor(actor.cfg)}
     if not cfg.pools:
         yield "", plan_machine(shape, cfg, len(cards), everywhere)
         return
+    smallest = {
+        # torch may find fewer cards than a pool names
+        name: min((cards[index].total_bytes for index in indices if index < len(cards)), default=everywhere)
+        for name, indices in place_on_gpus(cfg, len(cards)).items()
+    }
+    of_pools = {actor.pool: smallest.get(actor.name, everywhere) for actor in actors_here(cfg) if gpus_of_actor(actor.cfg)}
     alone = replace(cfg, pools={}, launch=replace(cfg.launch, actors=0))
     if computes_on_gpu(cfg.model.device):
         yield "", plan_machine(shape, alone, len(cards), smallest.get("learner", everywhere))

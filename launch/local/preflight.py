@@ -55,8 +55,8 @@ def prepare(recipe: str, overrides: list[str]) -> Config:
 def check_pools(cfg: Config) -> None:
     """Raise ConfigError or ModelError, with the name of the pool, unless the actors of each pool can be started here."""
     for pool in cfg.pools:
+        kind = in_pool(cfg, pool)
         try:
-            kind = in_pool(cfg, pool)
             check_model(kind)
             if kind.launch.actors:
                 _check_device(kind)

@@ -15,7 +15,7 @@ from ...common.config.choices import Device
 from ...common.config.sections import Config
 from ...common.errors import ConfigError
 from ..gpus import has_gpu, probe_gpus, visible_gpus
-from ..model_check import AUTO, read_config_of
+from ..model_check import read_config_of, settle_dtype
 from ..placement import needed_gpus, shares_gpu
 from ..recipes import compose
 from .machine_fit import GIB, MachinePlan, plan_machine
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md, over the recipe")
     args = parser.parse_intermixed_args(argv)
     cfg = compose(args.recipe, args.overrides)
-    if cfg.model.dtype == AUTO:
-        cfg.model.dtype = "bfloat16"
+    settle_dtype(cfg, on_gpu=lambda _: True)
     shape = ModelShape.of(read_config_of(cfg.model.path))
     plans = {pool: _plan(shape, cfg, pool, args) for pool in cfg.pools or ("",)}
     records = {pool: plan_record(plan) for pool, plan in plans.items()}

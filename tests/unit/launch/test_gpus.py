@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from prolong.common.config.actors import kinds_of_actors
 from prolong.common.config.choices import Device
+from prolong.common.config.pools import PoolConfig
 from prolong.common.config.sections import Config, ModelConfig
 from prolong.launch import cli, gpus, torchrun
 from prolong.launch.gpus import Gpu, GpuReport, driver_version, probe_gpus, visible_gpus
@@ -37,6 +39,14 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 def test_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu(machine) -> None:
     machine(CARD)
     assert (settled(Device.auto), settled(Device.cuda), settled(Device.cpu)) == ("bfloat16", "bfloat16", "float32")
+
+
+def test_auto_of_a_pool_is_settled_for_the_device_of_the_pool(machine) -> None:
+    machine(CARD)
+    cfg = Config(model=ModelConfig(path="x", dtype="float16"))
+    cfg.pools = {"card": PoolConfig(model={"dtype": "auto"}), "cpu": PoolConfig(model={"dtype": "auto", "device": "cpu"})}
+    settle_dtype(cfg)
+    assert [kind.model.dtype for kind in kinds_of_actors(cfg).values()] == ["bfloat16", "float32"]
 
 
 def test_auto_is_float32_where_torch_cannot_use_the_gpu(machine) -> None:
