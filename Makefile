@@ -107,6 +107,6 @@ vllm-stubs: $(STAMP)
 clean:
 	rm -rf $(VENV) .venv-trl .venv-parity .venv-gpu-set build dist *.egg-info
 
-# docs/config.md from common/config/sections.py
+# docs/config.md from common/config/
 docs: $(STAMP)
 	@$(BIN)/python docs/make_config.py

@@ -96,7 +96,8 @@ class ActorStats:
     def snapshot(self) -> dict[str, float]:
         """All numbers so far. cpu_s is that of this process and its living descendants.
 
-        helper_cpu_s is the part of those in other sessions, verifiers and sandboxes: Linux shares cores among sessions.
+        helper_cpu_s is the part of those in other sessions: verifiers and sandboxes. The planner counts them apart, because
+        Linux divides the cores among sessions first (autogroup).
         """
         self._mark()
         of_pool = {f"verifiers/{name}": float(count) for name, count in self._of_pool.items()}

@@ -2,7 +2,7 @@
 
     What is 7 by 9 past 40?    16 25 34 43   -> \\boxed{43}     (count on from 7 in steps of 9; the first number past 40)
 
-The counts are heavy-tailed: half of them take 3 steps or fewer, one in sixteen takes 24. As in the demo, the model is able to
+The counts are heavy-tailed: half of them take 3 steps or fewer, one in fifteen takes 24. As in the demo, the model is able to
 count, and guesses by habit; reinforcement learning finds that counting is rewarded, and answers get long.
 """
 

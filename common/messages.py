@@ -256,9 +256,8 @@ class Status(Answer, frozen=True):
     validation: list[ValidationScore]
     eta: int = 0  # of the tickets that are issued now
     eta_why: str = ""  # the reason of its last change, empty before the first
-    waits_for: str = (
-        ""  # the tickets that hold up the next batch, whose they are and why, as a sentence; empty: none in particular
-    )
+    # the tickets that hold up the next batch, whose they are and why, as a sentence; empty: none in particular
+    waits_for: str = ""
     num_peers: int = 0  # clients that are connected
 
 

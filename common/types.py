@@ -88,6 +88,7 @@ class ValidationSetting(StrEnum):
     none = ""  # of a training ticket, which belongs to no sweep
 
 
+# The garbage collector does not look at values of messages (gc=False): there may be millions, and they are in no cycle.
 class Prompt(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """One task instance.
 

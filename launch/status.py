@@ -151,7 +151,9 @@ def _print(known: JsonObject, paths: RunPaths) -> None:
     if known.get("peers"):
         console.print(peers_table(known["peers"]))
         if known.get("num_peers", 0) > len(known["peers"]):
-            console.print(f"{len(known['peers'])} of {known['num_peers']:,} clients", highlight=False)
+            console.print(
+                f"these are {len(known['peers'])} of {known['num_peers']:,} clients; so are the tables below", highlight=False
+            )
         if any("pool" in peer for peer in known["peers"].values()):
             console.print(pools_table(known["peers"]))
         if any("transport" in peer for peer in known["peers"].values()):
@@ -201,7 +203,7 @@ def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
 
 
 def pools_table(peers: Mapping[str, Mapping[str, float | str]]) -> Table:
-    """The actors of every pool together, since each began: tokens by all time that passed, and the busy share of it."""
+    """The given actors of every pool together, since each began: tokens by all time that passed, and the busy share of it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("pool", "actors", "rollouts", "tokens/s", "busy"):
         table.add_column(column, justify="left" if column == "pool" else "right")
