@@ -113,8 +113,8 @@ def make_plan(paths: RunPaths, until: int | None) -> ReplayPlan:
         until=last,
         records={step: record for step, record in records.items() if start < step <= last},
         checkpoints={version: found for version, found in prints.items() if found is not None},
-        num_decisions=sum(record.law == LAW for record in decisions),
-        wrong_decisions=check_decisions(decisions),
+        num_decisions=sum(record.law == LAW and start < record.evidence.version <= last for record in decisions),
+        wrong_decisions=[wrong for wrong in check_decisions(decisions) if start < wrong.version <= last],
         origins={version: path for version, path in checkpoints.items() if start and version <= start},
     )
 
@@ -164,12 +164,12 @@ def _replay(plan: ReplayPlan, scratch: RunPaths) -> Difference | None:
         shutil.copytree(path, scratch.checkpoints / path.name, copy_function=_link)
     save_config(plan.cfg, scratch.config)
     different, done = _follow(plan, scratch, learner_process(plan.cfg, plan.paths, plan.until))
-    # a checkpoint of an earlier step comes first, although it is looked at last
-    earlier = _first_checkpoint(plan, scratch, before=different.step if different else done + 1)
+    # those of an earlier step come first, although they are looked at last
+    before = different.step if different else done + 1
+    found = (_first_checkpoint(plan, scratch, before), _first_decision(plan, before))
+    earlier = min((each for each in found if each is not None), key=lambda each: each.step, default=None)
     if earlier is not None:
         return earlier
-    for wrong in plan.wrong_decisions:
-        return Difference(step=wrong.version, what="the decision about eta", left=wrong.recorded, right=wrong.made)
     if different is None and done < plan.until:
         return _early_end(plan, done)
     return different
@@ -243,6 +243,14 @@ def _first_checkpoint(plan: ReplayPlan, scratch: RunPaths, before: int) -> Diffe
             found = compare_checkpoints(plan.checkpoints[version], replayed)
             if found is not None:
                 return found
+    return None
+
+
+def _first_decision(plan: ReplayPlan, before: int) -> Difference | None:
+    """The first decision about eta that does not follow from its numbers, of the versions below `before`."""
+    for wrong in plan.wrong_decisions:
+        if wrong.version < before:
+            return Difference(step=wrong.version, what="the decision about eta", left=wrong.recorded, right=wrong.made)
     return None
 
 

@@ -3,13 +3,14 @@
 import fcntl
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from prolong.buffer.journal.journal import open_journal
 from prolong.buffer.journal.records import EtaEvidence, EtaRecord
-from prolong.buffer.tickets.adaptive import LAW, decide_eta, initial_state
+from prolong.buffer.tickets.adaptive import LAW, WrongDecision, decide_eta, initial_state
 from prolong.common.config.run_files import RunPaths, run_paths, save_config
 from prolong.common.config.sections import AdaptiveConfig, Config
 from prolong.common.errors import UserError
@@ -165,6 +166,24 @@ def test_decisions_about_eta_are_made_again(tmp_path: Path) -> None:
     write_decisions(paths.journal, [msgspec.structs.replace(records[1], eta=3)])
     (wrong,) = make_plan(paths, None).wrong_decisions
     assert (wrong.version, wrong.recorded, wrong.made) == (2, "eta 3 (unchanged)", "eta 0 (unchanged)")
+    plan = make_plan(paths, 1)
+    assert (plan.num_decisions, plan.wrong_decisions) == (1, []), "those of the steps that are replayed"
+
+
+@pytest.mark.parametrize(("step_that_differs", "expected"), [(None, 4), (7, 4), (4, 4), (2, 2)])
+def test_the_first_of_all_differences_is_the_one_that_is_shown(
+    step_that_differs: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(a_run(tmp_path, versions=range(9), steps=9, checkpoints=()), None)
+    plan = replace(plan, wrong_decisions=[WrongDecision(4, "eta 3 (unchanged)", "eta 0 (unchanged)")])
+    loss = None if step_that_differs is None else Difference(step=step_that_differs, what="learner/loss", left=1.0, right=2.0)
+    monkeypatch.setattr(replay, "_follow", lambda *_: (loss, 9 if loss is None else loss.step - 1))
+    scratch = RunPaths(tmp_path / "scratch")
+    scratch.folder.mkdir()
+    found = replay._replay(plan, scratch)
+    assert found is not None
+    assert found.step == expected
+    assert (found == loss) == (expected == step_that_differs)
 
 
 def write_decisions(folder: Path, records: list[EtaRecord]) -> None:
