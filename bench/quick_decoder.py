@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, Qwen3Config
 
 from ..actor.engines.noise import uniforms
+from ..actor.engines.transformers.sampling import drawn_tokens
 from ..common.errors import ModelError
 from ..common.types import FinishReason
 
@@ -116,10 +117,11 @@ class QuickDecoder:
         while live:
             logits = self._forward(inputs, start, cache)
             table = (logits * inverse).log_softmax(-1)
-            tokens, logprobs = _draw(table, noise[:, position])
+            tokens = drawn_tokens(table, noise[:, position])
+            logprobs = table.gather(1, tokens[:, None])[:, 0]
             following = [
                 _advance(row, position, token, logprob, self._stop_ids)
-                for row, token, logprob in zip(live, tokens, logprobs, strict=True)
+                for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True)
             ]
             kept = [i for i, row in enumerate(live) if row.finish_reason is None]
             if len(kept) < len(live):
@@ -170,15 +172,6 @@ def _layer(own: dict[str, Tensor], prefix: str) -> _Layer:
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions of states [B, T, heads, head]; cos and sin [T, 1, head]."""
     return states * cos + states.roll(states.shape[-1] // 2, -1) * sin
-
-
-def _draw(table: Tensor, uniform: Tensor) -> tuple[list[int], list[float]]:
-    """Tokens and their log-probabilities. table [B, V] log-probabilities; uniform [B] float64. As the engine's `sample`."""
-    cumulative = table.double().exp().cumsum(-1)
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target[:, None], right=True)
-    return tokens[:, 0].tolist(), table.gather(1, tokens)[:, 0].tolist()
 
 
 def _advance(row: QuickRow, position: int, token: int, logprob: float, stop_ids: frozenset[int]) -> int:

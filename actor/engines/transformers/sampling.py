@@ -42,14 +42,18 @@ def sample(logits: Tensor, temperature: Tensor, cuts: Cuts, uniform: Tensor) -> 
     greedy = temperature == 0
     tempered = cuts.applied(logits.float() / torch.where(greedy, 1.0, temperature)[:, None], ~greedy)
     table = tempered.log_softmax(-1)
+    tokens = torch.where(greedy, table.argmax(-1), drawn_tokens(table, uniform))
+    return tokens, table.gather(1, tokens[:, None])[:, 0]
+
+
+def drawn_tokens(table: Tensor, uniform: Tensor) -> Tensor:
+    """The token [B] int64 that each row's number chooses. table [B, V] log-probabilities; uniform [B] float64 in [0, 1)."""
     # float64: a float32 sum over a large vocabulary would lose the rare tokens
     cumulative = table.double().exp().cumsum(-1)
     total = cumulative[:, -1]
     # strictly below the total in spite of rounding, so that no token of probability 0 is ever chosen
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    tokens = torch.where(greedy, table.argmax(-1), drawn)
-    return tokens, table.gather(1, tokens[:, None])[:, 0]
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
 def _least(logits: Tensor, min_p: Tensor) -> Tensor:
