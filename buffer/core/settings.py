@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...common.config.sections import BufferConfig, CheckpointConfig, Config, ValidationConfig
 from ...common.config.stages import staged_configs, total_steps
-from ..tickets.store import TicketSettings
+from ..tickets.settings import TicketSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,16 +13,16 @@ stale, and the number of the generation fences off groups that still arrive for 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from ...common.config.sections import BufferConfig, Config, Straggler
+from ...common.config.sections import BufferConfig
 from ...common.config.trees import largest_eta
-from ...common.errors import DataError, StalenessViolation
-from ...common.types import Batch, Group, Sampling, StartedRollout, Ticket, TicketKind, TicketState
+from ...common.errors import DataError
+from ...common.types import Batch, Group, StartedRollout, Ticket, TicketKind, TicketState
 from ..journal.records import BufferState, TicketRecord
+from .ages import GroupAges
 from .api import PromptSource
 from .counters import Counters
 from .filters import Judgement, SignalFilter
@@ -30,6 +30,7 @@ from .group_checks import Defect, group_defect, handover_defect, sampled_since, 
 from .ledger import Entry, Ledger
 from .look_ahead import LookAhead
 from .retries import Retries, Retry
+from .settings import TicketSettings
 from .staleness import StalenessContract
 from .survival import Survival
 
@@ -44,29 +45,6 @@ class Outcome(StrEnum):
     filtered = "filtered"
     stale = "stale"
     failed = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class TicketSettings:
-    """How tickets are issued in one stage of the run."""
-
-    sampling: Sampling
-    weights: list[float]  # one for each entry of data.train
-
-    @classmethod
-    def from_config(cls, cfg: Config) -> TicketSettings:
-        """The settings of a staged configuration."""
-        drawn = cfg.sampling
-        sampling = Sampling(
-            n=drawn.n,
-            temperature=drawn.temperature,
-            top_p=drawn.top_p,
-            top_k=drawn.top_k,
-            min_p=drawn.min_p,
-            stop=tuple(drawn.stop),
-            max_tokens=drawn.max_tokens,
-        )
-        return cls(sampling, cfg.data.mixture)
 
 
 class Store:
@@ -106,10 +84,10 @@ class Store:
             preference=cfg.preference,
             maximum=largest_eta(cfg),
         )
+        self.ages = GroupAges(cfg.straggler, self.contract.maximum)
         self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
         self._seed, self._lease_s, self._model_ids = seed, cfg.lease_s, model_ids
-        self._masks = cfg.straggler is Straggler.mask
         # the next batch to be formed asks for a reset of the reference
         self.reset_requested = False
         self.stages = stages
@@ -180,7 +158,7 @@ class Store:
             self.counters.count(f"buffer/flawed_{defect.kind}")
             self.fail_ticket(group.ordinal)
             return Outcome.failed, defect.why
-        version = self.deadline_version(group)
+        version = self.ages.deadline_version(group)
         if not self.contract.in_time(group.ordinal, version):
             self.contract.drop(group.ordinal)
             self._evict(group.ordinal, group)
@@ -196,10 +174,6 @@ class Store:
         self.ledger.store(group, frame)
         self.contract.store(group.ordinal, version)
         return Outcome.stored, ""
-
-    def deadline_version(self, group: Group) -> int:
-        """The version that decides by when a group must be trained."""
-        return group.newest_version if self._masks else group.oldest_version
 
     def _defect(self, group: Group, ticket: Ticket) -> Defect | None:
         """Why a group cannot be trained, regardless of its age."""
@@ -265,7 +239,7 @@ class Store:
             assert group is not None
             self.survival.record(group, survived=True)
             groups.append(group)
-        metrics = self._staleness_metrics(groups, version)
+        metrics = self.ages.of_batch(groups, version)
         metrics |= {f"buffer/ledger_{state}": float(count) for state, count in self.ledger.as_dict().items()}
         metrics |= self.survival.rates()
         self.filter.next_step()
@@ -278,25 +252,6 @@ class Store:
         )
         self.reset_requested = False
         return batch
-
-    def _staleness_metrics(self, groups: list[Group], version: int) -> dict[str, float]:
-        """Mean and maximum age, in versions. Raises StalenessViolation above the eta of a group's ticket."""
-        ages = [self._staleness(group, version) for group in groups]
-        for age, group in zip(ages, groups, strict=True):
-            allowed = group.allowed_staleness(self.contract.maximum)
-            if age > allowed:
-                raise StalenessViolation(
-                    f"group {group.ordinal} of staleness {age} was chosen at version {version}, its ticket allows {allowed}"
-                )
-        return {"buffer/staleness_mean": sum(ages) / len(ages), "buffer/staleness_max": float(max(ages))}
-
-    def _staleness(self, group: Group, version: int) -> int:
-        """Age of the oldest token that will be trained at `version`."""
-        versions = (span.version for rollout in group.rollouts for span in rollout.spans)
-        if self._masks:
-            allowed = group.allowed_staleness(self.contract.maximum)
-            versions = (v for v in versions if v + allowed >= version)
-        return version - min(versions)
 
     def request_reset(self) -> int | None:
         """Let the next batch ask for a reset of the reference; returns its version, None when no batch is left."""
@@ -382,7 +337,7 @@ class Store:
             ordinal, group = record.ticket.ordinal, groups.get(record.ticket.ordinal)
             self.contract.issue(ordinal, record.ticket.version, record.ticket.eta)
             if group is not None:
-                self.contract.store(ordinal, self.deadline_version(group))
+                self.contract.store(ordinal, self.ages.deadline_version(group))
             state_of_ticket = TicketState.issued if record.waits else TicketState.leased
             state_of_ticket = state_of_ticket if group is None else TicketState.stored
             entries.append(Entry(record.ticket, record.attempt, state_of_ticket, group))

@@ -19,7 +19,7 @@ import numpy as np
 
 from ....buffer.core.core import BufferCore
 from ....buffer.core.settings import RunSettings
-from ....buffer.tickets.store import TicketSettings
+from ....buffer.tickets.settings import TicketSettings
 from ....common.config.sections import Config
 from ....common.config.trees import largest_eta
 from ....common.errors import LearnerStarved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from msgspec.structs import asdict as fields_of
-from prolong.buffer.tickets.store import TicketSettings
+from prolong.buffer.tickets.settings import TicketSettings
 from prolong.common.config.sections import Config, SamplingConfig
 
 
