@@ -9,7 +9,6 @@ as a fresh file, or removed when there are more spares than the log will use.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import msgspec
 from isal.isal_zlib import crc32
 
 from ...common.errors import JournalError
-from .segment_files import SegmentStore
+from .segment_files import NO_ROOM, SegmentStore
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +131,10 @@ class GroupLog:
     def defects(self, places: Iterable[FramePlace]) -> list[str]:
         """What is wrong with the places of an index: files that are too short, values that overlap."""
         found: list[str] = []
+        in_order = sorted(places, key=lambda place: (place.segment, place.offset))
+        # after the places: of a live run files grow before a place points there
         sizes, ends = self._files.sizes(), dict[int, int]()
-        for place in sorted(places, key=lambda place: (place.segment, place.offset)):
+        for place in in_order:
             if place.end > sizes.get(place.segment, 0):
                 found.append(_missing(place, sizes))
             if place.offset < ends.get(place.segment, 0):
@@ -193,7 +194,7 @@ class GroupLog:
             return self._files.reserve(number, end)
         except OSError as error:
             spares = [spare for spare in self._spares() if spare != number]
-            if error.errno != errno.ENOSPC or not spares:
+            if error.errno not in NO_ROOM or not spares:
                 raise
             for spare in spares:
                 self._remove(spare)

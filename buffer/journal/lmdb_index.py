@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import lmdb
 
 from ...common.errors import JournalError, JournalFull
+from .segment_files import NO_ROOM
 
 # of the map, beyond twice the limit: LMDB needs room for pages that a commit replaces
 SPARE_BYTES = 1 << 30
 
 
 class Index(Protocol):
-    """Keys and values."""
+    """Keys and values. Reading raises JournalError."""
 
     def commit(self, put: Mapping[bytes, bytes], drop: Collection[bytes]) -> None:
         """Delete the keys of `drop`, then write `put`; durable when this returns. Raises JournalFull, JournalError."""
@@ -65,7 +68,7 @@ class LmdbIndex:
             raise no_room(self._folder, error) from error
         except lmdb.Error as error:
             self._reopen()
-            if "No space left" in str(error):
+            if any(os.strerror(code) in str(error) for code in NO_ROOM):
                 raise no_room(self._folder, error) from error
             raise JournalError(f"cannot write to the journal {self._folder}: {error}") from error
 
@@ -74,14 +77,22 @@ class LmdbIndex:
         self._env.close()
         self._env = self._open(readonly=False)
 
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise JournalError(f"cannot read the journal {self._folder}: {error}") from error
+
     def find(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
-        with self._env.begin() as transaction:
+        with self._reading() as transaction:
             found = ((key, transaction.get(key)) for key in keys)
             return {key: value for key, value in found if value is not None}
 
     def keys(self, prefix: bytes) -> list[bytes]:
         keys: list[bytes] = []
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
+        with self._reading() as transaction, transaction.cursor() as cursor:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):
                 keys.append(bytes(cursor.key()))
@@ -89,7 +100,7 @@ class LmdbIndex:
         return keys
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
+        with self._reading() as transaction, transaction.cursor() as cursor:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):
                 yield bytes(cursor.key()), bytes(cursor.value())

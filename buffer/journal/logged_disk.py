@@ -9,7 +9,6 @@ whole.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +21,10 @@ from . import records as r
 from .disk import paged_bytes
 from .group_log import FramePlace, GroupLog
 from .lmdb_index import Index, LmdbIndex, no_room
-from .segment_files import SegmentFiles
+from .segment_files import NO_ROOM, SegmentFiles
 
 # Longer values under the key of a group are frames themselves: format 2 kept them in the index.
 MAX_PLACE_BYTES = 64
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LoggedDisk:
@@ -118,7 +116,10 @@ class LoggedDisk:
         value = self._index.find([key]).get(key)
         while value is not None and _is_place(key, value):
             place = _place(key, value, self._where)
-            found = self._log.read(place)
+            try:
+                found = self._log.read(place)
+            except OSError as error:
+                raise JournalError(f"{self._where}, record {key!r}: cannot read segment {place.segment}: {error}") from error
             if found is not None:
                 return found
             # a live run dropped the group meanwhile, and wrote others there: then the index says so

@@ -15,6 +15,8 @@ from typing import Protocol
 # a file grows by this much at a time: the file system then finds room once, and not with every commit
 GROW_BYTES = 16 << 20
 MAX_PARTS = 1024  # of one call of pwritev: IOV_MAX
+# the file system, the user's share of it, or a file may grow no further
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PREFIX, SUFFIX = "frames-", ".bin"
 
 
@@ -28,7 +30,7 @@ class SegmentStore(Protocol):
     def reserve(self, number: int, end: int) -> int:
         """Make room for the first `end` bytes of a file, which is created if need be; returns its size then.
 
-        When there is no room (ENOSPC), nothing has changed.
+        When there is no room (NO_ROOM), nothing has changed.
         """
         ...
 
@@ -83,7 +85,7 @@ class SegmentFiles:
                 os.posix_fallocate(descriptor, size, new_size - size)
             except OSError as error:
                 os.ftruncate(descriptor, size)
-                if error.errno != errno.ENOSPC or new_size == end:
+                if error.errno not in NO_ROOM or new_size == end:
                     raise
             else:
                 return new_size

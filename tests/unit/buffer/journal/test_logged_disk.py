@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from prolong.buffer.journal import records as r
+from prolong.buffer.journal import segment_files
 from prolong.buffer.journal.group_log import PAGE_BYTES, GroupLog
 from prolong.buffer.journal.lmdb_index import LmdbIndex
 from prolong.buffer.journal.logged_disk import LoggedDisk
 from prolong.buffer.journal.segment_files import GROW_BYTES, MAX_PARTS, SegmentFiles
-from prolong.common.errors import JournalError
+from prolong.common.errors import JournalError, JournalFull
 
 SEGMENT = 8 * PAGE_BYTES
 
@@ -107,6 +110,46 @@ def test_no_more_spare_segments_are_kept_than_are_in_use_and_none_above_the_limi
     disk = open_disk(tmp_path, max_bytes=GROW_BYTES)
     disk.commit({group(20): bytes(SEGMENT)}, [group(0)])
     assert len(segments(tmp_path)) == 2
+    disk.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_takes_the_spare_segments_back_first(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_files, "GROW_BYTES", PAGE_BYTES)
+    disk, fallocate_well = open_disk(tmp_path), os.posix_fallocate
+    for i in range(4):
+        disk.commit({group(i): bytes(SEGMENT)}, [])
+    disk.commit({}, [group(1), group(2)])
+
+    def fallocate(descriptor: int, offset: int, length: int) -> None:
+        if sum(segments(tmp_path).values()) + length > 5 * SEGMENT:
+            raise OSError(code, os.strerror(code))
+        fallocate_well(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    disk.commit({group(9): b"x" * 3 * SEGMENT}, [])
+    assert segments(tmp_path) == {"frames-0.bin": SEGMENT, "frames-1.bin": 3 * SEGMENT, "frames-3.bin": SEGMENT}
+    with pytest.raises(JournalFull, match=re.escape(os.strerror(code))):
+        disk.commit({group(10): bytes(SEGMENT)}, [])
+    disk.commit({}, [group(0)])
+    disk.commit({group(10): bytes(SEGMENT)}, [])
+    assert disk.get(group(9)) == b"x" * 3 * SEGMENT
+    disk.close()
+
+
+def test_what_cannot_be_read_is_an_error_of_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = open_disk(tmp_path)
+    disk.commit({group(0): b"x" * 100}, [])
+
+    def pread(descriptor: int, num_bytes: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "a bad sector")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(JournalError, match=r"cannot read segment 0: .*a bad sector"):
+        disk.get(group(0))
+    disk._index.close()
+    with pytest.raises(JournalError, match="cannot read the journal"):
+        disk.keys(b"")
     disk.close()
 
 
