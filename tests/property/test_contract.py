@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from prolong.buffer.tickets.staleness import StalenessContract, choose_counts, required
 from prolong.common.config.sections import Preference, Straggler
 
+Events = list[tuple[str, int]]
 MAXIMUM = 4
 EVENTS = st.lists(
     st.tuples(st.sampled_from(("issue", "issue", "store", "drop", "take", "move")), st.integers(0, 50)), max_size=150
@@ -80,12 +82,20 @@ class Tickets:
         assert all(due <= contract.head + MAXIMUM for due in deadlines.values())
 
 
+def any_tickets(*stragglers: Straggler) -> SearchStrategy[Tickets]:
+    """No tickets yet, under a contract of one of these policies."""
+    return st.builds(
+        Tickets,
+        eta=st.integers(0, MAXIMUM),
+        batch=st.integers(1, 5),
+        straggler=st.sampled_from(stragglers),
+        preference=st.sampled_from(list(Preference)),
+    )
+
+
 @settings(max_examples=400, deadline=None)
-@given(EVENTS, st.integers(0, MAXIMUM), st.integers(1, 3), st.sampled_from(list(Preference)))
-def test_whatever_happens_every_deadline_can_be_met_and_is(
-    events: list[tuple[str, int]], eta: int, batch: int, preference: Preference
-) -> None:
-    tickets = Tickets(eta, batch, Straggler.wait, preference)
+@given(EVENTS, any_tickets(Straggler.wait))
+def test_whatever_happens_every_deadline_can_be_met_and_is(events: Events, tickets: Tickets) -> None:
     for what, number in events:
         tickets.happens(what, number)
         tickets.assert_every_deadline_can_be_met()
@@ -93,40 +103,31 @@ def test_whatever_happens_every_deadline_can_be_met_and_is(
     for ordinal, version in sorted(tickets.waiting.items()):
         contract.store(ordinal, version)
         tickets.stored[ordinal] = version
-    while len(tickets.stored) >= batch:  # once all have arrived, the learner never waits
+    while len(tickets.stored) >= contract.batch:  # once all have arrived, the learner never waits
         chosen = contract.choose()
         assert chosen is not None
         tickets.take(chosen)
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    EVENTS,
-    st.integers(0, MAXIMUM),
-    st.integers(1, 3),
-    st.sampled_from(list(Preference)),
-    st.sampled_from([Straggler.evict, Straggler.mask]),
-)
-def test_evict_and_mask_never_train_what_its_ticket_does_not_allow(
-    events: list[tuple[str, int]], eta: int, batch: int, preference: Preference, straggler: Straggler
-) -> None:
-    tickets = Tickets(eta, batch, straggler, preference)
+@given(EVENTS, any_tickets(Straggler.evict, Straggler.mask))
+def test_evict_and_mask_never_train_what_its_ticket_does_not_allow(events: Events, tickets: Tickets) -> None:
+    """`Tickets.take` looks."""
     for what, number in events:
         tickets.happens(what, number)
 
 
 @settings(max_examples=200, deadline=None)
-@given(EVENTS, st.integers(0, MAXIMUM), st.integers(1, 3))
-def test_a_larger_eta_admits_at_once_and_a_smaller_one_drains(events: list[tuple[str, int]], eta: int, batch: int) -> None:
+@given(EVENTS, any_tickets(Straggler.wait))
+def test_a_larger_eta_admits_at_once_and_a_smaller_one_drains(events: Events, tickets: Tickets) -> None:
     """An actor with the newest weights gets a ticket exactly while fewer than (eta + 1) B are under way."""
-    tickets = Tickets(eta, batch, Straggler.wait, Preference.earliest_deadline)
     for what, number in events:
         tickets.happens(what, number)
         contract, untrained = tickets.contract, len(tickets.waiting) + len(tickets.stored)
         before = contract.eta
         for moved in range(MAXIMUM + 1):
             contract.move(moved)
-            assert contract.admits(contract.head, contract.head, untrained) == (untrained < (moved + 1) * batch)
+            assert contract.admits(contract.head, contract.head, untrained) == (untrained < (moved + 1) * contract.batch)
         contract.move(before)
 
 
@@ -152,17 +153,8 @@ def simply_admitted(tickets: Tickets, version: int) -> bool:
 
 
 @settings(max_examples=400, deadline=None)
-@given(
-    EVENTS,
-    st.integers(0, MAXIMUM),
-    st.integers(1, 5),
-    st.sampled_from(list(Preference)),
-    st.sampled_from(list(Straggler)),
-)
-def test_choice_and_admission_are_those_of_the_simple_form(
-    events: list[tuple[str, int]], eta: int, batch: int, preference: Preference, straggler: Straggler
-) -> None:
-    tickets = Tickets(eta, batch, straggler, preference)
+@given(EVENTS, any_tickets(*Straggler))
+def test_choice_and_admission_are_those_of_the_simple_form(events: Events, tickets: Tickets) -> None:
     for what, number in events:
         tickets.happens(what, number)
         contract, untrained = tickets.contract, len(tickets.waiting) + len(tickets.stored)
