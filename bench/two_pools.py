@@ -90,9 +90,10 @@ class Arm:
     def measure(self, settle_s: float, seconds: float) -> Numbers:
         """What each actor sampled per second, and the share of a core that it used, between two of its heartbeats."""
         sleep(settle_s)
-        first, start = self.peers(), monotonic()
+        # not `peers`: a buffer that does not answer in time would count as actors that sampled nothing
+        first, start = self.wait_for_both(), monotonic()
         sleep(seconds)
-        last, passed = self.peers(), monotonic() - start
+        last, passed = self.wait_for_both(), monotonic() - start
         grown = {
             f"{name}/{key}": _number(last, name, key) - _number(first, name, key)
             for name in ACTORS
