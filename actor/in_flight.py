@@ -19,19 +19,19 @@ from dataclasses import replace
 
 from .engines.load import EngineLoad
 
-# of those that run, left out after rollouts lost their place in the cache
+# share of the running rollouts by which the cap falls after too many lost their place in the cache
 CUT = 0.125
-# lost places per rollout that ended, more of which are too many: the last percents of the cache are worth a few
+# places lost for each rollout that ended: more are too many. A few are worth it, to use the last percents of the cache
 LOST = 0.1
 # share of the cache above which no group is added: the rollouts under way still grow
 FULL = 0.9
-# groups that may wait in the engine: more than `QUEUED` are too many, and one is left, so that it never runs dry
+# groups that may wait in the engine. A longer queue is cut to one group, so that the engine never runs dry
 QUEUED = 2
-# of a group, on the mean: less in the queue, and there is room for another group
+# groups that wait on the mean: with fewer there is room for another one
 SPARE = 0.25
-# reports in a row in which a queue stood
+# reports in a row that must show a queue
 STANDING = 3
-# rollouts that end between two steps up, as a share of those that run: so long it takes until a step shows
+# rollouts that must end between two steps up, as a share of those that run: it takes that long until a step shows
 TURNOVER = 0.5
 
 
@@ -88,10 +88,10 @@ class InFlightCap:
             return mean_held - waiting - CUT * running
         if standing > QUEUED * group:
             return held - standing + group
-        is_binding = mean_held + group > self.rollouts
-        has_room = waiting < SPARE * group and lost == 0 and (load.kv_use - since.kv_use) / steps < FULL
         if ended < TURNOVER * running:
             return None
+        is_binding = mean_held + group > self.rollouts
+        has_room = waiting < SPARE * group and lost == 0 and (load.kv_use - since.kv_use) / steps < FULL
         return self.rollouts + group if is_binding and has_room else self.rollouts
 
     def _begin_anew(self, load: EngineLoad, ended: int) -> None:

@@ -38,7 +38,7 @@ def counting_problem(rng: random.Random, _: Level) -> DemoProblem:
 
 
 def make_long_tail_model(folder: Path = FOLDER) -> None:
-    """Make prompts and model in a folder, unless they are there: some minutes on one core."""
+    """Make prompts and model in a folder, unless they are there: a quarter of an hour on one core."""
     if (folder / "model.safetensors").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
