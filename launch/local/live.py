@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...common.config.algorithm import ObjectiveConfig
 from ...common.messages import Status
 from ...common.types import TicketState, ValidationSetting
 from ...learner.drift import DriftWatch
@@ -76,6 +77,7 @@ class RunProgress:
     folder: Path
     adapts: bool = False  # eta moves
     drift: DriftWatch | None = None
+    objectives: list[ObjectiveConfig] = field(default_factory=list)  # of each stage, for `drift`
     started: float = field(default_factory=monotonic)
     stages: list[str] = field(default_factory=list)  # names of the stages
     first_step: int = 0  # the last step before the run was resumed
@@ -94,7 +96,7 @@ class RunProgress:
             self.heldout.clear()
         for record in records:
             self.records.append(record)
-            if self.drift is not None and (text := self.drift.note(record)):
+            if self.drift is not None and (text := self.drift.note(record, self.objectives[_stage_index(self)])):
                 self.notes.append(text)
             for domain in sorted(_domains(record)):
                 self.rewards.setdefault(domain, []).append(record[f"reward/{domain}"])

@@ -23,7 +23,7 @@ from ...buffer.client.observer import Observer
 from ...common.config.actors import ActorHere, actors_here
 from ...common.config.run_files import RunPaths, run_paths, save_config
 from ...common.config.sections import Config
-from ...common.config.stages import total_steps
+from ...common.config.stages import staged_configs, total_steps
 from ...common.config.trees import largest_eta
 from ...common.errors import UserError
 from ...learner.drift import DriftWatch
@@ -117,7 +117,8 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         eta=largest_eta(cfg.buffer),
         folder=paths.folder,
         adapts=bool(cfg.buffer.adaptive),
-        drift=DriftWatch(cfg.objective, eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches),
+        drift=DriftWatch(eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches),
+        objectives=[staged.objective for staged in staged_configs(cfg)],
         stages=stages,
     )
     supervisor = Supervisor(

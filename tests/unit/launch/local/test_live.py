@@ -146,10 +146,13 @@ def test_an_eta_that_adapts_is_shown_as_it_is_now_with_the_reason_and_its_bound(
     assert "staleness 1.2/2 eta 3  " in live_line(progress)
 
 
-def test_data_that_drift_too_far_are_noted_once(progress: RunProgress) -> None:
-    progress.drift = DriftWatch(ObjectiveConfig(clip_low=0.2), eta=2, minibatches=1)
+def test_data_that_drift_too_far_for_the_present_stage_are_noted_once(progress: RunProgress) -> None:
+    progress.drift, progress.stages = DriftWatch(eta=2, minibatches=1), ["wide", "narrow"]
+    progress.objectives = [ObjectiveConfig(clip_low=0.5), ObjectiveConfig(clip_low=0.2)]
     far = {"policy/log_ratio_m2": 0.16, "policy/lag_mean": 2.0, "policy/ess": 0.9, "learner/lr": 5e-4}
     progress.add(record(step) | far for step in range(5, 30))
+    assert not progress.notes
+    progress.add(record(step) | far | {"stage/index": 1.0} for step in range(30, 60))
     (note,) = progress.notes
     assert "0.4 nats (root mean square) from the policy" in note
 
