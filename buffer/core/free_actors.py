@@ -53,9 +53,9 @@ class FreeActors:
         self._touched.update(dict.fromkeys(names))
 
     def forget(self, name: str) -> None:
-        """An actor is gone."""
+        """An actor is gone; one of its name may come before the next `refresh`."""
+        self._enter(name, None)
         self._joined.pop(name, None)
-        self.touch(name)
 
     def refresh(self, place_of: Callable[[str], Place | None]) -> None:
         """Rank the touched actors. `place_of`: None for one that may take no ticket."""

@@ -65,3 +65,15 @@ def test_an_actor_that_left_and_comes_back_joins_last() -> None:
     free.touch("a")
     free.refresh(places.get)
     assert free.best([0], 1) == "b"
+
+
+def test_an_actor_that_is_back_before_anybody_looked_takes_tickets() -> None:
+    free, place = FreeActors(), Place(0, 0.0, 8)
+    free.touch("a")
+    free.refresh(lambda name: place)
+    free.forget("a")
+    free.touch("a")
+    free.refresh(lambda name: place)
+    assert free.best([0], 1) == "a"
+    free.forget("a")
+    assert (free.best([0], 1), free.versions()) == (None, [])
