@@ -71,6 +71,10 @@ def flip(kind: bytes) -> Damage:
     return damage
 
 
+def unreadable(kind: bytes) -> Damage:
+    return lambda disk: disk.commit({r.key(kind, 3): b"seven"}, [])
+
+
 def lose(kind: bytes, which: int = -1) -> Damage:
     return lambda disk: disk.commit({}, [disk.keys(kind)[which]])
 
@@ -113,6 +117,8 @@ def moves(change: Callable[[list[r.Move]], list[r.Move]]) -> Damage:
         (flip(r.NEWEST), "record b'n'.*checksum is wrong"),
         (flip(r.SWEEPS), "record b'w'.*checksum is wrong"),
         (flip(r.SCORES), "record b'e'.*checksum is wrong"),
+        (unreadable(r.RETRY), "record b'q.*checksum is wrong"),
+        (unreadable(r.ETA), "record b'a.*checksum is wrong"),
         (lose(r.GROUP, 0), "the group of ticket .* is in a batch and lost"),
         (lose(r.GROUP), "8 tickets are stored, the ledger counts 9"),
         (lose(r.TICKET), "tickets are leased, the ledger counts|is in no batch"),
