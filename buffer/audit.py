@@ -64,7 +64,7 @@ def audit(journal: Journal) -> Audit:
     _try(found, journal.sweeps)
     _try(found, journal.scores)
     tickets = _try(found, journal.tickets) or []
-    found.num_records += len(tickets)
+    found.num_records += len(tickets) + len(_try(found, journal.retries) or {})
     batched = _check_batches(found, journal, newest)
     waiting = _check_groups(found, journal, {record.ticket.ordinal for record in tickets}, batched)
     for defect in _try(found, journal.defects) or []:
