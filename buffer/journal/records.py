@@ -21,7 +21,7 @@ import msgspec
 from isal.isal_zlib import crc32
 
 from ...common.config.sections import AdaptiveConfig
-from ...common.errors import JournalError
+from ...common.errors import ConfigError, JournalError
 from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 
 FORMAT = 3
@@ -185,5 +185,5 @@ def unpack_record(value: bytes, kind: type[T], where: str) -> T:
         raise JournalError(f"{where}: {len(value)} bytes whose checksum is wrong; the disk lost or changed some")
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, ConfigError) as error:
         raise JournalError(f"{where} does not decode: {error}; another version of prolong wrote it") from error

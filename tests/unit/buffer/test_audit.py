@@ -14,7 +14,7 @@ from prolong.buffer.journal.disk import MemoryDisk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.logged_disk import LoggedDisk
 from prolong.common import messages as m
-from prolong.common.config.sections import ValidationConfig
+from prolong.common.config.sections import AdaptiveConfig, ValidationConfig
 from prolong.common.errors import JournalError
 
 from .scene import LEARNER, Scene, config
@@ -71,8 +71,14 @@ def flip(kind: bytes) -> Damage:
     return damage
 
 
-def unreadable(kind: bytes) -> Damage:
-    return lambda disk: disk.commit({r.key(kind, 3): b"seven"}, [])
+def unreadable(kind: bytes, value: bytes = b"seven") -> Damage:
+    return lambda disk: disk.commit({r.key(kind, 3): value}, [])
+
+
+def decision_by_impossible_rules() -> bytes:
+    evidence = r.EtaEvidence(version=3, ess=1.0, kl=0.0, wait_s=0.0, step_s=1.0, held_s=0.0)
+    tree = msgspec.to_builtins(r.EtaRecord(evidence=evidence, rules=AdaptiveConfig(), state=r.EtaState(eta=1), eta=1))
+    return r.pack_record(tree | {"rules": tree["rules"] | {"ess": 7.0}})
 
 
 def lose(kind: bytes, which: int = -1) -> Damage:
@@ -119,6 +125,7 @@ def moves(change: Callable[[list[r.Move]], list[r.Move]]) -> Damage:
         (flip(r.SCORES), "record b'e'.*checksum is wrong"),
         (unreadable(r.RETRY), "record b'q.*checksum is wrong"),
         (unreadable(r.ETA), "record b'a.*checksum is wrong"),
+        (unreadable(r.ETA, decision_by_impossible_rules()), "record b'a.*does not decode: buffer.adaptive.ess = 7"),
         (lose(r.GROUP, 0), "the group of ticket .* is in a batch and lost"),
         (lose(r.GROUP), "8 tickets are stored, the ledger counts 9"),
         (lose(r.TICKET), "tickets are leased, the ledger counts|is in no batch"),
