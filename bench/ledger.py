@@ -30,7 +30,7 @@ from ..buffer.core.settings import RunSettings
 from ..buffer.journal.disk import MemoryDisk
 from ..buffer.journal.journal import Journal, open_journal
 from ..buffer.journal.records import NEWEST
-from ..buffer.serving.survivors import survivors_set_aside
+from ..buffer.serving.garbage import survivors_set_aside
 from ..buffer.tickets.mixture import PromptMixture
 from ..common.config.sections import BufferConfig, Config, DataConfig, ModelConfig, RunConfig, SamplingConfig, SourceConfig
 from ..common.json_object import JsonObject

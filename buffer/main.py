@@ -23,9 +23,9 @@ from ..common.transport.sockets import bind_router, endpoint_of
 from .core.core import BufferCore
 from .core.settings import RunSettings
 from .journal.journal import open_journal
+from .serving.garbage import survivors_set_aside
 from .serving.memory import keep_freed_memory
 from .serving.service import LINGER_S, BufferService
-from .serving.survivors import survivors_set_aside
 from .tickets.prompts import load_heldout, load_training_prompts
 
 log = logging.getLogger(__name__)

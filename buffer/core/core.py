@@ -30,7 +30,7 @@ from .weights_plane import WeightsPlane
 
 # how long the buffer stays after the last word
 FAREWELL_S = 5.0
-# of all clients together: a heartbeat costs the buffer about 50 microseconds
+# of all clients together: over its socket each costs the buffer about 50 microseconds (`prolong bench heartbeats`)
 MAX_HEARTBEATS_PER_S = 2_000.0
 
 

@@ -5,12 +5,10 @@ client --frame--> OutputCommit --(commit)--> frame --> client
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import monotonic
 
 import zmq
@@ -18,6 +16,7 @@ import zmq
 from ...common.transport.gate import Gate
 from ...common.transport.quarantine import Quarantine
 from ...common.types import View
+from .garbage import rare_searches
 from .output_commit import Core, Frame, OutputCommit
 
 log = logging.getLogger(__name__)
@@ -27,8 +26,6 @@ BURST = 256  # frames handled between two commits, at most
 BURST_BYTES = 4 << 20  # of the frames handled between two commits, at most, unless one frame alone is larger
 KEYS_S = 1.0  # how soon a change of the admitted keys is noticed
 LINGER_S = 1.0  # time for the last words to leave
-# new objects between two searches for cyclic garbage, and searches of each kind until one of the next
-SEARCH_RARELY = (100_000, 50, 100)
 
 
 class BufferService:
@@ -61,7 +58,7 @@ class BufferService:
         every client is told of the last two.
         """
         try:
-            with _rare_searches():
+            with rare_searches():
                 self._loop()
         except Exception as error:
             self.say_stop(f"the buffer failed: {error}", failed=True)
@@ -142,18 +139,3 @@ class BufferService:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
                 self._core.count("buffer/unreachable_peers")
-
-
-@contextmanager
-def _rare_searches() -> Iterator[None]:
-    """Let Python look for cyclic garbage rarely.
-
-    Nothing here is cyclic, and a group is a hundred objects that live until it is trained: by default a group would cost more
-    time in searches through those that are stored than in everything else.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(*SEARCH_RARELY)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

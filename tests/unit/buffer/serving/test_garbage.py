@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
-from prolong.buffer.serving.survivors import survivors_set_aside
+from prolong.buffer.serving.garbage import SEARCH_RARELY, rare_searches, survivors_set_aside
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,10 @@ def test_cycles_that_die_young_are_freed_and_others_by_their_references() -> Non
         assert died == [1]
         del other
         assert died == [1, 1]
+
+
+def test_searches_are_rare_meanwhile_and_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with rare_searches():
+        assert gc.get_threshold() == SEARCH_RARELY
+    assert gc.get_threshold() == before
