@@ -176,12 +176,16 @@ class Peers:
     def actor_metrics(self) -> dict[str, float]:
         """The growth of the actors' numbers since the last call, summed over actors: "actor/NAME"; and their speed: "perf/"."""
         metrics = {"actor/num_actors": float(self.num_actors), "actor/room": float(sum(a.room for a in self._actors.values()))}
+        num_left_out = 0
         since_batch = {name: actor.stats_since_batch() for name, actor in self._actors.items()}
         for numbers in since_batch.values():
             for key, grown in numbers.items():
                 name = key if key.startswith("actor/") else f"actor/{key}"
                 if name in metrics or len(metrics) < MAX_NUMBERS:
                     metrics[name] = metrics.get(name, 0.0) + grown
+                else:
+                    num_left_out += 1
+        metrics |= {"actor/numbers_left_out": float(num_left_out)} if num_left_out else {}
         pools = {name: actor.hello.pool for name, actor in self._actors.items() if actor.hello.pool}
         return metrics | speed_metrics(since_batch, pools)
 

@@ -24,7 +24,7 @@ NEXT_PROMPTS = 32
 ALIKE = 1.001
 # the plan is made again after this share of the time that a ticket may take, and when the head moves
 PLAN_SHARE = 0.25
-# that time while nobody knows it
+# seconds that stand for that time while it is not known
 UNKNOWN_S = 4.0
 
 

@@ -16,7 +16,7 @@ from .run_state import RunState
 
 # how long the learner waits before anybody is named, and between two looks
 LOOK_S = 1.0
-# a number of times as long as was foretold that is worth a word
+# an actor that would take this many times as long as was foretold is called slow
 MUCH = 1.5
 # heartbeats that an actor missed when it is called silent
 MISSED = 4

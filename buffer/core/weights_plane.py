@@ -20,7 +20,7 @@ from .run_state import RunState
 
 log = logging.getLogger(__name__)
 
-READERS_S = 1.0  # between two words to the learner of how many pull
+READERS_S = 1.0  # between two messages that tell the learner how many pull
 
 
 class WeightsPlane:

@@ -23,14 +23,14 @@ from .window import ActorSpeeds, TicketWindow, best_window
 
 # actors are unequal if the slowest takes so many times as long as the fastest
 UNEQUAL = 1.3
-# nobody else is sooner, if the soonest takes no less than this share of the time
+# of an actor's time for a group: the soonest actor counts as sooner if it takes less than this share of it
 ABOUT_AS_SOON = 0.8
 # part of the present version that counts as passed
 PASSED = 1 / 3
-# An actor that is late with everything gets a ticket all the same after so many times as long as that takes. It may cost one
-# part in so many of the time.
+# An actor that would be late with every prompt is given one all the same, once it has been given none for this many times as
+# long as its group would take: so trying costs at most one part in as many of the time.
 OUT_OF_SIGHT = 20.0
-# of the seconds in which a learner's steps and the window change
+# steps of the learner that their mean time remembers, about
 LEARNER_MEMORY = 8.0
 
 

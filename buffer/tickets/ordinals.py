@@ -20,10 +20,11 @@ class Ordinals:
 
     def __init__(self) -> None:
         self._arrived: dict[int, None] = {}
-        # the smallest, ascending, as many as were asked for; all others
+        # the smallest, ascending, as many as were asked for
         self._front: list[int] = []
+        # all others
         self._heap: list[int] = []
-        # those of either that went
+        # ordinals in one of the two that have been discarded
         self._discarded: set[int] = set()
 
     def __len__(self) -> int:

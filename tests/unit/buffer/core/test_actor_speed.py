@@ -85,4 +85,6 @@ def test_actors_cannot_fill_the_record_of_a_step_with_names() -> None:
     for index in range(4):
         hello = Hello(role=Role.actor, name=f"a{index}", protocol=PROTOCOL_VERSION, tokenizer="t", host="h", pid=1)
         peers.join(b"%d" % index, hello, 0.0).heard_stats({f"number_{index}_{k}": 1.0 for k in range(200)})
-    assert len(peers.actor_metrics()) == MAX_NUMBERS
+    metrics = peers.actor_metrics()
+    assert metrics.pop("actor/numbers_left_out") == 2 + 4 * 200 - MAX_NUMBERS
+    assert len(metrics) == MAX_NUMBERS
