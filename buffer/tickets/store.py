@@ -76,14 +76,7 @@ class Store:
         self.retries = Retries()
         # the next prompts: those, then the source's
         self.look_ahead = LookAhead(prompts, self.retries)
-        self.contract = StalenessContract(
-            eta=cfg.eta,
-            batch=cfg.batch_groups,
-            steps=steps,
-            straggler=cfg.straggler,
-            preference=cfg.preference,
-            maximum=largest_eta(cfg),
-        )
+        self.contract = _contract(cfg, steps)
         self.ages = GroupAges(cfg.straggler, self.contract.maximum)
         self.filter = SignalFilter(enabled=cfg.dynamic_sampling, limit=int(cfg.max_filtered * cfg.batch_groups))
         self.survival = Survival()
@@ -369,6 +362,17 @@ class Store:
     def check(self) -> None:
         """Raise LedgerError unless the ledger balances and agrees with the learner's version."""
         self.ledger.check(self.version * self.batch_groups)
+
+
+def _contract(cfg: BufferConfig, steps: int) -> StalenessContract:
+    return StalenessContract(
+        eta=cfg.eta,
+        batch=cfg.batch_groups,
+        steps=steps,
+        straggler=cfg.straggler,
+        preference=cfg.preference,
+        maximum=largest_eta(cfg),
+    )
 
 
 def ticket_seed(run_seed: int, ordinal: int) -> int:
