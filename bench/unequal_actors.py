@@ -17,7 +17,7 @@ from .measure import report
 
 GROUPS = 8  # that the engine of an actor runs at once
 ROLLOUTS = 4  # of a group
-MORE = 1.25  # rollouts in flight, by those that the engine runs: some of a group end before its last
+MORE = 1.25  # times the rollouts that the engine runs are in flight: some of a group end before its last
 WORK: dict[str, list[LengthClass]] = {
     "one": [LengthClass(mean=500, spread=0.02)],
     "three": [LengthClass(name=f"a/t{mean}", mean=mean, spread=0.1) for mean in (250, 500, 1000)],
@@ -40,7 +40,7 @@ def cluster(actors: int, slower: float, work: str) -> Cluster:
 
 
 def settings(rule: DispatchRule, actors: int, eta: int, places: float) -> Config:
-    """`places`: tickets that admission allows, by groups that all engines run at once."""
+    """`places`: tickets that admission allows, divided by the groups that all engines run at once."""
     return Config(
         model=ModelConfig(path="none", max_context=2000),
         sampling=SamplingConfig(n=ROLLOUTS, max_tokens=1500),
@@ -59,12 +59,12 @@ def settings(rule: DispatchRule, actors: int, eta: int, places: float) -> Config
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench unequal-actors", description=__doc__)
     parser.add_argument("--actors", type=int, default=1000)
-    parser.add_argument("--slower", type=float, default=4.0, help="steps of the slow half, by those of the fast one")
+    parser.add_argument("--slower", type=float, default=4.0, help="times as long a step of the slow half takes")
     parser.add_argument(
         "--work", choices=sorted(WORK), default="one", help="one kind of prompts, or three of 250 to 1,000 tokens"
     )
     parser.add_argument("--eta", type=int, default=3)
-    parser.add_argument("--places", type=float, default=2.0, help="tickets that admission allows, by groups that engines run")
+    parser.add_argument("--places", type=float, default=2.0, help="tickets allowed, divided by groups that engines run")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(argv)

@@ -22,7 +22,7 @@ POOLED = {
     "verifiers": ("workers", "timeout_s", "hosts", "keys"),
     "weights": ("transport", "host", "port", "serve", "streams", "max_mb_s", "timeout_s"),
 }
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+POOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 class ActorHere(NamedTuple):
@@ -43,8 +43,8 @@ def in_pool(cfg: Config, pool: str) -> Config:
     if pool not in cfg.pools:
         known = ", ".join(cfg.pools) or "none: this configuration has no pools"
         raise ConfigError(f"pool {pool!r}: expected one of {known}")
-    if not _NAME.fullmatch(pool):
-        raise ConfigError(f"pools has {pool!r}: expected a name of letters, digits, _ and -")
+    if not POOL_NAME.fullmatch(pool):
+        raise ConfigError(f"pools has {pool!r}: expected a name of at most 100 letters, digits, _ and -")
     settings = cfg.pools[pool]
     tree = to_tree(replace(cfg, pools={}, launch=replace(cfg.launch, actors=settings.count)))
     for section, key, value in pooled_settings(settings):

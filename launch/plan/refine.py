@@ -79,7 +79,7 @@ def _beside(run: RecordedRun, found: Simulated) -> RunFit:
 
 
 def _loss(found: Sequence[tuple[RunFit, Simulated]], *, scaled: bool = False) -> float:
-    """How far the simulations are from the runs; `scaled`: whatever the speed of all devices together."""
+    """How far the simulations are from the runs; `scaled`: but for one factor that all of them share."""
     logs = [math.log(fit.simulated_steps_per_s / fit.steps_per_s) for fit, _ in found]
     mean = sum(logs) / len(logs) if scaled else 0.0
     ages = [STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean) for fit, _ in found]

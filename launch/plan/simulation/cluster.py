@@ -14,18 +14,20 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import yaml
 
+from ....common.config.actors import POOL_NAME
 from ....common.config.trees import build_section
 from ....common.errors import ConfigError, require
 from .pass_rates import PassRates
 
 TRANSPORTS = ("collective", "pull")
+MOST_NAME = 100  # characters
 MOST_SPREAD = 5  # of a logarithm: one in six is e^5 = 150 times the median or more
 
 
@@ -151,7 +153,8 @@ class LengthClass:
     learned: list[Learned] = field(default_factory=list)  # by version, ascending: in place of pass_rate and correlation
 
     def __post_init__(self) -> None:
-        require(bool(self.name), "lengths.*.name", self.name, "a name, such as math or math/addition")
+        named = 0 < len(self.name) <= MOST_NAME
+        require(named, "lengths.*.name", self.name, f"a name of at most {MOST_NAME} characters, such as math or math/addition")
         require(self.share > 0, "lengths.*.share", self.share, "above 0")
         require(self.prompt_tokens >= 1, "lengths.*.prompt_tokens", self.prompt_tokens, "at least 1")
         known = self.mean >= 1 or bool(self.samples)
@@ -254,6 +257,8 @@ class Cluster:
     def __post_init__(self) -> None:
         actors = sum(pool.count for pool in self.pools.values())
         require(actors >= 1, "pools", dict.fromkeys(self.pools, "..."), "at least one pool with count 1 or more")
+        named = all(POOL_NAME.fullmatch(name) for name in self.pools)
+        require(named, "pools", list(self.pools), "names of at most 100 letters, digits, _ and -")
         require(bool(self.lengths), "lengths", self.lengths, "at least one class of prompts, with its mean length")
         names = [length.name for length in self.lengths]
         require(len(set(names)) == len(names), "lengths.*.name", names, "a different name for every class")
@@ -286,7 +291,7 @@ def _check_spreads(key: str, device: object, *names: str) -> None:
 def read_cluster(path: Path | str) -> Cluster:
     """The cluster that a YAML file describes. Raises ConfigError."""
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = _ClusterLoader(Path(path).read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cluster {str(path)!r}: expected a YAML file that can be read ({error})") from error
     return cluster_of(tree, str(path))
@@ -295,20 +300,14 @@ def read_cluster(path: Path | str) -> Cluster:
 def cluster_of(tree: object, where: str = "cluster") -> Cluster:
     """The cluster of a tree of dictionaries and lists. Raises ConfigError, which names `where`."""
     try:
-        return build_section(Cluster, _numbers(tree))
+        return build_section(Cluster, tree)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _numbers(tree: object) -> object:
-    """The tree with texts like 4e-5, which YAML 1.1 does not take for numbers, as numbers."""
-    if isinstance(tree, Mapping):
-        return {key: _numbers(value) for key, value in cast(Mapping[str, object], tree).items()}
-    if isinstance(tree, list):
-        return [_numbers(value) for value in cast(list[object], tree)]
-    if isinstance(tree, str):
-        try:
-            return float(tree)
-        except ValueError:
-            return tree
-    return tree
+class _ClusterLoader(yaml.SafeLoader):
+    """Safe YAML in which 4e-5 is a number; YAML 1.1 takes it for a text."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_ClusterLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

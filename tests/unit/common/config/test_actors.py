@@ -72,5 +72,5 @@ def test_a_pool_that_is_none_or_whose_name_is_no_word_is_refused() -> None:
         in_pool(config({}), "b")
     cfg = config({})
     cfg.pools["a/b"] = PoolConfig()
-    with pytest.raises(ConfigError, match=r"pools has 'a/b': expected a name of letters"):
+    with pytest.raises(ConfigError, match=r"pools has 'a/b': expected a name of at most 100 letters"):
         in_pool(cfg, "a/b")

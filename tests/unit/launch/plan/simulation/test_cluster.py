@@ -11,7 +11,7 @@ pools:
 learner: {base_s: 4, per_token_s: 6.0e-6}
 lengths:
   - {name: math, mean: 6000, spread: 0.9, prompt_tokens: 200}
-  - {name: code/python, share: 0.5, samples: [100, 2000, 9000]}
+  - {name: "1e5", share: 0.5, samples: [100, 2000, 9000]}
 verifiers: {latency_s: 2.0, workers: 8}
 weights: {publish_s: 1.5, pause_s: 0.4, transport: pull}
 failures: {mtbf_s: 86400}
@@ -24,6 +24,7 @@ def test_a_cluster_is_read_from_yaml(tmp_path: Path) -> None:
     assert cluster.num_actors == 40
     assert cluster.pools["h100"].step_per_rollout_s == 4e-5, "YAML takes 4e-5 for a text"
     assert cluster.lengths[1].samples == [100, 2000, 9000]
+    assert cluster.lengths[1].name == "1e5", "a text that is quoted stays one"
     assert cluster.failures.restart_s == 60.0
 
 
@@ -46,6 +47,8 @@ LENGTHS = [{"mean": 100}]
         ({"pools": {"a": {"step_base_s": -1}}, "lengths": LENGTHS}, "pools.*.step_base_s = -1.0: expected 0 or more"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": LENGTHS, "weights": {"transport": "fax"}}, "collective or pull"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "spread": 1e200}]}, "lengths.*.spread"),
+        ({"pools": {"x" * 300: {"step_base_s": 1}}, "lengths": LENGTHS}, "names of at most 100"),
+        ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "name": "x" * 300}]}, "lengths.*.name"),
         ([], "expected a section with the keys pools"),
     ],
 )
