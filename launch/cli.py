@@ -256,6 +256,12 @@ def plan(argv: list[str]) -> int:
     return plan_on_cluster(args)
 
 
+def launch(argv: list[str]) -> int:
+    from .jobs.command import launch_job
+
+    return launch_job(argv, command_parser("launch"))
+
+
 def doctor(argv: list[str]) -> int:
     parser = config_parser("doctor")
     parser.add_argument(
@@ -301,6 +307,7 @@ COMMANDS: dict[str, Command] = {
     "data": Command(data, "examine a prompt file, make one from a public format, or generate puzzles"),
     "keys": Command(keys, "make the keys that a buffer beyond loopback needs, and say what to copy where"),
     "plan": Command(plan, "say how fast a run would be on a described cluster, or whether it fits into memory"),
+    "launch": Command(launch, "write the files that start a run under Slurm, Kubernetes or SkyPilot"),
     "doctor": Command(doctor, "check this machine and installation for what a run needs"),
     "bench": Command(bench, "run one of the measurements in bench/"),
 }

@@ -77,6 +77,11 @@ OFFENCES = {
         "from .transport import wire",
         "prolong.common.transport.wire",
     ),
+    "prolong launch: targets know their protocol and not each other": (
+        "launch/jobs/slurm.py",
+        "from . import kubernetes\n",
+        "prolong.launch.jobs.kubernetes",
+    ),
     "Rooms of launch: imports point one way": (
         "launch/recipes.py",
         "from .local import train",

@@ -1,0 +1,119 @@
+"""`prolong launch TARGET RECIPE`: write the files that start a run under a scheduler, print them, or hand them over to it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import yaml
+
+from ...common.config.run_files import run_folder
+from ...common.config.sections import Config
+from ...common.config.trees import to_tree
+from ...common.errors import ProlongError, UserError
+from ...common.files import write_atomically
+from ...common.transport.keys import make_keys
+from ..recipes import compose
+from .api import BUFFER, CONFIG, KEYS, SECRET, LaunchJob, Rendered, RenderedFile, Target, component_names
+from .kubernetes import Kubernetes
+from .skypilot import SkyPilot
+from .slurm import Slurm
+
+TARGETS: dict[str, Target] = {"slurm": Slurm(), "kubernetes": Kubernetes(), "skypilot": SkyPilot()}
+SUBMIT_S = 300.0  # for one command of --submit
+
+
+def launch_job(argv: list[str], parser: argparse.ArgumentParser) -> int:
+    """Run the command; 0, or the exit code of the first command of --submit that failed. Raises: UserError."""
+    args = _add_arguments(parser).parse_intermixed_args(argv)
+    cfg = compose(args.recipe, args.overrides)
+    folder = (args.out or run_folder(cfg) / "launch").absolute()
+    with tempfile.TemporaryDirectory() as scratch:
+        # of a dry run nothing stays, and its keys are printed nowhere
+        keys = _make_keys(cfg, Path(scratch) / KEYS if args.dry_run else folder / KEYS)
+    settings = _read_settings(args.settings, component_names(cfg))
+    job = LaunchJob(cfg=cfg, folder=folder, nodes=args.learner_nodes, settings=settings, keys=keys)
+    rendered = TARGETS[args.target].render(job)
+    config = RenderedFile(text=yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True))
+    files = {CONFIG: config, **rendered.files}
+    if args.dry_run:
+        _print_files(files, rendered)
+        return 0
+    _write_files(files, folder)
+    return _submit(rendered) if args.submit else _print_next(files, rendered, folder)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    targets = "; ".join(f"{name}: {target.summary}" for name, target in TARGETS.items())
+    parser.add_argument("target", choices=TARGETS, help=targets)
+    parser.add_argument("recipe", metavar="RECIPE", help="a name in launch/conf, or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (default: runs/NAME/launch)")
+    parser.add_argument("--dry-run", action="store_true", help="print every file but the secrets, write and start nothing")
+    parser.add_argument("--submit", action="store_true", help="also run the commands that start the job")
+    parser.add_argument("--learner-nodes", type=int, default=1, metavar="N", help="nodes of the learner, learner_ranks each")
+    set_help = "a setting of the scheduler, for one component (buffer, learner, actors or a pool) or for all; docs/launching.md"
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="[COMPONENT:]KEY=VALUE", help=set_help)
+    return parser
+
+
+def _read_settings(given: list[str], known: list[str]) -> dict[str, dict[str, str]]:
+    """Component -> key -> value of all --set; those for all components under "". Raises: UserError."""
+    settings: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in given:
+        name, equals, value = each.partition("=")
+        component, colon, key = name.rpartition(":")
+        if not equals or not key or (colon and component not in known):
+            raise UserError(f"--set {each}: expected KEY=VALUE, or COMPONENT:KEY=VALUE with one of {', '.join(known)}")
+        settings[component][key] = value
+    return settings
+
+
+def _make_keys(cfg: Config, folder: Path) -> dict[str, str]:
+    """The run's keys, made where they are missing: file name below `folder` -> text."""
+    make_keys(folder, [name for name in component_names(cfg) if name != BUFFER])
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _write_files(files: dict[str, RenderedFile], folder: Path) -> None:
+    for name, file in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, file.text, mode=file.mode)
+
+
+def _print_files(files: dict[str, RenderedFile], rendered: Rendered) -> None:
+    for name, file in files.items():
+        text = f"# a secret of {len(file.text)} characters\n" if file.secret else file.text
+        sys.stdout.write(f"# ==== {name} (mode {file.mode:04o})\n{text}{'' if text.endswith(chr(10)) else chr(10)}")
+    sys.stdout.write(f"# ==== {KEYS}/ (mode 0700): keys of the buffer and of each component, secrets with mode {SECRET:04o}\n")
+    sys.stdout.write("".join(f"# {note}\n" for note in rendered.notes))
+    sys.stdout.write("".join(f"# then: {shlex.join(command)}\n" for command in rendered.commands))
+
+
+def _print_next(files: dict[str, RenderedFile], rendered: Rendered, folder: Path) -> int:
+    lines = [f"{folder} has {', '.join(files)} and {KEYS}/", *rendered.notes]
+    lines += [f"start it with: {shlex.join(command)}" for command in rendered.commands]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _submit(rendered: Rendered) -> int:
+    """Run the commands. Returns 0, or the exit code of the first that failed."""
+    for command in rendered.commands:
+        sys.stdout.write(f"{shlex.join(command)}\n")
+        sys.stdout.flush()
+        try:
+            code = subprocess.run(command, timeout=SUBMIT_S, check=False).returncode
+        except FileNotFoundError as error:
+            raise UserError(f"--submit: there is no {command[0]} here; run `{shlex.join(command)}` where it is") from error
+        except subprocess.TimeoutExpired as error:
+            raise ProlongError(f"--submit: `{shlex.join(command)}` did not end within {SUBMIT_S:g} s") from error
+        if code:
+            return code
+    return 0
