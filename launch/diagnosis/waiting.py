@@ -1,0 +1,83 @@
+"""What the learner waited for, step by step: its seconds of waiting, divided among the parts of the run.
+
+The buffer measures one cause itself: `buffer/held_s` is the time in which eta alone held work back. What made the round of a
+ticket so long that eta + 1 versions were not enough tells whose fault that is: weights on their way, verdicts, or sampling. The
+rest of the waiting is divided as the actors spent their time meanwhile. These are estimates: a record has sums, no instants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from ...common.metrics import MetricsRecord
+from .run_records import RunRecords, mean, total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TicketRound:
+    """Mean seconds of the parts of a ticket's round, from the end of a step to the group that its weights made."""
+
+    publish_s: float  # until the weights are at the actors
+    generate_s: float  # of a group, without waiting for verdicts
+    verdict_s: float  # of a group, after its last token
+
+    @classmethod
+    def of(cls, run: RunRecords) -> TicketRound:
+        """Those of a run; where no journal says how long a group takes, by the number of groups under way (Little's law)."""
+        records = run.measured
+        busy_s, exposed_s = total(records, "actor/busy_s"), total(records, "actor/verify_exposed_s")
+        group_s = fmean(group.seconds for group in run.groups) if run.groups else _littles_law(run, records)
+        judged = exposed_s / (busy_s + exposed_s) if busy_s + exposed_s > 0 else 0.0
+        return cls(publish_s=publish_seconds(records), generate_s=group_s * (1 - judged), verdict_s=group_s * judged)
+
+    def shares(self) -> dict[str, float]:
+        """Of the whole round, by the part of the run that is to blame."""
+        round_s = self.publish_s + self.generate_s + self.verdict_s
+        if round_s <= 0:
+            return {"staleness": 1.0}
+        return {
+            "weights": self.publish_s / round_s,
+            "verifiers": self.verdict_s / round_s,
+            "staleness": self.generate_s / round_s,
+        }
+
+
+def publish_seconds(records: Sequence[MetricsRecord]) -> float:
+    """Median seconds from a step until its weights are at the actors, by broadcast or by pulling."""
+    sent = [record["weights/publish_s"] for record in records if record.get("weights/publish_s")]
+    if sent:
+        return median(sent)
+    updates = total(records, "actor/weight_updates")
+    return (total(records, "actor/pull_s") + total(records, "actor/load_s")) / updates if updates else 0.0
+
+
+def waits_of(record: MetricsRecord, ticket_round: TicketRound) -> dict[str, float]:
+    """The seconds that the learner waited for a step's batch, by the part of the run that it waited for."""
+    waited_s = record.get("learner/wait_s") or 0.0
+    held_s = min(record.get("buffer/held_s") or 0.0, waited_s)
+    waits = {part: held_s * share for part, share in ticket_round.shares().items()}
+    for part, share in _actors_time(record).items():
+        waits[part] = waits.get(part, 0.0) + (waited_s - held_s) * share
+    return waits
+
+
+def _actors_time(record: MetricsRecord) -> dict[str, float]:
+    """How the actors spent a step, as shares: sampling, judging while nothing is sampled, new weights, without a ticket."""
+    busy_s, exposed_s, paused_s, idle_s = (
+        max(record.get(f"actor/{name}") or 0.0, 0.0) for name in ("busy_s", "verify_exposed_s", "weights_s", "idle_s")
+    )
+    spent = {"actors": busy_s, "verifiers": exposed_s, "weights": paused_s, "staleness": 0.0}
+    # without a ticket: their weights are too old for one, or eta admits none
+    lags = (record.get("weights/lag_mean") or 0.0) > 0
+    spent["weights" if lags else "staleness"] += max(idle_s - exposed_s, 0.0)
+    known_s = sum(spent.values())
+    return {part: seconds / known_s for part, seconds in spent.items()} if known_s > 0 else {"actors": 1.0}
+
+
+def _littles_law(run: RunRecords, records: Sequence[MetricsRecord]) -> float:
+    """Seconds of a group: the groups under way, by those that come in a second."""
+    came = run.cfg.buffer.batch_groups * len(records) + total(records, "buffer/filtered")
+    per_s = came / max(total(records, "learner/step_s"), 1e-9)
+    return mean(records, "buffer/ledger_leased") / per_s if per_s > 0 else 0.0
