@@ -10,10 +10,15 @@ ran. How many cores an actor would take by itself, and what no record shows, `re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, median
 
+from ...common.config.choices import Device
+from ...common.config.sections import Config
+from ...common.config.verifiers import VerifiersConfig
+from ..gpus import has_gpu
 from .fitting import fit_two
 from .recorded import STRETCH, RecordedRun, Stretch
 from .simulation.cluster import (
@@ -55,7 +60,19 @@ def of_settings(cluster: Cluster, run: RecordedRun) -> Cluster:
         capacity=run.cfg.actor.capacity,
         max_running=run.cfg.actor.max_num_seqs,
     )
-    return replace(cluster, pools={POOL: actor}, host=replace(cluster.host, others=run.others))
+    verifiers = replace(cluster.verifiers, workers=workers_of(run.cfg.verifiers))
+    return replace(cluster, pools={POOL: actor}, verifiers=verifiers, host=replace(cluster.host, others=run.others))
+
+
+def workers_of(cfg: VerifiersConfig) -> int:
+    """Verdicts that an actor's verifiers make at once; 0, any number, where somebody else judges as well."""
+    return 0 if cfg.hosts or cfg.judge else cfg.workers
+
+
+def shared_cores(cfg: Config) -> float:
+    """The cores that actors and learner of a run share: those of this machine, if it is made on the CPU of one machine."""
+    on_cpu = cfg.model.device is Device.cpu or (cfg.model.device is Device.auto and not has_gpu())
+    return float(len(os.sched_getaffinity(0))) if on_cpu and cfg.launch.actors else 0.0
 
 
 def _stretches(runs: Sequence[RecordedRun]) -> list[Stretch]:
@@ -123,7 +140,7 @@ def _verifiers(runs: Sequence[RecordedRun]) -> VerifierDevice:
     stretches = _stretches(runs)
     verdicts = sum(each["actor/verifiers/verdicts"] for each in stretches)
     spent_s = sum(each["actor/verify_s"] for each in stretches)
-    return VerifierDevice(latency_s=spent_s / verdicts if verdicts else 0.0)
+    return VerifierDevice(latency_s=spent_s / verdicts if verdicts else 0.0, workers=workers_of(runs[-1].cfg.verifiers))
 
 
 def _weights(runs: Sequence[RecordedRun]) -> WeightsDevice:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -17,15 +16,13 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from ...common.config.choices import Device
 from ...common.config.sections import Config
 from ...common.config.trees import to_tree
 from ...common.errors import UserError
 from ...common.files import write_atomically
 from ...common.json_object import JsonObject
-from ..gpus import has_gpu
 from ..recipes import compose
-from .calibrate import calibrate
+from .calibrate import calibrate, shared_cores
 from .recorded import RecordedRun, read_recorded
 from .refine import RunFit, fit_of, refine
 from .report import planned_record, show_best, show_fits, show_planned, sweep_table
@@ -84,17 +81,10 @@ def _calibrate(runs: Sequence[RecordedRun], path: Path, cores: float | None) -> 
     """Write the cluster of recorded runs to a new file. Raises: UserError when there is one."""
     if path.exists():
         raise UserError(f"{path} exists: --calibrate writes CLUSTER.yaml; give the name of a new file, or remove it")
-    cluster = refine(calibrate(runs, _shared_cores(runs) if cores is None else cores), runs)
+    cluster = refine(calibrate(runs, shared_cores(runs[-1].cfg) if cores is None else cores), runs)
     fits = [fit_of(cluster, run) for run in runs]
     write_atomically(path, _yaml_of(cluster, fits))
     return fits
-
-
-def _shared_cores(runs: Sequence[RecordedRun]) -> float:
-    """The cores that actors and learner shared: those of this machine, if the last run was made on the CPU of one machine."""
-    cfg = runs[-1].cfg
-    on_cpu = cfg.model.device is Device.cpu or (cfg.model.device is Device.auto and not has_gpu())
-    return float(len(os.sched_getaffinity(0))) if on_cpu and cfg.launch.actors else 0.0
 
 
 def _yaml_of(cluster: Cluster, fits: Sequence[RunFit]) -> str:

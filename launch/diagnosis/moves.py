@@ -1,0 +1,186 @@
+"""What would make a run faster, and by how much: the planner's model of the run, with one thing changed at a time.
+
+recorded steps --calibrate, refine--> a cluster --simulate--> steps per second as it is, and with each change
+
+The newest steps stand for the run: what it does now, not what it did when lengths and pass rates were others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...common.config.sections import Config
+from ...common.errors import ProlongError
+from ..plan.calibrate import calibrate, of_settings, shared_cores
+from ..plan.recorded import MIN_STEPS, RecordedRun, read_recorded
+from ..plan.refine import refine
+from ..plan.simulation.cluster import Cluster, PoolDevice
+from ..plan.simulation.result import Simulated
+from ..plan.sweep import Planned, plan_one
+from .diagnosis import Improvement
+from .run_records import mean
+
+MAX_STEPS = 40  # that are simulated
+MAX_ROLLOUTS = 20_000  # of all steps of a simulation: a few seconds of one core
+ENOUGH = 0.98  # of two settings this close the one with the smaller eta is better: staler groups teach less
+FULL = 0.8  # share of an actor's room that is taken when more of it may help
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The planner's word on a run."""
+
+    moves: tuple[Improvement, ...] = ()  # the largest gain first
+    why_none: str = ""
+    simulated_steps_per_s: float = 0.0  # of the run as it was
+    roofs: dict[str, float] = field(default_factory=dict)  # of the closed form, those that are finite
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """A run with one thing changed."""
+
+    part: str
+    words: str
+    settings: tuple[str, ...]
+    cluster: Cluster
+    cfg: Config
+
+
+def predict_moves(folder: Path, cores: float | None = None) -> Prediction:
+    """Simulate the run in `folder`, and the same with each change. Takes seconds to a minute.
+
+    cores: that all its processes share; None: those of this machine if it was made on a CPU, 0: each process has its own.
+    """
+    try:
+        run = newest_part(read_recorded(str(folder)))
+        cluster = refine(calibrate([run], shared_cores(run.cfg) if cores is None else cores), [run])
+        given = _plan(of_settings(cluster, run), run.cfg, run)
+        moves = [_improvement(_plan(change.cluster, change.cfg, run), given, change) for change in _changes(given)]
+        if (larger := _larger_eta(given, run)) is not None:
+            moves.append(larger)
+    except ProlongError as error:
+        return Prediction(why_none=str(error))
+    return Prediction(
+        moves=tuple(sorted(moves, key=lambda move: -move.gain)),
+        simulated_steps_per_s=given.found.steps_per_s,
+        roofs={part: roof for part, roof in given.roofs.all().items() if roof != float("inf")},
+    )
+
+
+def newest_part(run: RecordedRun) -> RecordedRun:
+    """The run without its older steps, and with the number of actors that it really had."""
+    cfg = run.cfg
+    steps = max(min(MAX_ROLLOUTS // (cfg.buffer.batch_groups * cfg.sampling.n), MAX_STEPS), MIN_STEPS)
+    actors = max(round(mean(run.records[-steps:], "actor/num_actors")), 1)
+    return replace(run, cfg=replace(cfg, launch=replace(cfg.launch, actors=actors)), records=run.records[-steps:])
+
+
+def binding_part(found: Simulated) -> str:
+    """The part that most of a simulated learner's time goes to; its own work counts as the reason from one half on."""
+    waits = {name.removeprefix("wait/"): share for name, share in found.learner.items() if name.startswith("wait/")}
+    waits["staleness"] = waits.get("staleness", 0.0) + waits.pop("stragglers", 0.0)
+    waits.pop("down", None)
+    return "learner" if found.learner_busy >= 0.5 else max(waits, key=lambda part: waits[part])
+
+
+def _plan(cluster: Cluster, cfg: Config, run: RecordedRun) -> Planned:
+    return plan_one(cluster, cfg, steps=len(run.records), seed=cfg.run.seed)
+
+
+def _improvement(after: Planned, given: Planned, change: _Change) -> Improvement:
+    return Improvement(
+        part=change.part,
+        words=change.words,
+        settings=change.settings,
+        gain=after.found.steps_per_s / given.found.steps_per_s,
+        steps_per_s=after.found.steps_per_s,
+        staleness_mean=after.found.staleness_mean,
+        binds_after=binding_part(after.found),
+    )
+
+
+def _changes(given: Planned) -> Iterator[_Change]:
+    """The changes that are tried, each by itself: twice as much of everything."""
+    cluster, cfg = given.cluster, given.cfg
+    (pool, actor), learner = next(iter(cluster.pools.items())), cluster.learner
+
+    def with_actor(device: PoolDevice) -> Cluster:
+        return replace(cluster, pools={pool: device})
+
+    yield _Change(
+        part="actors",
+        words=f"twice the actors: {2 * actor.count} in place of {actor.count}",
+        settings=(f"launch.actors={2 * actor.count}",),
+        cluster=with_actor(replace(actor, count=2 * actor.count)),
+        cfg=cfg,
+    )
+    if given.found.pools[pool].running > FULL * actor.most_running:
+        yield _roomier(given, pool)
+    yield _Change(
+        part="learner",
+        words="a learner that is twice as fast: at best twice the ranks, or a cheaper step",
+        settings=(f"launch.learner_ranks={2 * cfg.launch.learner_ranks}",),
+        cluster=replace(cluster, learner=replace(learner, base_s=learner.base_s / 2, per_token_s=learner.per_token_s / 2)),
+        cfg=cfg,
+    )
+    verifiers = cluster.verifiers
+    if verifiers.workers:
+        yield _Change(
+            part="verifiers",
+            words=f"twice the workers that judge: {2 * verifiers.workers} of each actor in place of {verifiers.workers}",
+            settings=(f"verifiers.workers={2 * verifiers.workers}",),
+            cluster=replace(cluster, verifiers=replace(verifiers, workers=2 * verifiers.workers)),
+            cfg=cfg,
+        )
+    yield _Change(
+        part="verifiers",
+        words="verdicts in half the time",
+        settings=(),
+        cluster=replace(cluster, verifiers=replace(verifiers, latency_s=verifiers.latency_s / 2)),
+        cfg=cfg,
+    )
+    weights = cluster.weights
+    yield _Change(
+        part="weights",
+        words="weights that arrive in half the time: a faster link, or only what changed (weights.transport=pull)",
+        settings=("weights.transport=pull",) if weights.transport != "pull" else (),
+        cluster=replace(cluster, weights=replace(weights, publish_s=weights.publish_s / 2, pause_s=weights.pause_s / 2)),
+        cfg=cfg,
+    )
+
+
+def _roomier(given: Planned, pool: str) -> _Change:
+    """Twice the rollouts at once on every actor."""
+    actor, cfg = given.cluster.pools[pool], given.cfg
+    capacity, running = 2 * actor.capacity, 2 * actor.max_running
+    settings = [f"actor.capacity={capacity}", *([f"actor.max_num_seqs={running}"] if running else [])]
+    roomier = replace(actor, capacity=capacity, max_running=running)
+    return _Change(
+        part="actors",
+        words=f"twice the rollouts in flight: {capacity} of each actor in place of {actor.capacity}",
+        settings=tuple(settings),
+        cluster=replace(given.cluster, pools={pool: roomier}),
+        cfg=replace(cfg, actor=replace(cfg.actor, capacity=capacity, max_num_seqs=running)),
+    )
+
+
+def _larger_eta(given: Planned, run: RecordedRun) -> Improvement | None:
+    """The smallest larger eta that gains nearly what the best one does; None where eta adapts by itself."""
+    cfg = given.cfg
+    if cfg.buffer.adaptive:
+        return None
+    tried: list[Improvement] = []
+    for eta in (cfg.buffer.eta + 1, cfg.buffer.eta + 2, 2 * cfg.buffer.eta + 4):
+        change = _Change(
+            part="staleness",
+            words=f"a larger bound on staleness: eta {eta} in place of {cfg.buffer.eta}",
+            settings=(f"buffer.eta={eta}",),
+            cluster=given.cluster,
+            cfg=replace(cfg, buffer=replace(cfg.buffer, eta=eta)),
+        )
+        tried.append(_improvement(_plan(change.cluster, change.cfg, run), given, change))
+    best = max(each.gain for each in tried)
+    return next(each for each in tried if each.gain >= ENOUGH * best)
