@@ -33,6 +33,8 @@ from ..common.messages import (
     UpdateWeights,
     WeightReaders,
 )
+from ..common.monitoring.endpoint import serve_vitals
+from ..common.monitoring.vitals import Vitals
 from ..common.tokenizer import Tokenizer
 from ..common.transport.keys import load_client_keys
 from ..common.types import Group, StartedRollout, Ticket
@@ -45,6 +47,7 @@ from .pulling import Pulling, check_serving_host
 from .rollouts import RolloutWorker
 from .stats import ActorStats
 from .updates import WeightUpdates
+from .vitals import ActorVitals
 
 FLUSH_SHARE = 0.2  # of the grace period: kept for the last messages and their acknowledgements
 HAND_OVER_SHARE = 0.2  # of the grace period: kept to interrupt what is in flight
@@ -65,13 +68,15 @@ def main(cfg: Config, name: str, pool: str = "") -> int:
     # for as long as the engine starts; after that the event loop handles the signal
     signal.signal(signal.SIGTERM, _exit)
     try:
-        asyncio.run(_run(in_pool(cfg, pool), name, pool, _published_dtype(cfg, pool)))
+        with serve_vitals(cfg, "actor", name) as vitals:
+            asyncio.run(_run(in_pool(cfg, pool), name, pool, _published_dtype(cfg, pool), vitals))
     except BaseExceptionGroup as group:
         raise root_error(group) from None
     return 0
 
 
-async def _run(cfg: Config, name: str, pool: str, dtype: str) -> None:
+async def _run(cfg: Config, name: str, pool: str, dtype: str, vitals: Vitals) -> None:
+    vitals.enter("starts its engine", hindrance="it starts")
     # before the engine starts
     broadcast_transport(cfg.weights)
     if cfg.weights.serve:
@@ -96,7 +101,17 @@ async def _run(cfg: Config, name: str, pool: str, dtype: str) -> None:
         updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=dtype)
         leave_s = grace_s - flush_s - hand_over_s
         cap = InFlightCap(cfg.actor.capacity)
-        actor = Actor(client, inbox, updates, worker, stats, cap, leave_within_s=leave_s, hand_over_within_s=hand_over_s)
+        actor = Actor(
+            client,
+            inbox,
+            updates,
+            worker,
+            stats,
+            cap,
+            leave_within_s=leave_s,
+            hand_over_within_s=hand_over_s,
+            vitals=ActorVitals(vitals, cfg.buffer.lease_s),
+        )
         await actor.run(welcome.heartbeat_s)
     finally:
         client.close(flush_s)
@@ -134,13 +149,14 @@ class Actor:
         *,
         leave_within_s: float,
         hand_over_within_s: float = 0.0,
+        vitals: ActorVitals | None = None,
     ) -> None:
         """`leave_within_s`: from SIGTERM to the end of what is in flight.
 
         `hand_over_within_s`: after that, to interrupt the rest and hand it over; 0: its tickets are given back without tokens.
         """
         self._client, self._inbox, self._updates, self._worker, self._stats = client, inbox, updates, worker, stats
-        self._cap = cap
+        self._cap, self._vitals = cap, vitals
         self._leave_within_s, self._hand_over_within_s = leave_within_s, hand_over_within_s
         self._working: dict[TicketKey, Ticket] = {}
         # their groups are sent, and repeated by the client until they are acknowledged
@@ -287,7 +303,10 @@ class Actor:
             self._updates.check()
             held = sum(ticket.sampling.n for ticket in self._working.values())
             room = self._cap.report(self._stats.load(), held, self._stats.counts["generated_rollouts"])
-            self._client.set_stats(self._stats.snapshot(), room)
+            numbers = self._stats.snapshot()
+            self._client.set_stats(numbers, room)
+            if self._vitals is not None:
+                self._vitals.note(numbers, room, has_weights=self._updates.generation >= 0)
             await asyncio.sleep(every_s)
 
 

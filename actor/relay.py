@@ -21,11 +21,14 @@ from ..buffer.client.client import BufferClient
 from ..common.config.sections import Config
 from ..common.errors import root_error
 from ..common.messages import PROTOCOL_VERSION, Hello, Leave, Role, UpdateWeights, WeightReaders, WeightsApplied
+from ..common.monitoring.endpoint import serve_vitals
+from ..common.monitoring.vitals import Vitals
 from ..common.transport.keys import load_client_keys
 from ..common.types import PULL
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .pulling import Pulling, check_serving_host
 from .updates import Pulls, WeightUpdates
+from .vitals import ActorVitals
 
 FLUSH_S = 0.5  # for the last messages
 LOG_S = 10.0  # between two lines about versions that came
@@ -39,13 +42,14 @@ def main(cfg: Config, name: str) -> int:
     """Run until the buffer says Stop (RunStopped), SIGTERM or SIGINT, or an error. Raises subclasses of ProlongError."""
     check_serving_host(cfg)
     try:
-        asyncio.run(_run(cfg, name))
+        with serve_vitals(cfg, "relay", name) as vitals:
+            asyncio.run(_run(cfg, name, vitals))
     except BaseExceptionGroup as group:
         raise root_error(group) from None
     return 0
 
 
-async def _run(cfg: Config, name: str) -> None:
+async def _run(cfg: Config, name: str, vitals: Vitals) -> None:
     pulling = Pulling(cfg.weights, load_client_keys(cfg.buffer.keys), serves=True)
     hello = Hello(
         role=Role.relay,
@@ -64,7 +68,8 @@ async def _run(cfg: Config, name: str) -> None:
         assert pulling.source is not None
         log.info("%s serves weights at %s", name, pulling.source.endpoint)
         log.info("memory: once the model, and at most as much again for what changed between its versions")
-        await Relay(client, inbox, pulling, timeout_s=cfg.weights.timeout_s).run(welcome.heartbeat_s)
+        relay = Relay(client, inbox, pulling, timeout_s=cfg.weights.timeout_s, vitals=ActorVitals(vitals, cfg.buffer.lease_s))
+        await relay.run(welcome.heartbeat_s)
     finally:
         client.close(FLUSH_S)
         pulling.close()
@@ -103,9 +108,17 @@ class RelayStats:
 class Relay:
     """The loop over the buffer's messages, and its tasks: at most one pull, one that reports statistics."""
 
-    def __init__(self, client: Outbox, inbox: Arrivals[RelayInput], pulling: RelayPulls, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        client: Outbox,
+        inbox: Arrivals[RelayInput],
+        pulling: RelayPulls,
+        *,
+        timeout_s: float,
+        vitals: ActorVitals | None = None,
+    ) -> None:
         """`timeout_s`: weights.timeout_s."""
-        self._client, self._inbox, self._pulling = client, inbox, pulling
+        self._client, self._inbox, self._pulling, self._vitals = client, inbox, pulling, vitals
         self._stats = RelayStats()
         self._said_at = float("-inf")  # when progress was last logged
         self._updates = WeightUpdates(NoEngine(), pulling, self._stats, self._answer, timeout_s=timeout_s)
@@ -149,7 +162,10 @@ class Relay:
         while True:
             self._updates.check()
             counts = {**self._stats.counts, **self._pulling.counters()}
-            self._client.set_stats({name: float(count) for name, count in counts.items()} | self._stats.seconds)
+            numbers = {name: float(count) for name, count in counts.items()} | self._stats.seconds
+            self._client.set_stats(numbers)
+            if self._vitals is not None:
+                self._vitals.note(numbers, 0, has_weights=self._updates.generation >= 0)
             await asyncio.sleep(every_s)
 
 

@@ -15,6 +15,7 @@ import zmq
 from ..common.config.run_files import run_paths, save_config
 from ..common.config.sections import BufferConfig, Config
 from ..common.files import write_atomically
+from ..common.monitoring.endpoint import serve_vitals
 from ..common.signals import stop_on_signals
 from ..common.tokenizer import Tokenizer
 from ..common.transport.gate import AllowedFolder, Gate
@@ -26,6 +27,7 @@ from .journal.journal import open_journal
 from .serving.garbage import survivors_set_aside
 from .serving.memory import keep_freed_memory
 from .serving.service import LINGER_S, BufferService
+from .serving.vitals import BufferVitals
 from .tickets.prompts import load_heldout, load_training_prompts
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,11 @@ def main(cfg: Config) -> None:
     paths = run_paths(cfg)
     max_bytes = cfg.buffer.max_message_mb << 20
     # bind first: a taken port shows before prompts are read, which may take minutes
-    with survivors_set_aside(), _bound(cfg.buffer, max_bytes) as (router, gate):
+    with (
+        serve_vitals(cfg, "buffer", "buffer") as vitals,
+        survivors_set_aside(),
+        _bound(cfg.buffer, max_bytes) as (router, gate),
+    ):
         tokenizer = Tokenizer.load(cfg.model.path)
         prompts, heldout = load_training_prompts(cfg, tokenizer), load_heldout(cfg, tokenizer)
         journal = open_journal(
@@ -52,7 +58,8 @@ def main(cfg: Config) -> None:
             settings = RunSettings.from_config(cfg, tokenizer.model_ids)
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
             core.progress.cpu_clock = process_time
-            service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate)
+            watch = BufferVitals(vitals, core) if vitals.watched else None
+            service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate, watch=watch)
             _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)
         finally:
             journal.close()

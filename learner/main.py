@@ -22,6 +22,7 @@ from ..common.config.trees import largest_eta, lora_config
 from ..common.errors import ModelError, RunStopped, require
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
+from ..common.monitoring.vitals import Vitals
 from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
 from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
@@ -46,6 +47,7 @@ from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
 from .step import StepConfig, Trainer
 from .stopping import StepDropped, StopAgreement
+from .vitals import LearnerVitals, learner_vitals
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,12 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
     make_source: builds the source of batches: a live buffer, or the recorded batches of a run.
     Raises: ProlongError; RunStopped with exit code 0 when a signal came before the first step.
     """
+    with learner_vitals(cfg) as vitals:
+        vitals.starts("meets the other ranks, connects and loads the model")
+        _train(cfg, make_source, vitals)
+
+
+def _train(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], BatchSource], vitals: LearnerVitals) -> None:
     device = resolve_device(cfg.model.device)
     cfg.model.settle_auto(on_gpu=device.type == "cuda")
     # until all have met a signal ends a rank at once: nothing can be lost, and one that waits for others would not hear of it
@@ -74,6 +82,7 @@ def main(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], Ba
         source = make_source(cfg, ranks, stop)
         try:
             learner = _start(cfg, ranks, source, device, stop)
+            learner.vitals = vitals
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
@@ -119,6 +128,8 @@ class Learner:
         """Put connected and loaded parts together. saved: version of the newest checkpoint, -1 without one."""
         self.cfg, self.ranks, self.source = cfg, ranks, source
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
+        # nobody asks for them, unless the process has an endpoint
+        self.vitals = LearnerVitals(Vitals("learner", "learner", cfg.run.name), cfg.learner.starve_s)
         self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
         self.saved_at = self.stepped_at = perf_counter()
         # CPU seconds of this process at its last record
@@ -192,11 +203,13 @@ class Learner:
         since, saveable = perf_counter(), True
         while not self.schedule.ended(self.state.version):
             asked = perf_counter()
+            self.vitals.waits(self.state.version)
             with self.spans("learner/wait"):
                 batch = self.source.take(self.state.version)
             wait_s = perf_counter() - asked
             if batch is None:
                 break
+            self.vitals.trains(self.state.version)
             factor = self.schedule.lr_factor(self.state.version)
             try:
                 metrics = self.trainer.train(batch, self.agreement.ask, lr_factor=factor)
@@ -215,6 +228,7 @@ class Learner:
             if due:
                 self._save()
             self._report_durable()
+        self.vitals.ends()
         if saveable and self.state.version != self.saved:
             self._save()
         self.saver.wait()
@@ -331,6 +345,7 @@ class Learner:
                 "reference/epoch": float(self.trainer.reference.epoch if self.trainer.reference else 0),
             }
             self.metrics.write(self.state.version, record | own)
+            self.vitals.recorded(self.state.version, record | own)
             if text := self.drift.note(record, self.schedule.cfg.objective):
                 log.warning("%s", text)
 

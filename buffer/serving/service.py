@@ -18,6 +18,7 @@ from ...common.transport.quarantine import Quarantine
 from ...common.types import View
 from .garbage import rare_searches
 from .output_commit import Core, Frame, OutputCommit
+from .vitals import BufferVitals
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,21 @@ class BufferService:
     """Serves one core on one bound ROUTER until the run is over or `stop` is set."""
 
     def __init__(
-        self, core: Core, router: zmq.Socket, max_bytes: int, *, quarantine: Quarantine | None = None, gate: Gate | None = None
+        self,
+        core: Core,
+        router: zmq.Socket,
+        max_bytes: int,
+        *,
+        quarantine: Quarantine | None = None,
+        gate: Gate | None = None,
+        watch: BufferVitals | None = None,
     ) -> None:
-        """`quarantine` is also read by the core, for its status. `gate` admits clients by their keys, if there are keys."""
+        """`quarantine` is also read by the core, for its status. `gate` admits clients by their keys, if there are keys.
+
+        `watch`: tells the endpoint of the process how the core is, if there is one.
+        """
         self.stop = threading.Event()
-        self._core, self._gate = core, gate
+        self._core, self._gate, self._watch = core, gate, watch
         self._output = OutputCommit(core, max_bytes, quarantine)
         self._poller = zmq.Poller()
         for source in (router, gate.socket) if gate is not None else (router,):
@@ -83,6 +94,8 @@ class BufferService:
             self._pass_on_keys(now)
             self._output.tick(now)
             self._flush(now)
+            if self._watch is not None:
+                self._watch.note(now, self._output.full)
             next_tick = now + TICK_S
 
     def _admit(self, gate: Gate) -> None:

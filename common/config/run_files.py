@@ -52,6 +52,10 @@ class RunPaths:
         return self.folder / "summary.json"
 
     @property
+    def endpoints(self) -> Path:
+        return self.folder / "endpoints"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 

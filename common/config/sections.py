@@ -31,12 +31,15 @@ class RunConfig:
     seed: int = 0  # seeds everything that is drawn at random
     steps: int = 1000  # learner steps, counted from version 0
     resume: bool = True  # go on from the newest checkpoint in the run folder, if there is one
+    # each process serves /metrics, /healthz and /readyz on the first free port from here on (docs/monitoring.md); 0: none does
+    http_port: int = 0
 
     def __post_init__(self) -> None:
         named = self.name not in ("", ".", "..") and "/" not in self.name and self.name.isprintable()
         require(named, "run.name", self.name, "a folder name")
         require(0 <= self.seed < 2**63, "run.seed", self.seed, "from 0 to 2^63 - 1")
         require(self.steps >= 1, "run.steps", self.steps, "at least 1")
+        require(0 <= self.http_port < 65_536, "run.http_port", self.http_port, "a port from 1 to 65535, or 0")
 
 
 @dataclass(kw_only=True, slots=True)
