@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -44,6 +46,8 @@ class Tokenizer:
         self._special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
         self._template_text = _chat_template(folder, config)
         self._template = _compile(self._template_text, folder) if self._template_text else None
+        # names that the template reads and a source may set: data.*.template
+        self.template_arguments = _arguments(self._template_text) - self._special.keys()
         self.eos_ids = self._eos_ids(_read_json(folder / "generation_config.json"))
         # the number of token ids that the model knows; None where config.json is missing or does not say
         self.model_ids = vocabulary_size(_read_json(folder / "config.json"))
@@ -86,10 +90,10 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._template is not None
 
-    def render(self, prompt: str | list[JsonObject]) -> str:
-        """The text that the model is to continue: a string unchanged, messages through the chat template.
+    def render(self, prompt: str | list[JsonObject], arguments: Mapping[str, object] = MappingProxyType({})) -> str:
+        """The text that the model is to continue: a string unchanged, messages through the chat template with its `arguments`.
 
-        Raises DataError when there is no template, or it raises an error for these messages.
+        Raises DataError when there is no template, it does not read an argument, or it raises an error for these messages.
         """
         if isinstance(prompt, str):
             return prompt
@@ -97,16 +101,20 @@ class Tokenizer:
             raise DataError("the prompt is a list of messages, but the tokenizer has no chat template; give a string")
         if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
             raise DataError(f"prompt = {prompt!r}: expected messages with a role and a content")
+        for name in arguments:
+            if name not in self.template_arguments:
+                known = ", ".join(sorted(self.template_arguments)) or "no arguments"
+                raise DataError(f"template.{name}: the chat template does not read it; expected one of {known}")
+        given = {"tools": None, "documents": None, **arguments}
         try:
-            return self._template.render(
-                messages=prompt, tools=None, documents=None, add_generation_prompt=True, **self._special
-            )
+            return self._template.render(messages=prompt, add_generation_prompt=True, **given, **self._special)
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise DataError(f"the chat template refused the prompt: {error}") from error
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Token ids, [T] int32. `special` adds the tokens that the tokenizer puts around a bare text (a BOS, for some).
 
+        A text that begins with the BOS that the tokenizer adds keeps one of the two.
         Raises DataError for a token that the model lacks.
         """
         encoded = self._tokenizer.encode(text, add_special_tokens=special)
@@ -116,7 +124,10 @@ class Tokenizer:
                 f"the token {token!r} of the text has id {unknown}, the model knows ids below {self.model_ids} only; "
                 "leave it out, or give the model a larger embedding"
             )
-        return np.asarray(encoded.ids, dtype="<i4")
+        ids = encoded.ids
+        if special and self.bos_id is not None and ids[:2] == [self.bos_id, self.bos_id]:
+            ids = ids[1:]
+        return np.asarray(ids, dtype="<i4")
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
         """Text of token ids; special tokens are spelled out unless skipped."""
@@ -220,16 +231,28 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _compile(template: str, folder: Path) -> jinja2.Template:
-    """The template in transformers' environment. Raises ModelError for a syntax error."""
+def _arguments(template: str) -> frozenset[str]:
+    """The names that a template takes from its caller, without those that every chat has."""
+    environment = _environment()
+    names = jinja2.meta.find_undeclared_variables(environment.parse(template))
+    return frozenset(names - {"messages", "add_generation_prompt", *environment.globals})
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    """transformers' environment of chat templates."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _compile(template: str, folder: Path) -> jinja2.Template:
+    """The template, ready to render. Raises ModelError for a syntax error."""
     try:
-        return environment.from_string(template)
+        return _environment().from_string(template)
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"the chat template of {folder} has an error in line {error.lineno}: {error}") from error
 

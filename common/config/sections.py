@@ -95,6 +95,11 @@ class SourceConfig:
     # share of the mixture, relative to the other sources; 0: drawn only in stages that weigh it
     weight: float = 1.0
     only: str = ""  # keep only the prompts whose domain/task begins with this
+    # give a prompt that is a text to the model as a chat, through its chat template; prompts that are messages always are
+    chat: bool = False
+    system: str = ""  # system message of every chat that has none of its own; without it the template may write one
+    # arguments of the chat template, such as {enable_thinking: false}
+    template: dict[str, object] = field(default_factory=dict)
     # the name that data.weights uses; by default the last part of `only`, or else the file's name without its ending
     name: str = ""
 

@@ -10,9 +10,10 @@ Example of a line; `prompt` may be a list of chat messages, and `uid` may be lef
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,16 +22,18 @@ from ..config.sections import SourceConfig
 from ..errors import DataError
 from ..json_object import JsonObject
 from ..types import Prompt
+from .chat import as_chat
 from .records import LONE_SURROGATE, DataRecord, is_unicode, read_records
 
 _NAMES = ("domain", "task", "verifier")
+NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
 class PromptEncoder(Protocol):
     """Renders prompts and encodes texts. `Tokenizer` is one; `prolong data check` counts characters with another."""
 
-    def render(self, prompt: str | list[JsonObject]) -> str:
-        """The text that the model continues. Raises: DataError."""
+    def render(self, prompt: str | list[JsonObject], arguments: Mapping[str, object] = NO_ARGUMENTS) -> str:
+        """The text that the model continues; `arguments` are those of the chat template. Raises: DataError."""
         ...
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
@@ -40,18 +43,19 @@ class PromptEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
-    """A prompt, and the record that it was made of."""
+    """A prompt, and the record that it was made of. `rendered`: the messages that became its text, or its bare text."""
 
     prompt: Prompt
     record: DataRecord
+    rendered: str | list[JsonObject]
 
 
-def read_prompts(path: Path, tokenizer: PromptEncoder, *, only: str = "") -> Iterator[tuple[int, ReadPrompt | DataError]]:
+def read_prompts(source: SourceConfig, tokenizer: PromptEncoder) -> Iterator[tuple[int, ReadPrompt | DataError]]:
     """Yield (number of the line or row, from 1; its prompt, or why it cannot be used), one line in memory at a time.
 
-    `only`: skip the records whose domain/task does not begin with it. A uid that an earlier line of the file has makes a line
-    unusable. Raises: DataError when the file as a whole cannot be read.
+    A uid that an earlier line of the file has makes a line unusable. Raises: DataError when the file as a whole cannot be read.
     """
+    path, only = Path(source.file), source.only
     line_of: dict[str, int] = {}
     for number, record in read_records(path):
         if isinstance(record, DataError):
@@ -60,14 +64,15 @@ def read_prompts(path: Path, tokenizer: PromptEncoder, *, only: str = "") -> Ite
         if only and not f"{record.get('domain')}/{record.get('task')}".startswith(only):
             continue
         try:
-            prompt = to_prompt(record, f"{path.parent.name}/{path.stem}/{number}", tokenizer)
+            read = to_prompt(record, f"{path.parent.name}/{path.stem}/{number}", tokenizer, source)
+            prompt = read.prompt
             if prompt.uid in line_of:
                 raise DataError(f"uid {prompt.uid!r} is also that of line {line_of[prompt.uid]}")
         except DataError as error:
             yield number, error
             continue
         line_of[prompt.uid] = number
-        yield number, ReadPrompt(prompt, record)
+        yield number, read
 
 
 def load_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: int, max_tokens: int) -> list[Prompt]:
@@ -85,7 +90,7 @@ def stream_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: 
     if not path.is_file():
         raise DataError(f"prompt file {path} does not exist; check data.*.file")
     is_empty = True
-    for number, read in read_prompts(path, tokenizer, only=source.only):
+    for number, read in read_prompts(source, tokenizer):
         if isinstance(read, DataError):
             raise DataError(f"{path}, line {number}: {read}") from read
         length = len(read.prompt.token_ids) // 4
@@ -100,8 +105,8 @@ def stream_prompts(source: SourceConfig, tokenizer: PromptEncoder, max_context: 
         raise DataError(f"prompt file {path} has no prompt" + (f" of {source.only}" if source.only else ""))
 
 
-def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) -> Prompt:
-    """One record as a Prompt. Raises: DataError naming the field."""
+def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder, source: SourceConfig) -> ReadPrompt:
+    """One record as a prompt. Raises: DataError naming the field."""
     for name in _NAMES:
         if not isinstance(record.get(name), str) or not record[name]:
             raise DataError(f"{name} = {record.get(name)!r:.200}: expected a non-empty string")
@@ -109,17 +114,18 @@ def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) ->
     if not isinstance(prompt, str | list) or not prompt:
         raise DataError(f"prompt = {prompt!r:.200}: expected a non-empty string, or a list of chat messages")
     try:
-        text = tokenizer.render(prompt)
+        rendered = as_chat(prompt, source)
+        text = tokenizer.render(rendered, source.template)
         answer = _answer_text(record.get("answer", {}))
     except RecursionError as error:
         raise DataError(f"its prompt or its answer is nested too deep: {error}") from error
     # the record is sound: what UTF-8 cannot hold now comes from the chat template
     if not is_unicode(text):
         raise DataError(f"the chat template made a text with {LONE_SURROGATE}")
-    token_ids = tokenizer.encode(text, special=isinstance(prompt, str))
+    token_ids = tokenizer.encode(text, special=isinstance(rendered, str))
     if len(token_ids) == 0:
         raise DataError(f"the prompt {text!r} has no tokens")
-    return Prompt(
+    made = Prompt(
         uid=str(record.get("uid") or default_uid),
         domain=record["domain"],
         task=record["task"],
@@ -128,6 +134,7 @@ def to_prompt(record: DataRecord, default_uid: str, tokenizer: PromptEncoder) ->
         verifier=record["verifier"],
         answer=answer,
     )
+    return ReadPrompt(made, record, rendered)
 
 
 def _answer_text(answer: Any) -> str:

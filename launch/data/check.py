@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...common.config.sections import SourceConfig
 from ...common.config.verifiers import VerifiersConfig
-from ...common.data.prompts import PromptEncoder, read_prompts
+from ...common.data.prompts import NO_ARGUMENTS, PromptEncoder, read_prompts
 from ...common.errors import DataError, UserError
 from ...common.json_object import JsonObject
 from ...common.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 class Characters:
     """Takes the place of a tokenizer when no model is named: one "token" per character, chat messages joined by line breaks."""
 
-    def render(self, prompt: str | list[JsonObject]) -> str:
+    def render(self, prompt: str | list[JsonObject], arguments: Mapping[str, object] = NO_ARGUMENTS) -> str:
         if isinstance(prompt, str):
             return prompt
         if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
@@ -76,7 +77,7 @@ def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int
 def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifier] = NO_VERIFIERS) -> Contents:
     """The prompts whose verifier can judge their answer, and the reason for each other line. Raises: DataError."""
     contents = Contents()
-    for line, read in read_prompts(path, tokenizer):
+    for line, read in read_prompts(SourceConfig(file=str(path)), tokenizer):
         try:
             if isinstance(read, DataError):
                 raise read

@@ -49,7 +49,7 @@ def show_prompts(cfg: Config, file: Path | None, count: int) -> int:
     sources = [("data.train", source, longest_completion(cfg)) for source in cfg.data.train]
     sources += [("data.heldout", source, cfg.validation.max_tokens) for source in cfg.data.heldout]
     if file is not None:
-        sources = [("file", SourceConfig(file=str(file)), longest_completion(cfg))]
+        sources = [("file", _source_of(cfg, file), longest_completion(cfg))]
     if not sources:
         raise UserError("there is nothing to show: name a file, or a recipe with data.train")
     page = Page(shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
@@ -62,6 +62,12 @@ def show_prompts(cfg: Config, file: Path | None, count: int) -> int:
             refused |= is_refusal
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
     return int(refused)
+
+
+def _source_of(cfg: Config, file: Path) -> SourceConfig:
+    """The source of the recipe that has this file, or the file without further settings."""
+    sources = (source for source in [*cfg.data.train, *cfg.data.heldout] if Path(source.file) == file)
+    return next(sources, SourceConfig(file=str(file)))
 
 
 def about_tokenizer(path: str, tokenizer: Tokenizer) -> Iterator[str]:
@@ -77,7 +83,7 @@ def source_lines(
 ) -> Iterator[tuple[str, bool]]:
     """Yield (line, whether it says that the buffer refuses a prompt) for the first prompts of a source. Raises: DataError."""
     shown = 0
-    for number, read in read_prompts(Path(source.file), tokenizer, only=source.only):
+    for number, read in read_prompts(source, tokenizer):
         shown += 1
         if shown > count:
             return
@@ -94,12 +100,13 @@ def source_lines(
 
 def prompt_lines(number: int, read: ReadPrompt, tokenizer: Tokenizer, page: Page) -> Iterator[str]:
     """Where the prompt comes from, its text, where it ends, its ids, and how it will be judged."""
-    prompt, given = read.prompt, read.record["prompt"]
+    prompt = read.prompt
     ids = int32_array(prompt.token_ids).tolist()
     origin = "bare text"
-    if not isinstance(given, str):
-        roles = ", ".join(str(message.get("role")) for message in given)
-        origin = f"messages ({roles}) through the template of {tokenizer.template_file}"
+    if not isinstance(read.rendered, str):
+        roles = ", ".join(str(message.get("role")) for message in read.rendered)
+        wrapped_text = "text as " if isinstance(read.record["prompt"], str) else ""
+        origin = f"{wrapped_text}messages ({roles}) through the template of {tokenizer.template_file}"
     yield plainly(f"line {number}, {prompt.uid}, {prompt.domain}/{prompt.task}: {origin}")
     yield f"{len(ids)} tokens, " + ("the first is BOS" if ids[0] == tokenizer.bos_id else "no BOS")
     body = list(wrapped(list(pieces_of(ids, tokenizer)), page))
@@ -179,13 +186,13 @@ def warnings_about(read: ReadPrompt, tokenizer: Tokenizer) -> Iterator[str]:
     """Sentences about what is probably not as it was meant."""
     prompt, ids, bos = read.prompt, int32_array(read.prompt.token_ids).tolist(), tokenizer.bos_id
     if bos is not None and ids[:2] == [bos, bos]:
-        yield f"BOS ({bos}) is there twice: the text has one, and the tokenizer adds one; take it out of the text"
+        yield f"BOS ({bos}) is there twice: the chat template writes one, and the first message has one; take it out of that"
     if bos is not None and bos == tokenizer.model_bos_id and ids[0] != bos:
         yield f"config.json says that a text begins with BOS ({bos}), and this prompt does not"
     if bos is None and tokenizer.model_bos_id is not None and ids[0] != tokenizer.model_bos_id:
         yield f"config.json names token {tokenizer.model_bos_id} as BOS, and the tokenizer has none (Qwen's are meant to be so)"
-    if isinstance(read.record["prompt"], str) and tokenizer.has_chat_template:
-        yield "the tokenizer has a chat template, and this prompt is bare text; a chat model expects messages"
+    if isinstance(read.rendered, str) and tokenizer.has_chat_template:
+        yield "the tokenizer has a chat template, and this prompt is bare text; for a chat model, set chat: true of its source"
     if "\ufffd" in tokenizer.decode(ids) and "\ufffd" not in prompt.text:
         yield "the tokens do not give the text back: the tokenizer does not know some of its characters"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,65 @@ def test_a_line_becomes_a_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert json.loads(second.answer) == {"answer": "2"}
 
 
+def chat_of(tmp_path: Path, prompt: Any, **settings: Any) -> Prompt:
+    """The one prompt of a file, read with these settings of its source; the chat template writes the BOS."""
+    folder = tmp_path / "chat"
+    folder.mkdir()
+    tokenizer = make_character_tokenizer(folder, template=CHATTY)
+    path = write(tmp_path / "chat.jsonl", GOOD | {"prompt": prompt})
+    (only,) = load_prompts(SourceConfig(file=str(path), **settings), tokenizer, 300, 10)
+    return only
+
+
+CHATTY = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}({{ m['content'] }}){% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}A:"
+)
+MESSAGES = [{"role": "system", "content": "own"}, {"role": "user", "content": "1+1"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "text"),
+    [
+        ("1+1", {"chat": True}, "<s>u(1+1)A:"),
+        ("1+1", {"chat": True, "system": "be brief"}, "<s>s(be brief)u(1+1)A:"),
+        ("1+1", {"chat": True, "template": {"enable_thinking": False}}, "<s>u(1+1)<think></think>A:"),
+        (MESSAGES[1:], {"system": "be brief"}, "<s>s(be brief)u(1+1)A:"),
+        (MESSAGES, {"chat": True, "system": "be brief"}, "<s>s(own)u(1+1)A:"),
+        ("1+1", {}, "1+1"),
+    ],
+    ids=["wrapped", "system", "argument", "messages get it too", "their own system message wins", "bare"],
+)
+def test_a_source_says_how_its_prompts_become_chats(tmp_path: Path, prompt: Any, settings: dict[str, Any], text: str) -> None:
+    made = chat_of(tmp_path, prompt, **settings)
+    ids = int32_array(made.token_ids).tolist()
+    assert made.text == text
+    assert ids.count(0) == 1, "a bare text gets its BOS from the tokenizer, a chat from its template"
+    assert ids[0] == 0
+
+
+def test_a_text_that_begins_with_bos_has_it_once(tmp_path: Path) -> None:
+    made = chat_of(tmp_path, "<s>1+1")
+    assert int32_array(made.token_ids).tolist() == [0, *map(ord, "1+1")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"system": "be brief"}, "its source has system, which bare text does not pass through; set chat: true there"),
+        ({"template": {"enable_thinking": False}}, "its source has template, which bare text does not pass through"),
+        (
+            {"chat": True, "template": {"thinking": 1}},
+            "template.thinking: the chat template does not read it; expected one of ena",
+        ),
+        ({"chat": True, "template": {"messages": []}}, "template.messages: the chat template does not read it"),
+    ],
+)
+def test_a_chat_setting_without_effect_is_refused(tmp_path: Path, settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        chat_of(tmp_path, "1+1", **settings)
+
+
 BAD_LINES = {
     "cut short": ('{"prompt": ', "not JSON"),
     "not UTF-8": (b'{"prompt": "\xff"}', "not JSON"),
@@ -94,7 +154,7 @@ def test_buffer_and_data_check_refuse_a_line_in_the_same_words(
 class BrokenTemplate:
     """A tokenizer whose chat template writes what JSON can escape and UTF-8 cannot hold."""
 
-    def render(self, prompt: str | list[Any]) -> str:
+    def render(self, prompt: str | list[Any], arguments: Any = None) -> str:
         return "\ud83d"
 
     def encode(self, text: str, *, special: bool = False) -> Any:
@@ -103,7 +163,7 @@ class BrokenTemplate:
 
 def test_a_chat_template_that_makes_half_of_a_surrogate_pair_is_refused_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", GOOD)
-    ((number, read),) = read_prompts(path, BrokenTemplate())
+    ((number, read),) = read_prompts(SourceConfig(file=str(path)), BrokenTemplate())
     assert (number, str(read)) == (1, f"the chat template made a text with {LONE}")
 
 

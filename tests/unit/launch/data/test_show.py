@@ -86,14 +86,30 @@ def test_a_chat_prompt_shows_its_template_special_tokens_and_where_it_ends(tmp_p
     assert "\x1b" not in out
 
 
+def test_a_text_that_its_source_makes_a_chat_is_shown_as_the_recipe_gives_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = make_model(tmp_path / "model", template=TEMPLATE)
+    path = file_of(tmp_path, GOOD)
+    sources = f"data.train=[{{file: {path}, chat: true, system: be brief}}]"
+    code, out = shown(capsys, path, f"model.path={model}", sources)
+    assert code == 0
+    assert "sum/1, math/sum: text as messages (system, user) through the template of tokenizer_config.json" in out
+    assert "  \u2502 \u27e6<s>\u27e7\u27e6<|user|>\u27e7be brief\u21b5" in out
+    assert "warning" not in out
+    whole = shown(capsys, f"model.path={model}", sources)[1]
+    assert next(line for line in whole.splitlines() if line.startswith("ids: ")) in out
+
+
+TWICE = "{{ bos_token }}" + TEMPLATE
 BARE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
 
 
 @pytest.mark.parametrize(
     ("model", "record", "sentence", "code"),
     [
-        ({"template": TEMPLATE}, GOOD | {"prompt": "<s>1+1="}, "warning: BOS (300) is there twice", 0),
-        ({"template": TEMPLATE}, GOOD, "the tokenizer has a chat template, and this prompt is bare text", 0),
+        ({"template": TWICE}, CHAT, "warning: BOS (300) is there twice", 0),
+        ({"template": TEMPLATE}, GOOD, "this prompt is bare text; for a chat model, set chat: true of its source", 0),
         ({"template": BARE}, CHAT, "config.json says that a text begins with BOS (300), and this prompt does not", 0),
         ({"adds_bos": False}, GOOD, "config.json says that a text begins with BOS (300)", 0),
         ({"bos": False, "adds_bos": False}, GOOD, "config.json names token 300 as BOS, and the tokenizer has none", 0),
