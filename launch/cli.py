@@ -243,6 +243,16 @@ def keys(argv: list[str]) -> int:
     return write_run_keys(args.folder, args.names, args.clients)
 
 
+def evaluate_command(argv: list[str]) -> int:
+    from .evaluate.arguments import parse_evaluation
+
+    wanted = parse_evaluation(argv)
+    from .evaluate.command import evaluate_models
+
+    log_to_stderr()
+    end_process(exit_code_of("evaluate", lambda: evaluate_models(wanted)))
+
+
 def plan(argv: list[str]) -> int:
     if argv[:1] == ["memory"]:
         from .plan.memory_command import main as plan_memory
@@ -306,6 +316,9 @@ COMMANDS: dict[str, Command] = {
     "journal": Command(journal, "check a run's journal: every record, and that every ticket is accounted for"),
     "data": Command(data, "examine a prompt file, make one from a public format, or generate puzzles"),
     "keys": Command(keys, "make the keys that a buffer beyond loopback needs, and say what to copy where"),
+    "evaluate": Command(
+        evaluate_command, "sample held-out prompts from models: pass@k, maj@k, intervals, one table and picture"
+    ),
     "plan": Command(plan, "say how fast a run would be on a described cluster, or whether it fits into memory"),
     "launch": Command(launch, "write the files that start a run under Slurm, Kubernetes or SkyPilot"),
     "doctor": Command(doctor, "check this machine and installation for what a run needs"),

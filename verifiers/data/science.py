@@ -5,11 +5,12 @@ A phrase of many words can be said in other words, which no rule compares: such 
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from ...common.json_object import JsonObject
 from ..answers.extraction import last_boxed
-from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown, task_name
+from .fields import LeftOut, column, is_empty, parsed_value, question_in, scalar, shown, task_name, text_of
 from .made import Made, OpenAnswer
 from .mathematics import ANSWERS, HASHES, MAX_PLAIN_ANSWER_CHARS, accepted, boxed_in, mathematics, refuse_proofs, set_name
 from .requests import BOX, Form, with_request
@@ -61,6 +62,21 @@ def multiple_choice(record: JsonObject) -> Made:
     prompt = with_request(prompt, BOX, Form.box)
     spec = {"answer": letter, "choices": by_letter, "kind": "choice"}
     return Made(prompt=prompt, domain="stem", task=_subject(record, "choices"), verifier="stem", answer=spec)
+
+
+def gpqa(record: JsonObject) -> Made:
+    """{"Question", "Correct Answer", "Incorrect Answer 1" to 3}: GPQA.
+
+    The order of the choices is drawn, with the question as its seed: the same in every conversion, and no letter is right more
+    often than another.
+    """
+    question = text_of(record, "Question")
+    texts = [text_of(record, name).strip() for name in ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))]
+    if len(set(texts)) != len(texts):
+        raise LeftOut("two of the choices are the same", shown(texts))
+    listed = sorted(texts, key=lambda text: hashlib.sha256(f"{question}\n{text}".encode()).digest())
+    subject = column(record, "High-level domain") or "gpqa"
+    return multiple_choice({"question": question, "choices": listed, "answer": listed.index(texts[0]), "subject": subject})
 
 
 def question_and_answer(record: JsonObject) -> Made:

@@ -84,6 +84,8 @@ SHAPES: tuple[Shape, ...] = (
     Shape("assertions", "code", coding.mbpp, _has_assertions),
     # DeepCoder
     Shape("DeepCoder", "code", coding.deepcoder, has("problem|question", "tests")),
+    # GPQA
+    Shape("GPQA", "scp116k", science.gpqa, has("Question", "Correct Answer", "Incorrect Answer 1")),
     # MMLU, ARC and the like
     Shape("choices", "scp116k", science.multiple_choice, _has_choices),
     # WebInstruct-verified
@@ -116,8 +118,7 @@ def convert_record(record: JsonObject, family: str = "", *, judge: bool = False)
 
     Raises: LeftOut with the reason, whatever the record holds.
     """
-    plain = plain_value(record)
-    assert isinstance(plain, dict)
+    plain = _spelt_as_known(plain_value(record))
     refuse_picture_columns(plain)
     shape, as_told = recognise(plain, family)
     try:
@@ -128,6 +129,15 @@ def convert_record(record: JsonObject, family: str = "", *, judge: bool = False)
         made = error.made
     refuse_linked_pictures(made.prompt)
     return Conversion(shape, made, as_told)
+
+
+def _spelt_as_known(record: object) -> JsonObject:
+    """The record, its columns in small letters where only so they fit a shape: AIME's "Problem" and "Answer"."""
+    assert isinstance(record, dict)
+    small = {str(name).lower(): value for name, value in record.items()}
+    if any(shape.fits(record) for shape in SHAPES) or not any(shape.fits(small) for shape in SHAPES):
+        return record
+    return small
 
 
 def recognise(record: JsonObject, family: str = "") -> tuple[Shape, bool]:

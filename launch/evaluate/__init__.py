@@ -1,0 +1,1 @@
+"""`prolong evaluate`: held-out prompts, several rollouts each, by several models; scores with intervals."""

@@ -1,0 +1,101 @@
+"""The command line of `prolong evaluate`; it imports nothing, so that --help is cheap.
+
+The defaults of the sampling are those of the ProRL paper (arXiv 2507.12507): temperature 0.6, top_p 0.95, 32,768 tokens, and
+16 rollouts of each prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+OVERRIDE = re.compile(r"(preset|[a-z_]+\.[\w.]+)=")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a user asks for."""
+
+    models: list[str]
+    data: list[Path]
+    out: Path
+    n: int
+    ks: list[int]
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    prompts: int  # of each file, the first ones; 0: all
+    recipe: str
+    overrides: list[str]
+    as_json: bool
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prolong evaluate",
+        description="sample every held-out prompt several times from each model, and print pass@k, maj@k and intervals "
+        "(docs/evaluation.md); a command that was killed goes on where it was",
+        usage="prolong evaluate MODEL [MODEL ...] --data FILE [FILE ...] [options] [section.key=value ...]",
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a folder, a hub name, a checkpoint, or a run: its newest checkpoint"
+    )
+    parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="prompt files, or public sets as they come")
+    parser.add_argument("--out", type=Path, help="its folder (default: evaluations/ and the name of the first file)")
+    parser.add_argument("--n", type=_positive, default=16, help="rollouts of each prompt (default: 16)")
+    parser.add_argument("--k", type=_positive, nargs="+", default=[], help="of pass@k and maj@k (default: 1, 2, 4, ... n)")
+    parser.add_argument("--temperature", type=float, default=0.6, help="default: 0.6; 0: greedy, with --n 1")
+    parser.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
+    parser.add_argument(
+        "--max-tokens", type=_positive, default=32768, help="of a rollout (default: 32768, or the model's room)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling; all models have the same")
+    parser.add_argument("--prompts", type=_positive, default=0, help="only so many prompts of each file (default: all)")
+    parser.add_argument(
+        "--recipe", default="", help="whose engine and verifiers are used: a name in launch/conf or a YAML file"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and no tables")
+    return parser
+
+
+def parse_evaluation(argv: list[str]) -> Evaluation:
+    """The arguments; words such as actor.engine=transformers may stand anywhere."""
+    overrides = [word for word in argv if OVERRIDE.match(word)]
+    parser = evaluate_parser()
+    args = parser.parse_intermixed_args([word for word in argv if not OVERRIDE.match(word)])
+    if not (args.temperature >= 0 and 0 < args.top_p <= 1 and 0 <= args.seed < 2**63):
+        parser.error("expected a --temperature of 0 or more, a --top-p in (0, 1], and a --seed of 0 or more")
+    if args.temperature == 0 and args.n > 1:
+        parser.error(f"--temperature 0 --n {args.n}: greedy rollouts are all alike; give --n 1")
+    if any(k > args.n for k in args.k):
+        parser.error(f"--k {max(args.k)} --n {args.n}: k of n rollouts need an n of at least k")
+    data = [Path(word) for word in args.data]
+    powers = [2**power for power in range(args.n.bit_length()) if 2**power <= args.n]
+    return Evaluation(
+        models=args.models,
+        data=data,
+        out=args.out or Path("evaluations", data[0].stem),
+        n=args.n,
+        ks=sorted(set(args.k)) or sorted({*powers, args.n}),
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_tokens=args.max_tokens,
+        seed=args.seed,
+        prompts=args.prompts,
+        recipe=args.recipe,
+        overrides=overrides,
+        as_json=args.json,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: expected 1 or more")
+    return number
+
+
+_positive.__name__ = "whole number"  # argparse says "invalid whole number value"

@@ -1,0 +1,41 @@
+"""The rollouts that an evaluation lacks: tickets to the engine, a bounded number at once, and groups into the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ...actor.rollouts import RolloutWorker
+from ...common.types import Group, Ticket
+from .store import EvaluationStore
+
+
+async def sample_missing(worker: RolloutWorker, store: EvaluationStore, at_once: int, tell: Callable[[Group], None]) -> None:
+    """Sample until the store lacks nothing. What has ended is recorded, whatever happens to the rest.
+
+    tell: called with every group. Raises the errors of engine, verifiers and disk.
+    """
+    tickets = store.missing()
+    running: set[asyncio.Task[Group]] = set()
+    try:
+        while True:
+            while len(running) < at_once and (ticket := next(tickets, None)) is not None:
+                running.add(asyncio.create_task(_group_of(worker, ticket)))
+            if not running:
+                return
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                group = task.result()
+                store.add(group)
+                tell(group)
+    finally:
+        store.commit()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _group_of(worker: RolloutWorker, ticket: Ticket) -> Group:
+    group = await worker.work(ticket)
+    assert isinstance(group, Group), "nobody interrupts an evaluation"
+    return group

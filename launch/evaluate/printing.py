@@ -1,0 +1,97 @@
+"""An evaluation as a table: for every domain and task a row of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .intervals import Estimate
+from .results import Evaluated, scopes_of
+from .scores import ScopeScore
+
+MOST_KS = 3  # columns of pass@k besides the smallest k
+WIDE = 120  # characters
+
+
+def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None:
+    """Print the table and where everything is."""
+    console = Console()
+    # a file has no width, and a narrow terminal shows the beginning of every line
+    wide = Console(width=max(console.width, WIDE), soft_wrap=True)
+    wide.print(evaluation_table(results, n))
+    lost = sum(score.unjudged for each in results for score in each.scores if "/" not in score.scope)
+    if lost:
+        console.print(f"{lost} rollouts have no reward, because their verifier failed twice: they count nowhere")
+    console.print("In percent, with 95 % intervals over prompts.", highlight=False)
+    if len(results) > 1:
+        sign = "; + or - behind it: the interval is on one side of 0"
+        console.print(
+            f"gain: mean@{n} less that of {results[0].name} on the same prompts{sign}", highlight=False, soft_wrap=True
+        )
+    where = f"{folder}/evaluation.json has every number, {folder}/evaluation.svg is the picture"
+    console.print(where, highlight=False, soft_wrap=True)
+
+
+def evaluation_table(results: Sequence[Evaluated], n: int) -> Table:
+    """The models of each scope below each other; with several, what each gained over the first."""
+    ks = _shown_ks(results)
+    votes = any(score.maj_at for each in results for score in each.scores)
+    several = len(results) > 1
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("scope", *(["model"] if several else [])):
+        table.add_column(column, no_wrap=True)
+    names = ["prompts", f"mean@{n}", *(f"pass@{k}" for k in ks), *([f"maj@{max(ks)}"] if votes else []), "tokens", "cut off"]
+    for name in [*names, *(["gain"] if several else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for scope in scopes_of(results):
+        for index, each in enumerate(results):
+            score = each.score(scope)
+            if score is not None:
+                cells = _cells(score, ks, votes=votes) + ([gain_text(each.differences.get(scope))] if several else [])
+                table.add_row(*_names(scope, each.name, index, several=several), *cells)
+        if several:
+            table.add_section()
+    return table
+
+
+def _shown_ks(results: Sequence[Evaluated]) -> list[int]:
+    """The smallest k, the largest, and some between them."""
+    scores = [score for each in results for score in each.scores]
+    # where rewards are 0 or 1, the mean reward is pass@1
+    binary = all(score.reward.value == score.pass_at[1].value for score in scores if 1 in score.pass_at)
+    ks = sorted({k for score in scores for k in score.pass_at if k > 1 or not binary}) or [1]
+    return ks if len(ks) <= MOST_KS + 1 else [*ks[:1], *ks[-MOST_KS:]]
+
+
+def _names(scope: str, model: str, index: int, *, several: bool) -> list[str]:
+    bold = scope if "/" in scope else f"[bold]{scope}"
+    return [bold if index == 0 else "", model] if several else [bold]
+
+
+def _cells(score: ScopeScore, ks: Sequence[int], *, votes: bool) -> list[str]:
+    cells = [f"{score.num_prompts:,}", interval_text(score.reward)]
+    cells += [percent_text(score.pass_at.get(k)) for k in ks]
+    cells += [percent_text(score.maj_at.get(max(ks)))] if votes else []
+    return [*cells, f"{score.tokens:,.0f}", f"{score.cut_off:.0%}"]
+
+
+def percent_text(estimate: Estimate | None) -> str:
+    """41.2, in percent; a dash for None."""
+    return "-" if estimate is None else f"{100 * estimate.value:.1f}"
+
+
+def interval_text(estimate: Estimate) -> str:
+    """41.2 [38.0, 44.5], in percent."""
+    return f"{100 * estimate.value:.1f} \\[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def gain_text(gain: Estimate | None) -> str:
+    """+3.1 [+1.0, +5.2] +, in percent, with a sign behind it where the interval does not hold 0."""
+    if gain is None:
+        return ""
+    sign = " +" if gain.low > 0 else " -" if gain.high < 0 else ""
+    return f"{100 * gain.value:+.1f} \\[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]{sign}"

@@ -1,0 +1,86 @@
+"""`prolong evaluate` with a real engine: killed and continued, and two models in one table."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from prolong.buffer.journal.journal import read_journal
+from prolong.common.errors import JournalError
+from prolong.launch.evaluate.arguments import parse_evaluation
+from prolong.launch.evaluate.command import evaluate_models
+
+from tests.support.runs import CLI
+from tests.support.tiny_model import make_tiny_model
+
+N, PROMPTS = 6, 8
+SETTINGS = ["--n", str(N), "--max-tokens", "24", "--temperature", "1", "--top-p", "1", "actor.engine=transformers"]
+
+
+def held_out(folder: Path) -> Path:
+    """Sums that a random model solves now and then: any completion with an even last digit is right."""
+    record = {"domain": "math", "task": "sum", "verifier": "number", "answer": {"answer": "4", "tolerance": 3}}
+    lines = [json.dumps({**record, "prompt": f"{index}+4=", "uid": f"sum/{index}"}) for index in range(PROMPTS)]
+    file = folder / "sums.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def recorded(folder: Path) -> dict[int, bytes]:
+    """The token ids of every recorded rollout."""
+    try:
+        journal = read_journal(folder)
+    except JournalError:
+        return {}
+    try:
+        return {ordinal: bytes(journal.group(ordinal).rollouts[0].token_ids) for ordinal in journal.groups()}
+    finally:
+        journal.close()
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    model, out = make_tiny_model(tmp_path / "model", tied=True), tmp_path / "out"
+    words = [str(model), "--data", str(held_out(tmp_path)), "--out", str(out), *SETTINGS]
+    # one at a time, so that it lasts
+    process = subprocess.Popen([*CLI, "evaluate", *words, "actor.capacity=1"], stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while len(kept := recorded(out / "model" / "journal")) < 3:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = recorded(out / "model" / "journal") or kept
+    assert len(kept) < N * PROMPTS, "it had ended before it was killed"
+    assert evaluate_models(parse_evaluation([*words, "actor.capacity=16"])) == 0
+    complete = recorded(out / "model" / "journal")
+    assert sorted(complete) == list(range(N * PROMPTS))
+    assert {ordinal: complete[ordinal] for ordinal in kept} == kept
+    # nothing is left to sample: no engine starts, and the result is the same
+    before = (out / "evaluation.json").read_text()
+    assert evaluate_models(parse_evaluation(words)) == 0
+    assert (out / "evaluation.json").read_text() == before
+
+
+def test_two_models_stand_in_one_table_with_their_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both are sampled by one engine, and the second one from its own weights: the other seed answers otherwise."""
+    models = [str(make_tiny_model(tmp_path / f"model-{seed}", tied=True, seed=seed)) for seed in (0, 1)]
+    words = [*models, "--data", str(held_out(tmp_path)), "--out", str(tmp_path / "out"), *SETTINGS]
+    assert evaluate_models(parse_evaluation(words)) == 0
+    printed = capsys.readouterr().out
+    assert "gain: mean@6 less that of model-0 on the same prompts" in printed
+    first, second = (recorded(tmp_path / "out" / name / "journal") for name in ("model-0", "model-1"))
+    assert first.keys() == second.keys()
+    assert first != second
+    read = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    values = [model["scores"][0]["reward"]["value"] for model in read["models"]]
+    assert read["models"][1]["differences"]["math"]["value"] == pytest.approx(values[1] - values[0])
+    assert 0 < values[0] < 1
+    # alone, the second model samples the same tokens
+    alone = [models[1], "--data", str(held_out(tmp_path)), "--out", str(tmp_path / "alone"), *SETTINGS]
+    assert evaluate_models(parse_evaluation(alone)) == 0
+    assert recorded(tmp_path / "alone" / "model-1" / "journal") == second
