@@ -48,13 +48,13 @@ class Network:
     def within(self, name: str) -> list[str]:
         """The words before a command that runs it on that host, which goes by its name."""
         named = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name]
-        return ["ip", "netns", "exec", self._namespace(name), *named]
+        return ["ip", "netns", "exec", self.namespace(name), *named]
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:
         """This thread is on that host: sockets that it makes stay there, and `/proc/thread-self/net` tells of it."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        host = os.open(f"/run/netns/{self._namespace(name)}", os.O_RDONLY)
+        host = os.open(f"/run/netns/{self.namespace(name)}", os.O_RDONLY)
         try:
             _enter(host)
             yield
@@ -111,7 +111,7 @@ class Network:
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
         _ip("-n", self._switch, "link", "set", "bridge", "up", "mtu", f"{self._mtu}")
         for name, address in self._addresses.items():
-            host = self._namespace(name)
+            host = self.namespace(name)
             _ip("netns", "add", host)
             pair = ["type", "veth", "peer", "name", "eth0", "mtu", f"{self._mtu}", "netns", host]
             _ip("-n", self._switch, "link", "add", name, "mtu", f"{self._mtu}", *pair)
@@ -130,13 +130,14 @@ class Network:
         for name in ("switch", *self._addresses):
             # what was never added cannot be removed
             with contextlib.suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", self._namespace(name))
+                _ip("netns", "del", self.namespace(name))
 
     @property
     def _switch(self) -> str:
-        return self._namespace("switch")
+        return self.namespace("switch")
 
-    def _namespace(self, name: str) -> str:
+    def namespace(self, name: str) -> str:
+        """What `ip netns` calls the host."""
         return f"{self._prefix}-{name}"
 
     def _close_link(self, name: str) -> None:

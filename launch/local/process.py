@@ -19,16 +19,27 @@ TAIL_BYTES = 64 * 1024  # of a log that are looked at
 
 
 class ChildProcess:
-    """A command that can be started again. `cores`: the set that it is pinned to; empty: all of them."""
+    """A command that can be started again. `cores`: the set that it is pinned to; empty: all of them.
+
+    `held`: the command takes the end of its standard input, in place of SIGTERM, for the request to leave.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log: Path, cores: frozenset[int] = frozenset()
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cores: frozenset[int] = frozenset(),
+        held: bool = False,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.env = dict(env)
         self.log = log
         self.cores = cores
+        self.held = held
         self.starts = 0
         # where the log of the last start begins
         self._log_start = 0
@@ -57,7 +68,7 @@ class ChildProcess:
             self._log_start = sink.seek(0, os.SEEK_END)
             self._child = subprocess.Popen(
                 self.command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if self.held else subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env=self.env,
@@ -71,12 +82,18 @@ class ChildProcess:
         """The exit code of the ended process, 128 + n for signal n. Kills the processes that it left in its group."""
         assert self._child is not None
         code = self._child.wait(timeout=5.0)
+        if self._child.stdin is not None:
+            self._child.stdin.close()
         self.kill_group()
         return code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Send SIGTERM to the process; it ends its children itself."""
-        if self._child is not None and self._child.poll() is None:
+        """Ask the process to leave, by SIGTERM if it is not held; it ends its children itself."""
+        if self._child is None or self._child.poll() is not None:
+            return
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        else:
             self._child.terminate()
 
     def kill_group(self) -> None:

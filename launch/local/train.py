@@ -48,15 +48,15 @@ def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
     """
     cfg = prepare(recipe, overrides)
     paths = run_paths(cfg)
-    with _locked(paths):
+    with locked_run(paths):
         save_config(cfg, paths.config)
-        _set_aside_summary(paths)
+        set_aside_summary(paths)
         outcome = asyncio.run(_supervise(cfg, paths))
-    return _report(outcome, paths)
+    return report_outcome(outcome, paths, resume=f"prolong train --recipe {shlex.quote(str(paths.config))}")
 
 
 @contextlib.contextmanager
-def _locked(paths: RunPaths) -> Iterator[None]:
+def locked_run(paths: RunPaths) -> Iterator[None]:
     """Lock the run folder: two supervisors in one folder would overwrite each other's files. Raises: UserError."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     with (paths.folder / ".lock").open("w") as lock:
@@ -67,7 +67,7 @@ def _locked(paths: RunPaths) -> Iterator[None]:
         yield
 
 
-def _set_aside_summary(paths: RunPaths) -> None:
+def set_aside_summary(paths: RunPaths) -> None:
     """Rename the summary of a finished run that goes on with more steps: the name gets the step at which it ended."""
     steps = finished_steps(paths)
     if steps is not None:
@@ -204,8 +204,8 @@ def _print_lines(progress: RunProgress, records: list[dict[str, float]], restart
         print(live_line(progress), flush=True)
 
 
-def _report(outcome: RunOutcome, paths: RunPaths) -> int:
-    """Print how the run ended, and how to go on."""
+def report_outcome(outcome: RunOutcome, paths: RunPaths, *, resume: str) -> int:
+    """Print how the run ended, and the command `resume` that goes on with it. Returns its exit code."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)
         console = Console()
@@ -219,5 +219,5 @@ def _report(outcome: RunOutcome, paths: RunPaths) -> int:
         )
         sys.stderr.write("".join(f"  | {text}\n" for text in outcome.log))
     sys.stderr.write(f"prolong train: {outcome.reason}\n")
-    print(f"resume with: prolong train --recipe {shlex.quote(str(paths.config))}", flush=True)
+    print(f"resume with: {resume}", flush=True)
     return outcome.code

@@ -1,0 +1,144 @@
+"""A Slurm cluster for tests: munged, slurmctld and one slurmd a host, each on a host of its own (bench/networks.py).
+
+Daemons, keys, state and configuration are the test's own; those that the machine may have are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from prolong.bench.networks import Network, network, why_no_networks
+
+from tests.support.runs import wait_until
+
+LOGIN = "login"  # the host of slurmctld, from where jobs are submitted
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
+CPUS = 8  # that each node claims to have
+
+
+def why_no_slurm() -> str:
+    """Why no cluster can be had here; "" if one can."""
+    missing = [name for name in DAEMONS if shutil.which(name) is None]
+    if missing:
+        return f"no {', '.join(missing)} here (Debian: slurm-wlm, munge)"
+    if os.getuid() != 0:
+        return "Slurm's daemons need root"
+    return why_no_networks()
+
+
+CONFIG = """\
+ClusterName=test
+SlurmctldHost={login}({login_address})
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmctldDebug=debug
+SlurmdDebug=debug
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,bf_resolution=1,sched_interval=2,requeue_delay=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+KillWait=15
+ReturnToService=2
+MinJobAge=300
+SlurmctldTimeout=60
+SlurmdTimeout=60
+NodeName=DEFAULT CPUs={cpus} RealMemory=1000 State=UNKNOWN
+{nodes}
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=0 State=UP
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+
+class SlurmCluster:
+    """The cluster, and the commands of a user at its login host."""
+
+    def __init__(self, folder: Path, hosts: Network) -> None:
+        self.folder, self.hosts = folder, hosts
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    @property
+    def nodes(self) -> list[str]:
+        return [name for name in self.hosts.names if name != LOGIN]
+
+    def start(self) -> None:
+        nodes = "\n".join(f"NodeName={name} NodeAddr={self.hosts.address(name)}" for name in self.nodes)
+        named = {"login": LOGIN, "login_address": self.hosts.address(LOGIN), "folder": self.folder, "cpus": CPUS}
+        (self.folder / "slurm.conf").write_text(CONFIG.format(**named, nodes=nodes))
+        for folder in ("state", *(f"spool-{node}" for node in self.nodes)):
+            (self.folder / folder).mkdir()
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "seed-file": "munge.seed"}
+        files["log-file"] = "munge.log"
+        options = [f"--{name}={self.folder / file}" for name, file in files.items()]
+        self._run(LOGIN, "munged", "--foreground", "--force", *options)
+        wait_until("munged", (self.folder / "munge.socket").exists, 20)
+        self._run(LOGIN, "slurmctld", "-D")
+        for node in self.nodes:
+            self._run(node, "slurmd", "-D", "-N", node)
+        wait_until("all nodes", self._all_idle, 40)
+
+    def stop(self) -> None:
+        for daemon in reversed(self._daemons):
+            if daemon.poll() is None:
+                os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait(10)
+
+    def command(self, *words: str, timeout_s: float = 60) -> str:
+        """The output of a command at the login host."""
+        line = [*self.hosts.within(LOGIN), *words]
+        done = subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start_again(self, job: str) -> None:
+        """Let a requeued job start at once: without this, two minutes after its end."""
+        for component in self.command("squeue", "--noheader", f"--job={job}", "--format=%A").split():
+            self.command("scontrol", "update", f"JobId={component}", "StartTime=now")
+
+    def _run(self, host: str, *words: str) -> None:
+        with (self.folder / f"{words[0]}-{host}.out").open("wb") as out:
+            # `ip netns exec` would hide the control groups, which slurmd wants to see
+            line = ["nsenter", f"--net=/run/netns/{self.hosts.namespace(host)}", *self.hosts.within(host)[4:], *words]
+            self._daemons.append(subprocess.Popen(line, env=self.environment, stdout=out, stderr=out, start_new_session=True))
+
+    def _all_idle(self) -> bool:
+        with contextlib.suppress(AssertionError):
+            states = self.command("sinfo", "--noheader", "--Node", "--partition=low", "--format=%t").split()
+            return states == ["idle"] * len(self.nodes)
+        return False
+
+
+@contextlib.contextmanager
+def slurm_cluster(folder: Path, *nodes: str) -> Iterator[SlurmCluster]:
+    with network(LOGIN, *nodes) as hosts:
+        cluster = SlurmCluster(folder, hosts)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
