@@ -32,6 +32,7 @@ RUN_LANE_FILES = {
     "tests/integration/test_pools.py",
     "tests/integration/test_shared_weights.py",
     "tests/integration/test_simulated_sleepers.py",
+    "tests/integration/test_slurm.py",
     "tests/integration/test_three_terminals.py",
     "tests/integration/test_torchrun.py",
     "tests/integration/test_weight_updates.py",
