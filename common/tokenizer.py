@@ -23,6 +23,7 @@ import jinja2.parser
 import jinja2.sandbox
 import numpy as np
 import tokenizers
+import tokenizers.decoders
 
 from .errors import DataError, ModelError
 from .json_object import JsonObject
@@ -59,6 +60,7 @@ class Tokenizer:
         # the token that config.json says a text begins with; some families name one and never use it
         self.model_bos_id = text_settings(_read_json(folder / "config.json")).get("bos_token_id")
         self.fingerprint = _fingerprint(source, self._special, self._template_text)
+        self._pieces: dict[int, str] = {}  # of tokens that were spelled
 
     @classmethod
     def load(cls, path: str) -> Tokenizer:
@@ -132,6 +134,25 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
         """Text of token ids; special tokens are spelled out unless skipped."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text, special ones too. Of a character that several tokens make, the last one adds it."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        pieces = [self._piece(token) for token in ids]
+        if "".join(pieces) == text:
+            return pieces
+        # tokens that depend on their neighbours: parts of a character, or spaces that only the first one drops
+        stream = tokenizers.decoders.DecodeStream(skip_special_tokens=False)
+        pieces = [stream.step(self._tokenizer, token) or "" for token in ids]
+        if pieces:
+            pieces[-1] += text[len("".join(pieces)) :]
+        return pieces
+
+    def _piece(self, token: int) -> str:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._tokenizer.decode([token], skip_special_tokens=False)
+        return piece
 
     def _eos_ids(self, generation: JsonObject) -> tuple[int, ...]:
         """Ids that end a completion, from tokenizer_config.json and generation_config.json, ascending."""

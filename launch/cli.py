@@ -170,6 +170,19 @@ def status(argv: list[str]) -> int:
     return show_status(args.run, as_json=args.json)
 
 
+def report_page(argv: list[str]) -> int:
+    parser = command_parser("report")
+    parser.add_argument("run", help="the run's name (a folder in runs/), or its folder; it is only read")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the page is written (default: RUN/report.html)")
+    parser.add_argument(
+        "--megabytes", type=float, default=20.0, help="of the page at most: how many rollouts it shows (default: 20)"
+    )
+    args = parser.parse_args(argv)
+    from .report.command import report_run
+
+    return report_run(args.run, args.out, args.megabytes)
+
+
 def reset(argv: list[str]) -> int:
     parser = command_parser("reset")
     parser.add_argument("--run", required=True, metavar="NAME_OR_FOLDER", help="a folder in runs/, or the folder of any run")
@@ -309,6 +322,7 @@ COMMANDS: dict[str, Command] = {
     "verifier": Command(verifier, "score for the actors of other hosts, or try a reward function on a file"),
     "bootstrap": Command(bootstrap, "make the demo's model, its training prompts and its held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),
+    "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),
     "reset": Command(reset, "ask a live run to reset its reference now"),
     "replay": Command(replay, "run the learner of a run again from its recorded batches, and compare"),
     "diff": Command(diff, "print the first step at which two runs differ, and in what"),

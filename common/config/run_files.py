@@ -56,6 +56,10 @@ class RunPaths:
         return self.folder / "endpoints"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 

@@ -220,3 +220,16 @@ def test_an_end_of_text_that_is_no_token_id_is_refused(tmp_path: Path, listed: o
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
     with pytest.raises(ModelError, match=r"generation_config.json has eos_token_id = .*: expected a token id"):
         Tokenizer.load(str(folder))
+
+
+def test_spelled_tokens_make_the_text_also_where_several_make_a_character(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(write_tokenizer(tmp_path))
+    for text in [*CORPUS, "東🙂京", ""]:
+        ids = tokenizer.encode(text).tolist()
+        pieces = tokenizer.spell(ids)
+        assert len(pieces) == len(ids)
+        assert "".join(pieces) == tokenizer.decode(ids) == text
+    face = tokenizer.encode("🙂").tolist()
+    assert len(face) > 1
+    # cut within a character: what is there of it stands at the end
+    assert "".join(tokenizer.spell(face[:-1])) == tokenizer.decode(face[:-1])

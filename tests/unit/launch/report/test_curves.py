@@ -1,0 +1,87 @@
+"""The columns, sweeps and marks of a run, from its records."""
+
+from __future__ import annotations
+
+from prolong.common.config.algorithm import StageConfig
+from prolong.common.metrics import MetricsRecord
+from prolong.launch.report.curves import MAX_NAMES, MAX_POINTS, columns_of, marks_of, sweeps_of
+
+
+def records_of(**columns: list[float | None]) -> list[MetricsRecord]:
+    """One record per step from 1 on; a name's "_" stands for its "/"."""
+    names = {name: name.replace("__", "/") for name in columns}
+    count = len(next(iter(columns.values())))
+    return [{"step": i + 1, "wall_s": 36.0 * (i + 1), **{names[n]: v[i] for n, v in columns.items()}} for i in range(count)]
+
+
+def test_columns_hold_every_number_and_one_for_those_that_never_change() -> None:
+    found = columns_of(records_of(a__x=[1.0, 2.0, None], a__same=[7.0, 7.0, 7.0], a__rare=[None, None, 0.5]))
+    assert found.steps == [1, 2, 3]
+    assert found.hours == [0.01, 0.02, 0.03]
+    assert found.names == {"a/x": [1.0, 2.0, None], "a/same": 7.0, "a/rare": [None, None, 0.5]}
+
+
+def test_a_long_run_is_put_together_into_means_and_maxima() -> None:
+    count = 3 * MAX_POINTS
+    values: list[float | None] = [float(i % 3) for i in range(count)]
+    values[0] = None
+    found = columns_of(records_of(a__x=values, a__x_max=values, a__none=[None] * count))
+    assert len(found.steps) == MAX_POINTS
+    assert found.steps[:2] == [3, 6]
+    assert found.steps[-1] == count
+    means, maxima = found.names["a/x"], found.names["a/x_max"]
+    assert isinstance(means, list)
+    # a missing value is in no mean: 0 (missing), 1, 2
+    assert means[:2] == [1.5, 1.0]
+    assert maxima == 2.0
+    assert found.names["a/none"] == [None] * MAX_POINTS
+
+
+def test_metrics_beyond_the_limit_are_counted() -> None:
+    record: MetricsRecord = {
+        "step": 1,
+        **{f"actor/{i}": float(i) for i in range(MAX_NAMES + 3)},
+        "validation/sampled/mean": 1.0,
+    }
+    found = columns_of([record])
+    assert len(found.names) == MAX_NAMES
+    assert found.left_out == 3
+
+
+def test_a_run_without_steps_has_no_columns() -> None:
+    assert columns_of([]).names == {}
+    assert sweeps_of([]) == {}
+    assert marks_of([], []) == []
+
+
+def test_sweeps_stand_at_the_version_that_was_swept() -> None:
+    prefix = "validation/greedy/"
+    swept = {f"{prefix}version": 4.0, f"{prefix}mean": 0.5, f"{prefix}math": 0.25, f"{prefix}oldest_version": 4.0}
+    found = sweeps_of(
+        [{"step": 1}, {"step": 6, **swept}, {"step": 9, **swept, f"{prefix}version": 8.0, f"{prefix}logic": 0.75}]
+    )
+    assert found["greedy"].versions == [4, 8]
+    assert found["greedy"].names == {"mean": [0.5, 0.5], "math": [0.25, 0.25], "logic": [None, 0.75]}
+    assert set(found) == {"greedy"}
+
+
+def test_resets_and_stages_are_marked_where_they_happened() -> None:
+    records = records_of(stage__index=[0.0, 0.0, 1.0, 1.0])
+    records[2]["reference/reset_kl"] = 1.0
+    stages = [StageConfig(name="short", steps=2), StageConfig(name="long")]
+    marks = [(mark.kind, mark.step, mark.last_step, mark.words) for mark in marks_of(records, stages)]
+    assert marks == [
+        ("stage", 1, 2, "short"),
+        ("reset", 3, 3, "reset of the reference (kl)"),
+        ("stage", 3, 4, "long"),
+    ]
+
+
+def test_faults_of_neighbouring_steps_are_one_mark_with_their_sum() -> None:
+    lost = [0.0, 2.0, 1.0, 0.0, 0.0, None, 4.0]
+    marks = marks_of(records_of(buffer__lost_leases=lost, actor__num_actors=[3.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0]), [])
+    assert [(mark.kind, mark.step, mark.last_step, mark.words.split(":")[0]) for mark in marks] == [
+        ("fault", 2, 3, "3 leases were lost"),
+        ("fault", 2, 2, "actors went from 3 to 1"),
+        ("fault", 7, 7, "4 leases were lost"),
+    ]
