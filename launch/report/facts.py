@@ -39,7 +39,7 @@ def facts_of(
         "model": cfg.model.path if cfg is not None else "",
         "eta": cfg.buffer.eta if cfg is not None else None,
         "totals": _totals(records),
-        "scores": scores_of(summary, sweeps),
+        "scores": before_and_after(summary, sweeps),
         "ledger": known.get("ledger") or _ledger_of(last),
         "balanced": known.get("balanced"),
         "counters": known.get("counters") or summary.get("counters") or {},
@@ -74,7 +74,7 @@ def _totals(records: Sequence[MetricsRecord]) -> dict[str, float]:
     return {name: sum(record.get(metric) or 0.0 for record in records) for name, metric in names.items()}
 
 
-def scores_of(summary: JsonObject, sweeps: Mapping[str, SweepCurve]) -> JsonObject:
+def before_and_after(summary: JsonObject, sweeps: Mapping[str, SweepCurve]) -> JsonObject:
     """Setting -> [before, after], each with version, mean and scores by task: of the summary, or the first and last sweep."""
     if summary:
         sides = [summary.get("before", {}), summary.get("after", {})]
