@@ -57,7 +57,7 @@ class ForgetfulDisk(MemoryDisk):
         super().commit({key: value for key, value in put.items() if key == NEWEST}, ())
 
 
-def open_run(eta: int, batch: int, journal: Journal) -> RunState:
+def new_run_state(eta: int, batch: int, journal: Journal) -> RunState:
     """The run that the journal describes, or a new one of generation 1 at version 0."""
     config = Config(
         run=RunConfig(steps=1_000_000),
@@ -81,7 +81,7 @@ class LedgerLoad:
     """Tickets of one run, issued and stored one at a time, with the nanoseconds of each operation."""
 
     def __init__(self, eta: int, batch: int, journal: Journal | None = None) -> None:
-        self.run = open_run(eta, batch, journal or Journal(ForgetfulDisk()))
+        self.run = new_run_state(eta, batch, journal or Journal(ForgetfulDisk()))
         self.capacity = (eta + 1) * batch
         # what the journal records of a group; empty: its true frame
         self.frame = FRAME
@@ -197,7 +197,7 @@ def measure_restart(size: int, folder: str) -> JsonObject:
     journal.close()
     journal = open_journal(Path(folder), max_gb=64.0, keep_history=False)
     started = perf_counter()
-    run = open_run(eta, batch, journal)
+    run = new_run_state(eta, batch, journal)
     seconds = perf_counter() - started
     journal.close()
     if run.store.ledger.as_dict() != counts:

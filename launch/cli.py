@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,11 +43,17 @@ def config_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def train(argv: list[str]) -> int:
+def train_here(argv: list[str]) -> int:
     args = config_parser("train").parse_intermixed_args(argv)
-    from .local.train import run_on_this_machine
+    from .local.supervisor import RunOutcome
+    from .local.train import report_outcome
+    from .python import RunFailed, train
 
-    return run_on_this_machine(args.recipe, args.overrides)
+    try:
+        outcome, run = RunOutcome(code=0), train(args.recipe, args.overrides)
+    except RunFailed as failure:
+        outcome, run = failure.outcome, failure.run
+    return report_outcome(outcome, run.paths, resume=f"prolong train --recipe {shlex.quote(str(run.paths.config))}")
 
 
 def _checked_name(name: str | None, role: str) -> str:
@@ -314,7 +321,7 @@ def bench(argv: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command(train, "run everything on this machine: buffer, learner and actors, supervised, with a live view"),
+    "train": Command(train_here, "run everything on this machine: buffer, learner and actors, supervised, with a live view"),
     "buffer": Command(buffer, "start the buffer: prompts, tickets, staleness contract, batches"),
     "learner": Command(learner, "start the learner: its ranks under torchrun, on one node or several"),
     "actor": Command(actor, "start one actor: an engine and its verifiers"),

@@ -10,7 +10,9 @@ OmegaConf.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -29,17 +31,34 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in CONF_FOLDER.glob("*.yaml"))
 
 
-def compose(recipe: str = "", overrides: list[str] | None = None) -> Config:
+NO_SETTINGS: Mapping[str, object] = MappingProxyType({})
+
+
+def compose(recipe: str = "", overrides: list[str] | None = None, settings: Mapping[str, object] = NO_SETTINGS) -> Config:
     """The configuration of `recipe` (a name, a path to a YAML file, or nothing: defaults alone) with `overrides` on top.
 
+    `settings`: values by dotted key, over all others; what Python code gives, without Hydra's grammar.
     Raises: ConfigError naming the dotted key, what was got, what was expected, and the nearest key.
     """
     chosen = [override.removeprefix("preset=") for override in overrides or [] if override.startswith("preset=")]
     others = [override for override in overrides or [] if not override.startswith("preset=")]
-    cfg = build_section(Config, _compose_tree(recipe, chosen, [_as_forced(override) for override in others]))
+    tree = _compose_tree(recipe, chosen, [_as_forced(override) for override in others])
+    for key, value in settings.items():
+        _put(tree, key, value)
+    cfg = build_section(Config, tree)
     staged_configs(cfg)
     kinds_of_actors(cfg)
     return cfg
+
+
+def _put(tree: object, key: str, value: object) -> None:
+    """Set one value in the tree. A section that is not there is made, and `build_section` names it."""
+    *sections, name = ("model.path" if key == "model" and isinstance(value, str) else key).split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {}) if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{key} = {value!r}: expected a key such as section.name")
+    tree[name] = value
 
 
 def check_pool_overrides(cfg: Config, pool: str, overrides: list[str]) -> None:

@@ -4,7 +4,8 @@
 
 Prompts, messages and checkpoints say "boxed"; none of them can say "rewards:boxed". The import happens in the killable worker
 only, from the current directory or PYTHONPATH. The attribute is the result of an adapter (adapters.py), a Verifier, or a plain
-function f(completion, answer) -> reward.
+function f(completion, answer) -> reward. A target "unix:PATH" imports nothing: the process that started the run serves the
+function there (function_server.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..common.errors import ConfigError
 from .adapters import from_function
 from .api import Answer, Score, Task, Verifier
 from .registry import VERIFIERS
+from .services.served import SERVED, ServedVerifier
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -44,14 +46,22 @@ def declared(targets: Mapping[str, str]) -> dict[str, Verifier]:
             raise ConfigError(
                 f"verifiers.own.{name}: expected letters, digits, '_', '.', '-', and none of {', '.join(VERIFIERS)}"
             )
-        if not TARGET.fullmatch(target):
+        if not TARGET.fullmatch(target) and not target.startswith(SERVED):
             raise ConfigError(f"verifiers.own.{name} = {target!r}: expected MODULE:ATTRIBUTE such as rewards:boxed")
     return dict.fromkeys(targets, NamedVerifier())
 
 
 def imported(targets: Mapping[str, str]) -> dict[str, Verifier]:
-    """Import the user's modules and load their verifiers. Raises ConfigError for one that cannot be imported."""
-    return {name: _import(f"verifiers.own.{name} = {target!r}", target) for name, target in targets.items()}
+    """Import the user's modules and load their verifiers. Raises UserError for one that cannot be imported or reached."""
+    return {name: _load(name, target) for name, target in targets.items()}
+
+
+def _load(name: str, target: str) -> Verifier:
+    if not target.startswith(SERVED):
+        return _import(f"verifiers.own.{name} = {target!r}", target)
+    served = ServedVerifier(name, target.removeprefix(SERVED))
+    served.load()
+    return served
 
 
 def _import(where: str, target: str) -> Verifier:

@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections import Counter
+from collections.abc import Mapping
 
 from ...buffer.tickets.prompts import longest_completion
 from ...common.config.actors import actors_here, in_pool
@@ -26,17 +27,17 @@ from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
 from ..gpus import has_gpu
 from ..model_check import check_model, settle_dtype
-from ..recipes import compose
+from ..recipes import NO_SETTINGS, compose
 from ..resume_check import check_resume
 from .gpu_check import settle_gpus
 
 
-def prepare(recipe: str, overrides: list[str]) -> Config:
+def prepare(recipe: str, overrides: list[str], settings: Mapping[str, object] = NO_SETTINGS) -> Config:
     """The checked configuration of a run that can start, with real values for port, dtype and the actor's share of a GPU.
 
-    Raises: a subclass of UserError, exit code 2.
+    `settings`: as in `compose`. Raises: a subclass of UserError, exit code 2.
     """
-    cfg = compose(recipe, overrides)
+    cfg = compose(recipe, overrides, settings)
     check_run_folder(cfg)
     check_model(cfg)
     settle_dtype(cfg)

@@ -17,6 +17,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -119,7 +120,9 @@ class Supervisor:
         """Start all processes, supervise them, end all of them."""
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[RunOutcome] = self._loop.create_future()
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # Python delivers signals to the main thread alone; in another one, `stop` is the way
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else ()
         for signum in signals:
             self._loop.add_signal_handler(signum, self._interrupted, signum)
         try:
@@ -141,6 +144,10 @@ class Supervisor:
             self._finish(RunOutcome(code=code, reason=reason))
         else:
             self._finish(RunOutcome(code=code, reason=reason, culprit=cause.name, log=cause.log))
+
+    def stop(self) -> None:
+        """End the run as Ctrl-C does. In the thread of `run`."""
+        self._interrupted(signal.SIGINT)
 
     def _finish(self, outcome: RunOutcome) -> None:
         if not self._end.done():

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import psutil
@@ -33,7 +32,7 @@ from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
 from .first_group import FirstGroup
 from .live import MetricsTail, RunProgress, last_step, live_line, live_page
-from .preflight import finished_steps, prepare
+from .preflight import finished_steps
 from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
 
@@ -41,18 +40,55 @@ REFRESH_S = 0.5
 GUARD_S = 2.0  # pause between two looks for the first group
 
 
-def run_on_this_machine(recipe: str, overrides: list[str]) -> int:
-    """Run to the end. Returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n.
+class RunHere:
+    """A run of this machine, prepared and not started. `show`: a live view on a terminal, a line for each step elsewhere."""
 
-    Raises: UserError before a process is started.
-    """
-    cfg = prepare(recipe, overrides)
-    paths = run_paths(cfg)
-    with locked_run(paths):
-        save_config(cfg, paths.config)
-        set_aside_summary(paths)
-        outcome = asyncio.run(_supervise(cfg, paths))
-    return report_outcome(outcome, paths, resume=f"prolong train --recipe {shlex.quote(str(paths.config))}")
+    def __init__(self, cfg: Config, *, show: bool = True) -> None:
+        self.cfg, self.paths = cfg, run_paths(cfg)
+        self._show = show
+        self._stop: Callable[[], object] | None = None
+        self._stopped = False
+
+    def carry_out(self) -> RunOutcome:
+        """Start all processes and run to the end, also in a thread that is not the main one. Raises: UserError."""
+        with locked_run(self.paths):
+            save_config(self.cfg, self.paths.config)
+            set_aside_summary(self.paths)
+            return asyncio.run(self._supervise())
+
+    def stop(self) -> None:
+        """Ask `carry_out`, in whichever thread it runs, to end as Ctrl-C would."""
+        self._stopped = True
+        if self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # the run has ended, and its event loop with it
+                self._stop()
+
+    async def _supervise(self) -> RunOutcome:
+        cfg, progress = self.cfg, _progress(self.cfg, self.paths)
+        supervisor = Supervisor(
+            run_processes(cfg, self.paths),
+            leader="learner",
+            last="buffer",
+            limits=cfg.launch,
+            finished=self.paths.summary.exists,
+            note=progress.notes.append,
+            step=lambda: last_step(self.paths.metrics),
+        )
+        loop = asyncio.get_running_loop()
+        self._stop = lambda: loop.call_soon_threadsafe(supervisor.stop)
+        tasks = [asyncio.create_task(_guard_first_group(cfg, supervisor))]
+        if self._show:
+            watching = asyncio.create_task(_watch(cfg, self.paths, progress))
+            watching.add_done_callback(_report_failed_view)
+            tasks.append(watching)
+        if self._stopped:
+            self.stop()
+        try:
+            return await supervisor.run()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 @contextlib.contextmanager
@@ -109,9 +145,8 @@ def process_environment(cfg: Config, gpus: str | None, *, learner: bool = False)
     return env
 
 
-async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
-    stages = [stage.name for stage in cfg.stages]
-    progress = RunProgress(
+def _progress(cfg: Config, paths: RunPaths) -> RunProgress:
+    return RunProgress(
         run=cfg.run.name,
         steps=total_steps(cfg),
         eta=largest_eta(cfg.buffer),
@@ -119,26 +154,8 @@ async def _supervise(cfg: Config, paths: RunPaths) -> RunOutcome:
         adapts=bool(cfg.buffer.adaptive),
         drift=DriftWatch(eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches),
         objectives=[staged.objective for staged in staged_configs(cfg)],
-        stages=stages,
+        stages=[stage.name for stage in cfg.stages],
     )
-    supervisor = Supervisor(
-        run_processes(cfg, paths),
-        leader="learner",
-        last="buffer",
-        limits=cfg.launch,
-        finished=paths.summary.exists,
-        note=progress.notes.append,
-        step=lambda: last_step(paths.metrics),
-    )
-    watching = asyncio.create_task(_watch(cfg, paths, progress))
-    watching.add_done_callback(_report_failed_view)
-    guarding = asyncio.create_task(_guard_first_group(cfg, supervisor))
-    try:
-        return await supervisor.run()
-    finally:
-        watching.cancel()
-        guarding.cancel()
-        await asyncio.wait([watching, guarding])
 
 
 def _report_failed_view(watching: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+SMALL = ["actor.engine=transformers", "buffer.batch_groups=4", "sampling.n=4"]
 PROLONG = [sys.executable, "-m", "prolong.launch.cli"]
 
 
@@ -34,13 +36,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Path:
     return folder
 
 
+# as a notebook's cell: inside of a running event loop
+CELLS = """
+import asyncio, runpy, sys
+async def cells():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+sys.argv = sys.argv[1:]
+asyncio.run(cells())
+"""
+
+
+def test_the_cells_of_a_notebook_train_with_a_function_that_is_defined_there(folder: Path) -> None:
+    script = ["examples/train_from_python.py", "--steps", "2", "buffer.address=tcp://127.0.0.1:0", *SMALL]
+    printed = run(sys.executable, "-c", CELLS, *script, folder=folder, timeout_s=200)
+    assert "step 2/2" in printed
+    assert "mean reward" in printed
+    assert re.search(r"'What is .* earned (0.0|0.5|1.0) \(sampled by versions \[\(\d", printed)
+    records = [json.loads(line) for line in (folder / "runs/from-python/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert all(0.0 <= record["reward/math/sums"] <= 1.0 for record in records)
+
+
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """The folder of a short run with the reward of the example."""
     recipe = ["--recipe", str(folder / "examples/own_reward/recipe.yaml")]
     settings = ["run.name=mine", "run.steps=3", "buffer.address=tcp://127.0.0.1:0", "buffer.keep_history=true"]
-    small = ["actor.engine=transformers", "buffer.batch_groups=4", "sampling.n=4", "checkpoint.every=3"]
-    run(*PROLONG, "train", *recipe, *settings, *small, folder=folder, timeout_s=200)
+    run(*PROLONG, "train", *recipe, *settings, *SMALL, "checkpoint.every=3", folder=folder, timeout_s=200)
     return folder / "runs" / "mine"
 
 
