@@ -19,7 +19,9 @@ class Evaluation:
     """What a user asks for."""
 
     models: list[str]
-    data: list[Path]
+    data: list[Path]  # none: the recipe's data.heldout
+    chat: bool
+    system: str
     out: Path
     n: int
     ks: list[int]
@@ -38,13 +40,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
         prog="prolong evaluate",
         description="sample every held-out prompt several times from each model, and print pass@k, maj@k and intervals "
         "(docs/evaluation.md); a command that was killed goes on where it was",
-        usage="prolong evaluate MODEL [MODEL ...] --data FILE [FILE ...] [options] [section.key=value ...]",
+        usage="prolong evaluate MODEL [MODEL ...] [--data FILE [FILE ...]] [options] [section.key=value ...]",
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="a folder, a hub name, a checkpoint, or a run: its newest checkpoint"
     )
-    parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="prompt files, or public sets as they come")
-    parser.add_argument("--out", type=Path, help="its folder (default: evaluations/ and the name of the first file)")
+    parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help="prompt files, or public sets as they come")
+    parser.add_argument("--chat", action="store_true", help="give prompts that are texts through the model's chat template")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system message of every chat; it implies --chat")
+    parser.add_argument("--out", type=Path, help="its folder (default: evaluations/ and the name of the first FILE or MODEL)")
     parser.add_argument("--n", type=_positive, default=16, help="rollouts of each prompt (default: 16)")
     parser.add_argument("--k", type=_positive, nargs="+", default=[], help="of pass@k and maj@k (default: 1, 2, 4, ... n)")
     parser.add_argument("--temperature", type=float, default=0.6, help="default: 0.6; 0: greedy, with --n 1")
@@ -54,9 +58,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; all models have the same")
     parser.add_argument("--prompts", type=_positive, default=0, help="only so many prompts of each file (default: all)")
-    parser.add_argument(
-        "--recipe", default="", help="whose engine and verifiers are used: a name in launch/conf or a YAML file"
-    )
+    recipe = "a name in launch/conf or a YAML file: its engine, verifiers and, without --data, data.heldout"
+    parser.add_argument("--recipe", default="", help=recipe)
     parser.add_argument("--json", action="store_true", help="print one JSON object and no tables")
     return parser
 
@@ -70,6 +73,8 @@ def parse_evaluation(argv: list[str]) -> Evaluation:
         parser.error("expected a --temperature of 0 or more, a --top-p in (0, 1], and a --seed of 0 or more")
     if args.temperature == 0 and args.n > 1:
         parser.error(f"--temperature 0 --n {args.n}: greedy rollouts are all alike; give --n 1")
+    if not args.data and not args.recipe:
+        parser.error("no prompts: give --data FILE, or --recipe, whose data.heldout is used")
     if any(k > args.n for k in args.k):
         parser.error(f"--k {max(args.k)} --n {args.n}: k of n rollouts need an n of at least k")
     data = [Path(word) for word in args.data]
@@ -77,7 +82,9 @@ def parse_evaluation(argv: list[str]) -> Evaluation:
     return Evaluation(
         models=args.models,
         data=data,
-        out=args.out or Path("evaluations", data[0].stem),
+        chat=args.chat or bool(args.system),
+        system=args.system,
+        out=args.out or Path("evaluations", data[0].stem if data else Path(args.models[0]).name),
         n=args.n,
         ks=sorted(set(args.k)) or sorted({*powers, args.n}),
         temperature=args.temperature,

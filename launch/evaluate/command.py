@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...actor.rollouts import RolloutWorker, answer_ids
 from ...actor.stats import ActorStats
-from ...common.config.sections import Config
+from ...common.config.sections import Config, SourceConfig
 from ...common.files import write_atomically
 from ...common.model_folder import longest_context, weights_fingerprint
 from ...common.tokenizer import Tokenizer
@@ -82,7 +82,9 @@ def _plan(model: EvaluatedModel, wanted: Evaluation, composed: Config) -> Planne
     if any(word.startswith("model.max_context=") for word in wanted.overrides):
         longest = min(longest, cfg.model.max_context)
     tokenizer = Tokenizer.load(model.path)
-    held_out = read_held_out(wanted.data, tokenizer, longest, cfg.verifiers, wanted.out / "data", first=wanted.prompts)
+    sources = [SourceConfig(file=str(file), chat=wanted.chat, system=wanted.system) for file in wanted.data]
+    sources = sources or cfg.data.heldout
+    held_out = read_held_out(sources, tokenizer, longest, cfg.verifiers, wanted.out / "data", first=wanted.prompts)
     cfg.model.max_context = min(longest, max(len(one.token_ids) // 4 for one in held_out.prompts) + wanted.max_tokens)
     check_model(cfg)
     settle_dtype(cfg)

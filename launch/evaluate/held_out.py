@@ -1,14 +1,14 @@
 """The prompts of an evaluation: prompt files as they are, and public sets, whose columns tell what they are.
 
---data FILE --> a prompt file?  yes --> its prompts
-                                no  --> converted as `prolong data convert` does, for a chat model as a user's message
+source --> a prompt file?  yes --> its prompts
+                           no  --> converted as `prolong data convert` does, for a chat model as a user's message
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -39,24 +39,25 @@ class HeldOut:
 
 
 def read_held_out(
-    files: list[Path], tokenizer: Tokenizer, context: int, cfg: VerifiersConfig, scratch: Path, *, first: int = 0
+    sources: list[SourceConfig], tokenizer: Tokenizer, context: int, cfg: VerifiersConfig, scratch: Path, *, first: int = 0
 ) -> HeldOut:
-    """The prompts of all files, each with a verifier that can judge it. Raises: UserError.
+    """The prompts of all sources, each with a verifier that can judge it. Raises: UserError.
 
     `context`: tokens that the model can have, of which a prompt must leave one. `scratch`: where converted files are kept.
-    `first`: only so many prompts of each file; 0: all.
+    `first`: only so many prompts of each source; 0: all.
     """
     found, own = HeldOut(), declared(cfg.own)
-    for file in files:
-        source = file
-        if not is_prompt_file(file):
-            source = scratch / f"{file.stem}{'-chat' if tokenizer.has_chat_template else ''}.jsonl"
-            found.left_out[str(file)] = convert_set(file, source, chat=tokenizer.has_chat_template)
-        found.prompts += load_prompts(SourceConfig(file=str(source)), tokenizer, context, 1)[: first or None]
+    for source in sources:
+        asked = source
+        if not is_prompt_file(Path(source.file)):
+            converted_file = scratch / f"{Path(source.file).stem}.jsonl"
+            found.left_out[source.file] = convert_set(Path(source.file), converted_file)
+            asked = replace(source, file=str(converted_file), chat=source.chat or tokenizer.has_chat_template)
+        found.prompts += load_prompts(asked, tokenizer, context, 1)[: first or None]
     uids = Counter(prompt.uid for prompt in found.prompts)
     twice = [uid for uid, count in uids.items() if count > 1]
     if twice:
-        raise DataError(f"{len(twice)} uids occur twice, such as {twice[0]!r}; give every prompt of --data its own")
+        raise DataError(f"{len(twice)} uids occur twice, such as {twice[0]!r}; give every prompt its own")
     for prompt in found.prompts:
         check_prompt(prompt, own)
     return found
@@ -71,7 +72,7 @@ def is_prompt_file(file: Path) -> bool:
     return all(record.keys() >= PROMPT_FIELDS for record in usable)
 
 
-def convert_set(file: Path, target: Path, *, chat: bool) -> dict[str, int]:
+def convert_set(file: Path, target: Path) -> dict[str, int]:
     """Write the prompts of a public set to `target`; returns how many records were left out, by reason. Raises: DataError.
 
     No prompt is proved here: `prolong data convert` does that.
@@ -79,7 +80,7 @@ def convert_set(file: Path, target: Path, *, chat: bool) -> dict[str, int]:
     left_out: Counter[str] = Counter()
     written = 0
     with record_writer(target) as write:
-        for record in _records_of(file, chat=chat):
+        for record in _records_of(file):
             if isinstance(record, LeftOut):
                 left_out[record.reason] += 1
             elif isinstance(record, DataError):
@@ -92,7 +93,7 @@ def convert_set(file: Path, target: Path, *, chat: bool) -> dict[str, int]:
     return dict(left_out)
 
 
-def _records_of(file: Path, *, chat: bool) -> Iterator[DataRecord | DataError]:
+def _records_of(file: Path) -> Iterator[DataRecord | DataError]:
     for number, record in read_records(file):
         if isinstance(record, DataError):
             yield record
@@ -104,7 +105,7 @@ def _records_of(file: Path, *, chat: bool) -> Iterator[DataRecord | DataError]:
         line = conversion.made.record(f"{file.stem}/{number}")
         # a file is a set, whose name columns do not tell; puzzles of one file are of many kinds, and say which
         line["task"] = line["task"] if conversion.shape.name == PUZZLES else file.stem
-        yield line | ({"prompt": [{"role": "user", "content": line["prompt"]}]} if chat else {})
+        yield line
 
 
 def _counted(left_out: Counter[str]) -> str:

@@ -107,7 +107,7 @@ def outcome_of(prompt: Prompt, groups: Iterable[Group], decode: Decode) -> Promp
 
 
 def scores_of(outcomes: Outcomes, ks: Sequence[int]) -> list[ScopeScore]:
-    """The scores of a model: each domain, followed by its tasks if there are several, then OVERALL."""
+    """The scores of a model: each domain, followed by its tasks if there are several, then OVERALL of several domains."""
     return [_score(scope, tasks, ks) for scope, tasks in _scopes(outcomes).items()]
 
 
@@ -133,7 +133,7 @@ def _scopes(outcomes: Outcomes) -> dict[str, Tasks]:
         if len(by_task) > 1:
             scopes |= {task: [prompts] for task, prompts in sorted(by_task.items())}
     every = [prompts for by_task in by_domain.values() for prompts in by_task.values()]
-    return scopes | ({OVERALL: every} if len(every) > 1 else {})
+    return scopes | ({OVERALL: every} if len(by_domain) > 1 else {})
 
 
 def _score(scope: str, tasks: Tasks, ks: Sequence[int]) -> ScopeScore:

@@ -38,3 +38,15 @@ def test_settings_that_cannot_be_are_refused(words: list[str], message: str, cap
     with pytest.raises(SystemExit):
         parse_evaluation(["a", "--data", "x.jsonl", *words])
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_without_data_the_prompts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = parse_evaluation(["runs/mine", "--recipe", "runs/mine/config.yaml"])
+    assert (wanted.data, wanted.out) == ([], Path("evaluations/mine"))
+    with pytest.raises(SystemExit):
+        parse_evaluation(["runs/mine"])
+    assert "no prompts: give --data FILE" in capsys.readouterr().err
+
+
+def test_a_system_message_makes_chats() -> None:
+    assert parse_evaluation(["a", "--data", "x.jsonl", "--system", "Be brief."]).chat

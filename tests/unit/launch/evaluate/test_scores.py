@@ -116,11 +116,17 @@ def test_thinking_that_the_prompt_opened_and_nobody_closed_is_no_answer() -> Non
 
 def test_every_task_of_a_domain_counts_the_same() -> None:
     found = scores_of(
-        by_uid(outcome("a", "math/x", 1.0, 1.0), outcome("b", "math/y", 0.0, 0.0), outcome("c", "math/y", 0.0, 1.0)), [1, 2]
+        by_uid(
+            outcome("a", "math/x", 1.0, 1.0),
+            outcome("b", "math/y", 0.0, 0.0),
+            outcome("c", "math/y", 0.0, 1.0),
+            outcome("d", "code/z", 1.0, 1.0),
+        ),
+        [1, 2],
     )
     values = {score.scope: score.reward.value for score in found}
-    assert values == {"math": pytest.approx(0.625), "math/x": 1.0, "math/y": 0.25, OVERALL: pytest.approx(0.625)}
-    assert found[2].pass_at[2].value == 0.5
+    assert values == {"code": 1.0, "math": pytest.approx(0.625), "math/x": 1.0, "math/y": 0.25, OVERALL: pytest.approx(0.75)}
+    assert found[3].pass_at[2].value == 0.5
 
 
 def test_a_prompt_that_lost_rollouts_has_no_part_in_a_k_that_it_has_too_few_for() -> None:
