@@ -7,11 +7,12 @@
 # make wheel    dist/*.whl
 # make test-gpu-set  the learner and the weights plane with the GPU set's torch and transformers, on a CPU: .venv-gpu-set
 # make test-gpu   the tests that need a GPU, one of them two: after make install-gpu
+# make skypilot   SkyPilot reads what prolong launch writes for it, in an environment that it makes: .venv-skypilot
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity docs clean test-gpu test-gpu-set vllm-stubs
+.PHONY: help install install-gpu install-trl demo test check soak lint wheel parity skypilot docs clean test-gpu test-gpu-set vllm-stubs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -85,6 +86,13 @@ parity: .venv-parity/.installed
 .venv-parity/.installed: tests/parity/requirements.lock pyproject.toml .ci/install
 	@bash .ci/install .venv-parity tests/parity/requirements.lock .
 
+# 320 MB: SkyPilot, whose parser the test asks
+skypilot: $(STAMP) .venv-skypilot/.installed
+	@$(BIN)/python -m pytest -rs tests/unit/launch/jobs/test_skypilot.py
+
+.venv-skypilot/.installed: tests/support/requirements-skypilot.lock .ci/install
+	@bash .ci/install .venv-skypilot tests/support/requirements-skypilot.lock
+
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu -rs
 
@@ -105,7 +113,7 @@ vllm-stubs: $(STAMP)
 	@$(BIN)/python -m tests.support.vllm_stubs
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-parity .venv-gpu-set build dist *.egg-info
+	rm -rf $(VENV) .venv-trl .venv-parity .venv-skypilot .venv-gpu-set build dist *.egg-info
 
 # docs/config.md from common/config/
 docs: $(STAMP)

@@ -55,6 +55,26 @@ class LaunchJob:
     def settings_of(self, component: str) -> dict[str, str]:
         return {**self.settings.get("", {}), **self.settings.get(component, {})}
 
+    def named_settings(self, component: str, beginning: str) -> dict[str, str]:
+        """Those of a component whose key has this beginning, by the rest of the key."""
+        given = self.settings_of(component).items()
+        return {key.removeprefix(beginning): value for key, value in given if key.startswith(beginning)}
+
+    def check_settings(self, scheduler: str, known: tuple[str, ...], beginnings: tuple[str, ...]) -> None:
+        """Raise UserError for a key that is neither known nor one of these beginnings and a name."""
+        for component, settings in self.settings.items():
+            for key in settings:
+                if key not in known and not any(key.startswith(each) and key != each for each in beginnings):
+                    given = f"{component}:{key}" if component else key
+                    expected = ", ".join([*known, *(f"{each}NAME" for each in beginnings)])
+                    raise UserError(f"--set {given}: {scheduler} has no such setting; expected one of {expected}")
+
+    def keys_of(self, component: str) -> dict[str, str]:
+        """The files of `buffer.keys` on the component's host: of the buffer all but those of other hosts."""
+        below = "" if component == BUFFER else f"hosts/{component}/"
+        files = {name.removeprefix(below): text for name, text in self.keys.items() if name.startswith(below)}
+        return {name: text for name, text in files.items() if not name.startswith("hosts/")}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderedFile:

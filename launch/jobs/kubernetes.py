@@ -97,9 +97,9 @@ class Kubernetes:
 
     def render(self, job: LaunchJob) -> Rendered:
         """Manifests for this job. Raises: UserError for settings, or names that Kubernetes would not take."""
-        _check_settings(job)
+        job.check_settings("Kubernetes", KNOWN, KNOWN_BEGINNINGS)
         run = _Run(job)
-        secrets = [run.object(secret(run.name_of(each), run.secret_files(each)), each) for each in component_names(job.cfg)]
+        secrets = [run.object(secret(run.name_of(each), job.keys_of(each)), each) for each in component_names(job.cfg)]
         script = END_SCRIPT.format(namespace=run.namespace, name=run.name)
         files = {
             CONFIG: RenderedFile(text=run.config),
@@ -109,15 +109,6 @@ class Kubernetes:
         }
         commands = [["kubectl", "apply", "-f", str(job.folder / name)] for name in ("keys.yaml", "run.yaml")]
         return Rendered(files=files, commands=commands, notes=_notes(job, run))
-
-
-def _check_settings(job: LaunchJob) -> None:
-    for component, settings in job.settings.items():
-        for key in settings:
-            if key not in KNOWN and not (key.startswith(KNOWN_BEGINNINGS) and key.partition(".")[2]):
-                given = f"{component}:{key}" if component else key
-                expected = ", ".join([*KNOWN, *(f"{beginning}NAME" for beginning in KNOWN_BEGINNINGS)])
-                raise UserError(f"--set {given}: Kubernetes has no such setting; expected one of {expected}")
 
 
 def _notes(job: LaunchJob, run: _Run) -> list[str]:
@@ -172,12 +163,6 @@ class _Run:
         if queue and manifest["kind"] in ("StatefulSet", "JobSet", "Deployment"):
             meta["labels"]["kueue.x-k8s.io/queue-name"] = queue
         return manifest
-
-    def secret_files(self, component: str) -> dict[str, str]:
-        """The files of `buffer.keys` of a component: all but those for other hosts, or those for this one."""
-        below = "" if component == BUFFER else f"hosts/{component}/"
-        files = {name.removeprefix(below): text for name, text in self.job.keys.items() if name.startswith(below)}
-        return {name: text for name, text in files.items() if not name.startswith("hosts/")}
 
     # --- objects ---
 
@@ -283,7 +268,7 @@ class _Run:
     def _pod(self, component: str, args: list[str], *, grace_s: int, gpus: int, requests: dict[str, str]) -> Pod:
         """What all pods share, with the cluster's settings for this component."""
         job = self.job
-        asked = {**requests, **_named(job, component, "request.")}
+        asked = {**requests, **job.named_settings(component, "request.")}
         if gpus:
             asked.setdefault(job.setting(component, "gpu", "nvidia.com/gpu"), str(gpus))
         tolerated = [key for key in job.setting(component, "tolerate").split(",") if key]
@@ -294,21 +279,15 @@ class _Run:
             config_map=self.name,
             config_hash=hashlib.sha256(self.config.encode()).hexdigest()[:16],
             secret=self.name_of(component),
-            secret_files=sorted(self.secret_files(component)),
+            secret_files=sorted(job.keys_of(component)),
             grace_s=grace_s,
             requests={name: amount for name, amount in asked.items() if amount != "0"},
-            node_selector=_named(job, component, "select."),
-            mounts=_named(job, component, "mount."),
-            env=_named(job, component, "env."),
+            node_selector=job.named_settings(component, "select."),
+            mounts=job.named_settings(component, "mount."),
+            env=job.named_settings(component, "env."),
             priority=job.setting(component, "priority"),
             tolerated=tolerated,
         )
-
-
-def _named(job: LaunchJob, component: str, beginning: str) -> dict[str, str]:
-    """The settings of a component that begin so, by the rest of their key."""
-    settings = job.settings_of(component)
-    return {key.removeprefix(beginning): value for key, value in settings.items() if key.startswith(beginning)}
 
 
 def _configured(cfg: Config, name: str) -> Config:

@@ -64,7 +64,7 @@ def document(api: str, kind: str, name: str) -> Manifest:
 
 
 def kube_name(name: str, key: str, most: int) -> str:
-    """`name` as Kubernetes allows it: lower-case letters, digits and hyphens. Raises: UserError naming `key`."""
+    """`name` in lower-case letters, digits and hyphens, as Kubernetes and SkyPilot have it. Raises: UserError naming `key`."""
     allowed = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not allowed or len(allowed) > most:
         raise UserError(

@@ -101,7 +101,7 @@ def _stripped(node: object) -> Schema:
     return dict(walk(node))
 
 
-def _strict(schema: Any) -> Schema:
+def _strict(schema: Any) -> Any:
     """Where fields are named, no others are allowed, as kubectl has it."""
     if isinstance(schema, dict):
         if "properties" in schema and "additionalProperties" not in schema:
