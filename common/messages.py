@@ -239,6 +239,19 @@ class CheckpointSaved(OfGeneration, frozen=True):
     version: Number
 
 
+class LearnerPace(msgspec.Struct, frozen=True, kw_only=True):
+    """How the learner gets on, as the buffer knows it: means over its last `num_steps` steps."""
+
+    batch_groups: int  # of a step
+    waits_s: float  # how long it has waited for its batch by now; below 0: it waits for none
+    num_steps: int = 0
+    step_s: float = 0.0  # from one step's end to the next
+    wait_s: float = 0.0  # of it, waiting for the batch
+    held_s: float = 0.0  # of that, while eta alone held work back
+    ess: float = 0.0
+    kl: float = 0.0
+
+
 class Status(Answer, frozen=True):
     """The state of a run, as `prolong status` prints it."""
 
@@ -259,6 +272,7 @@ class Status(Answer, frozen=True):
     # the tickets that hold up the next batch, whose they are and why, as a sentence; empty: none in particular
     waits_for: str = ""
     num_peers: int = 0  # clients that are connected
+    pace: LearnerPace | None = None
 
 
 class Finished(Answer, frozen=True):

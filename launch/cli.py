@@ -190,6 +190,19 @@ def report_page(argv: list[str]) -> int:
     return report_run(args.run, args.out, args.megabytes)
 
 
+def top(argv: list[str]) -> int:
+    parser = command_parser("top")
+    target = "the run's name or folder, or tcp://HOST:PORT of its buffer (default: the run in runs/ that started last)"
+    parser.add_argument("target", nargs="?", default="", metavar="RUN|ADDRESS", help=target)
+    parser.add_argument("--keys", default="", metavar="FOLDER", help="buffer.keys, for the buffer of another host")
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)")
+    parser.add_argument("--once", action="store_true", help="print one page; so does a standard output that is no terminal")
+    args = parser.parse_args(argv)
+    from .top.command import show_top
+
+    return show_top(args.target, keys=args.keys, every_s=max(0.2, args.every), once=args.once)
+
+
 def reset(argv: list[str]) -> int:
     parser = command_parser("reset")
     parser.add_argument("--run", required=True, metavar="NAME_OR_FOLDER", help="a folder in runs/, or the folder of any run")
@@ -330,6 +343,7 @@ COMMANDS: dict[str, Command] = {
     "bootstrap": Command(bootstrap, "make the demo's model, its training prompts and its held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),
     "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),
+    "top": Command(top, "watch a running run: actors, learner, batches, and what holds them up"),
     "reset": Command(reset, "ask a live run to reset its reference now"),
     "replay": Command(replay, "run the learner of a run again from its recorded batches, and compare"),
     "diff": Command(diff, "print the first step at which two runs differ, and in what"),

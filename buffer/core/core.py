@@ -192,7 +192,15 @@ class BufferCore:
 
     def status(self, now: float) -> m.Status:
         """Everything that `prolong status` prints."""
-        return make_status(self._settings, self.run, self.peers, self.quarantine.held(now), self.stragglers.sentence, now)
+        return make_status(
+            self._settings,
+            self.run,
+            self.peers,
+            self.quarantine.held(now),
+            self.stragglers.sentence,
+            self.progress.pace(now),
+            now,
+        )
 
     # --- coming and going -------------------------------------------------------------------------
 

@@ -7,15 +7,20 @@ Every batch is recorded before it is sent, so that a learner that restarts is se
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from statistics import fmean
 
 import msgspec
 
 from ...common.config.sections import CheckpointConfig
+from ...common.messages import LearnerPace
 from ...common.types import Batch, StepEvidence
 from .peers import Peers
 from .run_state import HELD_S, RunState
+
+RECENT = 10  # steps that the pace is a mean of
+_MEANS = ("step_s", "wait_s", "ess", "kl")
 
 
 class LearnerProgress:
@@ -29,10 +34,15 @@ class LearnerProgress:
         # CPU seconds of this process so far: none in a simulation
         self.cpu_clock: Callable[[], float] = lambda: 0.0
         self._cpu_at_batch_s = 0.0
+        # the last steps with the time that eta held their batches back, and that time of the batch that is out
+        self._recent: deque[tuple[StepEvidence, float]] = deque(maxlen=RECENT)
+        self._held_s = 0.0
+        # when the buffer first looked for the batch that the learner waits for
+        self._since_s: float | None = None
 
     def stop_waiting(self) -> None:
         """The learner is gone, or greets (it asks for its batch after that): it waits for none now."""
-        self._waiting = None
+        self._waiting, self._since_s = None, None
 
     @property
     def waits(self) -> bool:
@@ -54,10 +64,11 @@ class LearnerProgress:
         """The batch that the learner waits for, if there is one: a recorded one, or one that is formed now."""
         if self._waiting is None:
             return None
+        self._since_s = now if self._since_s is None else self._since_s
         is_recorded = self._waiting < self._run.store.head
         batch = self._recorded(self._waiting) if is_recorded else self._form(peers, now)
         if batch is not None:
-            self._waiting = None
+            self.stop_waiting()
         return batch
 
     def _recorded(self, version: int) -> Batch:
@@ -73,7 +84,8 @@ class LearnerProgress:
         if batch is None:
             return None
         metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.forecast.metrics() | run.counters.next_step()
-        metrics |= {"buffer/eta": float(run.store.contract.eta), HELD_S: run.held.take(now)}
+        self._held_s = run.held.take(now)
+        metrics |= {"buffer/eta": float(run.store.contract.eta), HELD_S: self._held_s}
         cpu_s = self.cpu_clock()
         metrics["buffer/cpu_s"] = cpu_s - self._cpu_at_batch_s
         self._cpu_at_batch_s = cpu_s
@@ -98,6 +110,7 @@ class LearnerProgress:
             # before the state of a checkpoint is recorded: a history that begins there must not decide this again
             if evidence is not None:
                 run.adapt(version, evidence)
+                self._recent.append((evidence, self._held_s))
             if version < self._steps:
                 run.validation.maybe_start_between(version)
             if saves or version % self._checkpoint.every == 0:
@@ -123,7 +136,19 @@ class LearnerProgress:
         self.advance(version)
         if version != self._run.store.version:
             return False
-        self._waiting = None
+        self.stop_waiting()
         self._run.end_at(version)
         self._run.validation.start_whole(version, blocks=False)
         return True
+
+    def pace(self, now: float) -> LearnerPace:
+        """How the learner gets on."""
+        steps, held = [step for step, _ in self._recent], [held_s for _, held_s in self._recent]
+        means = {} if not steps else {name: fmean(getattr(step, name) for step in steps) for name in _MEANS}
+        return LearnerPace(
+            batch_groups=self._run.store.batch_groups,
+            waits_s=-1.0 if self._since_s is None else now - self._since_s,
+            num_steps=len(steps),
+            held_s=fmean(held) if held else 0.0,
+            **means,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from ...common.messages import Role, Status
+from ...common.messages import LearnerPace, Role, Status
 from ...common.types import PULL
 from .peers import Peer, Peers
 from .run_state import RunState
@@ -19,7 +19,13 @@ About = dict[str, float | str]
 
 
 def make_status(
-    settings: RunSettings, run: RunState, peers: Peers, quarantined: dict[bytes, float], waits_for: str, now: float
+    settings: RunSettings,
+    run: RunState,
+    peers: Peers,
+    quarantined: dict[bytes, float],
+    waits_for: str,
+    pace: LearnerPace,
+    now: float,
 ) -> Status:
     """`quarantined`: senders whose frames are dropped, by routing id, with the seconds that are left."""
     ledger = run.store.ledger
@@ -37,6 +43,7 @@ def make_status(
         peers=about,
         num_peers=peers.num_peers,
         waits_for=waits_for,
+        pace=pace,
         counters=dict(run.counters.total),
         validation=list(run.validation.scores),
     )
