@@ -37,6 +37,7 @@ from .api import (
     gpus_of_node,
 )
 from .manifests import (
+    HTTP_PORT,
     KEYS_FOLDER,
     SECRET_FOLDER,
     START,
@@ -175,9 +176,9 @@ class _Run:
         return {**document("v1", "ConfigMap", self.name), "data": {CONFIG: self.config, **scripts}}
 
     def _network_policy(self) -> Manifest:
-        """Pods of the run are reached by pods of the run."""
+        """Pods of the run are reached by pods of the run, and their numbers by whoever collects them."""
         mine = {"podSelector": {"matchLabels": labels_of(self.name, "")}}
-        spec = {**mine, "policyTypes": ["Ingress"], "ingress": [{"from": [mine]}]}
+        spec = {**mine, "policyTypes": ["Ingress"], "ingress": [{"from": [mine]}, {"ports": [{"port": HTTP_PORT}]}]}
         return {**document("networking.k8s.io/v1", "NetworkPolicy", self.name), "spec": spec}
 
     def _service(self) -> Manifest:
@@ -189,7 +190,8 @@ class _Run:
         pod = self._pod(BUFFER, args, grace_s=30, gpus=0, requests={"cpu": "2", "memory": "8Gi"})
         template = pod_template(pod)
         container = template["spec"]["containers"][0]
-        container["ports"] = [{"name": "buffer", "containerPort": PORT}]
+        container["ports"].append({"name": "buffer", "containerPort": PORT})
+        # clients reach a buffer that is not ready too: it tells them why
         container["readinessProbe"] = {"tcpSocket": {"port": "buffer"}, "periodSeconds": 5}
         template["spec"]["volumes"] = [volume for volume in template["spec"]["volumes"] if volume["name"] != "run"]
         claim = self._claim(BUFFER)
@@ -263,7 +265,7 @@ class _Run:
         return {**document("v1", "PersistentVolumeClaim", self.name_of(component)), "spec": spec}
 
     def _recipe(self) -> list[str]:
-        return [f"--recipe=/etc/prolong/{CONFIG}"]
+        return [f"--recipe=/etc/prolong/{CONFIG}", f"run.http_port={HTTP_PORT}"]
 
     def _pod(self, component: str, args: list[str], *, grace_s: int, gpus: int, requests: dict[str, str]) -> Pod:
         """What all pods share, with the cluster's settings for this component."""

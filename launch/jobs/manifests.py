@@ -17,6 +17,8 @@ SECRET_FOLDER = "/run/prolong/secret"  # keys, of the Secret
 KEYS_FOLDER = "/run/prolong/keys"  # keys as prolong takes them: buffer.keys
 WORK_FOLDER = "/work"  # of the image; relative paths of models and prompt files begin here
 START = [f"{CONFIG_FOLDER}/start.sh"]
+HTTP_PORT = 9100  # run.http_port: each pod has its ports to itself, and so the first one
+START_S = 1200  # a process answers within this time after its start
 USER = 1000  # of the image, and the group of its volumes
 
 
@@ -106,6 +108,7 @@ def pod_template(pod: Pod) -> Manifest:
     spec |= {"tolerations": tolerations} if tolerations else {}
     spec |= {"priorityClassName": pod.priority} if pod.priority else {}
     annotations = {"prolong/config": pod.config_hash}
+    annotations |= {"prometheus.io/scrape": "true", "prometheus.io/port": str(HTTP_PORT)}
     return {"metadata": {"labels": dict(pod.labels), "annotations": annotations}, "spec": spec}
 
 
@@ -127,9 +130,21 @@ def _container(pod: Pod) -> Manifest:
         "command": ["/bin/sh"],
         "args": pod.args,
         "env": env,
+        "ports": [{"name": "http", "containerPort": HTTP_PORT}],
+        **_probes(),
         "resources": resources,
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+
+
+def _probes() -> Manifest:
+    """The kubelet starts a process again that is stuck, not one that waits for others (docs/monitoring.md)."""
+    alive, ready = ({"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5} for path in ("/healthz", "/readyz"))
+    return {
+        "startupProbe": {**alive, "periodSeconds": 5, "failureThreshold": START_S // 5},
+        "livenessProbe": {**alive, "periodSeconds": 20, "failureThreshold": 3},
+        "readinessProbe": {**ready, "periodSeconds": 10},
     }
 
 

@@ -82,8 +82,18 @@ def test_every_container_runs_a_command_that_prolong_understands(tmp_path: Path)
             expected = "tcp://0.0.0.0:5710" if role == "buffer" else "tcp://demo-pools-buffer:5710"
             assert cfg.buffer.address == expected
             assert cfg.weights.host == ("127.0.0.1" if role == "buffer" else "10.0.0.7")
+            assert {"name": "http", "containerPort": cfg.run.http_port} in container_of(manifest)["ports"]
             assert (cfg.run.root, cfg.buffer.keys) == ("/runs", "/run/prolong/keys")
     assert roles == ["buffer", "learner", "actor", "actor"]
+
+
+def test_a_stuck_process_is_started_again_and_one_that_waits_is_not(tmp_path: Path) -> None:
+    for manifest in launch(tmp_path):
+        if manifest["kind"] in WORKLOADS:
+            container = container_of(manifest)
+            for probe in ("startupProbe", "livenessProbe"):
+                assert container[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
+            assert container["readinessProbe"].get("tcpSocket", {"port": "buffer"}) == {"port": "buffer"}
 
 
 def test_actors_and_nodes_name_themselves_by_their_pod(tmp_path: Path) -> None:
