@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .diagnosis import Diagnosis
+from .findings import find_all
 from .moves import Prediction, predict_moves
 from .roof import binding_roof
 from .run_records import RunRecords, read_run, total
@@ -38,5 +39,5 @@ def diagnose_records(run: RunRecords, prediction: Prediction) -> Diagnosis:
         moves=prediction.moves,
         no_moves=prediction.why_none,
         simulated_steps_per_s=prediction.simulated_steps_per_s,
-        findings=(),
+        findings=find_all(run),
     )
