@@ -49,7 +49,7 @@ class LearnerSpeed(msgspec.Struct, frozen=True, kw_only=True):
     per_token_s: float
 
 
-class Broadcasts:
+class SleepingBroadcasts:
     """The versions on their way: the newest one begins when the one before has arrived. Lives in a thread of its own."""
 
     def __init__(self, peer: BufferClient) -> None:
@@ -111,7 +111,7 @@ def sleep_as_learner(cfg: Config, speed: LearnerSpeed) -> None:
     )
     peer = BufferClient(cfg.buffer.address, greeting, max_bytes=cfg.buffer.max_message_mb << 20)
     batches = peer.inbox(BatchReady, Finished)
-    broadcasts, pause = Broadcasts(peer), threading.Event()
+    broadcasts, pause = SleepingBroadcasts(peer), threading.Event()
     generation = peer.connect(TIMEOUT_S).generation
     broadcasts.begin(generation)
     with MetricsWriter(run_paths(cfg).folder, tensorboard=False) as metrics:

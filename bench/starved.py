@@ -186,7 +186,7 @@ class Compared:
         return self.predicted_gain / self.measured_gain - 1
 
 
-def compare(cause: str, root: Path, steps: int) -> Compared:
+def starve(cause: str, root: Path, steps: int) -> Compared:
     """Starve, diagnose, make the move of the part that was named, and measure again."""
     devices = STARVED[cause]
     before = run_sleeping(root / cause, devices, steps)
@@ -234,7 +234,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(partial(compare, root=args.root, steps=args.steps), args.only or STARVED))
+        rows = list(pool.map(partial(starve, root=args.root, steps=args.steps), args.only or STARVED))
     result = {
         "bench": "starved",
         "steps": args.steps,

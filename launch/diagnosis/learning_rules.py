@@ -11,7 +11,7 @@ from statistics import median
 from ...common.metrics import MetricsRecord
 from .diagnosis import Finding
 from .run_records import RunRecords
-from .windows import Window, held, noise_of, windows_of
+from .windows import StepWindow, held, noise_of, windows_of
 
 LOW_ENTROPY, LOST_ENTROPY = 0.1, 0.25  # nats a token; share of what the run began with
 SOLVED = 0.9  # mean reward or score above which little is left to learn
@@ -98,10 +98,10 @@ def stale_data(run: RunRecords) -> Finding | None:
     )
 
 
-def scores_of(records: list[MetricsRecord]) -> tuple[str, list[Window]]:
+def scores_of(records: list[MetricsRecord]) -> tuple[str, list[StepWindow]]:
     """The held-out scores, one for each sweep; of a run without any, means of the training rewards."""
     for name in ("validation/sampled/mean", "validation/greedy/mean"):
-        points = [Window(int(r["step"]), int(r["step"]), float(r[name])) for r in records if r.get(name) is not None]
+        points = [StepWindow(int(r["step"]), int(r["step"]), float(r[name])) for r in records if r.get(name) is not None]
         if len(points) > POINTS:
             return name, points
     return "reward/mean", windows_of(records, "reward/mean")
@@ -143,7 +143,7 @@ def length_change(run: RunRecords) -> Finding | None:
         return None
     first, gained = lengths[0].value, rewards[-1].value - rewards[0].value
 
-    def is_other(window: Window) -> bool:
+    def is_other(window: StepWindow) -> bool:
         return not SHORTER * first < window.value < LONGER * first
 
     sign = held(lengths, is_other, lambda window: abs(window.value - first))
@@ -190,7 +190,7 @@ def no_signal(run: RunRecords) -> Finding | None:
     """Most groups are dropped, because their rewards are all equal."""
     batch = run.cfg.buffer.batch_groups
     windows = [
-        Window(window.first, window.last, window.value / (window.value + batch))
+        StepWindow(window.first, window.last, window.value / (window.value + batch))
         for window in windows_of(run.records, "buffer/filtered")
     ]
     sign = held(windows, lambda window: window.value > MANY_DROPPED, lambda window: window.value)
@@ -266,7 +266,7 @@ def long_answers_lost(run: RunRecords) -> Finding | None:
     """The bound on staleness drops long answers more often than short ones, which biases what is learned."""
     shortest, longest = (windows_of(run.records, f"buffer/survival_d{decile}") for decile in (0, 9))
     pairs = [
-        Window(long.first, long.last, long.value / max(short.value, 1e-9))
+        StepWindow(long.first, long.last, long.value / max(short.value, 1e-9))
         for short, long in zip(shortest, longest, strict=False)
     ]
     sign = held(pairs, lambda window: window.value < LOST_LONG, lambda window: -window.value)

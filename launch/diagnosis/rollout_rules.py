@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...common.types import Group, Rollout, VerdictStatus
 from .diagnosis import Finding
 from .run_records import RunRecords
-from .windows import Window, held, windows_of
+from .windows import StepWindow, held, windows_of
 
 TAIL = 12  # tokens at the end of a completion that stand for its answer
 CONSTANT = 0.8  # share of a task's rollouts with one and the same ending
@@ -33,7 +33,7 @@ def none_verdicts(run: RunRecords) -> Finding | None:
     """Verifiers often give no reward: rollouts are dropped, perhaps those of one kind more than others."""
     none, all_ = (windows_of(run.records, f"actor/{name}") for name in ("none_verdicts", "verifiers/verdicts"))
     shares = [
-        Window(each.first, each.last, missing.value / each.value)
+        StepWindow(each.first, each.last, missing.value / each.value)
         for missing, each in zip(none, all_, strict=False)
         if each.value >= MIN_VERDICTS
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .diagnosis import PARTS, BindingRoof
 from .run_records import RunRecords, mean, total
-from .waiting import TicketRound, waits_of
+from .waiting import Waits, actors_seconds
 
 WORDS = {
     "learner": "the learner binds: it works {share:.0%} of the time, and groups wait for it",
@@ -21,10 +21,10 @@ def binding_roof(run: RunRecords) -> BindingRoof | None:
     step_s = total(records, "learner/step_s")
     if step_s <= 0:
         return None
-    ticket_round = TicketRound.of(run)
+    found = Waits(run)
     shares = dict.fromkeys(PARTS, 0.0)
     for record in records:
-        for part, seconds in waits_of(record, ticket_round).items():
+        for part, seconds in found.of(record).items():
             shares[part] += seconds / step_s
     shares["learner"] = max(1.0 - sum(shares.values()), 0.0)
     waits = {part: share for part, share in shares.items() if part != "learner"}
@@ -34,17 +34,17 @@ def binding_roof(run: RunRecords) -> BindingRoof | None:
     return BindingRoof(
         part=part,
         words=WORDS[part].format(share=shares[part]),
-        evidence=tuple(_evidence(run, ticket_round)),
+        evidence=tuple(_evidence(run, found)),
         shares=shares,
     )
 
 
-def _evidence(run: RunRecords, ticket_round: TicketRound) -> list[str]:
+def _evidence(run: RunRecords, found: Waits) -> list[str]:
     """What the records say, a sentence each."""
     records, cfg = run.measured, run.cfg
     steps, step_s = len(records), total(records, "learner/step_s")
     waited_s, held_s = total(records, "learner/wait_s"), total(records, "buffer/held_s")
-    actors_s = sum((record.get("learner/step_s") or 0.0) * (record.get("actor/num_actors") or 0.0) for record in records)
+    actors_s, ticket_round = actors_seconds(records), found.ticket_round
     said = [
         f"a step takes {step_s / steps:.3g} s, of which the learner waits {waited_s / steps:.3g} s for its batch "
         f"({waited_s / step_s:.0%})",
@@ -54,11 +54,13 @@ def _evidence(run: RunRecords, ticket_round: TicketRound) -> list[str]:
     ]
     if actors_s > 0:
         busy, exposed, paused = (
-            total(records, f"actor/{name}") / actors_s for name in ("busy_s", "verify_exposed_s", "weights_s")
+            min(total(records, f"actor/{name}") / actors_s, 1.0) for name in ("busy_s", "verify_exposed_s", "weights_s")
         )
         said.append(
             f"actors sample {busy:.0%} of their time, wait {exposed:.0%} for verdicts alone, and pause {paused:.0%} for weights"
         )
+    if found.verifiers_use > 0:
+        said.append(f"the verifier workers judge {found.verifiers_use:.0%} of their time")
     if room := mean(records, "actor/room"):
         running = mean(records, "perf/actor_running")
         said.append(f"{running:.3g} rollouts run in a mean step of the engines, of {room:.3g} for which there is room")

@@ -8,7 +8,7 @@ from itertools import groupby
 from ...common.metrics import MetricsRecord
 from .diagnosis import PARTS, Side, TimePart
 from .run_records import RunRecords, total
-from .waiting import TicketRound, waits_of
+from .waiting import Waits, actors_seconds
 
 WAITS = {
     "actors": "waiting for groups that the actors sample",
@@ -44,8 +44,8 @@ def learner_side(run: RunRecords) -> Side:
     rest_s = max(total(run.records, "learner/compute_s") - inside_s, 0.0)
     spent.append(TimePart(name="rest of the step", seconds=rest_s, meaning="packing, statistics, waiting for other ranks"))
     spent += [TimePart(name=name, seconds=total(run.records, key), meaning=text) for name, (key, text) in BESIDE.items()]
-    ticket_round = TicketRound.of(run)
-    waits = [waits_of(record, ticket_round) for record in later]
+    found = Waits(run)
+    waits = [found.of(record) for record in later]
     for part in PARTS:
         if part in WAITS:
             waited_s = sum(wait.get(part, 0.0) for wait in waits)
@@ -55,7 +55,7 @@ def learner_side(run: RunRecords) -> Side:
 
 def actors_side(run: RunRecords) -> Side:
     """All actors together."""
-    later, total_s = _recorded_by_actors(run.records), _actors_wall_s(run.records)
+    later, total_s = _recorded_by_actors(run.records), actors_seconds(run.records)
     idle_s, exposed_s = total(later, "actor/idle_s"), total(later, "actor/verify_exposed_s")
     spent = [
         TimePart(name="sampling", seconds=total(later, "actor/busy_s"), meaning="at least one rollout is sampled"),
@@ -68,7 +68,7 @@ def actors_side(run: RunRecords) -> Side:
 
 def verifiers_side(run: RunRecords) -> Side:
     """The verifiers of all actors together: an actor's verifiers are busy while at least one verdict is awaited."""
-    later, total_s = _recorded_by_actors(run.records), _actors_wall_s(run.records)
+    later, total_s = _recorded_by_actors(run.records), actors_seconds(run.records)
     exposed_s = total(later, "actor/verify_exposed_s")
     beside_s = max(total(later, "actor/verifying_s") - exposed_s, 0.0)
     spent = [
@@ -86,7 +86,7 @@ def weights_side(run: RunRecords) -> Side:
             TimePart(name="pulling", seconds=pulled_s, meaning="fetching new weights, beside sampling"),
             TimePart(name="loading", seconds=loaded_s, meaning="the engine takes them"),
         ]
-        total_s = _actors_wall_s(run.records)
+        total_s = actors_seconds(run.records)
         return _side("weights", total_s / _wall_s(run.records), total_s, spent, "no new weights on their way")
     # a record repeats the seconds of the last broadcast until another one ends
     sent = (record.get("weights/publish_s") or 0.0 for record in run.records)
@@ -112,16 +112,11 @@ def _wall_s(records: Sequence[MetricsRecord]) -> float:
     return max(total(records, "learner/step_s"), 1e-9)
 
 
-def _actors_wall_s(records: Sequence[MetricsRecord]) -> float:
-    """The same, times the actors that were there at each step."""
-    return sum((record.get("learner/step_s") or 0.0) * (record.get("actor/num_actors") or 0.0) for record in records)
-
-
 def _recorded_by_actors(records: Sequence[MetricsRecord]) -> list[MetricsRecord]:
     """The records in which actors report what they did on the learner's clock: the first one has all that was before it."""
     first, *later = records
     grown_s = total([first], "actor/busy_s") + total([first], "actor/idle_s") + total([first], "actor/weights_s")
-    room_s = _actors_wall_s([first])
+    room_s = actors_seconds([first])
     if grown_s <= room_s:
         return list(records)
     scale = room_s / grown_s

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from ...common.metrics import MetricsRecord
+from ..plan.calibrate import workers_of
 from .run_records import RunRecords, mean, total
+
+SATURATED = 0.85  # share of the verifier workers' time from which they are what finished rollouts wait for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +30,9 @@ class TicketRound:
     def of(cls, run: RunRecords) -> TicketRound:
         """Those of a run; where no journal says how long a group takes, by the number of groups under way (Little's law)."""
         records = run.measured
-        busy_s, exposed_s = total(records, "actor/busy_s"), total(records, "actor/verify_exposed_s")
         group_s = fmean(group.seconds for group in run.groups) if run.groups else _littles_law(run, records)
-        judged = exposed_s / (busy_s + exposed_s) if busy_s + exposed_s > 0 else 0.0
-        return cls(publish_s=publish_seconds(records), generate_s=group_s * (1 - judged), verdict_s=group_s * judged)
+        generate_s = min(_sampling_s(run, records) or group_s, group_s)
+        return cls(publish_s=publish_seconds(records), generate_s=generate_s, verdict_s=group_s - generate_s)
 
     def shares(self) -> dict[str, float]:
         """Of the whole round, by the part of the run that is to blame."""
@@ -53,27 +55,58 @@ def publish_seconds(records: Sequence[MetricsRecord]) -> float:
     return (total(records, "actor/pull_s") + total(records, "actor/load_s")) / updates if updates else 0.0
 
 
-def waits_of(record: MetricsRecord, ticket_round: TicketRound) -> dict[str, float]:
-    """The seconds that the learner waited for a step's batch, by the part of the run that it waited for."""
-    waited_s = record.get("learner/wait_s") or 0.0
-    held_s = min(record.get("buffer/held_s") or 0.0, waited_s)
-    waits = {part: held_s * share for part, share in ticket_round.shares().items()}
-    for part, share in _actors_time(record).items():
-        waits[part] = waits.get(part, 0.0) + (waited_s - held_s) * share
-    return waits
+def verifiers_use(run: RunRecords, records: Sequence[MetricsRecord]) -> float:
+    """The share of their time that the verifier workers judge; 0 where others judge as well."""
+    workers_s = workers_of(run.cfg.verifiers) * actors_seconds(records)
+    return total(records, "actor/verify_s") / workers_s if workers_s > 0 else 0.0
 
 
-def _actors_time(record: MetricsRecord) -> dict[str, float]:
-    """How the actors spent a step, as shares: sampling, judging while nothing is sampled, new weights, without a ticket."""
-    busy_s, exposed_s, paused_s, idle_s = (
-        max(record.get(f"actor/{name}") or 0.0, 0.0) for name in ("busy_s", "verify_exposed_s", "weights_s", "idle_s")
-    )
-    spent = {"actors": busy_s, "verifiers": exposed_s, "weights": paused_s, "staleness": 0.0}
-    # without a ticket: their weights are too old for one, or eta admits none
-    lags = (record.get("weights/lag_mean") or 0.0) > 0
-    spent["weights" if lags else "staleness"] += max(idle_s - exposed_s, 0.0)
-    known_s = sum(spent.values())
-    return {part: seconds / known_s for part, seconds in spent.items()} if known_s > 0 else {"actors": 1.0}
+def actors_seconds(records: Sequence[MetricsRecord]) -> float:
+    """The learner's clock, times the actors that were there at each step."""
+    return sum((record.get("learner/step_s") or 0.0) * (record.get("actor/num_actors") or 0.0) for record in records)
+
+
+class Waits:
+    """The learner's waiting, divided among the parts of the run."""
+
+    def __init__(self, run: RunRecords) -> None:
+        self.ticket_round = TicketRound.of(run)
+        self.verifiers_use = verifiers_use(run, run.measured)
+
+    def of(self, record: MetricsRecord) -> dict[str, float]:
+        """The seconds that the learner waited for a step's batch, by the part of the run that it waited for."""
+        waited_s = record.get("learner/wait_s") or 0.0
+        held_s = min(record.get("buffer/held_s") or 0.0, waited_s)
+        waits = {part: held_s * share for part, share in self.ticket_round.shares().items()}
+        for part, share in self._actors_time(record).items():
+            waits[part] = waits.get(part, 0.0) + (waited_s - held_s) * share
+        return waits
+
+    def _actors_time(self, record: MetricsRecord) -> dict[str, float]:
+        """How the actors spent a step, as shares: sampling, judging, new weights, without a ticket."""
+        busy_s, exposed_s, paused_s, idle_s = (
+            max(record.get(f"actor/{name}") or 0.0, 0.0) for name in ("busy_s", "verify_exposed_s", "weights_s", "idle_s")
+        )
+        spent = {"actors": busy_s, "verifiers": exposed_s, "weights": paused_s, "staleness": 0.0}
+        if self.verifiers_use > SATURATED:
+            # finished rollouts take the room in which others would be sampled
+            spent |= {"actors": 0.0, "verifiers": busy_s + exposed_s}
+        # without a ticket: their weights are too old for one, or eta admits none
+        lags = (record.get("weights/lag_mean") or 0.0) > 0
+        spent["weights" if lags else "staleness"] += max(idle_s - exposed_s, 0.0)
+        known_s = sum(spent.values())
+        return {part: seconds / known_s for part, seconds in spent.items()} if known_s > 0 else {"actors": 1.0}
+
+
+def _sampling_s(run: RunRecords, records: Sequence[MetricsRecord]) -> float:
+    """Seconds until the longest rollout of a group is sampled, with its waiting for room and the pauses; 0: not known."""
+    steps, running = total(records, "actor/engine_steps"), total(records, "actor/engine_running")
+    if not (run.groups and steps and running):
+        return 0.0
+    longest = fmean(max((rollout.num_tokens for rollout in group.rollouts), default=0) for group in run.groups)
+    queued = 1 + total(records, "actor/engine_waiting") / running
+    spent_s = total(records, "actor/busy_s") + total(records, "actor/weights_s")
+    return longest * queued * spent_s / steps
 
 
 def _littles_law(run: RunRecords, records: Sequence[MetricsRecord]) -> float:

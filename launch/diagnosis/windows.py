@@ -14,7 +14,7 @@ LEAST_HOLD = 3  # windows that must show a sign, before a rule speaks of it
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class StepWindow:
     """The mean of a metric over some steps."""
 
     first: int  # step
@@ -23,28 +23,28 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Sign:
     """A sign that several windows showed."""
 
     step: int  # at which the first of them ended
     last_step: int  # at which the last of them ended
-    worst: Window
+    worst: StepWindow
 
 
-def windows_of(records: Sequence[MetricsRecord], name: str) -> list[Window]:
+def windows_of(records: Sequence[MetricsRecord], name: str) -> list[StepWindow]:
     """Means of a metric over windows one after the other; steps without the metric are left out."""
     points = [(int(record["step"]), float(record[name])) for record in records if record.get(name) is not None]
     width = min(max(len(records) // 10, LEAST_WIDTH), MOST_WIDTH)
     whole = [points[start : start + width] for start in range(0, len(points) - width + 1, width)]
-    return [Window(part[0][0], part[-1][0], fmean(value for _, value in part)) for part in whole]
+    return [StepWindow(part[0][0], part[-1][0], fmean(value for _, value in part)) for part in whole]
 
 
-def held(windows: Sequence[Window], shows: Callable[[Window], bool], key: Callable[[Window], float]) -> Held | None:
+def held(windows: Sequence[StepWindow], shows: Callable[[StepWindow], bool], key: Callable[[StepWindow], float]) -> Sign | None:
     """The windows that show a sign, if there are enough of them; the worst has the greatest `key`."""
     showing = [window for window in windows if shows(window)]
     if len(showing) < min(LEAST_HOLD, max(len(windows) - 1, 1)) or not showing:
         return None
-    return Held(showing[0].last, showing[-1].last, max(showing, key=key))
+    return Sign(showing[0].last, showing[-1].last, max(showing, key=key))
 
 
 def noise_of(values: Sequence[float]) -> float:
