@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 from ..common.errors import ProlongError
 from ..common.json_object import JsonObject
 
-COMMANDS = ("chromedriver", "chromium")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_S = 60.0
 STARTED = "started successfully on port "
 
@@ -27,8 +27,14 @@ class BrowserError(ProlongError):
 
 
 def missing_browser() -> str:
-    """The command that is not installed; empty if all are."""
-    return next((name for name in COMMANDS if shutil.which(name) is None), "")
+    """What is not installed of the two that are needed; empty if both are."""
+    if shutil.which("chromedriver") is None:
+        return "chromedriver"
+    return "" if _browser() else BROWSERS[0]
+
+
+def _browser() -> str | None:
+    return next((path for name in BROWSERS if (path := shutil.which(name)) is not None), None)
 
 
 class Browser:
@@ -49,7 +55,7 @@ class Browser:
             arguments = ["--headless=new", f"--user-data-dir={self._scratch.name}", "--disable-gpu", "--hide-scrollbars"]
             # as root, which a container is, Chromium's sandbox does not start
             arguments += ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
-            wanted = {"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}}
+            wanted = {"goog:chromeOptions": {"args": arguments, "binary": _browser()}, "goog:loggingPrefs": {"browser": "ALL"}}
             session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
             self._session = f"/session/{session['value']['sessionId']}"
             self.resize(width, height)

@@ -147,9 +147,14 @@ def _skill(version: int, steps: int) -> float:
     return 0.1 + 0.8 * (1 - math.exp(-4 * version / steps))
 
 
+def fault_every(size: SyntheticSize) -> int:
+    """Steps between lost leases."""
+    return max(7, size.steps // 6)
+
+
 def _of_buffer(version: int, size: SyntheticSize) -> dict[str, float]:
     trained = float(version * size.groups)
-    lost = float(version % 377 == 370)
+    lost = float(version % fault_every(size) == 5)
     return {
         "buffer/staleness_mean": 1.0 + 0.2 * math.sin(version / 30),
         "buffer/staleness_max": float(ETA),
@@ -264,6 +269,6 @@ def _summary(scores: list[ValidationScore], size: SyntheticSize, wall_s: float) 
         "ledger": ledger,
         "staleness_max": ETA,
         "reference_resets": 5,
-        "counters": {"buffer/filtered": trained // 3, "buffer/lost_leases": size.steps // 377},
+        "counters": {"buffer/filtered": trained // 3, "buffer/lost_leases": size.steps // fault_every(size)},
         "time_split": {"learner": {}, "actors": {}},
     }

@@ -13,6 +13,7 @@ from ...common.files import atomic_replacement
 from ...common.metrics import read_metrics
 from ..diagnosis.diagnose import diagnose
 from ..status import find_run
+from ..summary import read_summary
 from .curves import RunMark, columns_of, marks_of, sweeps_of
 from .facts import facts_of
 from .page import PageParts
@@ -51,7 +52,8 @@ def write_report(paths: RunPaths, out: Path | None = None, megabytes: float = ME
         raise UserError(f"--out {path}: there is no folder {path.parent}; create it, or name another file")
     cfg = load_config(paths.config) if paths.config.exists() else None
     records = read_metrics(paths.metrics) if paths.metrics.exists() else []
-    columns, sweeps = columns_of(records), sweeps_of(records)
+    summary = read_summary(paths.summary) if paths.summary.exists() else {}
+    columns, sweeps = columns_of(records), sweeps_of(records, summary)
     marks = marks_of(records, cfg.stages if cfg else [])
     facts = {
         "run": facts_of(paths, cfg, records, sweeps),

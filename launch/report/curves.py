@@ -9,8 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from ...common.config.algorithm import StageConfig
+from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord
 from ...common.types import ValidationSetting
+from ..summary import by_domain
 
 MAX_POINTS = 2_000  # of a curve; the steps of a longer run are put together
 MAX_NAMES = 500  # of metrics; of thousands of actors, each has some
@@ -104,19 +106,26 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def sweeps_of(records: Sequence[MetricsRecord]) -> dict[str, SweepCurve]:
-    """Setting -> its sweeps, in order of versions; settings without any are left out."""
+def sweeps_of(records: Sequence[MetricsRecord], summary: JsonObject) -> dict[str, SweepCurve]:
+    """Setting -> its sweeps, in order of versions; settings without any are left out.
+
+    The last sweep ends after the last step: of an ended run, only the summary has it (an empty one: the run has not ended).
+    """
     found: dict[str, SweepCurve] = {}
     for setting in (ValidationSetting.sampled, ValidationSetting.greedy):
         prefix = f"validation/{setting}/"
-        # of two sweeps of a version, the later one counts
-        swept = {int(version): record for record in records if (version := record.get(f"{prefix}version")) is not None}
-        rows = [swept[version] for version in sorted(swept)]
-        names = dict.fromkeys(name.removeprefix(prefix) for row in rows for name in row if name.startswith(prefix))
-        names = [name for name in names if name not in ("version", "oldest_version")]
-        if rows:
-            values = {name: [row.get(prefix + name) for row in rows] for name in names}
-            found[setting.value] = SweepCurve(versions=sorted(swept), names=values)
+        swept: dict[int, dict[str, float | None]] = {}
+        for record in records:
+            # of two sweeps of a version, the later one counts
+            if (version := record.get(f"{prefix}version")) is not None:
+                swept[int(version)] = {n.removeprefix(prefix): v for n, v in record.items() if n.startswith(prefix)}
+        if (last := summary.get("after", {}).get(setting)) is not None:
+            swept[last["version"]] = {"mean": last["mean"], **by_domain(last["by_task"]), **last["by_task"]}
+        versions = sorted(swept)
+        names = dict.fromkeys(name for version in versions for name in swept[version])
+        values = {n: [swept[version].get(n) for version in versions] for n in names if n not in ("version", "oldest_version")}
+        if versions:
+            found[setting.value] = SweepCurve(versions=versions, names=values)
     return found
 
 

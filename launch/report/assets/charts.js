@@ -106,7 +106,8 @@ function drawLines(host, lines, { title, low, high }) {
   const width = host.clientWidth;
   if (width < 40) return null;
   const shown = lines.filter((line) => line.shown);
-  const first = Math.min(...lines.map((line) => axisValue(line.steps[0]))), last = Math.max(...lines.map((line) => axisValue(line.steps[line.steps.length - 1])), first + 1e-9);
+  const ends = [columns.steps, ...lines.map((line) => line.steps)].flatMap((steps) => (steps.length ? [axisValue(steps[0]), axisValue(steps[steps.length - 1])] : []));
+  const first = Math.min(...ends), last = Math.max(...ends, first + 1e-9);
   const [bottom, top] = bounds(shown, low, high);
   const x = (step) => LEFT + ((axisValue(step) - first) / (last - first)) * (width - LEFT - RIGHT);
   const y = (value) => TOP + (1 - (value - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
@@ -150,8 +151,8 @@ function drawMarks(root, x, width) {
   marks.filter((mark) => mark.kind === "stage").forEach((mark, i) => {
     const begin = Math.max(LEFT, x(Math.max(mark.step - 1, columns.steps[0]))), end = Math.min(width - RIGHT, x(mark.last_step));
     if (i % 2) root.append(titled(svg("rect", { class: "band", x: begin, y: TOP, width: Math.max(0, end - begin), height: floor - TOP }), mark));
-    const room = Math.floor((end - begin) / 5.6);
-    if (room >= 4) root.append(titled(svg("text", { class: "stage-name", x: begin + 2, y: 10 }, mark.words.length > room ? `${mark.words.slice(0, room - 1)}…` : mark.words), mark));
+    const room = Math.floor((end - begin - 8) / 5.6);
+    if (room >= 9) root.append(titled(svg("text", { class: "stage-name", x: begin + 2, y: 10 }, mark.words.length > room ? `${mark.words.slice(0, room - 1)}…` : mark.words), mark));
   });
   for (const mark of marks) {
     const place = x(mark.step);
@@ -233,7 +234,9 @@ function stackedChart(title, parts, note) {
       const slice = part.values.slice(Math.floor((bar * points) / bars), Math.floor(((bar + 1) * points) / bars));
       return slice.reduce((sum, value) => sum + (value ?? 0), 0) / Math.max(1, slice.length);
     }));
-    const most = Math.max(...sums.map((bar) => bar.reduce((a, b) => a + b, 0))) || 1, bar = (width - LEFT - RIGHT) / bars;
+    const totals = sums.map((bar) => bar.reduce((a, b) => a + b, 0)), median = [...totals].sort((a, b) => a - b)[Math.floor(bars / 2)];
+    // a first step that holds the start of everything would leave nothing to see of the others
+    const most = Math.min(Math.max(...totals), 4 * median || Infinity) || 1, bar = (width - LEFT - RIGHT) / bars;
     const y = (value) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
     const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": `${title}: ${used.map((part) => part.name).join(", ")}` });
     const [first, last] = [axisValue(columns.steps[0]), axisValue(columns.steps[points - 1])];
@@ -241,10 +244,11 @@ function stackedChart(title, parts, note) {
     sums.forEach((values, i) => {
       let base = 0;
       values.forEach((value, k) => {
-        if (value > 0) root.append(svg("rect", { x: LEFT + i * bar, y: y(base + value), width: Math.max(0.5, bar - (bar > 4 ? 1 : 0)), height: Math.max(0, y(base) - y(base + value)), fill: used[k].color },
+        if (value > 0) root.append(svg("rect", { x: LEFT + i * bar, y: y(Math.min(most, base + value)), width: Math.max(0.5, bar - (bar > 4 ? 1 : 0)), height: Math.max(0, y(Math.min(most, base)) - y(Math.min(most, base + value))), fill: used[k].color },
           svg("title", {}, `${used[k].name}: ${num(value)} s at step ${columns.steps[Math.floor((i * points) / bars)]}`)));
         base += value;
       });
+      if (base > most) root.append(svg("text", { x: LEFT + (i + 0.5) * bar, y: TOP - 3, "text-anchor": i ? "middle" : "start" }, `${num(base)} s ↑`));
     });
     host.replaceChildren(root);
   } };

@@ -1,7 +1,8 @@
 "use strict";
 // Elements, numbers and scales. Text from the run reaches the page through text nodes alone.
 
-const PALETTE = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)", "var(--c7)"];
+const PALETTE = Array.from({ length: 12 }, (_, i) => `var(--c${i})`);
+const GREY = "var(--grey)";
 const color = (i) => PALETTE[i % PALETTE.length];
 
 // An element: attributes, listeners ("onclick"), CSS ("style": object), then children: nodes, texts, or nothing.
@@ -20,7 +21,7 @@ function fill(node, attributes, children) {
     else if (name === "style") Object.assign(node.style, value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined && child !== false) node.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== false) node.append(child);
   return node;
 }
 
@@ -65,6 +66,8 @@ function ticks(low, high, count) {
   return found;
 }
 
+const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
+
 // A table. Columns: {name, n: true for numbers}; cells: text, number or node; a row may be {cells, kind}.
 function table(columns, rows) {
   const cell = (tag, content, column) => el(tag, { class: column.n ? "n" : undefined }, typeof content === "number" ? num(content) : content);
@@ -76,15 +79,15 @@ function table(columns, rows) {
 const meter = (share, fillColor) =>
   el("span", { class: "meter", role: "img", "aria-label": percent(share) }, el("i", { style: { width: `${Math.max(0, Math.min(1, share)) * 100}%`, background: fillColor } }));
 
-// Shares of a whole: a bar, and its key below. Parts: {name, value, title}
+// Shares of a whole: a bar, and its key below. Parts: {name, value, title, color}; text: of a value, none if it is a share
 function shareBar(parts, text) {
   const total = parts.reduce((sum, part) => sum + part.value, 0) || 1;
   const shown = parts.filter((part) => part.value > 0);
   return el("div", {},
     el("div", { class: "bar", role: "img", "aria-label": shown.map((part) => `${part.name} ${percent(part.value / total)}`).join(", ") },
-      shown.map((part) => el("span", { title: `${part.name}: ${text(part.value)}`, style: { flex: `${part.value / total} 0 0`, background: part.color } }))),
+      shown.map((part) => el("span", { title: `${part.name}: ${text ? text(part.value) : percent(part.value / total, 1)}`, style: { flex: `${part.value / total} 0 0`, background: part.color } }))),
     el("div", { class: "legend" }, shown.map((part) =>
-      el("span", { class: "key", title: part.title }, el("i", { class: "dot", style: { background: part.color } }), part.name, el("b", {}, text(part.value)), `${percent(part.value / total)}`))));
+      el("span", { class: "key", title: part.title }, el("i", { class: "dot", style: { background: part.color } }), part.name, text && el("b", {}, text(part.value)), percent(part.value / total)))));
 }
 
 function segmented(label, options, chosen, choose) {

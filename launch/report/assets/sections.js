@@ -1,7 +1,7 @@
 // The sections of the page, each made of the run's data. A section that has nothing to show says why.
 
 const PART_COLORS = { actors: "var(--c1)", learner: "var(--c0)", staleness: "var(--c3)", verifiers: "var(--c2)", weights: "var(--c5)" };
-const STATE_COLORS = { trained: "var(--c2)", batched: "var(--c0)", stored: "var(--c5)", leased: "var(--c6)", issued: "var(--c3)", filtered: "var(--c7)", stale: "var(--c1)", failed: "var(--c4)" };
+const STATE_COLORS = { trained: "var(--c2)", batched: "var(--c0)", stored: "var(--c5)", leased: "var(--c6)", issued: "var(--c3)", filtered: GREY, stale: "var(--c1)", failed: "var(--c4)" };
 
 function section(id, title, lead, ...content) {
   const found = content.flat().filter(Boolean);
@@ -27,17 +27,18 @@ function overview(data) {
     diagnosis ? figure(num(diagnosis.steps_per_s * 3600), "steps per hour") : null,
     figure(whole(data.marks.filter((mark) => mark.kind === "reset").length), "resets of the reference"),
     diagnosis ? figure(whole(diagnosis.findings.length), "findings", diagnosis.findings.length ? "warn" : "good") : null);
-  return section("overview", "Overview", `${run.folder} · ${run.model} · last record ${run.written || "none"}`, figures, verdict(diagnosis), scoresTable(run));
+  return section("overview", "Overview", `${run.folder} · ${run.model} · last record ${run.written || "none"}`, figures,
+    el("div", { class: "grid two" }, el("div", {}, verdict(diagnosis), heldOutChart(data, setting)), scoresTable(run)));
 }
 
 function verdict(diagnosis) {
   if (!diagnosis || !diagnosis.roof) return null;
   const best = diagnosis.moves[0];
   return el("div", { class: "card verdict" },
-    el("p", { class: "big" }, diagnosis.roof.words),
+    el("p", { class: "big" }, `${sentence(diagnosis.roof.words)}.`),
     best
-      ? el("p", {}, "Most to be gained: ", el("b", { class: "good" }, gain(best.gain)), ` steps per second. ${best.words} `, best.settings.map((setting) => [el("code", {}, setting), " "]))
-      : el("p", { class: "small" }, diagnosis.no_moves || "No move that was tried would make the run faster."),
+      ? el("p", {}, "Most to be gained: ", el("b", { class: "good" }, gain(best.gain)), ` steps per second. ${sentence(best.words)}. `, best.settings.map((setting) => [el("code", {}, setting), " "]))
+      : el("p", { class: "small" }, `${sentence(diagnosis.no_moves || "no move that was tried would make the run faster")}.`),
     diagnosis.findings.length ? el("p", {}, el("a", { href: "#findings" }, `${diagnosis.findings.length} finding${diagnosis.findings.length > 1 ? "s" : ""}: `), diagnosis.findings.map((finding) => finding.title).join(", ")) : null);
 }
 
@@ -58,14 +59,17 @@ function scoresTable(run) {
   return el("div", { class: "card" }, el("h3", {}, `Held-out pass rate, version ${num(versions[0])} → ${num(versions[1])}`), table([{ name: "domain, task" }, ...settings.map((name) => ({ name, n: true }))], rows));
 }
 
+function heldOutChart({ sweeps }, setting) {
+  if (!sweeps[setting] || sweeps[setting].versions.length < 2) return null;
+  const { versions, names } = sweeps[setting], domains = Object.keys(names).filter((name) => name !== "mean" && !name.includes("/"));
+  const lines = ["mean", ...domains].map((name) => ({ name, values: names[name], steps: versions, dots: true, color: name === "mean" ? "var(--ink)" : undefined }));
+  return lineChart({ title: `Held-out score by domain, ${setting}`, lines, low: 0 });
+}
+
 // --- learning ----------------------------------------------------------------------------------------------------------
 
 function learning(data) {
-  const heldOut = Object.entries(data.sweeps).map(([setting, sweep]) => {
-    const names = Object.keys(sweep.names), domains = names.filter((name) => name !== "mean" && !name.includes("/"));
-    const lines = ["mean", ...domains].filter((name) => sweep.names[name]).map((name) => ({ name, values: sweep.names[name], steps: sweep.versions, dots: true, color: name === "mean" ? "var(--ink)" : undefined }));
-    return lineChart({ title: `Held-out score by domain, ${setting}`, lines, low: 0 });
-  });
+  const heldOut = Object.keys(data.sweeps).map((setting) => heldOutChart(data, setting));
   const names = Object.keys(columns.names);
   const rewards = names.filter((name) => /^reward\/[^/]+$/.test(name) && name !== "reward/mean");
   const lines = (...pairs) => pairs.filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) }));
@@ -109,17 +113,31 @@ function time(data) {
   const parts = [
     { name: "waits for a batch", values: wait, color: "var(--c1)" }, { name: "computes", values: compute, color: "var(--c0)" },
     { name: "publishes", values: publish, color: "var(--c5)" }, { name: "checkpoint", values: checkpoint, color: "var(--c3)" },
-    { name: "rest", values: minus(wall, wait, compute, publish, checkpoint), color: "var(--c7)" },
+    { name: "rest", values: minus(wall, wait, compute, publish, checkpoint), color: GREY },
   ];
   const sides = diagnosis ? diagnosis.sides : [];
   return section("time", "Where the time went", "The seconds of each side add up to the wall clock, times its processes; the last part of each is what no record names.",
-    grid(sides.map(sideCard), "two"),
+    grid(sides.slice(0, MOST_SIDES).map(sideCard), "two"), sides.length > MOST_SIDES ? otherSides(sides.slice(MOST_SIDES)) : null,
     grid([stackedChart("The learner's seconds per step", parts), lineChart({ title: "Tokens per second", lines: [["perf/actor_tokens_per_s", "sampled, all actors"], ["learner/tokens_per_s", "learner, while it computes"]].filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) })), low: 0 })], "two"),
     diagnosis && diagnosis.roof ? roofCard(diagnosis) : null, diagnosis && diagnosis.moves.length ? movesCard(diagnosis) : null);
 }
 
+const MOST_SIDES = 12; // that are drawn; of the others a table says what they spent
+
+// What waits for a part has that part's colour, paler
+function spentColor(side, part, i) {
+  const waited = PART_COLORS[part.name.replace("wait: ", "")];
+  if (waited && part.name.startsWith("wait: ")) return `color-mix(in srgb, ${waited} 45%, var(--faint))`;
+  return i === side.spent.length - 1 ? GREY : color(i);
+}
+
+function otherSides(sides) {
+  return el("details", { class: "card" }, el("summary", {}, `${sides.length} more`), table([{ name: "side" }, { name: "seconds", n: true }, { name: "spent on" }],
+    sides.map((side) => [side.name, num(side.total_s), side.spent.map((part) => `${part.name} ${percent(side.total_s ? part.seconds / side.total_s : 0)}`).join(", ")])));
+}
+
 function sideCard(side) {
-  const parts = side.spent.map((part, i) => ({ name: part.name, value: part.seconds, title: part.meaning, color: i === side.spent.length - 1 ? "var(--c7)" : color(i) }));
+  const parts = side.spent.map((part, i) => ({ name: part.name, value: part.seconds, title: part.meaning, color: spentColor(side, part, i) }));
   const times = side.processes === 1 ? "" : ` of ${num(side.processes)} processes`;
   return el("div", { class: "card" }, el("h3", {}, side.name), el("p", { class: "small", style: { margin: "0" } }, `${duration(side.total_s)}${times}`),
     shareBar(parts, duration),
@@ -128,12 +146,12 @@ function sideCard(side) {
 }
 
 function roofCard({ roof, steps_per_s: speed }) {
-  const shares = Object.entries(roof.shares).map(([name, value]) => ({ name, value, color: PART_COLORS[name] || "var(--c7)" }));
+  const shares = Object.entries(roof.shares).map(([name, value]) => ({ name, value, color: PART_COLORS[name] || GREY }));
   const roofs = Object.entries(roof.roofs).filter(([, value]) => value > 0 && Number.isFinite(value)).sort((a, b) => a[1] - b[1]), least = roofs.length ? roofs[0][1] : 0;
-  return el("div", { class: "card", style: { marginTop: "14px" } }, el("h3", {}, "Which roof binds"), el("p", { style: { margin: "0 0 6px" } }, roof.words),
-    shares.length ? [el("h4", {}, "What the learner's time waited for"), shareBar(shares, (value) => percent(value, 1))] : null,
-    roofs.length ? [el("h4", {}, "Steps per hour that each part allows by itself, by the planner's closed form"), table([{ name: "part" }, { name: "steps per hour", n: true }, { name: "" }], roofs.map(([name, value]) => [name, num(3600 * value), meter(least / value, PART_COLORS[name] || "var(--c7)")])), el("p", { class: "small" }, `The run made ${num(3600 * speed)} steps per hour.`)] : null,
-    roof.evidence.length ? [el("h4", {}, "Evidence"), el("ul", { class: "plain" }, roof.evidence.map((line) => el("li", {}, line)))] : null);
+  return el("div", { class: "card", style: { marginTop: "14px" } }, el("h3", {}, "Which roof binds"), el("p", { style: { margin: "0 0 6px" } }, `${sentence(roof.words)}.`),
+    shares.length ? [el("h4", {}, "What the learner's time waited for"), shareBar(shares, null)] : null,
+    roofs.length ? [el("h4", {}, "Steps per hour that each part allows by itself, by the planner's closed form"), table([{ name: "part" }, { name: "steps per hour", n: true }, { name: "" }], roofs.map(([name, value]) => [name, num(3600 * value), meter(least / value, PART_COLORS[name] || GREY)])), el("p", { class: "small" }, `The run made ${num(3600 * speed)} steps per hour.`)] : null,
+    roof.evidence.length ? [el("h4", {}, "Evidence"), el("ul", { class: "plain" }, roof.evidence.map((line) => el("li", {}, sentence(line))))] : null);
 }
 
 function movesCard(diagnosis) {
@@ -141,7 +159,7 @@ function movesCard(diagnosis) {
   return el("div", { class: "card" }, el("h3", {}, "What would be gained by what"),
     el("p", { class: "small" }, `By the planner's simulation, which gives the run as it was ${num(3600 * diagnosis.simulated_steps_per_s)} steps per hour; it made ${num(3600 * diagnosis.steps_per_s)}.`),
     table([{ name: "move" }, { name: "settings" }, { name: "steps/s", n: true }, { name: "" }, { name: "steps/hour", n: true }, { name: "mean staleness", n: true }, { name: "then binds" }],
-      diagnosis.moves.map((move) => [move.words, move.settings.map((setting) => [el("code", {}, setting), " "]), el("b", { class: move.gain > 1.02 ? "good" : "" }, gain(move.gain)), meter((move.gain - 1) / most, "var(--good)"), num(3600 * move.steps_per_s), num(move.staleness_mean), move.binds_after])));
+      diagnosis.moves.map((move) => [sentence(move.words), move.settings.map((setting) => [el("code", {}, setting), " "]), el("b", { class: move.gain > 1.02 ? "good" : "" }, gain(move.gain)), meter((move.gain - 1) / most, "var(--good)"), num(3600 * move.steps_per_s), num(move.staleness_mean), move.binds_after])));
 }
 
 // --- findings ----------------------------------------------------------------------------------------------------------
@@ -193,7 +211,7 @@ function ledger({ run }) {
   const counters = Object.entries(run.counters).filter(([, count]) => count).sort((a, b) => b[1] - a[1]);
   const balanced = run.balanced ?? (states.length ? states.reduce((sum, [, count]) => sum + count, 0) === total : null);
   return section("ledger", "Ledger", "Every ticket is in exactly one state; filtered groups had equal rewards, which teach nothing.",
-    states.length ? el("div", { class: "card" }, el("h3", {}, "Tickets"), shareBar(states.map(([name, value]) => ({ name, value, color: STATE_COLORS[name] || "var(--c7)" })), whole),
+    states.length ? el("div", { class: "card" }, el("h3", {}, "Tickets"), shareBar(states.map(([name, value]) => ({ name, value, color: STATE_COLORS[name] || GREY })), whole),
       el("p", { class: balanced ? "good" : "bad", style: { margin: "6px 0 0" } }, `${law}: ${balanced ? "balanced" : "NOT BALANCED"}`)) : null,
     grid([
       lineChart({ title: "Groups per step without signal", lines: [["buffer/filtered", "filtered"], ["buffer/bypassed", "trained all the same"]].filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) })), low: 0 }),

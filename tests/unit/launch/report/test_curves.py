@@ -50,19 +50,27 @@ def test_metrics_beyond_the_limit_are_counted() -> None:
 
 def test_a_run_without_steps_has_no_columns() -> None:
     assert columns_of([]).names == {}
-    assert sweeps_of([]) == {}
+    assert sweeps_of([], {}) == {}
     assert marks_of([], []) == []
 
 
 def test_sweeps_stand_at_the_version_that_was_swept() -> None:
     prefix = "validation/greedy/"
     swept = {f"{prefix}version": 4.0, f"{prefix}mean": 0.5, f"{prefix}math": 0.25, f"{prefix}oldest_version": 4.0}
-    found = sweeps_of(
-        [{"step": 1}, {"step": 6, **swept}, {"step": 9, **swept, f"{prefix}version": 8.0, f"{prefix}logic": 0.75}]
-    )
+    records: list[MetricsRecord] = [
+        {"step": 1},
+        {"step": 6, **swept},
+        {"step": 9, **swept, f"{prefix}version": 8.0, f"{prefix}logic": 0.75},
+    ]
+    found = sweeps_of(records, {})
     assert found["greedy"].versions == [4, 8]
     assert found["greedy"].names == {"mean": [0.5, 0.5], "math": [0.25, 0.25], "logic": [None, 0.75]}
     assert set(found) == {"greedy"}
+    after = {"greedy": {"version": 9, "mean": 0.6, "by_task": {"math/a": 0.2, "math/b": 1.0}}}
+    ended = sweeps_of(records, {"after": after})["greedy"]
+    assert ended.versions == [4, 8, 9]
+    assert ended.names["math"] == [0.25, 0.25, 0.6]
+    assert ended.names["math/b"] == [None, None, 1.0]
 
 
 def test_resets_and_stages_are_marked_where_they_happened() -> None:
