@@ -162,7 +162,7 @@ def verifier(argv: list[str]) -> int:
 
 
 def bootstrap(argv: list[str]) -> int:
-    from .demo.bootstrap import main as run_bootstrap
+    from .bootstrap import main as run_bootstrap
 
     return run_bootstrap(argv)
 
@@ -340,7 +340,7 @@ COMMANDS: dict[str, Command] = {
     "actor": Command(actor, "start one actor: an engine and its verifiers"),
     "relay": Command(relay, "pull the weights once and let the actors near here pull them from this process"),
     "verifier": Command(verifier, "score for the actors of other hosts, or try a reward function on a file"),
-    "bootstrap": Command(bootstrap, "make the demo's model, its training prompts and its held-out prompts"),
+    "bootstrap": Command(bootstrap, "make the demo's model or a real chat model, with training and held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),
     "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),
     "top": Command(top, "watch a running run: actors, learner, batches, and what holds them up"),

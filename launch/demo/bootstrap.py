@@ -11,7 +11,6 @@ shipped files were made by `OMP_NUM_THREADS=1 prolong bootstrap --train --seed 0
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 import zipfile
@@ -41,21 +40,6 @@ ARCHITECTURE = {
     "tie_word_embeddings": False,
     "rms_norm_eps": 1e-6,
 }
-
-
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bootstrap", description="make the demo's model and its prompts")
-    parser.add_argument("--out", type=Path, default=Path("models/demo"), help="folder to fill (default: models/demo)")
-    parser.add_argument(
-        "--train", action="store_true", help="make everything from nothing instead of unpacking the shipped files"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation, prompts and demonstrations; only with --train")
-    args = parser.parse_args(argv)
-    if args.seed != 0 and not args.train:
-        raise UserError(f"--seed {args.seed} needs --train: the shipped demo was made with seed 0")
-    fill_demo_folder(args.out, train=args.train, seed=args.seed)
-    print(f"{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
-    return 0
 
 
 def fill_demo_folder(out: Path, *, train: bool = False, seed: int = 0) -> None:

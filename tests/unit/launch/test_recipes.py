@@ -17,7 +17,7 @@ from tests.support.tiny_model import make_tiny_model
 
 
 def test_every_recipe_composes_or_says_what_must_be_given() -> None:
-    assert recipes() == ["default", "demo", "demo_pools", "demo_stages", "prorl_1_5b"]
+    assert recipes() == ["default", "demo", "demo_pools", "demo_stages", "prorl_1_5b", "smollm2"]
     for recipe in recipes():
         compose(recipe, ["model=somewhere"] if recipe == "default" else [])
 

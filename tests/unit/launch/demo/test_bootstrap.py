@@ -9,6 +9,7 @@ from prolong.common.config.sections import SourceConfig
 from prolong.common.data.prompts import load_prompts
 from prolong.common.errors import UserError
 from prolong.common.tokenizer import Tokenizer
+from prolong.launch import bootstrap as command
 from prolong.launch.demo import bootstrap
 from prolong.launch.demo import tasks as demo_tasks
 from prolong.verifiers.registry import check_prompt
@@ -59,7 +60,7 @@ def test_what_is_shipped_is_small():
 
 def test_unpacking_imports_neither_torch_nor_reasoning_gym(tmp_path: Path):
     code = (
-        f"import sys; from prolong.launch.demo import bootstrap; bootstrap.main(['--out', {str(tmp_path / 'a')!r}]);"
+        f"import sys; from prolong.launch import bootstrap; bootstrap.main(['--out', {str(tmp_path / 'a')!r}]);"
         "slow = {'torch', 'transformers', 'reasoning_gym', 'numpy'} & set(sys.modules); assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -67,7 +68,19 @@ def test_unpacking_imports_neither_torch_nor_reasoning_gym(tmp_path: Path):
 
 def test_a_seed_without_training_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="needs --train"):
-        bootstrap.main(["--out", str(tmp_path / "a"), "--seed", "3"])
+        command.main(["--out", str(tmp_path / "a"), "--seed", "3"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--file", "a.whl"], "--file a.whl belongs to --model smollm2"),
+        (["--model", "smollm2", "--train"], "--train and --seed belong to --model demo"),
+    ],
+)
+def test_an_option_of_the_other_model_is_refused(tmp_path: Path, words: list[str], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        command.main(["--out", str(tmp_path / "a"), *words])
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):
