@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from ..common.json_object import JsonObject
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_S = 60.0
-STARTED = "started successfully on port "
+STARTED = re.compile(rb"started successfully on port (\d+)")
 
 
 class BrowserError(ProlongError):
@@ -65,13 +66,12 @@ class Browser:
 
     def _port(self) -> int:
         assert self._driver.stdout is not None
-        while select.select([self._driver.stdout], [], [], START_S)[0]:
-            line = self._driver.stdout.readline()
-            if not line:
-                break
-            if STARTED in line:
-                return int(line.partition(STARTED)[2].strip(" .\n"))
-        raise BrowserError(f"chromedriver did not say on which port it listens, within {START_S:g} s")
+        said, output = b"", self._driver.stdout.fileno()
+        while select.select([output], [], [], START_S)[0] and (part := os.read(output, 4096)):
+            said += part
+            if found := STARTED.search(said):
+                return int(found[1])
+        raise BrowserError(f"chromedriver did not say on which port it listens, within {START_S:g} s: {said[-500:]!r}")
 
     def _ask(self, method: str, path: str, content: JsonObject | None = None) -> JsonObject:
         body = None if content is None else json.dumps(content).encode()
