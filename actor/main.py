@@ -96,9 +96,9 @@ async def _run(cfg: Config, name: str, pool: str, dtype: str, vitals: Vitals) ->
         await judges.usable()
         welcome = await asyncio.to_thread(client.connect, CONNECT_S)
         stats = ActorStats(cfg.verifiers.max_none_rate, judges.counters, lambda: engine.load, pulling.counters)
-        worker = RolloutWorker(engine, tokenizer, judges, stats, name)
+        worker = RolloutWorker(engine, tokenizer, judges, stats, name, vitals.tracer)
         to_engine = engine, pulling, stats, client.send
-        updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=dtype)
+        updates = WeightUpdates(*to_engine, timeout_s=cfg.weights.timeout_s, dtype=dtype, tracer=vitals.tracer)
         leave_s = grace_s - flush_s - hand_over_s
         cap = InFlightCap(cfg.actor.capacity)
         actor = Actor(

@@ -23,6 +23,7 @@ from ..common.errors import root_error
 from ..common.messages import PROTOCOL_VERSION, Hello, Leave, Role, UpdateWeights, WeightReaders, WeightsApplied
 from ..common.monitoring.endpoint import serve_vitals
 from ..common.monitoring.vitals import Vitals
+from ..common.trace import NO_TRACE
 from ..common.transport.keys import load_client_keys
 from ..common.types import PULL
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
@@ -121,7 +122,8 @@ class Relay:
         self._client, self._inbox, self._pulling, self._vitals = client, inbox, pulling, vitals
         self._stats = RelayStats()
         self._said_at = float("-inf")  # when progress was last logged
-        self._updates = WeightUpdates(NoEngine(), pulling, self._stats, self._answer, timeout_s=timeout_s)
+        tracer = NO_TRACE if vitals is None else vitals.tracer
+        self._updates = WeightUpdates(NoEngine(), pulling, self._stats, self._answer, timeout_s=timeout_s, tracer=tracer)
 
     async def run(self, heartbeat_s: float) -> None:
         """Serve until the run is over, or SIGTERM or SIGINT.

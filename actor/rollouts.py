@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from time import perf_counter
+from time import monotonic
 
 from ..common.tokenizer import Tokenizer
-from ..common.types import FinishReason, Group, Prompt, Rollout, StartedRollout, Ticket, Verdict, int32_array
+from ..common.trace import NO_TRACE, Fact, Tracer
+from ..common.types import FinishReason, Group, Rollout, StartedRollout, Ticket, Verdict, int32_array
 from ..verifiers.workers.pool import VerifierPool
 from .engines.api import Engine
 from .engines.completion import Completion
@@ -22,7 +23,16 @@ from .stats import ActorStats
 class RolloutWorker:
     """Turns tickets into scored groups; any number of them at once."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, pool: VerifierPool, stats: ActorStats, name: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        pool: VerifierPool,
+        stats: ActorStats,
+        name: str,
+        tracer: Tracer = NO_TRACE,
+    ) -> None:
+        self._tracer = tracer
         self._engine, self._tokenizer, self._pool, self._stats, self._name = engine, tokenizer, pool, stats, name
         self._judging: set[asyncio.Task[Verdict]] = set()
         self._interrupted = False
@@ -35,7 +45,6 @@ class RolloutWorker:
         """
         if self._interrupted:
             return ticket.started
-        start = perf_counter()
         work = _Work(ticket)
         in_flight = len(ticket.unfinished())
         self._stats.started(in_flight)
@@ -47,6 +56,7 @@ class RolloutWorker:
                     in_flight -= 1
                     self._stats.ended(1)
                     self._count(completion)
+                    work.ended_s[index] = monotonic()
                     work.completions[index] = continued(work.begun.get(index), completion)
                     if completion.finish_reason is not FinishReason.abort:
                         self._judge(work, index, tasks)
@@ -56,7 +66,11 @@ class RolloutWorker:
         if len(verdicts) < ticket.sampling.n:
             assert self._interrupted, "a rollout ended without a verdict"
             return self._started(work, verdicts)
-        return self._group(ticket, work.rollouts(), perf_counter() - start)
+        ended_s = monotonic()
+        group = self._group(ticket, work.rollouts(), ended_s - work.began_s)
+        if self._tracer.on:
+            self._tracer.add("group", work.began_s, ended_s, **work.facts(group))
+        return group
 
     async def interrupt(self) -> None:
         """End everything that `work` waits for: the rollouts of the engine, and verdicts."""
@@ -73,14 +87,16 @@ class RolloutWorker:
         """Begin to judge a rollout that has ended; after an interruption another actor does."""
         if self._interrupted:
             return
-        task = work.judging[index] = tasks.create_task(self._verify(work.ticket.prompt, work.completions[index]))
+        task = work.judging[index] = tasks.create_task(self._verify(work, index))
         self._judging.add(task)
         task.add_done_callback(self._judging.discard)
 
-    async def _verify(self, prompt: Prompt, completion: Completion) -> Verdict:
+    async def _verify(self, work: _Work, index: int) -> Verdict:
+        prompt, completion = work.ticket.prompt, work.completions[index]
         text = self._tokenizer.decode(answer_ids(completion, self._tokenizer.eos_ids))
         with self._stats.awaiting_verdict():
             verdict = await self._pool.verify(prompt, text, completion.finish_reason, completion.token_ids)
+        work.judged_s[index] = monotonic()
         self._stats.judged(verdict)
         return verdict
 
@@ -106,6 +122,10 @@ class _Work:
         self.begun = {rollout.index: rollout for rollout in ticket.started}
         self.completions = ended_before(ticket)
         self.judging: dict[int, asyncio.Task[Verdict]] = {}
+        # for the trace: when its rollouts ended, and when each had its verdict
+        self.began_s = monotonic()
+        self.ended_s: dict[int, float] = {}
+        self.judged_s: dict[int, float] = {}
 
     def unjudged(self) -> list[int]:
         """Those that ended at an earlier actor, which had no verdict on them."""
@@ -115,6 +135,21 @@ class _Work:
         """All that there are. Raises what kept one from being there, but for an interruption."""
         given = {index: rollout.verdict for index, rollout in self.begun.items() if rollout.verdict is not None}
         return given | {index: task.result() for index, task in self.judging.items() if not task.cancelled()}
+
+    def facts(self, group: Group) -> dict[str, Fact]:
+        """What the trace says of the group: also, from its beginning, when each rollout ended here and was judged."""
+        judged = [index for index in sorted(self.judged_s) if index in self.ended_s]
+        rewards = [rollout.verdict.reward or 0.0 for rollout in group.rollouts]
+        return {
+            "ordinal": group.ordinal,
+            "version": self.ticket.version,
+            "kind": group.kind.value,
+            "task": f"{group.prompt.domain}/{group.prompt.task}",
+            "tokens": sum(rollout.num_tokens for rollout in group.rollouts),
+            "reward": sum(rewards) / max(len(rewards), 1),
+            "ended": [round(self.ended_s[index] - self.began_s, 6) for index in judged],
+            "judged": [round(self.judged_s[index] - self.began_s, 6) for index in judged],
+        }
 
     def rollouts(self) -> list[Rollout]:
         """All rollouts, once each has a verdict."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic
 from typing import Protocol
 
 import msgspec
 
 from ..common.errors import ConfigError, ProlongError, WeightsError
 from ..common.messages import UpdateWeights, WeightReaders, WeightsApplied
+from ..common.trace import NO_TRACE, Tracer
 from ..common.types import Manifest
 from ..common.weights.pull.store import Superseded
 from .pulling import PulledWeights, is_pulled, pull_address
@@ -73,8 +74,10 @@ class WeightUpdates:
         *,
         timeout_s: float,
         dtype: str = "",
+        tracer: Tracer = NO_TRACE,
     ) -> None:
         """`timeout_s`: of one update. `send` never blocks. dtype: of the engine; updates must be in it."""
+        self._tracer = tracer
         self._holder, self._pulls, self._stats, self._send = holder, pulls, stats, send
         self._timeout_s, self._dtype = timeout_s, dtype
         self.generation = -1  # of the weights that the engine holds
@@ -131,7 +134,7 @@ class WeightUpdates:
 
     async def _applied(self, update: UpdateWeights) -> WeightsApplied | None:
         """Apply one update. A download that failed is part of the answer, not raised. None: a newer offer is on its way."""
-        start, paused_s = perf_counter(), self._holder.paused_s
+        start, paused_s = monotonic(), self._holder.paused_s
         self._gives_up = False
         if (acknowledged := self._acknowledged_before(update)) is not None:
             return acknowledged
@@ -147,13 +150,14 @@ class WeightUpdates:
             self._stats.counts["failed_updates"] += 1
             log.warning("version %d was not applied: %s", update.version, error)
         self._stats.paused(self._holder.paused_s - paused_s)
-        address = pull_address(update)
+        address, ended = pull_address(update), monotonic()
+        self._tracer.add("weights", start, ended, version=update.version, bytes=received.num_bytes, error=error)
         applied = WeightsApplied(
             generation=update.generation,
             version=update.version,
             epoch=update.epoch,
             checksums=checksums,
-            seconds=perf_counter() - start,
+            seconds=ended - start,
             error=error,
             num_bytes=received.num_bytes,
             pull_s=received.seconds,
@@ -190,10 +194,10 @@ class WeightUpdates:
         return pulled
 
     async def _loaded(self, update: UpdateWeights) -> list[int]:
-        start = perf_counter()
+        start = monotonic()
         checksums = await self._holder.apply_weights(update, self._timeout_s)
         if not self.busy:
-            self._stats.spent("load_s", perf_counter() - start)
+            self._stats.spent("load_s", monotonic() - start)
         self.generation = update.generation
         self._stats.counts["weight_updates"] += 1
         return checksums

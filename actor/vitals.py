@@ -17,7 +17,7 @@ class ActorVitals:
     """An actor is stuck when rollouts are in flight and none of them gets a token for `limit_s`."""
 
     def __init__(self, vitals: Vitals, limit_s: float) -> None:
-        self._vitals, self._limit_s = vitals, limit_s
+        self._vitals, self._limit_s, self.tracer = vitals, limit_s, vitals.tracer
         self._signs: tuple[float, ...] = ()
 
     def note(self, numbers: Mapping[str, float], room: int, *, has_weights: bool) -> None:

@@ -57,7 +57,7 @@ def main(cfg: Config) -> None:
             save_config(cfg, paths.buffer_config)
             settings = RunSettings.from_config(cfg, tokenizer.model_ids)
             core = BufferCore.open(settings, prompts, heldout, tokenizer.fingerprint, journal, monotonic())
-            core.progress.cpu_clock = process_time
+            core.progress.cpu_clock, core.progress.tracer = process_time, vitals.tracer
             watch = BufferVitals(vitals, core) if vitals.watched else None
             service = BufferService(core, router, max_bytes, quarantine=core.quarantine, gate=gate, watch=watch)
             _serve(service, paths.buffer, endpoint_of(router), cfg.buffer.keys)

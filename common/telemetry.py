@@ -17,6 +17,8 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
+from .trace import NO_TRACE, Tracer
+
 
 class Spans:
     """Seconds spent under each name since the last `take`. For any thread; time under nested names counts for both.
@@ -24,7 +26,9 @@ class Spans:
     Example: span = Spans(); `with span("learner/step"): ...`; span.take() == {"learner/step_s": 1.25}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer = NO_TRACE) -> None:
+        """`tracer` records each span too."""
+        self._tracer = tracer
         self._seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -34,7 +38,9 @@ class Spans:
         try:
             yield
         finally:
-            self.add(name, perf_counter() - started)
+            ended = perf_counter()
+            self.add(name, ended - started)
+            self._tracer.add(name, started, ended)
 
     def add(self, name: str, seconds: float) -> None:
         """Add seconds that were measured elsewhere."""

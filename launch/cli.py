@@ -203,6 +203,17 @@ def top(argv: list[str]) -> int:
     return show_top(args.target, keys=args.keys, every_s=max(0.2, args.every), once=args.once)
 
 
+def trace(argv: list[str]) -> int:
+    parser = command_parser("trace", "a run of several hosts: give the run folder of each, copied to this one")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the run's name (a folder in runs/), or its folder; only read")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .json or .json.gz file (default: RUN/trace.json)")
+    parser.add_argument("--last", type=float, default=0.0, metavar="SECONDS", help="only the end of the run (default: all)")
+    args = parser.parse_args(argv)
+    from .trace.command import write_trace
+
+    return write_trace(args.runs, args.out, args.last)
+
+
 def reset(argv: list[str]) -> int:
     parser = command_parser("reset")
     parser.add_argument("--run", required=True, metavar="NAME_OR_FOLDER", help="a folder in runs/, or the folder of any run")
@@ -344,6 +355,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command(status, "print the ledger of a live or ended run"),
     "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),
     "top": Command(top, "watch a running run: actors, learner, batches, and what holds them up"),
+    "trace": Command(trace, "write what all processes did, on one clock, as a file for Perfetto"),
     "reset": Command(reset, "ask a live run to reset its reference now"),
     "replay": Command(replay, "run the learner of a run again from its recorded batches, and compare"),
     "diff": Command(diff, "print the first step at which two runs differ, and in what"),

@@ -82,7 +82,7 @@ def _train(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], 
         source = make_source(cfg, ranks, stop)
         try:
             learner = _start(cfg, ranks, source, device, stop)
-            learner.vitals = vitals
+            learner.report_to(vitals)
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
@@ -140,6 +140,10 @@ class Learner:
         self.paths = run_paths(cfg)
         self.spans = Spans()
         self.metrics = MetricsWriter(self.paths.folder, resume_step=state.version) if ranks.first else None
+
+    def report_to(self, vitals: LearnerVitals) -> None:
+        """Tell these vitals, and their trace, from now on."""
+        self.vitals, self.spans = vitals, Spans(vitals.tracer)
 
     @classmethod
     def start(

@@ -18,13 +18,25 @@ SLACK_S = 60.0  # beyond learner.starve_s, after which a learner that waits ends
 LONG_STEP = 20.0  # times the longest step so far: one that takes longer is stuck, unless that is less than starve_s
 # seconds of a record that are added up
 SPENT_SECONDS = ("wait_s", "compute_s", "publish_s", "checkpoint_s", "step_s", "cpu_s")
+# numbers of a record that go into the trace
+TRACED = (
+    "learner/reference_s",
+    "learner/proximal_s",
+    "learner/forward_backward_s",
+    "learner/optimizer_s",
+    "learner/compute_s",
+    "learner/tokens",
+    "reward/mean",
+    "buffer/staleness_max",
+    "policy/ess",
+)
 
 
 class LearnerVitals:
     """Of one rank."""
 
     def __init__(self, vitals: Vitals, starve_s: float) -> None:
-        self._vitals, self._starve_s = vitals, starve_s
+        self._vitals, self._starve_s, self.tracer = vitals, starve_s, vitals.tracer
         self._longest_s, self._began = 0.0, monotonic()
         self._sums: dict[str, float] = {}
         # a sweep is in the record of one step, and stands until the next
@@ -51,6 +63,7 @@ class LearnerVitals:
 
     def recorded(self, version: int, record: Mapping[str, float]) -> None:
         """A step is done, and its record written."""
+        self.tracer.add("step", self._began, monotonic(), version=version, **traced_numbers(record))
         if not self._vitals.watched:
             return
         finite = {name: float(value) for name, value in record.items() if math.isfinite(float(value))}
@@ -72,6 +85,11 @@ def learner_metrics(version: int, record: Mapping[str, float], sums: Mapping[str
         yield Metric("learner_seconds", sums[name], counter, activity, "seconds by activity; step: all of them")
     for name, value in record.items():
         yield step_metric(name, value)
+
+
+def traced_numbers(record: Mapping[str, float]) -> dict[str, float]:
+    """The numbers of a record that its span carries, by their names without the group."""
+    return {name.partition("/")[2]: float(record[name]) for name in TRACED if name in record}
 
 
 @contextmanager

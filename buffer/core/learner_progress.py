@@ -15,6 +15,7 @@ import msgspec
 
 from ...common.config.sections import CheckpointConfig
 from ...common.messages import LearnerPace
+from ...common.trace import NO_TRACE
 from ...common.types import Batch, StepEvidence
 from .peers import Peers
 from .run_state import HELD_S, RunState
@@ -34,6 +35,8 @@ class LearnerProgress:
         # CPU seconds of this process so far: none in a simulation
         self.cpu_clock: Callable[[], float] = lambda: 0.0
         self._cpu_at_batch_s = 0.0
+        # records every batch, when time is that of this host
+        self.tracer = NO_TRACE
         # the last steps with the time that eta held their batches back, and that time of the batch that is out
         self._recent: deque[tuple[StepEvidence, float]] = deque(maxlen=RECENT)
         self._held_s = 0.0
@@ -68,6 +71,8 @@ class LearnerProgress:
         is_recorded = self._waiting < self._run.store.head
         batch = self._recorded(self._waiting) if is_recorded else self._form(peers, now)
         if batch is not None:
+            ordinals = [group.ordinal for group in batch.groups] if self.tracer.on else []
+            self.tracer.add("batch", self._since_s, now, version=batch.version, ordinals=ordinals, recorded=int(is_recorded))
             self.stop_waiting()
         return batch
 

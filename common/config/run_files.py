@@ -60,6 +60,10 @@ class RunPaths:
         return self.folder / "report.html"
 
     @property
+    def trace(self) -> Path:
+        return self.folder / "trace"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 

@@ -29,6 +29,7 @@ from ..config.run_files import run_paths
 from ..config.sections import Config
 from ..errors import AddressInUse
 from ..files import write_atomically
+from ..trace import open_trace, trace_name
 from ..transport.sockets import is_loopback
 from .exposition import CONTENT_TYPE, exposition
 from .vitals import Vitals
@@ -42,19 +43,29 @@ MAX_REQUESTS = 16  # answered at once; further connections are closed
 
 @contextmanager
 def serve_vitals(cfg: Config, role: str, name: str) -> Iterator[Vitals]:
-    """The vitals of this process, served while the block runs if `run.http_port` is set. Raises: AddressInUse."""
-    vitals = Vitals(role, name, cfg.run.name)
-    if cfg.run.http_port == 0:
-        yield vitals
-        return
+    """The vitals of this process, with a trace, and served if `run.http_port` is set, while the block runs.
+
+    Raises: AddressInUse.
+    """
+    with open_trace(run_paths(cfg).trace, role, name) as tracer:
+        vitals = Vitals(role, name, cfg.run.name, tracer=tracer)
+        if cfg.run.http_port == 0:
+            yield vitals
+        else:
+            with _served(cfg, vitals):
+                yield vitals
+
+
+@contextmanager
+def _served(cfg: Config, vitals: Vitals) -> Iterator[None]:
     vitals.watched = True
     server = open_server(vitals, listening_host(cfg.buffer.address), cfg.run.http_port)
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="http-endpoint", daemon=True)
     thread.start()
-    note = run_paths(cfg).endpoints / f"{_file_name(name)}.json"
+    note = run_paths(cfg).endpoints / f"{trace_name(vitals.name)}.json"
     try:
-        _write_note(note, server, vitals)
-        yield vitals
+        _write_note(note, server)
+        yield
     finally:
         server.shutdown()
         server.server_close()
@@ -160,7 +171,7 @@ class EndpointRequest(BaseHTTPRequestHandler):
         """A probe every few seconds is nothing to write down."""
 
 
-def _write_note(path: Path, server: EndpointServer, vitals: Vitals) -> None:
+def _write_note(path: Path, server: EndpointServer) -> None:
     host = str(server.server_address[0])
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     target = f"{shown}:{server.port}"
@@ -169,7 +180,3 @@ def _write_note(path: Path, server: EndpointServer, vitals: Vitals) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(note) + "\n")
     log.info("endpoint at http://%s/metrics and /healthz", target)
-
-
-def _file_name(process: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in process)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
+from ..trace import NO_TRACE, Tracer
 from .exposition import Metric
 
 
@@ -36,6 +37,7 @@ class Vitals:
     name: str  # of the process, unique in the run
     run: str
     watched: bool = False  # whether anybody can ask; else numbers need not be made
+    tracer: Tracer = NO_TRACE  # records what the process did and when
     _state: str = "starts"
     _since: float = field(default_factory=monotonic)
     _beat: float = field(default_factory=monotonic)

@@ -87,7 +87,7 @@ def test_without_a_port_nothing_is_served(tmp_path: Path) -> None:
     cfg = config_of(tmp_path, 0)
     with serve_vitals(cfg, "buffer", "buffer") as vitals:
         assert not vitals.watched
-    assert not run_paths(cfg).folder.exists()
+    assert not run_paths(cfg).endpoints.exists()
 
 
 def test_only_a_run_that_spans_hosts_is_served_beyond_loopback() -> None:

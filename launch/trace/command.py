@@ -1,0 +1,43 @@
+"""`prolong trace RUN ...`: write what all processes of a run did as one file for Perfetto."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...common.config.run_files import RunPaths
+from ...common.errors import UserError
+from ...common.files import write_atomically
+from ..status import find_run
+from .chrome import chrome_trace
+from .recorded import read_traces
+
+
+def write_trace(runs: Sequence[str], out: Path | None, last_s: float) -> int:
+    """Write the trace, by default to RUN/trace.json. `runs`: the folders of one run, of several hosts. Raises: UserError."""
+    folders = [trace_folder(name) for name in runs]
+    found = read_traces(folders)
+    num_spans = sum(len(trace.spans) for trace in found.processes)
+    if num_spans == 0:
+        raise UserError(f"{', '.join(map(str, folders))}: no spans are recorded there; every process of a run writes some")
+    path = out or folders[0].parent / "trace.json"
+    content = json.dumps(chrome_trace(found.processes, last_s), separators=(",", ":")).encode()
+    write_atomically(path, gzip.compress(content, 6) if path.suffix == ".gz" else content)
+    broken = f", {found.num_broken} broken lines left out" if found.num_broken else ""
+    sys.stdout.write(
+        f"{path}: {num_spans:,} spans of {len(found.processes)} processes, {path.stat().st_size / 1e6:.1f} MB{broken}\n"
+        "open it at https://ui.perfetto.dev (it stays in the browser) or in chrome://tracing\n"
+    )
+    return 0
+
+
+def trace_folder(name: str) -> Path:
+    """The trace of a run by name or folder, or a folder that was copied from another host. Raises: UserError."""
+    folder = Path(name)
+    if any(folder.glob("*.jsonl")) and folder.name == "trace":
+        return folder
+    copied = RunPaths(folder).trace
+    return copied if copied.is_dir() else find_run(name).trace
