@@ -6,6 +6,7 @@ ProlongError
 |  +- DataError             a prompt file or an empty prompt set
 |  +- ModelError            a model or tokenizer that cannot be loaded
 |  +- AddressInUse
+|  +- AlertStop              an alert stopped the run, whose last version is saved
 |  +- PolicyMismatch         engine and learner compute different policies from the same weights
 |  +- HandshakeRefused      the buffer refused: another protocol or tokenizer, or a second learner
 +- WireError                bytes from outside that are not a valid message
@@ -56,6 +57,10 @@ class ModelError(UserError):
 
 class AddressInUse(UserError):
     """The buffer's address is taken."""
+
+
+class AlertStop(UserError):
+    """A limit of `alerts` was passed whose answer is to stop the run."""
 
 
 class PolicyMismatch(UserError):

@@ -15,7 +15,7 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights", "pools", "verifiers")]
+FILES = [f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights", "pools", "verifiers", "alerts")]
 SECTIONS, ALGORITHM, *_ = FILES
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
@@ -81,6 +81,7 @@ MAPPINGS = {
     "model.lora": "LoraConfig",
     "pools.NAME": "PoolConfig",
     "buffer.adaptive": "AdaptiveConfig",
+    "alerts": "AlertsConfig",
 }
 
 

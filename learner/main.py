@@ -19,7 +19,7 @@ from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import staged_configs, total_steps
 from ..common.config.trees import largest_eta, lora_config
-from ..common.errors import ModelError, RunStopped, require
+from ..common.errors import AlertStop, ModelError, RunStopped, require
 from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
 from ..common.monitoring.vitals import Vitals
@@ -42,7 +42,7 @@ from .model.policy import Policy, build_policy
 from .model.reference import AdapterReference, Reference
 from .ranks import Ranks, join_ranks, leave_ranks
 from .report import SPENT, batch_metrics, summarize, write_summary
-from .schedule import Schedule, evidence_of
+from .schedule import Schedule, StepOutcome, evidence_of
 from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
 from .step import StepConfig, Trainer
@@ -157,7 +157,7 @@ class Learner:
         paths = run_paths(cfg)
         checkpoint = find_newest_of_all(paths.checkpoints, ranks)
         state = LearnerState() if checkpoint is None else read_state(checkpoint)
-        schedule = Schedule(cfg, state.stage, state.resets)
+        schedule = Schedule(cfg, state.stage, state.resets, state.alerts)
         source.connect(state.version, state.generation, state.stage.index)
         # shards of several ranks, and adapters, are put into the model of the run; other checkpoints are models themselves
         partial = state.ranks > 1 or lora_config(cfg.model) is not None
@@ -216,7 +216,7 @@ class Learner:
             self.vitals.trains(self.state.version)
             factor = self.schedule.lr_factor(self.state.version)
             try:
-                metrics = self.trainer.train(batch, self.agreement.ask, lr_factor=factor)
+                metrics = batch_metrics(batch) | self.trainer.train(batch, self.agreement.ask, lr_factor=factor)
             except StepDropped as dropped:
                 saveable = dropped.unchanged
                 break
@@ -250,7 +250,7 @@ class Learner:
         return StepEvidence(ess=metrics["policy/ess"], kl=metrics["policy/kl_behaviour_k3"], wait_s=wait_s, step_s=step_s)
 
     def _act_on_outcome(self, batch: Batch, metrics: dict[str, float]) -> dict[str, float]:
-        """Reset the reference and change the stage where the step calls for it; return the metrics of that."""
+        """Reset the reference, change the stage and raise alerts where the step calls for it; return the metrics of that."""
         version, stage = self.state.version, self.schedule.stage.index
         since = version - self.schedule.resets.last
         outcome = self.schedule.step_outcome(evidence_of(batch, metrics, version))
@@ -267,7 +267,17 @@ class Learner:
         if outcome.reset:
             self._reset(outcome.reset)
             recorded[f"reference/reset_{outcome.reset}"] = 1.0
-        return recorded
+        self._announce(outcome)
+        return recorded | self.schedule.alert_metrics(outcome)
+
+    def _announce(self, outcome: StepOutcome) -> None:
+        """Say which limits were passed, and halt if an answer is to stop. The same on every rank."""
+        said = [alert.sentence(self.schedule.limits.steps) for alert in outcome.alerts]
+        if self.ranks.first:
+            for sentence in said:
+                log.warning("version %d: %s", self.state.version, sentence)
+        if outcome.stops:
+            self.source.halt(AlertStop(f"version {self.state.version}: {'; '.join(said)}; {resume_hint(self.cfg)}"))
 
     def _reset(self, reason: str) -> None:
         """Copy the policy to the reference and replace the optimizer, as far as `reference` says.
@@ -308,6 +318,7 @@ class Learner:
         with self.spans("learner/checkpoint"):
             self.state.generation = self.source.generation
             self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
+            self.state.alerts = self.schedule.alerts
             self.saver.save(self.state, self.trainer, protect=self.schedule.protected())
             self.saved, self.saved_at = self.state.version, perf_counter()
 
@@ -334,7 +345,7 @@ class Learner:
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
         """Write the step's line of metrics, and add its cumulative numbers to the state."""
-        record = batch_metrics(batch) | metrics | self.spans.take() | self.source.metrics() | self.saver.metrics()
+        record = metrics | self.spans.take() | self.source.metrics() | self.saver.metrics()
         self.state.wall_s += step_s
         self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
         for name in SPENT:

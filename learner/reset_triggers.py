@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ..common.config.algorithm import ReferenceConfig
@@ -39,6 +41,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     score: tuple[int, float] | None = None
     # whether a reset was requested by hand: `prolong reset`
     asked: bool = False
+    # the numbers of the step's record, for alerts
+    numbers: Mapping[str, float | None] = {}
 
 
 def decide(state: ResetState, seen: Evidence, cfg: ReferenceConfig) -> tuple[ResetState, str]:

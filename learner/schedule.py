@@ -8,17 +8,18 @@ Nothing here touches weights. The same history gives the same outcomes, which `o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from ..common.config.algorithm import StageConfig
-from ..common.config.choices import ResetSource
+from ..common.config.choices import Answer, ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
-from ..common.config.trees import lr_schedule_config
+from ..common.config.trees import alerts_config, lr_schedule_config
 from ..common.json_object import JsonObject
 from ..common.types import Batch, ValidationSetting
+from .alerts import Alert, AlertState, alert_metrics, judge
 from .learning_rate import lr_factor
 from .reset_triggers import Evidence, ResetState, after_reset, decide
 
@@ -63,14 +64,23 @@ class StepOutcome:
     reset: str = ""
     # whether another stage begins
     stage: bool = False
+    # limits that were passed
+    alerts: list[Alert] = field(default_factory=list)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run stops here because of an alert."""
+        return any(alert.answer is Answer.stop for alert in self.alerts)
 
 
 class Schedule:
-    """The run's stages and triggers. `stage` and `resets` are part of every checkpoint."""
+    """The run's stages, triggers and alerts. `stage`, `resets` and `alerts` are part of every checkpoint."""
 
-    def __init__(self, cfg: Config, stage: StageState, resets: ResetState) -> None:
+    def __init__(self, cfg: Config, stage: StageState, resets: ResetState, alerts: AlertState | None = None) -> None:
         """Takes the whole configuration of the run, because a stage is that configuration with sections laid over it."""
         self.stage, self.resets = stage, resets
+        self.alerts = AlertState() if alerts is None else alerts
+        self.limits = alerts_config(cfg)
         self._run = cfg
         self._configs = staged_configs(cfg)
         self._steps = total_steps(cfg)
@@ -86,7 +96,8 @@ class Schedule:
         end = min(begin + stages[0].steps, self._steps) if stages and stages[0].steps else self._steps
         cleared = max(begin, self.resets.last) if self.cfg.reference.reset_optimizer else begin
         schedule = lr_schedule_config(self.cfg.learner)
-        return lr_factor(schedule, step=version - begin, steps=end - begin, since_reset=version - cleared)
+        factor = lr_factor(schedule, step=version - begin, steps=end - begin, since_reset=version - cleared)
+        return factor * self.alerts.lr_share
 
     def averages_reference(self, version: int) -> bool:
         """Whether the reference takes the policy of `version` into its average, under the present stage."""
@@ -99,17 +110,24 @@ class Schedule:
 
     def step_outcome(self, seen: Evidence) -> StepOutcome:
         """Take a step's evidence into account and move the state on to the next step."""
+        self.alerts, alerts = judge(self.alerts, seen.version, seen.numbers, seen.score, self.limits)
         self.resets, reset = decide(self.resets, seen, self.cfg.reference)
         stage = next_stage(self.stage, self._run.stages, version=seen.version, fired=reset != "", score=seen.score)
         changed = stage != self.stage
         self.stage = stage
         if self.ended(seen.version):
-            return StepOutcome()
+            return StepOutcome(alerts=alerts)
         if changed and not reset and self._run.stages[stage.index].reset:
             reset = "stage"
+        if not reset and any(alert.answer is Answer.reset for alert in alerts):
+            reset = "alert"
         if reset:
             self.resets = after_reset(self.resets, seen.version)
-        return StepOutcome(reset=reset, stage=changed)
+        return StepOutcome(reset=reset, stage=changed, alerts=alerts)
+
+    def alert_metrics(self, outcome: StepOutcome) -> dict[str, float]:
+        """What the record of the step says of alerts; nothing in a run that has no limits."""
+        return alert_metrics(outcome.alerts, self.alerts) if self.limits.limits() else {}
 
     def protected(self) -> frozenset[int]:
         """Versions whose checkpoints a reset to the best may need: the best so far, and those still without a score."""
@@ -126,6 +144,7 @@ def evidence_of(batch: Batch, metrics: dict[str, float], version: int) -> Eviden
     return Evidence(
         version=version,
         kl=metrics.get("reference/kl", 0.0),
+        numbers=metrics,
         score=max(scores, default=None),
         asked=batch.reset_requested,
     )
@@ -143,5 +162,6 @@ def outcomes_of(cfg: Config, records: Iterable[JsonObject]) -> Iterator[tuple[in
             kl=0.0 if kl is None else kl,
             score=None if version is None or mean is None else (int(version), mean),
             asked=bool(record.get("reference/asked")),
+            numbers=record,
         )
         yield record["step"], schedule.step_outcome(seen)

@@ -12,6 +12,15 @@ class EngineKind(Enum):
     transformers = "transformers"  # needs no vLLM and starts in a moment; for tests and small machines
 
 
+class Answer(Enum):
+    """What the learner does when a limit of `alerts` is passed."""
+
+    log = "log"  # it records the alert and says so in the log, as with every other answer
+    reset = "reset"  # it resets the reference and AdamW, as `reference` says
+    lower_lr = "lower_lr"  # it multiplies the learning rate by alerts.lr_factor
+    stop = "stop"  # it saves and ends the run, which `prolong train` resumes after a change of settings
+
+
 class Straggler(Enum):
     """The treatment of a group that would be staler than eta when it is trained."""
 

@@ -76,6 +76,7 @@ CHANGES: dict[str, Change] = {
     "weights": FREE,
     "launch": FREE,
     "pools": FREE,
+    "alerts": NEXT,
     "stages": LIMITED,
     "stages[]": LIMITED,
 }

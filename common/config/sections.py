@@ -350,6 +350,8 @@ class Config:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     # kinds of actors, {NAME: {count: 2, actor: {capacity: 64}}, ...} with the keys of pools.NAME below; none: all are alike
     pools: dict[str, PoolConfig] = field(default_factory=dict)
+    # limits on the numbers of a step, such as {kl_above: 0.5, answer: stop}, and the keys of alerts below; {}: none
+    alerts: dict[str, object] = field(default_factory=dict)
     # run one after the other; none: the run is one stage
     stages: list[StageConfig] = field(default_factory=list)
 

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
+from .alerts import AlertsConfig
 from .learner import LearnerConfig, LrScheduleConfig
 from .sections import AdaptiveConfig, BufferConfig, Config, LoraConfig, ModelConfig
 from .verifiers import JudgeConfig, VerifiersConfig
@@ -127,6 +128,16 @@ def judge_config(verifiers: VerifiersConfig) -> JudgeConfig | None:
 def lr_schedule_config(learner: LearnerConfig) -> LrScheduleConfig:
     """How the learning rate changes. Raises: ConfigError."""
     return build_section(LrScheduleConfig, learner.lr_schedule, "learner.lr_schedule")
+
+
+def alerts_config(cfg: Config) -> AlertsConfig:
+    """When the learner raises alerts; without limits, never. Raises: ConfigError."""
+    rules = build_section(AlertsConfig, cfg.alerts, "alerts")
+    unread = "0 with objective.kl_beta = 0, which needs no reference to measure it"
+    require(rules.kl_above == 0 or cfg.objective.kl_beta > 0, "alerts.kl_above", rules.kl_above, unread)
+    unscored = "0 with validation.every = 0, which gives no scores"
+    require(rules.score_drop == 0 or cfg.validation.every > 0, "alerts.score_drop", rules.score_drop, unscored)
+    return rules
 
 
 def lora_config(model: ModelConfig) -> LoraConfig | None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from ...common.adapters import BASE, SCALE
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import ModelError
+from ..alerts import AlertState
 from ..loss_scale import LossScale
 from ..model.policy import Policy
 from ..ranks import Ranks
@@ -60,6 +61,7 @@ class LearnerState(msgspec.Struct, kw_only=True):
     reference_epoch: int = 0
     stage: StageState = StageState()
     resets: ResetState = ResetState()
+    alerts: AlertState = AlertState()
     entropy_coefficient: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0

@@ -77,6 +77,13 @@ class BatchSource(Protocol):
         """
         ...
 
+    def halt(self, reason: ProlongError) -> None:
+        """The run stops here: the next `take` gives None, and `ended` is `reason`. By every rank, or by none.
+
+        A recorded run goes on: its history tells what came next.
+        """
+        ...
+
     def checkpoint_saved(self, version: int) -> None:
         """A checkpoint of `version` is durable: earlier batches need not be served again. Never blocks."""
         ...

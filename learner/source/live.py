@@ -90,6 +90,7 @@ class LiveSource:
         self._handover = BatchHandover(ranks, cfg.buffer.max_message_mb << 20)
         self._client: RankClient = NullClient()
         self._weights: WeightPublisher = NullPublisher()
+        self._halted: ProlongError | None = None
 
     @property
     def ended(self) -> ProlongError | None:
@@ -116,13 +117,21 @@ class LiveSource:
         self._weights = self._client.open_weights(policy, device)
 
     def take(self, version: int) -> Batch | None:
-        return self._handover.take(lambda: self._client.take(version))
+        return self._handover.take(lambda: self._read(version))
+
+    def _read(self, version: int) -> Batch | None:
+        if self._halted is not None:
+            raise self._halted
+        return self._client.take(version)
 
     def publish(self, version: int, policy: Policy) -> None:
         self._weights.publish(version, policy.full_parameters(DTYPES[self._cfg.model.dtype]))
 
     def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         self._client.step_done(version, stage, saves=saves, evidence=evidence)
+
+    def halt(self, reason: ProlongError) -> None:
+        self._halted = reason
 
     def checkpoint_saved(self, version: int) -> None:
         self._client.checkpoint_saved(version)

@@ -128,6 +128,9 @@ class RecordedSource:
     def step_done(self, version: int, stage: int, *, saves: bool, evidence: StepEvidence) -> None:
         """No buffer counts steps."""
 
+    def halt(self, reason: ProlongError) -> None:
+        """What stopped the recorded run stopped it; batches of a later start may follow."""
+
     def checkpoint_saved(self, version: int) -> None:
         """The recorded batches stay as they are."""
 
