@@ -9,11 +9,12 @@
 # make test-gpu-set  the learner and the weights plane with the GPU set's torch and transformers, on a CPU: .venv-gpu-set
 # make test-gpu   the tests that need a GPU, one of them two: after make install-gpu
 # make skypilot   SkyPilot reads what prolong launch writes for it, in an environment that it makes: .venv-skypilot
+# make site     the documentation as a site in build/site, links checked; in an environment that it makes: .venv-site
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu install-trl demo real test check soak lint wheel parity skypilot docs clean test-gpu test-gpu-set vllm-stubs
+.PHONY: help install install-gpu install-trl demo real test check soak lint wheel parity skypilot docs site clean test-gpu test-gpu-set vllm-stubs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -127,8 +128,16 @@ test-gpu-set: .venv-gpu-set/.installed
 vllm-stubs: $(STAMP)
 	@$(BIN)/python -m tests.support.vllm_stubs
 
+# mkdocs-material, 0.1 GB, a few seconds. A link or an anchor that leads nowhere is an error, and so is a page outside of the navigation.
+site: .venv-site/.installed
+	@NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
+	@echo "site: build/site/index.html"
+
+.venv-site/.installed: docs/requirements.lock .ci/install
+	@bash .ci/install .venv-site docs/requirements.lock
+
 clean:
-	rm -rf $(VENV) .venv-trl .venv-parity .venv-skypilot .venv-gpu-set build dist *.egg-info
+	rm -rf $(VENV) .venv-site .venv-trl .venv-parity .venv-skypilot .venv-gpu-set build dist *.egg-info
 
 # docs/config.md from common/config/
 docs: $(STAMP)

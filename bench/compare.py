@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import UserError
+from ..common.files import write_atomically
 from ..common.json_object import JsonObject
 from .measure import report
 from .measurements import OURS, direction_of
 from .results_file import BenchFile, read_results
 
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"  # on a page that shows the results of a file
 BUSY = 0.3  # processes of others that wanted a core, above which a warning is due
 # two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; after the last one 2.0 is close enough
 STUDENT = (
@@ -164,7 +166,7 @@ def three_digits(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def table_of(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
+def aligned_table(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
     """Rows under a header, the first column to the left, the others to the right."""
     if markdown:
         lines = [" | ".join(row) for row in rows]
@@ -186,14 +188,35 @@ def page_of_two(files: tuple[BenchFile, BenchFile], systems: tuple[str, str], *,
         body.append(
             [each.name, three_digits(each.first), three_digits(each.second), f"{each.ratio:.2f}", interval, each.verdict]
         )
-    return table_of([header, *body], markdown=markdown)
+    return aligned_table([header, *body], markdown=markdown)
 
 
 def page_of_one(results: BenchFile, system: str, *, markdown: bool) -> str:
     rows = [["figure", "median", "lowest", "highest", "rounds"]]
     for name, values in results.values(system).items():
         rows.append([name, *map(three_digits, (statistics.median(values), min(values), max(values))), str(len(values))])
-    return table_of(rows, markdown=markdown)
+    return aligned_table(rows, markdown=markdown)
+
+
+def results_part(results: BenchFile) -> str:
+    """The results of a file as a part of a page: about it, prolong's figures, and those of each other system beside them."""
+    others = [system for system in results.systems if system != OURS]
+    parts = ["".join(f"- {line}\n" for line in about(results))]
+    parts += [f"**Beware**: {text}.\n" for text in warnings_of([results])]
+    parts.append(page_of_one(results, OURS, markdown=True))
+    for other in others:
+        parts.append(f"Beside {other}, in the same rounds (`ratio` is {OURS} over {other}):\n")
+        parts.append(page_of_two((results, results), (other, OURS), markdown=True))
+    return "\n".join(parts)
+
+
+def write_part(page: Path, part: str) -> None:
+    """Replace what stands between the two marks of a page. Raises: UserError when it has none."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"--page {page}: expected a page with the lines {BEGIN} and {END}")
+    write_atomically(page, f"{before}{begin}\n{part}{end}{after}")
 
 
 def as_result(rows: Sequence[ComparedFigure], files: Sequence[BenchFile]) -> JsonObject:
@@ -215,6 +238,7 @@ def main(argv: list[str]) -> int:
         prog="prolong bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", metavar="FILE[:SYSTEM]", help="one or two; SYSTEM is prolong where it is left out")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help="write the results of one file between its two marks")
     parser.add_argument("--markdown", action="store_true", help="tables as in docs/benchmarks.md")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     args = parser.parse_args(argv)
@@ -222,6 +246,9 @@ def main(argv: list[str]) -> int:
         parser.error(f"{len(args.files)} files: expected one or two")
     sides = [parse_side(text) for text in args.files]
     files = [results for results, _ in sides]
+    if args.page:
+        write_part(args.page, results_part(files[0]))
+        return 0
     if len(sides) == 1:
         [(results, system)] = sides
         page = page_of_one(results, system, markdown=args.markdown)

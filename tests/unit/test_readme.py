@@ -62,9 +62,10 @@ def test_links_lead_somewhere() -> None:
     links = {(page, link) for page, text in TEXT.items() for link in re.findall(r"\]\((?!http)([^)]+)\)", text)}
     base = {page.name: page.parent for page in PAGES}
     anchors = {name: {slug(title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)} for name, text in TEXT.items()}
-    inside = {(page, link) for page, link in links if link.startswith("#")}
-    assert {(page, link) for page, link in inside if link[1:] not in anchors[page]} == set()
-    assert {(page, link) for page, link in links - inside if not (base[page] / link).exists()} == set()
+    parts = {(page, *link.partition("#")[::2]) for page, link in links}  # page, file, anchor
+    assert {(page, file) for page, file, _ in parts if not (base[page] / file).exists()} == set()
+    named = {(page, Path(file or page).name, anchor) for page, file, anchor in parts if anchor}
+    assert {each for each in named if each[2] not in anchors.get(each[1], {each[2]})} == set()
 
 
 def slug(title: str) -> str:

@@ -246,3 +246,21 @@ def test_numbers_have_three_digits() -> None:
         "12,346",
     ]
     assert ComparedFigure(name="x", first=1, second=1, ratio=1, interval=None, more_is_better=None).verdict == "one round"
+
+
+def test_a_page_gets_the_results_between_its_marks(tmp_path: Path) -> None:
+    both = result("race-trl", 1, {"demo_run/step_s": 1.0})
+    both.figures[TRL] = {"demo_run/step_s": 2.0}
+    write_results(tmp_path / "a.json", file_of(both))
+    page = tmp_path / "page.md"
+    page.write_text(f"# Title\n\n{bench_compare.BEGIN}\nold\n{bench_compare.END}\nrest\n")
+    for _ in range(2):
+        assert bench_compare.main([str(tmp_path / "a.json"), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("# Title\n\n<!-- results -->\n- 2026-11-30: prolong bench all\n")
+    assert "| demo_run/step_s | 1.00 | 1.00 | 1.00 | 1 |\n" in text
+    assert "| demo_run/step_s | 2.00 | 1.00 | 0.50 |  | one round |\n<!-- end of results -->\nrest\n" in text
+    assert "old" not in text
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="expected a page with the lines"):
+        bench_compare.main([str(tmp_path / "a.json"), "--page", str(page)])
