@@ -48,7 +48,7 @@ def open_report(path: Path) -> dict[str, float]:
 def measure_page(paths: RunPaths, megabytes: float, rounds: int) -> dict[str, float]:
     """Write the page of a run, then open it so many times."""
     began = perf_counter()
-    written = write_report(paths, megabytes=megabytes)
+    written = write_report(paths, megabytes=megabytes, predicts=False)
     result = {
         "write_s": perf_counter() - began,
         "page_mb": written.num_bytes / 1e6,

@@ -169,6 +169,12 @@ def _of_buffer(version: int, size: SyntheticSize) -> dict[str, float]:
         "actor/busy_s": 6.5,
         "actor/idle_s": 1.2,
         "actor/weights_s": 0.3,
+        "actor/cpu_s": 7.0,
+        "actor/helper_cpu_s": 1.0,
+        "actor/engine_steps": 2.0 * size.tokens,
+        "actor/engine_running": 1.3 * size.groups * size.n * size.tokens,
+        "actor/verifiers/verdicts": 1.3 * size.groups * size.n,
+        "buffer/bypassed": 0.0,
         "actor/verify_s": 1.5,
         "actor/verifying_s": 1.0,
         "actor/verify_exposed_s": 0.1,
@@ -218,7 +224,7 @@ def synthetic_config(folder: Path, size: SyntheticSize) -> Config:
         model=ModelConfig(path=str(MODEL), max_context=8 * size.tokens),
         sampling=SamplingConfig(n=size.n, max_tokens=4 * size.tokens),
         buffer=BufferConfig(batch_groups=size.groups, eta=ETA, keep_history=True),
-        stages=[StageConfig(name=f"run {i + 1}", steps=third) for i in range(3)],
+        stages=[StageConfig(name=f"run {i + 1}", steps=size.steps - 2 * third if i == 2 else third) for i in range(3)],
     )
 
 

@@ -184,10 +184,11 @@ def report_page(argv: list[str]) -> int:
     parser.add_argument(
         "--megabytes", type=float, default=20.0, help="of the page at most: how many rollouts it shows (default: 20)"
     )
+    parser.add_argument("--quick", action="store_true", help="do not simulate what changes would gain: up to a minute")
     args = parser.parse_args(argv)
     from .report.command import report_run
 
-    return report_run(args.run, args.out, args.megabytes)
+    return report_run(args.run, args.out, args.megabytes, predicts=not args.quick)
 
 
 def top(argv: list[str]) -> int:

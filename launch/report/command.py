@@ -32,9 +32,12 @@ class WrittenReport:
     sample: RolloutSample
 
 
-def report_run(run: str, out: Path | None, megabytes: float) -> int:
+def report_run(run: str, out: Path | None, megabytes: float, *, predicts: bool) -> int:
     """Write the page and say where it is. Raises: UserError."""
-    written = write_report(find_run(run), out, megabytes)
+    paths = find_run(run)
+    if predicts:
+        sys.stderr.write("simulating what changes of the run would gain: up to a minute (--quick leaves it out)\n")
+    written = write_report(paths, out, megabytes, predicts=predicts)
     sample = written.sample
     shown = f"{sample.num_rollouts:,} rollouts, {len(sample.groups):,} of {sample.kept_groups:,} groups in the journal"
     sys.stdout.write(f"{written.path}: {written.num_bytes / 1e6:.1f} MB, {shown if sample.groups else 'no rollouts'}\n")
@@ -43,8 +46,13 @@ def report_run(run: str, out: Path | None, megabytes: float) -> int:
     return 0
 
 
-def write_report(paths: RunPaths, out: Path | None = None, megabytes: float = MEGABYTES) -> WrittenReport:
-    """Write the page of a run to `out`, by default report.html in its folder. Raises: UserError."""
+def write_report(
+    paths: RunPaths, out: Path | None = None, megabytes: float = MEGABYTES, *, predicts: bool = True
+) -> WrittenReport:
+    """Write the page of a run to `out`, by default report.html in its folder. Raises: UserError.
+
+    predicts: simulate what changes would gain, which takes most of the time.
+    """
     if megabytes < LEAST:
         raise UserError(f"--megabytes {megabytes:g}: expected at least {LEAST:g}")
     path = out or paths.report
@@ -59,7 +67,7 @@ def write_report(paths: RunPaths, out: Path | None = None, megabytes: float = ME
         "run": facts_of(paths, cfg, records, sweeps),
         "columns": asdict(columns),
         "sweeps": {setting: asdict(curve) for setting, curve in sweeps.items()},
-        "diagnosis": diagnose(paths.folder).as_json() if records and cfg else None,
+        "diagnosis": diagnose(paths.folder, predicts=predicts).as_json() if records and cfg else None,
         "config": paths.config.read_text(encoding="utf-8") if cfg else "",
     }
     page, title = PageParts.load(), f"{facts['run']['name']} - prolong report"
@@ -72,9 +80,17 @@ def write_report(paths: RunPaths, out: Path | None = None, megabytes: float = ME
 
 
 def _tokenizers(paths: RunPaths, cfg: Config | None) -> list[str]:
-    """Where the tokenizer may be: a checkpoint has the run's own, wherever the model's folder is now."""
-    checkpoints = [str(path) for path in reversed(find_checkpoints(paths.checkpoints).values())]
-    return [*checkpoints[:1], *([cfg.model.path] if cfg else [])]
+    """Where the tokenizer may be: a checkpoint has the run's own, wherever the model's folder is now.
+
+    A relative path counts from the folder that the run was started in, which may be another one than this.
+    """
+    found = [str(path) for path in reversed(find_checkpoints(paths.checkpoints).values())][:1]
+    if cfg is None:
+        return found
+    root, folder = Path(cfg.run.root), paths.folder.resolve()
+    if not root.is_absolute():
+        found.append(str(folder.parents[len(root.parts)] / cfg.model.path))
+    return [*found, cfg.model.path]
 
 
 def _generations(sample: RolloutSample) -> list[RunMark]:

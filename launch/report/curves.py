@@ -17,7 +17,7 @@ from ..summary import by_domain
 MAX_POINTS = 2_000  # of a curve; the steps of a longer run are put together
 MAX_NAMES = 500  # of metrics; of thousands of actors, each has some
 DIGITS = 5  # that numbers are rounded to
-RESET = "reference/reset_"
+RESET, ALERT, ANSWER = "reference/reset_", "alert/", "alert/answer_"
 # numbers of a step that are faults where they are above 0, in words
 FAULTS = {
     "learner/skipped": "updates were skipped, because they were not finite",
@@ -52,7 +52,7 @@ class RunMark:
 
     step: int
     last_step: int
-    kind: str  # reset, stage or fault
+    kind: str  # reset, stage, alert or fault
     words: str
 
 
@@ -130,8 +130,8 @@ def sweeps_of(records: Sequence[MetricsRecord], summary: JsonObject) -> dict[str
 
 
 def marks_of(records: Sequence[MetricsRecord], stages: Sequence[StageConfig]) -> list[RunMark]:
-    """Resets, stages and faults of a run, in order of their steps."""
-    marks = [*_resets(records), *_stages(records, stages), *_faults(records), *_lost_actors(records)]
+    """Resets, stages, alerts and faults of a run, in order of their steps."""
+    marks = [*_resets(records), *_alerts(records), *_stages(records, stages), *_faults(records), *_lost_actors(records)]
     return sorted(marks, key=lambda mark: mark.step)
 
 
@@ -141,6 +141,17 @@ def _resets(records: Sequence[MetricsRecord]) -> Iterator[RunMark]:
             if name.startswith(RESET):
                 step, why = int(record["step"]), name.removeprefix(RESET)
                 yield RunMark(step=step, last_step=step, kind="reset", words=f"reset of the reference ({why})")
+
+
+def _alerts(records: Sequence[MetricsRecord]) -> Iterator[RunMark]:
+    """A mark for every limit that was passed, with what the learner did."""
+    for record in records:
+        answers = ", ".join(name.removeprefix(ANSWER) for name in record if name.startswith(ANSWER))
+        for name, value in record.items():
+            if name.startswith(ALERT) and not name.startswith(ANSWER) and name != "alert/lr_share" and answers:
+                step, limit = int(record["step"]), name.removeprefix(ALERT)
+                words = f"alert: alerts.{limit} was passed by {value:.4g} (answer: {answers})"
+                yield RunMark(step=step, last_step=step, kind="alert", words=words)
 
 
 def _stages(records: Sequence[MetricsRecord], stages: Sequence[StageConfig]) -> Iterator[RunMark]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -13,6 +14,8 @@ from prolong.bench.report import READY
 from prolong.bench.synthetic_run import SyntheticSize, write_synthetic_run
 from prolong.buffer.journal.journal import open_journal
 from prolong.common.config.run_files import RunPaths
+from prolong.launch.diagnosis.diagnose import diagnose
+from prolong.launch.diagnosis.diagnosis import Finding, Improvement
 from prolong.launch.report.command import write_report
 
 pytestmark = pytest.mark.skipif(
@@ -24,6 +27,18 @@ SECTIONS = [
 HOSTILE = '</script><script>window.stolen = 1</script><img src="http://127.0.0.1:9/x" onerror="window.stolen = 1">'
 WIDTHS = {"wide": 1280, "narrow": 390}
 LONG = "w" * 300
+MOVES = (
+    Improvement(
+        part="staleness", words="a larger bound on staleness", settings=("buffer.eta=4", "actor.capacity=32"), gain=1.42,
+        steps_per_s=0.71, staleness_mean=2.5, binds_after="learner",
+    ),
+)  # fmt: skip
+FINDINGS = (
+    Finding(
+        rule="entropy_collapse", title="Entropy collapses", step=12, last_step=20, words="it fell from 0.6 to 0.02",
+        numbers={"learner/entropy": 0.02}, advice="raise the bonus", settings=("objective.entropy=1e-3",),
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +57,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
             )
             journal.put_group(msgspec.structs.replace(group, prompt=prompt), b"")
         journal.commit(newest)
-    write_report(paths)
+    known = replace(diagnose(paths.folder, predicts=False), moves=MOVES, findings=FINDINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prolong.launch.report.command.diagnose", lambda folder, predicts: known)
+        write_report(paths)
     return paths
 
 
@@ -109,6 +127,31 @@ def test_charts_have_curves_marks_and_a_cursor_that_keys_move(page: Browser) -> 
     page.wait("document.querySelectorAll('#learning .chart .at')[1].textContent === 'step 28'")
     page.press("\ue00c")  # escape
     page.wait("document.querySelectorAll('#learning .chart .at')[1].textContent === 'last'")
+    assert page.messages() == []
+
+
+def test_the_diagnosis_is_shown_with_its_moves_and_evidence(page: Browser) -> None:
+    overview, time, findings = (
+        page.run(f"return document.getElementById('{name}').textContent") for name in SECTIONS[0:4:1] if name != "learning"
+    )
+    assert "Most to be gained: +42 % steps per second. A larger bound on staleness. buffer.eta=4 actor.capacity=32" in str(
+        overview
+    )
+    assert "Which roof binds" in str(time)
+    assert "+42 %" in str(time)
+    for text in (
+        "Entropy collapses",
+        "steps 12 to 20",
+        "it fell from 0.6 to 0.02",
+        "learner/entropy0.02",
+        "What to do: raise the bonus objective.entropy=1e-3",
+    ):
+        assert text in str(findings)
+    # the seconds of a side add up: its parts are as wide as its bar
+    sums = page.run("""const width = (nodes) => nodes.reduce((sum, node) => sum + node.getBoundingClientRect().width, 0);
+        return [...document.querySelectorAll('#time .bar')].map((bar) => width([...bar.children]) / width([bar]))""")
+    assert isinstance(sums, list)
+    assert all(0.95 < each < 1.05 for each in sums), sums
     assert page.messages() == []
 
 

@@ -158,7 +158,7 @@ function drawMarks(root, x, width) {
     const place = x(mark.step);
     if (mark.kind === "reset") root.append(titled(svg("line", { class: "reset", x1: place, x2: place, y1: TOP, y2: floor }), mark));
     if (mark.kind === "fault") root.append(titled(svg("path", { class: "fault", d: `M${place} ${floor - 7}l4 7h-8z` }), mark));
-    if (mark.kind === "finding") root.append(titled(svg("path", { class: "finding-mark", d: `M${place - 4} ${TOP}h8l-4 7z` }), mark));
+    if (mark.kind === "finding" || mark.kind === "alert") root.append(titled(svg("path", { class: "finding-mark", d: `M${place - 4} ${TOP}h8l-4 7z` }), mark));
   }
 }
 

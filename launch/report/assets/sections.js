@@ -33,7 +33,7 @@ function overview(data) {
 
 function verdict(diagnosis) {
   if (!diagnosis || !diagnosis.roof) return null;
-  const best = diagnosis.moves[0];
+  const best = diagnosis.moves[0] && diagnosis.moves[0].gain > 1 ? diagnosis.moves[0] : null;
   return el("div", { class: "card verdict" },
     el("p", { class: "big" }, `${sentence(diagnosis.roof.words)}.`),
     best
@@ -101,7 +101,7 @@ function chartControls() {
     box("smooth", "smooth"), box("marks", "marks"),
     el("span", { class: "legend", style: { margin: "0" } },
       key(small(svg("line", { class: "reset", x1: 6, x2: 6, y1: 0, y2: 12 })), "reset"), key(small(svg("rect", { class: "band", width: 12, height: 12 })), "stage"),
-      key(small(svg("path", { class: "fault", d: "M6 2l4 8h-8z" })), "fault"), key(small(svg("path", { class: "finding-mark", d: "M2 2h8l-4 8z" })), "finding")));
+      key(small(svg("path", { class: "fault", d: "M6 2l4 8h-8z" })), "fault"), key(small(svg("path", { class: "finding-mark", d: "M2 2h8l-4 8z" })), "finding or alert")));
 }
 
 // --- time --------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,13 @@ def test_resets_and_stages_are_marked_where_they_happened() -> None:
     ]
 
 
+def test_an_alert_is_marked_with_the_number_and_the_answer() -> None:
+    records = records_of(alert__lr_share=[1.0, 0.5])
+    records[1] |= {"alert/kl_above": 0.71, "alert/answer_lower_lr": 1.0}
+    marks = [(mark.kind, mark.step, mark.words) for mark in marks_of(records, [])]
+    assert marks == [("alert", 2, "alert: alerts.kl_above was passed by 0.71 (answer: lower_lr)")]
+
+
 def test_faults_of_neighbouring_steps_are_one_mark_with_their_sum() -> None:
     lost = [0.0, 2.0, 1.0, 0.0, 0.0, None, 4.0]
     marks = marks_of(records_of(buffer__lost_leases=lost, actor__num_actors=[3.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0]), [])

@@ -63,7 +63,7 @@ def test_the_files_of_the_page_name_no_address_and_make_no_elements_of_texts() -
 
 def test_a_run_becomes_one_file_below_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_synthetic_run(tmp_path / "run", SIZE)
-    assert report_run(str(paths.folder), None, 2.0) == 0
+    assert report_run(str(paths.folder), None, 2.0, predicts=False) == 0
     written = capsys.readouterr().out
     assert "288 rollouts, 72 of 72 groups" in written
     page = paths.report.read_text()
@@ -86,7 +86,7 @@ def test_a_folder_with_metrics_alone_has_a_page(tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "metrics.jsonl").write_bytes(metrics)
-    assert report_run(str(alone), tmp_path / "page.html", 20.0) == 0
+    assert report_run(str(alone), tmp_path / "page.html", 20.0, predicts=False) == 0
     facts = data_of((tmp_path / "page.html").read_text(), "run-data")
     assert facts["diagnosis"] is None
     assert facts["run"]["scores"]["sampled"][1]["version"] == 20
