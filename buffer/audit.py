@@ -3,7 +3,7 @@
     counts of the oldest state that is recorded (or zero)  +  every move since  =  counts of the newest state
 
 Tickets under way and stored groups have records, batches have their groups, and the moves of a ticket follow one another.
-Every decision about eta is made again from its numbers.
+Every decision about eta is made again from its numbers, and every plan of a curriculum whose observations are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..common.types import TicketKind, TicketState
 from .journal import records as r
 from .journal.journal import Journal
 from .tickets.adaptive import LAW, check_decisions
+from .tickets.curriculum import check_plans
 from .tickets.ledger import NOWHERE, TRANSITIONS
 
 STATES = list(TicketState)
@@ -35,6 +36,7 @@ class Audit:
     num_records: int = 0
     num_moves: int = 0
     num_decisions: int = 0  # about eta
+    num_plans: int = 0  # of the curriculum
     batches: list[int] = field(default_factory=list)  # versions
     ledger: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
@@ -76,7 +78,21 @@ def audit(journal: Journal) -> Audit:
     found.num_records += len(decisions)
     for defect in check_decisions(decisions, newest.eta):
         found.find(defect.sentence())
+    _check_curriculum(found, journal, newest)
     return found
+
+
+def _check_curriculum(found: Audit, journal: Journal, newest: r.BufferState) -> None:
+    """Make the plans again, and look for those that a recorded cursor names."""
+    numbers = journal.plans()
+    plans = [plan for number in numbers if (plan := _try(found, lambda number=number: journal.plan(number))) is not None]
+    seen = _try(found, journal.observations) or {}
+    found.num_plans, found.num_records = len(plans), found.num_records + len(plans) + len(seen)
+    states = [newest, *(_try(found, lambda version=version: journal.load_state(version)) for version in journal.states())]
+    for number in sorted({r.plan_number(state.cursor) for state in states if state is not None} - {0, *numbers}):
+        found.find(f"plan {number} of the curriculum is gone, and prompts are drawn by it")
+    for wrong in check_plans(plans, seen):
+        found.find(wrong.sentence())
 
 
 def _try(found: Audit, read: Callable[[], T]) -> T | None:

@@ -15,7 +15,8 @@ from prolong.common.config.resume import change_of
 from prolong.verifiers.registry import VERIFIERS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [f"common/config/{name}.py" for name in ("sections", "algorithm", "learner", "weights", "pools", "verifiers", "alerts")]
+NAMES = ("sections", "algorithm", "learner", "weights", "pools", "verifiers", "alerts", "curriculum")
+FILES = [f"common/config/{name}.py" for name in NAMES]
 SECTIONS, ALGORITHM, *_ = FILES
 CHOICES = "common/config/choices.py"
 PAGE = ROOT / "docs" / "config.md"
@@ -82,6 +83,7 @@ MAPPINGS = {
     "pools.NAME": "PoolConfig",
     "buffer.adaptive": "AdaptiveConfig",
     "alerts": "AlertsConfig",
+    "buffer.curriculum": "CurriculumConfig",
 }
 
 

@@ -36,6 +36,7 @@ def audit_page(folder: str, found: Audit, seconds: float) -> str:
         f"{folder}: {found.num_records} records, {found.num_bytes / 2**20:.1f} MiB, {kept}, {found.num_moves} ledger moves",
         f"ledger: {found.ledger.get('total', 0)} issued = {ledger}",
         *([f"eta: {found.num_decisions} decisions were made again from their numbers"] if found.num_decisions else []),
+        *([f"curriculum: {found.num_plans} plans"] if found.num_plans else []),
         *found.findings,
     ]
     hidden = found.num_findings - len(found.findings)

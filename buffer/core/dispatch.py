@@ -153,6 +153,8 @@ class Dispatch:
         self._run.leases.end(group.ordinal)
         if group.kind is TicketKind.train:
             outcome, reason = self._run.store.take_group(group, lease.ticket, frame)
+            if self._run.curriculum is not None and outcome is not Outcome.failed:
+                self._run.curriculum.observe(group)
         else:
             reason = self._run.validation.take_group(group, lease.ticket.version, self._run.store.head)
             outcome = Outcome.failed if reason else Outcome.stored

@@ -90,6 +90,7 @@ class LearnerProgress:
             return None
         metrics = batch.metrics | self._lags(peers) | peers.actor_metrics() | run.forecast.metrics() | run.counters.next_step()
         self._held_s = run.held.take(now)
+        metrics |= {} if run.curriculum is None else run.curriculum.metrics()
         metrics |= {"buffer/eta": float(run.store.contract.eta), HELD_S: self._held_s}
         cpu_s = self.cpu_clock()
         metrics["buffer/cpu_s"] = cpu_s - self._cpu_at_batch_s
@@ -116,6 +117,7 @@ class LearnerProgress:
             if evidence is not None:
                 run.adapt(version, evidence)
                 self._recent.append((evidence, self._held_s))
+            run.maybe_plan(version)
             if version < self._steps:
                 run.validation.maybe_start_between(version)
             if saves or version % self._checkpoint.every == 0:

@@ -23,7 +23,9 @@ from ..tickets.counters import Counters
 from ..tickets.handovers import Handovers
 from ..tickets.leases import Leases
 from ..tickets.ledger import CODES
+from ..tickets.planned_mixture import PlannedMixture
 from ..tickets.store import Store
+from .curriculum_control import CurriculumControl
 from .eta_control import EtaControl, HeldTime
 from .membership import Membership
 from .pulls import Pullers
@@ -65,6 +67,8 @@ class RunState:
         rules = adaptive_config(settings.buffer)
         # None: eta stays
         self.eta = None if rules is None else EtaControl(rules, settings.buffer.eta)
+        # None: prompts are drawn alike
+        self.curriculum = CurriculumControl(prompts, journal) if isinstance(prompts, PlannedMixture) else None
         self.held = HeldTime()
         self.leases = Leases()
         self.forecast = Forecast()
@@ -158,6 +162,12 @@ class RunState:
             self.journal.log_eta(record)
             self.store.contract.move(record.eta)
 
+    def maybe_plan(self, version: int) -> None:
+        """Order the prompts anew if a plan is due at the version that the learner made."""
+        control, generation = self.curriculum, self.store.generation
+        if control is not None and control.is_due(version, generation):
+            self.store.look_ahead.begin_anew(lambda: control.plan(version, generation, self.validation.scores))
+
     def _restore_eta(self, state: r.EtaState | None, version: int) -> None:
         if self.eta is not None:
             self.eta.restore(state, version)
@@ -204,6 +214,8 @@ class RunState:
             journal.put(r.key(r.RETRY, number), retry)
         for number in went:
             journal.drop(r.key(r.RETRY, number))
+        if self.curriculum is not None:
+            self.curriculum.flush()
         if self.validation.take_changed():
             journal.put(r.SWEEPS, self.validation.records())
             journal.put(r.SCORES, self.validation.scores)
@@ -261,6 +273,8 @@ class RunState:
         """Become what a buffer that died had recorded; its actors may greet for `rejoin_grace_s`."""
         tickets = self.journal.tickets()
         training = [record for record in tickets if record.ticket.kind is TicketKind.train]
+        if self.curriculum is not None:
+            self.curriculum.restore()
         self.store.restore(state, training, self._stored_groups(training), self.journal.retries())
         self._restore_eta(state.eta, state.version)
         self.validation.restore(self.journal.sweeps(), self.journal.scores(), state.reported)

@@ -40,6 +40,7 @@ class Journal:
         self._writing: dict[bytes, bytes | None] = {}
         self._written: Future[None] | None = None
         self.num_moves = self._count_moves()
+        self.num_observations = self._count_observations()
         self._check_format()
 
     def _check_format(self) -> None:
@@ -63,6 +64,12 @@ class Journal:
         last = self._read(keys[-1], list[r.Move]) or []
         return r.number_of(keys[-1]) + len(last)
 
+    def _count_observations(self) -> int:
+        keys = self._keys(r.SEEN)
+        newest = self.newest_plan()
+        written = r.number_of(keys[-1]) + len(self._read(keys[-1], list[r.Observation]) or []) if keys else 0
+        return max(written, 0 if newest is None else newest.num_observations)
+
     # --- pending changes --------------------------------------------------------------------------
 
     def put(self, key: bytes, record: object) -> None:
@@ -80,6 +87,18 @@ class Journal:
     def log_eta(self, record: r.EtaRecord) -> None:
         """Write a decision about eta. They are all kept: a few hundred bytes for each step."""
         self.put(r.key(r.ETA, record.evidence.version), record)
+
+    def log_plan(self, record: r.PlanRecord) -> None:
+        """Write a plan of the curriculum; what was observed before it is in it."""
+        self.put(r.key(r.PLAN, record.number), record)
+        for key in self._keys(r.SEEN):
+            if not self._keep_history and r.number_of(key) < record.num_observations:
+                self.drop(key)
+
+    def add_observations(self, seen: list[r.Observation]) -> None:
+        """Write what groups say of their prompts, after what is there."""
+        self.put(r.key(r.SEEN, self.num_observations), seen)
+        self.num_observations += len(seen)
 
     def add_moves(self, moves: list[r.Move]) -> None:
         """Write moves of the ledger, after those that are there."""
@@ -115,11 +134,19 @@ class Journal:
             return
         # of a learner that repeats steps, an earlier checkpoint may have the later state
         kept = [self.load_state(saved) for saved in self.states()]
+        self._forget_plans([state.cursor for state in kept if state is not None])
         covered = min(state.num_moves for state in kept if state is not None)
         starts = [r.number_of(key) for key in self._keys(r.MOVES)]
         for start, following in pairwise(starts):
             if following <= covered:
                 self.drop(r.key(r.MOVES, start))
+
+    def _forget_plans(self, cursors: list[r.PromptCursor]) -> None:
+        """Drop the plans before the oldest that a cursor names, but the newest."""
+        oldest = min(r.plan_number(cursor) for cursor in cursors)
+        for key in self._keys(r.PLAN)[:-1]:
+            if r.number_of(key) < oldest:
+                self.drop(key)
 
     def forget_from(self, version: int) -> None:
         """Drop batches of `version` and later, and what is recorded of later versions: a generation begins there."""
@@ -194,6 +221,28 @@ class Journal:
         """The decisions about eta, in order of versions."""
         found = (self._read(key, r.EtaRecord) for key in self._keys(r.ETA))
         return [record for record in found if record is not None]
+
+    def plan(self, number: int) -> r.PlanRecord | None:
+        """A plan of the curriculum, if it is there."""
+        return self._read(r.key(r.PLAN, number), r.PlanRecord)
+
+    def plans(self) -> list[int]:
+        """The numbers of the recorded plans, ascending."""
+        return [r.number_of(key) for key in self._keys(r.PLAN)]
+
+    def newest_plan(self) -> r.PlanRecord | None:
+        """The last plan that was made; None before the first."""
+        numbers = self.plans()
+        return self.plan(numbers[-1]) if numbers else None
+
+    def observations(self) -> dict[int, list[r.Observation]]:
+        """What groups said of their prompts, as far as it is kept: lists by the number of their first."""
+        keys = self._keys(r.SEEN)
+        return {r.number_of(key): self._read(key, list[r.Observation]) or [] for key in keys}
+
+    def observations_from(self, number: int) -> list[r.Observation]:
+        """Those of this number and later."""
+        return [one for first, ones in sorted(self.observations().items()) if first >= number for one in ones]
 
     def versions(self) -> list[int]:
         """Versions of the recorded batches, ascending."""

@@ -7,6 +7,7 @@
     w          SweepRecords under way       e          validation scores
     q NUMBER   a prompt that waits to be issued again: uid and next attempt
     a VERSION  EtaRecord: what was decided of eta when the learner had made VERSION
+    c NUMBER   PlanRecord of a curriculum    o NUMBER  list of Observations, the first of which has this number
     f          number of this format
 
 Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own. Format 2 had the frames of
@@ -15,11 +16,12 @@ groups in LMDB; it is read, and becomes 3 with the next commit.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from isal.isal_zlib import crc32
 
+from ...common.config.curriculum import CurriculumConfig
 from ...common.config.sections import AdaptiveConfig
 from ...common.errors import ConfigError, JournalError
 from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
@@ -27,6 +29,7 @@ from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 FORMAT = 3
 READABLE_FORMATS = (2, FORMAT)
 TICKET, GROUP, BATCH, STATE, MOVES, ETA, RETRY = b"t", b"g", b"b", b"s", b"m", b"a", b"q"
+PLAN, SEEN = b"c", b"o"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4
 LARGEST = 1e300  # number of a step's evidence
@@ -88,6 +91,44 @@ class EtaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eta: int  # after it
     law: int = 0  # number of the rules by which it was made (tickets/adaptive.py)
     why: str = ""  # empty: eta stayed as it was
+
+
+class Observation(NamedTuple):
+    """What the rollouts of one group earned; see tickets/curriculum.py."""
+
+    uid: str  # of the prompt
+    rollouts: int
+    reward: float  # their sum
+
+
+class Known(NamedTuple):
+    """What is known of a prompt: so many rollouts, fading with time, and the sum of their rewards."""
+
+    rollouts: float
+    reward: float
+
+
+class SweepNote(NamedTuple):
+    """The mean score of a validation sweep."""
+
+    version: int
+    score: float
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A plan of a curriculum, with all that it was made from."""
+
+    number: int  # from 1
+    law: int  # number of the rules by which it was made
+    version: int  # that the learner had made
+    generation: int
+    why: str = ""
+    rules: CurriculumConfig
+    num_observations: int  # of the run, before this plan
+    sweeps: list[SweepNote] = []  # since the plan before it
+    best: float = -1.0  # score of all sweeps
+    since: int = 0  # sweeps that were not better
+    known: dict[str, Known]  # by uid
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +201,12 @@ class Move(msgspec.Struct, frozen=True, gc=False, array_like=True):
     from_state: int
     to_state: int
     count: int = 1
+
+
+def plan_number(cursor: PromptCursor) -> int:
+    """The plan of a curriculum that a cursor was read under; 0 for one of a source without plans."""
+    word, _, number = cursor.position.partition(" ")
+    return int(number) if word == "plan" and number.isdecimal() else 0
 
 
 def key(kind: bytes, number: int) -> bytes:

@@ -10,7 +10,7 @@ and leaves those out. So no prompt is lost, and none is issued twice.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -87,6 +87,11 @@ class LookAhead:
         if self._drawn:
             self._set_back(self.cursor, self.skips)
         self._source.weigh(weights)
+
+    def begin_anew(self, begin: Callable[[], None]) -> None:
+        """`begin` gives the source another order: what was drawn and not taken has lost its turn."""
+        self._set_back(self.cursor, ())
+        begin()
 
     def _set_back(self, cursor: PromptCursor, skips: Iterable[str]) -> None:
         self._source.restore(cursor)

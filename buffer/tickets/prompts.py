@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ...common.config.sections import Config
 from ...common.config.stages import staged_configs
+from ...common.config.trees import curriculum_config
 from ...common.data.prompts import load_prompts
 from ...common.errors import DataError
 from ...common.tokenizer import Tokenizer
 from ...common.types import Prompt
 from .api import PromptSource
 from .mixture import PromptMixture
+from .planned_mixture import PlannedMixture
 
 
 def load_training_prompts(cfg: Config, tokenizer: Tokenizer) -> PromptSource:
@@ -21,7 +23,8 @@ def load_training_prompts(cfg: Config, tokenizer: Tokenizer) -> PromptSource:
         raise DataError("there are no training prompts; list prompt files in data.train")
     max_tokens = longest_completion(cfg)
     prompts = [load_prompts(source, tokenizer, cfg.model.max_context, max_tokens) for source in cfg.data.train]
-    return PromptMixture(list(zip(prompts, cfg.data.mixture, strict=True)), cfg.run.seed)
+    sources, rules = list(zip(prompts, cfg.data.mixture, strict=True)), curriculum_config(cfg)
+    return PromptMixture(sources, cfg.run.seed) if rules is None else PlannedMixture(sources, cfg.run.seed, rules)
 
 
 def longest_completion(cfg: Config) -> int:

@@ -45,6 +45,7 @@ CHANGES: dict[str, Change] = {
     "buffer.batch_groups": FIXED,
     "buffer.eta": LIMITED,
     "buffer.adaptive": LIMITED,
+    "buffer.curriculum": NEXT,
     "buffer.straggler": FIXED,
     "buffer.preference": NEXT,
     "buffer.dispatch": NEXT,

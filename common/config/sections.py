@@ -192,6 +192,8 @@ class BufferConfig:
     eta: int = 2  # bound on staleness, in versions; 0 is the synchronous system
     # let eta move, beginning with buffer.eta: {min: 0, max: 8} and the settings below; {}: it stays
     adaptive: dict[str, object] = field(default_factory=dict)
+    # draw prompts by their pass rates: {every: 16} and the settings below (docs/curriculum.md); {}: all alike
+    curriculum: dict[str, object] = field(default_factory=dict)
     straggler: Straggler = Straggler.wait  # the treatment of a group that would exceed the bound
     preference: Preference = Preference.earliest_deadline  # which stored groups are trained first
     dispatch: DispatchRule = DispatchRule.forecast  # which actor is given which ticket

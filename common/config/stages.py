@@ -12,7 +12,15 @@ from typing import Any
 from ..errors import ConfigError, require
 from .algorithm import StageConfig
 from .sections import Config
-from .trees import adaptive_config, alerts_config, build_section, lora_config, lr_schedule_config, to_tree
+from .trees import (
+    adaptive_config,
+    alerts_config,
+    build_section,
+    curriculum_config,
+    lora_config,
+    lr_schedule_config,
+    to_tree,
+)
 
 # section -> the keys that a stage may change; None: all
 CHANGEABLE = {
@@ -33,6 +41,7 @@ def staged_configs(cfg: Config) -> list[Config]:
     lora_config(cfg.model)
     adaptive_config(cfg.buffer)
     alerts_config(cfg)
+    curriculum_config(cfg)
     if not cfg.stages:
         lr_schedule_config(cfg.learner)
         return [cfg]

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, require
 from .alerts import AlertsConfig
+from .curriculum import CurriculumConfig
 from .learner import LearnerConfig, LrScheduleConfig
 from .sections import AdaptiveConfig, BufferConfig, Config, LoraConfig, ModelConfig
 from .verifiers import JudgeConfig, VerifiersConfig
@@ -152,6 +153,16 @@ def adaptive_config(buffer: BufferConfig) -> AdaptiveConfig | None:
     rules = build_section(AdaptiveConfig, buffer.adaptive, "buffer.adaptive")
     between = f"from {rules.min} to {rules.max}, between which buffer.adaptive moves it"
     require(rules.min <= buffer.eta <= rules.max, "buffer.eta", buffer.eta, between)
+    return rules
+
+
+def curriculum_config(cfg: Config) -> CurriculumConfig | None:
+    """How prompts are chosen; None if all are alike. Raises: ConfigError."""
+    if not cfg.buffer.curriculum:
+        return None
+    rules = build_section(CurriculumConfig, cfg.buffer.curriculum, "buffer.curriculum")
+    swept = rules.plateau == 0 or cfg.validation.every > 0
+    require(swept, "buffer.curriculum.plateau", rules.plateau, "0 with validation.every = 0, or sweeps to be counted")
     return rules
 
 

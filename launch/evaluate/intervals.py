@@ -16,6 +16,8 @@ Z = 1.959964  # of a normal distribution, two-sided 95 %
 RESAMPLES = 2000
 CHUNK = 100  # resamples that are drawn at once
 
+Values = Sequence[float] | np.ndarray  # a score of each prompt
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -26,7 +28,7 @@ class Estimate:
     high: float
 
 
-def estimate(tasks: Sequence[Sequence[float]]) -> Estimate:
+def estimate(tasks: Sequence[Values]) -> Estimate:
     """The mean over tasks of the mean over each task's prompts. Scores that are not in [0, 1] have a normal interval."""
     each = [np.asarray(values, dtype=np.float64) for values in tasks]
     value = float(np.mean([values.mean() for values in each]))
@@ -48,7 +50,7 @@ def wilson(share: float, num: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def difference(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> Estimate:
+def difference(tasks: Sequence[tuple[Values, Values]], seed: int = 0) -> Estimate:
     """Second minus first, as `estimate` would have them; each task has the scores of the same prompts in the same order."""
     apart = [np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64) for first, second in tasks]
     value = float(np.mean([values.mean() for values in apart]))

@@ -261,6 +261,7 @@ def picture(core: BufferCore) -> dict[str, Any]:
         "epoch": core.run.membership.epoch,
         "checkpoints": list(core.run.checkpoints),
         "eta": (store.contract.eta, None if core.run.eta is None else core.run.eta.state),
+        "curriculum": None if core.run.curriculum is None else core.run.curriculum.state,
         "sweeps": validation.records(),
         "scores": (list(validation.scores), validation.reported),
     }

@@ -12,7 +12,9 @@ from prolong.buffer.journal.journal import Journal
 from prolong.buffer.journal.records import Move
 from prolong.buffer.serving.output_commit import Frame, Outgoing, OutputCommit
 from prolong.buffer.tickets.mixture import PromptMixture
+from prolong.buffer.tickets.planned_mixture import PlannedMixture
 from prolong.common import messages as m
+from prolong.common.config.trees import curriculum_config
 from prolong.common.transport.wire import Decoder
 from prolong.common.types import Prompt
 
@@ -93,7 +95,8 @@ class Buffer(Process):
     def __init__(self, world: World) -> None:
         super().__init__(world, "buffer")
         plan, cfg = world.plan, world.cfg
-        mixture = PromptMixture(list(zip(TRAIN, cfg.data.mixture, strict=True)), plan.seed)
+        sources, rules = list(zip(TRAIN, cfg.data.mixture, strict=True)), curriculum_config(cfg)
+        mixture = PromptMixture(sources, plan.seed) if rules is None else PlannedMixture(sources, plan.seed, rules)
         heldout = HELDOUT[: plan.heldout]
         self.journal = WatchedJournal(world.disk.open(), world.judge.audit)
         with world.judge.start():

@@ -93,6 +93,7 @@ class Plan:
     last: int  # version at which the learner ends the run: `steps`, or earlier without warning
     resets: float  # chance per batch that a user asks for a reset while the learner trains it
     adaptive: dict[str, Any] = field(default_factory=dict)  # rules of an eta that moves
+    curriculum: dict[str, Any] = field(default_factory=dict)  # rules by which prompts are drawn by their pass rates
     drift: float = 0.0  # effective sample size lost per version of age, of an eta that moves
     dispatch: DispatchRule = DispatchRule.even
     slower: float = 1.0  # how many times as long as actor-0 the last actor takes, the others in between
@@ -200,6 +201,15 @@ class Plan:
         return plan
 
     @classmethod
+    def planned(cls, seed: int) -> Plan:
+        """A schedule of `draw` whose prompts are drawn by the plans of a curriculum."""
+        plan, rng = cls.draw(seed), random.Random(f"planned {seed}")
+        plan.curriculum = {"every": rng.choice((1, 1, 2, 3)), "solved": 0.5, "memory": rng.choice((0.5, 0.9))}
+        plan.steps = plan.last = max(plan.steps, 6)
+        plan.drawn_by = f"planned({seed})"
+        return plan
+
+    @classmethod
     def preempted(cls, seed: int) -> Plan:
         """A schedule whose actors leave again and again in the middle of their work, beside other faults."""
         plan = cls.draw(seed)
@@ -269,6 +279,7 @@ class Plan:
                 batch_groups=self.batch,
                 eta=self.eta,
                 adaptive=self.adaptive,
+                curriculum=self.curriculum,
                 straggler=self.straggler,
                 preference=self.preference,
                 dispatch=self.dispatch,

@@ -9,6 +9,7 @@ from prolong.buffer.core.settings import RunSettings
 from prolong.buffer.journal.disk import Disk, MemoryDisk
 from prolong.buffer.journal.journal import Journal
 from prolong.buffer.tickets.mixture import PromptMixture
+from prolong.buffer.tickets.planned_mixture import PlannedMixture
 from prolong.common import messages as m
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.config.sections import (
@@ -25,6 +26,7 @@ from prolong.common.config.sections import (
     ValidationConfig,
     WeightsConfig,
 )
+from prolong.common.config.trees import curriculum_config
 from prolong.common.types import (
     Batch,
     FinishReason,
@@ -81,6 +83,7 @@ def config(
     stages: list[StageConfig] | None = None,
     checkpoint_every: int = 100,
     adaptive: dict[str, object] | None = None,
+    curriculum: dict[str, object] | None = None,
 ) -> Config:
     return Config(
         run=RunConfig(name="scene", steps=steps),
@@ -91,6 +94,7 @@ def config(
             batch_groups=batch,
             eta=eta,
             adaptive=adaptive or {},
+            curriculum=curriculum or {},
             straggler=straggler,
             preference=preference,
             max_filtered=max_filtered,
@@ -136,7 +140,9 @@ class Scene:
         """Start another buffer on the same disk: changes that were not committed are lost."""
         self.journal = Journal(self.disk)
         sums, sorts = [prompt(i) for i in range(50)], [prompt(i, task="sort") for i in range(50)]
-        mixture = PromptMixture([(sums, 1.0), (sorts, 0.0)], self.cfg.run.seed)
+        rules, sources = curriculum_config(self.cfg), [(sums, 1.0), (sorts, 0.0)]
+        seed = self.cfg.run.seed
+        mixture = PromptMixture(sources, seed) if rules is None else PlannedMixture(sources, seed, rules)
         settings = RunSettings.from_config(self.cfg, self.model_ids)
         self.core = BufferCore.open(settings, mixture, self.heldout, "tok", self.journal, self.now)
         self.held.clear()

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from prolong.common.errors import UserError
@@ -80,6 +81,6 @@ def test_rollouts_of_another_evaluation_are_refused(tmp_path: Path, name: str, v
 def test_the_digest_of_prompts_tells_another_answer() -> None:
     changed = [
         *PROMPTS[:2],
-        Prompt(**{name: getattr(PROMPTS[2], name) for name in Prompt.__struct_fields__} | {"answer": "{}"}),
+        msgspec.structs.replace(PROMPTS[2], answer="{}"),
     ]
     assert digest_of(changed) != digest_of(PROMPTS)

@@ -1,0 +1,59 @@
+"""Whole simulated runs whose prompts are drawn by the plans of a curriculum, under faults: kills, restarts, full disks.
+
+The simulator compares a restarted buffer with what it was at its last commit: plan, observations, cursor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from prolong.buffer.audit import audit
+from prolong.buffer.core.curriculum_control import CurriculumControl
+from prolong.buffer.journal.journal import Journal
+
+from tests.simulator.audit import Violation
+from tests.simulator.campaign import run, run_all
+from tests.simulator.plan import Plan
+
+SCHEDULES = 40
+
+Patch = pytest.MonkeyPatch
+
+
+def test_plans_survive_faults_and_follow_from_what_is_recorded() -> None:
+    happened: Counter[str] = Counter()
+    for seed in range(SCHEDULES):
+        world = run(Plan.planned(seed))
+        journal = Journal(world.disk.open())
+        assert audit(journal).findings == [], f"seed {seed}"
+        newest = journal.newest_plan()
+        planned = newest is not None
+        happened["several plans"] += newest is not None and newest.number > 2
+        happened["planned, and the buffer restarted"] += planned and world.buffer_crashes > 0
+        happened["planned, and steps were repeated"] += planned and world.judge.num_served_again > 0
+        happened["planned, and a generation began"] += planned and world.forks > 0
+    for what, count in happened.items():
+        assert count >= 3, f"{what}: {count} of {SCHEDULES} schedules"
+
+
+def observations_lost_by_a_restart(patch: Patch) -> None:
+    restore_well = CurriculumControl.restore
+
+    def restore(self: CurriculumControl) -> None:
+        restore_well(self)
+        self._since = []
+
+    patch.setattr(CurriculumControl, "restore", restore)
+
+
+def a_cursor_without_its_plan(patch: Patch) -> None:
+    patch.setattr("prolong.buffer.tickets.planned_mixture.plan_number", lambda cursor: 0)
+
+
+@pytest.mark.parametrize("mistake", [observations_lost_by_a_restart, a_cursor_without_its_plan])
+def test_a_restart_that_forgets_a_part_of_it_is_found(mistake: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mistake(monkeypatch)
+    with pytest.raises(Violation, match="a restarted buffer differs"):
+        run_all(Plan.planned(seed) for seed in range(SCHEDULES))
