@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from .intervals import Estimate
-from .scores import Outcomes, ScopeScore, differences_of, scores_of
+from .scores import Outcomes, ScopeScore, differences_of, scope_scores
 from .store import Asked
 
 
@@ -27,7 +27,7 @@ class Evaluated:
         return cls(
             name=name,
             step=step,
-            scores=scores_of(outcomes, ks),
+            scores=scope_scores(outcomes, ks),
             differences={} if outcomes is first else differences_of(first, outcomes),
             by_prompt={uid: outcome.mean_reward for uid, outcome in outcomes.items()},
         )

@@ -1,6 +1,6 @@
 """From the rollouts of each prompt to the scores of a model: by task, by domain, and over all.
 
-groups of a prompt --outcome_of--> PromptOutcome --scores_of--> ScopeScore of each scope, with intervals over prompts
+groups of a prompt --outcome_of--> PromptOutcome --scope_scores--> ScopeScore of each scope, with intervals over prompts
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def outcome_of(prompt: Prompt, groups: Iterable[Group], decode: Decode) -> Promp
     )
 
 
-def scores_of(outcomes: Outcomes, ks: Sequence[int]) -> list[ScopeScore]:
+def scope_scores(outcomes: Outcomes, ks: Sequence[int]) -> list[ScopeScore]:
     """The scores of a model: each domain, followed by its tasks if there are several, then OVERALL of several domains."""
     return [_score(scope, tasks, ks) for scope, tasks in _scopes(outcomes).items()]
 

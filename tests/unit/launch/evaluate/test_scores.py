@@ -17,7 +17,7 @@ from prolong.common.types import (
     VersionSpan,
 )
 from prolong.launch.evaluate.results import Evaluated, scopes_of
-from prolong.launch.evaluate.scores import OVERALL, PromptOutcome, differences_of, outcome_of, scores_of
+from prolong.launch.evaluate.scores import OVERALL, PromptOutcome, differences_of, outcome_of, scope_scores
 from prolong.launch.evaluate.votes import vote_of
 
 
@@ -115,7 +115,7 @@ def test_thinking_that_the_prompt_opened_and_nobody_closed_is_no_answer() -> Non
 
 
 def test_every_task_of_a_domain_counts_the_same() -> None:
-    found = scores_of(
+    found = scope_scores(
         by_uid(
             outcome("a", "math/x", 1.0, 1.0),
             outcome("b", "math/y", 0.0, 0.0),
@@ -130,7 +130,7 @@ def test_every_task_of_a_domain_counts_the_same() -> None:
 
 
 def test_a_prompt_that_lost_rollouts_has_no_part_in_a_k_that_it_has_too_few_for() -> None:
-    (found,) = scores_of(by_uid(outcome("a", "math/x", 1.0, 1.0), outcome("b", "math/x", 0.0)), [1, 2])
+    (found,) = scope_scores(by_uid(outcome("a", "math/x", 1.0, 1.0), outcome("b", "math/x", 0.0)), [1, 2])
     assert {k: each.value for k, each in found.pass_at.items()} == {1: 0.5, 2: 1.0}
 
 
