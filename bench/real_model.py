@@ -50,14 +50,16 @@ def seed_result(seed: int, folder: Path, scores: Path) -> dict:
     """The result of one seed."""
     evaluation = json.loads((scores / "evaluation.json").read_text())
     before, after = evaluation["models"]
+    steps = read_metrics(folder / "metrics.jsonl")
     return {
         "seed": seed,
-        "wall_s": json.loads((folder / "summary.json").read_text())["wall_s"],
+        "wall_s": steps[-1]["wall_s"],
+        "steps": len(steps),
         "scores": {
             score["scope"]: {"before": score["reward"], "after": later["reward"], "gain": after["differences"][score["scope"]]}
             for score, later in zip(before["scores"], after["scores"], strict=True)
         },
-        "curve": learning_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": learning_curve(steps),
         "rollouts": compared_rollouts(scores, [before["name"], after["name"]]),
     }
 

@@ -106,14 +106,13 @@ def _environment(scratch: Path) -> dict[str, str]:
 
 
 def _fetched_mb(scratch: Path) -> float:
-    total = 0
+    """The size of the largest file: pip copies what it has fetched before it removes the first copy."""
+    largest = 0
     for path in scratch.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        # it was moved or removed in between
-        except OSError:
-            continue
-    return total / 1e6
+        # a file may be moved or removed in between
+        with suppress(OSError):
+            largest = max(largest, path.stat().st_size)
+    return min(largest, WHEEL_BYTES) / 1e6
 
 
 def _unpacked(wheel: Path, scratch: Path) -> Path:

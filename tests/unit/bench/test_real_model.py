@@ -82,7 +82,6 @@ def test_a_row_holds_curve_scores_and_the_rollouts_of_the_same_prompts(tmp_path:
     results = [Evaluated.of("smollm2", None, before, [1], before), Evaluated.of("seed0-2", 2, after, [1], before)]
     (scores / "evaluation.json").write_text(encode_evaluation(results, asked, 1, {}))
     run.mkdir()
-    (run / "summary.json").write_text(json.dumps({"wall_s": 12.5}))
     steps = [
         {"step": 1, "wall_s": 5.0, "reward/mean": 0.1, "rollout/tokens_mean": 30.0, "validation/sampled/mean": 0.08},
         {"step": 2, "wall_s": 9.0, "reward/mean": 0.5, "rollout/tokens_mean": 9.0},

