@@ -53,7 +53,8 @@ def train_here(argv: list[str]) -> int:
         outcome, run = RunOutcome(code=0), train(args.recipe, args.overrides)
     except RunFailed as failure:
         outcome, run = failure.outcome, failure.run
-    return report_outcome(outcome, run.paths, resume=f"prolong train --recipe {shlex.quote(str(run.paths.config))}")
+    resume = f"prolong train --recipe {shlex.quote(str(run.paths.config))}"
+    return report_outcome(outcome, run.paths, "prolong train", resume=resume)
 
 
 def _checked_name(name: str | None, role: str) -> str:

@@ -32,7 +32,19 @@ LEARNER_CORES = 4  # for each rank, and for the buffer
 ACTOR_CORES = 4  # for an engine; its verifiers get one each
 OPTION = re.compile(r"[a-z][a-z-]*")
 # options of sbatch that the job relies on
-OURS = ("array", "chdir", "het-group", "job-name", "ntasks-per-node", "open-mode", "requeue", "no-requeue", "signal", "wrap")
+OURS = (
+    "array",
+    "chdir",
+    "het-group",
+    "job-name",
+    "ntasks",
+    "ntasks-per-node",
+    "open-mode",
+    "requeue",
+    "no-requeue",
+    "signal",
+    "wrap",
+)
 
 
 class Slurm:
@@ -61,6 +73,8 @@ def _check(job: LaunchJob) -> None:
                 raise UserError(f"--set {where}{key}={value!r}: expected one line of printable characters")
             if not OPTION.fullmatch(key) or key in OURS:
                 raise UserError(f"--set {where}{key}: expected a long option of sbatch other than {', '.join(OURS)}")
+            if key == "nodes" and component in ("", LEARNER):
+                raise UserError(f"--set {where}nodes: give --learner-nodes for the learner, and POOL:nodes for a pool")
     check_run_folder(job.cfg)
     check_model(job.cfg)
     check_resume(job.cfg)
@@ -115,7 +129,7 @@ def _common_options(job: LaunchJob, name: str, log: str) -> list[str]:
     notice_s = NOTICE_S + round(job.cfg.launch.stop_s)
     options = {"job-name": name, "chdir": str(Path.cwd()), "requeue": "", "open-mode": "append"}
     options["output"] = str(job.folder / log)
-    # to the supervisor alone, before the time limit; where PreemptParameters has send_user_signal also before a preemption
+    # to the supervisor alone, before the time limit; where the site has preempt_send_user_signal also before a preemption
     return _directives({**options, "signal": f"B:USR1@{notice_s}"})
 
 

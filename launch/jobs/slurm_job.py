@@ -43,6 +43,7 @@ MODULE = "prolong.launch.jobs.slurm_job"
 SCONTROL_S = 60.0
 JOIN_S = 600.0  # an actor waits so long for a buffer, on resources that others may want
 POLL_S = 1.0
+LEAVE_S = 45.0  # for an actor that joined; Slurm gives 60 s and more before the time limit, and KillWait after SIGTERM
 
 
 def supervise_steps(config: Path, lines: Iterable[str]) -> int:
@@ -58,7 +59,7 @@ def supervise_steps(config: Path, lines: Iterable[str]) -> int:
     with locked_run(paths):
         set_aside_summary(paths)
         outcome, requeue = asyncio.run(_supervise(cfg, paths, _steps(paths, lines)))
-    code = report_outcome(outcome, paths, resume=f"sbatch {shlex.quote(str(config.parent / 'run.sbatch'))}")
+    code = report_outcome(outcome, paths, "prolong launch", resume=f"sbatch {shlex.quote(str(config.parent / 'run.sbatch'))}")
     if requeue and code:
         _requeue()
     return code
@@ -108,7 +109,7 @@ def join_run(config: Path, command: list[str]) -> int:
         while not stop.is_set() and not _is_over(config, paths):
             address = _wait_for_buffer(config, paths, stop)
             began = monotonic()
-            code = _run_actor([*command, f"buffer.address={address}"], stop, asked, cfg.launch.stop_s) if address else 0
+            code = _run_actor([*command, f"buffer.address={address}"], stop, asked) if address else 0
             if code == USER_ERROR:
                 return code
             failures = 0 if code == 0 or monotonic() - began > HEALTHY_S else failures + 1
@@ -120,7 +121,7 @@ def join_run(config: Path, command: list[str]) -> int:
     return 0
 
 
-def _run_actor(command: list[str], stop: threading.Event, asked: list[int], leave_s: float) -> int:
+def _run_actor(command: list[str], stop: threading.Event, asked: list[int]) -> int:
     """The exit code of the actor, which got the SIGTERM that came here too. SIGUSR1 did not: it is passed on as SIGTERM."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while not stop.is_set():
@@ -131,7 +132,7 @@ def _run_actor(command: list[str], stop: threading.Event, asked: list[int], leav
     if asked:
         child.terminate()
     try:
-        return child.wait(leave_s)
+        return child.wait(LEAVE_S)
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()

@@ -221,8 +221,8 @@ def _print_lines(progress: RunProgress, records: list[dict[str, float]], restart
         print(live_line(progress), flush=True)
 
 
-def report_outcome(outcome: RunOutcome, paths: RunPaths, *, resume: str) -> int:
-    """Print how the run ended, and the command `resume` that goes on with it. Returns its exit code."""
+def report_outcome(outcome: RunOutcome, paths: RunPaths, command: str, *, resume: str) -> int:
+    """Print how the run that `command` supervised ended, and what goes on with it. Returns its exit code."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)
         console = Console()
@@ -235,6 +235,6 @@ def report_outcome(outcome: RunOutcome, paths: RunPaths, *, resume: str) -> int:
             f"last lines of {outcome.culprit} (the first to fail; all of it in {paths.logs}/{outcome.culprit}.log):\n"
         )
         sys.stderr.write("".join(f"  | {text}\n" for text in outcome.log))
-    sys.stderr.write(f"prolong train: {outcome.reason}\n")
+    sys.stderr.write(f"{command}: {outcome.reason}\n")
     print(f"resume with: {resume}", flush=True)
     return outcome.code

@@ -22,6 +22,7 @@ RUN_LANE_FILES = {
     "tests/chaos/test_thirty_kills.py",
     "tests/integration/test_actor.py",
     "tests/integration/test_agreement.py",
+    "tests/integration/test_by_hand.py",
     "tests/integration/test_engine_args.py",
     "tests/integration/test_engine_contract.py",
     "tests/integration/test_engine_death.py",

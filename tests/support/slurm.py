@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.support.runs import wait_until
 
 LOGIN = "login"  # the host of slurmctld, from where jobs are submitted
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
-CPUS = 8  # that each node claims to have
+CPUS, GPUS = 8, 4  # that each node claims to have
 
 
 def why_no_slurm() -> str:
@@ -52,21 +53,23 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,bf_resolution=1,sched_interval=2,requeue_delay=1
+SchedulerParameters=bf_interval=1,bf_resolution=1,sched_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 KillWait=15
 ReturnToService=2
 MinJobAge=300
 SlurmctldTimeout=60
 SlurmdTimeout=60
-NodeName=DEFAULT CPUs={cpus} RealMemory=1000 State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} RealMemory=1000 Gres=gpu:{gpus} State=UNKNOWN
 {nodes}
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=0 State=UP
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 """
 
@@ -85,8 +88,14 @@ class SlurmCluster:
 
     def start(self) -> None:
         nodes = "\n".join(f"NodeName={name} NodeAddr={self.hosts.address(name)}" for name in self.nodes)
-        named = {"login": LOGIN, "login_address": self.hosts.address(LOGIN), "folder": self.folder, "cpus": CPUS}
+        named = {"login": LOGIN, "login_address": self.hosts.address(LOGIN), "folder": self.folder, "cpus": CPUS, "gpus": GPUS}
+        known = "".join(f"{self.hosts.address(name)} {name}\n" for name in self.hosts.names)
+        (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{known}")
         (self.folder / "slurm.conf").write_text(CONFIG.format(**named, nodes=nodes))
+        devices = [self.folder / f"gpu{number}" for number in range(GPUS)]
+        for device in devices:
+            os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
         for folder in ("state", *(f"spool-{node}" for node in self.nodes)):
             (self.folder / folder).mkdir()
         key = self.folder / "munge.key"
@@ -123,10 +132,15 @@ class SlurmCluster:
     def _run(self, host: str, *words: str) -> None:
         with (self.folder / f"{words[0]}-{host}.out").open("wb") as out:
             # `ip netns exec` would hide the control groups, which slurmd wants to see
-            line = ["nsenter", f"--net=/run/netns/{self.hosts.namespace(host)}", *self.hosts.within(host)[4:], *words]
+            inside = ["nsenter", f"--net=/run/netns/{self.hosts.namespace(host)}", *self.hosts.within(host)[4:]]
+            known = ["unshare", "--mount", "sh", "-c", f'mount --bind {self.folder}/hosts /etc/hosts && exec "$@"', "sh"]
+            line = [*inside, *known, *words]
             self._daemons.append(subprocess.Popen(line, env=self.environment, stdout=out, stderr=out, start_new_session=True))
 
     def _all_idle(self) -> bool:
+        ended = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
+        if ended:
+            raise RuntimeError(f"{ended}\n" + "\n".join(path.read_text() for path in self.folder.glob("*.out")))
         with contextlib.suppress(AssertionError):
             states = self.command("sinfo", "--noheader", "--Node", "--partition=low", "--format=%t").split()
             return states == ["idle"] * len(self.nodes)

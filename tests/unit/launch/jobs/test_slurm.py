@@ -96,6 +96,12 @@ def test_options_that_the_job_relies_on_are_refused(cfg: Config, component: str,
         rendered(cfg, settings={component: {key: "x"}})
 
 
+@pytest.mark.parametrize("component", ["", "learner"])
+def test_nodes_of_the_learner_are_an_option_of_launch(cfg: Config, component: str) -> None:
+    with pytest.raises(UserError, match="give --learner-nodes for the learner"):
+        rendered(cfg, settings={component: {"nodes": "2"}})
+
+
 def test_a_line_break_in_a_value_is_refused(cfg: Config) -> None:
     with pytest.raises(UserError, match="one line"):
         rendered(cfg, settings={"": {"comment": "a\n#SBATCH --uid=0"}})

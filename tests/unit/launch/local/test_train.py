@@ -81,7 +81,7 @@ def test_the_summary_of_an_earlier_end_is_kept_under_its_step(paths: RunPaths) -
 
 def test_a_failed_run_shows_the_cause_and_how_to_resume(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = RunOutcome(code=1, reason="actor-0 ended with code 1 after 3 restarts", culprit="buffer", log=["disk full"])
-    assert local.report_outcome(outcome, paths, resume="prolong train --recipe CONFIG") == 1
+    assert local.report_outcome(outcome, paths, "prolong train", resume="prolong train --recipe CONFIG") == 1
     captured = capsys.readouterr()
     assert "last lines of buffer (the first to fail" in captured.err
     assert "  | disk full\nprolong train: actor-0 ended with code 1 after 3 restarts\n" in captured.err
@@ -93,7 +93,7 @@ def test_a_run_that_ended_well_shows_before_and_after(paths: RunPaths, capsys: p
     scores = {"sampled": {"by_task": {"math/addition": 0.4}, "mean": 0.4}}
     summary = {"before": scores, "after": scores, "steps": 3, "wall_s": 9.0, "ledger": {"trained": 12}}
     paths.summary.write_text(json.dumps(summary))
-    assert local.report_outcome(RunOutcome(code=0), paths, resume="") == 0
+    assert local.report_outcome(RunOutcome(code=0), paths, "prolong train", resume="") == 0
     out = capsys.readouterr().out
     assert ".40 -> .40" in out
     assert "3 steps in 0:09, 12 groups trained" in out
