@@ -139,6 +139,7 @@ site: .venv-site/.installed
 clean:
 	rm -rf $(VENV) .venv-site .venv-trl .venv-parity .venv-skypilot .venv-gpu-set build dist *.egg-info
 
-# docs/config.md from common/config/
+# docs/config.md from common/config/, docs/grafana.json from the names of the metrics
 docs: $(STAMP)
 	@$(BIN)/python docs/make_config.py
+	@$(BIN)/python docs/make_grafana.py

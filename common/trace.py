@@ -1,6 +1,6 @@
 """What a process did and when: spans of time that it appends to RUN/trace/NAME.jsonl, always, for `prolong trace`.
 
-The file is a flight recorder: it holds the last SEGMENT_BYTES to twice as many, and a span costs some ten microseconds. Times
+The file is a flight recorder: it holds the last SEGMENT_BYTES to twice as many, and a span costs a few microseconds. Times
 are those of the host's monotonic clock, which its processes share; the first line says how it relates to the wall clock, for
 hosts to be compared. A disk that fails ends the recording with one line in the log, and never the process.
 

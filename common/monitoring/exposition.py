@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "prolong"
@@ -54,6 +55,7 @@ def exposition(metrics: Iterable[Metric], common: Mapping[str, str]) -> str:
     return "".join(heads[name] + "".join(lines.values()) for name, lines in families.items())
 
 
+@lru_cache(4096)
 def unit_name(name: str) -> str:
     """A name of ours in Prometheus' letters, with seconds written out. Example: "perf/tokens_per_s": perf_tokens_per_second."""
     plain = re.sub(r"[^a-zA-Z0-9_]", "_", name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ...common.json_object import JsonObject
 from ...common.trace import TraceSpan
-from .clocks import clock_offsets, host_of
+from .clocks import clock_offsets, host_of, trace_of_the_clock
 from .lanes import assign_lanes, gaps_between
 from .recorded import ProcessTrace
 
@@ -28,7 +28,6 @@ MICRO = 1e6  # the format counts in microseconds
 class _Arrow:
     """An arrow to or from the step that made `version`; this is its other end."""
 
-    identity: str
     version: int
     to_step: bool
     end: JsonObject  # process, lane and time
@@ -43,6 +42,7 @@ class _Sheet:
     events: list[JsonObject] = field(default_factory=list)
     arrows: list[_Arrow] = field(default_factory=list)
     steps: dict[int, JsonObject] = field(default_factory=dict)  # version that was made -> its slice
+    num_loose: int = 0
     _lanes: dict[str, int] = field(default_factory=dict)
 
     def at(self, seconds: float) -> float:
@@ -63,14 +63,21 @@ class _Sheet:
         where = {"pid": self.pid, "tid": self.lane(lane)}
         self.events.append({"ph": "X", "name": name, "cat": category, **where, **times, "args": args})
 
-    def arrow(self, lane: str, identity: str, version: int, at_s: float, *, to_step: bool) -> None:
+    def loose_span(self, name: str, began_s: float, ended_s: float, category: str, **args: object) -> None:
+        """A span that overlaps others of its name, of which there may be hundreds at once: the viewer stacks them."""
+        self.num_loose += 1
+        about = {"name": name, "cat": category, "pid": self.pid, "tid": 0, "id2": {"local": self.num_loose}}
+        self.events.append({"ph": "b", **about, "ts": self.at(began_s), "args": args})
+        self.events.append({"ph": "e", **about, "ts": self.at(max(began_s, ended_s))})
+
+    def arrow(self, lane: str, version: int, at_s: float, *, to_step: bool) -> None:
         """An arrow between the slice of the lane that is there at that time, and a step."""
         end = {"pid": self.pid, "tid": self.lane(lane), "ts": self.at(at_s)}
-        self.arrows.append(_Arrow(identity, version, to_step, end))
+        self.arrows.append(_Arrow(version, to_step, end))
 
-    def curve(self, name: str, at_s: float, value: float) -> None:
+    def curve(self, name: str, at_s: float, **values: float) -> None:
         where = {"pid": self.pid, "tid": 0, "ts": self.at(at_s)}
-        self.events.append({"ph": "C", "name": name, **where, "args": {"value": value}})
+        self.events.append({"ph": "C", "name": name, **where, "args": values})
 
 
 def chrome_trace(traces: Sequence[ProcessTrace], last_s: float = 0.0) -> JsonObject:
@@ -87,7 +94,9 @@ def chrome_trace(traces: Sequence[ProcessTrace], last_s: float = 0.0) -> JsonObj
         sheet.events += _named(trace, sheet.pid)
         _lay_out(trace, sheet, trained)
     events = [event for sheet in sheets for event in sheet.events] + list(_whole_arrows(sheets))
-    about = {"run_began_unix_s": zero_s, "clock": "the wall clock of the buffer's host, from the first span on"}
+    clock = trace_of_the_clock(traces)
+    began = zero_s + (clock.head.unix - clock.head.monotonic if clock is not None else 0.0)
+    about = {"began_unix_s": began, "clock": "that of the buffer's host, from the first span on"}
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
 
 
@@ -97,7 +106,7 @@ def _since(trace: ProcessTrace, first_s: float) -> ProcessTrace:
 
 def _named(trace: ProcessTrace, pid: int) -> Iterator[JsonObject]:
     where, head = {"ph": "M", "pid": pid, "tid": 0}, trace.head
-    yield {**where, "name": "process_name", "args": {"name": f"{head.process} (pid {head.pid} on {head.host})"}}
+    yield {**where, "name": "process_name", "args": {"name": f"{head.process} on {head.host}, pid {head.pid}"}}
     yield {**where, "name": "process_sort_index", "args": {"sort_index": pid}}
 
 
@@ -124,14 +133,16 @@ def _lay_out(trace: ProcessTrace, sheet: _Sheet, trained: dict[int, int]) -> Non
             version = span.args.get("version")
             sheet.span("weights", f"takes weights {version}", span.at, span.at + span.s, "weights", **span.args)
             if isinstance(version, int) and not span.args.get("error"):
-                sheet.arrow("weights", f"weights-{version}-{sheet.pid}", version, span.at + span.s / 2, to_step=False)
+                sheet.arrow("weights", version, span.at + span.s / 2, to_step=False)
         elif span.name != "group":
             sheet.span("other", span.name, span.at, span.at + span.s, "other", **span.args)
     for began, ended in gaps_between(((span.at, span.at + span.s) for span in groups), IDLE_S):
         sheet.span("no group", "no group in flight", began, ended, "idle")
-    for span, lane in zip(groups, assign_lanes([(span.at, span.at + span.s) for span in groups]), strict=True):
+    lanes = assign_lanes([(span.at, span.at + span.s) for span in groups])
+    # viewers show lanes in the order of their numbers
+    for lane, span in sorted(zip(lanes, groups, strict=True), key=lambda pair: pair[0]):
         _group(span, f"groups {lane + 1}", sheet, trained)
-    _verdicts(groups, sheet)
+    _rollouts(groups, sheet)
 
 
 def _step(span: TraceSpan, sheet: _Sheet) -> None:
@@ -142,7 +153,7 @@ def _step(span: TraceSpan, sheet: _Sheet) -> None:
         sheet.steps[version] = sheet.events[-1]
     for name in CURVES:
         if isinstance(value := span.args.get(name), int | float):
-            sheet.curve("reward" if name == "mean" else name, span.at + span.s, float(value))
+            sheet.curve("reward" if name == "mean" else name, span.at + span.s, value=float(value))
 
 
 def _group(span: TraceSpan, lane: str, sheet: _Sheet, trained: dict[int, int]) -> None:
@@ -153,18 +164,23 @@ def _group(span: TraceSpan, lane: str, sheet: _Sheet, trained: dict[int, int]) -
         sheet.span(lane, "generates", span.at, span.at + min(max(ended), span.s), "group", rollouts=len(ended))
     ordinal = span.args.get("ordinal")
     if isinstance(ordinal, int) and ordinal in trained:
-        sheet.arrow(lane, f"group-{ordinal}", trained[ordinal], span.at + span.s / 2, to_step=True)
+        sheet.arrow(lane, trained[ordinal], span.at + span.s / 2, to_step=True)
 
 
-def _verdicts(groups: Sequence[TraceSpan], sheet: _Sheet) -> None:
-    """Every rollout's time with its verifier, from its last token to its verdict."""
-    judged = [
-        (group.at + ended, group.at + max(ended, known), str(group.args.get("task", "")))
-        for group in groups
-        for ended, known in zip(_seconds(group, "ended"), _seconds(group, "judged"), strict=False)
-    ]
-    for (began, ended, task), lane in zip(judged, assign_lanes([(span[0], span[1]) for span in judged]), strict=True):
-        sheet.span(f"verdicts {lane + 1}", f"verifies {task}", began, ended, "verifier")
+def _rollouts(groups: Sequence[TraceSpan], sheet: _Sheet) -> None:
+    """Every rollout's time with its verifier, and how many rollouts were generated or judged at any time."""
+    changes: list[tuple[float, int, int]] = []  # (when, rollouts more that are generated, more that are judged)
+    for group in groups:
+        ends, verdicts = _seconds(group, "ended"), _seconds(group, "judged")
+        changes.append((group.at, len(ends), 0))
+        for ended, known in zip(ends, verdicts, strict=False):
+            judged = max(ended, known)
+            changes += [(group.at + ended, -1, 1), (group.at + judged, 0, -1)]
+            sheet.loose_span("verdict", group.at + ended, group.at + judged, "verifier", task=group.args.get("task", ""))
+    generated = judging = 0
+    for at, more_generated, more_judging in sorted(changes):
+        generated, judging = generated + more_generated, judging + more_judging
+        sheet.curve("rollouts", at, generated=generated, judged=judging)
 
 
 def _seconds(span: TraceSpan, name: str) -> list[float]:
@@ -180,15 +196,15 @@ def _short(span: TraceSpan) -> dict[str, object]:
 def _whole_arrows(sheets: Sequence[_Sheet]) -> Iterator[JsonObject]:
     """Both ends of every arrow whose step is in the trace; none leads back in time."""
     steps = {version: step for sheet in sheets for version, step in sheet.steps.items()}
-    for sheet in sheets:
-        for arrow in sheet.arrows:
-            step = steps.get(arrow.version)
-            if step is None:
-                continue
-            inside = step["ts"] if arrow.to_step else step["ts"] + step["dur"] / 2
-            at_step = {"pid": step["pid"], "tid": step["tid"], "ts": round(inside, 3)}
-            start, end = (arrow.end, at_step) if arrow.to_step else (at_step, arrow.end)
-            if start["ts"] <= end["ts"]:
-                about = {"name": "trained" if arrow.to_step else "weights", "cat": "flow", "id": arrow.identity}
-                yield {"ph": "s", **about, **start}
-                yield {"ph": "f", "bp": "e", **about, **end}
+    # Perfetto drops arrows whose identity is no number
+    for identity, arrow in enumerate((arrow for sheet in sheets for arrow in sheet.arrows), start=1):
+        step = steps.get(arrow.version)
+        if step is None:
+            continue
+        inside = step["ts"] if arrow.to_step else step["ts"] + step["dur"] / 2
+        at_step = {"pid": step["pid"], "tid": step["tid"], "ts": round(inside, 3)}
+        start, end = (arrow.end, at_step) if arrow.to_step else (at_step, arrow.end)
+        if start["ts"] <= end["ts"]:
+            about = {"name": "trained" if arrow.to_step else "weights", "cat": "flow", "id": identity}
+            yield {"ph": "s", **about, **start}
+            yield {"ph": "f", "bp": "e", **about, **end}

@@ -32,20 +32,26 @@ def host_of(trace: ProcessTrace) -> Host:
 
 
 def clock_offsets(traces: Sequence[ProcessTrace]) -> dict[Host, float]:
-    """Seconds to add to each host's monotonic clock, to have the wall clock of the buffer's host, or of the first one."""
+    """Seconds to add to each host's monotonic clock, to have that of the buffer's host, or of the first one."""
     by_wall: dict[Host, float] = {}
+    first = trace_of_the_clock(traces)
     for trace in traces:
-        by_wall.setdefault(host_of(trace), trace.head.unix - trace.head.monotonic)
-    buffers = [host_of(trace) for trace in traces if trace.head.role == "buffer"]
+        apart = (trace.head.unix - first.head.unix) - (trace.head.monotonic - first.head.monotonic) if first else 0.0
+        by_wall.setdefault(host_of(trace), 0.0 if first and host_of(trace) == host_of(first) else apart)
     # the learner's host is moved to the buffer's first, and the actors' hosts to both
     learners = [host_of(trace) for trace in traces if trace.head.role == "learner"]
-    fixed = dict.fromkeys(buffers[:1] or list(by_wall)[:1])
+    fixed = dict.fromkeys([host_of(first)] if first else [])
     orders = list(_orders(traces))
     for host in dict.fromkeys([*learners, *by_wall]):
         if host not in fixed:
             by_wall[host] += _correction(host, by_wall, set(fixed), orders)
             fixed[host] = None
     return by_wall
+
+
+def trace_of_the_clock(traces: Sequence[ProcessTrace]) -> ProcessTrace | None:
+    """The process whose clock counts: a buffer, or else the first one."""
+    return next((trace for trace in traces if trace.head.role == "buffer"), traces[0] if traces else None)
 
 
 def _correction(host: Host, offsets: dict[Host, float], fixed: set[Host], orders: Sequence[_Order]) -> float:

@@ -20,15 +20,16 @@ def write_trace(runs: Sequence[str], out: Path | None, last_s: float) -> int:
     """Write the trace, by default to RUN/trace.json. `runs`: the folders of one run, of several hosts. Raises: UserError."""
     folders = [trace_folder(name) for name in runs]
     found = read_traces(folders)
-    num_spans = sum(len(trace.spans) for trace in found.processes)
-    if num_spans == 0:
+    if not any(trace.spans for trace in found.processes):
         raise UserError(f"{', '.join(map(str, folders))}: no spans are recorded there; every process of a run writes some")
     path = out or folders[0].parent / "trace.json"
-    content = json.dumps(chrome_trace(found.processes, last_s), separators=(",", ":")).encode()
+    trace = chrome_trace(found.processes, last_s)
+    num_slices = sum(event["ph"] == "X" for event in trace["traceEvents"])
+    content = json.dumps(trace, separators=(",", ":")).encode()
     write_atomically(path, gzip.compress(content, 6) if path.suffix == ".gz" else content)
     broken = f", {found.num_broken} broken lines left out" if found.num_broken else ""
     sys.stdout.write(
-        f"{path}: {num_spans:,} spans of {len(found.processes)} processes, {path.stat().st_size / 1e6:.1f} MB{broken}\n"
+        f"{path}: {num_slices:,} slices of {len(found.processes)} processes, {path.stat().st_size / 1e6:.1f} MB{broken}\n"
         "open it at https://ui.perfetto.dev (it stays in the browser) or in chrome://tracing\n"
     )
     return 0

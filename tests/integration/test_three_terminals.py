@@ -1,10 +1,13 @@
 """Buffer, learner and actor started by hand, in either order; a second actor in the middle."""
 
+import json
 from pathlib import Path
 
 import pytest
 from prolong.buffer.journal.journal import read_journal
+from prolong.launch.trace.command import write_trace
 
+from tests.support.endpoints import dashboard_names, fetch, metric_names, targets_of
 from tests.support.runs import SMALL, Run, assert_balanced, free_port
 
 STEPS = 3
@@ -34,8 +37,9 @@ def test_both_start_orders_reach_the_same_end(run: Run, order: tuple[str, ...]) 
 
 @pytest.mark.timeout(300)
 def test_a_second_actor_joins_in_the_middle_and_takes_its_share(run: Run) -> None:
+    """Meanwhile every process is asked how it is, and afterwards what it did is one trace."""
     steps = 400
-    run.overrides += [f"run.steps={steps}", "checkpoint.every=1000", "learner.token_budget=512"]
+    run.overrides += [f"run.steps={steps}", "checkpoint.every=1000", "learner.token_budget=512", f"run.http_port={free_port()}"]
     for command in ("buffer", "learner"):
         run.start(command)
     run.start("actor", "--name", "first")
@@ -48,6 +52,21 @@ def test_a_second_actor_joins_in_the_middle_and_takes_its_share(run: Run) -> Non
 
     run.wait("groups of the second actor", second_worked, 120)
     assert all(process.poll() is None for process in run.processes.values()), run.output()
+    targets = targets_of(run.folder)
+    assert targets.keys() == {"buffer", "learner", "first", "second"}
+    for target in targets.values():
+        health = json.loads(fetch(target, "healthz"))
+        assert (health["alive"], health["ready"]) == (True, True), health
+    told = set[str]().union(*(metric_names(fetch(target, "metrics")) for target in targets.values()))
+    # there is no sweep without held-out prompts, and not every step has tokens of the version that it trains
+    assert dashboard_names() - told <= {"prolong_step_validation_mean", "prolong_step_agreement_logprob_gap"}
+    assert write_trace([str(run.folder)], None, 0.0) == 0
+    events = json.loads((run.folder / "trace.json").read_text())["traceEvents"]
+    named = {event["args"]["name"].partition(" ")[0] for event in events if event["name"] == "process_name"}
+    assert named == targets.keys()
+    names = {event["name"] for event in events if event["ph"] == "X"}
+    assert {"step 1", "waits for a batch", "publish", "forms batch 0", "takes weights 0", "generates"} <= names
+    assert {event["name"] for event in events if event["ph"] == "s"} == {"trained", "weights"}
 
 
 @pytest.mark.timeout(240)

@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from prolong.common.types import StepEvidence
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.buffer_process import BufferProcess, free_port, make_config
+from tests.support.endpoints import fetch, targets_of
 from tests.support.runs import wait_until
 from tests.support.scripted_peers import start_actor, start_learner
 
@@ -47,23 +47,20 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BufferProcess]
 
 
 def test_the_endpoint_of_a_buffer_tells_its_ledger_and_that_it_serves(watched: BufferProcess) -> None:
-    [note] = json.loads((watched.paths.endpoints / "buffer.json").read_text())
-    [target] = note["targets"]
-
-    def page(path: str) -> str:
-        with urllib.request.urlopen(f"http://{target}/{path}", timeout=10) as answer:
-            return answer.read().decode()
+    target = targets_of(watched.paths.folder)["buffer"]
 
     def numbers() -> dict[tuple[str, str], float]:
-        families = text_string_to_metric_families(page("metrics"))
+        families = text_string_to_metric_families(fetch(target, "metrics"))
         return {(s.name, s.labels.get("state", "")): s.value for family in families for s in family.samples}
 
     # it is looked at once a second
     wait_until("two trained groups", lambda: numbers().get(("prolong_buffer_tickets", "trained")) == 2.0, 10.0)
     found = numbers()
     assert (found["prolong_buffer_version", ""], found["prolong_buffer_balanced", ""], found["prolong_up", ""]) == (1, 1, 1)
-    assert 'prolong_buffer_actor_room{run="tested",role="buffer",process="buffer",actor="actor-0",pool=""} 8' in page("metrics")
-    assert json.loads(page("healthz")) | {"state_s": 0} == {
+    assert 'prolong_buffer_actor_room{run="tested",role="buffer",process="buffer",actor="actor-0",pool=""} 8' in fetch(
+        target, "metrics"
+    )
+    assert json.loads(fetch(target, "healthz")) | {"state_s": 0} == {
         "run": "tested",
         "role": "buffer",
         "process": "buffer",

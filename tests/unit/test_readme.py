@@ -1,6 +1,7 @@
 """What README and docs promise exists: targets, commands, settings, files."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -78,14 +79,32 @@ def test_docs_name_no_machine_of_ours() -> None:
         assert not re.search(r"/work/|/root/|/opt/|\.internal|localhost:\d", text), name
 
 
-@pytest.fixture(scope="module")
-def make_config():
-    spec = importlib.util.spec_from_file_location("make_config", ROOT / "docs" / "make_config.py")
+def generator(name: str):
+    """A module of docs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make_config():
+    return generator("make_config")
+
+
+def test_the_dashboard_is_generated_from_the_names_of_the_metrics() -> None:
+    assert generator("make_grafana").text() == (ROOT / "docs" / "grafana.json").read_text(), "run `make docs`"
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap_and_have_different_numbers() -> None:
+    panels = json.loads((ROOT / "docs" / "grafana.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) > 20
+    places = [panel["gridPos"] for panel in panels]
+    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
 
 
 def test_the_page_of_settings_is_generated_from_the_source(make_config) -> None:
