@@ -79,7 +79,7 @@ FIELDS = {"launch.actors": "actors", "buffer.eta": "eta", "verifiers.workers": "
 HEALTHY = StarvedDevices()
 STARVED = {
     "actors": replace(HEALTHY, actors=1, capacity=16),
-    "learner": replace(HEALTHY, eta=3).slower_learner(5.0),
+    "learner": replace(HEALTHY, eta=3).slower_learner(8.0),
     "staleness": replace(HEALTHY, eta=0).slower_learner(2.0),
     "verifiers": replace(HEALTHY, actors=1, verdict_s=0.08),
     "weights": replace(HEALTHY, eta=1, engine=msgspec.structs.replace(HEALTHY.engine, publish_s=4.0)),

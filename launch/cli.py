@@ -312,6 +312,19 @@ def plan(argv: list[str]) -> int:
     return plan_on_cluster(args)
 
 
+def diagnose_run(argv: list[str]) -> int:
+    parser = command_parser("diagnose")
+    parser.add_argument("run", help="the run's name (a folder in runs/), or its folder; it is only read")
+    parser.add_argument("--quick", action="store_true", help="do not simulate what changes would gain")
+    cores = "that all processes share; 0: each has its own (default: those of this machine for a run on its CPU, else 0)"
+    parser.add_argument("--cores", type=float, metavar="N", help=cores)
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line")
+    args = parser.parse_args(argv)
+    from .diagnosis.command import show_diagnosis
+
+    return show_diagnosis(args.run, as_json=args.json, predicts=not args.quick, cores=args.cores)
+
+
 def launch(argv: list[str]) -> int:
     from .jobs.command import launch_job
 
@@ -356,6 +369,7 @@ COMMANDS: dict[str, Command] = {
     "bootstrap": Command(bootstrap, "make the demo's model or a real chat model, with training and held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),
     "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),
+    "diagnose": Command(diagnose_run, "say where a run's time went, what would make it faster, and what looks wrong with it"),
     "top": Command(top, "watch a running run: actors, learner, batches, and what holds them up"),
     "trace": Command(trace, "write what all processes did, on one clock, as a file for Perfetto"),
     "reset": Command(reset, "ask a live run to reset its reference now"),

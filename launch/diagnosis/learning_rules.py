@@ -98,7 +98,7 @@ def stale_data(run: RunRecords) -> Finding | None:
     )
 
 
-def scores_of(records: list[MetricsRecord]) -> tuple[str, list[StepWindow]]:
+def score_windows(records: list[MetricsRecord]) -> tuple[str, list[StepWindow]]:
     """The held-out scores, one for each sweep; of a run without any, means of the training rewards."""
     for name in ("validation/sampled/mean", "validation/greedy/mean"):
         points = [StepWindow(int(r["step"]), int(r["step"]), float(r[name])) for r in records if r.get(name) is not None]
@@ -109,9 +109,9 @@ def scores_of(records: list[MetricsRecord]) -> tuple[str, list[StepWindow]]:
 
 def plateau(run: RunRecords) -> Finding | None:
     """No better score for a third of the run, and at least POINTS of them."""
-    name, scores = scores_of(run.records)
+    name, scores = score_windows(run.records)
     values = [score.value for score in scores]
-    if len(scores) <= 2 * POINTS:
+    if len(scores) < 2 * POINTS:
         return None
     noise, reached = noise_of(values), values[0]
     since = 0
@@ -212,7 +212,7 @@ def no_signal(run: RunRecords) -> Finding | None:
 
 def rewards_without_skill(run: RunRecords) -> Finding | None:
     """Training rewards rise while held-out scores fall: the policy learns the verifier, or the prompts, and not the task."""
-    name, scores = scores_of(run.records)
+    name, scores = score_windows(run.records)
     rewards = windows_of(run.records, "reward/mean")
     if not name.startswith("validation/") or len(rewards) < 4:
         return None

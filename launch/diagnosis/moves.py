@@ -112,7 +112,7 @@ def _changes(given: Planned) -> Iterator[_Change]:
 
     yield _Change(
         part="actors",
-        words=f"twice the actors: {2 * actor.count} in place of {actor.count}",
+        words=f"twice the actors, each with its verifiers: {2 * actor.count} in place of {actor.count}",
         settings=(f"launch.actors={2 * actor.count}",),
         cluster=with_actor(replace(actor, count=2 * actor.count)),
         cfg=cfg,

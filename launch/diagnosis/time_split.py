@@ -13,7 +13,7 @@ from .waiting import Waits, actors_seconds
 WAITS = {
     "actors": "waiting for groups that the actors sample",
     "staleness": "waiting, while eta alone held work back",
-    "verifiers": "waiting, while actors had nothing to do but wait for verdicts",
+    "verifiers": "waiting for verdicts on rollouts that have ended",
     "weights": "waiting, while new weights were on their way to the actors",
 }
 COMPUTED = {
