@@ -176,9 +176,11 @@ def _steps(job: LaunchJob, kinds: list[ActorKind]) -> list[str]:
     group = "--het-group={} " if kinds else ""
     held = f"{_python(HELD_TASK)} {job.cfg.launch.stop_s:g}"
     srun = f"srun {group.format(0)}--ntasks={job.nodes} {_chosen(job, LEARNER, _learner_options(job))}"
+    # as `prolong train` has it: no two micro-batches have the same shapes
+    allocator = "env PYTORCH_ALLOC_CONF=expandable_segments:True " if gpus_of_node(job.cfg) else ""
     commands = {
         BUFFER: f"{_PROLONG} buffer {recipe} buffer.keys={_quoted(job.folder / KEYS)}",
-        LEARNER: f"{srun} --mem=0 --kill-on-bad-exit=1 {held} {_PROLONG} learner {recipe} {_keys_of(job, LEARNER)}",
+        LEARNER: f"{srun} --mem=0 --kill-on-bad-exit=1 {held} {allocator}{_PROLONG} learner {recipe} {_keys_of(job, LEARNER)}",
     }
     for number, kind in enumerate(kinds, start=1):
         options = _chosen(job, kind.component, _pool_options(job, kind))

@@ -133,6 +133,7 @@ def test_every_process_gets_its_node_its_gpus_and_its_keys(
     job = cluster.command("sbatch", "--parsable", str(script)).strip()
     launched.wait_for(job, "COMPLETED")
 
+    assert "big-0 ended with code 3" in launched.output()
     seen = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     by_role = {role: sorted((each for each in seen if each["role"] == role), key=lambda each: each["name"]) for role in ROLES}
     (buffer,), learners, actors = by_role["buffer"], by_role["learner"], by_role["actor"]
