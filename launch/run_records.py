@@ -13,6 +13,8 @@ from ..common.json_object import JsonObject
 from ..common.metrics import MetricsRecord, read_metrics
 from ..common.tokenizer import Tokenizer
 from ..common.types import Group, Rollout, int32_array
+from .diagnosis.diagnose import diagnose
+from .diagnosis.diagnosis import Diagnosis
 from .status import run_status
 from .summary import read_summary
 
@@ -66,6 +68,10 @@ class Run:
     def status(self) -> JsonObject:
         """State and ledger, as `prolong status --json` prints them."""
         return run_status(self.paths)
+
+    def diagnosis(self) -> Diagnosis:
+        """Where each side's time went, which roof binds, and what each change would gain. Takes up to a minute."""
+        return diagnose(self.folder)
 
     def checkpoints(self) -> dict[int, Path]:
         """Folders of the complete checkpoints, by version; `prolong export` makes models of them."""
