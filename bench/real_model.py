@@ -1,7 +1,7 @@
 """A real chat model learns: `prolong train --recipe smollm2` from some seeds, each evaluated before and after.
 
-Writes DOCS/real-model.jsonl (one object per seed: curve, scores with intervals, rollouts before and after) and
-DOCS/real-model.png. A run or an evaluation that is there already is not made again, and one that was stopped goes on.
+Writes DOCS/real-model.jsonl (one object per seed: curve, scores with intervals, rollouts before and after), DOCS/real-model.png
+and the results in DOCS/real-model.md. What is there already is not made again; a run or evaluation that was stopped goes on.
 `prolong bootstrap --model smollm2` makes the model and its prompts first.
 """
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 from ..buffer.journal.journal import read_journal
@@ -20,6 +22,7 @@ from ..common.tokenizer import Tokenizer
 from ..common.types import Group, int32_array
 from ..launch.evaluate.scores import OVERALL
 from .measure import report, run_command
+from .real_page import write_results
 
 MODEL = Path("models/smollm2")
 HOURS = 3 * 3600.0
@@ -141,6 +144,16 @@ def draw_real(rows: Sequence[dict], path: Path) -> None:
     figure.savefig(path)
 
 
+def processor() -> str:
+    """The machine in words: its cores and their name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()})"
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench real-model", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -154,6 +167,8 @@ def main(argv: list[str]) -> int:
     rows = [measure_seed(seed, args.root, args.rollouts, args.overrides) for seed in args.seeds]
     (args.docs / "real-model.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_real(rows, args.docs / "real-model.png")
+    words = " ".join(["prolong bench real-model", *argv])
+    write_results(args.docs / "real-model.md", rows, f"Measured on {date.today()} with `{words}`, on {processor()}.")
     result: dict = {"bench": "real_model", "wall_s": [row["wall_s"] for row in rows]}
     for scope in rows[0]["scores"]:
         for when in ("before", "after", "gain"):

@@ -69,7 +69,7 @@ TASKS: dict[str, Callable[[random.Random], Problem]] = {
 
 
 class _Entries(Protocol):
-    def __getitem__(self, index: int) -> JsonObject: ...
+    def __getitem__(self, index: int, /) -> JsonObject: ...
 
 
 @cache

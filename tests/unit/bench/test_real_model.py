@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prolong.bench import real_model
+from prolong.bench.real_page import BEGIN, END, write_results
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import FinishReason, Group, Prompt, Rollout, Verdict, VerdictStatus, VersionSpan
 from prolong.launch.evaluate.results import Evaluated, encode_evaluation
@@ -102,3 +103,34 @@ def test_a_row_holds_curve_scores_and_the_rollouts_of_the_same_prompts(tmp_path:
     assert first["after"]["text"] == first["answer"] == "1"
     real_model.draw_real([row], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_every_scope_and_rollout_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nyesterday\n{END}\nafter\n")
+    score = {"value": 0.412, "low": 0.386, "high": 0.439}
+    told = {
+        "prompt": "2 * 3?",
+        "answer": "6",
+        "before": {"text": "a\nb", "reward": 0.0},
+        "after": {"text": "6 | x", "reward": 1.0},
+    }
+    row = {
+        "seed": 0,
+        "steps": 30,
+        "wall_s": 600.0,
+        "scores": {"words": {"before": score, "after": score, "gain": score}},
+        "rollouts": [told],
+    }
+    for _ in range(2):
+        write_results(page, [row], "Measured.")
+    text = page.read_text()
+    assert (text[:7], text[-7:]) == ("before\n", "\nafter\n")
+    assert "yesterday" not in text
+    assert text.count("Measured.") == 1
+    assert "Seed 0, 30 steps in 10 minutes" in text
+    assert "| words | 41.2 [38.6, 43.9] | 41.2 [38.6, 43.9] | +41.2 [+38.6, +43.9] |" in text
+    assert "| 2 \\* 3? | a b | **6 \\| x** |" in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        write_results(page, [row], "Measured.")
