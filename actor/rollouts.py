@@ -166,7 +166,7 @@ class _Work:
         ]
 
 
-def answer_ids(completion: Completion, stop_ids: Sequence[int]) -> list[int]:
+def answer_ids(completion: Completion | Rollout, stop_ids: Sequence[int]) -> list[int]:
     """Token ids of the text that the verifier reads: the completion without the stop token that ended it."""
     ids = int32_array(completion.token_ids).tolist()
     if completion.finish_reason is FinishReason.stop and ids and ids[-1] in stop_ids:

@@ -43,7 +43,7 @@ class CurriculumControl:
         """Whether a plan is made now that the learner made `version`."""
         return is_due(self._last, version, generation, self._source.rules)
 
-    def plan(self, version: int, generation: int, scores: list[ValidationScore]) -> PlanRecord:
+    def plan(self, version: int, generation: int, scores: list[ValidationScore]) -> None:
         """Make the next plan, record it, and let the source follow it. `scores`: the run's validation so far."""
         self.flush()
         sweeps = sweep_notes(scores, newest_sweep(self._last, generation))
@@ -59,7 +59,6 @@ class CurriculumControl:
         self._journal.log_plan(record)
         self._last, self._since = record, []
         self._source.begin(record)
-        return record
 
     def metrics(self) -> dict[str, float]:
         """Of the plan in force, for the record of a step."""
