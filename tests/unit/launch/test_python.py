@@ -114,6 +114,26 @@ def test_a_run_in_the_background_can_be_waited_for_and_stopped(
         background.wait()
 
 
+def test_interrupting_a_cell_stops_its_run(
+    settings: dict[str, object], folder: Path, learner: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner("touch $FOLDER/began; exec sleep 60")
+    background = start("demo", settings, rewards={"own": own}, prompts=PROMPTS)
+    wait_until("the learner", (folder / "began").exists, 10)
+    joins = iter([KeyboardInterrupt])
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        for error in joins:
+            raise error
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        background.wait()
+    assert not background.running
+
+
 def test_two_runs_at_once_have_threads_and_folders_of_their_own(settings: dict[str, object], learner: Scripts) -> None:
     runs = [start("demo", settings | {"run.name": name}, rewards={"own": own}, prompts=PROMPTS) for name in ("one", "two")]
     assert [run.wait(30).folder.name for run in runs] == ["one", "two"]
