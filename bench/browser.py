@@ -20,6 +20,10 @@ from ..common.json_object import JsonObject
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_S = 60.0
+BOX = """
+const box = document.querySelector(arguments[0]).getBoundingClientRect();
+return {x: box.x + scrollX - 12, y: box.y + scrollY - 12, width: box.width + 24, height: box.height + 24, scale: 1};
+"""
 STARTED = re.compile(rb"started successfully on port (\d+)")
 
 
@@ -110,10 +114,14 @@ class Browser:
         """What the page is told of the reader's taste: light or dark."""
         self._command("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
 
-    def picture(self, *, whole: bool = False) -> bytes:
-        """A PNG of the view, or of the whole page."""
-        shot = self._command("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
-        return b64decode(shot["data"])
+    def picture(self, element: str = "", *, height: int = 0) -> bytes:
+        """A PNG of the view; or of an element (a CSS selector) with a margin, cut at `height` unless that is 0."""
+        wanted: JsonObject = {"format": "png"}
+        if element:
+            box = self.run(BOX, element)
+            assert isinstance(box, dict)
+            wanted |= {"captureBeyondViewport": True, "clip": box | {"height": min(box["height"], height or box["height"])}}
+        return b64decode(self._command("Page.captureScreenshot", wanted)["data"])
 
     def messages(self) -> list[str]:
         """What the page wrote to its console since the last call: errors, refused connections, warnings."""

@@ -45,6 +45,22 @@ def open_report(path: Path) -> dict[str, float]:
     return {"open_s": open_s, **found, "console_messages": errors, "heap_mb": heap / 1e6}
 
 
+def draw_pages(path: Path, folder: Path) -> None:
+    """Write pictures of the page for the documentation: its top, where the time went, and the rollouts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Browser(1280, 1180) as browser:
+        browser.open(path)
+        browser.wait(READY)
+        browser.run("const order = document.getElementById('rollout-order'); order.value = 'versions'")
+        browser.run("document.getElementById('rollout-order').dispatchEvent(new Event('change'))")
+        browser.run("scrollTo(0, 0)")
+        (folder / "report.png").write_bytes(browser.picture())
+        # the bar at the top would cover what is below the view
+        browser.run("document.querySelector('.top').style.position = 'static'")
+        for name in ("time", "rollouts"):
+            (folder / f"report-{name}.png").write_bytes(browser.picture(f"#{name}", height=1000))
+
+
 def measure_page(paths: RunPaths, megabytes: float, rounds: int) -> dict[str, float]:
     """Write the page of a run, then open it so many times."""
     began = perf_counter()
@@ -69,11 +85,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often the page is opened; the medians are printed")
     parser.add_argument("--megabytes", type=float, default=MEGABYTES, help="of the page at most")
     parser.add_argument("--root", type=Path, help="where the run is written and kept (default: a folder that is removed)")
+    parser.add_argument("--run", type=Path, help="the folder of a run to take instead of a synthetic one")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="with --run: write pictures of its page, measure nothing"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     size = SyntheticSize(steps=args.steps, groups=args.groups)
+    if args.run and args.pictures:
+        draw_pages(write_report(RunPaths(args.run)).path, args.pictures)
+        return 0
     with TemporaryDirectory(prefix="prolong-report-") as scratch:
-        folder = (args.root or Path(scratch)) / "synthetic"
+        folder = args.run or (args.root or Path(scratch)) / "synthetic"
         began = perf_counter()
         paths = RunPaths(folder) if folder.exists() else write_synthetic_run(folder, size)
         result = {"bench": "report", "steps": size.steps, "rollouts": size.rollouts, "make_s": perf_counter() - began}

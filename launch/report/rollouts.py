@@ -28,6 +28,7 @@ ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 # a log-probability lp is stored as round(LOGPROB_SCALE * sqrt(-lp)): fine near 0, and down to -12
 LOGPROB_SCALE = 18.0
 LARGEST = len(ALPHABET) - 1
+CHUNK = 512  # groups that are read at a time
 
 Spelled = Callable[[Sequence[int]], list[str]]  # the text that each token adds
 
@@ -78,29 +79,15 @@ def sample_rollouts(folder: Path, models: Sequence[str], budget: int) -> Rollout
 
 
 def _sample(journal: Journal, spelled: Spelled, budget: int) -> RolloutSample:
-    sample, places, generation = RolloutSample(), list[tuple[int, int]](), -1
-    for version in journal.versions():
-        record = journal.batch_record(version)
-        places += [(version + 1, ordinal) for ordinal in record.ordinals]
-        if record.generation != generation:
-            generation = record.generation
-            sample.generations.append((version + 1, generation))
-    sample.kept_groups = len(places)
-    if places:
-        sample.first_step, sample.last_step = places[0][0], places[-1][0]
+    sample = RolloutSample()
+    places = _places(journal, sample)
     taken, numbers, spent = list[tuple[int, bytes]](), dict[str, int](), 0
-    for place in spread(len(places)):
-        step, ordinal = places[place]
-        try:
-            group = journal.group(ordinal)
-        except JournalError:
-            sample.unreadable += 1
-            continue
+    for place, group in _read_in_chunks(journal, places, sample):
         number = numbers.setdefault(group.prompt.uid, len(numbers))
         if number == len(sample.prompts):
             sample.prompts.append(_encoded(_prompt_entry(group.prompt)))
             spent += len(sample.prompts[-1])
-        encoded = _encoded(group_entry(group, step, number, spelled))
+        encoded = _encoded(group_entry(group, places[place][0], number, spelled))
         spent += len(encoded)
         if spent > budget and taken:
             break
@@ -108,6 +95,37 @@ def _sample(journal: Journal, spelled: Spelled, budget: int) -> RolloutSample:
         sample.num_rollouts += len(group.rollouts)
     sample.groups = [encoded for _, encoded in sorted(taken)]
     return sample
+
+
+def _places(journal: Journal, sample: RolloutSample) -> list[tuple[int, int]]:
+    """(step, ordinal) of every group in a batch, in order; what the batches say is added to `sample`."""
+    places: list[tuple[int, int]] = []
+    for version in journal.versions():
+        try:
+            record = journal.batch_record(version)
+        except JournalError:
+            # a live run has let go of it meanwhile
+            continue
+        places += [(version + 1, ordinal) for ordinal in record.ordinals]
+        if not sample.generations or record.generation != sample.generations[-1][1]:
+            sample.generations.append((version + 1, record.generation))
+    sample.kept_groups = len(places)
+    if places:
+        sample.first_step, sample.last_step = places[0][0], places[-1][0]
+    return places
+
+
+def _read_in_chunks(journal: Journal, places: list[tuple[int, int]], sample: RolloutSample) -> Iterator[tuple[int, Group]]:
+    """Groups with their places, in the order of `spread`; of each chunk in the order in which they lie on the disk."""
+    order = list(spread(len(places)))
+    for begin in range(0, len(order), CHUNK):
+        chunk, groups = order[begin : begin + CHUNK], dict[int, Group]()
+        for place in sorted(chunk):
+            try:
+                groups[place] = journal.group(places[place][1])
+            except JournalError:
+                sample.unreadable += 1
+        yield from ((place, groups[place]) for place in chunk if place in groups)
 
 
 def spread(count: int) -> Iterator[int]:
@@ -164,7 +182,7 @@ def rollout_entry(rollout: Rollout, spelled: Spelled) -> JsonObject:
     """
     pieces = spelled(int32_array(rollout.token_ids).tolist())
     begin, end = _left_out(pieces)
-    lengths = [_utf16_length(piece) for piece in pieces]
+    lengths = list(map(len if all(map(str.isascii, pieces)) else _utf16_length, pieces))
     kept = lengths[:begin] + lengths[end:]
     ends = [0, *accumulate(lengths)]
     gap = ends[end] - ends[begin]
@@ -206,7 +224,7 @@ def _left_out(pieces: Sequence[str]) -> tuple[int, int]:
 
 
 def _utf16_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _without_long_ones(lengths: np.ndarray, logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

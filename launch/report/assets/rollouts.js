@@ -32,7 +32,8 @@ function fillRollouts(data) {
 }
 
 function howMany(data) {
-  const kept = `${whole(data.groups.length)} of the ${whole(data.kept_groups)} groups that the journal holds, of steps ${data.first_step} to ${data.last_step}: ${whole(items.length)} rollouts, spread evenly.`;
+  const part = data.groups.length < data.kept_groups ? `${whole(data.groups.length)} of the ${whole(data.kept_groups)} groups that the journal holds, spread evenly over` : `All ${whole(data.kept_groups)} groups that the journal holds, of`;
+  const kept = `${part} steps ${data.first_step} to ${data.last_step}: ${whole(items.length)} rollouts. Groups that were filtered are in no journal.`;
   const more = data.first_step > 1 ? " Earlier groups were let go of; buffer.keep_history=true keeps all." : "";
   return kept + more + (data.unreadable ? ` ${data.unreadable} groups could not be read.` : "") + (data.as_ids ? ` Tokens are shown as numbers: ${data.as_ids}.` : "");
 }

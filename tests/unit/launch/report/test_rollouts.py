@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from prolong.buffer.journal.journal import open_journal
-from prolong.buffer.journal.records import BufferState, PromptCursor
+from prolong.buffer.journal.records import GROUP, BufferState, PromptCursor, key
 from prolong.common.json_object import JsonObject
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import Batch, FinishReason, Rollout, Verdict, VerdictStatus, VersionSpan
@@ -143,6 +143,19 @@ def test_a_run_without_journal_says_what_is_missing(tmp_path: Path) -> None:
     with closing(open_journal(tmp_path / "empty", max_gb=1.0, keep_history=True)):
         pass
     assert read_sample(tmp_path / "empty")["groups"] == []
+
+
+def test_a_group_that_a_live_run_has_dropped_is_counted(tmp_path: Path) -> None:
+    batch = random_batch()
+    kept(tmp_path, [batch])
+    with closing(open_journal(tmp_path, max_gb=1.0, keep_history=True)) as journal:
+        newest = journal.load_state()
+        assert newest is not None
+        journal.drop(key(GROUP, batch.groups[1].ordinal))
+        journal.commit(newest)
+    sample = read_sample(tmp_path)
+    assert [group["o"] for group in sample["groups"]] == [batch.groups[0].ordinal, batch.groups[2].ordinal]
+    assert (sample["kept_groups"], sample["unreadable"]) == (3, 1)
 
 
 def test_another_generation_is_found_at_its_first_step(tmp_path: Path) -> None:
