@@ -68,8 +68,8 @@ def _moves(said: Diagnosis) -> Iterator[str | Table]:
     best = said.moves[0]
     if best.gain < LEAST_GAIN:
         yield "no single change is expected to gain anything"
-    else:
-        yield f"[bold]most to be gained: {best.gain:.2f}x[/bold], by {escape(best.words)}"
+        return
+    yield f"[bold]most to be gained: {best.gain:.2f}x[/bold], by {escape(best.words)}"
     model = f"the model of the run makes {said.simulated_steps_per_s:.4g} steps/s"
     yield f"  {model}, the run made {said.steps_per_s:.4g}: gains are as good as that"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -77,10 +77,12 @@ def _moves(said: Diagnosis) -> Iterator[str | Table]:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("change of one thing", overflow="fold")
     table.add_column("then binds", no_wrap=True)
-    for move in said.moves:
+    for move in (move for move in said.moves if move.gain >= LEAST_GAIN):
         numbers = (f"{move.gain:.2f}x", f"{move.steps_per_s:.4g}", f"{move.staleness_mean:.2f}")
         table.add_row(*numbers, escape(_move_text(move)), move.binds_after)
     yield table
+    if idle := [move.words for move in said.moves if move.gain < LEAST_GAIN]:
+        yield escape(f"  nothing would be gained by: {'; '.join(idle)}")
 
 
 def _move_text(move: Improvement) -> str:

@@ -22,7 +22,7 @@ def binding_roof(run: RunRecords) -> BindingRoof | None:
     if step_s <= 0:
         return None
     found = Waits(run)
-    shares = dict.fromkeys(PARTS, 0.0)
+    shares: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     for record in records:
         for part, seconds in found.of(record).items():
             shares[part] += seconds / step_s

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
         for step in range(1, 61):
             numbers = recorded_step(step, 8, 60.0 if step > 7 else 20.0) | {"actor/num_actors": 1.0}
             numbers["reference/kl"] = 0.9
-            writer.write(numbers.pop("step"), numbers)
+            writer.write(step, {name: value for name, value in numbers.items() if name != "step"})
     return run
 
 

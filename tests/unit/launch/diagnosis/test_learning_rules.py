@@ -34,7 +34,7 @@ def healthy(step: int) -> dict[str, float | None]:
     }
 
 
-def findings(cfg: Config | None = None, **curves: Curve) -> list[Finding]:
+def findings(*, cfg: Config | None = None, **curves: Curve) -> list[Finding]:
     records: list[MetricsRecord] = []
     for step in range(1, STEPS + 1):
         changed = {name.replace("__", "/"): curve(step) for name, curve in curves.items()}
@@ -83,7 +83,7 @@ def test_a_healthy_run_keeps_every_rule_quiet() -> None:
     ],
 )
 def test_a_curve_that_goes_wrong_is_found_where_it_does(rule: str, curves: dict[str, Curve], first: int) -> None:
-    found = {finding.rule: finding for finding in findings(**curves)}
+    found = {finding.rule: finding for finding in findings(cfg=None, **curves)}
     assert rule in found
     finding = found[rule]
     assert finding.step == first
@@ -118,7 +118,7 @@ def test_without_validation_a_plateau_is_seen_in_the_rewards() -> None:
 def test_settings_are_proposed_only_where_they_would_change_something() -> None:
     cfg = planned_config()
     cfg.reference.kl_above = 0.5
-    (found,) = findings(cfg, reference__kl=lambda step: 0.01 if step <= 60 else 0.8)
+    (found,) = findings(cfg=cfg, reference__kl=lambda step: 0.01 if step <= 60 else 0.8)
     assert found.settings == ()
     (found,) = findings(reference__kl=lambda step: 0.01 if step <= 60 else 0.8)
     assert found.settings == ("reference.kl_above=0.3",)

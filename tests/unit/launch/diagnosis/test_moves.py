@@ -1,6 +1,5 @@
 """Predicted gains: the side that is slow gains when it is doubled, and a run that cannot be simulated says why."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ DEVICE = PoolDevice(capacity=16, step_base_s=0.02, step_per_rollout_s=1e-4)
 FAST = LearnerDevice(base_s=0.02)
 
 
-def write_run(folder: Path, cluster: Cluster, cfg: Config, changes: Mapping[str, float]) -> Path:
+def write_run(folder: Path, cluster: Cluster, cfg: Config) -> Path:
     """The records of a run as it is simulated on known devices."""
     run = RecordedRun(RunPaths(folder), cfg, [{"step": step} for step in range(1, 13)], [], 10)
     result = simulate_run(cluster, run)
@@ -61,7 +60,7 @@ def write_run(folder: Path, cluster: Cluster, cfg: Config, changes: Mapping[str,
                 "weights/publish_s": cluster.weights.publish_s,
             }
             before_s = ended_s
-            writer.write(numbers.pop("step"), numbers | changes)
+            writer.write(numbers.pop("step"), numbers)
     return folder
 
 
@@ -93,7 +92,7 @@ def settings(eta: int = 2) -> Config:
     ],
 )
 def test_twice_of_what_is_slow_gains_most(tmp_path: Path, part: str, cluster: Cluster, eta: int, gain: float) -> None:
-    found = predict_moves(write_run(tmp_path / "run", cluster, settings(eta), {}), 0.0)
+    found = predict_moves(write_run(tmp_path / "run", cluster, settings(eta)), 0.0)
     assert found.why_none == ""
     best = next(move for move in found.moves if move.part == part)
     assert best.gain == pytest.approx(gain, rel=0.15)
@@ -113,7 +112,7 @@ def test_a_larger_eta_is_proposed_where_both_sides_take_turns(tmp_path: Path) ->
     )
     cfg = settings(eta=0)
     cfg.actor.capacity = 64
-    found = predict_moves(write_run(tmp_path / "run", cluster, cfg, {}), 0.0)
+    found = predict_moves(write_run(tmp_path / "run", cluster, cfg), 0.0)
     move = next(move for move in found.moves if move.part == "staleness")
     # the longest of 32 rollouts takes as long as a step
     assert move.settings[0].startswith("buffer.eta=")
