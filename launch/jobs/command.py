@@ -31,11 +31,11 @@ SUBMIT_S = 300.0  # for one command of --submit
 def launch_job(argv: list[str], parser: argparse.ArgumentParser) -> int:
     """Run the command; 0, or the exit code of the first command of --submit that failed. Raises: UserError."""
     args = _add_arguments(parser).parse_intermixed_args(argv)
+    if args.learner_nodes < 1:
+        raise UserError(f"--learner-nodes {args.learner_nodes}: expected at least 1")
     cfg = compose(args.recipe, args.overrides)
     folder = (args.out or run_folder(cfg) / "launch").absolute()
-    with tempfile.TemporaryDirectory() as scratch:
-        # of a dry run nothing stays, and its keys are printed nowhere
-        keys = _make_keys(cfg, Path(scratch) / KEYS if args.dry_run else folder / KEYS)
+    keys = _keys_with_those_in(folder / KEYS, cfg)
     settings = _read_settings(args.settings, component_names(cfg))
     job = LaunchJob(cfg=cfg, folder=folder, nodes=args.learner_nodes, settings=settings, keys=keys)
     rendered = TARGETS[args.target].render(job)
@@ -45,6 +45,7 @@ def launch_job(argv: list[str], parser: argparse.ArgumentParser) -> int:
         _print_files(files, rendered)
         return 0
     _write_files(files, folder)
+    _write_keys(keys, folder / KEYS)
     return _submit(rendered) if args.submit else _print_next(files, rendered, folder)
 
 
@@ -74,10 +75,26 @@ def _read_settings(given: list[str], known: list[str]) -> dict[str, dict[str, st
     return settings
 
 
-def _make_keys(cfg: Config, folder: Path) -> dict[str, str]:
-    """The run's keys, made where they are missing: file name below `folder` -> text."""
-    make_keys(folder, [name for name in component_names(cfg) if name != BUFFER])
+def _keys_with_those_in(folder: Path, cfg: Config) -> dict[str, str]:
+    """The run's keys, those in `folder` and new ones that are missing: file name -> text. Nothing is left on the disk."""
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / KEYS
+        _write_keys(_read_keys(folder), made)
+        make_keys(made, [name for name in component_names(cfg) if name != BUFFER])
+        return _read_keys(made)
+
+
+def _read_keys(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _write_keys(keys: dict[str, str], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for name, text in keys.items():
+        path = folder / name
+        for each in reversed([path.parent, *(parent for parent in path.parents if parent.is_relative_to(folder))]):
+            each.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(path, text, mode=SECRET if path.suffix == ".key" else 0o644)
 
 
 def _write_files(files: dict[str, RenderedFile], folder: Path) -> None:

@@ -62,6 +62,26 @@ def test_rendering_again_keeps_the_keys(target: Recorder) -> None:
     assert target.job.folder == Path("runs/mine/launch").absolute()
 
 
+def test_what_cannot_be_rendered_leaves_nothing_behind(
+    target: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(job: LaunchJob) -> Rendered:
+        raise UserError("no such partition")
+
+    monkeypatch.setattr(target, "render", refuse)
+    with pytest.raises(UserError, match="no such partition"):
+        dispatch(RECIPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_pool_gets_a_key_beside_those_that_are_there(target: Recorder) -> None:
+    dispatch(RECIPE)
+    first = target.job.keys
+    dispatch([*RECIPE, "pools={late: {count: 1}}"])
+    assert first.items() <= target.job.keys.items()
+    assert "hosts/late/client.key" in target.job.keys
+
+
 def test_a_dry_run_prints_everything_but_secrets_and_leaves_nothing(
     target: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +122,11 @@ def test_settings_of_a_component_lie_above_those_of_all(target: Recorder) -> Non
 def test_a_setting_that_cannot_be_read_is_refused(target: Recorder, given: str) -> None:
     with pytest.raises(UserError, match="expected KEY=VALUE, or COMPONENT:KEY=VALUE with one of buffer, learner"):
         dispatch([*RECIPE, "--set", given])
+
+
+def test_a_learner_has_at_least_one_node(target: Recorder) -> None:
+    with pytest.raises(UserError, match="--learner-nodes 0: expected at least 1"):
+        dispatch([*RECIPE, "--learner-nodes", "0"])
 
 
 def test_a_pool_named_like_a_component_is_refused(target: Recorder) -> None:
