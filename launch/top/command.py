@@ -122,7 +122,6 @@ class Top:
         return Shown(
             status=newest.status,
             actors=self._window.actors(),
-            versions_per_s=self._window.versions_per_s(),
             record=self._record,
             silent_s=monotonic() - self._heard_s,
         )

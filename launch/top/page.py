@@ -30,7 +30,7 @@ LAST_STEP = (
     ("buffer/staleness_max", "at most", "{:.0f}"),
     ("rollout/tokens_mean", "tokens", "{:,.0f}"),
     ("policy/ess", "ess", "{:.3f}"),
-    ("learner/tokens_per_s", "trained/s", "{:,.0f}"),
+    ("policy/kl_behaviour", "kl", "{:.4f}"),
 )
 
 
@@ -71,7 +71,6 @@ class Shown:
 
     status: Status
     actors: Sequence[WatchedActor]
-    versions_per_s: float
     record: Mapping[str, float]  # the newest step's, where the run folder is on this machine
     silent_s: float = 0.0  # for how long the buffer has not answered
 
@@ -101,7 +100,7 @@ def _rows(shown: Shown) -> list[tuple[str, RenderableType]]:
     status = shown.status
     rows: list[tuple[str, RenderableType]] = [("learner", _learner(shown)), ("batch", _batch(status))]
     if shown.record:
-        rows.append(("last", _last_step(shown.record)))
+        rows += [("reward", _rewards(shown.record)), ("last", _last_step(shown.record))]
     rows += [
         ("roofs", _roofs(live_roofs(status, list(shown.actors)))),
         ("tickets", _ledger(status)),
@@ -135,14 +134,18 @@ def _batch(status: Status) -> Text:
     return text.append(f"   {status.waits_for}", style="yellow") if status.waits_for else text
 
 
-def _last_step(record: Mapping[str, float]) -> Text:
-    """The newest step: rewards by domain, and a few numbers."""
+def _rewards(record: Mapping[str, float]) -> Text:
+    """Mean rewards of the newest step, of all rollouts and by domain."""
     domains = {key.split("/")[1]: value for key, value in record.items() if key.startswith("reward/") and key.count("/") == 1}
-    text = Text(f"reward {format_score(domains.pop('mean', None))}", style="cyan")
+    text = Text(format_score(domains.pop("mean", None)), style="bold cyan")
     for domain, value in sorted(domains.items()):
-        text.append(f"  {domain} {format_score(value)}", style="default")
-    told = [f"{name} {form.format(record[key])}" for key, name, form in LAST_STEP if key in record]
-    return text.append("   " + "  ".join(told), style="dim")
+        text.append(f"   {domain} {format_score(value)}", style="default")
+    return text
+
+
+def _last_step(record: Mapping[str, float]) -> Text:
+    """A few numbers of the newest step."""
+    return Text("   ".join(f"{name} {form.format(record[key])}" for key, name, form in LAST_STEP if key in record))
 
 
 def _roofs(roofs: LiveRoofs) -> Text:
@@ -169,9 +172,9 @@ def _actors(shown: Shown) -> Text:
     actors, num = shown.actors, len(shown.actors)
     tokens = sum(actor.tokens_per_s for actor in actors)
     relays = sum(peer.get("role") == "relay" for peer in shown.status.peers.values())
-    text = Text(f"{num} actors   {tokens:,.0f} tokens/s   {shown.versions_per_s * 60:.1f} versions/min")
+    text = Text(f"{num} actor{'s' * (num != 1)}   {tokens:,.0f} tokens/s")
     if relays:
-        text.append(f"   {relays} relays")
+        text.append(f"   {relays} relay{'s' * (relays != 1)}")
     hidden = shown.status.num_peers - len(shown.status.peers)
     return text.append(f"   {hidden:,} more clients are not shown", style="dim") if hidden > 0 else text
 

@@ -82,13 +82,6 @@ class StatusWindow:
         before = first.status.peers if len(self._seen) > 1 else {}
         return [actor_speed(name, peer, before.get(name, {})) for name, peer in found]
 
-    def versions_per_s(self) -> float:
-        """Steps of the learner per second in the window."""
-        if len(self._seen) < 2:
-            return 0.0
-        first, last = self._seen[0], self._seen[-1]
-        return max(0, last.status.version - first.status.version) / max(last.at_s - first.at_s, 1e-9)
-
 
 def actor_speed(name: str, peer: Told, before: Told) -> WatchedActor:
     """The speed of an actor between two statuses. before: what was told of it then; empty: nothing."""

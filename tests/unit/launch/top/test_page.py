@@ -56,7 +56,7 @@ def drawn(shown: Shown, view: View, *, width: int = 80, height: int = 40) -> lis
 def shown(window: StatusWindow, **more: object) -> Shown:
     newest = window.newest
     assert newest is not None
-    known = {"status": newest.status, "actors": window.actors(), "versions_per_s": window.versions_per_s(), "record": {}}
+    known = {"status": newest.status, "actors": window.actors(), "record": {}}
     return Shown(**(known | more))  # pyright: ignore[reportArgumentType]
 
 
@@ -65,7 +65,6 @@ def test_speeds_and_shares_are_those_of_the_last_seconds_not_of_the_whole_life()
     window = window_of((0.0, status(1, a=before)), (10.0, status(6, a=after)))
     [found] = window.actors()
     assert (found.busy, found.idle, found.updating, found.tokens_per_s) == pytest.approx((0.4, 0.5, 0.1, 200.0))
-    assert window.versions_per_s() == pytest.approx(0.5)
 
 
 def test_an_actor_that_started_again_counts_from_its_start() -> None:
@@ -75,7 +74,6 @@ def test_an_actor_that_started_again_counts_from_its_start() -> None:
 
 def test_the_window_forgets_what_is_older_than_ten_seconds_and_another_generation() -> None:
     window = window_of(*((float(at), status(at, a=actor(at, 0.0, 0.0, at * at))) for at in range(40)))
-    assert window.versions_per_s() == pytest.approx(1.0)
     # from 29 to 39 seconds
     assert window.actors()[0].tokens_per_s == pytest.approx((39**2 - 29**2) / 10)
     window.add(41.0, msgspec.structs.replace(status(2, a=actor(1.0, 0.0, 0.0, 7.0)), generation=2))
@@ -127,7 +125,15 @@ def test_the_page_fits_into_eighty_columns_and_its_height_and_says_what_matters(
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
     page = "\n".join(lines)
-    for said in ("version 7 of 80", "waits for 3.2 s", "37 of 64 groups stored", "reward .50  math .25", "more (j k)", KEYS):
+    for said in (
+        "version 7 of 80",
+        "waits for 3.2 s",
+        "37 of 64 groups stored",
+        "reward  .50   math .25",
+        "staleness 1.25",
+        "more (j k)",
+        KEYS,
+    ):
         assert said in page
     # all of it, where there is room
     assert "silent 12 s" in "\n".join(drawn(shown(window_of((0.0, status(7, **many)))), View(), height=90))
