@@ -30,6 +30,7 @@ class Evaluation:
     max_tokens: int
     seed: int
     prompts: int  # of each file, the first ones; 0: all
+    part: tuple[int, int]  # this process samples one of so many parts; (0, 1): all
     recipe: str
     overrides: list[str]
     as_json: bool
@@ -58,6 +59,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; all models have the same")
     parser.add_argument("--prompts", type=_positive, default=0, help="only so many prompts of each file (default: all)")
+    several = "sample one of N parts of the rollouts, for N GPUs; then once more without it, for the table"
+    parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help=several)
     recipe = "a name in launch/conf or a YAML file: its engine, verifiers and, without --data, data.heldout"
     parser.add_argument("--recipe", default="", help=recipe)
     parser.add_argument("--json", action="store_true", help="print one JSON object and no tables")
@@ -92,10 +95,18 @@ def parse_evaluation(argv: list[str]) -> Evaluation:
         max_tokens=args.max_tokens,
         seed=args.seed,
         prompts=args.prompts,
+        part=args.part,
         recipe=args.recipe,
         overrides=overrides,
         as_json=args.json,
     )
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text}: expected I/N, such as 0/4, 1/4, 2/4 and 3/4 for four processes")
+    return int(index), int(count)
 
 
 def _positive(text: str) -> int:

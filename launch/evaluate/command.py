@@ -59,6 +59,9 @@ def evaluate_models(wanted: Evaluation) -> int:
     cfg = compose(wanted.recipe, ["model.path=unused", *wanted.overrides])
     planned = [_plan(model, wanted, cfg) for model in models_named(wanted.models, wanted.out / "exports")]
     outcomes = asyncio.run(_sample_all(planned, wanted))
+    if wanted.part != (0, 1):
+        sys.stdout.write(f"part {wanted.part[0]} of {wanted.part[1]} is sampled; without --part the command makes the table\n")
+        return 0
     results = [
         Evaluated.of(one.model.name, one.model.step, each, wanted.ks, outcomes[0])
         for one, each in zip(planned, outcomes, strict=True)
@@ -137,7 +140,7 @@ async def _sample_all(planned: list[PlannedModel], wanted: Evaluation) -> list[O
 
 
 def _store(one: PlannedModel, wanted: Evaluation) -> EvaluationStore:
-    return EvaluationStore(wanted.out / one.model.name, one.asked, one.held_out.prompts, wanted.n)
+    return EvaluationStore(wanted.out / one.model.name, one.asked, one.held_out.prompts, wanted.n, wanted.part)
 
 
 async def _sample(one: PlannedModel, store: EvaluationStore, fed: FedEngine, progress: RolloutProgress) -> None:

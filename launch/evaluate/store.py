@@ -3,6 +3,8 @@
 A ticket asks for one rollout of one prompt; its ordinal is `number of the rollout * number of prompts + index of the prompt`.
 So an evaluation that was killed goes on with the tickets that no group is recorded for, and one that is asked for more rollouts
 per prompt keeps those that it has. All models sample a prompt's rollouts with the same seeds.
+
+Several processes may sample one model: each has a journal of its own, and reads those of the others when it is opened.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 
-from ...buffer.journal.journal import open_journal
+from ...buffer.journal.journal import Journal, open_journal, read_journal
 from ...buffer.journal.records import BufferState, PromptCursor
 from ...buffer.tickets.store import ticket_seed
 from ...common.errors import UserError
@@ -47,52 +50,67 @@ class Asked:
 
 
 class EvaluationStore:
-    """The rollouts of one model. Opened for writing by one process at a time."""
+    """The rollouts of one model. One process at a time may open a part of them."""
 
-    def __init__(self, folder: Path, asked: Asked, prompts: Sequence[Prompt], n: int) -> None:
-        """`n`: rollouts per prompt. Raises: UserError when `folder` holds another evaluation; JournalError."""
+    def __init__(self, folder: Path, asked: Asked, prompts: Sequence[Prompt], n: int, part: tuple[int, int] = (0, 1)) -> None:
+        """`n`: rollouts per prompt. `part`: only tickets whose ordinal has this remainder are missing here.
+
+        Raises: UserError when `folder` holds another evaluation; JournalError.
+        """
         self._prompts, self._asked, self._n = prompts, asked, n
         folder.mkdir(parents=True, exist_ok=True)
         check_same(folder / "asked.json", asked)
-        self._journal = open_journal(folder / "journal", max_gb=MAX_GB, keep_history=True)
-        self._done = set(self._journal.groups())
+        own = folder / ("journal" if part == (0, 1) else f"journal-{part[0]}-of-{part[1]}")
+        self._part = part
+        with ExitStack() as opened:
+            others = [path.parent for path in sorted(folder.glob("journal*/data.mdb")) if path.parent != own]
+            self._others = [opened.enter_context(closing(read_journal(path))) for path in others]
+            self._journal = open_journal(own, max_gb=MAX_GB, keep_history=True)
+            opened.pop_all()
+        # ordinal -> the journal that has its group
+        self._done: dict[int, Journal] = {o: journal for journal in [*self._others, self._journal] for o in journal.groups()}
+        self._num_own = len(self._journal.groups())
         self._committed_s = monotonic()
 
     def missing(self) -> Iterator[Ticket]:
         """The tickets without a group: the first rollout of every prompt, then the second of every prompt, and so on."""
-        ordinals = range(self._n * len(self._prompts))
+        index, count = self._part
+        ordinals = range(index, self._n * len(self._prompts), count)
         return (self._ticket(ordinal) for ordinal in ordinals if ordinal not in self._done)
 
     @property
     def num_missing(self) -> int:
         """Rollouts that are still to be sampled."""
-        return sum(ordinal not in self._done for ordinal in range(self._n * len(self._prompts)))
+        index, count = self._part
+        return sum(ordinal not in self._done for ordinal in range(index, self._n * len(self._prompts), count))
 
     @property
     def num_asked(self) -> int:
-        """Rollouts in all."""
-        return self._n * len(self._prompts)
+        """Rollouts of this part."""
+        return len(range(self._part[0], self._n * len(self._prompts), self._part[1]))
 
     def add(self, group: Group) -> None:
         """Record a scored group; it is on the disk half a second later."""
         self._journal.put_group(group, b"")
-        self._done.add(group.ordinal)
+        self._done[group.ordinal] = self._journal
+        self._num_own += 1
         if monotonic() - self._committed_s > COMMIT_S:
             self.commit()
 
     def commit(self) -> None:
-        self._journal.commit(_state(len(self._done)))
+        self._journal.commit(_state(self._num_own))
         self._committed_s = monotonic()
 
     def groups_of(self, index: int) -> list[Group]:
         """The recorded groups of prompt `index`, of its first n rollouts."""
         ordinals = range(index, self._n * len(self._prompts), len(self._prompts))
-        return [self._journal.group(ordinal) for ordinal in ordinals if ordinal in self._done]
+        return [self._done[ordinal].group(ordinal) for ordinal in ordinals if ordinal in self._done]
 
     def close(self) -> None:
-        """Commit and release the journal."""
+        """Commit and release the journals."""
         self.commit()
-        self._journal.close()
+        for journal in (self._journal, *self._others):
+            journal.close()
 
     def _ticket(self, ordinal: int) -> Ticket:
         asked = self._asked

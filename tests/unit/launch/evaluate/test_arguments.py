@@ -32,6 +32,7 @@ def test_settings_may_stand_anywhere() -> None:
         (["--top-p", "1.5"], r"--top-p in \(0, 1\]"),
         (["--n", "4", "--k", "8"], "need an n of at least k"),
         (["--n", "0"], "0: expected 1 or more"),
+        (["--part", "4/4"], "4/4: expected I/N, such as 0/4"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,19 @@ def test_what_was_recorded_is_not_sampled_again_and_more_rollouts_keep_it(tmp_pa
         assert [group.ordinal for group in store.groups_of(1)] == [1]
 
 
+def test_processes_that_sample_parts_fill_one_evaluation(tmp_path: Path) -> None:
+    for index in range(2):
+        with closing(EvaluationStore(tmp_path, ASKED, PROMPTS, 2, (index, 2))) as store:
+            assert (store.num_missing, store.num_asked) == (3, 3)
+            for ticket in list(store.missing()):
+                store.add(group_of(ticket))
+    with opened(tmp_path, n=3) as store:
+        assert [ticket.ordinal for ticket in store.missing()] == [6, 7, 8]
+        assert [[group.ordinal for group in store.groups_of(index)] for index in range(3)] == [[0, 3], [1, 4], [2, 5]]
+    with closing(EvaluationStore(tmp_path, ASKED, PROMPTS, 3, (0, 2))) as store:
+        assert [ticket.ordinal for ticket in store.missing()] == [6, 8]
+
+
 @pytest.mark.parametrize(("name", "value"), [("weights", "other"), ("temperature", 1.0), ("prompts", "other"), ("seed", 1)])
 def test_rollouts_of_another_evaluation_are_refused(tmp_path: Path, name: str, value: object) -> None:
     with opened(tmp_path):
