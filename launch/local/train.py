@@ -100,6 +100,11 @@ def locked_run(paths: RunPaths) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{paths.folder}: another `prolong train` is running in it; choose another run.name") from None
+        except OSError as error:
+            raise UserError(
+                f"{paths.folder}: its file system gives no locks ({error.strerror}), and two runs in it would go unseen; mount "
+                "it with them (Lustre: -o flock), or give another run.root"
+            ) from error
         yield
 
 

@@ -121,18 +121,16 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
 def test_every_process_gets_its_node_its_gpus_and_its_keys(
     cluster: SlurmCluster, launched: LaunchedRun, tmp_path: Path
 ) -> None:
-    """A learner of two nodes with two ranks each, and two actors of two GPUs that share a node."""
+    """A learner of two nodes with two ranks each, and two actors of two GPUs that share a node; all leave when it is time."""
     pool = "pools={big: {count: 2, actor: {engine: vllm, tensor_parallel: 2}}}"
     launched.launch(
         "model.device=auto", "launch.learner_ranks=2", pool, "--learner-nodes=2", "--set=cpus-per-task=3", "--set=big:nodes=1"
     )
     script = launched.scripts / "run.sbatch"
     stand_in = f"{ROOT}/tests/support/placed_process.py {tmp_path}"
-    (tmp_path / "expected").write_text("5")
     script.write_text(script.read_text().replace("-m prolong.launch.cli", stand_in))
     job = cluster.command("sbatch", "--parsable", str(script)).strip()
-    launched.wait_for(job, "COMPLETED")
-
+    launched.run.wait("all processes", lambda: len(list(tmp_path.glob("*.json"))) == 5, 60)
     assert "big-0 ended with code 3" in launched.output()
     seen = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     by_role = {role: sorted((each for each in seen if each["role"] == role), key=lambda each: each["name"]) for role in ROLES}
@@ -150,3 +148,13 @@ def test_every_process_gets_its_node_its_gpus_and_its_keys(
     keys = {each["role"]: [word for word in each["arguments"] if word.startswith("buffer.keys=")] for each in seen}
     folder = f"buffer.keys={launched.scripts}/keys"
     assert keys == {"buffer": [folder], "learner": [f"{folder}/hosts/learner"], "actor": [f"{folder}/hosts/big"]}
+
+    # the request to leave reaches both nodes of the learner, and the buffer when the others have gone
+    cluster.command("scancel", "--batch", "--signal=USR1", job)
+    launched.wait_for(job, "PENDING")
+    left = {path.stem: path.stat().st_mtime_ns for path in tmp_path.glob("*.left")}
+    assert left.keys() == {path.stem for path in tmp_path.glob("*.json")}
+    assert max(left, key=left.__getitem__) == f"buffer-buffer-{buffer['node']}"
+    (tmp_path / "end").touch()
+    cluster.start_again(job)
+    launched.wait_for(job, "COMPLETED")

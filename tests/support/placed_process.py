@@ -1,14 +1,15 @@
 """Stands in for `prolong` in a job: writes down where it runs and what it was given, then waits for the end of the run.
 
-The first start of the actor big-0 fails.
+The first start of the actor big-0 fails. The learner ends the run when FOLDER/end exists, and SIGTERM any process.
 
-python placed_process.py FOLDER ROLE ARGUMENTS...    ->    FOLDER/ROLE-NAME-NODE.json
+python placed_process.py FOLDER ROLE ARGUMENTS...    ->    FOLDER/ROLE-NAME-NODE.json, and after SIGTERM .left beside it
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -21,7 +22,7 @@ SCORES = {"sampled": {"by_task": {}, "mean": 0.0}}
 
 
 def main(folder: Path, role: str, *arguments: str) -> int:
-    """The learner ends the run when all others are there."""
+    """Runs until the run has ended. Returns the exit code."""
     name = arguments[arguments.index("--name") + 1] if "--name" in arguments else role
     node = os.uname().nodename
     nodes = nodes_of_slurm(os.environ) if role == "learner" else None
@@ -39,14 +40,17 @@ def main(folder: Path, role: str, *arguments: str) -> int:
         # it is started again, and the others do not notice
         failed.touch()
         return 3
-    (folder / f"{role}-{name}-{node}.json").write_text(json.dumps(seen))
+    report = folder / f"{role}-{name}-{node}.json"
+
+    def leave(_number: int, _frame: object) -> None:
+        report.with_suffix(".left").touch()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    report.write_text(json.dumps(seen))
     summary, deadline = folder / "run" / "summary.json", time.monotonic() + WAIT_S
     while not summary.exists():
-        if (
-            nodes is not None
-            and nodes.index == 0
-            and len(list(folder.glob("*.json"))) == int((folder / "expected").read_text())
-        ):
+        if nodes is not None and nodes.index == 0 and (folder / "end").exists():
             ended = {"before": SCORES, "after": SCORES, "steps": 100000, "wall_s": 1.0, "ledger": {"trained": 0}}
             summary.write_text(json.dumps(ended))
         if time.monotonic() > deadline:

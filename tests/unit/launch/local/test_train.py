@@ -1,5 +1,6 @@
 """The processes of `prolong train`, their environment, and its last lines. tests/chaos has whole runs."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_a_run_folder_belongs_to_one_supervisor(paths: RunPaths) -> None:
         pass
     with local.locked_run(paths):
         assert paths.logs.is_dir()
+
+
+def test_a_file_system_without_locks_is_refused(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(local.fcntl, "flock", flock)
+    with pytest.raises(UserError, match="gives no locks"), local.locked_run(paths):
+        pass
 
 
 def test_the_summary_of_an_earlier_end_is_kept_under_its_step(paths: RunPaths) -> None:
