@@ -38,7 +38,7 @@ from ..learner.report import batch_metrics, write_summary
 
 MODEL = CONF_FOLDER / "demo"  # whose tokenizer is used
 TASKS = {"math": ("addition", "digit_sum"), "logic": ("spell_backward", "number_sorting"), "code": ("arithmetic",)}
-POOL = 2048  # completions that all rollouts are drawn from
+POOL = 2048  # completions that all rollouts are drawn from, at most
 ETA = 2
 SWEEP = 20  # steps
 
@@ -65,7 +65,7 @@ class Author:
         self._size, self._rng = size, np.random.default_rng(seed)
         self._tokenizer = Tokenizer.load(str(MODEL))
         self._prompts = [self._prompt(number) for number in range(size.prompts)]
-        self._completions = [self._completion() for _ in range(POOL)]
+        self._completions = [self._completion() for _ in range(min(POOL, size.rollouts))]
         self._logprobs = -self._rng.exponential(0.3, size=1 << 16).astype("<f4")
 
     def _prompt(self, number: int) -> Prompt:
@@ -111,7 +111,7 @@ class Author:
 
     def _rollout(self, version: int, chance: float) -> Rollout:
         draw = self._rng.random(4)
-        ids = self._completions[int(draw[0] * POOL)]
+        ids = self._completions[int(draw[0] * len(self._completions))]
         start = int(draw[1] * (len(self._logprobs) - len(ids)))
         oldest = max(0, version - int(draw[2] * (ETA + 1)))
         middle = len(ids) // 2

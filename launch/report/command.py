@@ -14,7 +14,7 @@ from ...common.metrics import read_metrics
 from ..diagnosis.diagnose import diagnose
 from ..status import find_run
 from ..summary import read_summary
-from .curves import RunMark, columns_of, marks_of, sweeps_of
+from .curves import RunMark, columns_of, marks_of, restarts_of, sweeps_of
 from .facts import facts_of
 from .page import PageParts
 from .rollouts import RolloutSample, sample_rollouts
@@ -73,7 +73,7 @@ def write_report(
     page, title = PageParts.load(), f"{facts['run']['name']} - prolong report"
     spent = sum(map(len, page.render(title, facts, b"")))
     sample = sample_rollouts(paths.journal, _tokenizers(paths, cfg), int(megabytes * 1e6) - spent)
-    facts["marks"] = [asdict(mark) for mark in [*marks, *_generations(sample)]]
+    facts["marks"] = [asdict(mark) for mark in [*marks, *restarts_of(paths.logs / "learner.log"), *_generations(sample)]]
     with atomic_replacement(path) as scratch, scratch.open("wb") as file:
         num_bytes = sum(file.write(part) for part in page.render(title, facts, sample.encoded()))
     return WrittenReport(path=path, num_bytes=num_bytes, sample=sample)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +34,7 @@ FAULTS = {
     "actor/dropped_rollouts": "rollouts were dropped, because they could not be judged",
     "validation/skipped_sweeps": "validation sweeps were left out",
 }
+STARTED = re.compile(r"learner at version (\d+) of \d+, generation")  # what a learner logs when it begins
 # steps with the same fault make one mark if no more steps lie between them, as a share of all
 NEAR = 0.005
 
@@ -182,3 +185,13 @@ def _lost_actors(records: Sequence[MetricsRecord]) -> Iterator[RunMark]:
         if has < had:
             step = int(after["step"])
             yield RunMark(step=step, last_step=step, kind="fault", words=f"actors went from {had:.0f} to {has:.0f}")
+
+
+def restarts_of(log: Path) -> list[RunMark]:
+    """A mark where a learner started again, from its log, which `prolong train` keeps over all starts; none without one."""
+    if not log.is_file():
+        return []
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        versions = [int(found[1]) for line in lines if (found := STARTED.search(line))]
+    words = "the learner started again, from version {}"
+    return [RunMark(step=v, last_step=v, kind="fault", words=words.format(v)) for v in versions[1:]]

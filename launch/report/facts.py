@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ...common.config.run_files import RunPaths
 from ...common.config.sections import Config
 from ...common.config.stages import total_steps
+from ...common.errors import ProlongError
 from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord
 from ...common.types import TicketState
@@ -24,7 +25,7 @@ def facts_of(
     paths: RunPaths, cfg: Config | None, records: Sequence[MetricsRecord], sweeps: Mapping[str, SweepCurve]
 ) -> JsonObject:
     """A JSON object of all of them. `cfg`: None for a folder without a config.yaml."""
-    known = run_status(paths)
+    known = _status(paths)
     last = records[-1] if records else {}
     summary = known.get("summary", {})
     return {
@@ -46,6 +47,14 @@ def facts_of(
         "staleness": staleness_of(records),
         "survival": _survival_of(records),
     }
+
+
+def _status(paths: RunPaths) -> JsonObject:
+    """What `prolong status` knows. A folder that was copied here may name a buffer that this host has no keys for."""
+    try:
+        return run_status(paths)
+    except ProlongError:
+        return {"state": "unknown", "version": 0}
 
 
 def _written(paths: RunPaths) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.metrics import MetricsRecord
-from prolong.launch.report.curves import MAX_NAMES, MAX_POINTS, columns_of, marks_of, sweeps_of
+from prolong.launch.report.curves import MAX_NAMES, MAX_POINTS, columns_of, marks_of, restarts_of, sweeps_of
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def records_of(**columns: list[float | None]) -> list[MetricsRecord]:
@@ -100,3 +104,12 @@ def test_faults_of_neighbouring_steps_are_one_mark_with_their_sum() -> None:
         ("fault", 2, 2, "actors went from 3 to 1"),
         ("fault", 7, 7, "4 leases were lost"),
     ]
+
+
+def test_a_learner_that_started_again_is_marked_at_the_version_that_it_went_on_from(tmp_path: Path) -> None:
+    log = tmp_path / "learner.log"
+    assert restarts_of(log) == []
+    assert '"learner at version %d of %d, generation %d"' in (ROOT / "learner" / "main.py").read_text()
+    began = "2026-11-30 11:02:49,632 INFO prolong.learner.main: learner at version {} of 64, generation 1\n"
+    log.write_text(began.format(0) + "Killed\n" + began.format(12) + "stage short begins at version 20\n" + began.format(24))
+    assert [(mark.kind, mark.step) for mark in restarts_of(log)] == [("fault", 12), ("fault", 24)]

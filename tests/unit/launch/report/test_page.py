@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from prolong.bench.synthetic_run import SyntheticSize, write_synthetic_run
+from prolong.common.config.run_files import load_config, save_config
 from prolong.common.errors import UserError
 from prolong.launch.report.command import report_run, write_report
 from prolong.launch.report.page import ASSETS, SCRIPTS, PageParts
@@ -91,6 +92,16 @@ def test_a_folder_with_metrics_alone_has_a_page(tmp_path: Path) -> None:
     assert facts["diagnosis"] is None
     assert facts["run"]["scores"]["sampled"][1]["version"] == 20
     assert facts["run"]["ledger"]["trained"] == 23 * 3
+
+
+def test_a_copied_folder_of_a_buffer_that_lets_nobody_in_has_a_page(tmp_path: Path) -> None:
+    paths = write_synthetic_run(tmp_path / "run", SIZE)
+    paths.summary.unlink()
+    cfg = load_config(paths.config)
+    cfg.buffer.address, cfg.buffer.keys = "tcp://192.0.2.1:5710", str(tmp_path / "no-keys")
+    save_config(cfg, paths.config)
+    written = write_report(paths, predicts=False)
+    assert data_of(written.path.read_text(), "run-data")["run"]["state"] == "unknown"
 
 
 def test_a_limit_that_is_too_small_and_a_missing_folder_are_mistakes(tmp_path: Path) -> None:
