@@ -72,6 +72,8 @@ def _moves(said: Diagnosis) -> Iterator[str | Table]:
     yield f"[bold]most to be gained: {best.gain:.2f}x[/bold], by {escape(best.words)}"
     model = f"the model of the run makes {said.simulated_steps_per_s:.4g} steps/s"
     yield f"  {model}, the run made {said.steps_per_s:.4g}: gains are as good as that"
+    if said.roof is not None and said.simulated_part != said.roof.part:
+        yield f"  in the model {said.simulated_part} would bind, not {said.roof.part}: it misses something, believe gains less"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("gain", "steps/s", "staleness"):
         table.add_column(column, justify="right", no_wrap=True)

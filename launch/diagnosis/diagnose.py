@@ -39,5 +39,6 @@ def diagnose_records(run: RunRecords, prediction: Prediction) -> Diagnosis:
         moves=prediction.moves,
         no_moves=prediction.why_none,
         simulated_steps_per_s=prediction.simulated_steps_per_s,
+        simulated_part=prediction.simulated_part,
         findings=find_all(run),
     )

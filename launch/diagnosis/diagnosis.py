@@ -89,6 +89,7 @@ class Diagnosis:
     moves: tuple[Improvement, ...]  # the largest gain first
     no_moves: str  # why no gain was predicted; empty if it was
     simulated_steps_per_s: float  # of the run as it was, by the planner's model: how far the gains can be believed; 0 without
+    simulated_part: str  # one of PARTS: what binds there; another one than that of `roof` says that the model misses something
     findings: tuple[Finding, ...]  # in the order of their steps
 
     def as_json(self) -> JsonObject:

@@ -35,6 +35,7 @@ class Prediction:
     moves: tuple[Improvement, ...] = ()  # the largest gain first
     why_none: str = ""
     simulated_steps_per_s: float = 0.0  # of the run as it was
+    simulated_part: str = ""  # what binds in it, one of PARTS
     roofs: dict[str, float] = field(default_factory=dict)  # of the closed form, those that are finite
 
 
@@ -66,6 +67,7 @@ def predict_moves(folder: Path, cores: float | None = None) -> Prediction:
     return Prediction(
         moves=tuple(sorted(moves, key=lambda move: -move.gain)),
         simulated_steps_per_s=given.found.steps_per_s,
+        simulated_part=binding_part(given.found),
         roofs={part: roof for part, roof in given.roofs.all().items() if roof != float("inf")},
     )
 

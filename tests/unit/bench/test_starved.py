@@ -34,6 +34,7 @@ def said_of(part: str, *moves: Improvement) -> Diagnosis:
         moves=moves,
         no_moves="" if moves else "it is too short",
         simulated_steps_per_s=1.0,
+        simulated_part=part,
         findings=(),
     )
 

@@ -1,12 +1,15 @@
 """`prolong diagnose`: a page of text, one JSON object, and what cannot be read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prolong.common.config.run_files import save_config
 from prolong.common.metrics import MetricsWriter
 from prolong.launch.cli import main
+from prolong.launch.diagnosis.command import diagnosis_page
+from prolong.launch.diagnosis.diagnosis import BindingRoof, Diagnosis, Improvement
 
 from tests.support.recorded_steps import planned_config, recorded_step
 
@@ -35,6 +38,22 @@ def test_the_page_says_what_binds_where_time_went_and_what_looks_wrong(
     assert "nothing was simulated" in text
     assert "Far from the reference" in text
     assert "reference.kl_above=0.3" in text
+
+
+def test_a_model_in_which_another_part_binds_is_not_to_be_believed() -> None:
+    move = Improvement(
+        part="staleness", words="eta 3", settings=("buffer.eta=3",), gain=2.0, steps_per_s=2.0, staleness_mean=1.0,
+        binds_after="learner",
+    )  # fmt: skip
+    roof = BindingRoof(part="learner", words="the learner binds", evidence=(), shares={"learner": 1.0})
+    said = Diagnosis(
+        run="run", steps=20, wall_s=20.0, steps_per_s=1.0, sides=(), roof=roof, moves=(move,), no_moves="",
+        simulated_steps_per_s=1.0, simulated_part="staleness", findings=(),
+    )  # fmt: skip
+    lines = [part for part in diagnosis_page(said) if isinstance(part, str)]
+    assert any("in the model staleness would bind, not learner" in line for line in lines)
+    agrees = replace(said, simulated_part="learner")
+    assert not any("in the model" in line for line in diagnosis_page(agrees) if isinstance(line, str))
 
 
 def test_the_object_holds_sides_moves_and_findings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,7 @@ def test_twice_of_what_is_slow_gains_most(tmp_path: Path, part: str, cluster: Cl
     rivals = {"verifiers": {"actors"}, "weights": {"staleness"}}.get(part, set())
     assert all(move.gain <= 1.05 * best.gain for move in found.moves if move.part not in {part} | rivals)
     assert list(found.moves) == sorted(found.moves, key=lambda move: -move.gain)
+    assert found.simulated_part == part
     assert set(found.roofs) >= {"actors", "learner", "staleness"}
 
 
