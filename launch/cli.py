@@ -159,7 +159,7 @@ def verifier(argv: list[str]) -> int:
     cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
     from .verifier import judge_file, serve_hosts
 
-    return judge_file(cfg.verifiers, args.file) if args.file else serve_hosts(cfg.verifiers, args.address)
+    return judge_file(cfg.verifiers, args.file) if args.file else serve_hosts(cfg, args.address)
 
 
 def bootstrap(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -12,34 +13,58 @@ from typing import Any
 
 import msgspec
 
+from ..common.config.sections import Config
 from ..common.config.verifiers import VerifiersConfig
 from ..common.data.records import is_unicode
 from ..common.errors import DataError, UserError
+from ..common.monitoring.endpoint import serve_http
+from ..common.monitoring.exposition import Metric, MetricKind, unit_name
+from ..common.monitoring.vitals import Vitals
 from ..common.types import FinishReason, Prompt, Verdict
 from ..verifiers.registry import check_prompt
 from ..verifiers.user_verifiers import declared
 from ..verifiers.workers.pool import make_pool
 from ..verifiers.workers.server import VerifierServer
 
+TELL_S = 1.0  # between two looks at the counters
+STUCK_S = 60.0  # an event loop that does not turn for so long is stuck
 
-def serve_hosts(cfg: VerifiersConfig, address: str) -> int:
+
+def serve_hosts(cfg: Config, address: str) -> int:
     """Judge for other hosts until SIGTERM or SIGINT. Raises AddressInUse, ConfigError, VerifierFailure."""
+    # no run knows of it, so it leaves no trace in the folder of one
+    vitals = Vitals("verifier", f"verifier-{os.uname().nodename}-{os.getpid()}", cfg.run.name)
     try:
-        asyncio.run(_serve(cfg, address))
+        with serve_http(cfg, vitals, address):
+            asyncio.run(_serve(cfg.verifiers, address, vitals))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     return 0
 
 
-async def _serve(cfg: VerifiersConfig, address: str) -> None:
+async def _tell(vitals: Vitals, server: VerifierServer) -> None:
+    """Publish what the server counts, and that its loop turns."""
+    while True:
+        vitals.enter("judges", limit_s=STUCK_S)
+        about = "since the process started"
+        vitals.publish(
+            Metric(f"verifier_{unit_name(name)}", float(count), MetricKind.counter, about=about)
+            for name, count in server.counters.items()
+        )
+        await asyncio.sleep(TELL_S)
+
+
+async def _serve(cfg: VerifiersConfig, address: str, vitals: Vitals) -> None:
     server = VerifierServer.bind(cfg, address)
     try:
         await server.start()
+        telling = asyncio.create_task(_tell(vitals, server))
         running = asyncio.create_task(server.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         print(f"prolong verifier: {cfg.workers} workers at {server.endpoint}", flush=True)
         await asyncio.wait([running])
+        telling.cancel()
         if not running.cancelled():
             running.result()
     finally:

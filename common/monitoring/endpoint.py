@@ -49,17 +49,21 @@ def serve_vitals(cfg: Config, role: str, name: str) -> Iterator[Vitals]:
     """
     with open_trace(run_paths(cfg).trace, role, name) as tracer:
         vitals = Vitals(role, name, cfg.run.name, tracer=tracer)
-        if cfg.run.http_port == 0:
+        with serve_http(cfg, vitals, cfg.buffer.address):
             yield vitals
-        else:
-            with _served(cfg, vitals):
-                yield vitals
 
 
 @contextmanager
-def _served(cfg: Config, vitals: Vitals) -> Iterator[None]:
+def serve_http(cfg: Config, vitals: Vitals, address: str) -> Iterator[None]:
+    """Serve these vitals while the block runs, if `run.http_port` is set. `address`: where the others of the run are found.
+
+    Raises: AddressInUse.
+    """
+    if cfg.run.http_port == 0:
+        yield
+        return
     vitals.watched = True
-    server = open_server(vitals, listening_host(cfg.buffer.address), cfg.run.http_port)
+    server = open_server(vitals, listening_host(address), cfg.run.http_port)
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="http-endpoint", daemon=True)
     thread.start()
     note = run_paths(cfg).endpoints / f"{trace_name(vitals.name)}.json"
@@ -72,9 +76,9 @@ def _served(cfg: Config, vitals: Vitals) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
-def listening_host(buffer_address: str) -> str:
+def listening_host(address: str) -> str:
     """Loopback for a run on one machine, else every address of this host."""
-    host = buffer_address.removeprefix("tcp://").rpartition(":")[0]
+    host = address.removeprefix("tcp://").rpartition(":")[0]
     if is_loopback(host):
         return "::1" if ":" in host else "127.0.0.1"
     return "::" if ":" in host else "0.0.0.0"

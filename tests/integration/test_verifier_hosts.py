@@ -22,7 +22,8 @@ from prolong.verifiers.workers.host_messages import Attach, Declined, FromHost, 
 from prolong.verifiers.workers.local_pool import LocalPool
 from prolong.verifiers.workers.shared_pool import SharedPool
 
-from tests.support.runs import CLI, free_port
+from tests.support.endpoints import fetch, number_of, targets_of
+from tests.support.runs import CLI, free_port, wait_until
 
 DELAY = "import time\ndef slow(completion, answer):\n    time.sleep(answer['s'])\n    return 1.0\n"
 
@@ -81,7 +82,8 @@ def judge(pool: SharedPool, number: int) -> Awaitable[Verdict]:
 
 
 def test_hosts_judge_their_share_and_what_comes_back_is_right(tmp_path: Path):
-    with serving(tmp_path) as (process, one), serving(tmp_path) as (_, two):
+    watched = f"run.http_port={free_port()}"
+    with serving(tmp_path, watched) as (process, one), serving(tmp_path, watched) as (_, two):
 
         async def scenario() -> None:
             async with shared(one, two) as pool:
@@ -93,6 +95,16 @@ def test_hosts_judge_their_share_and_what_comes_back_is_right(tmp_path: Path):
                 assert pool.counters["hosts/verdicts"] + pool.counters["verdicts"] == 600
 
         run(scenario)
+        targets = targets_of(tmp_path / "runs" / "default").values()
+        assert len(targets) == 2
+
+        def told() -> float:
+            pages = [fetch(target, "metrics") for target in targets]
+            return sum(number_of("prolong_verifier_verdicts_total", page) for page in pages)
+
+        # they look at their counters once a second
+        wait_until("their verdicts are told", lambda: told() > 200, 10.0)
+        assert all(json.loads(fetch(target, "readyz"))["state"] == "judges" for target in targets)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
 

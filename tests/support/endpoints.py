@@ -28,6 +28,12 @@ def metric_names(page: str) -> set[str]:
     return {sample.name for family in text_string_to_metric_families(page) for sample in family.samples}
 
 
+def number_of(name: str, page: str) -> float:
+    """The sum of all numbers of that name, 0 without any."""
+    families = text_string_to_metric_families(page)
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
 def dashboard_names() -> set[str]:
     """The metrics that docs/grafana.json asks for."""
     panels = json.loads((ROOT / "docs" / "grafana.json").read_text())["panels"]
