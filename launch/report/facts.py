@@ -84,19 +84,23 @@ def _totals(records: Sequence[MetricsRecord]) -> dict[str, float]:
 
 
 def before_and_after(summary: JsonObject, sweeps: Mapping[str, SweepCurve]) -> JsonObject:
-    """Setting -> [before, after], each with version, mean and scores by task: of the summary, or the first and last sweep."""
+    """Setting -> [before, after], each with version, mean and scores by task: of the summary, or the first and last sweep.
+
+    Of a single sweep, there is nothing after it: None.
+    """
     if summary:
         sides = [summary.get("before", {}), summary.get("after", {})]
         return {setting: [side.get(setting) for side in sides] for setting in dict.fromkeys([*sides[0], *sides[1]])}
-    found: JsonObject = {}
-    for setting, curve in sweeps.items():
-        rows = [{name: values[i] for name, values in curve.names.items()} for i in (0, -1)]
-        tasks = [{name: value for name, value in row.items() if "/" in name and value is not None} for row in rows]
-        found[setting] = [
-            {"version": curve.versions[i], "mean": row.get("mean"), "by_task": scores}
-            for i, row, scores in zip((0, -1), rows, tasks, strict=True)
-        ]
-    return found
+    return {
+        setting: [_scores_at(curve, 0), _scores_at(curve, -1) if len(curve.versions) > 1 else None]
+        for setting, curve in sweeps.items()
+    }
+
+
+def _scores_at(curve: SweepCurve, place: int) -> JsonObject:
+    row = {name: values[place] for name, values in curve.names.items()}
+    by_task = {name: value for name, value in row.items() if "/" in name and value is not None}
+    return {"version": curve.versions[place], "mean": row.get("mean"), "by_task": by_task}
 
 
 def _ledger_of(record: MetricsRecord) -> dict[str, int]:

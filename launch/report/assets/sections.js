@@ -21,7 +21,7 @@ function overview(data) {
   const figures = el("div", { class: "figures" },
     figure(run.planned ? `${whole(run.step)} / ${whole(run.planned)}` : whole(run.step), "steps"),
     figure(duration(run.wall_s), "wall clock of the learner"),
-    before && after ? figure(`${score(before.mean)} → ${score(after.mean)}`, `held-out mean, ${setting}`, after.mean >= before.mean ? "good" : "bad") : null,
+    before && after && after.version > before.version ? figure(`${score(before.mean)} → ${score(after.mean)}`, `held-out mean, ${setting}`, after.mean >= before.mean ? "good" : "bad") : null,
     figure(compact(totals.rollouts), "rollouts trained"),
     figure(compact(totals.tokens), "completion tokens trained"),
     diagnosis ? figure(num(diagnosis.steps_per_s * 3600), "steps per hour") : null,

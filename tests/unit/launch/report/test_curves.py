@@ -7,6 +7,7 @@ from pathlib import Path
 from prolong.common.config.algorithm import StageConfig
 from prolong.common.metrics import MetricsRecord
 from prolong.launch.report.curves import MAX_NAMES, MAX_POINTS, columns_of, marks_of, restarts_of, sweeps_of
+from prolong.launch.report.facts import before_and_after
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -113,3 +114,18 @@ def test_a_learner_that_started_again_is_marked_at_the_version_that_it_went_on_f
     began = "2026-11-30 11:02:49,632 INFO prolong.learner.main: learner at version {} of 64, generation 1\n"
     log.write_text(began.format(0) + "Killed\n" + began.format(12) + "stage short begins at version 20\n" + began.format(24))
     assert [(mark.kind, mark.step) for mark in restarts_of(log)] == [("fault", 12), ("fault", 24)]
+
+
+def test_of_a_single_sweep_there_is_nothing_after_it() -> None:
+    prefix = "validation/greedy/"
+    record: MetricsRecord = {
+        "step": 2,
+        f"{prefix}version": 1.0,
+        f"{prefix}mean": 0.5,
+        f"{prefix}math": 0.5,
+        f"{prefix}math/sum": 0.5,
+    }
+    before = {"version": 1, "mean": 0.5, "by_task": {"math/sum": 0.5}}
+    assert before_and_after({}, sweeps_of([record], {})) == {"greedy": [before, None]}
+    later = {**record, f"{prefix}version": 9.0}
+    assert before_and_after({}, sweeps_of([record, later], {})) == {"greedy": [before, {**before, "version": 9}]}
