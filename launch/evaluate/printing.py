@@ -14,7 +14,7 @@ from .results import Evaluated, scopes_of
 from .scores import ScopeScore
 
 MOST_KS = 3  # columns of pass@k besides the smallest k
-WIDE = 120  # characters
+WIDE = 160  # characters, as many as the widest table has
 
 
 def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None:
@@ -64,6 +64,8 @@ def _shown_ks(results: Sequence[Evaluated]) -> list[int]:
     # where rewards are 0 or 1, the mean reward is pass@1
     binary = all(score.reward.value == score.pass_at[1].value for score in scores if 1 in score.pass_at)
     ks = sorted({k for score in scores for k in score.pass_at if k > 1 or not binary}) or [1]
+    if len(results) > 1:  # beside each other, models need the room
+        return sorted({*([] if binary else ks[:1]), ks[-1]})
     return ks if len(ks) <= MOST_KS + 1 else [*ks[:1], *ks[-MOST_KS:]]
 
 
