@@ -29,7 +29,7 @@ from ..common.types import PULL
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
 from .pulling import Pulling, check_serving_host
 from .updates import Pulls, WeightUpdates
-from .vitals import ActorVitals
+from .vitals import RelayVitals
 
 FLUSH_S = 0.5  # for the last messages
 LOG_S = 10.0  # between two lines about versions that came
@@ -69,7 +69,7 @@ async def _run(cfg: Config, name: str, vitals: Vitals) -> None:
         assert pulling.source is not None
         log.info("%s serves weights at %s", name, pulling.source.endpoint)
         log.info("memory: once the model, and at most as much again for what changed between its versions")
-        relay = Relay(client, inbox, pulling, timeout_s=cfg.weights.timeout_s, vitals=ActorVitals(vitals, cfg.buffer.lease_s))
+        relay = Relay(client, inbox, pulling, timeout_s=cfg.weights.timeout_s, vitals=RelayVitals(vitals, cfg.buffer.lease_s))
         await relay.run(welcome.heartbeat_s)
     finally:
         client.close(FLUSH_S)
@@ -116,7 +116,7 @@ class Relay:
         pulling: RelayPulls,
         *,
         timeout_s: float,
-        vitals: ActorVitals | None = None,
+        vitals: RelayVitals | None = None,
     ) -> None:
         """`timeout_s`: weights.timeout_s."""
         self._client, self._inbox, self._pulling, self._vitals = client, inbox, pulling, vitals
@@ -167,7 +167,7 @@ class Relay:
             numbers = {name: float(count) for name, count in counts.items()} | self._stats.seconds
             self._client.set_stats(numbers)
             if self._vitals is not None:
-                self._vitals.note(numbers, 0, has_weights=self._updates.generation >= 0)
+                self._vitals.note(numbers, has_weights=self._updates.generation >= 0)
             await asyncio.sleep(every_s)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from prolong.buffer.client.observer import request_status
 from prolong.common.messages import StepDone, TakeBatch
+from prolong.common.transport.keys import make_keys
 from prolong.common.types import StepEvidence
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,8 +29,10 @@ CLI = [sys.executable, "-m", "prolong.launch.cli"]
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BufferProcess]:
-    """A buffer with an endpoint, whose learner has made a step and waits for a next batch that its actor does not make."""
-    cfg = make_config(tmp_path_factory.mktemp("watched"), eta=0)
+    """A buffer behind keys, with an endpoint: its learner made a step and waits for a batch that its actor does not make."""
+    folder = tmp_path_factory.mktemp("watched")
+    make_keys(folder / "keys", ["laptop"])
+    cfg = make_config(folder, eta=0, address="tcp://0.0.0.0:0", keys=str(folder / "keys"))
     cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, http_port=free_port()))
     with BufferProcess(cfg) as buffer:
         learner, actor = start_learner(cfg, buffer.address), start_actor(cfg, buffer.address)
@@ -40,14 +44,21 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BufferProcess]
         learner.client.send(StepDone(generation=generation, version=1, evidence=evidence))
         # eta is 0: without the weights of version 1 no ticket is issued
         learner.client.send(TakeBatch(generation=generation, version=1))
-        wait_until("the step", lambda: request_status(buffer.address, 5.0).version == 1, 10.0)
+        wait_until("the step", lambda: request_status(buffer.address, 5.0, keys=cfg.buffer.keys).version == 1, 10.0)
         yield buffer
         for client in (learner.client, actor.client):
             client.close(0.0)
 
 
+def keys_of(watched: BufferProcess) -> Path:
+    return watched.paths.folder.parents[1] / "keys"
+
+
 def test_the_endpoint_of_a_buffer_tells_its_ledger_and_that_it_serves(watched: BufferProcess) -> None:
-    target = targets_of(watched.paths.folder)["buffer"]
+    named = targets_of(watched.paths.folder)["buffer"]
+    # a run that spans hosts is asked at any address of the host, by its name
+    assert named.startswith(f"{socket.gethostname()}:")
+    target = f"127.0.0.1:{named.rpartition(':')[2]}"
 
     def numbers() -> dict[tuple[str, str], float]:
         families = text_string_to_metric_families(fetch(target, "metrics"))
@@ -73,15 +84,16 @@ def test_the_endpoint_of_a_buffer_tells_its_ledger_and_that_it_serves(watched: B
 
 
 def test_the_status_says_how_the_learner_gets_on(watched: BufferProcess) -> None:
-    pace = request_status(watched.address, 5.0).pace
+    pace = request_status(watched.address, 5.0, keys=str(keys_of(watched))).pace
     assert pace is not None
     assert (pace.batch_groups, pace.num_steps, pace.step_s, pace.wait_s, pace.ess) == (2, 1, 2.0, 0.5, 0.9)
     assert pace.waits_s >= 0
 
 
 def test_top_shows_a_running_run_by_its_folder_and_by_its_address(watched: BufferProcess) -> None:
-    for target in (str(watched.paths.folder), watched.address):
-        done = subprocess.run([*CLI, "top", target, "--once"], capture_output=True, text=True, timeout=60, check=True)
+    laptop = str(keys_of(watched) / "hosts" / "laptop")
+    for target in ([str(watched.paths.folder)], [watched.address, "--keys", laptop]):
+        done = subprocess.run([*CLI, "top", *target, "--once"], capture_output=True, text=True, timeout=60, check=True)
         for said in ("tested", "version 1 of 4", "0 of 2 groups stored", "waits for", "actor-0"):
             assert said in done.stdout
 
@@ -89,7 +101,7 @@ def test_top_shows_a_running_run_by_its_folder_and_by_its_address(watched: Buffe
 def test_top_on_a_terminal_leaves_when_q_is_pressed(watched: BufferProcess) -> None:
     ours, theirs = pty.openpty()
     try:
-        command = [*CLI, "top", watched.address, "--every", "0.2"]
+        command = [*CLI, "top", str(watched.paths.folder), "--every", "0.2"]
         top = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
         os.close(theirs)
         page = b""

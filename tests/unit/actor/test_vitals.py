@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from prolong.actor.stats import ActorStats
-from prolong.actor.vitals import ActorVitals, actor_metrics
+from prolong.actor.vitals import ActorVitals, RelayVitals, actor_metrics
 from prolong.common.monitoring import vitals as module
 from prolong.common.monitoring.exposition import MetricKind
 from prolong.common.monitoring.vitals import Vitals
@@ -76,3 +76,15 @@ def test_numbers_that_nobody_can_ask_for_are_not_made() -> None:
     vitals.watched = True
     ActorVitals(vitals, LIMIT_S).note(numbers(0.0, 0.0), 64, has_weights=True)
     assert len(vitals.metrics()) == own + 4
+
+
+def test_a_relay_is_ready_with_weights_and_stuck_when_its_loop_stands(clock: Clock) -> None:
+    vitals = Vitals("relay", "relay-0", "mine", watched=True)
+    told = RelayVitals(vitals, LIMIT_S)
+    told.note({"pulls": 0.0}, has_weights=False)
+    assert (vitals.health().alive, vitals.health().ready) == (True, False)
+    told.note({"pulls": 1.0}, has_weights=True)
+    assert vitals.health().ready
+    assert vitals.metrics()[-1].full_name == "prolong_relay_pulls_total"
+    clock.now += 1.01 * LIMIT_S
+    assert not vitals.health().alive
