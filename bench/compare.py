@@ -242,10 +242,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--markdown", action="store_true", help="tables as in docs/benchmarks.md")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     args = parser.parse_args(argv)
-    if len(args.files) > 2:
-        parser.error(f"{len(args.files)} files: expected one or two")
+    if len(args.files) > (1 if args.page else 2):
+        parser.error(f"{len(args.files)} files: expected one, or two without --page")
     sides = [parse_side(text) for text in args.files]
-    files = [results for results, _ in sides]
+    # one file may be both sides, with two of its systems
+    files = [results for number, (results, _) in enumerate(sides) if number == 0 or results != sides[0][0]]
     if args.page:
         write_part(args.page, results_part(files[0]))
         return 0
@@ -260,7 +261,7 @@ def main(argv: list[str]) -> int:
     if args.json:
         report(figures, as_json=True)
         return 0
-    for results in files if files[0] is not files[-1] and files[0] != files[-1] else files[:1]:
+    for results in files:
         sys.stdout.write("\n".join(about(results)) + "\n")
     sys.stdout.write("".join(f"warning: {text}\n" for text in warnings_of(files)) + "\n" + page)
     return 0

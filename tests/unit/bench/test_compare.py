@@ -202,11 +202,13 @@ def test_two_files_are_compared_figure_by_figure(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["figures"]["learner/step_ms"]["verdict"] == "worse"
 
 
-def test_another_system_of_a_file_is_a_side(tmp_path: Path) -> None:
+def test_another_system_of_a_file_is_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = result("race-trl", 1, {"demo_run/step_s": 1.0})
     both.figures[TRL] = {"demo_run/step_s": 2.0}
     write_results(tmp_path / "a.json", file_of(both))
     (first, theirs), (second, ours) = parse_side(f"{tmp_path}/a.json:trl"), parse_side(f"{tmp_path}/a.json")
+    assert bench_compare.main([f"{tmp_path}/a.json:trl", f"{tmp_path}/a.json"]) == 0
+    assert capsys.readouterr().out.count("prolong bench all") == 1, "the file is introduced once"
     [row] = compared_figures(first, second, (theirs, ours))
     assert (row.name, row.first, row.second, row.ratio) == ("demo_run/step_s", 2.0, 1.0, 0.5)
     with pytest.raises(UserError, match="it has figures of prolong, trl; expected FILE or FILE:SYSTEM"):
