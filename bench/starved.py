@@ -186,12 +186,12 @@ class Compared:
         return self.predicted_gain / self.measured_gain - 1
 
 
-def starve(cause: str, root: Path, steps: int) -> Compared:
-    """Starve, diagnose, make the move of the part that was named, and measure again."""
+def starve(cause: str, root: Path, steps: int, *, best: bool = False) -> Compared:
+    """Starve, diagnose, make the move of the part that was named, or the `best` of all, and measure again."""
     devices = STARVED[cause]
     before = run_sleeping(root / cause, devices, steps)
     said = diagnose(before, cores=0.0)
-    move = move_of(said)
+    move = said.moves[0] if best and said.moves else move_of(said)
     after = run_sleeping(root / f"{cause}-after", made(devices, move), steps)
     rates = [read_run(folder).steps_per_s for folder in (before, after)]
     return Compared(
@@ -230,11 +230,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--root", type=Path, default=Path("runs/bench-starved"))
     parser.add_argument("--only", choices=sorted(STARVED), action="append", help="this cause; may be given several times")
+    parser.add_argument("--best", action="store_true", help="make the move with the largest gain, whatever part it relieves")
     parser.add_argument("--jobs", type=int, default=1, help="causes at a time")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(partial(starve, root=args.root, steps=args.steps), args.only or STARVED))
+        rows = list(pool.map(partial(starve, root=args.root, steps=args.steps, best=args.best), args.only or STARVED))
     result = {
         "bench": "starved",
         "steps": args.steps,
