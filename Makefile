@@ -10,11 +10,12 @@
 # make test-gpu   the tests that need a GPU, one of them two: after make install-gpu
 # make skypilot   SkyPilot reads what prolong launch writes for it, in an environment that it makes: .venv-skypilot
 # make site     the documentation as a site in build/site, links checked; in an environment that it makes: .venv-site
+# make trackers   W&B, trackio and MLflow take a run's metrics, in an environment that it makes: .venv-trackers
 # make parity   the losses against TRL's and verl's own, in an environment that it makes: .venv-parity
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu install-trl demo real test check soak lint wheel parity skypilot docs site clean test-gpu test-gpu-set vllm-stubs
+.PHONY: help install install-gpu install-trl demo real test check soak lint wheel parity skypilot trackers docs site clean test-gpu test-gpu-set vllm-stubs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -109,6 +110,13 @@ skypilot: $(STAMP) .venv-skypilot/.installed
 .venv-skypilot/.installed: tests/support/requirements-skypilot.lock .ci/install
 	@bash .ci/install .venv-skypilot tests/support/requirements-skypilot.lock
 
+# 280 MB: the packages of the trackers, in their local modes
+trackers: $(STAMP) .venv-trackers/.installed
+	@$(BIN)/python -m pytest -rs tests/unit/launch/trackers
+
+.venv-trackers/.installed: tests/support/requirements-trackers.lock .ci/install
+	@bash .ci/install .venv-trackers tests/support/requirements-trackers.lock
+
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu -rs
 
@@ -137,7 +145,7 @@ site: .venv-site/.installed
 	@bash .ci/install .venv-site docs/requirements.lock
 
 clean:
-	rm -rf $(VENV) .venv-site .venv-trl .venv-parity .venv-skypilot .venv-gpu-set build dist *.egg-info
+	rm -rf $(VENV) .venv-site .venv-trl .venv-parity .venv-skypilot .venv-trackers .venv-gpu-set build dist *.egg-info
 
 # docs/config.md from common/config/, docs/grafana.json from the names of the metrics
 docs: $(STAMP)

@@ -61,6 +61,11 @@ JSONL (one object a line) or parquet (one row a prompt):
 
 `prolong data check FILE` names every line that cannot be used, in the words of the buffer.
 
+## Trackers
+
+`trackers={NAME: {ARGUMENT: VALUE}}` copies the metrics of a run to `wandb`, `trackio` and `mlflow`
+([monitoring.md](monitoring.md#trackers)); on resume: any time.
+
 ## Verifiers
 """
 

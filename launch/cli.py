@@ -96,6 +96,7 @@ def learner(argv: list[str]) -> int:
     from .recipes import compose
     from .resume_check import check_resume
     from .torchrun import launch_ranks
+    from .trackers.services import check_trackers
 
     log_to_stderr()
     by_hand = args.nodes is not None or args.node_rank or args.rendezvous
@@ -105,6 +106,7 @@ def learner(argv: list[str]) -> int:
     settle_dtype(cfg)
     check_ranks(cfg, len(visible_gpus(os.environ)))
     check_resume(cfg)
+    check_trackers(cfg)
     return launch_ranks(cfg, nodes)
 
 
@@ -166,6 +168,16 @@ def bootstrap(argv: list[str]) -> int:
     from .bootstrap import main as run_bootstrap
 
     return run_bootstrap(argv)
+
+
+def track(argv: list[str]) -> int:
+    parser = command_parser("track")
+    parser.add_argument("run", help="the run's name (a folder in runs/), or its folder")
+    args = parser.parse_args(argv)
+    from .status import find_run
+    from .trackers.command import track_run
+
+    return track_run(find_run(args.run))
 
 
 def status(argv: list[str]) -> int:
@@ -372,6 +384,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(diagnose_run, "say where a run's time went, what would make it faster, and what looks wrong with it"),
     "top": Command(top, "watch a running run: actors, learner, batches, and what holds them up"),
     "trace": Command(trace, "write what all processes did, on one clock, as a file for Perfetto"),
+    "track": Command(track, "send the metrics of a run to its trackers (W&B, trackio, MLflow), as far as they lack them"),
     "reset": Command(reset, "ask a live run to reset its reference now"),
     "replay": Command(replay, "run the learner of a run again from its recorded batches, and compare"),
     "diff": Command(diff, "print the first step at which two runs differ, and in what"),

@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,7 @@ from ..common.errors import ProlongError
 from ..common.signals import die_with_parent
 from .entry import exit_code_of, log_to_stderr
 from .nodes import Nodes, address_towards, check_node_0, interface_of, wait_for_node_0
+from .trackers.companions import Companion, companions_beside, companions_of
 
 # the module that every rank runs, with the configuration's path as its argument
 RANK_MODULE = "prolong.launch.torchrun"
@@ -45,7 +46,8 @@ def launch_ranks(cfg: Config, nodes: Nodes) -> int:
     """
     path = run_folder(cfg) / "config.yaml"
     save_config(cfg, path)
-    with _pass_signals_on() as received:
+    companions = companions_of(cfg) if nodes.index == 0 else []
+    with _pass_signals_on(companions) as received, companions_beside(companions, received):
         # by itself it would take the host's name, which on some machines leads nowhere
         meeting = ["--standalone", "--local-addr", "127.0.0.1"] if nodes.count == 1 else _meet(cfg, nodes)
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -93,7 +95,7 @@ def _meet(cfg: Config, nodes: Nodes) -> list[str]:
 
 
 @contextlib.contextmanager
-def _pass_signals_on() -> Iterator[list[int]]:
+def _pass_signals_on(companions: Sequence[Companion]) -> Iterator[list[int]]:
     """Send SIGTERM to the ranks for each signal that asks this process to leave; without ranks, end with exit code 0.
 
     Yields the list of signals received so far.
@@ -102,7 +104,8 @@ def _pass_signals_on() -> Iterator[list[int]]:
 
     def request(number: int, _: object) -> None:
         received.append(number)
-        ranks = psutil.Process().children()
+        trackers = {companion.pid for companion in companions}
+        ranks = [child for child in psutil.Process().children() if child.pid not in trackers]
         for rank in ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 rank.terminate()

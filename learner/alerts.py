@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..common.config.alerts import AlertsConfig
-from ..common.config.choices import Answer
+from ..common.config.choices import AlertAnswer
 
 # limit -> the number of a step's record that it is about
 WATCHED = {
@@ -47,17 +47,17 @@ class Alert(NamedTuple):
     limit: str
     value: float
     allowed: float
-    answer: Answer
+    answer: AlertAnswer
 
     def sentence(self, steps: int) -> str:
         """What was seen, and what is done. steps: how many in a row make an alert."""
         name = "the validation score's drop" if self.limit == SCORE_DROP else WATCHED[self.limit]
         long = f" for {steps} steps" if self.limit != SCORE_DROP and steps > 1 else ""
         does = {
-            Answer.log: "the run goes on",
-            Answer.reset: "the reference is reset",
-            Answer.lower_lr: "the learning rate is lowered",
-            Answer.stop: "the run stops",
+            AlertAnswer.log: "the run goes on",
+            AlertAnswer.reset: "the reference is reset",
+            AlertAnswer.lower_lr: "the learning rate is lowered",
+            AlertAnswer.stop: "the run stops",
         }[self.answer]
         return f"alert: {name} = {self.value:.4g}, alerts.{self.limit} = {self.allowed:g}{long}; {does}"
 
@@ -86,7 +86,7 @@ def judge(
         alerts.append(Alert(limit, value, allowed, answer))
         beyond[limit], raised[limit] = 0, version
         # several alerts of one step lower the rate once
-        if answer is Answer.lower_lr and lr_share == state.lr_share:
+        if answer is AlertAnswer.lower_lr and lr_share == state.lr_share:
             lr_share *= cfg.lr_factor
     return AlertState(beyond=beyond, raised=raised, best=best, lr_share=lr_share), alerts
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..common.config.algorithm import StageConfig
-from ..common.config.choices import Answer, ResetSource
+from ..common.config.choices import AlertAnswer, ResetSource
 from ..common.config.sections import Config
 from ..common.config.stages import staged_configs, total_steps
 from ..common.config.trees import alerts_config, lr_schedule_config
@@ -70,7 +70,7 @@ class StepOutcome:
     @property
     def stops(self) -> bool:
         """Whether the run stops here because of an alert."""
-        return any(alert.answer is Answer.stop for alert in self.alerts)
+        return any(alert.answer is AlertAnswer.stop for alert in self.alerts)
 
 
 class Schedule:
@@ -119,7 +119,7 @@ class Schedule:
             return StepOutcome(alerts=alerts)
         if changed and not reset and self._run.stages[stage.index].reset:
             reset = "stage"
-        if not reset and any(alert.answer is Answer.reset for alert in alerts):
+        if not reset and any(alert.answer is AlertAnswer.reset for alert in alerts):
             reset = "alert"
         if reset:
             self.resets = after_reset(self.resets, seen.version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ..errors import require
-from .choices import Answer
+from .choices import AlertAnswer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,9 +22,9 @@ class AlertsConfig:
     score_drop: float = 0.0
     steps: int = 3  # steps in a row that must be beyond a limit; a validation score counts by itself
     pause: int = 50  # steps after an alert in which the same limit raises none
-    answer: Answer = Answer.log  # of every limit
+    answer: AlertAnswer = AlertAnswer.log  # of every limit
     # limit -> an answer of its own, such as {kl_above: stop}
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, AlertAnswer] = field(default_factory=dict)
     lr_factor: float = 0.5  # answer lower_lr: the learning rate is multiplied by this, every time
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class AlertsConfig:
         """Those that are not off."""
         return {name: getattr(self, name) for name in LIMITS if getattr(self, name) > 0}
 
-    def answer_to(self, limit: str) -> Answer:
+    def answer_to(self, limit: str) -> AlertAnswer:
         return self.answers.get(limit, self.answer)
 
 

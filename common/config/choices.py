@@ -12,7 +12,7 @@ class EngineKind(Enum):
     transformers = "transformers"  # needs no vLLM and starts in a moment; for tests and small machines
 
 
-class Answer(Enum):
+class AlertAnswer(Enum):
     """What the learner does when a limit of `alerts` is passed."""
 
     log = "log"  # it records the alert and says so in the log, as with every other answer

@@ -78,6 +78,7 @@ CHANGES: dict[str, Change] = {
     "launch": FREE,
     "pools": FREE,
     "alerts": NEXT,
+    "trackers": FREE,
     "stages": LIMITED,
     "stages[]": LIMITED,
 }

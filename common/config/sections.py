@@ -354,6 +354,8 @@ class Config:
     pools: dict[str, PoolConfig] = field(default_factory=dict)
     # limits on the numbers of a step, such as {kl_above: 0.5, answer: stop}, and the keys of alerts below; {}: none
     alerts: dict[str, object] = field(default_factory=dict)
+    # services that get a copy of the metrics, {wandb: {project: mine}}; names and arguments: docs/monitoring.md
+    trackers: dict[str, dict[str, object]] = field(default_factory=dict)
     # run one after the other; none: the run is one stage
     stages: list[StageConfig] = field(default_factory=list)
 

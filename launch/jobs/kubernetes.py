@@ -117,7 +117,7 @@ def _notes(job: LaunchJob, run: _Run) -> list[str]:
     files = sorted({source.file for source in [*cfg.data.train, *cfg.data.heldout]})
     notes = [
         f"every pod reads the model {cfg.model.path}, and the buffer also {', '.join(files)}: put them into the image "
-        "(relative paths begin at /work), or mount a claim that holds them, --set mount.CLAIM=/PATH",
+        "(relative paths begin at /prolong), or mount a claim that holds them, --set mount.CLAIM=/PATH",
         f"image: {job.setting('', 'image', IMAGE)}, of the Containerfile of prolong's repository (--set image=...)",
         f"when the run is over: sh {job.folder}/end.sh; claims and Secrets stay until you delete them",
     ]

@@ -29,6 +29,7 @@ from ..gpus import has_gpu
 from ..model_check import check_model, settle_dtype
 from ..recipes import NO_SETTINGS, compose
 from ..resume_check import check_resume
+from ..trackers.services import check_trackers
 from .gpu_check import settle_gpus
 
 
@@ -44,6 +45,7 @@ def prepare(recipe: str, overrides: list[str], settings: Mapping[str, object] = 
     check_pools(cfg)
     check_resume(cfg)
     check_prompts(cfg)
+    check_trackers(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)
     check_weights(cfg)

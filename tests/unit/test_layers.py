@@ -82,6 +82,11 @@ OFFENCES = {
         "from . import kubernetes\n",
         "prolong.launch.jobs.kubernetes",
     ),
+    "Trackers: imports point one way": (
+        "launch/trackers/follow.py",
+        "from . import process",
+        "prolong.launch.trackers.process",
+    ),
     "Rooms of launch: imports point one way": (
         "launch/recipes.py",
         "from .local import train",

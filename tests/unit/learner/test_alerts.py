@@ -11,7 +11,7 @@ import pytest
 import torch
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.config.alerts import LIMITS, AlertsConfig
-from prolong.common.config.choices import Answer
+from prolong.common.config.choices import AlertAnswer
 from prolong.common.config.run_files import run_paths
 from prolong.common.config.sections import Config, ModelConfig, ObjectiveConfig
 from prolong.common.config.stages import staged_configs
@@ -63,7 +63,7 @@ def test_a_number_that_the_record_lacks_is_beyond_none() -> None:
 def test_limits_below_look_the_other_way() -> None:
     cfg = AlertsConfig(entropy_below=0.1, ess_below=0.5, steps=1)
     _, alerts = judge(AlertState(), 1, {"learner/entropy": 0.05, "policy/ess": 0.5}, None, cfg)
-    assert alerts == [Alert("entropy_below", 0.05, 0.1, Answer.log)]
+    assert alerts == [Alert("entropy_below", 0.05, 0.1, AlertAnswer.log)]
 
 
 def test_a_validation_score_counts_by_itself_and_against_the_best() -> None:
@@ -76,7 +76,7 @@ def test_a_validation_score_counts_by_itself_and_against_the_best() -> None:
 
 
 def test_a_history_cut_anywhere_gives_the_same_alerts() -> None:
-    cfg = AlertsConfig(kl_above=0.5, steps=3, pause=5, answer=Answer.lower_lr)
+    cfg = AlertsConfig(kl_above=0.5, steps=3, pause=5, answer=AlertAnswer.lower_lr)
     kl = [0.6 if step % 7 else 0.4 for step in range(60)]
     whole = raised(cfg, kl)
     for cut in range(60):
@@ -87,7 +87,7 @@ def test_a_history_cut_anywhere_gives_the_same_alerts() -> None:
 
 
 def test_each_alert_that_lowers_the_rate_multiplies_it_once_a_step() -> None:
-    cfg = AlertsConfig(kl_above=0.5, entropy_below=0.1, steps=1, pause=0, answer=Answer.lower_lr, lr_factor=0.25)
+    cfg = AlertsConfig(kl_above=0.5, entropy_below=0.1, steps=1, pause=0, answer=AlertAnswer.lower_lr, lr_factor=0.25)
     state, alerts = judge(AlertState(), 1, {"reference/kl": 1.0, "learner/entropy": 0.0}, None, cfg)
     assert (len(alerts), state.lr_share) == (2, 0.25)
     state, _ = judge(state, 2, {"reference/kl": 1.0}, None, cfg)
@@ -96,8 +96,8 @@ def test_each_alert_that_lowers_the_rate_multiplies_it_once_a_step() -> None:
 
 def test_every_limit_but_the_score_watches_a_number_and_may_have_an_answer_of_its_own() -> None:
     assert {*WATCHED, "score_drop"} == set(LIMITS)
-    cfg = AlertsConfig(kl_above=1.0, ess_below=0.1, answers={"kl_above": Answer.stop})
-    assert (cfg.answer_to("kl_above"), cfg.answer_to("ess_below")) == (Answer.stop, Answer.log)
+    cfg = AlertsConfig(kl_above=1.0, ess_below=0.1, answers={"kl_above": AlertAnswer.stop})
+    assert (cfg.answer_to("kl_above"), cfg.answer_to("ess_below")) == (AlertAnswer.stop, AlertAnswer.log)
 
 
 @pytest.mark.parametrize(
