@@ -62,7 +62,7 @@ def closing_lines(summary: JsonObject, folder: Path) -> list[str]:
     return [
         f"{summary['steps']} steps in {format_duration(summary['wall_s'])}, {trained} groups trained, "
         f"staleness at most {summary.get('staleness_max', 0)}, {summary.get('reference_resets', 0)} reference resets",
-        f"run folder: {folder} (`prolong status {folder}` prints the ledger; tensorboard --logdir {folder}/tensorboard)",
+        f"run folder: {folder} (`prolong report {folder}` makes a page of it, `prolong status {folder}` prints the ledger)",
     ]
 
 

@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
             )
             journal.put_group(msgspec.structs.replace(group, prompt=prompt), b"")
         journal.commit(newest)
-    known = replace(diagnose(paths.folder, predicts=False), moves=MOVES, findings=FINDINGS)
+    known = replace(diagnose(paths.folder, predicts=False), moves=MOVES, findings=FINDINGS, simulated_part="weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prolong.launch.report.command.diagnose", lambda folder, predicts: known)
         write_report(paths)
@@ -137,6 +137,7 @@ def test_the_diagnosis_is_shown_with_its_moves_and_evidence(page: Browser) -> No
     assert "Most to be gained: +42 % steps per second. A larger bound on staleness. buffer.eta=4 actor.capacity=32" in str(
         overview
     )
+    assert "In the planner's model weights would bind, not" in str(overview)
     assert "Which roof binds" in str(time)
     assert "+42 %" in str(time)
     for text in (

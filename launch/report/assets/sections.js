@@ -37,9 +37,15 @@ function verdict(diagnosis) {
   return el("div", { class: "card verdict" },
     el("p", { class: "big" }, `${sentence(diagnosis.roof.words)}.`),
     best
-      ? el("p", {}, "Most to be gained: ", el("b", { class: "good" }, gain(best.gain)), ` steps per second. ${sentence(best.words)}. `, best.settings.map((setting) => [el("code", {}, setting), " "]))
+      ? el("p", {}, "Most to be gained: ", el("b", { class: "good" }, gain(best.gain)), ` steps per second. ${sentence(best.words)}. `, best.settings.map((setting) => [el("code", {}, setting), " "]), doubted(diagnosis))
       : el("p", { class: "small" }, `${sentence(diagnosis.no_moves || "no move that was tried would make the run faster")}.`),
     diagnosis.findings.length ? el("p", {}, el("a", { href: "#findings" }, `${diagnosis.findings.length} finding${diagnosis.findings.length > 1 ? "s" : ""}: `), diagnosis.findings.map((finding) => finding.title).join(", ")) : null);
+}
+
+// A model in which another part binds than in the records misses something
+function doubted({ roof, simulated_part: part }) {
+  if (!part || part === roof.part) return null;
+  return el("span", { class: "warn" }, ` In the planner's model ${part} would bind, not ${roof.part}: it misses something, believe gains less.`);
 }
 
 function scoresTable(run) {
@@ -157,7 +163,7 @@ function roofCard({ roof, steps_per_s: speed }) {
 function movesCard(diagnosis) {
   const most = Math.max(...diagnosis.moves.map((move) => move.gain - 1), 0.01);
   return el("div", { class: "card" }, el("h3", {}, "What would be gained by what"),
-    el("p", { class: "small" }, `By the planner's simulation, which gives the run as it was ${num(3600 * diagnosis.simulated_steps_per_s)} steps per hour; it made ${num(3600 * diagnosis.steps_per_s)}.`),
+    el("p", { class: "small" }, `By the planner's simulation, which gives the run as it was ${num(3600 * diagnosis.simulated_steps_per_s)} steps per hour; it made ${num(3600 * diagnosis.steps_per_s)}.`, diagnosis.roof ? doubted(diagnosis) : null),
     table([{ name: "move" }, { name: "settings" }, { name: "steps/s", n: true }, { name: "" }, { name: "steps/hour", n: true }, { name: "mean staleness", n: true }, { name: "then binds" }],
       diagnosis.moves.map((move) => [sentence(move.words), move.settings.map((setting) => [el("code", {}, setting), " "]), el("b", { class: move.gain > 1.02 ? "good" : "" }, gain(move.gain)), meter((move.gain - 1) / most, "var(--good)"), num(3600 * move.steps_per_s), num(move.staleness_mean), move.binds_after])));
 }

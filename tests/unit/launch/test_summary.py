@@ -32,7 +32,7 @@ def test_the_closing_lines_name_the_run_folder() -> None:
     summary = {"steps": 40, "wall_s": 75.4, "ledger": {"trained": 640}, "staleness_max": 2, "reference_resets": 1}
     lines = closing_lines(summary, Path("runs/demo"))
     assert lines[0] == "40 steps in 1:15, 640 groups trained, staleness at most 2, 1 reference resets"
-    assert "runs/demo" in lines[1]
+    assert "`prolong report runs/demo`" in lines[1]
 
 
 def test_a_summary_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
