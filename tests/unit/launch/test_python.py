@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from prolong.common.config.run_files import RunPaths, load_config
 from prolong.common.config.sections import Config
@@ -132,6 +135,33 @@ def test_interrupting_a_cell_stops_its_run(
     with pytest.raises(KeyboardInterrupt):
         background.wait()
     assert not background.running
+
+
+ENDS_EARLY = """
+import json, sys
+from pathlib import Path
+from prolong.launch.local import train as local
+from prolong.launch.local.process import ChildProcess
+from prolong.launch.python import start
+from tests.support.runs import wait_until
+
+settings = json.loads(sys.argv[1])
+def processes(cfg, paths):
+    script = "echo $$ > $FOLDER/$0.pid; exec sleep 60"
+    env = {"PATH": "/usr/bin:/bin", "FOLDER": str(paths.folder)}
+    return [ChildProcess(name, ["sh", "-c", script, name], env=env, log=paths.logs / name) for name in ("buffer", "learner")]
+local.run_processes = processes
+folder = start("demo", settings, prompts=[{"prompt": "?", "verifier": "math", "answer": "1"}]).run.folder
+wait_until("both processes", lambda: len(list(folder.glob("*.pid"))) == 2, 20)
+"""
+
+
+def test_a_program_that_ends_takes_its_run_with_it(settings: dict[str, object], folder: Path) -> None:
+    given = json.dumps({key: str(value) for key, value in settings.items()})
+    subprocess.run([sys.executable, "-c", ENDS_EARLY, given], check=True, timeout=60, cwd=Path(__file__).parents[3])
+    pids = [int(file.read_text()) for file in folder.glob("*.pid")]
+    assert len(pids) == 2
+    wait_until("the end of what was started", lambda: not any(psutil.pid_exists(pid) for pid in pids), 10)
 
 
 def test_two_runs_at_once_have_threads_and_folders_of_their_own(settings: dict[str, object], learner: Scripts) -> None:
