@@ -191,9 +191,9 @@ def _host_roof(cluster: Cluster, work: StepWork, learner_s: float) -> float:
     host, learner = cluster.host, cluster.learner
     if not host.cores:
         return NONE
-    actors = [cores for device in cluster.used for cores in (device.cores, device.helper_cores) * device.count]
-    wanted = [cores for cores in (*actors, learner.cores) if cores]
+    wanted = [demand for device in cluster.used for demand in [device.demand] * device.count if device.cores]
+    wanted += [(learner.cores, 1.0)] if learner.cores else []
     share = host.share(wanted)
-    usable = sum(min(cores, share) for cores in wanted)
+    usable = sum(min(cores, share) * taken for cores, taken in wanted)
     per_rollout = min(device.all_cores / _rollouts_per_s(device, work) for device in cluster.used)
     return usable / (work.groups * work.rollouts * per_rollout + learner.cores * learner_s)

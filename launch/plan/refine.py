@@ -1,7 +1,7 @@
 """What no record shows of a calibrated cluster, found by simulating the recorded runs until they take as long as they took.
 
-On a shared host that is how many cores an actor takes when nobody else wants any. Then the speeds of actors and learner are
-scaled by what is left.
+On a shared host that is how many cores an actor takes when nobody else wants any, and how much processes that work at once
+slow one another; everywhere, which side is slower than its own seconds say.
 """
 
 from __future__ import annotations
@@ -10,16 +10,40 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from .calibrate import POOL, of_settings
 from .recorded import RecordedRun
 from .simulation.cluster import Cluster
 from .simulation.result import Simulated
 from .simulation.simulate import simulate
 
-CORES_TRIED = (0.8, 0.9, 1.0, 1.1, 1.25, 1.4)  # of the process of an engine
-LIKELY_CORES, SURPRISE = 1.1, 0.05  # what is assumed where the runs do not tell, and how firmly
-ROUNDS = 4  # of scaling
-STALENESS_WEIGHT = 0.1  # of a version, beside a logarithm of steps per second
+ROUNDS, STEP, FURTHEST = 5, 0.1, 0.4  # of the search: a step is that of its derivatives, in logarithms
+LIKELY_CORES, SURPRISE = 1.1, 0.1  # what is assumed where the runs do not tell, and how firmly
+STALENESS_WEIGHT = 0.2  # of a version, beside a logarithm of steps per second
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What no record shows, in logarithms: how much longer than recorded each side works, and what sharing a host costs."""
+
+    actors: float = 0.0
+    learner: float = 0.0
+    cores: float = 0.0  # that the process of an engine takes, relative to LIKELY_CORES
+    contention: float = 0.0  # 1 + HostDevice.contention
+
+    def of(self, cluster: Cluster) -> Cluster:
+        """The cluster if the guess is right."""
+        actor, learner = cluster.pools[POOL], cluster.learner
+        slower, longer = math.exp(self.actors), math.exp(self.learner)
+        if cluster.host.cores:
+            factor = LIKELY_CORES * math.exp(self.cores) / actor.cores
+            actor = replace(actor, cores=actor.cores * factor, helper_cores=actor.helper_cores * factor)
+            slower /= factor  # the same CPU seconds
+        actor = replace(actor, step_base_s=actor.step_base_s * slower, step_per_rollout_s=actor.step_per_rollout_s * slower)
+        learner = replace(learner, base_s=learner.base_s * longer, per_token_s=learner.per_token_s * longer)
+        host = replace(cluster.host, contention=max(math.exp(self.contention) - 1, 0.0))
+        return replace(cluster, pools={POOL: actor}, learner=learner, host=host)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,23 +73,41 @@ def fit_of(cluster: Cluster, run: RecordedRun) -> RunFit:
 
 
 def refine(cluster: Cluster, runs: Sequence[RecordedRun]) -> Cluster:
-    """The cluster with the numbers that no record shows. Simulates every run a few times."""
-    if cluster.host.cores:
-        tried = [_with_cores(cluster, cores) for cores in CORES_TRIED]
-        cluster = min(tried, key=lambda each: _loss(_simulated(each, runs), scaled=True) + _surprise(each))
-    best = cluster
-    found = least = _simulated(best, runs)
+    """The cluster with the numbers that no record shows. Simulates every run a few dozen times.
+
+    Gauss and Newton's method with derivatives by finite differences: a side that is too slow and a host that is too crowded
+    look alike in each run alone, so that one number after the other would not do.
+    """
+    unknown = 4 if cluster.host.cores else 2
+    best = np.zeros(unknown)
+    errors = _errors(best, cluster, runs)
     for _ in range(ROUNDS):
-        cluster = _scaled(cluster, found)
-        found = _simulated(cluster, runs)
-        if _loss(found) < _loss(least):
-            best, least = cluster, found
-    return best
+        slopes = np.stack([_errors(best + STEP * axis, cluster, runs) - errors for axis in np.eye(unknown)], axis=1) / STEP
+        move = np.clip(np.linalg.lstsq(slopes, -errors, rcond=None)[0], -FURTHEST, FURTHEST)
+        for part in (1.0, 0.5, 0.25):
+            tried = best + part * move
+            found = _errors(tried, cluster, runs)
+            if found @ found < errors @ errors:
+                best, errors = tried, found
+                break
+        else:
+            break
+    return _guess(best).of(cluster)
 
 
-def _simulated(cluster: Cluster, runs: Sequence[RecordedRun]) -> list[tuple[RunFit, Simulated]]:
-    found = [simulate_run(cluster, run) for run in runs]
-    return [(_beside(run, simulated), simulated) for run, simulated in zip(runs, found, strict=True)]
+def _guess(numbers: np.ndarray) -> Guess:
+    return Guess(*(float(number) for number in numbers))
+
+
+def _errors(numbers: np.ndarray, cluster: Cluster, runs: Sequence[RecordedRun]) -> np.ndarray:
+    """How far the simulations are from the runs, and how unlikely the guess is."""
+    guess = _guess(numbers)
+    found = [SURPRISE * guess.cores, SURPRISE * guess.contention]
+    for run in runs:
+        fit = fit_of(guess.of(cluster), run)
+        found.append(math.log(fit.simulated_steps_per_s / fit.steps_per_s))
+        found.append(STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean))
+    return np.array(found)
 
 
 def _beside(run: RecordedRun, found: Simulated) -> RunFit:
@@ -76,49 +118,3 @@ def _beside(run: RecordedRun, found: Simulated) -> RunFit:
         staleness_mean=run.staleness_mean,
         simulated_staleness_mean=found.staleness_mean,
     )
-
-
-def _loss(found: Sequence[tuple[RunFit, Simulated]], *, scaled: bool = False) -> float:
-    """How far the simulations are from the runs; `scaled`: but for one factor that all of them share."""
-    logs = [math.log(fit.simulated_steps_per_s / fit.steps_per_s) for fit, _ in found]
-    mean = sum(logs) / len(logs) if scaled else 0.0
-    ages = [STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean) for fit, _ in found]
-    return sum((each - mean) ** 2 for each in logs) + sum(age**2 for age in ages)
-
-
-def _surprise(cluster: Cluster) -> float:
-    """Runs that do not tell leave the number of cores where engines mostly have it."""
-    return SURPRISE * math.log(cluster.pools[POOL].cores / LIKELY_CORES) ** 2
-
-
-def _with_cores(cluster: Cluster, cores: float) -> Cluster:
-    """The same work of the actors, with an engine that takes so many cores at a time, and helpers in proportion."""
-    actor = cluster.pools[POOL]
-    factor = cores / actor.cores
-    faster = replace(
-        actor,
-        cores=cores,
-        helper_cores=actor.helper_cores * factor,
-        step_base_s=actor.step_base_s / factor,
-        step_per_rollout_s=actor.step_per_rollout_s / factor,
-    )
-    return replace(cluster, pools={POOL: faster})
-
-
-def _scaled(cluster: Cluster, found: Sequence[tuple[RunFit, Simulated]]) -> Cluster:
-    """Scale each side by half of the errors of the runs, as far as it is the one that works in them."""
-    side, weight = {"actors": 0.0, "learner": 0.0}, {"actors": 1e-9, "learner": 1e-9}
-    for fit, simulated in found:
-        error = math.log(fit.simulated_steps_per_s / fit.steps_per_s)
-        for name, share in (("learner", simulated.learner_busy), ("actors", 1 - simulated.learner_busy)):
-            side[name] += share * error
-            weight[name] += share
-    slower = {name: math.exp(side[name] / weight[name] / 2) for name in side}
-    actor, learner = cluster.pools[POOL], cluster.learner
-    actor = replace(
-        actor,
-        step_base_s=actor.step_base_s * slower["actors"],
-        step_per_rollout_s=actor.step_per_rollout_s * slower["actors"],
-    )
-    learner = replace(learner, base_s=learner.base_s * slower["learner"], per_token_s=learner.per_token_s * slower["learner"])
-    return replace(cluster, pools={POOL: actor}, learner=learner)

@@ -65,6 +65,11 @@ class PoolDevice:
         require(some, "pools.*.step_base_s", self.step_base_s, "a step that takes time: above 0, or with step_per_rollout_s")
 
     @property
+    def demand(self) -> tuple[float, float]:
+        """Cores of a shared host that its engine wants, and cores taken for each that it gets: helpers go at its speed."""
+        return self.cores, 1 + self.helper_cores / self.cores
+
+    @property
     def all_cores(self) -> float:
         """Of the host, with those of its helpers."""
         return self.cores + self.helper_cores
@@ -227,19 +232,34 @@ class HostDevice:
 
     cores: float = 0.0  # 0: nobody shares
     others: float = 0.0  # processes of somebody else that want a core each, on average
+    # how much longer the work of a process takes for each core that is busy beside it: they share caches and memory
+    contention: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_times("host", self, "cores", "others")
+        _check_times("host", self, "cores", "others", "contention")
 
-    def share(self, wanted: Sequence[float]) -> float:
-        """The cores that each process gets at most, when they want so many: who wants less leaves the rest to the others."""
-        asked = sorted([(cores, 1.0) for cores in wanted] + ([(1.0, self.others)] if self.others else []))
+    def share(self, wanted: Sequence[tuple[float, float]]) -> float:
+        """The cores that each process gets at most, when they want so many: who wants less leaves the rest to the others.
+
+        `wanted`: (cores that a process wants, cores that are taken for each one that it gets: its helpers go at its speed).
+        """
+        asked = sorted([*wanted, (1.0, self.others)])
         left, users = self.cores, sum(number for _, number in asked)
         for cores, number in asked:
             if users * cores >= left:
                 return left / users
             left, users = left - number * cores, users - number
         return math.inf
+
+    def speed(self, cores: float, share: float, busy: float) -> float:
+        """Of a process that wants so many cores, relative to one that is alone.
+
+        `share`: the most that it gets; `busy`: what all get together.
+        """
+        if not cores:
+            return 1.0
+        beside = max(busy - min(cores, share), 0.0)
+        return min(1.0, share / cores) / (1 + self.contention * beside)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,7 +117,7 @@ class Simulation:
         self._inbox: list[tuple[bytes, FromClient]] = []
         self._turn_is_due = False
         self._last_turn_s = 0.0
-        self._share = math.inf  # cores of a shared host that each may take now
+        self._shared = math.inf, 0.0  # cores of a shared host that each may take now, and those that are busy
 
     def run(self) -> Simulated:
         """Run until the last step. Raises LearnerStarved when no batch comes any more."""
@@ -140,18 +140,19 @@ class Simulation:
         return self._recorder.result(self._steps, self.events.num_events)
 
     def _share_cores(self) -> None:
-        """Slow down whoever wants more cores than its share is, while the host has too few."""
+        """Slow down whoever wants more cores than its share is, and all for those that are busy beside them."""
         actors, learner = self.actors.values(), self._cluster.learner.cores
         working = [actor.device for actor in actors if actor.engine.works]
-        wanted = [cores for device in working for cores in (device.cores, device.helper_cores) if cores]
-        wanted += [learner] if self.learner.trains else []
-        share = self._cluster.host.share(wanted)
-        if share != self._share:
-            self._share = share
-            self.learner.set_speed(min(1.0, share / learner) if learner else 1.0)
+        wanted = [device.demand for device in working if device.cores]
+        wanted += [(learner, 1.0)] if self.learner.trains and learner else []
+        host = self._cluster.host
+        share = host.share(wanted)
+        busy = sum(min(cores, share) * taken for cores, taken in wanted) + host.others * min(1.0, share)
+        if (share, busy) != self._shared:
+            self._shared = share, busy
+            self.learner.set_speed(host.speed(learner, share, busy))
             for actor in actors:
-                cores = actor.device.cores
-                actor.set_speed(min(1.0, share / cores) if cores else 1.0)
+                actor.set_speed(host.speed(actor.device.cores, share, busy))
 
     def _expect_deaths(self) -> None:
         failures = self._cluster.failures

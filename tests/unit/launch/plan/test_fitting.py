@@ -23,9 +23,18 @@ def test_no_number_is_below_zero() -> None:
     assert slope == pytest.approx(2.8, abs=0.15)
 
 
-def test_columns_that_are_multiples_of_one_another_still_give_a_line() -> None:
+def test_columns_that_are_multiples_of_one_another_take_their_halves() -> None:
     first, second = fit_two([(x, 2 * x, 4 * x) for x in (1.0, 2.0, 3.0)])
-    assert first + 2 * second == pytest.approx(4.0)
+    assert (first, 2 * second) == pytest.approx((2.0, 2.0))
+
+
+def test_noise_does_not_give_everything_to_one_of_two_columns_that_are_alike() -> None:
+    # rollouts in a step from 70 to 90: noise of a tenth would say that they cost nothing
+    steps, running = np.full(9, 100.0), np.linspace(7000, 9000, 9)
+    seconds = (4e-3 * steps + 5e-5 * running) * np.linspace(1.07, 0.93, 9)
+    base_s, per_rollout_s = fit_two(list(zip(steps, running, seconds, strict=True)))
+    assert 2e-3 < base_s < 7e-3
+    assert per_rollout_s > 1e-5
 
 
 def test_nothing_is_fitted_to_nothing() -> None:

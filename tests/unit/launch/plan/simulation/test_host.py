@@ -12,18 +12,31 @@ from prolong.launch.plan.simulation.simulate import simulate
 @pytest.mark.parametrize(
     ("cores", "others", "wanted", "share"),
     [
-        (2, 0, [1.0], math.inf),
+        (2, 0, [(1.0, 1.0)], math.inf),
         # the learner gets all it wants, the actor the rest
-        (2, 0, [1.0, 1.3], 1.0),
-        (2, 0, [1.0, 1.3, 1.3], 2 / 3),
-        (2, 0, [0.1, 3.0, 3.0], 0.95),
-        (2, 2, [0.5, 1.3], 0.5),
-        (2, 0.5, [1.0, 1.3], 0.8),
-        (4, 1, [3.0], 3.0),
+        (2, 0, [(1.0, 1.0), (1.3, 1.0)], 1.0),
+        (2, 0, [(1.0, 1.0), (1.3, 1.0), (1.3, 1.0)], 2 / 3),
+        (2, 0, [(0.1, 1.0), (3.0, 1.0), (3.0, 1.0)], 0.95),
+        # helpers that take half a core for each core of their actor
+        (2, 0, [(1.0, 1.0), (1.0, 1.5)], 0.8),
+        (2, 0, [(0.2, 1.0), (1.0, 1.5), (1.0, 1.5)], 0.6),
+        (2, 2, [(0.5, 1.0), (1.3, 1.0)], 0.5),
+        (2, 0.5, [(1.0, 1.0), (1.3, 1.0)], 0.8),
+        (4, 1, [(3.0, 1.0)], 3.0),
     ],
 )
-def test_who_wants_less_than_its_share_leaves_the_rest(cores: float, others: float, wanted: list[float], share: float) -> None:
+def test_who_wants_less_than_its_share_leaves_the_rest(
+    cores: float, others: float, wanted: list[tuple[float, float]], share: float
+) -> None:
     assert HostDevice(cores=cores, others=others).share(wanted) == pytest.approx(share)
+
+
+def test_processes_that_work_at_once_slow_one_another() -> None:
+    host = HostDevice(cores=4, contention=0.25)
+    assert host.speed(1.0, math.inf, busy=1.0) == 1.0, "alone"
+    assert host.speed(1.0, math.inf, busy=3.0) == pytest.approx(1 / 1.5)
+    assert host.speed(2.0, 1.0, busy=2.0) == pytest.approx(0.5 / 1.25), "and it gets half of what it wants"
+    assert host.speed(0.0, 1.0, busy=2.0) == 1.0, "no device of this host"
 
 
 def cluster(cores: float, count: int) -> Cluster:
