@@ -90,7 +90,8 @@ def outcome_of(prompt: Prompt, groups: Iterable[Group], decode: Decode) -> Promp
             tokens += rollout.num_tokens
             cut_off += is_cut
             if prompt.verifier in VOTING:
-                vote = vote_of(prompt, decode(rollout), reward, cut_off=is_cut)
+                # the text of a right answer is not needed, and takes long to decode
+                vote = RIGHT if is_right(reward) else vote_of(prompt, decode(rollout), cut_off=is_cut)
                 votes.update([] if vote is None else [vote])
     if not rewards:
         return None

@@ -17,10 +17,8 @@ RIGHT = ""  # the vote for the right answer; no other vote is empty
 MAX_VOTE_CHARS = 2000  # longer texts are no answers
 
 
-def vote_of(prompt: Prompt, completion: str, reward: float, *, cut_off: bool) -> str | None:
-    """The vote of one completion; None for one that names no answer. `cut_off`: it ran out of tokens."""
-    if is_right(reward):
-        return RIGHT
+def vote_of(prompt: Prompt, completion: str, *, cut_off: bool) -> str | None:
+    """The vote of one completion that is not right; None for one that names no answer. `cut_off`: it ran out of tokens."""
     thinking = prompt.text.rstrip().endswith("<think>")
     text = after_thinking(Task(completion=completion, answer=parse_answer(prompt.answer), thinking_open=thinking))
     found = last_boxed(text) or last_tagged(text)

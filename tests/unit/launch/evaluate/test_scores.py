@@ -103,15 +103,15 @@ def test_a_part_of_the_reward_is_not_right() -> None:
     ],
 )
 def test_the_vote_is_the_answer_that_the_verifier_looks_at(text: str, verifier: str, vote: str | None) -> None:
-    assert vote_of(prompt(verifier), text, 0.0, cut_off=False) == vote
+    assert vote_of(prompt(verifier), text, cut_off=False) == vote
 
 
 def test_a_completion_that_was_cut_off_has_no_last_number() -> None:
-    assert vote_of(prompt("number"), "it is 12", 0.0, cut_off=True) is None
+    assert vote_of(prompt("number"), "it is 12", cut_off=True) is None
 
 
 def test_thinking_that_the_prompt_opened_and_nobody_closed_is_no_answer() -> None:
-    assert vote_of(prompt(text="2+3? <think>\n"), "\\boxed{6}", 0.0, cut_off=False) is None
+    assert vote_of(prompt(text="2+3? <think>\n"), "\\boxed{6}", cut_off=False) is None
 
 
 def test_every_task_of_a_domain_counts_the_same() -> None:
