@@ -7,7 +7,7 @@ Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhY
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...common.json_object import JsonObject
@@ -93,6 +93,8 @@ def chrome_trace(traces: Sequence[ProcessTrace], last_s: float = 0.0) -> JsonObj
     for trace, sheet in zip(kept, sheets, strict=True):
         sheet.events += _named(trace, sheet.pid)
         _lay_out(trace, sheet, trained)
+        if trace.head.role == "learner":
+            _updates(kept, sheet, lambda other, mine=trace: offsets[host_of(other)] - offsets[host_of(mine)])
     events = [event for sheet in sheets for event in sheet.events] + list(_whole_arrows(sheets))
     clock = trace_of_the_clock(traces)
     began = zero_s + (clock.head.unix - clock.head.monotonic if clock is not None else 0.0)
@@ -154,6 +156,19 @@ def _step(span: TraceSpan, sheet: _Sheet) -> None:
     for name in CURVES:
         if isinstance(value := span.args.get(name), int | float):
             sheet.curve("reward" if name == "mean" else name, span.at + span.s, value=float(value))
+
+
+def _updates(traces: Sequence[ProcessTrace], sheet: _Sheet, apart_s: Callable[[ProcessTrace], float]) -> None:
+    """How long each version took to reach all that took it, beside the learner. apart_s: of a process's clock to its own."""
+    taken: dict[int, list[tuple[float, float]]] = {}
+    for trace in traces:
+        for span in trace.named("weights"):
+            if isinstance(version := span.args.get("version"), int) and not span.args.get("error"):
+                began = span.at + apart_s(trace)
+                taken.setdefault(version, []).append((began, began + span.s))
+    spans = [(min(began for began, _ in times), max(ended for _, ended in times)) for times in taken.values()]
+    for (version, times), span, lane in zip(taken.items(), spans, assign_lanes(spans), strict=True):
+        sheet.span(f"weights {lane + 1}", f"version {version} arrives", *span, "weights", receivers=len(times))
 
 
 def _group(span: TraceSpan, lane: str, sheet: _Sheet, trained: dict[int, int]) -> None:

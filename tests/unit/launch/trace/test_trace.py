@@ -99,7 +99,9 @@ def test_every_process_and_what_it_did_is_in_the_trace() -> None:
     assert [event["args"]["task"] for event in verdicts] == ["math/sum", "math/sum", "math/sum", "logic/x"]
     assert names.count("no group in flight") == 1
     lanes = [event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "thread_name"]
-    assert lanes == ["learner", "batches", "weights", "no group", "groups 1", "groups 2"]
+    assert lanes == ["learner", "weights 1", "batches", "weights", "no group", "groups 1", "groups 2"]
+    [arrives] = [event for event in trace["traceEvents"] if event["name"] == "version 1 arrives"]
+    assert (arrives["pid"], arrives["ts"], arrives["dur"], arrives["args"]) == (1, 4.2e6, 0.3e6, {"receivers": 1})
     arrows = sorted((event["name"], event["pid"]) for event in trace["traceEvents"] if event["ph"] == "s")
     assert arrows == [("trained", 3), ("trained", 3), ("weights", 1)]
     # Perfetto drops arrows that have another kind of identity
