@@ -43,16 +43,16 @@ class RelayVitals:
         """Called with every report. numbers: counts and seconds since the start."""
         self._vitals.enter("serves weights", limit_s=self._limit_s, hindrance="" if has_weights else NO_WEIGHTS)
         if self._vitals.watched:
-            self._vitals.publish(counted("relay", numbers))
+            self._vitals.publish(_counted("relay", numbers))
 
 
 def actor_metrics(numbers: Mapping[str, float], room: int) -> Iterator[Metric]:
     """The numbers of an actor."""
     yield Metric("actor_room", float(room), about="rollouts that the engine has use for at once now")
-    yield from counted("actor", numbers)
+    yield from _counted("actor", numbers)
 
 
-def counted(role: str, numbers: Mapping[str, float]) -> Iterator[Metric]:
+def _counted(role: str, numbers: Mapping[str, float]) -> Iterator[Metric]:
     """Numbers that have grown since the process started, but for a few."""
     for name, value in numbers.items():
         kind = MetricKind.gauge if name in GAUGES else MetricKind.counter
