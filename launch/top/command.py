@@ -122,6 +122,7 @@ class Top:
         return Shown(
             status=newest.status,
             actors=self._window.actors(),
+            late_weights=self._window.late_weights(),
             record=self._record,
             silent_s=monotonic() - self._heard_s,
         )

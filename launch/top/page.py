@@ -71,6 +71,7 @@ class Shown:
 
     status: Status
     actors: Sequence[WatchedActor]
+    late_weights: float  # StatusWindow.late_weights
     record: Mapping[str, float]  # the newest step's, where the run folder is on this machine
     silent_s: float = 0.0  # for how long the buffer has not answered
 
@@ -102,7 +103,7 @@ def _rows(shown: Shown) -> list[tuple[str, RenderableType]]:
     if shown.record:
         rows += [("reward", _rewards(shown.record)), ("last", _last_step(shown.record))]
     rows += [
-        ("roofs", _roofs(live_roofs(status, list(shown.actors)))),
+        ("roofs", _roofs(live_roofs(status, list(shown.actors), shown.late_weights))),
         ("tickets", _ledger(status)),
         ("actors", _actors(shown)),
     ]

@@ -82,6 +82,17 @@ class StatusWindow:
         before = first.status.peers if len(self._seen) > 1 else {}
         return [actor_speed(name, peer, before.get(name, {})) for name, peer in found]
 
+    def late_weights(self) -> float:
+        """Of the statuses in which the learner waited, the share in which no actor had its newest weights yet."""
+        waiting = [seen.status for seen in self._seen if seen.status.pace is not None and seen.status.pace.waits_s >= 0]
+        return sum(_all_behind(status) for status in waiting) / len(waiting) if waiting else 0.0
+
+
+def _all_behind(status: Status) -> bool:
+    actors = [peer for peer in status.peers.values() if peer.get("role") == Role.actor.value]
+    # an actor without weights tells no lag
+    return bool(actors) and all(_number(actor, "lag") >= 1 or "lag" not in actor for actor in actors)
+
 
 def actor_speed(name: str, peer: Told, before: Told) -> WatchedActor:
     """The speed of an actor between two statuses. before: what was told of it then; empty: nothing."""
@@ -152,12 +163,12 @@ class LiveRoofs:
     actors: float  # of their time, generating
     staleness: float  # of the learner's time, waiting while eta alone held work back
     verifiers: float  # of the actors' time, waiting for verdicts alone
-    weights: float  # of the actors' time, taking weights
+    weights: float  # of the actors' time, taking weights; or of the learner's, waiting while they are on their way to all
     binds: str  # one of the above, or empty before there are figures
 
 
-def live_roofs(status: Status, actors: list[WatchedActor]) -> LiveRoofs:
-    """From the learner's last steps, and the actors' last seconds."""
+def live_roofs(status: Status, actors: list[WatchedActor], late_weights: float = 0.0) -> LiveRoofs:
+    """From the learner's last steps, and the actors' last seconds. late_weights: `StatusWindow.late_weights`."""
     pace, num = status.pace, max(len(actors), 1)
     steps = pace if pace is not None and pace.num_steps and pace.step_s > 0 else None
     waits = 0.0 if steps is None else min(1.0, steps.wait_s / steps.step_s)
@@ -169,15 +180,20 @@ def live_roofs(status: Status, actors: list[WatchedActor]) -> LiveRoofs:
         actors=busy,
         staleness=held,
         verifiers=judging,
-        weights=updating,
-        binds=_binding(waits, held, busy, judging, updating) if known else "",
+        weights=max(updating, waits * late_weights),
+        binds=_binding(waits, held, late_weights, busy, judging, updating) if known else "",
     )
 
 
-def _binding(waits: float, held: float, busy: float, judging: float, updating: float) -> str:
-    """A learner that hardly waits is the roof; of one that waits, eta if it holds most of that time, or the actors' side."""
+def _binding(waits: float, held: float, late: float, busy: float, judging: float, updating: float) -> str:
+    """A learner that hardly waits is the roof; of one that waits, what holds most of that time, or else the actors' side.
+
+    Where nobody has its newest weights yet, eta holds the actors back too, and faster weights would help as well.
+    """
     if waits < 0.1:
         return "learner"
+    if late > 0.5:
+        return "weights"
     if held > waits / 2:
         return "staleness"
     return max((("actors", busy), ("verifiers", judging), ("weights", updating)), key=lambda pair: pair[1])[0]

@@ -56,7 +56,7 @@ def drawn(shown: Shown, view: View, *, width: int = 80, height: int = 40) -> lis
 def shown(window: StatusWindow, **more: object) -> Shown:
     newest = window.newest
     assert newest is not None
-    known = {"status": newest.status, "actors": window.actors(), "record": {}}
+    known = {"status": newest.status, "actors": window.actors(), "late_weights": window.late_weights(), "record": {}}
     return Shown(**(known | more))  # pyright: ignore[reportArgumentType]
 
 
@@ -108,6 +108,20 @@ def test_what_an_actor_waits_for_is_named(told: dict[str, float | str], waits_fo
 def test_the_roof_that_binds_is_named(wait_s: float, held_s: float, told: dict[str, float | str], binds: str) -> None:
     pace = msgspec.structs.replace(PACE, wait_s=wait_s, held_s=held_s)
     assert live_roofs(msgspec.structs.replace(status(1), pace=pace), [actor_speed("a", told, {})]).binds == binds
+
+
+def test_weights_bind_while_the_learner_waits_and_no_actor_has_its_newest_ones_yet() -> None:
+    behind, current = actor(1.0, 9.0, 0.0, 0.0), actor(1.0, 9.0, 0.0, 0.0, lag=0.0)
+    held = msgspec.structs.replace(PACE, held_s=0.9)
+    trains = msgspec.structs.replace(held, waits_s=-1.0)
+    told = [(held, behind), (held, behind), (held, current), (trains, current), (trains, current)]
+    statuses = [(float(at), msgspec.structs.replace(status(7, a=peer), pace=pace)) for at, (pace, peer) in enumerate(told)]
+    window = window_of(*statuses)
+    assert window.late_weights() == pytest.approx(2 / 3)
+    assert "[weights 33%]" in "\n".join(drawn(shown(window), View()))
+    # of two actors one can go on
+    other = msgspec.structs.replace(status(7, a=behind, b=current), pace=held)
+    assert window_of((0.0, other)).late_weights() == 0.0
 
 
 def test_the_actors_of_a_pool_are_added_up() -> None:
