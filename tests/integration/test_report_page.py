@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -225,3 +227,19 @@ def test_the_policy_of_the_page_refuses_other_scripts_and_connections(page: Brow
     assert page.run("return typeof window.stolen") == "undefined"
     refused = [message for message in page.messages() if "Content Security Policy" in message]
     assert len(refused) == 2
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_that_has_hardly_begun_has_a_page(browser: Browser, tmp_path: Path, steps: int) -> None:
+    paths = write_synthetic_run(tmp_path / "run", SyntheticSize(steps=1, groups=2, n=2, tokens=8, prompts=4))
+    paths.summary.unlink()
+    if not steps:
+        paths.metrics.unlink()
+        shutil.rmtree(paths.journal)
+    write_report(paths, predicts=False)
+    browser.open(paths.report)
+    browser.wait(READY)
+    assert browser.run("return [...document.querySelectorAll('main > section')].map((s) => s.id)") == SECTIONS
+    shown = str(browser.run("return document.getElementById('rollouts').textContent"))
+    assert ("4 rollouts" if steps else "there is no journal") in shown
+    assert browser.messages() == []

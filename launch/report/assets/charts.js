@@ -234,13 +234,14 @@ function stackedChart(title, parts, note) {
       const slice = part.values.slice(Math.floor((bar * points) / bars), Math.floor(((bar + 1) * points) / bars));
       return slice.reduce((sum, value) => sum + (value ?? 0), 0) / Math.max(1, slice.length);
     }));
-    const totals = sums.map((bar) => bar.reduce((a, b) => a + b, 0)), median = [...totals].sort((a, b) => a - b)[Math.floor(bars / 2)];
+    const totals = sums.map((bar) => bar.reduce((a, b) => a + b, 0)), usual = [...totals].sort((a, b) => a - b)[Math.floor(bars * 0.95)];
     // a first step that holds the start of everything would leave nothing to see of the others
-    const most = Math.min(Math.max(...totals), 4 * median || Infinity) || 1, bar = (width - LEFT - RIGHT) / bars;
+    const most = Math.min(Math.max(...totals), 1.5 * usual || Infinity) || 1, bar = (width - LEFT - RIGHT) / bars;
     const y = (value) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
     const root = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": `${title}: ${used.map((part) => part.name).join(", ")}` });
     const [first, last] = [axisValue(columns.steps[0]), axisValue(columns.steps[points - 1])];
     drawAxes(root, { width, x0: first, x1: Math.max(last, first + 1e-9), bottom: 0, top: most, y });
+    let labelled = -Infinity;
     sums.forEach((values, i) => {
       let base = 0;
       values.forEach((value, k) => {
@@ -248,7 +249,10 @@ function stackedChart(title, parts, note) {
           svg("title", {}, `${used[k].name}: ${num(value)} s at step ${columns.steps[Math.floor((i * points) / bars)]}`)));
         base += value;
       });
-      if (base > most) root.append(svg("text", { x: LEFT + (i + 0.5) * bar, y: TOP - 3, "text-anchor": i ? "middle" : "start" }, `${num(base)} s ↑`));
+      if (base > most && (i - labelled) * bar > 60) {
+        labelled = i;
+        root.append(svg("text", { x: LEFT + (i + 0.5) * bar, y: TOP - 3, "text-anchor": i ? "middle" : "start" }, `${num(base)} s ↑`));
+      }
     });
     host.replaceChildren(root);
   } };

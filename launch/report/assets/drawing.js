@@ -87,7 +87,7 @@ function shareBar(parts, text) {
     el("div", { class: "bar", role: "img", "aria-label": shown.map((part) => `${part.name} ${percent(part.value / total)}`).join(", ") },
       shown.map((part) => el("span", { title: `${part.name}: ${text ? text(part.value) : percent(part.value / total, 1)}`, style: { flex: `${part.value / total} 0 0`, background: part.color } }))),
     el("div", { class: "legend" }, shown.map((part) =>
-      el("span", { class: "key", title: part.title }, el("i", { class: "dot", style: { background: part.color } }), part.name, text && el("b", {}, text(part.value)), percent(part.value / total)))));
+      el("span", { class: "key", title: part.title }, el("i", { class: "dot", style: { background: part.color } }), part.name, text && el("b", {}, text(part.value)), el("span", {}, percent(part.value / total))))));
 }
 
 function segmented(label, options, chosen, choose) {
