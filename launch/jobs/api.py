@@ -99,7 +99,7 @@ class Rendered:
 class Target(Protocol):
     """A scheduler.
 
-    Example: `Slurm().render(LaunchJob(cfg=cfg, folder=Path("/shared/launch"))).files["run.sbatch"].text`
+    Example: `Slurm().render(LaunchJob(cfg=cfg, folder=Path("/shared/launch"))).files["job.sbatch"].text`
     """
 
     summary: str  # one line for `prolong launch --help`

@@ -1,6 +1,6 @@
 """A run as one Slurm job of heterogeneous components, and for each kind of actors a job of one actor that joins the run.
 
-    run.sbatch          component 0: buffer and learner | component 1: the actors of one pool | component 2: ...
+    job.sbatch          component 0: buffer and learner | component 1: the actors of one pool | component 2: ...
     join-POOL.sbatch    one actor, on resources that may be taken away; any number of them, at any time
 
 srun places the processes, torchrun and vLLM share the work of each, slurm_job.py supervises them inside the job.
@@ -48,7 +48,7 @@ OURS = (
 
 
 class Slurm:
-    """Renders run.sbatch and the jobs of actors that join. Login node and compute nodes share the file system."""
+    """Renders job.sbatch and the jobs of actors that join. Login node and compute nodes share the file system."""
 
     summary = "one sbatch job, and jobs of actors that join"
 
@@ -59,7 +59,7 @@ class Slurm:
         run = RenderedFile(text=_run_script(job, kinds), mode=0o755)
         joining = {f"join-{kind.component}.sbatch": RenderedFile(text=_joining_script(job, kind), mode=0o755) for kind in kinds}
         more = [f"more actors, at any time: sbatch --array=1-8 {shlex.quote(str(job.folder / name))}" for name in joining]
-        return Rendered(files={"run.sbatch": run, **joining}, commands=[["sbatch", str(job.folder / "run.sbatch")]], notes=more)
+        return Rendered(files={"job.sbatch": run, **joining}, commands=[["sbatch", str(job.folder / "job.sbatch")]], notes=more)
 
 
 def _check(job: LaunchJob) -> None:
@@ -171,7 +171,7 @@ def _endpoint(cfg: Config) -> list[str]:
 
 
 def _steps(job: LaunchJob, kinds: list[ActorKind]) -> list[str]:
-    """The processes of run.sbatch, as lines of a here-document in which the shell replaces $ADDRESS and $HOST alone."""
+    """The processes of job.sbatch, as lines of a here-document in which the shell replaces $ADDRESS and $HOST alone."""
     recipe = f"--recipe {_quoted(job.folder / CONFIG)}"
     group = "--het-group={} " if kinds else ""
     held = f"{_python(HELD_TASK)} {job.cfg.launch.stop_s:g}"

@@ -1,6 +1,6 @@
 """What runs inside a Slurm job: the supervisor of a run whose processes are steps, or an actor that joins a run of another job.
 
-    run.sbatch          address     this node's address, as other nodes reach it
+    job.sbatch          address     this node's address, as other nodes reach it
                         supervise   buffer here, learner and actors by srun, as the lines on standard input say
     join-POOL.sbatch    join        an actor, at the address that the run's buffer has now, as long as the run lasts
 
@@ -59,7 +59,7 @@ def supervise_steps(config: Path, lines: Iterable[str]) -> int:
     with locked_run(paths):
         set_aside_summary(paths)
         outcome, requeue = asyncio.run(_supervise(cfg, paths, _steps(paths, lines)))
-    code = report_outcome(outcome, paths, "prolong launch", resume=f"sbatch {shlex.quote(str(config.parent / 'run.sbatch'))}")
+    code = report_outcome(outcome, paths, "prolong launch", resume=f"sbatch {shlex.quote(str(config.parent / 'job.sbatch'))}")
     if requeue and code:
         _requeue()
     return code

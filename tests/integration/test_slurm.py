@@ -126,7 +126,7 @@ def test_every_process_gets_its_node_its_gpus_and_its_keys(
     launched.launch(
         "model.device=auto", "launch.learner_ranks=2", pool, "--learner-nodes=2", "--set=cpus-per-task=3", "--set=big:nodes=1"
     )
-    script = launched.scripts / "run.sbatch"
+    script = launched.scripts / "job.sbatch"
     stand_in = f"{ROOT}/tests/support/placed_process.py {tmp_path}"
     script.write_text(script.read_text().replace("-m prolong.launch.cli", stand_in))
     job = cluster.command("sbatch", "--parsable", str(script)).strip()

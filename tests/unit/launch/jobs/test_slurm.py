@@ -48,14 +48,14 @@ def steps(script: str, folder: Path) -> dict[str, list[str]]:
 
 def test_a_component_asks_for_what_its_processes_take(cfg: Config) -> None:
     settings = {"": {"time": "2-0"}, "learner": {"partition": "fast"}, "h100": {"cpus-per-task": "12"}}
-    learner, pool = components(rendered(cfg, nodes=2, settings=settings)["run.sbatch"])
+    learner, pool = components(rendered(cfg, nodes=2, settings=settings)["job.sbatch"])
     assert {"--requeue", "--signal=B:USR1@70", "--job-name=prolong-a run"} <= set(learner)
     assert {"--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--time=2-0", "--partition=fast"} <= set(learner)
     assert pool == ["--ntasks=2", "--cpus-per-task=12", "--gpus-per-task=2", "--time=2-0"]
 
 
 def test_steps_survive_the_shell_with_address_and_host_of_the_job(cfg: Config, tmp_path: Path) -> None:
-    found = steps(rendered(cfg)["run.sbatch"], tmp_path)
+    found = steps(rendered(cfg)["job.sbatch"], tmp_path)
     assert list(found) == ["buffer", "learner", "h100-0", "h100-1"]
     assert all(words[-2:].count("buffer.address=tcp://10.0.0.9:10123") == 1 for words in found.values())
     assert "buffer.keys=/shared/$x `y`/keys" in found["buffer"]
@@ -72,9 +72,9 @@ def test_steps_survive_the_shell_with_address_and_host_of_the_job(cfg: Config, t
 def test_without_actors_of_its_own_a_job_has_one_component(cfg: Config, tmp_path: Path) -> None:
     cfg.pools["h100"].count = 0
     files = rendered(cfg)
-    assert len(components(files["run.sbatch"])) == 1
-    assert not any("--het-group" in word for words in steps(files["run.sbatch"], tmp_path).values() for word in words)
-    assert list(files) == ["run.sbatch", "join-h100.sbatch", "join-cheap.sbatch"]
+    assert len(components(files["job.sbatch"])) == 1
+    assert not any("--het-group" in word for words in steps(files["job.sbatch"], tmp_path).values() for word in words)
+    assert list(files) == ["job.sbatch", "join-h100.sbatch", "join-cheap.sbatch"]
 
 
 def test_an_actor_that_joins_is_a_job_of_one_task(cfg: Config) -> None:
@@ -87,7 +87,7 @@ def test_an_actor_that_joins_is_a_job_of_one_task(cfg: Config) -> None:
 
 def test_an_address_that_the_user_gave_is_kept(cfg: Config, tmp_path: Path) -> None:
     cfg.buffer.address = "tcp://login-2:5710"
-    assert "buffer.address=tcp://login-2:5710" in steps(rendered(cfg)["run.sbatch"], tmp_path)["buffer"]
+    assert "buffer.address=tcp://login-2:5710" in steps(rendered(cfg)["job.sbatch"], tmp_path)["buffer"]
 
 
 @pytest.mark.parametrize(("component", "key"), [("", "signal"), ("h100", "array"), ("", "Partition"), ("", "wrap=x\n#SBATCH")])

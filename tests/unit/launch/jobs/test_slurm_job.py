@@ -59,7 +59,7 @@ def test_supervise_reports_the_first_to_fail_and_how_to_go_on(config: Path, caps
     assert slurm_job.supervise_steps(config, [f"buffer: {waits}", "learner: sh -c 'echo no model; exit 2'"]) == 2
     captured = capsys.readouterr()
     assert "  | no model" in captured.err
-    assert captured.out == f"resume with: sbatch {config.parent}/run.sbatch\n"
+    assert captured.out == f"resume with: sbatch {config.parent}/job.sbatch\n"
 
 
 def scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> Path:
