@@ -16,9 +16,9 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from time import monotonic, time
-from typing import BinaryIO
 
 import msgspec
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 16 << 20
 FOLDER_BYTES = 512 << 20  # of all files in the folder, those of processes that ended before included: the oldest go first
-FLUSH_S = 1.0  # a reader sees a span after this time, once another one has come
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Fact = int | float | str | Sequence[int | float]
@@ -70,8 +69,8 @@ class Tracer:
         self._lock = threading.Lock()
         self._encoder = msgspec.json.Encoder()
         self._path: Path | None = None
-        self._file: BinaryIO | None = None
-        self._num_bytes, self._flushed_s = 0, monotonic()
+        self._file: FileIO | None = None
+        self._num_bytes = 0
         if folder is not None:
             self._path = folder / f"{trace_name(process)}.{os.getpid()}.jsonl"
             with self._failing():
@@ -118,14 +117,11 @@ class Tracer:
             self._begin()
         self._file.write(line)
         self._num_bytes += len(line)
-        now = monotonic()
-        if now - self._flushed_s > FLUSH_S:
-            self._file.flush()
-            self._flushed_s = now
 
     def _begin(self) -> None:
         assert self._path is not None
-        self._file = self._path.open("wb")
+        # without a buffer: a process that is killed loses nothing, and one that forks leaves no second copy
+        self._file = self._path.open("wb", buffering=0)
         self._num_bytes = self._file.write(self._encoder.encode(self._head) + b"\n")
 
     @contextmanager

@@ -37,6 +37,13 @@ def test_spans_are_written_with_a_head_that_names_the_process_and_its_clocks(tmp
     assert (update.name, update.args) == ("update", {"version": 3})
 
 
+def test_a_reader_sees_every_span_at_once(tmp_path: Path) -> None:
+    with open_trace(tmp_path, "actor", "a") as tracer:
+        for number in range(1, 4):
+            tracer.add("group", 0.0, 1.0)
+            assert len(spans_in(only_file(tmp_path))) == number
+
+
 def test_a_span_is_recorded_when_its_block_raises_too(tmp_path: Path) -> None:
     with open_trace(tmp_path, "learner", "learner") as tracer, pytest.raises(KeyError), tracer.span("step"):
         raise KeyError
@@ -80,7 +87,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_process(caplog: pytest.LogCa
     with open_trace(tmp_path, "actor", "a") as tracer, Path("/dev/full").open("wb", buffering=0) as full:
         assert tracer._file is not None
         tracer._file.close()
-        tracer._file = full  # pyright: ignore[reportAttributeAccessIssue]
+        tracer._file = full
         tracer.add("group", 0.0, 1.0)
         assert not tracer.on
         tracer.add("group", 1.0, 2.0)
