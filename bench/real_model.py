@@ -22,7 +22,7 @@ from ..common.tokenizer import Tokenizer
 from ..common.types import Group, int32_array
 from ..launch.evaluate.scores import OVERALL
 from .measure import report, run_command
-from .real_page import write_results
+from .real_page import write_real_page
 
 MODEL = Path("models/smollm2")
 HOURS = 3 * 3600.0
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> int:
     (args.docs / "real-model.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_real(rows, args.docs / "real-model.png")
     words = " ".join(["prolong bench real-model", *argv])
-    write_results(args.docs / "real-model.md", rows, f"Measured on {date.today()} with `{words}`, on {processor()}.")
+    write_real_page(args.docs / "real-model.md", rows, f"Measured on {date.today()} with `{words}`, on {processor()}.")
     result: dict = {"bench": "real_model", "wall_s": [row["wall_s"] for row in rows]}
     for scope in rows[0]["scores"]:
         for when in ("before", "after", "gain"):

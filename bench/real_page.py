@@ -9,7 +9,7 @@ BEGIN, END = "<!-- written by: prolong bench real-model -->", "<!-- end -->"
 SHOWN = 90  # characters of a rollout in the table
 
 
-def write_results(page: Path, rows: Sequence[dict], measured: str) -> None:
+def write_real_page(page: Path, rows: Sequence[dict], measured: str) -> None:
     """Replace what stands between the marks of `page`. `measured`: machine, date and command, as a sentence."""
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prolong.bench import real_model
-from prolong.bench.real_page import BEGIN, END, write_results
+from prolong.bench.real_page import BEGIN, END, write_real_page
 from prolong.common.tokenizer import Tokenizer
 from prolong.common.types import FinishReason, Group, Prompt, Rollout, Verdict, VerdictStatus, VersionSpan
 from prolong.launch.evaluate.results import Evaluated, encode_evaluation
@@ -123,7 +123,7 @@ def test_the_page_shows_every_scope_and_rollout_between_its_marks(tmp_path: Path
         "rollouts": [told],
     }
     for _ in range(2):
-        write_results(page, [row], "Measured.")
+        write_real_page(page, [row], "Measured.")
     text = page.read_text()
     assert (text[:7], text[-7:]) == ("before\n", "\nafter\n")
     assert "yesterday" not in text
@@ -133,4 +133,4 @@ def test_the_page_shows_every_scope_and_rollout_between_its_marks(tmp_path: Path
     assert "| 2 \\* 3? | a b | **6 \\| x** |" in text
     page.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
-        write_results(page, [row], "Measured.")
+        write_real_page(page, [row], "Measured.")
