@@ -117,11 +117,3 @@ def test_top_on_a_terminal_leaves_when_q_is_pressed(watched: BufferProcess) -> N
         assert top.wait(10) == 0
     finally:
         os.close(ours)
-
-
-def test_top_of_a_run_that_has_ended_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text("{}")
-    done = subprocess.run([*CLI, "top", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "is not running" in done.stderr
