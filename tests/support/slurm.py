@@ -112,9 +112,13 @@ class SlurmCluster:
         wait_until("all nodes", self._all_idle, 40)
 
     def stop(self) -> None:
-        for daemon in reversed(self._daemons):
-            if daemon.poll() is None:
-                os.killpg(daemon.pid, signal.SIGKILL)
+        """End the daemons and, of a test that failed, the jobs and their steps: all that runs on the hosts."""
+        for host in self.hosts.names:
+            listed = ["ip", "netns", "pids", self.hosts.namespace(host)]
+            for pid in subprocess.run(listed, capture_output=True, text=True, timeout=20, check=True).stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        for daemon in self._daemons:
             daemon.wait(10)
 
     def command(self, *words: str, timeout_s: float = 60) -> str:
