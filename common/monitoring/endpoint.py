@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socketserver import BaseServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from time import monotonic
 
 from ..config.run_files import run_paths
 from ..config.sections import Config
@@ -37,7 +37,8 @@ from .vitals import Vitals
 log = logging.getLogger(__name__)
 
 PORTS = 128  # tried from run.http_port on
-REQUEST_S = 5.0  # longest wait for the next bytes of a request, or for room to send the answer
+REQUEST_S = 5.0  # for a request to come, and again for its answer to leave
+MAX_HEAD = 16 << 10  # bytes of a request
 MAX_REQUESTS = 16  # answered at once; further connections are closed
 
 
@@ -97,10 +98,11 @@ def open_server(vitals: Vitals, host: str, first_port: int) -> EndpointServer:
     )
 
 
-class EndpointServer(ThreadingHTTPServer):
+class EndpointServer(ThreadingTCPServer):
     """Answers a bounded number of requests at once, each in a thread and in bounded time."""
 
     daemon_threads = True
+    allow_reuse_address = True
     request_queue_size = MAX_REQUESTS
 
     def __init__(self, vitals: Vitals, host: str, port: int) -> None:
@@ -113,13 +115,6 @@ class EndpointServer(ThreadingHTTPServer):
     @property
     def port(self) -> int:
         return int(self.server_address[1])
-
-    def server_bind(self) -> None:
-        # the parent looks the host's name up, which may take long where no name server answers
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         if not self._free.acquire(blocking=False):
@@ -135,44 +130,58 @@ class EndpointServer(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away in the middle concerns nobody."""
+        """A client that went away in the middle, or was too slow, concerns nobody."""
 
 
-class EndpointRequest(BaseHTTPRequestHandler):
-    """One request; the connection is closed after it."""
+class EndpointRequest(BaseRequestHandler):
+    """One request; the connection is closed after it. Raises: OSError, which the server drops."""
 
-    timeout = REQUEST_S
-    server_version, sys_version = "prolong", ""
+    request: socket.socket
 
-    def do_GET(self) -> None:
-        assert isinstance(self.server, BaseServer)
-        vitals: Vitals = self.server.vitals  # pyright: ignore[reportAttributeAccessIssue]
-        match self.path.partition("?")[0]:
-            case "/metrics":
+    def handle(self) -> None:
+        assert isinstance(self.server, EndpointServer)
+        vitals, request = self.server.vitals, read_request(self.request, monotonic() + REQUEST_S)
+        status, kind, text = HTTPStatus.BAD_REQUEST, "text/plain", "expected GET /metrics, /healthz or /readyz\n"
+        match request:
+            case ("GET" | "HEAD", "/metrics"):
                 page = exposition(vitals.metrics(), {"run": vitals.run, "role": vitals.role, "process": vitals.name})
-                self._answer(HTTPStatus.OK, CONTENT_TYPE, page)
-            case "/healthz":
-                self._answer_health(vitals, ok=vitals.health().alive)
-            case "/readyz":
-                self._answer_health(vitals, ok=vitals.health().ready)
-            case _:
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain", "expected /metrics, /healthz or /readyz\n")
-
-    def _answer_health(self, vitals: Vitals, *, ok: bool) -> None:
-        told = {"run": vitals.run, "role": vitals.role, "process": vitals.name} | asdict(vitals.health())
-        told["state_s"] = round(float(told["state_s"]), 3)
-        self._answer(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", json.dumps(told) + "\n")
-
-    def _answer(self, status: HTTPStatus, kind: str, text: str) -> None:
+                status, kind, text = HTTPStatus.OK, CONTENT_TYPE, page
+            case ("GET" | "HEAD", "/healthz"):
+                status, kind, text = _told(vitals, ok=vitals.health().alive)
+            case ("GET" | "HEAD", "/readyz"):
+                status, kind, text = _told(vitals, ok=vitals.health().ready)
+            case (_, _):
+                status = HTTPStatus.NOT_FOUND
         content = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+        # the limit of a sendall is one of the whole call
+        self.request.settimeout(REQUEST_S)
+        self.request.sendall(
+            f"{head}Connection: close\r\n\r\n".encode() + (b"" if request and request[0] == "HEAD" else content)
+        )
 
-    def log_message(self, format: str, *args: object) -> None:
-        """A probe every few seconds is nothing to write down."""
+
+def read_request(connection: socket.socket, until_s: float) -> tuple[str, str] | None:
+    """Method and path of a request; None if there is none in the first MAX_HEAD bytes. Raises: OSError at `until_s`."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        left_s = until_s - monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(left_s)
+        chunk = connection.recv(MAX_HEAD)
+        received += chunk
+        if not chunk or len(received) > MAX_HEAD:
+            return None
+    words = received.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    return (words[0], words[1].partition("?")[0]) if len(words) == 3 else None
+
+
+def _told(vitals: Vitals, *, ok: bool) -> tuple[HTTPStatus, str, str]:
+    """How the process is, as the answer to a probe."""
+    told = {"run": vitals.run, "role": vitals.role, "process": vitals.name} | asdict(vitals.health())
+    told["state_s"] = round(float(told["state_s"]), 3)
+    return HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", json.dumps(told) + "\n"
 
 
 def _write_note(path: Path, server: EndpointServer) -> None:

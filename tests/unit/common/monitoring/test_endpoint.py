@@ -118,3 +118,35 @@ def test_clients_that_never_speak_take_a_bounded_number_of_threads(tmp_path: Pat
             late.settimeout(10)
             assert late.recv(1) == b""
         assert len(silent) == MAX_REQUESTS
+
+
+def test_a_client_that_speaks_slowly_or_too_much_or_nonsense_is_cut_off(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config_of(tmp_path, free_port)
+    with serve_vitals(cfg, "buffer", "buffer"):
+        host, _, port = target_of(cfg, "buffer").rpartition(":")
+
+        def answer_to(*parts: bytes) -> bytes:
+            with socket.create_connection((host, int(port)), 10) as client:
+                client.settimeout(10)
+                for part in parts:
+                    client.sendall(part)
+                return b"".join(iter(lambda: client.recv(4096), b""))
+
+        def drip() -> None:
+            with socket.create_connection((host, int(port)), 10) as client:
+                while True:
+                    client.sendall(b"x")
+
+        with monkeypatch.context() as hurried:
+            hurried.setattr(endpoint, "REQUEST_S", 0.2)
+            assert answer_to(b"GET /metr") == b"", "it waited in vain"
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            drip()
+        assert answer_to(b"GET\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert answer_to(b"POST /metrics HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 404 ")
+        head = answer_to(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        assert answer_to(b"GET /heal", b"thz?probe=1 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
