@@ -137,10 +137,18 @@ def measure_due(results: BenchFile, path: Path, todo: list[Due]) -> int:
         failed += bool(result.error)
         if result.error:
             _say(f"  failed after {result.wall_s:.0f} s: {result.error.splitlines()[0]}; see {logs}/{name}-{round_}.log")
+        elif absent := _absent(result):
+            _say(f"  without {', '.join(absent)}: the bench did not print it on this machine")
         kept = [each for each in results.results if (each.round, each.measurement) != (round_, name)]
         results.results = [*kept, result]
         write_results(path, results)
     return failed
+
+
+def _absent(result: BenchResult) -> list[str]:
+    """The figures of a measurement that its result does not have."""
+    named = MEASUREMENTS[result.measurement].figures
+    return sorted(name for system, figures in named.items() for name in figures.keys() - result.figures.get(system, {}).keys())
 
 
 def _say(text: str) -> None:

@@ -100,7 +100,7 @@ def benches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that works, and one that fails; in place of the command line, whose arguments they get."""
     figures = {OURS: {"demo/x": more("x")}}
     good, bad = "print('starting'); print('{\"x\": 3}')", "import sys; sys.exit('no disk')"
-    scripts = {"good": good, "bad": bad}
+    scripts = {"good": good, "bad": bad, "blind": "print('{}')"}
     table = {name: MeasuredBench(bench=(script,), seconds=1, figures=figures) for name, script in scripts.items()}
     monkeypatch.setattr(bench_all, "MEASUREMENTS", table)
 
@@ -111,7 +111,7 @@ def test_results_are_kept_after_each_measurement_and_a_second_call_goes_on(
     benches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "mine.json"
-    assert bench_all.main(["--out", str(out), "--rounds", "1"]) == 1
+    assert bench_all.main(["--out", str(out), "--rounds", "1", "--only", "good", "bad"]) == 1
     assert "bad, round 1" in capsys.readouterr().err
     kept = {each.measurement: each for each in read_results(out).results}
     assert kept["good"].figures == {OURS: {"demo/x": 3.0}}
@@ -119,9 +119,16 @@ def test_results_are_kept_after_each_measurement_and_a_second_call_goes_on(
     assert kept["bad"].error == "exit code 1\nno disk\n"
     assert read_results(out).versions == these_versions()
     monkeypatch.setitem(bench_all.MEASUREMENTS, "bad", bench_all.MEASUREMENTS["good"])
-    assert bench_all.main(["--out", str(out), "--rounds", "2"]) == 0
+    assert bench_all.main(["--out", str(out), "--rounds", "2", "--only", "good", "bad"]) == 0
     assert "[1/3] bad, round 1" in capsys.readouterr().err, "only what failed or is new"
     assert read_results(out).values(OURS) == {"demo/x": [3.0, 3.0, 3.0, 3.0]}
+
+
+def test_a_figure_that_a_bench_does_not_print_is_named(
+    benches: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench_all.main(["--out", str(tmp_path / "mine.json"), "--rounds", "1", "--only", "blind"]) == 0
+    assert "without demo/x: the bench did not print it" in capsys.readouterr().err
 
 
 def test_results_of_another_machine_are_not_added_to(benches: None, tmp_path: Path) -> None:
