@@ -69,7 +69,12 @@ def seed_result(seed: int, folder: Path, scores: Path) -> dict:
 
 def learning_curve(steps: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     """What is drawn, step by step."""
-    keys = {"validation/sampled/mean": "heldout", "reward/mean": "reward", "rollout/tokens_mean": "tokens"}
+    keys = {
+        "validation/sampled/mean": "heldout",
+        "validation/sampled/version": "scored",
+        "reward/mean": "reward",
+        "rollout/tokens_mean": "tokens",
+    }
     return [
         {"step": step["step"], "wall_s": round(step["wall_s"], 1)}
         | {short: round(step[key], 4) for key, short in keys.items() if key in step}
@@ -127,8 +132,7 @@ def draw_real(rows: Sequence[dict], path: Path) -> None:
     for i, row in enumerate(rows):
         points, colour = row["curve"], f"C{i}"
         axes.plot([p["step"] for p in points], [p["reward"] for p in points], color=colour, alpha=0.4, linewidth=1)
-        # a sweep that arrives with step k scored version k - 1 or an earlier one
-        held = [(p["step"] - 1, p["heldout"]) for p in points if "heldout" in p]
+        held = [(p["scored"], p["heldout"]) for p in points if "heldout" in p]
         axes.plot(*zip(*held, strict=True), "o-", color=colour, markersize=5, label=f"seed {row['seed']}")
         for when, step in (("before", 0), ("after", points[-1]["step"])):
             score = row["scores"][OVERALL][when]

@@ -84,13 +84,14 @@ def test_a_row_holds_curve_scores_and_the_rollouts_of_the_same_prompts(tmp_path:
     (scores / "evaluation.json").write_text(encode_evaluation(results, asked, 1, {}))
     run.mkdir()
     steps = [
-        {"step": 1, "wall_s": 5.0, "reward/mean": 0.1, "rollout/tokens_mean": 30.0, "validation/sampled/mean": 0.08},
+        {"step": 1, "wall_s": 5.0, "reward/mean": 0.1, "rollout/tokens_mean": 30.0}
+        | {"validation/sampled/mean": 0.08, "validation/sampled/version": 0.0},
         {"step": 2, "wall_s": 9.0, "reward/mean": 0.5, "rollout/tokens_mean": 9.0},
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     row = real_model.seed_result(0, run, scores)
     assert row["curve"] == [
-        {"step": 1, "wall_s": 5.0, "heldout": 0.08, "reward": 0.1, "tokens": 30.0},
+        {"step": 1, "wall_s": 5.0, "heldout": 0.08, "scored": 0.0, "reward": 0.1, "tokens": 30.0},
         {"step": 2, "wall_s": 9.0, "reward": 0.5, "tokens": 9.0},
     ]
     overall = row["scores"][OVERALL]
