@@ -137,8 +137,9 @@ vllm-stubs: $(STAMP)
 	@$(BIN)/python -m tests.support.vllm_stubs
 
 # mkdocs-material, 0.1 GB, a few seconds. A link or an anchor that leads nowhere is an error, and so is a page outside of the navigation.
+# (Not --quiet: that keeps --strict from seeing warnings.)
 site: .venv-site/.installed
-	@NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict
 	@echo "site: build/site/index.html"
 
 .venv-site/.installed: docs/requirements.lock .ci/install

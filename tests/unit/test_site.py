@@ -63,3 +63,12 @@ def test_the_results_on_the_page_are_those_of_the_file() -> None:
     recorded = DOCS / "benchmarks.json"
     if recorded.exists():
         assert shown == f"\n{results_part(read_results(recorded))}"
+
+
+def test_the_build_sees_what_it_shall_fail_on() -> None:
+    """With --quiet mkdocs drops warnings before --strict counts them."""
+    [command] = re.findall(r"^.*mkdocs build.*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "--strict" in command
+    assert "-q" not in command.replace("--strict", "")
+    assert SITE["validation"]["links"]["anchors"] == "warn"
+    assert "make site" in (ROOT / ".ci" / "run").read_text()
