@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .diagnosis import Diagnosis
 from .findings import find_all
-from .moves import Prediction, predict_moves
+from .moves import Prediction, predict_moves, within_reach
 from .roof import binding_roof
 from .run_records import RunRecords, read_run, total
 from .time_split import sides_of
@@ -36,7 +36,7 @@ def diagnose_records(run: RunRecords, prediction: Prediction) -> Diagnosis:
         steps_per_s=run.steps_per_s,
         sides=sides_of(run),
         roof=None if roof is None else replace(roof, roofs=prediction.roofs),
-        moves=prediction.moves,
+        moves=prediction.moves if roof is None else within_reach(prediction.moves, roof.shares["learner"]),
         no_moves=prediction.why_none,
         simulated_steps_per_s=prediction.simulated_steps_per_s,
         simulated_part=prediction.simulated_part,

@@ -7,12 +7,13 @@ The newest steps stand for the run: what it does now, not what it did when lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...common.config.sections import Config
 from ...common.errors import ProlongError
+from ...common.metrics import MetricsRecord
 from ..plan.calibrate import calibrate, of_settings, shared_cores
 from ..plan.recorded import MIN_STEPS, RecordedRun, read_recorded
 from ..plan.refine import refine
@@ -20,11 +21,12 @@ from ..plan.simulation.cluster import Cluster, PoolDevice
 from ..plan.simulation.result import Simulated
 from ..plan.sweep import Planned, plan_one
 from .diagnosis import Improvement
-from .run_records import mean
+from .run_records import cores_had, mean
 
 MAX_STEPS = 40  # that are simulated
 MAX_ROLLOUTS = 20_000  # of all steps of a simulation: a few seconds of one core
 ENOUGH = 0.98  # of two settings this close the one with the smaller eta is better: staler groups teach less
+UNCROWDED = 0.8  # cores that a learner or an actor gets by itself, at least
 FULL = 0.8  # share of an actor's room that is taken when more of it may help
 
 
@@ -57,7 +59,9 @@ def predict_moves(folder: Path, cores: float | None = None) -> Prediction:
     """
     try:
         run = newest_part(read_recorded(str(folder)))
-        cluster = refine(calibrate([run], shared_cores(run.cfg) if cores is None else cores), [run])
+        shared = shared_cores(run.cfg) if cores is None else cores
+        run = replace(run, others=other_processes(run.records, shared))
+        cluster = refine(_by_itself(calibrate([run], shared), run), [run])
         given = _plan(of_settings(cluster, run), run.cfg, run)
         moves = [_improvement(_plan(change.cluster, change.cfg, run), given, change) for change in _changes(given)]
         if (larger := _larger_eta(given, run)) is not None:
@@ -72,12 +76,45 @@ def predict_moves(folder: Path, cores: float | None = None) -> Prediction:
     )
 
 
+def within_reach(moves: Sequence[Improvement], learner_share: float) -> tuple[Improvement, ...]:
+    """The moves with no larger gain than the records allow, the largest first.
+
+    learner_share: of its time that the learner works. Nobody else can gain more than all that it waits.
+    """
+    most = 1 / learner_share if learner_share > 0 else float("inf")
+    bounded = (
+        replace(move, gain=most, steps_per_s=move.steps_per_s * most / move.gain)
+        if move.part != "learner" and move.gain > most
+        else move
+        for move in moves
+    )
+    return tuple(sorted(bounded, key=lambda move: -move.gain))
+
+
 def newest_part(run: RecordedRun) -> RecordedRun:
     """The run without its older steps, and with the number of actors that it really had."""
     cfg = run.cfg
     steps = max(min(MAX_ROLLOUTS // (cfg.buffer.batch_groups * cfg.sampling.n), MAX_STEPS), MIN_STEPS)
     actors = max(round(mean(run.records[-steps:], "actor/num_actors")), 1)
     return replace(run, cfg=replace(cfg, launch=replace(cfg.launch, actors=actors)), records=run.records[-steps:])
+
+
+def _by_itself(cluster: Cluster, run: RecordedRun) -> Cluster:
+    """The cluster with the seconds that weights take where nobody else wants the cores: the simulation adds the others."""
+    speed = min(cores_had(run.records), 1.0) if run.others else 1.0
+    weights = replace(cluster.weights, publish_s=cluster.weights.publish_s * speed, pause_s=cluster.weights.pause_s * speed)
+    return replace(cluster, weights=weights)
+
+
+def other_processes(records: Sequence[MetricsRecord], cores: float) -> float:
+    """How many processes of somebody else wanted one of the shared `cores`, on average, by what the run got of them.
+
+    Linux is fair among processes: with 2 cores, and .2 of a core for each of mine that work, there are ten.
+    """
+    had = cores_had(records)
+    if not 0 < had < UNCROWDED:
+        return 0.0
+    return max(cores / had - 1 - mean(records, "actor/num_actors"), 0.0)
 
 
 def binding_part(found: Simulated) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..plan.calibrate import shared_cores
 from .diagnosis import PARTS, BindingRoof
-from .run_records import RunRecords, mean, total
+from .moves import UNCROWDED
+from .run_records import RunRecords, cores_had, mean, total
 from .waiting import Waits, actors_seconds
 
 WORDS = {
@@ -59,6 +61,9 @@ def _evidence(run: RunRecords, found: Waits) -> list[str]:
         said.append(
             f"actors sample {busy:.0%} of their time, wait {exposed:.0%} for verdicts alone, and pause {paused:.0%} for weights"
         )
+    had = cores_had(records)
+    if shared_cores(cfg) and 0 < had < UNCROWDED:
+        said.append(f"others want the cores of this machine: learner and actors had {had:.2f} of a core each while they worked")
     if found.verifiers_use > 0:
         said.append(f"the verifier workers judge {found.verifiers_use:.0%} of their time")
     if room := mean(records, "actor/room"):

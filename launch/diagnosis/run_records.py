@@ -74,6 +74,13 @@ def mean(records: Sequence[MetricsRecord], name: str) -> float:
     return fmean(values) if values else 0.0
 
 
+def cores_had(records: Sequence[MetricsRecord]) -> float:
+    """The cores that the learner and an actor had while they worked, on average: CPU seconds by seconds; 0: not recorded."""
+    cpu_s = total(records, "learner/cpu_s") + total(records, "actor/cpu_s") - total(records, "actor/helper_cpu_s")
+    worked_s = total(records, "learner/compute_s") + total(records, "actor/busy_s")
+    return cpu_s / worked_s if worked_s > 0 else 0.0
+
+
 def _some_groups(folder: Path) -> list[Group]:
     try:
         journal = read_journal(folder)

@@ -28,10 +28,15 @@ class TicketRound:
 
     @classmethod
     def of(cls, run: RunRecords) -> TicketRound:
-        """Those of a run; where no journal says how long a group takes, by the number of groups under way (Little's law)."""
+        """Those of a run; where no journal says how long a group takes, by the longest completions of the batches."""
         records = run.measured
-        group_s = fmean(group.seconds for group in run.groups) if run.groups else _littles_law(run, records)
-        generate_s = min(_sampling_s(run, records) or group_s, group_s)
+        generate_s = _sampling_s(run, records)
+        if run.groups:
+            group_s = fmean(group.seconds for group in run.groups)
+            generate_s = min(generate_s or group_s, group_s)
+        else:
+            exposed_s, busy_s = total(records, "actor/verify_exposed_s"), total(records, "actor/busy_s")
+            group_s = generate_s * (1 + exposed_s / busy_s) if busy_s else 0.0
         return cls(publish_s=publish_seconds(records), generate_s=generate_s, verdict_s=group_s - generate_s)
 
     def shares(self) -> dict[str, float]:
@@ -91,9 +96,11 @@ class Waits:
         if self.verifiers_use > SATURATED:
             # finished rollouts take the room in which others would be sampled
             spent |= {"actors": 0.0, "verifiers": busy_s + exposed_s}
-        # without a ticket: their weights are too old for one, or eta admits none
-        lags = (record.get("weights/lag_mean") or 0.0) > 0
-        spent["weights" if lags else "staleness"] += max(idle_s - exposed_s, 0.0)
+        # without a ticket: for as long as new weights are under way they may be what is missing; else eta admits none
+        unused_s = max(idle_s - exposed_s, 0.0)
+        weights_s = min(unused_s, self.ticket_round.publish_s * (record.get("actor/num_actors") or 0.0))
+        spent["weights"] += weights_s
+        spent["staleness"] += unused_s - weights_s
         known_s = sum(spent.values())
         return {part: seconds / known_s for part, seconds in spent.items()} if known_s > 0 else {"actors": 1.0}
 
@@ -101,16 +108,11 @@ class Waits:
 def _sampling_s(run: RunRecords, records: Sequence[MetricsRecord]) -> float:
     """Seconds until the longest rollout of a group is sampled, with its waiting for room and the pauses; 0: not known."""
     steps, running = total(records, "actor/engine_steps"), total(records, "actor/engine_running")
-    if not (run.groups and steps and running):
+    if not (steps and running):
         return 0.0
-    longest = fmean(max((rollout.num_tokens for rollout in group.rollouts), default=0) for group in run.groups)
+    longest = mean(records, "rollout/tokens_max")
+    if run.groups:
+        longest = fmean(max((rollout.num_tokens for rollout in group.rollouts), default=0) for group in run.groups)
     queued = 1 + total(records, "actor/engine_waiting") / running
     spent_s = total(records, "actor/busy_s") + total(records, "actor/weights_s")
     return longest * queued * spent_s / steps
-
-
-def _littles_law(run: RunRecords, records: Sequence[MetricsRecord]) -> float:
-    """Seconds of a group: the groups under way, by those that come in a second."""
-    came = run.cfg.buffer.batch_groups * len(records) + total(records, "buffer/filtered")
-    per_s = came / max(total(records, "learner/step_s"), 1e-9)
-    return mean(records, "buffer/ledger_leased") / per_s if per_s > 0 else 0.0

@@ -36,6 +36,9 @@ from .simulation.pass_rates import PassRates
 POOL = "actors"  # name of the one pool
 SAMPLES = 100  # quantiles that stand for all recorded lengths
 LEAST_KV_USE = 0.3  # share of the cache that was taken: with less, its size is not to be seen
+TOLD = 2.0  # times the least load: from there on the recorded loads tell what a rollout costs
+# a step of an actor that is full takes so many times as long, where no record tells: weights are read once; a CPU computes
+LONGER, LONGER_ON_CPU = 1.3, 2.0
 ROUNDS = 4  # in which the mean reward of all groups and that of dropped ones are settled
 
 
@@ -85,8 +88,9 @@ def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
     for each in _stretches(runs):
         spent_s = _cpu_s(each) if shared else each["actor/busy_s"]
         rows.append((each["actor/engine_steps"], each["actor/engine_running"], spent_s))
-    base_s, per_rollout_s = fit_two(rows)
     last = runs[-1].cfg
+    full = min(last.actor.max_num_seqs or last.actor.capacity, last.actor.capacity)
+    base_s, per_rollout_s = _engine_step(rows, full, LONGER_ON_CPU if shared else LONGER)
     device = PoolDevice(
         count=max(last.launch.actors, 1),
         capacity=last.actor.capacity,
@@ -101,6 +105,21 @@ def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
     helpers = sum(each["actor/helper_cpu_s"] + each["buffer/cpu_s"] for each in _stretches(runs)) / total
     # `refine` looks for the number of cores; here an actor takes one in all
     return replace(device, cores=1 - helpers, helper_cores=helpers)
+
+
+def _engine_step(rows: Sequence[tuple[float, float, float]], full: int, longer: float) -> tuple[float, float]:
+    """Seconds of an engine's step whatever runs, and for each rollout.
+
+    rows: steps, rollouts summed over them, and seconds. Where the loads of all rows are alike they do not tell the two apart,
+    and noise would: then a step of an actor that is full takes `longer` times as long.
+    """
+    known = [row for row in rows if min(row) > 0]
+    loads = [running / steps for steps, running, _ in known]
+    if not loads or max(loads) >= TOLD * min(loads):
+        return fit_two(rows)
+    step_s, load = median(spent_s / steps for steps, _, spent_s in known), median(loads)
+    per_rollout_s = (longer - 1) * step_s / (max(full, 2 * load) - load)
+    return max(step_s - per_rollout_s * load, 0.0), per_rollout_s
 
 
 def _cpu_s(stretch: Stretch) -> float:

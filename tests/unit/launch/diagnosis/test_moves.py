@@ -6,7 +6,8 @@ import pytest
 from prolong.common.config.run_files import RunPaths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.metrics import MetricsWriter
-from prolong.launch.diagnosis.moves import MAX_STEPS, newest_part, predict_moves
+from prolong.launch.diagnosis.diagnosis import Improvement
+from prolong.launch.diagnosis.moves import MAX_STEPS, newest_part, other_processes, predict_moves, within_reach
 from prolong.launch.plan.recorded import RecordedRun
 from prolong.launch.plan.refine import simulate_run
 from prolong.launch.plan.simulation.cluster import (
@@ -118,6 +119,29 @@ def test_a_larger_eta_is_proposed_where_both_sides_take_turns(tmp_path: Path) ->
     # the longest of 32 rollouts takes as long as a step
     assert move.settings[0].startswith("buffer.eta=")
     assert move.gain == pytest.approx(2.0, rel=0.15)
+
+
+def test_no_move_of_others_gains_more_than_all_that_the_learner_waits() -> None:
+    found = [
+        Improvement(part=part, words="", settings=(), gain=gain, steps_per_s=gain, staleness_mean=0.0, binds_after="learner")
+        for part, gain in (("staleness", 3.0), ("learner", 1.6), ("weights", 1.1))
+    ]
+    reached = within_reach(found, 0.8)
+    assert [(move.part, move.gain, move.steps_per_s) for move in reached] == [
+        ("learner", 1.6, 1.6),
+        ("staleness", 1.25, 1.25),
+        ("weights", 1.1, 1.1),
+    ]
+    assert within_reach(found, 0.0) == tuple(found)
+
+
+def test_others_on_the_machine_are_told_from_the_cores_that_the_run_got() -> None:
+    # of two cores, learner and one actor got a fifth of a core each: eight others want one
+    record = {"step": 1, "learner/compute_s": 6.0, "actor/busy_s": 4.0, "learner/cpu_s": 1.2, "actor/cpu_s": 0.8}
+    assert other_processes([record | {"actor/num_actors": 1.0}], 2.0) == pytest.approx(8.0)
+    alone = record | {"learner/cpu_s": 5.8, "actor/cpu_s": 4.0, "actor/num_actors": 1.0}
+    assert other_processes([alone], 2.0) == 0.0
+    assert other_processes([{"step": 1}], 2.0) == 0.0
 
 
 def test_a_run_that_is_too_short_to_simulate_says_so(tmp_path: Path) -> None:

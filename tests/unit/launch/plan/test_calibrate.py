@@ -45,6 +45,26 @@ def test_devices_are_those_that_made_the_records() -> None:
     assert sorted(set(found.lengths[0].samples)) == [10, 20, 30]
 
 
+def test_one_load_does_not_tell_what_a_rollout_costs_and_noise_does_not_decide_it() -> None:
+    for wiggle in (0.98, 1.02):
+        run = recorded(8, 60.0)
+        for record in run.records[5:]:
+            # a little more in flight, and a little faster or slower
+            record["actor/engine_running"] *= 1.01
+            record["actor/busy_s"] *= wiggle
+        actor = calibrate([run]).pools[POOL]
+        assert actor.step_s(120) / actor.step_s(60) == pytest.approx(1.3, abs=0.06)
+
+
+def test_a_cluster_has_as_many_verdicts_at_once_as_the_run_had_workers() -> None:
+    cfg = planned_config()
+    cfg.verifiers.workers = 3
+    assert calibrate([recorded(8, 60.0, cfg)]).verifiers.workers == 3
+    # others judge as well, and nobody knows how many at once
+    cfg.verifiers.hosts = ["tcp://10.0.0.2:5720"]
+    assert calibrate([recorded(8, 60.0, cfg)]).verifiers.workers == 0
+
+
 def test_pass_rates_are_those_behind_the_dropped_groups() -> None:
     learned = calibrate([recorded(8, 60.0)]).lengths[0].learned
     assert learned[0].version == 0
