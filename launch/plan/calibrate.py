@@ -90,7 +90,9 @@ def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
         rows.append((each["actor/engine_steps"], each["actor/engine_running"], spent_s))
     last = runs[-1].cfg
     full = min(last.actor.max_num_seqs or last.actor.capacity, last.actor.capacity)
-    base_s, per_rollout_s = _engine_step(rows, full, LONGER_ON_CPU if shared else LONGER)
+    longer = LONGER_ON_CPU if shared else LONGER
+    # several runs are recorded in order to tell them apart
+    base_s, per_rollout_s = _engine_step(rows, full, longer) if len(runs) == 1 else fit_two(rows)
     device = PoolDevice(
         count=max(last.launch.actors, 1),
         capacity=last.actor.capacity,
