@@ -129,9 +129,12 @@ class SlurmCluster:
         return done.stdout
 
     def start_again(self, job: str) -> None:
-        """Let a requeued job start at once: without this, two minutes after its end."""
+        """Let a requeued job, all of whose components wait, start soon: without this, two minutes after its end.
+
+        Not at once: nodes refuse a job in the second in which they revoked its credential, and it fails.
+        """
         for component in self.command("squeue", "--noheader", f"--job={job}", "--format=%A").split():
-            self.command("scontrol", "update", f"JobId={component}", "StartTime=now")
+            self.command("scontrol", "update", f"JobId={component}", "StartTime=now+3")
 
     def _run(self, host: str, *words: str) -> None:
         with (self.folder / f"{words[0]}-{host}.out").open("wb") as out:
