@@ -46,7 +46,7 @@ $(DEMO)/train.jsonl: launch/conf/demo/model.safetensors | $(STAMP)
 	@touch $@
 
 demo: $(STAMP) $(DEMO)/train.jsonl
-	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0
+	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0 buffer.keep_history=true
 
 REAL := models/smollm2
 REAL_RUN ?= smollm2-$(shell date +%Y%m%d-%H%M%S)

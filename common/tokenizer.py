@@ -57,6 +57,8 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
         bos = self._special.get("bos_token")
         self.bos_id = self._tokenizer.token_to_id(bos) if bos is not None else None
+        unknown = self._special.get("unk_token")
+        self.unknown_id = self._tokenizer.token_to_id(unknown) if unknown is not None else None
         # the token that config.json says a text begins with; some families name one and never use it
         self.model_bos_id = text_settings(_read_json(folder / "config.json")).get("bos_token_id")
         self.fingerprint = _fingerprint(source, self._special, self._template_text)

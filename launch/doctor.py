@@ -97,6 +97,7 @@ def _run(recipe: str, overrides: list[str]) -> Iterator[Finding]:
         **({"pools": preflight.check_pools} if cfg.pools else {}),
         "settings to go on with": check_resume,
         "prompts": preflight.check_prompts,
+        **({"rewards": preflight.check_rewards} if cfg.verifiers.own else {}),
         "address": lambda cfg: preflight.settle_address(cfg.buffer.address),
         "keys": preflight.check_keys,
         "pulled weights": preflight.check_weights,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -150,6 +151,8 @@ def _prepared(
 ) -> tuple[RunHere, FunctionServer]:
     """The run, checked and not started, and the server of its functions, which listens already."""
     overrides, values = _split(settings)
+    if show:
+        sys.stderr.write("checking the settings, the model and every prompt\n")
     server = FunctionServer({name: reward for name, reward in rewards.items() if not isinstance(reward, str)})
     if rewards:
         values["verifiers.own"] = {name: reward for name, reward in rewards.items() if isinstance(reward, str)} | server.targets

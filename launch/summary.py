@@ -57,12 +57,14 @@ def scores_table(summary: JsonObject) -> Table:
 
 
 def closing_lines(summary: JsonObject, folder: Path) -> list[str]:
-    """Steps, duration, groups, staleness and resets of the run, and its folder."""
+    """Steps, duration, groups, staleness and resets of the run, its folder, and what shows more of it."""
     trained = summary["ledger"].get("trained", 0)
     return [
         f"{summary['steps']} steps in {format_duration(summary['wall_s'])}, {trained} groups trained, "
         f"staleness at most {summary.get('staleness_max', 0)}, {summary.get('reference_resets', 0)} reference resets",
-        f"run folder: {folder} (`prolong report {folder}` makes a page of it, `prolong status {folder}` prints the ledger)",
+        f"run folder: {folder}",
+        f"a page about it: prolong report {folder}",
+        f"where its time went: prolong diagnose {folder}",
     ]
 
 

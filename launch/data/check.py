@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ...verifiers.data.proofs import READS, attempts
 from ...verifiers.data.requests import Form, requested_forms
 from ...verifiers.registry import NO_VERIFIERS, check_prompt, find, parse_answer
 from ...verifiers.user_verifiers import declared
-from ...verifiers.workers.pool import make_pool
+from ...verifiers.workers.pool import check_own_verifiers, make_pool
 from .printing import Progress, first_numbers, print_bad_lines
 from .proving import outcome
 
@@ -53,13 +53,18 @@ class Contents:
     """The content of a file. lines[i] is the line of prompts[i], golds[i] a completion that must earn 1, or None if unknown.
 
     forms[i]: where prompts[i] asks for its answer; None if it does not say, or brings a gold of its own.
+    bad: reason -> the lines that are bad for it.
     """
 
     prompts: list[Prompt] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     golds: list[str | None] = field(default_factory=list)
     forms: list[Form | None] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
+    bad: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def num_bad(self) -> int:
+        return sum(map(len, self.bad.values()))
 
 
 def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int, *, golds: bool) -> int:
@@ -68,7 +73,7 @@ def check_prompt_file(path: Path, model: str, cfg: VerifiersConfig, longest: int
     print_contents(path, contents, "tokens" if model else "characters", longest)
     failures = asyncio.run(verify_golds(contents, cfg)) if golds and contents.prompts else []
     if contents.bad:
-        print_bad_lines(f"{path}: {len(contents.bad)} bad lines", contents.bad)
+        print_bad_lines(f"{path}: {contents.num_bad} bad lines", [f"{_lines(at)}: {why}" for why, at in contents.bad.items()])
     if failures:
         print_bad_lines(f"{path}: {len(failures)} gold answers do not earn 1 from their own verifier", failures)
     return 1 if contents.bad or failures or not contents.prompts else 0
@@ -85,13 +90,19 @@ def read_contents(path: Path, tokenizer: PromptEncoder, own: Mapping[str, Verifi
             check_prompt(prompt, own)
             gold, form = gold_of(prompt, read.record.get("gold"), own)
         except UserError as error:
-            contents.bad.append(f"line {line}: {error}")
+            # one mistake in every line, such as a verifier without its setting, is told once
+            uid = "" if isinstance(read, DataError) else f"prompt {read.prompt.uid}: "
+            contents.bad.setdefault(str(error).removeprefix(uid), []).append(line)
             continue
         contents.prompts.append(prompt)
         contents.lines.append(line)
         contents.golds.append(gold)
         contents.forms.append(form)
     return contents
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    return f"line {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} lines ({first_numbers(numbers)})"
 
 
 def gold_of(prompt: Prompt, brought: str | None, own: Mapping[str, Verifier]) -> tuple[str | None, Form | None]:
@@ -109,7 +120,7 @@ def gold_of(prompt: Prompt, brought: str | None, own: Mapping[str, Verifier]) ->
 def print_contents(path: Path, contents: Contents, unit: str, longest: int) -> None:
     """Print counts, lengths, the longest prompts and duplicates."""
     prompts = contents.prompts
-    print(f"{path}: {len(prompts)} prompts, {len(contents.bad)} bad lines")
+    print(f"{path}: {len(prompts)} prompts, {contents.num_bad} bad lines")
     counts = Counter((prompt.domain, prompt.task, prompt.verifier) for prompt in prompts)
     for (domain, task, verifier), count in sorted(counts.items()):
         print(f"  {count:8d}  {domain}/{task}, verifier {verifier}")
@@ -157,6 +168,9 @@ async def verify_golds(contents: Contents, cfg: VerifiersConfig) -> list[str]:
     known = [(line, prompt, gold, form) for line, prompt, gold, form in rows if gold is not None]
     print(f"gold answers: {len(known)} to verify, {len(contents.golds) - len(known)} that the file does not tell")
     if not known:
+        await check_own_verifiers(cfg)
+        if cfg.own:
+            print('to try your own verifier here, give a completion that must earn 1 as "gold", beside "answer"')
         return []
     names = tuple(sorted({prompt.verifier for _, prompt, _, _ in known}))
     pool = make_pool(replace(cfg, hosts=[], workers=min(cfg.workers, len(known))), preload=names)

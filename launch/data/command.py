@@ -1,6 +1,6 @@
 """`prolong data`: check a prompt file before a run, make one from a public format, or generate puzzles.
 
-    check FILE [verifiers.KEY=VALUE]  read every line --> print counts and lengths --> try each gold answer on its verifier
+    check FILE [KEY=VALUE]            read every line --> print counts and lengths --> try each gold answer on its verifier
     show [FILE] [KEY=VALUE]           what the model will really read: rendered text, special tokens, ids
     convert IN OUT                    verifiers/data/shapes.py, record by record, each proved; what is left out is listed
     puzzles NAME... OUT               verifiers/data/puzzles.py: entries of Reasoning Gym at the levels of their curricula
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="print what a prompt file contains, and try each gold answer on its verifier",
-        usage="prolong data check [options] FILE [verifiers.own.NAME=MODULE:FUNCTION ...]",
+        usage="prolong data check [options] FILE [model=PATH_OR_NAME] [verifiers.own.NAME=MODULE:FUNCTION ...]",
     )
     check.add_argument("--recipe", default="", help="a name in launch/conf or a YAML file, whose verifiers.own is used as well")
     check.add_argument("file", type=Path)
@@ -117,5 +117,7 @@ def main(argv: list[str]) -> int:
         return convert_file(args.source, args.target, settings, cfg)
     from .check import check_prompt_file
 
-    cfg = replace(_verifiers(args.recipe, overrides), workers=args.workers, timeout_s=args.timeout_s, hosts=[])
-    return check_prompt_file(args.file, args.model, cfg, args.longest, golds=not args.no_golds)
+    models = [one.partition("=")[2] for one in overrides if one.startswith(("model=", "model.path="))]
+    others = [one for one in overrides if not one.startswith(("model=", "model.path="))]
+    cfg = replace(_verifiers(args.recipe, others), workers=args.workers, timeout_s=args.timeout_s, hosts=[])
+    return check_prompt_file(args.file, [args.model, *models][-1], cfg, args.longest, golds=not args.no_golds)

@@ -193,6 +193,9 @@ def warnings_about(read: ReadPrompt, tokenizer: Tokenizer) -> Iterator[str]:
         yield f"config.json names token {tokenizer.model_bos_id} as BOS, and the tokenizer has none (Qwen's are meant to be so)"
     if isinstance(read.rendered, str) and tokenizer.has_chat_template:
         yield "the tokenizer has a chat template, and this prompt is bare text; for a chat model, set chat: true of its source"
+    if tokenizer.unknown_id is not None and (unknown := ids.count(tokenizer.unknown_id)):
+        name = tokenizer.decode([tokenizer.unknown_id])
+        yield f"{unknown} of its {len(ids)} tokens are {name}: the tokenizer does not know what stands there"
     if "\ufffd" in tokenizer.decode(ids) and "\ufffd" not in prompt.text:
         yield "the tokens do not give the text back: the tokenizer does not know some of its characters"
 

@@ -42,7 +42,8 @@ def diagnosis_page(said: Diagnosis) -> Iterator[str | Table]:
     yield from _moves(said)
     yield "[bold]signs of trouble[/bold]" + ("" if said.findings else ": none that the rules know")
     for found in said.findings:
-        yield f"[bold]step {found.step} to {found.last_step}: {escape(found.title)}[/bold]"
+        when = f"{found.step}" if found.step == found.last_step else f"{found.step} to {found.last_step}"
+        yield f"[bold]step {when}: {escape(found.title)}[/bold]"
         tried = f" ({' '.join(found.settings)})" if found.settings else ""
         yield escape(f"  {found.words}\n  what to do: {found.advice}{tried}")
 

@@ -195,7 +195,7 @@ def _step_row(progress: RunProgress) -> RenderableType:
 def _rows(progress: RunProgress) -> list[tuple[str, RenderableType]]:
     rows: list[tuple[str, RenderableType]] = []
     if progress.step == progress.first_step:
-        rows.append(("starting", Text(_starting(progress.status), style="dim")))
+        rows.append(("starting", Text(starting_sentence(progress), style="dim")))
     if progress.stages and progress.records:
         rows.append(("stage", f"{_stage_count(progress)}: {progress.stages[_stage_index(progress)]}"))
     if progress.records:
@@ -224,12 +224,15 @@ def _stage_count(progress: RunProgress) -> str:
     return f"{_stage_index(progress) + 1}/{len(progress.stages)}"
 
 
-def _starting(status: Status | None) -> str:
-    """The processes that are connected already; an engine takes the longest to start."""
-    if status is None:
-        return "prompts are fine; buffer, learner and actors start"
-    connected = [f"{name} {peer.get('state', '')}" for name, peer in sorted(status.peers.items())]
-    return "buffer serves" + "".join(f", {text}" for text in connected)
+def starting_sentence(progress: RunProgress) -> str:
+    """What is up before the first step, and where to look if it takes long."""
+    logs = f"(logs: {progress.folder}/logs)"
+    if progress.status is None:
+        return f"prompts are fine; buffer, learner and actors start {logs}"
+    connected = [f"{name} {peer.get('state', '')}".strip() for name, peer in sorted(progress.status.peers.items())]
+    if not connected:
+        return f"buffer serves; learner and actors load their libraries {logs}"
+    return f"buffer serves, {', '.join(connected)} {logs}"
 
 
 def _rewards(progress: RunProgress) -> RenderableType:

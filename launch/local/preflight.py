@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from ...buffer.tickets.prompts import longest_completion
 from ...common.config.actors import actors_here, in_pool
@@ -25,6 +27,7 @@ from ...verifiers.registry import check_prompt, find, parse_answer
 from ...verifiers.sandbox.opening import open_sandbox
 from ...verifiers.services.model_judge import ModelJudge
 from ...verifiers.user_verifiers import declared
+from ...verifiers.workers.pool import check_own_verifiers
 from ..gpus import has_gpu
 from ..model_check import check_model, settle_dtype
 from ..recipes import NO_SETTINGS, compose
@@ -45,6 +48,7 @@ def prepare(recipe: str, overrides: list[str], settings: Mapping[str, object] = 
     check_pools(cfg)
     check_resume(cfg)
     check_prompts(cfg)
+    check_rewards(cfg)
     check_trackers(cfg)
     cfg.buffer.address = settle_address(cfg.buffer.address)
     check_keys(cfg)
@@ -114,6 +118,13 @@ def check_prompts(cfg: Config) -> None:
     in_sandbox = [_check_source(cfg, source, tokenizer, max_tokens) for source, max_tokens in sources]
     if any(in_sandbox) and not cfg.verifiers.allow_unsafe_code:
         open_sandbox().close()
+
+
+def check_rewards(cfg: Config) -> None:
+    """Raise ConfigError unless a worker can import the modules of `verifiers.own`: actors find out only after their engine."""
+    # in a thread of its own, because a notebook's has an event loop already
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, check_own_verifiers(cfg.verifiers)).result()
 
 
 def _check_source(cfg: Config, source: SourceConfig, tokenizer: Tokenizer, max_tokens: int) -> bool:

@@ -31,7 +31,7 @@ from ..model_check import is_folder_name
 from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
 from .first_group import FirstGroup
-from .live import MetricsTail, RunProgress, last_step, live_line, live_page
+from .live import MetricsTail, RunProgress, last_step, live_line, live_page, starting_sentence
 from .preflight import finished_steps
 from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor
@@ -200,6 +200,7 @@ async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     progress.add(tail.read()[0])  # the steps before a resume
     progress.first_step = progress.step
+    starting = ""
     try:
         with contextlib.nullcontext() if view is None else view:
             while True:
@@ -211,10 +212,19 @@ async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
                     progress.add(records, restarted=restarted)
                     view.update(live_page(progress), refresh=True)
                 else:
+                    starting = print_start(progress, starting)
                     _print_lines(progress, records, restarted)
                 await asyncio.sleep(REFRESH_S)
     finally:
         observer.close()
+
+
+def print_start(progress: RunProgress, printed: str) -> str:
+    """Print how the start gets on, where that has changed since `printed`; returns the sentence that is printed last."""
+    sentence = starting_sentence(progress) if progress.step == progress.first_step else printed
+    if sentence != printed:
+        print(f"{progress.run}: {sentence}", flush=True)
+    return sentence
 
 
 def _print_lines(progress: RunProgress, records: list[dict[str, float]], restarted: bool) -> None:

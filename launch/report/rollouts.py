@@ -74,7 +74,10 @@ def sample_rollouts(folder: Path, models: Sequence[str], budget: int) -> Rollout
         sample = _sample(journal, spelled, budget)
     sample.as_ids = why
     if not sample.kept_groups:
-        sample.why_none = "the journal holds no batch: none was trained yet, or a checkpoint has let go of all"
+        sample.why_none = (
+            "the journal holds no batch: none was trained yet, or a checkpoint has let go of all; "
+            "a run with buffer.keep_history=true keeps them"
+        )
     return sample
 
 

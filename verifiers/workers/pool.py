@@ -6,11 +6,13 @@ make_pool --> LocalPool (workers here), or SharedPool (the same, and `prolong ve
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Protocol
 
 from ...common.config.trees import judge_config
 from ...common.config.verifiers import VerifiersConfig
 from ...common.types import FinishReason, Prompt, Verdict
+from ..services.served import SERVED
 from .local_pool import LocalPool
 from .shared_pool import SharedPool
 
@@ -49,6 +51,22 @@ class VerifierPool(Protocol):
     async def close(self) -> None:
         """End all workers and connections; verdicts that are still awaited are cancelled."""
         ...
+
+
+async def check_own_verifiers(cfg: VerifiersConfig) -> None:
+    """Raise ConfigError unless a worker can import the modules of `verifiers.own`. Starts no worker where it names none.
+
+    Functions that the caller serves itself are left out: it need not serve them yet.
+    """
+    own = {name: target for name, target in cfg.own.items() if not target.startswith(SERVED)}
+    if not own:
+        return
+    pool = make_pool(replace(cfg, hosts=[], workers=1, own=own))
+    await pool.start()
+    try:
+        await pool.usable()
+    finally:
+        await pool.close()
 
 
 def make_pool(cfg: VerifiersConfig, *, preload: tuple[str, ...] = ()) -> VerifierPool:

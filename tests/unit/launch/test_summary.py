@@ -32,7 +32,8 @@ def test_the_closing_lines_name_the_run_folder() -> None:
     summary = {"steps": 40, "wall_s": 75.4, "ledger": {"trained": 640}, "staleness_max": 2, "reference_resets": 1}
     lines = closing_lines(summary, Path("runs/demo"))
     assert lines[0] == "40 steps in 1:15, 640 groups trained, staleness at most 2, 1 reference resets"
-    assert "`prolong report runs/demo`" in lines[1]
+    assert lines[1:3] == ["run folder: runs/demo", "a page about it: prolong report runs/demo"]
+    assert all(len(line) < 80 for line in lines)  # a command that wraps cannot be copied
 
 
 def test_a_summary_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

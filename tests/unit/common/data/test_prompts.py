@@ -146,8 +146,8 @@ def test_buffer_and_data_check_refuse_a_line_in_the_same_words(
     with pytest.raises(DataError) as refused:
         load(path, tokenizer)
     contents = read_contents(path, tokenizer)
-    assert contents.bad == [str(refused.value).removeprefix(f"{path}, ")]
-    assert contents.bad[0].startswith(f"line 2: {reason}")
+    assert [f"line {line}: {why}" for why, (line,) in contents.bad.items()] == [str(refused.value).removeprefix(f"{path}, ")]
+    assert next(iter(contents.bad)).startswith(reason)
     assert contents.lines == [1, 3]
 
 
@@ -224,7 +224,7 @@ def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path: Path, tokenizer: 
         load(path, tokenizer)
     contents = read_contents(path, tokenizer)
     assert contents.lines == [1, 3]
-    assert [reason[:29] for reason in contents.bad] == ["line 2: a text is not UTF-8: "]
+    assert [(reason[:21], lines) for reason, lines in contents.bad.items()] == [("a text is not UTF-8: ", [2])]
 
 
 def test_a_file_that_is_not_parquet_or_is_damaged_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -56,7 +56,7 @@ def test_a_good_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[
         (GOOD | {"domain": ""}, "line 2: domain = ''"),
         (GOOD | {"prompt": []}, "line 2: prompt = []"),
         (GOOD | {"prompt": [{"content": "?"}]}, "line 2: prompt = [{'content': '?'}]: expected messages with a role"),
-        (GOOD | {"verifier": "maths"}, "line 2: prompt "),
+        (GOOD | {"verifier": "maths"}, "line 2: unknown verifier 'maths'"),
         (GOOD | {"verifier": "maths"}, "did you mean 'math'?"),
         (GOOD | {"answer": ""}, "verifier math"),
         (GOOD | {"uid": "a"}, "line 2: uid 'a' is also that of line 1"),
@@ -72,10 +72,29 @@ def test_a_bad_line_is_named_with_the_reason(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_many_bad_lines_are_counted_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    code, _, err = checked(file_of(tmp_path, *["{"] * 100), capsys)
+    code, _, err = checked(file_of(tmp_path, *("[" * n for n in range(1, 101))), capsys)
     assert code == 1
     assert err.count("not JSON") == printing.BAD_LINES_SHOWN
     assert "... and 80 more" in err
+
+
+def test_one_mistake_in_every_line_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lines = [GOOD | {"verifier": "boxed", "uid": str(number)} for number in range(100)]
+    code, _, err = checked(file_of(tmp_path, *lines), capsys)
+    assert code == 1
+    assert err.count("unknown verifier") == 1
+    assert "100 lines (1, 2, 3, 4, 5, ...): unknown verifier 'boxed'" in err
+
+
+def test_the_model_may_be_given_as_for_a_run(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere"):
+        data.main(["check", str(file_of(tmp_path, GOOD)), "--no-golds", f"model={tmp_path}/nowhere"])
+
+
+def test_an_own_verifier_that_cannot_be_imported_is_told(tmp_path: Path):
+    path = file_of(tmp_path, GOOD | {"verifier": "boxed"})
+    with pytest.raises(ConfigError, match=r"verifiers\.own\.boxed = 'nowhere:boxed': cannot be imported"):
+        data.main(["check", str(path), "verifiers.own.boxed=nowhere:boxed"])
 
 
 def test_verifiers_of_the_runs_own_are_known_by_override_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -134,7 +153,7 @@ def test_parquet_and_jsonl_hold_the_same_prompts(tmp_path: Path):
             == 0
         )
         contents = read_contents(tmp_path / name, Characters())
-        assert contents.bad == []
+        assert contents.bad == {}
         texts.append([(p.uid, p.text, p.domain, p.verifier, json.loads(p.answer)) for p in contents.prompts])
     assert texts[0] == texts[1]
     assert texts[0][0][0] == "deepscaler/deepscaler/1"
@@ -197,7 +216,7 @@ def test_generated_puzzles_are_a_prompt_file(tmp_path: Path, capsys: pytest.Capt
     names = ["spell_backward", "number_sorting"]
     assert data.main(["puzzles", *names, "--levels", "0", "1", "--count", "3", "--out", str(target)]) == 0
     contents = read_contents(target, Characters())
-    assert (len(contents.prompts), contents.bad) == (12, [])
+    assert (len(contents.prompts), contents.bad) == (12, {})
     assert all(gold and gold.startswith("<answer>") for gold in contents.golds)
     with pytest.raises(UserError, match="expected a file to write"):
         data.main(["puzzles", "spell_backward"])

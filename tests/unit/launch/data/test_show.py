@@ -45,7 +45,7 @@ def make_model(
     if adds_bos:
         made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     made.save(str(folder / "tokenizer.json"))
-    config = ({"bos_token": "<s>"} if bos else {}) | ({"chat_template": template} if template else {})
+    config = {"unk_token": "<unk>"} | ({"bos_token": "<s>"} if bos else {}) | ({"chat_template": template} if template else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text(json.dumps({"vocab_size": 400, "bos_token_id": model_bos}))
     return folder
@@ -114,6 +114,7 @@ BARE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
         ({"adds_bos": False}, GOOD, "config.json says that a text begins with BOS (300)", 0),
         ({"bos": False, "adds_bos": False}, GOOD, "config.json names token 300 as BOS, and the tokenizer has none", 0),
         ({}, CHAT, "line 1 cannot be used: the prompt is a list of messages, but the tokenizer has no chat template", 1),
+        ({}, GOOD | {"prompt": "1\u00e9="}, "1 of its 4 tokens are <unk>: the tokenizer does not know what stands there", 0),
         ({}, GOOD | {"prompt": "1" * 600}, "it has 601 tokens, at most 512 fit", 1),
         ({}, GOOD | {"verifier": "maths"}, "it cannot be judged: prompt sum/1", 1),
         ({}, GOOD | {"domain": ""}, "line 1 cannot be used: domain = ''", 1),

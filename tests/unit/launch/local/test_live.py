@@ -9,6 +9,7 @@ import pytest
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.messages import Status
 from prolong.launch.local.live import MetricsTail, RunProgress, live_line, live_page, sparkline
+from prolong.launch.local.train import print_start
 from prolong.learner.drift import DriftWatch
 from rich.console import Console
 
@@ -167,3 +168,20 @@ def test_pools_have_a_row_with_the_speed_of_each(progress: RunProgress) -> None:
     speeds = {"perf/pool_tokens_per_s/h100": 12_345.6, "perf/pool_running/h100": 88.2, "perf/pool_tokens_per_s/a10": 99.0}
     progress.add([record(5) | speeds])
     assert "a10 99 tokens/s (- run)   h100 12,346 tokens/s (88 run)" in shown(progress, 100)
+
+
+def test_the_start_is_told_without_a_terminal_whenever_it_gets_on(
+    progress: RunProgress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    up, progress.status = progress.status, None
+    progress.first_step = progress.step
+    told = print_start(progress, "")
+    assert "buffer, learner and actors start (logs: runs/r/logs)" in capsys.readouterr().out
+    assert print_start(progress, told) == told
+    assert capsys.readouterr().out == ""
+    assert up is not None
+    progress.status = msgspec.structs.replace(up, peers={"learner": {"state": "connected"}})
+    told = print_start(progress, told)
+    assert capsys.readouterr().out == "r: buffer serves, learner connected (logs: runs/r/logs)\n"
+    progress.add([record(5)])
+    assert print_start(progress, told) == told

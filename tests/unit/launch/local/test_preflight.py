@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 import torch
 from prolong.common.config.run_files import run_paths
+from prolong.common.config.sections import Config
 from prolong.common.config.trees import to_tree
 from prolong.common.errors import AddressInUse, ConfigError, DataError, ModelError, UserError
 from prolong.launch import model_check
@@ -311,3 +312,12 @@ def test_weights_are_not_pulled_beyond_loopback_without_keys(settings: dict[str,
 def test_what_is_not_pulled_cannot_be_served(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"weights.serve = True: expected false: only a process that pulls"):
         attempt(settings, weights__serve="true")
+
+
+def test_a_reward_function_that_cannot_be_imported_is_told_before_an_engine_starts() -> None:
+    cfg = Config()
+    cfg.verifiers.own = {"near": "nowhere:near"}
+    with pytest.raises(ConfigError, match=r"verifiers\.own\.near = 'nowhere:near': cannot be imported"):
+        preflight.check_rewards(cfg)
+    cfg.verifiers.own = {"near": "unix:/not/served/yet"}
+    preflight.check_rewards(cfg)
