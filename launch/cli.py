@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import UserError
-from .entry import end_process, exit_code_of, log_to_stderr
+from .entry import end_process, exit_code_of, log_to_stderr, quiet_libraries
 
 MAX_NAME = 200  # characters of the name of an actor or relay
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
@@ -308,6 +308,7 @@ def evaluate_command(argv: list[str]) -> int:
     from .evaluate.command import evaluate_models
 
     log_to_stderr()
+    quiet_libraries()
     end_process(exit_code_of("evaluate", lambda: evaluate_models(wanted)))
 
 

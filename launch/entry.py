@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,6 +15,13 @@ from ..common.errors import ProlongError
 def log_to_stderr() -> None:
     """Log from INFO on; `prolong train` redirects stderr to runs/NAME/logs/."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def quiet_libraries() -> None:
+    """Leave out what vLLM and torch say about themselves at every start, where a person reads the output and no log file."""
+    logging.getLogger("vllm").setLevel(logging.WARNING)
+    logging.getLogger("torch._library").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def exit_code_of(command: str, work: Callable[[], int]) -> int:

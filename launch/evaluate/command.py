@@ -126,6 +126,7 @@ async def _sample_all(planned: list[PlannedModel], wanted: Evaluation) -> list[O
             if num_missing and (engine is None or held != one.engine_key):
                 if engine is not None:
                     await engine.close()
+                sys.stderr.write(f"{one.model.name}: {num_missing:,} rollouts to sample; the engine starts\n")
                 engine, held = await FedEngine.start(one.cfg, one.tokenizer.eos_ids), one.engine_key
             with closing(_store(one, wanted)) as store:
                 if num_missing and engine is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import compress
 from pathlib import Path
 
 from rich import box
@@ -15,14 +16,16 @@ from .scores import ScopeScore
 
 MOST_KS = 3  # columns of pass@k besides the smallest k
 WIDE = 160  # characters, as many as the widest table has
+NONE: frozenset[str] = frozenset()
 
 
 def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None:
     """Print the table and where everything is."""
     console = Console()
-    # a file has no width, and a narrow terminal shows the beginning of every line
+    # a file has no width
     wide = Console(width=max(console.width, WIDE), soft_wrap=True)
-    wide.print(evaluation_table(results, n))
+    for table in fitting_tables(results, n, console.width if console.is_terminal else WIDE):
+        wide.print(table)
     lost = sum(score.unjudged for each in results for score in each.scores if "/" not in score.scope)
     if lost:
         console.print(f"{lost} rollouts have no reward, because their verifier failed twice: they count nowhere")
@@ -32,12 +35,24 @@ def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None
         console.print(
             f"gain: mean@{n} less that of {results[0].name} on the same prompts{sign}", highlight=False, soft_wrap=True
         )
-    where = f"{folder}/evaluation.json has every number, {folder}/evaluation.svg is the picture"
-    console.print(where, highlight=False, soft_wrap=True)
+    for where in (f"every number: {folder}/evaluation.json", f"picture: {folder}/evaluation.svg"):
+        console.print(where, highlight=False, soft_wrap=True)
 
 
-def evaluation_table(results: Sequence[Evaluated], n: int) -> Table:
-    """The models of each scope below each other; with several, what each gained over the first."""
+def fitting_tables(results: Sequence[Evaluated], n: int, width: int) -> list[Table]:
+    """One table, or two where one is wider than `width`: the means with the gains, and everything else."""
+    whole = evaluation_table(results, n)
+    if Console(width=WIDE).measure(whole).maximum <= width:
+        return [whole]
+    first = {f"mean@{n}", "gain"}
+    return [evaluation_table(results, n, shown=first), evaluation_table(results, n, hidden=first)]
+
+
+def evaluation_table(results: Sequence[Evaluated], n: int, *, shown: Set[str] = NONE, hidden: Set[str] = NONE) -> Table:
+    """The models of each scope below each other; with several, what each gained over the first.
+
+    shown: the columns besides scope and model, if not all; hidden: those that are left out.
+    """
     ks = _shown_ks(results)
     votes = any(score.maj_at for each in results for score in each.scores)
     several = len(results) > 1
@@ -45,14 +60,16 @@ def evaluation_table(results: Sequence[Evaluated], n: int) -> Table:
     for column in ("scope", *(["model"] if several else [])):
         table.add_column(column, no_wrap=True)
     names = ["prompts", f"mean@{n}", *(f"pass@{k}" for k in ks), *([f"maj@{max(ks)}"] if votes else []), "tokens", "cut off"]
-    for name in [*names, *(["gain"] if several else [])]:
+    names += ["gain"] if several else []
+    kept = [(not shown or name in shown) and name not in hidden for name in names]
+    for name in compress(names, kept):
         table.add_column(name, justify="right", no_wrap=True)
     for scope in scopes_of(results):
         for index, each in enumerate(results):
             score = each.score(scope)
             if score is not None:
                 cells = _cells(score, ks, votes=votes) + ([gain_text(each.differences.get(scope))] if several else [])
-                table.add_row(*_names(scope, each.name, index, several=several), *cells)
+                table.add_row(*_names(scope, each.name, index, several=several), *compress(cells, kept))
         if several:
             table.add_section()
     return table

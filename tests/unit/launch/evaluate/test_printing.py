@@ -6,9 +6,10 @@ import io
 import json
 from xml.etree import ElementTree
 
+import pytest
 from prolong.launch.evaluate.intervals import Estimate
 from prolong.launch.evaluate.picture import HEIGHT, WIDTH, draw_evaluation
-from prolong.launch.evaluate.printing import evaluation_table, gain_text
+from prolong.launch.evaluate.printing import evaluation_table, fitting_tables, gain_text
 from prolong.launch.evaluate.results import Evaluated, encode_evaluation
 from prolong.launch.evaluate.scores import PromptOutcome
 from rich.console import Console
@@ -49,6 +50,15 @@ def test_the_table_has_a_row_of_each_model_for_every_scope() -> None:
     (second,) = [row for row in rows if row[:2] == ["run", "&"] and row[3] == "6"][:1]
     assert second[4:7] == ["83.3", "[64.3,", "93.3]"] or second[4] == "83.3"
     assert "+16.7" in second
+
+
+@pytest.mark.parametrize(("width", "number"), [(160, 1), (80, 2)])
+def test_no_table_is_wider_than_the_terminal_and_none_lacks_a_column(width: int, number: int) -> None:
+    tables = fitting_tables(results(), 2, width)
+    assert len(tables) == number
+    assert all(Console(width=160).measure(table).maximum <= width for table in tables)
+    columns = [column.header for table in tables for column in table.columns]
+    assert set(columns) == {column.header for column in evaluation_table(results(), 2).columns}
 
 
 def test_a_gain_has_a_sign_where_it_is_no_chance() -> None:
