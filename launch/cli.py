@@ -339,9 +339,12 @@ def diagnose_run(argv: list[str]) -> int:
 
 
 def launch(argv: list[str]) -> int:
+    from .jobs.arguments import parse_job
+
+    args = parse_job(argv, command_parser("launch"))
     from .jobs.command import launch_job
 
-    return launch_job(argv, command_parser("launch"))
+    return launch_job(args)
 
 
 def doctor(argv: list[str]) -> int:

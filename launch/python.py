@@ -151,12 +151,12 @@ def _prepared(
 ) -> tuple[RunHere, FunctionServer]:
     """The run, checked and not started, and the server of its functions, which listens already."""
     overrides, values = _split(settings)
-    if show:
-        sys.stderr.write("checking the settings, the model and every prompt\n")
     server = FunctionServer({name: reward for name, reward in rewards.items() if not isinstance(reward, str)})
     if rewards:
         values["verifiers.own"] = {name: reward for name, reward in rewards.items() if isinstance(reward, str)} | server.targets
     paths = run_paths(compose(recipe, overrides, values))
+    if show:
+        sys.stderr.write("checking the settings, the model and every prompt\n")
     verifier = next(iter(rewards)) if len(rewards) == 1 else ""
     # the recipe's held-out prompts say nothing about a run on other prompts
     for name, records in (("train", prompts), ("heldout", heldout if prompts is None else heldout or ())):

@@ -102,8 +102,6 @@ class Target(Protocol):
     Example: `Slurm().render(LaunchJob(cfg=cfg, folder=Path("/shared/launch"))).files["job.sbatch"].text`
     """
 
-    summary: str  # one line for `prolong launch --help`
-
     def render(self, job: LaunchJob) -> Rendered:
         """The files for this job. CONFIG and KEYS are written by the caller.
 

@@ -28,9 +28,8 @@ TARGETS: dict[str, Target] = {"slurm": Slurm(), "kubernetes": Kubernetes(), "sky
 SUBMIT_S = 300.0  # for one command of --submit
 
 
-def launch_job(argv: list[str], parser: argparse.ArgumentParser) -> int:
+def launch_job(args: argparse.Namespace) -> int:
     """Run the command; 0, or the exit code of the first command of --submit that failed. Raises: UserError."""
-    args = _add_arguments(parser).parse_intermixed_args(argv)
     if args.learner_nodes < 1:
         raise UserError(f"--learner-nodes {args.learner_nodes}: expected at least 1")
     cfg = compose(args.recipe, args.overrides)
@@ -47,20 +46,6 @@ def launch_job(argv: list[str], parser: argparse.ArgumentParser) -> int:
     _write_files(files, folder)
     _write_keys(keys, folder / KEYS)
     return _submit(rendered) if args.submit else _print_next(files, rendered, folder)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    targets = "; ".join(f"{name}: {target.summary}" for name, target in TARGETS.items())
-    parser.add_argument("target", choices=TARGETS, help=targets)
-    parser.add_argument("recipe", metavar="RECIPE", help="a name in launch/conf, or a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (default: runs/NAME/launch)")
-    parser.add_argument("--dry-run", action="store_true", help="print every file but the secrets, write and start nothing")
-    parser.add_argument("--submit", action="store_true", help="also run the commands that start the job")
-    parser.add_argument("--learner-nodes", type=int, default=1, metavar="N", help="nodes of the learner, learner_ranks each")
-    set_help = "a setting of the scheduler, for one component (buffer, learner, actors or a pool) or for all; docs/launching.md"
-    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="[COMPONENT:]KEY=VALUE", help=set_help)
-    return parser
 
 
 def _read_settings(given: list[str], known: list[str]) -> dict[str, dict[str, str]]:

@@ -94,8 +94,6 @@ kubectl -n {namespace} delete deployment,statefulset -l app.kubernetes.io/name=p
 class Kubernetes:
     """Kubernetes with the JobSet controller; Kueue where a queue is named."""
 
-    summary = "manifests: StatefulSet, JobSet, Deployments (kubectl applies them)"
-
     def render(self, job: LaunchJob) -> Rendered:
         """Manifests for this job. Raises: UserError for settings, or names that Kubernetes would not take."""
         job.check_settings("Kubernetes", KNOWN, KNOWN_BEGINNINGS)

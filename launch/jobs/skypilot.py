@@ -43,8 +43,6 @@ MY_ADDRESS = '$(echo "$SKYPILOT_NODE_IPS" | sed -n "$((SKYPILOT_NODE_RANK + 1))p
 class SkyPilot:
     """SkyPilot's managed jobs, as a job group."""
 
-    summary = "a job group (sky jobs launch starts it)"
-
     def render(self, job: LaunchJob) -> Rendered:
         """The group's file. Raises: UserError for settings that SkyPilot does not know, or lacks."""
         job.check_settings("SkyPilot", KNOWN, KNOWN_BEGINNINGS)

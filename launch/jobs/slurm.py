@@ -50,8 +50,6 @@ OURS = (
 class Slurm:
     """Renders job.sbatch and the jobs of actors that join. Login node and compute nodes share the file system."""
 
-    summary = "one sbatch job, and jobs of actors that join"
-
     def render(self, job: LaunchJob) -> Rendered:
         """The scripts. Reads model and data folders of this machine, which the nodes see as well."""
         _check(job)

@@ -16,8 +16,6 @@ from prolong.launch.recipes import compose
 class Recorder:
     """A target that remembers the job that it was asked to render."""
 
-    summary = "remembers"
-
     def __init__(self, commands: list[list[str]]) -> None:
         self.commands = commands
         self.job = LaunchJob(cfg=compose("demo"), folder=Path())
