@@ -56,8 +56,10 @@ def own(completion: str, answer: dict) -> float:
 
 
 def test_prompts_and_rewards_become_the_files_and_settings_of_the_run(
-    settings: dict[str, object], folder: Path, learner: Scripts
+    settings: dict[str, object], folder: Path, learner: Scripts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "rewards.py").write_text("def far(completion, answer):\n    return 0.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     rewards = {"near": own, "far": "rewards:far"}
     records = [{**prompt, "verifier": "near"} for prompt in PROMPTS]
     run = train("demo", settings, rewards=rewards, prompts=records, heldout=records[:1], show=False)
