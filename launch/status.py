@@ -191,13 +191,13 @@ def ledger_table(ledger: dict[str, int]) -> Table:
 
 def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
     """The connected clients, and how each actor has spent its time."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("peer", "state", "version", "leases", "rollouts", "silent", "busy", "idle", "weights"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # nine columns in 80 characters
+    for column in ("peer", "state", "version", "leases", "running", "silent", "busy", "idle", "weights"):
         table.add_column(column, justify="left" if column in ("peer", "state") else "right")
     for name, peer in peers.items():
         counts = [_figure(peer, key, ".0f") for key in ("version", "leases")]
-        counts.append(f"{_figure(peer, 'rollouts', '.0f')} of {_figure(peer, 'room', '.0f')}" if "room" in peer else "")
-        seconds = [_figure(peer, key, ".1f", " s") for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
+        counts.append(f"{_figure(peer, 'rollouts', '.0f')}/{_figure(peer, 'room', '.0f')}" if "room" in peer else "")
+        seconds = [_seconds(peer, key) for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
         table.add_row(name, str(peer.get("state", "")), *counts, *seconds)
     return table
 
@@ -245,6 +245,11 @@ def _received(peer: dict[str, float | str], num_bytes: str, seconds: str) -> str
     if isinstance(size, str) or isinstance(took_s, str) or not peer.get("num_updates"):
         return ""
     return f"{size / 1e9:,.2f} GB in {took_s:.1f} s" if size >= 1e9 else f"{size / 1e6:.2f} MB in {took_s:.1f} s"
+
+
+def _seconds(peer: dict[str, float | str], key: str) -> str:
+    value = peer.get(key)
+    return "" if not isinstance(value, int | float) else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
 
 
 def _figure(peer: dict[str, float | str], key: str, form: str, unit: str = "") -> str:

@@ -41,7 +41,7 @@ from .drift import DriftWatch
 from .model.policy import Policy, build_policy
 from .model.reference import AdapterReference, Reference
 from .ranks import Ranks, join_ranks, leave_ranks
-from .report import SPENT, batch_metrics, summarize, write_summary
+from .report import SPENT, ProgressLog, batch_metrics, summarize, write_summary
 from .schedule import Schedule, StepOutcome, evidence_of
 from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
@@ -135,6 +135,7 @@ class Learner:
         # CPU seconds of this process at its last record
         self.cpu_s = process_time()
         self.drift = DriftWatch(eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches)
+        self.told = ProgressLog(total_steps(cfg))
         # whether the log says that launch.stop_s is short
         self.warned = False
         self.paths = run_paths(cfg)
@@ -361,6 +362,7 @@ class Learner:
             }
             self.metrics.write(self.state.version, record | own)
             self.vitals.recorded(self.state.version, record | own)
+            self.told.tell(self.state.version, record | own, perf_counter())
             if text := self.drift.note(record, self.schedule.cfg.objective):
                 log.warning("%s", text)
 

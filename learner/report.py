@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -14,8 +17,32 @@ from ..common.types import Batch, FinishReason, ValidationScore
 from .algorithm.rewards import rewards_of
 from .checkpoints.checkpoint import LearnerState
 
+log = logging.getLogger(__name__)
+
+SAID_EVERY_S = 30.0
 # the activities that the learner's time is split into
 SPENT = ("wait_s", "compute_s", "publish_s", "checkpoint_s")
+
+
+class ProgressLog:
+    """A line in the log for the first step, the last one, and one in SAID_EVERY_S: a learner by itself has no live view."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._said_at = steps, -math.inf
+
+    def tell(self, version: int, record: Mapping[str, float], now: float) -> None:
+        """Say that a step ended, if it is time. `now`: seconds of a monotonic clock."""
+        if now - self._said_at < SAID_EVERY_S and version != self._steps:
+            return
+        self._said_at = now
+        log.info(
+            "step %d of %d: mean reward %.2f, %.2f s, of which %.2f s waiting for the batch",
+            version,
+            self._steps,
+            record["reward/mean"],
+            record["learner/step_s"],
+            record["learner/wait_s"],
+        )
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:

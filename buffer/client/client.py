@@ -14,6 +14,8 @@ Example:
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
 import threading
@@ -50,7 +52,10 @@ from ...common.transport.wire import Decoder, encode
 from .inbox import Inbox
 from .session import Session
 
+log = logging.getLogger(__name__)
+
 BURST = 64  # frames received before the queue and the clock are looked at again
+SAID_S = 5.0  # without a buffer, before the log says which address is tried
 POLL_S = 0.25  # how soon a wait notices `stop` or a new generation
 JOIN_S = 5.0  # for the I/O thread to end, after the time that `close` was given
 
@@ -122,11 +127,14 @@ class BufferClient:
         session = Session(self._hello, self._address, monotonic(), timeout_s, self.counters)
         self._thread = threading.Thread(target=self._run, args=(context, dealer, session), name="buffer-client", daemon=True)
         self._thread.start()
+        say_at = monotonic() + SAID_S
         while stop is None or not stop.is_set():
             try:
                 return self._handshake.result(POLL_S)
             except TimeoutError:
-                continue
+                if monotonic() >= say_at:
+                    log.info("waiting for a buffer at %s, %.0f s at most", self._address, timeout_s)
+                    say_at = math.inf
             except ProlongError:
                 self.close(0.0)
                 raise

@@ -12,6 +12,7 @@ from prolong.launch.status import (
     conservation_law,
     eta_line,
     find_run,
+    peers_table,
     pools_table,
     run_status,
     show_status,
@@ -137,3 +138,13 @@ def test_the_actors_of_a_pool_are_shown_together(capsys: pytest.CaptureFixture[s
     Console(width=80).print(pools_table(peers))
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if " of " in line]
     assert rows == [["a10", "1", "8", "of", "12", "100", "60%"], ["h100", "2", "16", "of", "24", "200", "60%"]]
+
+
+def test_the_clients_fit_into_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    spent: dict[str, float | str] = {"silence_s": 0.7, "busy_s": 11011.4, "idle_s": 1012.1, "weights_s": 100.1}
+    actor = spent | {"state": "ready", "version": 1005, "leases": 12, "rollouts": 250, "room": 256}
+    Console(width=80).print(peers_table({"learner": {"state": "connected", "silence_s": 0.9}, "actor-0": actor}))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert rows[0] == ["peer", "state", "version", "leases", "running", "silent", "busy", "idle", "weights"]
+    assert rows[2] == ["learner", "connected", "0.9", "s"]
+    assert rows[3] == ["actor-0", "ready", "1005", "12", "250/256", "0.7", "s", "11011", "s", "1012", "s", "100", "s"]

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import msgspec
@@ -6,7 +7,7 @@ import pytest
 from prolong.common.messages import Status
 from prolong.common.types import Batch, ValidationScore, ValidationSetting
 from prolong.learner.checkpoints.checkpoint import LearnerState
-from prolong.learner.report import batch_metrics, summarize, write_summary
+from prolong.learner.report import SAID_EVERY_S, ProgressLog, batch_metrics, summarize, write_summary
 
 from tests.support.batches import mixed_batch, random_batch
 
@@ -86,3 +87,12 @@ def test_a_run_without_validation_has_a_summary_too() -> None:
     status = Status(run="r", generation=1, version=1, steps=1, ledger={}, balanced=True, peers={}, counters={}, validation=[])
     summary = summarize(LearnerState(version=1), status)
     assert summary["before"] == summary["after"] == {}
+
+
+def test_the_log_tells_the_first_step_the_last_one_and_one_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    told, record = ProgressLog(5), {"reward/mean": 0.5, "learner/step_s": 2.0, "learner/wait_s": 0.5}
+    with caplog.at_level(logging.INFO):
+        for version, now in enumerate((100.0, 101.0, 100.0 + SAID_EVERY_S, 131.0, 132.0), start=1):
+            told.tell(version, record, now)
+    assert [message.split(":")[0] for message in caplog.messages] == ["step 1 of 5", "step 3 of 5", "step 5 of 5"]
+    assert caplog.messages[0] == "step 1 of 5: mean reward 0.50, 2.00 s, of which 0.50 s waiting for the batch"

@@ -432,3 +432,10 @@ def test_connecting_ends_when_told_to_stop():
     with pytest.raises(RunStopped, match="told to stop before the buffer answered"):
         client.connect(3600.0, stop)
     assert not client.is_running
+
+
+def test_the_log_names_the_address_that_is_tried(monkeypatch, caplog):
+    monkeypatch.setattr("prolong.buffer.client.client.SAID_S", 0.0)
+    with caplog.at_level("INFO"), pytest.raises(BufferUnreachable):
+        client_of("tcp://127.0.0.1:9").connect(0.6)
+    assert caplog.messages == ["waiting for a buffer at tcp://127.0.0.1:9, 1 s at most"]
