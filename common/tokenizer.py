@@ -213,7 +213,9 @@ def _fetch(name: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"model.path = {name!r} is not a folder, and cannot be fetched from the hub: {error}") from error
+        # more lines of the hub's advise to look at the connection
+        why = str(error).partition("\n")[0]
+        raise ModelError(f"model.path = {name!r} is not a folder, and cannot be fetched from the hub: {why}") from error
 
 
 def _special_tokens(config: JsonObject, legacy: JsonObject) -> dict[str, str]:

@@ -305,10 +305,10 @@ def evaluate_command(argv: list[str]) -> int:
     from .evaluate.arguments import parse_evaluation
 
     wanted = parse_evaluation(argv)
-    from .evaluate.command import evaluate_models
-
     log_to_stderr()
     quiet_libraries()
+    from .evaluate.command import evaluate_models
+
     end_process(exit_code_of("evaluate", lambda: evaluate_models(wanted)))
 
 

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from ..common.errors import ProlongError
 
+QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-torch._library"}
+
 
 def log_to_stderr() -> None:
     """Log from INFO on; `prolong train` redirects stderr to runs/NAME/logs/."""
@@ -18,10 +20,13 @@ def log_to_stderr() -> None:
 
 
 def quiet_libraries() -> None:
-    """Leave out what vLLM and torch say about themselves at every start, where a person reads the output and no log file."""
-    logging.getLogger("vllm").setLevel(logging.WARNING)
-    logging.getLogger("torch._library").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    """Leave out what vLLM and torch say about themselves at every start, here and in child processes; before their import."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # the level of vLLM's logger would not last: it is set when vLLM is imported
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.levelno > logging.INFO or not record.name.startswith("vllm"))
 
 
 def exit_code_of(command: str, work: Callable[[], int]) -> int:

@@ -232,7 +232,9 @@ def starting_sentence(progress: RunProgress) -> str:
     connected = [f"{name} {peer.get('state', '')}".strip() for name, peer in sorted(progress.status.peers.items())]
     if not connected:
         return f"buffer serves; learner and actors load their libraries {logs}"
-    return f"buffer serves, {', '.join(connected)} {logs}"
+    # held-out prompts come first, if there are any
+    works = any(peer.get("state") == "ready" for peer in progress.status.peers.values())
+    return f"buffer serves, {', '.join(connected)}{'; the first rollouts are sampled' if works else ''} {logs}"
 
 
 def _rewards(progress: RunProgress) -> RenderableType:

@@ -241,7 +241,8 @@ def report_outcome(outcome: RunOutcome, paths: RunPaths, command: str, *, resume
     if outcome.code == 0:
         summary = read_summary(paths.summary)
         console = Console()
-        console.print(scores_table(summary))
+        if summary["before"] or summary["after"]:  # neither: the run had no held-out prompts
+            console.print(scores_table(summary))
         for text in closing_lines(summary, paths.folder):
             console.print(text, highlight=False, soft_wrap=True)
         return 0

@@ -84,7 +84,7 @@ class Top:
         Keyboard(None).keys(CALM_S)
         self._window.add(monotonic(), self._observer.ask(StatusRequest(), FIRST_ANSWER_S))
         console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-        console.print(top_page(self._shown(), View(), height=1 << 16))
+        console.print(top_page(self._shown(), View(keyed=False), height=1 << 16))
         return 0
 
     def run(self, keyboard: Keyboard, every_s: float, ended: Callable[[], bool]) -> int:

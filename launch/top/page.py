@@ -43,6 +43,7 @@ class View:
     first: int = 0  # index of the first actor that is shown
     paused: bool = False
     by_pool: bool = False  # pools instead of actors
+    keyed: bool = True  # whether anybody reads keys, which the last line names
 
     def press(self, key: str) -> bool:
         """Act on a key; False: leave."""
@@ -85,7 +86,8 @@ def top_page(shown: Shown, view: View, height: int) -> RenderableType:
         rows.add_row(label, text)
     # header, second line of the tickets, keys, head of the table, and its line that says how many are not shown
     left = max(1, height - rows.row_count - 5)
-    return Group(_header(shown, view), rows, _clients(shown, view, left), Text(KEYS, style="dim"))
+    keys = [Text(KEYS, style="dim")] if view.keyed else []
+    return Group(_header(shown, view), rows, _clients(shown, view, left), *keys)
 
 
 def _header(shown: Shown, view: View) -> Text:

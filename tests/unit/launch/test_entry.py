@@ -27,3 +27,20 @@ def test_an_error_of_ours_is_one_sentence_and_its_exit_code(capsys):
 
     assert exit_code_of("train", fail) == 2
     assert capsys.readouterr().err == "prolong train: run.steps = 0: expected at least 1\n"
+
+
+QUIET_SCRIPT = """
+import logging, os, subprocess, sys, warnings
+from prolong.launch.entry import log_to_stderr, quiet_libraries
+log_to_stderr()
+quiet_libraries()
+logging.getLogger("vllm.importing").info("no Triton")
+logging.getLogger("prolong").info("kept")
+warnings.warn("deprecated", FutureWarning)
+subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('of a child', FutureWarning)"], check=True)
+"""
+
+
+def test_what_libraries_say_of_themselves_is_left_out_here_and_in_children():
+    done = subprocess.run([sys.executable, "-c", QUIET_SCRIPT], capture_output=True, text=True, timeout=60, check=True)
+    assert [line.partition("INFO ")[2] for line in done.stderr.splitlines()] == ["prolong: kept"]

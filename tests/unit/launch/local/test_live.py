@@ -183,5 +183,8 @@ def test_the_start_is_told_without_a_terminal_whenever_it_gets_on(
     progress.status = msgspec.structs.replace(up, peers={"learner": {"state": "connected"}})
     told = print_start(progress, told)
     assert capsys.readouterr().out == "r: buffer serves, learner connected (logs: runs/r/logs)\n"
+    progress.status = msgspec.structs.replace(up, peers={"actor-0": {"state": "ready"}, "learner": {"state": "connected"}})
+    told = print_start(progress, told)
+    assert "actor-0 ready, learner connected; the first rollouts are sampled" in capsys.readouterr().out
     progress.add([record(5)])
     assert print_start(progress, told) == told

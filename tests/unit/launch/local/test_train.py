@@ -107,4 +107,7 @@ def test_a_run_that_ended_well_shows_before_and_after(paths: RunPaths, capsys: p
     out = capsys.readouterr().out
     assert ".40 -> .40" in out
     assert "3 steps in 0:09, 12 groups trained" in out
+    paths.summary.write_text(json.dumps(summary | {"before": {}, "after": {}}))
+    assert local.report_outcome(RunOutcome(code=0), paths, "prolong train", resume="") == 0
+    assert "held-out" not in capsys.readouterr().out
     assert str(paths.folder) in out

@@ -149,6 +149,8 @@ def test_the_page_fits_into_eighty_columns_and_its_height_and_says_what_matters(
         KEYS,
     ):
         assert said in page
+    # `--once` reads no key
+    assert KEYS not in "\n".join(drawn(shown(window_of((0.0, status(7, **many)))), View(keyed=False), height=24))
     # all of it, where there is room
     assert "silent 12 s" in "\n".join(drawn(shown(window_of((0.0, status(7, **many)))), View(), height=90))
 
