@@ -151,11 +151,12 @@ class LearnerProgress:
     def pace(self, now: float) -> LearnerPace:
         """How the learner gets on."""
         steps, held = [step for step, _ in self._recent], [held_s for _, held_s in self._recent]
-        means = {} if not steps else {name: fmean(getattr(step, name) for step in steps) for name in _MEANS}
+        # sum and not fmean, which raises for numbers that are infinite or huge
+        means = {} if not steps else {name: sum(getattr(step, name) for step in steps) / len(steps) for name in _MEANS}
         return LearnerPace(
             batch_groups=self._run.store.batch_groups,
             waits_s=-1.0 if self._since_s is None else now - self._since_s,
             num_steps=len(steps),
-            held_s=fmean(held) if held else 0.0,
+            held_s=sum(held) / len(held) if held else 0.0,
             **means,
         )
