@@ -173,7 +173,9 @@ def measure_elsewhere(layout: str, tickets: int) -> tuple[float, float, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print one JSON line."""
-    parser = argparse.ArgumentParser(prog="prolong bench actor-engine", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench actor-engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tickets", type=int, default=64, help="per measurement")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))

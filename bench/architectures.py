@@ -119,7 +119,9 @@ def write_table(page: Path, rows: list[FamilyRow]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print one line a family, and the rows as one JSON line."""
-    parser = argparse.ArgumentParser(prog="prolong bench architectures", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench architectures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--table", type=Path, help="the page whose table is rewritten")
     parser.add_argument("--json", action="store_true", help="no lines, only the JSON")

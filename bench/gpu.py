@@ -194,7 +194,9 @@ def run_part(name: str) -> Result:
 
 def main(argv: list[str]) -> int:
     """Run the parts, and print one JSON line; 1 when a part failed."""
-    parser = argparse.ArgumentParser(prog="prolong bench gpu", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, help="only this one, in this process")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)

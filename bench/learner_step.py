@@ -157,7 +157,9 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
 
 def main(argv: list[str]) -> int:
     """Measure, and print one JSON line."""
-    parser = argparse.ArgumentParser(prog="prolong bench learner-step", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench learner-step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--attention", default="documents")
     parser.add_argument("--budget", type=int, default=2048)

@@ -151,7 +151,9 @@ def draw_arms(suite: str, rows: list[dict], path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench prolonged", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench prolonged", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("--arms", nargs="*", choices=sorted({arm for suite in SUITES.values() for arm in suite}))
     parser.add_argument("--seeds", type=int, default=3)

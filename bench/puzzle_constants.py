@@ -155,7 +155,9 @@ def constants_table(rows: Iterable[ConstantsRow]) -> Iterator[str]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench puzzle-constants", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench puzzle-constants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON a dataset")
     parser.add_argument("--datasets", nargs="+", default=None, help="(default: all)")
     parser.add_argument("--count", type=int, default=25, help="puzzles a level (default: 25)")

@@ -316,7 +316,9 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench staleness", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench staleness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hours", type=float, default=24.0, help="begin no run after so many hours")
     parser.add_argument("--part", default="0/1", help="of the missing runs, e.g. 0/2 and 1/2 in two processes started together")

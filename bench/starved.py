@@ -226,7 +226,9 @@ def table_of(rows: Sequence[Compared]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench starved", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench starved", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--root", type=Path, default=Path("runs/bench-starved"))
     parser.add_argument("--only", choices=sorted(STARVED), action="append", help="this cause; may be given several times")

@@ -204,7 +204,9 @@ def race(vocab: int, rounds: int, trl_python: Path, root: Path) -> JsonObject:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench step-trl", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench step-trl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 152_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--trl-python", type=Path, default=Path(".venv-trl/bin/python"))

@@ -153,7 +153,9 @@ def compared(arms: Sequence[tuple[str, Numbers]]) -> dict[str, dict[str, float]]
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prolong bench two-pools", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="prolong bench two-pools", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", default="demo")
     parser.add_argument("--rounds", type=int, default=2, help="of even and forecast")
     parser.add_argument("--share", type=float, default=0.25, help="of a core, for the slow actor")

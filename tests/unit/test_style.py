@@ -143,6 +143,14 @@ def test_modules_say_what_they_are() -> None:
     assert [relative(path) for path in MODULES if not ast.get_docstring(tree_of(path)) or path.stem in EMPTY_NAMES] == []
 
 
+def test_help_keeps_the_lines_of_a_table() -> None:
+    # argparse joins the lines of a description, unless it is told not to
+    shown = [path for path in MODULES if "description=__doc__" in path.read_text()]
+    tables = [path for path in shown if re.search(r"^ +\S", ast.get_docstring(tree_of(path)) or "", re.MULTILINE)]
+    assert tables
+    assert [relative(path) for path in tables if "RawDescriptionHelpFormatter" not in path.read_text()] == []
+
+
 def test_our_folders_import_each_other_relatively() -> None:
     offenders = []
     for path in MODULES:
