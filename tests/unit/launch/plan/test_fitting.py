@@ -15,6 +15,16 @@ def test_a_line_is_found_although_some_stretches_are_disturbed() -> None:
     assert per_rollout_s == pytest.approx(8e-5, rel=0.02)
 
 
+@pytest.mark.parametrize("tokens", [1e3, 1e6, 1e9])
+def test_shares_do_not_depend_on_how_large_the_numbers_are(tokens: float) -> None:
+    # five steps of a learner, and millions of tokens in them
+    rng = np.random.default_rng(0)
+    rows = [(5.0, share * tokens, 2 * 5 + 5 * share) for share in rng.uniform(0.5, 1.5, 12)]
+    base_s, per_token_s = fit_two(rows)
+    assert base_s == pytest.approx(2.0, rel=0.03)
+    assert per_token_s * tokens == pytest.approx(5.0, rel=0.05)
+
+
 def test_no_number_is_below_zero() -> None:
     # the first column explains nothing, and its best share alone would be negative
     rows = [(1.0, x, 3 * x - 0.5) for x in (1.0, 2.0, 3.0, 4.0)]
@@ -39,3 +49,5 @@ def test_noise_does_not_give_everything_to_one_of_two_columns_that_are_alike() -
 
 def test_nothing_is_fitted_to_nothing() -> None:
     assert fit_two([]) == (0.0, 0.0)
+    assert fit_two([(0.0, 0.0, 1.0)]) == (0.0, 0.0)
+    assert fit_two([(1.0, 0.0, 2.0), (2.0, 0.0, 4.0)]) == pytest.approx((2.0, 0.0), rel=0.02)
