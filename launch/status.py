@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..buffer.client.observer import request_status
@@ -133,7 +134,7 @@ def show_status(name: str, *, as_json: bool) -> int:
 def _print(known: JsonObject, paths: RunPaths) -> None:
     console = Console()
     of = f" of {known['steps']}" if known.get("steps") else ""
-    console.print(f"[bold]{known['run']}[/]: {known['state']}, version {known['version']}{of}", highlight=False)
+    console.print(f"[bold]{escape(known['run'])}[/]: {known['state']}, version {known['version']}{of}", highlight=False)
     if known["ledger"] is None:
         if paths.config.exists():
             console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
@@ -198,7 +199,7 @@ def peers_table(peers: dict[str, dict[str, float | str]]) -> Table:
         counts = [_figure(peer, key, ".0f") for key in ("version", "leases")]
         counts.append(f"{_figure(peer, 'rollouts', '.0f')}/{_figure(peer, 'room', '.0f')}" if "room" in peer else "")
         seconds = [_seconds(peer, key) for key in ("silence_s", "busy_s", "idle_s", "weights_s")]
-        table.add_row(name, str(peer.get("state", "")), *counts, *seconds)
+        table.add_row(escape(name), str(peer.get("state", "")), *counts, *seconds)
     return table
 
 
@@ -213,7 +214,7 @@ def pools_table(peers: Mapping[str, Mapping[str, float | str]]) -> Table:
         speed = sum(_sum_of([actor], "engine_tokens") / max(_time_of(actor), 1e-9) for actor in actors)
         busy = f"{_sum_of(actors, 'busy_s') / passed_s:.0%}" if passed_s else ""
         rollouts = f"{_sum_of(actors, 'rollouts'):.0f} of {_sum_of(actors, 'room'):.0f}"
-        table.add_row(pool, str(len(actors)), rollouts, f"{speed:,.0f}", busy)
+        table.add_row(escape(pool), str(len(actors)), rollouts, f"{speed:,.0f}", busy)
     return table
 
 
@@ -227,7 +228,7 @@ def weights_table(peers: dict[str, dict[str, float | str]]) -> Table:
             last, in_all = (_received(peer, f"{which}_bytes", f"{which}_s") for which in ("update", "updates"))
             # without sources: of a broadcast
             source = str(peer.get("sources") or peer["transport"]).partition(",")[0]
-            table.add_row(name, _figure(peer, "lag", ".0f"), last, in_all, source)
+            table.add_row(escape(name), _figure(peer, "lag", ".0f"), last, in_all, escape(source))
     return table
 
 

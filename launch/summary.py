@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -69,7 +70,9 @@ def closing_lines(summary: JsonObject, folder: Path) -> list[str]:
 
 
 def format_duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """1:02:03 or 2:03; a dash for a number that is not finite."""
+    if not math.isfinite(seconds):
+        return "-"
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

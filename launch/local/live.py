@@ -174,7 +174,8 @@ def live_page(progress: RunProgress) -> RenderableType:
     rows.add_column(style="bold", no_wrap=True, width=10)
     rows.add_column(ratio=1)
     for label, value in _rows(progress):
-        rows.add_row(label, value)
+        # a string would be read as markup, and pools may have any name
+        rows.add_row(label, Text(value) if isinstance(value, str) else value)
     parts: list[RenderableType] = [_step_row(progress), rows]
     parts += [Text(f"! {note}", style="yellow") for note in progress.notes]
     left = "" if progress.left_s is None else f", {format_duration(progress.left_s)} left"

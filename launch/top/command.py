@@ -105,7 +105,9 @@ class Top:
                 if monotonic() - self._heard_s > GONE_S and ended():
                     break
         run = self._shown().status.run
-        console.print(f"the buffer of {run} has ended; `prolong status {run}` tells how the run stands", highlight=False)
+        console.print(
+            f"the buffer of {run} has ended; `prolong status {run}` tells how the run stands", highlight=False, markup=False
+        )
         return 0
 
     def _look(self) -> None:

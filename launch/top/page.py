@@ -15,7 +15,6 @@ from ..summary import format_duration, format_score
 from .speeds import LiveRoofs, WatchedActor, live_roofs, pool_speeds
 
 WIDTH = 80
-BAR = 9  # characters of a roof's bar
 KEYS = "q quit   s order   r reverse   j k scroll   p pause   o pools or actors"
 ORDERS: dict[str, Callable[[WatchedActor], float | str]] = {
     "name": lambda actor: actor.name,
@@ -192,7 +191,8 @@ def _clients(shown: Shown, view: View, num_rows: int) -> Table:
     named = f"{'pool' if view.by_pool else 'actor'} (by {view.order})"
     table.add_column(named, no_wrap=True, ratio=1, overflow="ellipsis")
     for column in ("rollouts", "tok/s", "busy", "wts", "lag"):
-        table.add_column(column, justify="right", no_wrap=True)
+        # an absurd number of one actor leaves room for the names
+        table.add_column(column, justify="right", no_wrap=True, max_width=11, overflow="ellipsis")
     table.add_column("waits for", no_wrap=True, width=15, overflow="ellipsis")
     for actor in lines:
         table.add_row(*_actor_cells(actor))
@@ -214,4 +214,5 @@ def _actor_cells(actor: WatchedActor) -> list[RenderableType]:
         f"{actor.updating:.0%}",
         "-" if actor.lag is None else f"{actor.lag:.0f}",
     ]
-    return [name, *cells, Text(waits_for, style=style)]
+    # a string would be read as markup, and an actor may have any name
+    return [Text(name), *cells, Text(waits_for, style=style)]

@@ -148,3 +148,11 @@ def test_the_clients_fit_into_eighty_columns(capsys: pytest.CaptureFixture[str])
     assert rows[0] == ["peer", "state", "version", "leases", "running", "silent", "busy", "idle", "weights"]
     assert rows[2] == ["learner", "connected", "0.9", "s"]
     assert rows[3] == ["actor-0", "ready", "1005", "12", "250/256", "0.7", "s", "11011", "s", "1012", "s", "100", "s"]
+
+
+def test_the_names_of_clients_and_pools_are_text_and_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    peers: dict[str, dict[str, float | str]] = {"[/red]": {"pool": "[bold]", "transport": "pull", "sources": "[/]"}}
+    for table in (peers_table(peers), pools_table(peers), weights_table(peers)):
+        Console().print(table)
+    shown = capsys.readouterr().out
+    assert (shown.count("[/red]"), shown.count("[bold]"), shown.count("[/]")) == (2, 1, 1)

@@ -16,7 +16,18 @@ from prolong.launch.top.command import Top, attach
 from prolong.launch.top.keyboard import Keyboard
 from prolong.launch.top.speeds import StatusWindow
 
-STATUS = Status(run="mine", generation=1, version=3, steps=9, ledger={}, balanced=True, peers={}, counters={}, validation=[])
+STATUS = Status(
+    # a name that would end the page if it were read as markup
+    run="[/] mine",
+    generation=1,
+    version=3,
+    steps=9,
+    ledger={},
+    balanced=True,
+    peers={},
+    counters={},
+    validation=[],
+)
 
 
 class SilentBuffer:
@@ -49,7 +60,7 @@ def test_the_loop_ends_with_the_run_and_says_where_to_look(
 ) -> None:
     monkeypatch.setattr(command, "GONE_S", -1.0)
     assert top().run(cast("Keyboard", PressedKeys()), 0.1, ended=lambda: True) == 0
-    assert "the buffer of mine has ended; `prolong status mine`" in capsys.readouterr().out
+    assert "the buffer of [/] mine has ended; `prolong status [/] mine`" in capsys.readouterr().out
 
 
 def test_without_a_target_the_run_that_started_last_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

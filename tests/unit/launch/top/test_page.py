@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import msgspec
 import pytest
@@ -176,6 +177,28 @@ def test_keys_choose_the_order_scroll_pause_and_leave() -> None:
     assert not view.press("q")
     assert split_keys("\x1b[A\x1b[Bq") == ["k", "j", "q"]
     assert split_keys("\x1b[5~") == []
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e308, -1e308])
+def test_no_number_of_an_actor_or_a_learner_ends_the_page(number: float) -> None:
+    """Clients report what they like, and the page is drawn from it."""
+    keys = ("busy_s", "idle_s", "weights_s", "engine_tokens", "verify_exposed_s", "lag", "rollouts", "room", "silence_s")
+    pace = LearnerPace(batch_groups=64, waits_s=number, num_steps=10, step_s=number, wait_s=number, held_s=number)
+    told = [actor(1.0, 1.0, 0.0, 5.0) | dict.fromkeys(keys, value) for value in (1.0, number)]
+    statuses = [(float(at), msgspec.structs.replace(status(at, a=peer), pace=pace)) for at, peer in enumerate(told)]
+    record = {"reward/mean": number, "reward/math": number, "buffer/staleness_max": number, "policy/ess": number}
+    for order in ORDERS:
+        lines = drawn(shown(window_of(*statuses), record=record), View(order=order))
+        assert max(map(len, lines)) <= 80
+        assert any(line.strip().startswith("a ") for line in lines)
+
+
+def test_a_name_is_text_and_not_markup() -> None:
+    named = msgspec.structs.replace(status(7, **{"[/red] [bold]x": actor(1.0, 0.0, 0.0, 5.0, pool="[/]")}), run="[/] mine")
+    page = shown(window_of((0.0, named)))
+    assert "[/red] [bold]x" in "\n".join(drawn(page, View()))
+    assert "[/] " in "\n".join(drawn(page, View(by_pool=True)))
+    assert "[/] mine" in drawn(page, View())[0]
 
 
 def test_a_buffer_that_does_not_answer_is_said_at_the_top() -> None:
