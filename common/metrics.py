@@ -1,11 +1,11 @@
 """The metrics of a run: one record per learner step, in metrics.jsonl and in TensorBoard. Dashboards read the file.
 
-Record: {"step": 12, "learner/step_s": 0.8, ...}; names are `group/name` with the unit; a number that is not finite is null.
+Record: {"step": 12, "learner/step_s": 0.8, ...}; names are `group/name` with the unit. A number that is not finite,
+or HUGE, is null.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +18,8 @@ from .files import write_atomically
 from .telemetry import EventWriter
 
 MetricsRecord = dict[str, Any]  # "step": int, "group/name": float | None
+HUGE = 1e100  # sums and squares of numbers below it are finite
+_RECORDS = msgspec.json.Decoder(dict[str, bool | int | float | None])
 
 
 class MetricsWriter:
@@ -34,7 +36,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append one record; other processes can read it when this returns."""
         numbers = {name: _plain(value) for name, value in values.items()}
-        record = {"step": step, **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
+        record = {"step": step, **{name: value if abs(value) < HUGE else None for name, value in numbers.items()}}
         self._file.write(msgspec.json.encode(record) + b"\n")
         self._file.flush()
         if self._events is not None:
@@ -63,11 +65,13 @@ def read_metrics(path: Path) -> list[MetricsRecord]:
     records: list[MetricsRecord] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = msgspec.json.decode(line, type=dict[str, Any])
+            record = _RECORDS.decode(line)
         except msgspec.DecodeError as error:
             if number == len(lines):
                 break
-            raise UserError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
+            raise UserError(f"{path}, line {number}: {error}; expected one JSON object of numbers a line") from error
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"{path}, line {number}: step is {record.get('step')!r}, expected a whole number")
         records.append(record)
     return records
 

@@ -18,6 +18,7 @@ from statistics import fmean, median
 from ...common.config.choices import Device
 from ...common.config.sections import Config
 from ...common.config.verifiers import VerifiersConfig
+from ...common.errors import UserError
 from ..gpus import has_gpu
 from .fitting import fit_two
 from .recorded import STRETCH, RecordedRun, Stretch
@@ -103,10 +104,21 @@ def _actor(runs: Sequence[RecordedRun], *, shared: bool) -> PoolDevice:
     )
     if not shared:
         return device
-    total = sum(_cpu_s(each) for each in _stretches(runs))
-    helpers = sum(each["actor/helper_cpu_s"] + each["buffer/cpu_s"] for each in _stretches(runs)) / total
+    helpers = _helpers_share(runs)
     # `refine` looks for the number of cores; here an actor takes one in all
     return replace(device, cores=1 - helpers, helper_cores=helpers)
+
+
+def _helpers_share(runs: Sequence[RecordedRun]) -> float:
+    """The share of an actor's CPU seconds that are not its engine's. Raises: UserError where its engine has none."""
+    spent_s = sum(_cpu_s(each) for each in _stretches(runs))
+    helpers_s = sum(each["actor/helper_cpu_s"] + each["buffer/cpu_s"] for each in _stretches(runs))
+    if helpers_s < 0 or helpers_s >= spent_s:
+        raise UserError(
+            f"actor/cpu_s: of {spent_s:.3g} CPU seconds of actors and buffer, {helpers_s:.3g} are not an engine's; "
+            "expected some that are. If the processes did not share the cores of one machine, say so with --cores 0"
+        )
+    return helpers_s / spent_s
 
 
 def _engine_step(rows: Sequence[tuple[float, float, float]], full: int, longer: float) -> tuple[float, float]:
@@ -182,7 +194,8 @@ def _lengths(runs: Sequence[RecordedRun]) -> LengthClass:
     """The lengths of completions, and how they and the pass rates changed while the policy learned."""
     lengths = sorted(length for run in runs for length in run.lengths)
     prompt_tokens = max([run.prompt_tokens for run in runs if run.prompt_tokens] or [1])
-    recorded = fmean(record["rollout/tokens_mean"] for run in runs for record in run.records)
+    # a completion has a token
+    recorded = max(fmean(record["rollout/tokens_mean"] for run in runs for record in run.records), 1.0)
     samples = [lengths[(2 * place + 1) * len(lengths) // (2 * SAMPLES)] for place in range(SAMPLES)] if lengths else []
     mean = fmean(samples) if samples else recorded
     return LengthClass(

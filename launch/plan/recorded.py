@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -132,6 +133,9 @@ def _check_metrics(path: Path, records: list[MetricsRecord]) -> None:
         raise UserError(
             f"{path} lacks {', '.join(missing)}: expected a run of reinforcement learning, recorded by this version of prolong"
         )
+    stood = [later["step"] for earlier, later in pairwise(records) if later["wall_s"] <= earlier["wall_s"]]
+    if stood:
+        raise UserError(f"{path}: wall_s is not larger at step {stood[0]} than a step before; expected seconds that add up")
 
 
 def _read_lengths(folder: Path) -> tuple[list[int], int]:

@@ -29,8 +29,9 @@ def test_a_record_is_readable_as_soon_as_write_returns(tmp_path):
 
 def test_numpy_scalars_and_non_finite_numbers_make_strict_json(tmp_path):
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        writer.write(1, {"a/b": np.float32(0.25), "a/nan": math.nan, "a/inf": -math.inf})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "a/b": 0.25, "a/nan": None, "a/inf": None}
+        writer.write(1, {"a/b": np.float32(0.25), "a/nan": math.nan, "a/inf": -math.inf, "a/huge": -1e200})
+    written = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert written == {"step": 1, "a/b": 0.25, "a/nan": None, "a/inf": None, "a/huge": None}
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "learner/lo', b"{", b"\x00\x00"])
@@ -44,6 +45,13 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "learner/loss": "x"}', '{"learner/loss": 1}', '{"step": 2.5}', '{"step": NaN}'])
+def test_a_line_that_holds_no_numbers_of_a_step_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "learner/loss": null}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: .*expected"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 

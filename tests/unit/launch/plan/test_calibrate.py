@@ -132,6 +132,32 @@ def test_a_run_whose_speeds_cannot_be_known_is_refused(tmp_path: Path, name: str
         read_recorded(str(tmp_path))
 
 
+def test_a_run_whose_clock_stands_still_is_refused(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step in range(1, 12):
+            writer.write(step, recorded_step(step, 8, 60.0) | {"wall_s": 5.0 if step >= 5 else step})
+    save_config(compose("demo", []), tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="wall_s is not larger at step 6"):
+        read_recorded(str(tmp_path))
+
+
+def test_actors_whose_engines_took_no_cpu_shared_no_cores() -> None:
+    run = recorded(8, 60.0)
+    for record in run.records:
+        record["actor/helper_cpu_s"] = record["actor/cpu_s"]
+    with pytest.raises(UserError, match="--cores 0"):
+        calibrate([run], cores=2)
+    assert calibrate([run]).pools[POOL].cores == 1.0
+
+
+def test_completions_without_a_token_count_as_one() -> None:
+    run = recorded(8, 60.0)
+    run.lengths.clear()
+    for record in run.records:
+        record["rollout/tokens_mean"] = 0.0
+    assert calibrate([run]).lengths[0].mean == 1.0
+
+
 def test_start_and_end_of_a_run_are_not_measured() -> None:
     run = recorded(8, 60.0, planned_config(eta=2))
     # eleven steps of a second each: two at the start and eta at the end are left out
