@@ -7,7 +7,8 @@ the command can be stopped and started again.
     main    {never, reference, optimizer, both, triggered, ema} with a sizeable KL, {small_kl, no_kl}
     long    the same question over many more steps, with a small KL: {never, both}
 
-Writes DOCS/prolonged-SUITE.jsonl (one object per run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png.
+Writes DOCS/prolonged-SUITE.jsonl (one object per run: arm, seed, before, after, curve) and DOCS/prolonged-SUITE.png. With
+`--arms` the rows of other arms stay in that file, and in the picture.
 """
 
 from __future__ import annotations
@@ -123,6 +124,15 @@ def run_all(suite: str, args: argparse.Namespace) -> list[dict]:
         return [job.result() for job in jobs]
 
 
+def with_other_arms(suite: str, rows: list[dict], path: Path) -> list[dict]:
+    """`rows` and, from the file at `path`, those of the arms that `rows` does not hold; in the order of the suite's arms."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    measured = {row["arm"] for row in rows}
+    rows = [*rows, *(row for row in map(json.loads, lines) if row["arm"] not in measured)]
+    order = list(SUITES[suite])
+    return sorted(rows, key=lambda row: (row["seed"], order.index(row["arm"])))
+
+
 def draw_arms(suite: str, rows: list[dict], path: Path) -> None:
     """Plot the held-out pass rate over steps: the mean of the seeds as a line, their range as a band."""
     import matplotlib
@@ -166,8 +176,10 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     make_wide_model(args.model)
     rows = run_all(args.suite, args)
-    (args.docs / f"prolonged-{args.suite}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    draw_arms(args.suite, rows, args.docs / f"prolonged-{args.suite}.png")
+    path = args.docs / f"prolonged-{args.suite}.jsonl"
+    shown = with_other_arms(args.suite, rows, path)
+    path.write_text("".join(json.dumps(each) + "\n" for each in shown))
+    draw_arms(args.suite, shown, path.with_suffix(".png"))
     result: dict = {"bench": "prolonged", "suite": args.suite, "seeds": args.seeds}
     for arm in dict.fromkeys(each["arm"] for each in rows):
         runs = [each for each in rows if each["arm"] == arm]
