@@ -15,6 +15,7 @@ import msgspec
 
 from ..common.config.alerts import AlertsConfig
 from ..common.config.choices import AlertAnswer
+from ..common.metrics import HUGE
 
 # limit -> the number of a step's record that it is about
 WATCHED = {
@@ -67,12 +68,13 @@ def judge(
 ) -> tuple[AlertState, list[Alert]]:
     """The state after the step that made `version`, and the alerts that it raises.
 
-    `numbers`: of the step's record; a limit whose number the record lacks is not passed, one whose number is not finite is.
-    `score`: (version, mean) of the validation sweep that arrived with the step.
+    `numbers`: of the step's record; a limit whose number the record lacks is not passed, one whose number is null there is.
+    `score`: (version, mean) of the validation sweep that arrived with the step; a mean that would be null counts as none.
     """
     beyond, raised, alerts = dict(state.beyond), dict(state.raised), []
-    drop = None if score is None or state.best is None else state.best - score[1]
-    best = state.best if score is None else max(score[1], score[1] if state.best is None else state.best)
+    mean = score[1] if score is not None and _is_recorded(score[1]) else None
+    drop = None if mean is None or state.best is None else state.best - mean
+    best = max((known for known in (state.best, mean) if known is not None), default=None)
     lr_share = state.lr_share
     for limit, allowed in cfg.limits().items():
         value, needed = (drop, 1) if limit == SCORE_DROP else (_number(numbers, WATCHED[limit]), cfg.steps)
@@ -105,5 +107,10 @@ def _number(numbers: Mapping[str, float | None], name: str) -> float | None:
     return math.nan if value is None else value
 
 
+def _is_recorded(value: float) -> bool:
+    """Whether a record holds the number itself, and not null (common/metrics.py)."""
+    return abs(value) < HUGE
+
+
 def _is_beyond(limit: str, value: float, allowed: float) -> bool:
-    return not math.isfinite(value) or (value < allowed if limit.endswith("_below") else value > allowed)
+    return not _is_recorded(value) or (value < allowed if limit.endswith("_below") else value > allowed)

@@ -88,8 +88,8 @@ def learner_metrics(version: int, record: Mapping[str, float], sums: Mapping[str
 
 
 def traced_numbers(record: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of a record that its span carries, by their names without the group."""
-    return {name.partition("/")[2]: float(record[name]) for name in TRACED if name in record}
+    """The finite numbers of a record that its span carries, by their names without the group."""
+    return {name.partition("/")[2]: value for name in TRACED if math.isfinite(value := float(record.get(name, math.nan)))}
 
 
 @contextmanager

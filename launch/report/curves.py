@@ -153,7 +153,8 @@ def _alerts(records: Sequence[MetricsRecord]) -> Iterator[RunMark]:
         for name, value in record.items():
             if name.startswith(ALERT) and not name.startswith(ANSWER) and name != "alert/lr_share" and answers:
                 step, limit = int(record["step"]), name.removeprefix(ALERT)
-                words = f"alert: alerts.{limit} was passed by {value:.4g} (answer: {answers})"
+                passed = "a number that is not finite" if value is None else f"{value:.4g}"
+                words = f"alert: alerts.{limit} was passed by {passed} (answer: {answers})"
                 yield RunMark(step=step, last_step=step, kind="alert", words=words)
 
 

@@ -5,7 +5,6 @@ batch records --spread--> groups --encode--> text, lengths of tokens, versions, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -88,9 +87,9 @@ def _sample(journal: Journal, spelled: Spelled, budget: int) -> RolloutSample:
     for place, group in _read_in_chunks(journal, places, sample):
         number = numbers.setdefault(group.prompt.uid, len(numbers))
         if number == len(sample.prompts):
-            sample.prompts.append(_encoded(_prompt_entry(group.prompt)))
+            sample.prompts.append(msgspec.json.encode(_prompt_entry(group.prompt)))
             spent += len(sample.prompts[-1])
-        encoded = _encoded(group_entry(group, places[place][0], number, spelled))
+        encoded = msgspec.json.encode(group_entry(group, places[place][0], number, spelled))
         spent += len(encoded)
         if spent > budget and taken:
             break
@@ -138,10 +137,6 @@ def spread(count: int) -> Iterator[int]:
     for bit in range(bits):
         reversed_bits |= ((np.arange(1 << bits) >> bit) & 1) << (bits - 1 - bit)
     return (int(place) for place in reversed_bits if place < count)
-
-
-def _encoded(entry: JsonObject) -> bytes:
-    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _prompt_entry(prompt: Prompt) -> JsonObject:
@@ -227,7 +222,7 @@ def _left_out(pieces: Sequence[str]) -> tuple[int, int]:
 
 
 def _utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+    return len(text.encode("utf-16-le")) // 2
 
 
 def _without_long_ones(lengths: np.ndarray, logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

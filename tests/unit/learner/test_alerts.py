@@ -50,9 +50,12 @@ def test_an_alert_is_not_raised_again_within_its_pause() -> None:
     assert raised(AlertsConfig(kl_above=0.5, steps=1, pause=4), [1.0] * 12) == [1, 6, 11]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_number_that_is_not_finite_is_beyond_every_limit(value: float | None) -> None:
-    assert raised(AlertsConfig(kl_above=0.5, steps=1), [0.0, value]) == [2]
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e200, -1e200, None])
+def test_a_number_that_a_record_cannot_hold_is_beyond_every_limit(value: float | None) -> None:
+    """Whoever reads the record finds null there, and the same alerts."""
+    cfg = AlertsConfig(kl_above=0.5, entropy_below=0.1, steps=1)
+    _, alerts = judge(AlertState(), 1, {"reference/kl": value, "learner/entropy": value}, None, cfg)
+    assert [alert.limit for alert in alerts] == ["kl_above", "entropy_below"]
 
 
 def test_a_number_that_the_record_lacks_is_beyond_none() -> None:
@@ -73,6 +76,15 @@ def test_a_validation_score_counts_by_itself_and_against_the_best() -> None:
         seen += [(version, round(alert.value, 6)) for alert in alerts]
     assert seen == [(6, 0.11), (8, 0.15)]
     assert state.best == 0.6
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 1e200])
+def test_a_validation_score_that_a_record_cannot_hold_does_not_spoil_those_after_it(score: float) -> None:
+    cfg, state = AlertsConfig(score_drop=0.1, pause=0), AlertState()
+    for version, value in enumerate([score, 0.5, score, 0.45], 1):
+        state, alerts = judge(state, version, {}, (version, value), cfg)
+        assert alerts == []
+    assert state.best == 0.5
 
 
 def test_a_history_cut_anywhere_gives_the_same_alerts() -> None:

@@ -78,3 +78,13 @@ def test_a_step_is_a_span_with_a_few_of_its_numbers(tmp_path: Path, clock: Clock
     span = msgspec.json.decode(path.read_bytes().splitlines()[1], type=TraceSpan)
     assert (span.name, span.at, span.s) == ("step", 1000.0, 2.5)
     assert span.args == {"version": 7, "tokens": 1000.0, "ess": 0.98}
+
+
+def test_a_step_whose_numbers_are_not_finite_is_in_the_trace(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, "learner", "learner")
+    told = LearnerVitals(Vitals("learner", "learner", "mine", tracer=tracer), STARVE_S)
+    told.recorded(7, RECORD | {"policy/ess": float("nan"), "reward/mean": float("inf")})
+    tracer.close()
+    [path] = tmp_path.iterdir()
+    span = msgspec.json.decode(path.read_bytes().splitlines()[1], type=TraceSpan)
+    assert span.args == {"version": 7, "tokens": 1000.0}

@@ -95,6 +95,11 @@ def test_an_alert_is_marked_with_the_number_and_the_answer() -> None:
     records[1] |= {"alert/kl_above": 0.71, "alert/answer_lower_lr": 1.0}
     marks = [(mark.kind, mark.step, mark.words) for mark in marks_of(records, [])]
     assert marks == [("alert", 2, "alert: alerts.kl_above was passed by 0.71 (answer: lower_lr)")]
+    # as a file has a number that is not finite
+    records[1]["alert/kl_above"] = None
+    assert (
+        marks_of(records, [])[0].words == "alert: alerts.kl_above was passed by a number that is not finite (answer: lower_lr)"
+    )
 
 
 def test_faults_of_neighbouring_steps_are_one_mark_with_their_sum() -> None:

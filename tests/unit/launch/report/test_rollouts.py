@@ -96,6 +96,20 @@ def test_numbers_that_are_not_finite_become_the_least_likely() -> None:
     assert entry["q"] == ALPHABET[-1] * 2
 
 
+def test_a_number_of_a_verifier_that_is_not_finite_leaves_data_that_a_browser_reads(tmp_path: Path) -> None:
+    batch = random_batch()
+    group = batch.groups[0]
+    first = group.rollouts[0]
+    metrics = {"share": math.nan, "seconds": math.inf, "known": 0.5}
+    odd = msgspec.structs.replace(first, verdict=msgspec.structs.replace(first.verdict, metrics=metrics))
+    batch.groups[0] = msgspec.structs.replace(group, rollouts=[odd, *group.rollouts[1:]])
+    kept(tmp_path, [batch])
+    encoded = sample_rollouts(tmp_path, (DEMO,), 1 << 20).encoded()
+    # unlike json.loads, it refuses NaN, as JSON.parse does
+    shown = msgspec.json.decode(encoded)["groups"][0]["r"][0]["m"]
+    assert shown == {"share": None, "seconds": None, "known": 0.5}
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 1000])
 def test_spread_is_a_permutation_of_which_every_beginning_is_even(count: int) -> None:
     order = list(spread(count))
