@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
-import shutil
 import socketserver
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
 from ..common.errors import ConfigError
+from ..common.temporary_folder import TemporaryFolder
 from .adapters import RewardFunction, from_function
 from .api import Verifier
 from .services.served import MAX_LINE_BYTES, SERVED, AskedScore, GivenScore
@@ -40,19 +37,20 @@ class FunctionServer:
         self._turn = threading.Lock()
         self._shown = set[str]()
         # short, because the path of a socket may have 107 characters; made by `open`
-        self._folder = Path(tempfile.gettempdir()) / f"prolong-{secrets.token_hex(8)}"
+        self._folder = TemporaryFolder("functions")
         self._server: _LineServer | None = None
 
     @property
     def targets(self) -> dict[str, str]:
-        return dict.fromkeys(self._verifiers, f"{SERVED}{self._folder / 'functions'}")
+        return dict.fromkeys(self._verifiers, f"{SERVED}{self._folder.path / 'functions'}")
 
     def open(self) -> None:
-        """Listen. The folder of the socket is made here, and only its owner may enter it."""
+        """Listen, if there are functions. The folder of the socket is made here, and only its owner may enter it."""
+        if not self._verifiers:
+            return
         for verifier in self._verifiers.values():
             verifier.load()
-        self._folder.mkdir(mode=0o700)
-        self._server = _LineServer(str(self._folder / "functions"), self)
+        self._server = _LineServer(str(self._folder.make() / "functions"), self)
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="rewards", daemon=True).start()
 
     def close(self) -> None:
@@ -61,7 +59,7 @@ class FunctionServer:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def answer(self, line: bytes) -> bytes:
         """Call the function that a line asks for. An exception of it is an answer, too."""

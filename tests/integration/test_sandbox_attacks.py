@@ -298,7 +298,7 @@ def test_a_dead_owner_takes_everything_along(box: Sandbox):
     os.waitpid(child, 0)
     wait_until("the end of all", lambda: not any(process.is_running() for process in family), 10)
     uid = FIRST_UID + child % NUM_UIDS
-    assert not [left for left in Path(tempfile.gettempdir()).glob("prolong-scratch-*") if left.stat().st_uid == uid]
+    assert not [left for left in Path(tempfile.gettempdir()).glob("prolong-sandbox-*") if left.stat().st_uid == uid]
 
 
 def test_without_a_backend_there_is_no_sandbox_but_by_leave(monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...common.errors import UserError, VerifierFailure
+from ...common.temporary_folder import TemporaryFolder
 from .launcher import Launcher, Limits, RunResult, RunStatus
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
@@ -71,6 +71,7 @@ class Sandbox:
         self.restarts = 0
         self._how, self._preload, self._num_runs = backend, preload, 0
         self._scratch = SCRATCH
+        self._folder: TemporaryFolder | None = None  # with the scratch folder's path, but under bubblewrap
         self._launcher: Launcher | None = None
         self._holds_program = False  # whether the scratch folder holds a compiled program, which would go with the launcher
         self._companion: Sandbox | None = None
@@ -210,8 +211,8 @@ class Sandbox:
 
     def _remove_scratch(self) -> None:
         """Remove the scratch folder of a launcher that was killed; under bubblewrap it is gone with its mounts."""
-        if not self._how.bubblewrap:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._folder:
+            self._folder.remove()
 
     @property
     def pid(self) -> int:
@@ -240,7 +241,8 @@ class Sandbox:
         wrap = _bubblewrap(python) if self._how.bubblewrap else []
         uid = FIRST_UID + os.getpid() % NUM_UIDS if os.getuid() == 0 else None
         if not self._how.bubblewrap:
-            self._scratch = tempfile.mkdtemp(prefix="prolong-scratch-")
+            self._folder = TemporaryFolder("sandbox")
+            self._scratch = str(self._folder.make())
             os.chown(self._scratch, -1 if uid is None else uid, -1)
         try:
             self._launcher = Launcher.start(wrap, sys.executable, self._setup(uid, python))

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
-from pathlib import Path
 
 from ...common.errors import UserError
+from ...common.temporary_folder import TemporaryFolder
 from .launcher import Limits, RunResult, RunStatus
 from .sandbox import Sandbox
 
@@ -103,9 +102,9 @@ def prove(sandbox: Sandbox) -> list[str]:
 
 def _probe(sandbox: Sandbox) -> list[str]:
     """The probe's successes. Raises UserError if it did not run to its end."""
-    with tempfile.TemporaryDirectory(prefix="prolong-canary-") as folder, socket.socket() as listener:
-        os.chmod(folder, 0o777)
-        canary = Path(folder) / "canary"
+    with TemporaryFolder("selftest") as folder, socket.socket() as listener:
+        folder.chmod(0o777)
+        canary = folder / "canary"
         canary.write_text("secret")
         canary.chmod(0o666)
         listener.bind(("127.0.0.1", 0))
@@ -114,7 +113,7 @@ def _probe(sandbox: Sandbox) -> list[str]:
             name = f"\0prolong-{os.urandom(8).hex()}"
             abstract.bind(name)
             abstract.listen()
-            targets = [str(canary), folder, listener.getsockname()[1], name, os.getpid()]
+            targets = [str(canary), str(folder), listener.getsockname()[1], name, os.getpid()]
             result = sandbox.run(IS_OPEN + PROBE, json.dumps(targets), QUICK)
         touched = ["changes files of others"] if canary.read_text() != "secret" or len(os.listdir(folder)) > 1 else []
     if result.status is not RunStatus.ok:
