@@ -55,9 +55,11 @@ def launch_ranks(cfg: Config, nodes: Nodes) -> int:
         from torch.distributed.run import parse_args, run
 
         os.environ[_AGENT] = str(os.getpid())
+        # ranks log to our stderr; by itself it would make a folder for logs in /tmp at every start, and leave it there
+        options = ["--signals-to-handle", "SIGQUIT", "--log-dir", os.devnull]
         ranks = ["--nproc-per-node", str(cfg.launch.learner_ranks), "-m", RANK_MODULE, str(path)]
         try:
-            run(parse_args([*meeting, "--signals-to-handle", "SIGQUIT", *ranks]))
+            run(parse_args([*meeting, *options, *ranks]))
         except ChildFailedError as error:
             code = error.get_first_failure()[1].exitcode
             # a rank that was still importing had nothing to save

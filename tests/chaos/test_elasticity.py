@@ -227,7 +227,10 @@ def test_a_learner_that_waits_for_the_buffers_first_answer_leaves_at_once(tmp_pa
 
 
 @pytest.mark.timeout(120)
-def test_a_learner_that_waits_for_a_batch_saves_and_leaves_at_once(tmp_path: Path) -> None:
+def test_a_learner_that_waits_for_a_batch_saves_and_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a trace in the temporary directory, where torchrun would leave a folder of logs."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     cfg = make_config(tmp_path)
     with BufferProcess(cfg) as buffer:
         run = Run(tmp_path / "runs", "tested", [f"buffer.address={buffer.address}"], recipe=str(run_paths(cfg).config))
@@ -240,3 +243,4 @@ def test_a_learner_that_waits_for_a_batch_saves_and_leaves_at_once(tmp_path: Pat
         finally:
             run.kill_all()
     assert [path.name for path in run_paths(cfg).checkpoints.iterdir()] == ["step-00000000"]
+    assert list((tmp_path / "tmp").iterdir()) == []
