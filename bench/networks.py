@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ import msgspec
 from .slow_link import LinkConditions
 
 CLONE_NEWNET = 0x40000000
+PREFIX = "prolong"  # of the namespaces of a network, before the pid of the process that made it
 LINK_TIMEOUT_S = 10.0
 
 
@@ -107,6 +109,7 @@ class Network:
         return int(line.partition(":")[2].split()[8])
 
     def build(self) -> None:
+        _remove_abandoned()
         _ip("netns", "add", self._switch)
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
         _ip("-n", self._switch, "link", "set", "bridge", "up", "mtu", f"{self._mtu}")
@@ -153,7 +156,7 @@ class Network:
 @contextlib.contextmanager
 def network(*names: str, mtu: int = 1500, congestion: str = "reno") -> Iterator[Network]:
     """Build a network of hosts, and take it away at the end."""
-    made = Network(f"prolong{os.getpid()}", names, mtu=mtu, congestion=congestion)
+    made = Network(f"{PREFIX}{os.getpid()}", names, mtu=mtu, congestion=congestion)
     try:
         made.build()
         yield made
@@ -190,8 +193,27 @@ def why_no_links() -> str:
         return f"no TAP devices here: {error}"
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20)
+def end_processes(namespace: str) -> None:
+    """Kill all that runs in a namespace."""
+    for pid in _ip("netns", "pids", namespace).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def _remove_abandoned() -> None:
+    """Remove the networks of processes that were killed, with what still runs in them."""
+    for namespace in Path("/run/netns").glob(f"{PREFIX}*-*"):
+        owner = namespace.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            # another process may be about to do the same
+            with contextlib.suppress(subprocess.CalledProcessError):
+                end_processes(namespace.name)
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "del", namespace.name)
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20).stdout
 
 
 def _enter(namespace: int) -> None:

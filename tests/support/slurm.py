@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prolong.bench.networks import Network, network, why_no_networks
+from prolong.bench.networks import Network, end_processes, network, why_no_networks
 
 from tests.support.runs import wait_until
 
@@ -114,10 +113,7 @@ class SlurmCluster:
     def stop(self) -> None:
         """End the daemons and, of a test that failed, the jobs and their steps: all that runs on the hosts."""
         for host in self.hosts.names:
-            listed = ["ip", "netns", "pids", self.hosts.namespace(host)]
-            for pid in subprocess.run(listed, capture_output=True, text=True, timeout=20, check=True).stdout.split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            end_processes(self.hosts.namespace(host))
         for daemon in self._daemons:
             daemon.wait(10)
 
