@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from prolong.common.errors import JournalError
 from prolong.launch.evaluate.arguments import parse_evaluation
 from prolong.launch.evaluate.command import evaluate_models
 
-from tests.support.runs import CLI
+from tests.support.runs import CLI, wait_until
 from tests.support.tiny_model import make_tiny_model
 
 N, PROMPTS = 6, 8
@@ -46,16 +44,16 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> N
     model, out = make_tiny_model(tmp_path / "model", tied=True), tmp_path / "out"
     words = [str(model), "--data", str(held_out(tmp_path)), "--out", str(out), *SETTINGS]
     # one at a time, so that it lasts
-    process = subprocess.Popen([*CLI, "evaluate", *words, "actor.capacity=1"], stderr=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while len(kept := recorded(out / "model" / "journal")) < 3:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = recorded(out / "model" / "journal") or kept
-    assert len(kept) < N * PROMPTS, "it had ended before it was killed"
+    with subprocess.Popen([*CLI, "evaluate", *words, "actor.capacity=1"], stderr=subprocess.DEVNULL) as process:
+        try:
+            # or its end, which the assertion below finds
+            wait_until(
+                "three rollouts", lambda: len(recorded(out / "model" / "journal")) >= 3 or process.poll() is not None, 60
+            )
+        finally:
+            process.kill()
+    kept = recorded(out / "model" / "journal")
+    assert 3 <= len(kept) < N * PROMPTS, "it ended before it was killed"
     assert evaluate_models(parse_evaluation([*words, "actor.capacity=16"])) == 0
     complete = recorded(out / "model" / "journal")
     assert sorted(complete) == list(range(N * PROMPTS))

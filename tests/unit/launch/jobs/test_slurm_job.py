@@ -16,6 +16,8 @@ from prolong.launch.jobs import slurm_job
 from prolong.launch.jobs.held_task import MODULE as HELD_TASK
 from prolong.launch.recipes import compose
 
+from tests.support.runs import wait_until
+
 # writes its last argument, the address, to the file that is its first one; the exit code is its second one
 ACTOR = "import sys; open(sys.argv[1], 'a').write(sys.argv[-1] + '\\n'); raise SystemExit(int(sys.argv[2]))"
 
@@ -87,7 +89,7 @@ def test_an_actor_starts_again_at_the_next_address_until_the_run_has_ended(confi
     """Its exit code 0 means that this buffer has gone, which may come back elsewhere."""
     seen = tmp_path / "seen"
     set_address(config, "tcp://10.0.0.1:1")
-    worker = threading.Thread(target=_move_and_end, args=(config, seen))
+    worker = threading.Thread(target=_move_and_end, args=(config, seen), daemon=True)
     worker.start()
     assert slurm_job.join_run(config, [sys.executable, "-c", ACTOR, str(seen), "0"]) == 0
     worker.join(20)
@@ -97,12 +99,9 @@ def test_an_actor_starts_again_at_the_next_address_until_the_run_has_ended(confi
 
 
 def _move_and_end(config: Path, seen: Path) -> None:
-    pause = threading.Event()
-    while not seen.exists():
-        pause.wait(0.01)
+    wait_until("the actor at its first address", seen.exists, 20)
     set_address(config, "tcp://10.0.0.2:1")
-    while "10.0.0.2" not in seen.read_text():
-        pause.wait(0.01)
+    wait_until("the actor at its next address", lambda: "10.0.0.2" in seen.read_text(), 20)
     end_run(config, 4)
 
 
