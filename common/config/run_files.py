@@ -83,11 +83,15 @@ def run_paths(cfg: Config) -> RunPaths:
     return RunPaths(run_folder(cfg))
 
 
+def config_text(cfg: Config) -> str:
+    """Every setting as YAML, in the order of `Config`; `load_config` reads it."""
+    return yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True)
+
+
 def save_config(cfg: Config, path: Path) -> None:
-    """Write every setting, in the order of `Config`. Creates the folder of `path`."""
-    text = yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True)
+    """Write the text of the configuration. Creates the folder of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_atomically(path, config_text(cfg))
 
 
 def load_config(path: Path) -> Config:

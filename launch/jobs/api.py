@@ -22,6 +22,8 @@ BUFFER, LEARNER, ACTORS = "buffer", "learner", "actors"  # names of components
 CONFIG = "config.yaml"  # the file of every Rendered that holds the run's configuration
 KEYS = "keys"  # the folder of the run's keys, beside CONFIG
 SECRET = 0o600  # mode of a file that holds a secret
+# where components have hosts, and so ports, to themselves: of the buffer, and of the learner's first node
+PORT, RENDEZVOUS_PORT = 5710, 29500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +62,22 @@ class LaunchJob:
         given = self.settings_of(component).items()
         return {key.removeprefix(beginning): value for key, value in given if key.startswith(beginning)}
 
-    def check_settings(self, scheduler: str, known: tuple[str, ...], beginnings: tuple[str, ...]) -> None:
-        """Raise UserError for a key that is neither known nor one of these beginnings and a name."""
+    def check_settings(
+        self, scheduler: str, known: tuple[str, ...], beginnings: tuple[str, ...], only: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        """Raise UserError for a key that is neither known nor one of these beginnings and a name, or not this component's.
+
+        only: for keys that do not say something about every component, those that may have one of their own.
+        """
         for component, settings in self.settings.items():
             for key in settings:
+                given = f"{component}:{key}" if component else key
                 if key not in known and not any(key.startswith(each) and key != each for each in beginnings):
-                    given = f"{component}:{key}" if component else key
                     expected = ", ".join([*known, *(f"{each}NAME" for each in beginnings)])
                     raise UserError(f"--set {given}: {scheduler} has no such setting; expected one of {expected}")
+                if component and component not in only.get(key, (component,)):
+                    expected = " or ".join([key, *(f"{each}:{key}" for each in only[key])])
+                    raise UserError(f"--set {given}: {scheduler} has no such setting of {component}; expected {expected}")
 
     def keys_of(self, component: str) -> dict[str, str]:
         """The files of `buffer.keys` on the component's host: of the buffer all but those of other hosts."""
@@ -103,7 +113,7 @@ class Target(Protocol):
     """
 
     def render(self, job: LaunchJob) -> Rendered:
-        """The files for this job. CONFIG and KEYS are written by the caller.
+        """The files for this job. The caller writes KEYS, and the CONFIG of `job.cfg` where it is not among the files.
 
         Pure: the same job gives the same text. Raises: UserError for a setting or a run that the scheduler cannot take.
         """
@@ -119,6 +129,11 @@ def actor_kinds(cfg: Config) -> list[ActorKind]:
         count, gpus = kind.launch.actors, gpus_of_actor(kind)
         kinds.append(ActorKind(component=pool or ACTORS, pool=pool, cfg=kind, count=count, gpus=gpus))
     return kinds
+
+
+def has_own_host(cfg: Config, pool: str) -> bool:
+    """Whether the recipe says at which addresses the actors of a pool take weights, which is then left alone."""
+    return bool(pool) and "host" in cfg.pools[pool].weights
 
 
 def component_names(cfg: Config) -> list[str]:

@@ -10,11 +10,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import yaml
-
-from ...common.config.run_files import run_folder
+from ...common.config.run_files import config_text, run_folder
 from ...common.config.sections import Config
-from ...common.config.trees import to_tree
 from ...common.errors import ProlongError, UserError
 from ...common.files import write_atomically
 from ...common.transport.keys import make_keys
@@ -38,8 +35,7 @@ def launch_job(args: argparse.Namespace) -> int:
     settings = _read_settings(args.settings, component_names(cfg))
     job = LaunchJob(cfg=cfg, folder=folder, nodes=args.learner_nodes, settings=settings, keys=keys)
     rendered = TARGETS[args.target].render(job)
-    config = RenderedFile(text=yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True))
-    files = {CONFIG: config, **rendered.files}
+    files = {CONFIG: RenderedFile(text=config_text(cfg)), **rendered.files}
     if args.dry_run:
         _print_files(files, rendered)
         return 0
@@ -77,7 +73,7 @@ def _write_keys(keys: dict[str, str], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for name, text in keys.items():
         path = folder / name
-        for each in reversed([path.parent, *(parent for parent in path.parents if parent.is_relative_to(folder))]):
+        for each in reversed([parent for parent in path.parents if parent.is_relative_to(folder)]):
             each.mkdir(mode=0o700, exist_ok=True)
         write_atomically(path, text, mode=SECRET if path.suffix == ".key" else 0o644)
 
@@ -91,8 +87,8 @@ def _write_files(files: dict[str, RenderedFile], folder: Path) -> None:
 
 def _print_files(files: dict[str, RenderedFile], rendered: Rendered) -> None:
     for name, file in files.items():
-        text = f"# a secret of {len(file.text)} characters\n" if file.secret else file.text
-        sys.stdout.write(f"# ==== {name} (mode {file.mode:04o})\n{text}{'' if text.endswith(chr(10)) else chr(10)}")
+        text = f"# a secret of {len(file.text)} characters" if file.secret else file.text.removesuffix("\n")
+        sys.stdout.write(f"# ==== {name} (mode {file.mode:04o})\n{text}\n")
     sys.stdout.write(f"# ==== {KEYS}/ (mode 0700): keys of the buffer and of each component, secrets with mode {SECRET:04o}\n")
     sys.stdout.write("".join(f"# {note}\n" for note in rendered.notes))
     sys.stdout.write("".join(f"# then: {shlex.join(command)}\n" for command in rendered.commands))

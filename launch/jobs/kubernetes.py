@@ -17,16 +17,15 @@ import hashlib
 import math
 from dataclasses import replace
 
-import yaml
-
-from ...common.config.run_files import run_folder
+from ...common.config.run_files import config_text, run_folder
 from ...common.config.sections import Config
-from ...common.config.trees import to_tree
 from ...common.errors import UserError
 from .api import (
     BUFFER,
     CONFIG,
     LEARNER,
+    PORT,
+    RENDEZVOUS_PORT,
     SECRET,
     ActorKind,
     LaunchJob,
@@ -35,6 +34,7 @@ from .api import (
     actor_kinds,
     component_names,
     gpus_of_node,
+    has_own_host,
 )
 from .manifests import (
     HTTP_PORT,
@@ -53,12 +53,12 @@ from .manifests import (
 
 IMAGE = "prolong:latest"
 ROOT = "/runs"  # of run folders, in every container
-PORT = 5710  # of the buffer
-RENDEZVOUS_PORT = 29500
 MAX_NAME = 40  # characters: Kubernetes adds to the names of our objects, and allows 63
 # --set: keys as they are, and beginnings of keys whose rest is a name of the cluster's
 KNOWN = ("image", "namespace", "queue", "disk", "storage_class", "gpu", "priority", "tolerate")
 KNOWN_BEGINNINGS = ("request.", "select.", "mount.", "env.")
+# one namespace holds the run, and actors have no claims
+KNOWN_ONLY = {"namespace": (), "disk": (BUFFER, LEARNER), "storage_class": (BUFFER, LEARNER)}
 
 START_SCRIPT = """\
 #!/bin/sh
@@ -96,7 +96,7 @@ class Kubernetes:
 
     def render(self, job: LaunchJob) -> Rendered:
         """Manifests for this job. Raises: UserError for settings, or names that Kubernetes would not take."""
-        job.check_settings("Kubernetes", KNOWN, KNOWN_BEGINNINGS)
+        job.check_settings("Kubernetes", KNOWN, KNOWN_BEGINNINGS, KNOWN_ONLY)
         run = _Run(job)
         secrets = [run.object(secret(run.name_of(each), job.keys_of(each)), each) for each in component_names(job.cfg)]
         script = END_SCRIPT.format(namespace=run.namespace, name=run.name)
@@ -136,7 +136,7 @@ class _Run:
         if len(set(names)) < len(names):
             raise UserError(f"pools {', '.join(job.cfg.pools)}: two of these names are one name for Kubernetes ({names})")
         self.cfg = _configured(job.cfg, self.name)
-        self.config = yaml.safe_dump(to_tree(self.cfg), sort_keys=False, allow_unicode=True)
+        self.config = config_text(self.cfg)
 
     def name_of(self, component: str) -> str:
         return f"{self.name}-{kube_name(component, f'pools.{component}', 63 - MAX_NAME - 1)}"
@@ -236,8 +236,7 @@ class _Run:
         args = [*START, "actor", *self._recipe(), "--name=$(POD_NAME)"]
         if kind.pool:
             args.append(f"--pool={kind.pool}")
-        # a pool's own address stays
-        if "host" not in (self.cfg.pools[kind.pool].weights if kind.pool else {}):
+        if not has_own_host(self.cfg, kind.pool):
             args.append("weights.host=$(POD_IP)")
         cards = max(1, kind.gpus)
         requests = {"cpu": str(2 * cards + kind.cfg.verifiers.workers), "memory": f"{16 * cards}Gi"}

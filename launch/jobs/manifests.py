@@ -119,7 +119,7 @@ def _container(pod: Pod) -> Manifest:
     env: list[Manifest] = [{"name": name, "valueFrom": source} for name, source in own.items()]
     env += [{"name": name, "value": value} for name, value in ({"HOME": "/tmp"} | pod.env).items()]
     mounts: list[Manifest] = [{"name": name, "mountPath": path} for name, path in _OWN_MOUNTS]
-    mounts += [{"name": data_key(claim), "mountPath": path, "readOnly": True} for claim, path in pod.mounts.items()]
+    mounts += [{"name": _mounted(claim), "mountPath": path, "readOnly": True} for claim, path in pod.mounts.items()]
     # requests of a vendor's resources, such as GPUs, must be limits too
     limits = {name: amount for name, amount in pod.requests.items() if "/" in name}
     resources: Manifest = {"requests": dict(pod.requests)} | ({"limits": limits} if limits else {})
@@ -171,5 +171,10 @@ def _volumes(pod: Pod) -> list[Manifest]:
         {"name": "shm", "emptyDir": in_memory},
     ]
     return own + [
-        {"name": data_key(claim), "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for claim in pod.mounts
+        {"name": _mounted(claim), "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} for claim in pod.mounts
     ]
+
+
+def _mounted(claim: str) -> str:
+    """The name of the volume of a claim, which has other names than our own volumes, and no dots."""
+    return f"claim-{claim.replace('.', '-')}"

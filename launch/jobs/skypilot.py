@@ -12,16 +12,25 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-import yaml
-
-from ...common.config.run_files import run_folder
-from ...common.config.trees import to_tree
+from ...common.config.run_files import config_text, run_folder
 from ...common.errors import UserError
 from ...common.json_object import JsonObject
-from .api import BUFFER, CONFIG, LEARNER, SECRET, LaunchJob, Rendered, RenderedFile, actor_kinds, gpus_of_node
+from .api import (
+    BUFFER,
+    CONFIG,
+    LEARNER,
+    PORT,
+    RENDEZVOUS_PORT,
+    SECRET,
+    LaunchJob,
+    Rendered,
+    RenderedFile,
+    actor_kinds,
+    gpus_of_node,
+    has_own_host,
+)
 from .manifests import kube_name, to_yaml
 
-PORT, RENDEZVOUS_PORT = 5710, 29500
 LEFT_EARLY = 143  # exit code of a learner that was told to leave: SkyPilot starts it again
 END_S = 60  # buffer and actors leave within this time after the end of the learner
 FOLDER = "$HOME/prolong-launch"  # on every machine: configuration and keys
@@ -45,7 +54,7 @@ class SkyPilot:
 
     def render(self, job: LaunchJob) -> Rendered:
         """The group's file. Raises: UserError for settings that SkyPilot does not know, or lacks."""
-        job.check_settings("SkyPilot", KNOWN, KNOWN_BEGINNINGS)
+        job.check_settings("SkyPilot", KNOWN, KNOWN_BEGINNINGS, only={})
         group = _group(job)
         header = {
             "name": group,
@@ -86,7 +95,7 @@ def _config(job: LaunchJob) -> str:
     """The configuration as the tasks have it."""
     address = f"tcp://{BUFFER}-0.{_group(job)}:{PORT}"
     cfg = replace(job.cfg, run=replace(job.cfg.run, root="/runs"), buffer=replace(job.cfg.buffer, address=address))
-    return yaml.safe_dump(to_tree(cfg), sort_keys=False, allow_unicode=True)
+    return config_text(cfg)
 
 
 def _task(job: LaunchJob, component: str, name: str, gpus: int, *, nodes: int = 1) -> JsonObject:
@@ -110,27 +119,26 @@ def _resources(job: LaunchJob, component: str, gpus: int) -> JsonObject:
         if not card:
             raise UserError(f"--set {component}:gpu=NAME is missing: SkyPilot asks for a kind of GPU, such as H100")
         found["accelerators"] = f"{card}:{gpus}"
-    for key, theirs in (("cpus", "cpus"), ("memory", "memory"), ("infra", "infra")):
+    for key in ("cpus", "memory", "infra"):
         if value := job.setting(component, key):
-            found[theirs] = value
+            found[key] = value
     if image := job.setting(component, "image"):
         found["image_id"] = f"docker:{image}"
     elif not job.setting(component, "setup"):
         raise UserError("--set image=NAME, or --set setup=COMMAND, is missing: the machines of SkyPilot come without prolong")
-    found["disk_size"] = _whole(job, component, "disk", "256")
+    disk = job.setting(component, "disk", "256")
+    if not disk.isdecimal():
+        raise UserError(f"--set disk={disk}: expected a whole number of GB")
+    found["disk_size"] = int(disk)
     # the buffer and the learner hold state: --set spot=true is for actors, unless it names them
-    spot = job.setting(component, "spot") if component not in (BUFFER, LEARNER) else job.settings.get(component, {}).get("spot")
+    given = job.settings.get(component, {}) if component in (BUFFER, LEARNER) else job.settings_of(component)
+    spot = given.get("spot", "false")
+    if spot not in ("true", "false"):
+        raise UserError(f"--set spot={spot}: expected true or false")
     found["use_spot"] = spot == "true"
     restarts = job.cfg.launch.max_restarts
     found["job_recovery"] = {"max_restarts_on_errors": restarts, "recover_on_exit_codes": [LEFT_EARLY]}
     return found
-
-
-def _whole(job: LaunchJob, component: str, key: str, default: str) -> int:
-    value = job.setting(component, key, default)
-    if not value.isdecimal():
-        raise UserError(f"--set {key}={value}: expected a whole number of GB")
-    return int(value)
 
 
 def _script(job: LaunchJob, component: str, keys: dict[str, str], nodes: int) -> str:
@@ -143,10 +151,11 @@ def _script(job: LaunchJob, component: str, keys: dict[str, str], nodes: int) ->
     if component == BUFFER:
         return _joined([*lines, f"exec prolong buffer {common} buffer.address=tcp://0.0.0.0:{PORT}"])
     if component != LEARNER:
-        pool = f" --pool {component}" if component in job.cfg.pools else ""
-        host = "" if pool and "host" in job.cfg.pools[component].weights else f' "weights.host={MY_ADDRESS}"'
+        pool = component if component in job.cfg.pools else ""
+        chosen = f" --pool {pool}" if pool else ""
+        host = "" if has_own_host(job.cfg, pool) else f' "weights.host={MY_ADDRESS}"'
         # unique, also when SkyPilot starts the task again on another machine
-        return _joined([*lines, f'exec prolong actor{pool} --name "$(hostname)-$$" {common}{host}'])
+        return _joined([*lines, f'exec prolong actor{chosen} --name "$(hostname)-$$" {common}{host}'])
     together = ""
     if nodes > 1:
         node_0 = f"{LEARNER}-0.{_group(job)}:{RENDEZVOUS_PORT}"

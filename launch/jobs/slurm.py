@@ -193,7 +193,7 @@ def _steps(job: LaunchJob, kinds: list[ActorKind]) -> list[str]:
 def _chosen(job: LaunchJob, component: str, options: dict[str, str]) -> str:
     """The options that srun does not take over from the job, with the values of --set."""
     chosen = {**options, **job.settings_of(component)}
-    return " ".join(f"--{key}={chosen[key]}" for key in options if key != "ntasks")
+    return " ".join(f"--{key}={shlex.quote(chosen[key])}" for key in options if key != "ntasks")
 
 
 def _actor_command(job: LaunchJob, kind: ActorKind) -> str:

@@ -218,6 +218,19 @@ def test_settings_of_the_cluster_reach_the_components_that_they_name(tmp_path: P
     assert queued == {"demo-pools-buffer", "demo-pools-learner", "demo-pools-large"}
 
 
+def test_claims_of_the_cluster_are_mounted_whatever_their_names(tmp_path: Path) -> None:
+    mounts = {"run": "/models", "data.v2": "/data"}
+    manifests = launch(tmp_path, *(f"--set=mount.{claim}={path}" for claim, path in mounts.items()))
+    pod = of_kind(manifests, "Deployment", "small")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"])
+    assert not any("." in name for name in volumes)
+    places = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
+    assert {claim: places[path]["persistentVolumeClaim"]["claimName"] for claim, path in mounts.items()} == {
+        claim: claim for claim in mounts
+    }
+
+
 def test_a_recipe_for_gpus_asks_for_the_gpus_of_each_process(tmp_path: Path) -> None:
     manifests = launch(tmp_path, "model=m", "launch.learner_ranks=4", "actor.tensor_parallel=2", recipe="prorl_1_5b")
     limits = [container_of(of_kind(manifests, kind))["resources"]["limits"] for kind in ("JobSet", "Deployment")]
@@ -229,6 +242,8 @@ def test_a_recipe_for_gpus_asks_for_the_gpus_of_each_process(tmp_path: Path) -> 
     [
         (["--set", "imagge=x"], "--set imagge: Kubernetes has no such setting"),
         (["--set", "large:request.=1"], "--set large:request."),
+        (["--set", "learner:namespace=x"], "Kubernetes has no such setting of learner; expected namespace"),
+        (["--set", "small:disk=1Ti"], "Kubernetes has no such setting of small; expected disk or buffer:disk or learner:disk"),
         (["run.name=" + "x" * 50], "run.name = "),
         (["run.name=___"], "run.name = "),
         (["pools.Small={count: 1}"], "two of these names are one name"),

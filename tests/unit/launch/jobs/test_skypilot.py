@@ -129,6 +129,7 @@ def test_spot_machines_are_for_actors_unless_a_component_is_named(tmp_path: Path
         (["model.device=auto"], "--set learner:gpu=NAME is missing"),
         (["--set", "disk=1.5TB"], "--set disk=1.5TB: expected a whole number of GB"),
         (["run.name=..."], "run.name = '...'"),
+        (["--set", "small:spot=yes"], "--set spot=yes: expected true or false"),
         (["--set", "gpus=1"], "--set gpus: SkyPilot has no such setting"),
     ],
 )
