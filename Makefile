@@ -49,7 +49,8 @@ demo: $(STAMP) $(DEMO)/train.jsonl
 	@$(BIN)/prolong train --recipe demo run.name=$(RUN) buffer.address=tcp://127.0.0.1:0 buffer.keep_history=true
 
 REAL := models/smollm2
-REAL_RUN ?= smollm2-$(shell date +%Y%m%d-%H%M%S)
+# once: training and evaluating name the same run
+REAL_RUN := $(or $(REAL_RUN),smollm2-$(shell date +%Y%m%d-%H%M%S))
 # where the cores multiply bfloat16, a step takes less than half of the time
 REAL_DTYPE ?= $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo bfloat16 || echo float32)
 
