@@ -104,7 +104,7 @@ parity: .venv-parity/.installed
 .venv-parity/.installed: tests/parity/requirements.lock pyproject.toml .ci/install
 	@bash .ci/install .venv-parity tests/parity/requirements.lock .
 
-# 320 MB: SkyPilot, whose parser the test asks
+# 0.4 GB: SkyPilot, whose parser the test asks
 skypilot: $(STAMP) .venv-skypilot/.installed
 	@$(BIN)/python -m pytest -rs tests/unit/launch/jobs/test_skypilot.py
 

@@ -6,7 +6,6 @@ import argparse
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ...common.config.run_files import config_text, run_folder
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
 from ...common.files import write_atomically
+from ...common.temporary_folder import TemporaryFolder
 from ...common.transport.keys import make_keys
 from ..recipes import compose
 from .api import BUFFER, CONFIG, KEYS, SECRET, LaunchJob, Rendered, RenderedFile, Target, component_names
@@ -58,8 +58,8 @@ def _read_settings(given: list[str], known: list[str]) -> dict[str, dict[str, st
 
 def _keys_with_those_in(folder: Path, cfg: Config) -> dict[str, str]:
     """The run's keys, those in `folder` and new ones that are missing: file name -> text. Nothing is left on the disk."""
-    with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / KEYS
+    with TemporaryFolder("keys") as scratch:
+        made = scratch / KEYS
         _write_keys(_read_keys(folder), made)
         make_keys(made, [name for name in component_names(cfg) if name != BUFFER])
         return _read_keys(made)
