@@ -9,7 +9,7 @@ Every decision about eta is made again from its numbers, and every plan of a cur
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -85,14 +85,23 @@ def audit(journal: Journal) -> Audit:
 def _check_curriculum(found: Audit, journal: Journal, newest: r.BufferState) -> None:
     """Make the plans again, and look for those that a recorded cursor names."""
     numbers = journal.plans()
-    plans = [plan for number in numbers if (plan := _try(found, lambda number=number: journal.plan(number))) is not None]
     seen = _try(found, journal.observations) or {}
-    found.num_plans, found.num_records = len(plans), found.num_records + len(plans) + len(seen)
+    found.num_records += len(seen)
     states = [newest, *(_try(found, lambda version=version: journal.load_state(version)) for version in journal.states())]
     for number in sorted({r.plan_number(state.cursor) for state in states if state is not None} - {0, *numbers}):
         found.find(f"plan {number} of the curriculum is gone, and prompts are drawn by it")
-    for wrong in check_plans(plans, seen):
+    for wrong in check_plans(_plans(found, journal, numbers), seen):
         found.find(wrong.sentence())
+
+
+def _plans(found: Audit, journal: Journal, numbers: list[int]) -> Iterator[r.PlanRecord]:
+    """The plans that can be read, counted."""
+    for number in numbers:
+        plan = _try(found, lambda number=number: journal.plan(number))
+        if plan is not None:
+            found.num_plans += 1
+            found.num_records += 1
+            yield plan
 
 
 def _try(found: Audit, read: Callable[[], T]) -> T | None:

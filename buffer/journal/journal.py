@@ -91,8 +91,10 @@ class Journal:
     def log_plan(self, record: r.PlanRecord) -> None:
         """Write a plan of the curriculum; what was observed before it is in it."""
         self.put(r.key(r.PLAN, record.number), record)
+        if self._keep_history:
+            return
         for key in self._keys(r.SEEN):
-            if not self._keep_history and r.number_of(key) < record.num_observations:
+            if r.number_of(key) < record.num_observations:
                 self.drop(key)
 
     def add_observations(self, seen: list[r.Observation]) -> None:

@@ -128,6 +128,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sweeps: list[SweepNote] = []  # since the plan before it
     best: float = -1.0  # score of all sweeps
     since: int = 0  # sweeps that were not better
+    heard: int = -1  # version of the newest sweep that a plan of this generation heard of
     known: dict[str, Known]  # by uid
 
 

@@ -27,9 +27,8 @@ from ..journal.records import Known, Observation, PlanRecord, SweepNote
 PLAN_LAW = 1
 MIN_SEEN = 4.0  # rollouts that show that a prompt is solved
 FORGOTTEN = 0.5  # rollouts: what is known of fewer is not kept
-PLATEAU_KEEPS = 0.1  # share of what is known that a plateau leaves
+PLATEAU_KEEPS = 1.0  # rollouts: what a plateau leaves of what is known of a prompt, fewer than MIN_SEEN
 EQUAL_SCORE = 1e-9
-MAX_UNIT = 1.0 - 2.0**-53
 FIRST, PLATEAU = "first plan", "plateau"
 
 
@@ -55,8 +54,11 @@ def next_plan(
     generation: int,
     num_observations: int,
 ) -> PlanRecord:
-    """The plan after `last`. `seen`: what was observed since. `sweeps`: validation since. `num_observations`: of the run."""
-    best, since = (-1.0, 0) if last is None else (last.best, last.since)
+    """The plan after `last`. `seen`: what was observed since. `num_observations`: of the run.
+
+    `sweeps`: validation since. The first plan of a generation hears of all that is left, and counts them anew.
+    """
+    best, since = (last.best, last.since) if last is not None and last.generation == generation else (-1.0, 0)
     for sweep in sweeps:
         better = sweep.score > best + EQUAL_SCORE
         best, since = (sweep.score, 0) if better else (best, since + 1)
@@ -66,7 +68,7 @@ def next_plan(
         before = known.get(one.uid, NOTHING)
         known[one.uid] = Known(before.rollouts + one.rollouts, before.reward + one.reward)
     if on_plateau:
-        known = {uid: faded(one, PLATEAU_KEEPS) for uid, one in known.items()}
+        known = {uid: faded(one, min(1.0, PLATEAU_KEEPS / one.rollouts)) for uid, one in known.items() if one.rollouts > 0}
     return PlanRecord(
         number=1 if last is None else last.number + 1,
         law=PLAN_LAW,
@@ -78,6 +80,7 @@ def next_plan(
         sweeps=list(sweeps),
         best=best,
         since=0 if on_plateau else since,
+        heard=max((sweep.version for sweep in sweeps), default=newest_sweep(last, generation)),
         known={uid: one for uid, one in known.items() if one.rollouts >= FORGOTTEN},
     )
 
@@ -107,18 +110,22 @@ def rests(known: Known, rules: CurriculumConfig) -> bool:
 def planned_order(weights: np.ndarray, domains: np.ndarray, seed: Sequence[int]) -> np.ndarray:
     """The order in which the prompts of a source are drawn: a permutation, [P].
 
-    weights: [P], 0 for those that come last. domains: [P] int, the domain of each: every stretch of the order holds a
-    domain as often as its share of the prompts says. The same for the same seed.
+    weights: [P], 0 for those that come last. domains: [P] int, the domain of each: every stretch of the order holds the same
+    part of each domain, to within one prompt. The same for the same seed.
     """
-    noise = np.minimum(np.random.default_rng(list(seed)).random(len(weights)), MAX_UNIT)
+    generator = np.random.default_rng(list(seed))
+    noise = generator.random(len(weights))
     # the first is prompt i with probability w_i / sum(w), and so on among the rest
     arrival = np.full(len(weights), np.inf)
     np.divide(-np.log1p(-noise), weights, out=arrival, where=weights > 0)
-    first_to_last = np.lexsort((noise, arrival))
+    # one domain after the other, each from its first prompt to its last
+    members = np.lexsort((noise, arrival, domains))
+    sizes = np.bincount(domains)
+    rank = np.arange(len(weights)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # Where a domain begins is drawn: at a fixed place, plans that are drawn in part would all leave out the same small ones.
+    begin = generator.random(len(sizes))
     place = np.empty(len(weights))
-    for domain in np.unique(domains):
-        members = first_to_last[domains[first_to_last] == domain]
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    place[members] = (rank + np.repeat(begin, sizes)) / np.repeat(sizes, sizes)
     return np.lexsort((domains, place))
 
 
@@ -129,10 +136,8 @@ def sweep_notes(scores: Iterable[ValidationScore], after: int) -> list[SweepNote
 
 
 def newest_sweep(last: PlanRecord | None, generation: int) -> int:
-    """The version of the newest sweep that the plans of this generation heard of."""
-    if last is None or last.generation != generation:
-        return -1
-    return max((sweep.version for sweep in last.sweeps), default=last.version - 1)
+    """The version of the newest sweep that the plans of this generation heard of; -1 for none."""
+    return last.heard if last is not None and last.generation == generation else -1
 
 
 class WrongPlan(NamedTuple):
@@ -146,33 +151,38 @@ class WrongPlan(NamedTuple):
         return f"plan {self.number} of the curriculum: {self.why}"
 
 
-def check_plans(plans: Sequence[PlanRecord], seen: Mapping[int, Sequence[Observation]]) -> list[WrongPlan]:
+def check_plans(plans: Iterable[PlanRecord], seen: Mapping[int, Sequence[Observation]]) -> list[WrongPlan]:
     """Make every recorded plan again whose predecessor and observations are recorded; the wrong ones.
 
-    seen: lists of observations, by the number of their first. Plans of other rules than PLAN_LAW are left out.
+    plans: in order of their numbers; two of them are held at a time, because each knows every prompt. seen: lists of
+    observations, by the number of their first. Plans of other rules than PLAN_LAW are left out.
     """
     wrong: list[WrongPlan] = []
     flat = {first + index: one for first, ones in seen.items() for index, one in enumerate(ones)}
-    before: dict[int, PlanRecord | None] = {0: None} | {plan.number: plan for plan in plans}
+    last: PlanRecord | None = None
     for plan in plans:
-        last = before.get(plan.number - 1)
-        if plan.law != PLAN_LAW or plan.number - 1 not in before:
-            continue
-        numbers = range(0 if last is None else last.num_observations, plan.num_observations)
-        if not all(number in flat for number in numbers):
-            continue
-        again = next_plan(
-            last,
-            [flat[number] for number in numbers],
-            plan.sweeps,
-            plan.rules,
-            version=plan.version,
-            generation=plan.generation,
-            num_observations=plan.num_observations,
-        )
-        if again != plan:
+        follows = plan.number == (1 if last is None else last.number + 1)
+        again = _made_again(last, plan, flat) if follows and plan.law == PLAN_LAW else None
+        if again is not None and again != plan:
             said = f"{len(plan.known)} prompts known, best score {plan.best:g}"
             wrong.append(
                 WrongPlan(plan.number, f"it records {said}; its observations make {len(again.known)} and {again.best:g}")
             )
+        last = plan
     return wrong
+
+
+def _made_again(last: PlanRecord | None, plan: PlanRecord, seen: Mapping[int, Observation]) -> PlanRecord | None:
+    """What follows from `last` and what was observed until `plan`; None when observations are gone."""
+    numbers = range(0 if last is None else last.num_observations, plan.num_observations)
+    if not all(number in seen for number in numbers):
+        return None
+    return next_plan(
+        last,
+        [seen[number] for number in numbers],
+        plan.sweeps,
+        plan.rules,
+        version=plan.version,
+        generation=plan.generation,
+        num_observations=plan.num_observations,
+    )

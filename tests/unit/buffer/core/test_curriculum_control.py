@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from prolong.buffer.audit import audit
 from prolong.buffer.journal import records as r
+from prolong.buffer.tickets import curriculum
 from prolong.common.config.sections import ValidationConfig
 from prolong.common.config.trees import curriculum_config
 from prolong.common.errors import ConfigError
@@ -132,6 +133,30 @@ def test_the_audit_finds_a_plan_that_was_changed_and_one_that_is_gone() -> None:
     assert [finding[:27] for finding in audit(scene.journal).findings] == ["plan 2 of the curriculum: i"]
     scene.journal.drop(r.key(r.PLAN, 2))
     assert "plan 2 of the curriculum is gone, and prompts are drawn by it" in audit(scene.journal).findings
+
+
+def test_an_audit_reads_a_plan_once_those_before_it_were_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan knows every prompt: all plans of a long run at once may be more than the memory."""
+    scene, work = started()
+    scene.journal._keep_history = True
+    for version in range(1, 9):
+        step(scene, work, version)
+    happened: list[str] = []
+    read, make = scene.journal.plan, curriculum.next_plan
+
+    def plan(number: int) -> r.PlanRecord | None:
+        happened.append(f"read {number}")
+        return read(number)
+
+    def next_plan(last: r.PlanRecord | None, *seen: object, **about: int) -> r.PlanRecord:
+        happened.append(f"check {1 if last is None else last.number + 1}")
+        return make(last, *seen, **about)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(scene.journal, "plan", plan)
+    monkeypatch.setattr(curriculum, "next_plan", next_plan)
+    found = audit(scene.journal)
+    assert (found.findings, found.num_plans) == ([], 4)
+    assert happened == [f"{what} {number}" for number in range(1, 5) for what in ("read", "check")]
 
 
 def test_a_plateau_needs_validation() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -77,10 +79,20 @@ def test_sweeps_without_a_better_score_are_a_plateau_and_all_is_measured_anew() 
     assert (first.best, first.since, first.why) == (0.5, 1, "first plan")
     second = plan(first, sweeps=(SweepNote(6, 0.5),), version=8)
     assert second.why == PLATEAU
-    assert second.known == {"a": (pytest.approx(0.8), pytest.approx(0.8))}
-    assert not rests(second.known["a"], RULES)
+    assert second.known == {"a": (1, 1)}
     assert (second.best, second.since) == (0.5, 0)
     assert plan(second, sweeps=(SweepNote(10, 0.6),), version=12).best == 0.6
+
+
+def test_nothing_rests_after_a_plateau_however_much_was_known() -> None:
+    seen = (Observation("a", 512, 512.0), Observation("b", 64, 16.0), Observation("c", 1, 1.0))
+    first = plan(None, *seen, Observation("d", 0, 0.0), sweeps=(SweepNote(2, 0.5), SweepNote(3, 0.5), SweepNote(4, 0.5)))
+    assert first.why == PLATEAU
+    assert first.known == {"a": (1, 1), "b": (1, 0.25), "c": (1, 1)}, "pass rates stay"
+    assert not any(rests(one, RULES) for one in first.known.values())
+    forgetful = CurriculumConfig(every=4, memory=0.0, plateau=1)
+    about = {"version": 8, "generation": 1, "num_observations": 4}
+    assert next_plan(first, [], [SweepNote(6, 0.5)], forgetful, **about).known == {}
 
 
 def test_plans_are_due_at_multiples_and_once() -> None:
@@ -99,6 +111,21 @@ def test_only_sampled_sweeps_that_no_plan_heard_of_count() -> None:
     assert sweep_notes(scores, 0) == [SweepNote(5, 0.5)]
     heard = plan(None, sweeps=(SweepNote(2, 0.5),))
     assert (newest_sweep(None, 1), newest_sweep(heard, 1), newest_sweep(heard, 2)) == (-1, 2, -1)
+
+
+def test_a_sweep_that_ends_after_the_plan_of_its_version_is_heard_by_the_next() -> None:
+    first = plan(None, sweeps=(SweepNote(2, 0.5),))
+    second = plan(first, version=8)
+    assert newest_sweep(second, 1) == 2, "that of version 6 is under way"
+    third = plan(second, sweeps=(SweepNote(6, 0.4),), version=12)
+    assert (newest_sweep(third, 1), third.since) == (6, 1)
+
+
+def test_the_first_plan_of_a_generation_counts_the_sweeps_that_are_left_and_no_other() -> None:
+    given_up = plan(None, sweeps=(SweepNote(0, 0.25), SweepNote(4, 0.75)))
+    about = {"version": 4, "generation": 2, "num_observations": 0}
+    first = next_plan(given_up, [], [SweepNote(0, 0.25)], RULES, **about)
+    assert (first.best, first.since, newest_sweep(first, 2)) == (0.25, 0, 0)
 
 
 def test_the_order_favours_by_weight_and_ends_with_what_rests() -> None:
@@ -120,13 +147,21 @@ def test_the_first_prompt_is_drawn_with_the_share_of_its_weight() -> None:
 
 
 def test_every_stretch_of_the_order_keeps_the_share_of_each_domain() -> None:
-    """Also where all prompts of a domain rest."""
-    domains = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    """Also where all prompts of a domain rest: some share of each domain, rounded up or down, gives the counts of a stretch."""
+    sizes = np.array([60, 30, 7, 1, 1])
+    domains = np.repeat(np.arange(5), sizes)
     weights = np.where(domains == 1, 0.0, 1.0)
-    order = planned_order(weights, domains, [1])
-    for start in range(0, 100, 10):
-        counts = np.bincount(domains[order[start : start + 10]], minlength=3)
-        assert np.abs(counts - [6, 3, 1]).max() <= 1
+    for seed in range(20):
+        order = planned_order(weights, domains, [seed])
+        for start in range(90):
+            counts = np.bincount(domains[order[start : start + 10]], minlength=5)
+            assert ((counts - 1) / sizes).max() < ((counts + 1) / sizes).min()
+
+
+def test_a_small_domain_has_its_share_of_draws_also_when_each_plan_is_drawn_in_part() -> None:
+    domains = np.array([0] * 990 + [1] * 10)
+    drawn = [domains[planned_order(np.ones(1000), domains, [seed])[:20]].sum() for seed in range(2000)]
+    assert np.mean(drawn) == pytest.approx(20 * 10 / 1000, rel=0.2)
 
 
 def chain() -> tuple[list[PlanRecord], dict[int, list[Observation]]]:
@@ -158,6 +193,25 @@ def test_plans_whose_observations_are_gone_or_whose_rules_changed_are_not_judged
     assert check_plans([plans[0], broken], {0: seen[0], 2: seen[2]}) == []
     assert check_plans([broken], seen) == []
     assert check_plans([plans[0], msgspec.structs.replace(broken, law=99)], seen) == []
+
+
+class Watched(PlanRecord, frozen=True, kw_only=True, weakref=True):
+    """A plan of which a test sees whether it is still held."""
+
+
+def test_plans_are_checked_two_at_a_time() -> None:
+    refs: list[weakref.ref[Watched]] = []
+
+    def read() -> Iterator[Watched]:
+        for number in range(1, 6):
+            assert sum(ref() is not None for ref in refs) <= 1
+            made = Watched(number=number, law=99, version=number, generation=1, rules=RULES, num_observations=0, known={})
+            refs.append(weakref.ref(made))
+            yield made
+            del made
+
+    assert check_plans(read(), {}) == []
+    assert len(refs) == 5
 
 
 def test_the_smallest_weights_are_numbers() -> None:
