@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from ..common.metrics import MetricsRecord, read_metrics
 from ..common.transport.sockets import is_loopback
 from ..common.types import TicketState
 from .summary import agreement_text, newest_agreement, read_summary
+from .terminal import TerminalConsole
 
 
 def find_run(name: str, root: str = "runs") -> RunPaths:
@@ -132,12 +132,14 @@ def show_status(name: str, *, as_json: bool) -> int:
 
 
 def _print(known: JsonObject, paths: RunPaths) -> None:
-    console = Console()
+    console = TerminalConsole()
     of = f" of {known['steps']}" if known.get("steps") else ""
     console.print(f"[bold]{escape(known['run'])}[/]: {known['state']}, version {known['version']}{of}", highlight=False)
     if known["ledger"] is None:
         if paths.config.exists():
-            console.print(f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True)
+            console.print(
+                f"resume it with: prolong train --recipe {paths.config}", highlight=False, soft_wrap=True, markup=False
+            )
         return
     console.print(f"agreement: {agreement_text(known['agreement'])}", highlight=False, soft_wrap=True)
     if known.get("waits_for"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from ..common.errors import UserError
@@ -48,10 +49,10 @@ def scores_table(summary: JsonObject) -> Table:
     tasks = sorted({task for pair in columns for side in pair for task in side.get("by_task", {})})
     for domain in sorted({task.partition("/")[0] for task in tasks}):
         pairs = [[by_domain(side.get("by_task", {})).get(domain) for side in pair] for pair in columns]
-        table.add_row(f"[bold]{domain}", *(f"[bold]{_arrow(*pair)}" for pair in pairs))
+        table.add_row(f"[bold]{escape(domain)}", *(f"[bold]{_arrow(*pair)}" for pair in pairs))
         for task in (task for task in tasks if task.startswith(f"{domain}/")):
             pairs = [[side.get("by_task", {}).get(task) for side in pair] for pair in columns]
-            table.add_row(f"  {task.partition('/')[2]}", *(_arrow(*pair) for pair in pairs))
+            table.add_row(escape(f"  {task.partition('/')[2]}"), *(_arrow(*pair) for pair in pairs))
     table.add_section()
     table.add_row("[bold]mean over tasks", *(f"[bold]{_arrow(*(side.get('mean') for side in pair))}" for pair in columns))
     return table

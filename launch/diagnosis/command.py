@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..status import find_run
+from ..terminal import TerminalConsole
 from .diagnose import diagnose
 from .diagnosis import Diagnosis, Improvement, Side
 
@@ -25,7 +25,7 @@ def show_diagnosis(name: str, *, as_json: bool, predicts: bool, cores: float | N
     if as_json:
         sys.stdout.write(json.dumps(said.as_json()) + "\n")
         return 0
-    console = Console(highlight=False)
+    console = TerminalConsole(highlight=False)
     for part in diagnosis_page(said):
         console.print(part, soft_wrap=isinstance(part, str))
     return 0

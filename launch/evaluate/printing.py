@@ -7,9 +7,10 @@ from itertools import compress
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from ..terminal import TerminalConsole
 from .intervals import Estimate
 from .results import Evaluated, scopes_of
 from .scores import ScopeScore
@@ -21,9 +22,9 @@ NONE: frozenset[str] = frozenset()
 
 def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None:
     """Print the table and where everything is."""
-    console = Console()
+    console = TerminalConsole()
     # a file has no width
-    wide = Console(width=max(console.width, WIDE), soft_wrap=True)
+    wide = TerminalConsole(width=max(console.width, WIDE), soft_wrap=True)
     for table in fitting_tables(results, n, console.width if console.is_terminal else WIDE):
         wide.print(table)
     lost = sum(score.unjudged for each in results for score in each.scores if "/" not in score.scope)
@@ -33,16 +34,19 @@ def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None
     if len(results) > 1:
         sign = "; + or - behind it: the interval is on one side of 0"
         console.print(
-            f"gain: mean@{n} less that of {results[0].name} on the same prompts{sign}", highlight=False, soft_wrap=True
+            f"gain: mean@{n} less that of {results[0].name} on the same prompts{sign}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
         )
     for where in (f"every number: {folder}/evaluation.json", f"picture: {folder}/evaluation.svg"):
-        console.print(where, highlight=False, soft_wrap=True)
+        console.print(where, highlight=False, soft_wrap=True, markup=False)
 
 
 def fitting_tables(results: Sequence[Evaluated], n: int, width: int) -> list[Table]:
     """One table, or two where one is wider than `width`: the means with the gains, and everything else."""
     whole = evaluation_table(results, n)
-    if Console(width=WIDE).measure(whole).maximum <= width:
+    if TerminalConsole(width=WIDE).measure(whole).maximum <= width:
         return [whole]
     first = {f"mean@{n}", "gain"}
     return [evaluation_table(results, n, shown=first), evaluation_table(results, n, hidden=first)]
@@ -87,8 +91,8 @@ def _shown_ks(results: Sequence[Evaluated]) -> list[int]:
 
 
 def _names(scope: str, model: str, index: int, *, several: bool) -> list[str]:
-    bold = scope if "/" in scope else f"[bold]{scope}"
-    return [bold if index == 0 else "", model] if several else [bold]
+    bold = escape(scope) if "/" in scope else f"[bold]{escape(scope)}"
+    return [bold if index == 0 else "", escape(model)] if several else [bold]
 
 
 def _cells(score: ScopeScore, ks: Sequence[int], *, votes: bool) -> list[str]:

@@ -17,6 +17,7 @@ from time import monotonic
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -179,7 +180,7 @@ def live_page(progress: RunProgress) -> RenderableType:
     parts: list[RenderableType] = [_step_row(progress), rows]
     parts += [Text(f"! {note}", style="yellow") for note in progress.notes]
     left = "" if progress.left_s is None else f", {format_duration(progress.left_s)} left"
-    title = f"[bold]prolong[/] {progress.run}"
+    title = f"[bold]prolong[/] {escape(progress.run)}"
     subtitle = f"{format_duration(monotonic() - progress.started)} gone{left}"
     return Panel(Group(*parts), title=title, subtitle=subtitle, title_align="left", subtitle_align="right", box=box.ROUNDED)
 
@@ -244,7 +245,7 @@ def _rewards(progress: RunProgress) -> RenderableType:
         tasks = {key.split("/")[2]: value for key, value in progress.records[-1].items() if key.startswith(f"reward/{domain}/")}
         words = Text("  ".join(f"{task} {format_score(value)}" for task, value in sorted(tasks.items())), style="dim")
         grid.add_row(
-            domain,
+            Text(domain),
             Text(format_score(history[-1]), style="bold cyan"),
             Text(sparkline(history), style="cyan", no_wrap=True),
             words,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 import psutil
-from rich.console import Console
 from rich.live import Live
 
 from ...buffer.client.observer import Observer
@@ -30,6 +29,7 @@ from ..gpus import visible_gpus
 from ..model_check import is_folder_name
 from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
+from ..terminal import TerminalConsole, without_controls
 from .first_group import FirstGroup
 from .live import MetricsTail, RunProgress, last_step, live_line, live_page, starting_sentence
 from .preflight import finished_steps
@@ -195,7 +195,7 @@ def _cpu_seconds() -> float:
 
 async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
     """Show the state of the run every REFRESH_S."""
-    console = Console()
+    console = TerminalConsole()
     tail, observer = MetricsTail(paths.metrics), Observer.open(cfg.buffer.address, cfg.buffer.keys)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     progress.add(tail.read()[0])  # the steps before a resume
@@ -240,17 +240,17 @@ def report_outcome(outcome: RunOutcome, paths: RunPaths, command: str, *, resume
     """Print how the run that `command` supervised ended, and what goes on with it. Returns its exit code."""
     if outcome.code == 0:
         summary = read_summary(paths.summary)
-        console = Console()
+        console = TerminalConsole()
         if summary["before"] or summary["after"]:  # neither: the run had no held-out prompts
             console.print(scores_table(summary))
         for text in closing_lines(summary, paths.folder):
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
         return 0
     if outcome.culprit:
         sys.stderr.write(
             f"last lines of {outcome.culprit} (the first to fail; all of it in {paths.logs}/{outcome.culprit}.log):\n"
         )
-        sys.stderr.write("".join(f"  | {text}\n" for text in outcome.log))
+        sys.stderr.write("".join(f"  | {without_controls(text)}\n" for text in outcome.log))
     sys.stderr.write(f"{command}: {outcome.reason}\n")
     print(f"resume with: {resume}", flush=True)
     return outcome.code

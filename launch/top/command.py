@@ -11,7 +11,6 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.live import Live
 
 from ...buffer.client.observer import Observer
@@ -20,6 +19,7 @@ from ...common.errors import UserError
 from ...common.messages import StatusRequest
 from ..local.live import MetricsTail
 from ..status import buffer_note, find_run
+from ..terminal import TerminalConsole
 from .keyboard import Keyboard, raw_keyboard
 from .page import WIDTH, Shown, View, top_page
 from .speeds import StatusWindow
@@ -83,7 +83,7 @@ class Top:
         """Print one page, of two statuses."""
         Keyboard(None).keys(CALM_S)
         self._window.add(monotonic(), self._observer.ask(StatusRequest(), FIRST_ANSWER_S))
-        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+        console = TerminalConsole() if sys.stdout.isatty() else TerminalConsole(width=WIDTH)
         console.print(top_page(self._shown(), View(keyed=False), height=1 << 16))
         return 0
 
@@ -93,7 +93,7 @@ class Top:
         Consumes: statuses of the buffer, keys. Blocks on: the keyboard, for `every_s`. Stops when: a key says so, or the buffer
         has been silent for GONE_S and is gone.
         """
-        view, console = View(), Console()
+        view, console = View(), TerminalConsole()
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 if not view.paused:

@@ -24,6 +24,15 @@ def test_the_table_compares_before_and_after_by_domain_and_task() -> None:
     assert ["mean", "over", "tasks", ".35", "->", ".95", "-", "->", ".97"] in rows
 
 
+def test_the_names_of_domains_and_tasks_are_text_and_not_markup() -> None:
+    scores = {"sampled": {"by_task": {"[red] logic/[bold]": 0.5}, "mean": 0.5}}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(scores_table({"before": scores, "after": scores}))
+    rows = [row.split() for row in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["[red]", "logic", ".50", "->", ".50"] in rows
+    assert ["[bold]", ".50", "->", ".50"] in rows
+
+
 def test_domains_weigh_their_tasks_equally() -> None:
     assert by_domain({"math/a": 0.0, "math/b": 1.0, "logic/c": 0.3}) == {"math": 0.5, "logic": 0.3}
 

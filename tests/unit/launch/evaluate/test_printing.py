@@ -27,7 +27,7 @@ def outcomes(*rewards: float) -> dict[str, PromptOutcome]:
             votes={"": 1 + int(reward)},
             tokens=8,
         )
-        for task in ("aime", "gsm<8>k")
+        for task in ("aime", "gsm<8>[/]k")
         for index, reward in enumerate(rewards)
     }
 
@@ -41,10 +41,10 @@ def test_the_table_has_a_row_of_each_model_for_every_scope() -> None:
     out = io.StringIO()
     Console(file=out, width=140).print(evaluation_table(results(), 2))
     rows = [line.split() for line in out.getvalue().splitlines()]
-    assert [row[0] for row in rows if row and row[0] in ("math", "math/aime", "math/gsm<8>k")] == [
+    assert [row[0] for row in rows if row and row[0] in ("math", "math/aime", "math/gsm<8>[/]k")] == [
         "math",
         "math/aime",
-        "math/gsm<8>k",
+        "math/gsm<8>[/]k",
     ]
     assert sum("base" in row for row in rows) == 3
     (second,) = [row for row in rows if row[:2] == ["run", "&"] and row[3] == "6"][:1]

@@ -163,6 +163,14 @@ def test_mean_and_maximum_of_staleness_are_of_the_same_steps(progress: RunProgre
     assert "mean 1.00   max 2 " in shown(progress, 80)
 
 
+def test_the_names_of_the_run_and_of_domains_are_text_and_not_markup(progress: RunProgress) -> None:
+    progress.run = "[/] mine"
+    progress.add([record(5) | {"reward/[red]": 0.5, "reward/[red]/[blue]": 0.5}])
+    page = shown(progress, 100)
+    for name in ("[/] mine", "[red] ", "[blue] .50"):
+        assert name in page
+
+
 def test_pools_have_a_row_with_the_speed_of_each(progress: RunProgress) -> None:
     assert "pools" not in shown(progress, 100)
     speeds = {"perf/pool_tokens_per_s/h100": 12_345.6, "perf/pool_running/h100": 88.2, "perf/pool_tokens_per_s/a10": 99.0}
