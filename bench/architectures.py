@@ -22,6 +22,7 @@ from ..common.architectures import model_refusal
 from ..common.config.sections import ActorConfig, Config, LearnerConfig, ModelConfig, SamplingConfig, ValidationConfig
 from ..common.errors import ProlongError
 from ..launch.agreement.probe import Examination, examine_pair
+from .marked_page import marked_part, replace_marked
 from .tiny_families import CONTEXT, FAMILIES, make_family_model
 
 # run as a program its __name__ would be another
@@ -109,12 +110,11 @@ def try_elsewhere(name: str, folder: Path) -> FamilyRow:
 
 def write_table(page: Path, rows: list[FamilyRow]) -> None:
     """Put the rows into the page's table, in the order of FAMILIES; rows of other families stay."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
+    _, table, _ = marked_part(page, BEGIN, END)
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
     lines |= {row.family: row.line() for row in rows}
     body = "".join(f"{lines[name]}\n" for name in FAMILIES if name in lines)
-    page.write_text(f"{before}{BEGIN}\n\n{HEAD}{body}\n{END}{after}")
+    replace_marked(page, BEGIN, END, f"\n{HEAD}{body}\n")
 
 
 def main(argv: list[str] | None = None) -> int:

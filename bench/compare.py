@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import UserError
-from ..common.files import write_atomically
 from ..common.json_object import JsonObject
+from .marked_page import replace_marked
 from .measure import report
 from .measurements import OURS, direction_of
 from .results_file import BenchFile, read_results
@@ -210,15 +210,6 @@ def results_part(results: BenchFile) -> str:
     return "\n".join(parts)
 
 
-def write_part(page: Path, part: str) -> None:
-    """Replace what stands between the two marks of a page. Raises: UserError when it has none."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"--page {page}: expected a page with the lines {BEGIN} and {END}")
-    write_atomically(page, f"{before}{begin}\n{part}{end}{after}")
-
-
 def as_result(rows: Sequence[ComparedFigure], files: Sequence[BenchFile]) -> JsonObject:
     figures = {
         row.name: {
@@ -248,7 +239,7 @@ def main(argv: list[str]) -> int:
     # one file may be both sides, with two of its systems
     files = [results for number, (results, _) in enumerate(sides) if number == 0 or results != sides[0][0]]
     if args.page:
-        write_part(args.page, results_part(files[0]))
+        replace_marked(args.page, BEGIN, END, results_part(files[0]))
         return 0
     if len(sides) == 1:
         [(results, system)] = sides

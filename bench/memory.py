@@ -16,11 +16,11 @@ from pathlib import Path
 
 from ..common.config.choices import Recompute
 from ..common.config.sections import ActorConfig, Config, LaunchConfig, LearnerConfig, ModelConfig, SamplingConfig
-from ..common.files import write_atomically
 from ..common.json_object import JsonObject
 from ..launch.plan.learner_memory import LearnerMemory
 from ..launch.plan.machine_fit import GIB, plan_machine, predict
 from ..launch.plan.model_shape import ModelShape
+from .marked_page import replace_marked
 from .measure import report
 
 CARDS_GIB = (80, 141)
@@ -125,10 +125,8 @@ def _fit(shape: ModelShape, cfg: Config, gib: int, predicted: LearnerMemory) -> 
 
 def write_memory_table(page: Path, rows: list[MemoryRow]) -> None:
     """Replace the table between the marks of the page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     lines = "".join(row.line() + "\n" for row in rows)
-    write_atomically(page, f"{before}{BEGIN}\n{HEAD}{lines}{END}{after}")
+    replace_marked(page, BEGIN, END, f"{HEAD}{lines}")
 
 
 def main(argv: list[str]) -> int:

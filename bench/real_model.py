@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -23,6 +22,7 @@ from ..common.types import Group, int32_array
 from ..launch.evaluate.scores import OVERALL
 from .measure import report, run_command
 from .real_page import write_real_page
+from .results_file import this_machine
 
 MODEL = Path("models/smollm2")
 HOURS = 3 * 3600.0
@@ -148,16 +148,6 @@ def draw_real(rows: Sequence[dict], path: Path) -> None:
     figure.savefig(path)
 
 
-def processor() -> str:
-    """The machine in words: its cores and their name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()})"
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prolong bench real-model", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -172,7 +162,9 @@ def main(argv: list[str]) -> int:
     (args.docs / "real-model.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_real(rows, args.docs / "real-model.png")
     words = " ".join(["prolong bench real-model", *argv])
-    write_real_page(args.docs / "real-model.md", rows, f"Measured on {date.today()} with `{words}`, on {processor()}.")
+    machine = this_machine()
+    measured = f"Measured on {date.today()} with `{words}`, on {machine.cores} cores ({machine.cpu})."
+    write_real_page(args.docs / "real-model.md", rows, measured)
     result: dict = {"bench": "real_model", "wall_s": [row["wall_s"] for row in rows]}
     for scope in rows[0]["scores"]:
         for when in ("before", "after", "gain"):

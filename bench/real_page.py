@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .marked_page import replace_marked
+
 BEGIN, END = "<!-- written by: prolong bench real-model -->", "<!-- end -->"
 SHOWN = 90  # characters of a rollout in the table
 
 
 def write_real_page(page: Path, rows: Sequence[dict], measured: str) -> None:
     """Replace what stands between the marks of `page`. `measured`: machine, date and command, as a sentence."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}, between which the results are written")
-    section = "\n".join([BEGIN, "", *results_lines(rows, measured), "", END])
-    page.write_text(before + section + after, encoding="utf-8")
+    lines = "".join(f"{line}\n" for line in results_lines(rows, measured))
+    replace_marked(page, BEGIN, END, f"\n{lines}\n")
 
 
 def results_lines(rows: Sequence[dict], measured: str) -> Iterator[str]:

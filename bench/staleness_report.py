@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .assumed_speed import speed
+from .marked_page import replace_marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,10 +193,7 @@ def time_table(rows: Sequence[Row]) -> str:
 def fill_page(path: Path, tables: str) -> None:
     """Replace what lies between the marks of a page by `tables`, if there is such a page."""
     if path.exists():
-        before, _, rest = path.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        if rest:
-            path.write_text(f"{before}{BEGIN}\n{tables.strip()}\n{END}{after}")
+        replace_marked(path, BEGIN, END, f"{tables.strip()}\n")
 
 
 def write_docs_rows(rows: Iterable[Row], path: Path) -> None:
