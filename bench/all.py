@@ -1,5 +1,6 @@
 """Measure prolong on this machine, and write a file that `prolong bench compare` compares with another one.
 
+    prolong bench all --list                          # what that is, and how long each takes
     prolong bench all --out mine.json                 # three rounds of everything that can be measured here
     prolong bench all --out mine.json --only ingest learner-step --rounds 5
     prolong bench compare before.json mine.json
@@ -93,7 +94,7 @@ def measure(name: str, measurement: MeasuredBench, round_: int, log: Path) -> Be
     return BenchResult(
         measurement=name,
         round=round_,
-        command=shlex.join(["prolong", "bench", *measurement.bench, "--json"]),
+        command=measurement.command,
         began=began_at,
         wall_s=round(monotonic() - began, 1),
         cpu_s=round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
@@ -145,6 +146,19 @@ def measure_due(results: BenchFile, path: Path, todo: list[Due]) -> int:
     return failed
 
 
+def measurement_list(rounds: int, only: list[str]) -> str:
+    """Each measurement with its seconds, its command and its figures, then what a run with these arguments would take."""
+    wanted, left_out = chosen(only)
+    lines = []
+    for name, each in MEASUREMENTS.items():
+        note = f"; first run {left_out[name]}" if name in left_out else "" if name in wanted else f"; only with --only {name}"
+        figures = sorted({figure for named in each.figures.values() for figure in named})
+        lines += [f"{name}: {each.seconds:.0f} s{note}", f"    {each.command}", *(f"    - {figure}" for figure in figures)]
+    minutes = sum(each.seconds for each in wanted.values()) / 60
+    lines.append(f"{len(wanted)} measurements, {rounds} rounds: about {rounds * minutes:.0f} minutes on two quiet cores")
+    return "\n".join(lines) + "\n"
+
+
 def _absent(result: BenchResult) -> list[str]:
     """The figures of a measurement that its result does not have."""
     named = MEASUREMENTS[result.measurement].figures
@@ -160,11 +174,18 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="prolong bench all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the file, which may hold earlier rounds")
+    does = parser.add_mutually_exclusive_group(required=True)
+    does.add_argument("--out", type=Path, help="the file, which may hold earlier rounds")
+    does.add_argument(
+        "--list", action="store_true", help="measure nothing; print what would be measured, and how long it takes"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="in all; one gives no spread to judge a difference by")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"some of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--json", action="store_true", help="print the file to standard output at the end")
     args = parser.parse_args(argv)
+    if args.list:
+        sys.stdout.write(measurement_list(args.rounds, args.only))
+        return 0
     wanted, left_out = chosen(args.only)
     for name, remedy in left_out.items():
         _say(f"{name} is left out; first run {remedy}")

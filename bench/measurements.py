@@ -6,8 +6,10 @@ system beside prolong gives that system's figures under the same names.
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -43,7 +45,11 @@ class MeasuredBench:
     figures: Mapping[str, Mapping[str, Figure]]  # system -> name -> figure
     needs: tuple[str, ...] = ()
     asked: bool = False
-    timeout_s: float = field(default=1800.0)
+    timeout_s: float = 1800.0
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["prolong", "bench", *self.bench, "--json"])
 
 
 def _race(*arguments: str) -> tuple[str, ...]:
@@ -225,7 +231,7 @@ def figures_of(measurement: MeasuredBench, result: JsonObject) -> dict[str, dict
 
 
 def number_at(result: object, path: str) -> float | None:
-    """The number at a dotted path; None where there is none."""
+    """The finite number at a dotted path; None where there is none."""
     for part in path.split("."):
         if isinstance(result, Mapping) and part in result:
             result = result[part]
@@ -233,4 +239,6 @@ def number_at(result: object, path: str) -> float | None:
             result = result[int(part)]
         else:
             return None
-    return float(result) if isinstance(result, int | float) and not isinstance(result, bool) else None
+    if not isinstance(result, int | float) or isinstance(result, bool) or not math.isfinite(result):
+        return None
+    return float(result)

@@ -105,16 +105,20 @@ def this_machine() -> BenchMachine:
 
 
 def these_versions() -> dict[str, str]:
-    """Of the packages that are installed, of Python, and the commit of the sources, "+" behind it if they differ from it."""
+    """Of the packages that are installed, of Python, and the commit of the sources, "+" behind it if they differ from it.
+
+    Installed sources have no commit: the repository around their environment is somebody else's.
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    if commit := _output("git", "-C", str(SOURCES), "rev-parse", "--short=12", "HEAD"):
-        changed = _output("git", "-C", str(SOURCES), "status", "--porcelain", "--untracked-files=no")
-        found["commit"] = commit + ("+" if changed else "")
+    git = ("git", "-C", str(SOURCES))
+    if _output(*git, "ls-files", Path(__file__).name):
+        changed = _output(*git, "status", "--porcelain", "--untracked-files=no")
+        found["commit"] = _output(*git, "rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from prolong.bench import all as bench_all
 from prolong.bench import compare as bench_compare
+from prolong.bench import results_file
 from prolong.bench.compare import (
     ComparedFigure,
     compare_rounds,
@@ -68,6 +70,8 @@ def test_figures_are_read_from_the_line_of_a_bench() -> None:
     measurement = MeasuredBench(bench=("x",), seconds=1, figures={OURS: figures, TRL: {"a/rate": more("text")}})
     assert figures_of(measurement, line) == {OURS: {"a/0_s": 2.0, "a/rate": 7.0}, TRL: {}}
     assert number_at(line, "flag") is None
+    # JSON has no name for them: a file that held one could not be read again
+    assert [number_at(json.loads(text), "0") for text in ("[NaN]", "[Infinity]", "[-Infinity]")] == [None] * 3
     assert direction_of("learner/step_ms") is False
     assert direction_of("buffer/durable_groups_per_s") is True
     assert direction_of("of/another_version") is None
@@ -93,6 +97,23 @@ def test_a_measurement_that_lacks_something_is_left_out_with_the_remedy(
         bench_all.chosen(["ingests"])
     wanted, left_out = bench_all.chosen([])
     assert "race-trl-long-tail" not in wanted.keys() | left_out.keys(), "it is measured only where it is asked for"
+
+
+def test_the_list_says_what_is_measured_and_how_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench_all.main(["--list", "--only", "race-trl", "learner-step", "ingest", "--rounds", "6"]) == 0
+    listed = capsys.readouterr().out
+    assert (
+        "learner-step: 20 s\n    prolong bench learner-step --rounds 5 --json\n    - learner/speed_over_supervised\n" in listed
+    )
+    assert "race-trl: 60 s; first run `prolong bootstrap --out models/demo` and `make install-trl`\n" in listed
+    assert "transport: 15 s; only with --only transport\n" in listed
+    assert listed.endswith("2 measurements, 6 rounds: about 5 minutes on two quiet cores\n"), "20 + 30 s, six times"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit):
+        bench_all.main(["--rounds", "1"])
 
 
 @pytest.fixture
@@ -135,6 +156,18 @@ def test_results_of_another_machine_are_not_added_to(benches: None, tmp_path: Pa
     write_results(tmp_path / "mine.json", file_of())
     with pytest.raises(UserError, match="holds results of another machine"):
         bench_all.main(["--out", str(tmp_path / "mine.json")])
+
+
+def test_sources_that_are_no_part_of_a_repository_have_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those in an environment inside a user's repository, whose commit says nothing of prolong."""
+    monkeypatch.setattr(results_file, "SOURCES", tmp_path)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "theirs")):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, timeout=20)
+    assert "commit" not in these_versions()
+    (tmp_path / "results_file.py").touch()
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True, timeout=20)
+    assert these_versions()["commit"].endswith("+"), "a file of the repository, changed since the commit"
 
 
 @pytest.mark.parametrize(("output", "code", "error"), [
