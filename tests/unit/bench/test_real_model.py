@@ -117,7 +117,7 @@ def test_the_page_shows_every_scope_and_rollout_between_its_marks(tmp_path: Path
         "after": {"text": "6 | x", "reward": 1.0},
     }
     row = {
-        "seed": 0,
+        "seed": 7,
         "steps": 30,
         "wall_s": 600.0,
         "scores": {"words": {"before": score, "after": score, "gain": score}},
@@ -129,6 +129,7 @@ def test_the_page_shows_every_scope_and_rollout_between_its_marks(tmp_path: Path
     assert (text[:7], text[-7:]) == ("before\n", "\nafter\n")
     assert "yesterday" not in text
     assert text.count("Measured.") == 1
-    assert "Seed 0, 30 steps in 10 minutes" in text
+    assert "Seed 7, 30 steps in 10 minutes" in text
+    assert "before and after (seed 7; right answers in bold)" in text
     assert "| words | 41.2 [38.6, 43.9] | 41.2 [38.6, 43.9] | +41.2 [+38.6, +43.9] |" in text
     assert "| 2 \\* 3? | a b | **6 \\| x** |" in text
