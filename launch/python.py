@@ -45,6 +45,7 @@ Settings: TypeAlias = Mapping[str, object] | Sequence[str]  # {"buffer.eta": 1} 
 Rewards: TypeAlias = Mapping[str, RewardFunction | Verifier | str]  # by the name that prompts give
 Prompts: TypeAlias = Iterable[Mapping[str, object]]  # records as in a prompt file (docs/config.md)
 JOIN_S = 0.5  # between two looks for a Ctrl-C
+STOP_GRACE_S = 30.0  # beyond launch.stop_s
 NO_REWARDS: Rewards = MappingProxyType({})
 
 
@@ -89,9 +90,15 @@ class BackgroundRun:
         return _finished(self._outcome, self.run.folder)
 
     def stop(self) -> Run:
-        """End the run with the last finished step saved, within `launch.stop_s`; the same call of `start` resumes it."""
+        """End the run with the last finished step saved, within `launch.stop_s`; the same call of `start` resumes it.
+
+        Raises: DeadlineExceeded when it has not ended half a minute later.
+        """
+        stop_s = self._here.cfg.launch.stop_s + STOP_GRACE_S
         self._here.stop()
-        self._thread.join()
+        self._thread.join(stop_s)
+        if self._thread.is_alive():
+            raise DeadlineExceeded(f"{self.run.folder}: the run has not ended {stop_s:g} s after it was told to")
         return self.run
 
     def _carry_out(self) -> None:
@@ -149,7 +156,7 @@ def open_run(name: str) -> Run:
 def _prepared(
     recipe: str, settings: Settings, rewards: Rewards, prompts: Prompts | None, heldout: Prompts | None, show: bool
 ) -> tuple[RunHere, FunctionServer]:
-    """The run, checked and not started, and the server of its functions, which listens already."""
+    """The run, checked and not started, and the server of its functions, which does not listen yet."""
     overrides, values = _split(settings)
     server = FunctionServer({name: reward for name, reward in rewards.items() if not isinstance(reward, str)})
     if rewards:

@@ -119,6 +119,20 @@ def test_a_run_in_the_background_can_be_waited_for_and_stopped(
         background.wait()
 
 
+def test_a_run_that_does_not_end_when_it_is_told_to_is_not_waited_for_for_ever(
+    settings: dict[str, object], folder: Path, learner: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner("touch $FOLDER/began; exec sleep 60")
+    background = start("demo", settings | {"launch.stop_s": 0.2}, rewards={"own": own}, prompts=PROMPTS)
+    wait_until("the learner", (folder / "began").exists, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr("prolong.launch.python.STOP_GRACE_S", 0.0)
+        patch.setattr(local.RunHere, "stop", lambda here: None)
+        with pytest.raises(DeadlineExceeded, match=r"has not ended 0\.2 s after it was told to"):
+            background.stop()
+    background.stop()
+
+
 def test_interrupting_a_cell_stops_its_run(
     settings: dict[str, object], folder: Path, learner: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
