@@ -9,6 +9,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -49,10 +50,11 @@ class GgufFile:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._at = 0
             self.metadata, self.tensors = self._read_header()
+            alignment = self.metadata.get(_ALIGNMENT, 32)
+            if not isinstance(alignment, int) or alignment < 1:
+                raise ValueError(f"{_ALIGNMENT} = {alignment!r}; expected a positive number of bytes")
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise ModelError(f"{path} is not a GGUF file, or is damaged: {error}; fetch it again") from error
-        alignment = self.metadata.get(_ALIGNMENT, 32)
-        assert isinstance(alignment, int)
         self._data = -(-self._at // alignment) * alignment
 
     def tensor(self, name: str) -> np.ndarray:
@@ -63,7 +65,7 @@ class GgufFile:
         if tensor.kind not in _DECODERS:
             raise ModelError(f"{self.path}: {name} is stored in the GGUF type {tensor.kind}; expected F32, F16, Q4_1 or Q8_0")
         size, decode = _DECODERS[tensor.kind]
-        count = int(np.prod(tensor.shape))
+        count = math.prod(tensor.shape)
         num_bytes = count // BLOCK * size
         start = self._data + tensor.offset
         if start + num_bytes > len(self._bytes):

@@ -81,6 +81,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, tensors: dict, sentence: s
         GgufFile(path).tensor("w")
 
 
+@pytest.mark.parametrize("alignment", [0, "32"])
+def test_an_alignment_that_cannot_be_is_refused(tmp_path: Path, alignment: object) -> None:
+    path = write_gguf(tmp_path / "m.gguf", {"w": (0, (32,), bytes(128))}, {"general.alignment": alignment})
+    with pytest.raises(ModelError, match=r"general\.alignment = .*; expected a positive number of bytes"):
+        GgufFile(path)
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(ModelError, match="is not a GGUF file, or is damaged: it begins with"):
