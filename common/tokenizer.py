@@ -102,7 +102,10 @@ class Tokenizer:
         if isinstance(prompt, str):
             return prompt
         if self._template is None:
-            raise DataError("the prompt is a list of messages, but the tokenizer has no chat template; give a string")
+            raise DataError(
+                "the prompt is a list of messages, but the tokenizer has no chat template; give texts, and no chat: true of "
+                "their source"
+            )
         if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
             raise DataError(f"prompt = {prompt!r}: expected messages with a role and a content")
         for name in arguments:
