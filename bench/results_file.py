@@ -125,7 +125,7 @@ def these_versions() -> dict[str, str]:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return names[0].strip() if names else platform.processor()
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str:
