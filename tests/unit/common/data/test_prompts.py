@@ -119,7 +119,7 @@ def test_a_chat_setting_without_effect_is_refused(tmp_path: Path, settings: dict
 def test_chats_for_a_tokenizer_without_a_template_name_the_setting(tmp_path: Path) -> None:
     source = SourceConfig(file=str(write(tmp_path / "chat.jsonl", GOOD)), chat=True)
     with pytest.raises(DataError, match="has no chat template; give texts, and no chat: true of their source"):
-        load_prompts(source, make_character_tokenizer(tmp_path), 300, 10)
+        load_prompts(source, make_character_tokenizer(tmp_path, template=""), 300, 10)
 
 
 BAD_LINES = {
