@@ -77,6 +77,11 @@ def _step_figures(vocabulary: str, index: int) -> dict[str, dict[str, Figure]]:
     }
 
 
+def _ours(command: str, *, seconds: float, figures: Mapping[str, Figure], needs: tuple[str, ...] = ()) -> MeasuredBench:
+    """A bench that runs prolong alone. `command`: its name and arguments."""
+    return MeasuredBench(bench=tuple(command.split()), seconds=seconds, figures={OURS: figures}, needs=needs)
+
+
 MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
     {
         "race-trl": MeasuredBench(
@@ -95,117 +100,97 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
             needs=(TRL_ENVIRONMENT,),
             figures=_step_figures("vocabulary_32k", 0),
         ),
-        "pipeline": MeasuredBench(
-            bench=("pipeline", "--only", "real", "--rounds", "1", "--steps", "10"),
+        "pipeline": _ours(
+            "pipeline --only real --rounds 1 --steps 10",
             seconds=75,
             needs=(DEMO,),
             figures={
-                OURS: {
-                    "pipeline/eta_0_step_s": less("step_s.0"),
-                    "pipeline/eta_1_step_s": less("step_s.1"),
-                    "pipeline/eta_1_over_eta_0": more("async_over_sync.1"),
-                    "pipeline/eta_2_over_eta_0": more("async_over_sync.2"),
-                }
+                "pipeline/eta_0_step_s": less("step_s.0"),
+                "pipeline/eta_1_step_s": less("step_s.1"),
+                "pipeline/eta_1_over_eta_0": more("async_over_sync.1"),
+                "pipeline/eta_2_over_eta_0": more("async_over_sync.2"),
             },
         ),
-        "learner-step": MeasuredBench(
-            bench=("learner-step", "--rounds", "5"),
+        "learner-step": _ours(
+            "learner-step --rounds 5",
             seconds=20,
             figures={
-                OURS: {
-                    "learner/step_ms": less("rl_ms"),
-                    "learner/step_with_kl_ms": less("rl_with_kl_ms"),
-                    "learner/step_cpu_s": less("rl_cpu_s"),
-                    "learner/speed_over_supervised": more("rl_over_sft_speed"),
-                }
+                "learner/step_ms": less("rl_ms"),
+                "learner/step_with_kl_ms": less("rl_with_kl_ms"),
+                "learner/step_cpu_s": less("rl_cpu_s"),
+                "learner/speed_over_supervised": more("rl_over_sft_speed"),
             },
         ),
-        "actor-engine": MeasuredBench(
-            bench=("actor-engine", "--rounds", "1", "--layouts", "vllm", "transformers"),
+        "actor-engine": _ours(
+            "actor-engine --rounds 1 --layouts vllm transformers",
             seconds=60,
             figures={
-                OURS: {
-                    "actor/vllm_tokens_per_s": more("tokens_per_s.vllm"),
-                    "actor/vllm_cpu_us_per_token": less("cpu_us_per_token.vllm"),
-                    "actor/vllm_start_s": less("start_s.vllm"),
-                    "actor/transformers_tokens_per_s": more("tokens_per_s.transformers"),
-                }
+                "actor/vllm_tokens_per_s": more("tokens_per_s.vllm"),
+                "actor/vllm_cpu_us_per_token": less("cpu_us_per_token.vllm"),
+                "actor/vllm_start_s": less("start_s.vllm"),
+                "actor/transformers_tokens_per_s": more("tokens_per_s.transformers"),
             },
         ),
-        "weight-update": MeasuredBench(
-            bench=("weight-update", "--updates", "20"),
+        "weight-update": _ours(
+            "weight-update --updates 20",
             seconds=35,
             figures={
-                OURS: {
-                    "weights/update_idle_ms": less("idle.median_ms"),
-                    "weights/update_loaded_ms": less("loaded.median_ms"),
-                    "weights/update_paused_ms": less("loaded.paused_ms"),
-                }
+                "weights/update_idle_ms": less("idle.median_ms"),
+                "weights/update_loaded_ms": less("loaded.median_ms"),
+                "weights/update_paused_ms": less("loaded.paused_ms"),
             },
         ),
-        "weights-transport": MeasuredBench(
-            bench=("weights-transport", "--rounds", "3"),
+        "weights-transport": _ours(
+            "weights-transport --rounds 3",
             seconds=40,
-            figures={
-                OURS: {"weights/broadcast_200mb_s": less("broadcast, seconds"), "weights/pull_200mb_s": less("pulled, seconds")}
-            },
+            figures={"weights/broadcast_200mb_s": less("broadcast, seconds"), "weights/pull_200mb_s": less("pulled, seconds")},
         ),
-        "transport": MeasuredBench(
-            bench=("transport", "--rounds", "5"),
+        "transport": _ours(
+            "transport --rounds 5",
             seconds=15,
             figures={
-                OURS: {
-                    "transport/round_trip_ms": less("round_trip_ms"),
-                    "transport/70kb_groups_per_s": more("medium_groups_per_s"),
-                    "transport/1mb_groups_per_s": more("long_groups_per_s"),
-                }
+                "transport/round_trip_ms": less("round_trip_ms"),
+                "transport/70kb_groups_per_s": more("medium_groups_per_s"),
+                "transport/1mb_groups_per_s": more("long_groups_per_s"),
             },
         ),
-        "ingest": MeasuredBench(
-            bench=("ingest", "--rounds", "5"),
+        "ingest": _ours(
+            "ingest --rounds 5",
             seconds=30,
             figures={
-                OURS: {
-                    "buffer/durable_groups_per_s": more("durable_groups_per_s"),
-                    "buffer/cpu_ms_per_group": less("durable_cpu_ms_per_group"),
-                }
+                "buffer/durable_groups_per_s": more("durable_groups_per_s"),
+                "buffer/cpu_ms_per_group": less("durable_cpu_ms_per_group"),
             },
         ),
-        "heartbeats": MeasuredBench(
-            bench=("heartbeats", "--only", "alone", "--actors", "1000"),
+        "heartbeats": _ours(
+            "heartbeats --only alone --actors 1000",
             seconds=15,
-            figures={OURS: {"buffer/heartbeat_1000_actors_us": less("1000_heartbeat_us")}},
+            figures={"buffer/heartbeat_1000_actors_us": less("1000_heartbeat_us")},
         ),
-        "math-speed": MeasuredBench(
-            bench=("math-speed", "--rounds", "2"),
+        "math-speed": _ours(
+            "math-speed --rounds 2",
             seconds=30,
             figures={
-                OURS: {
-                    "verifiers/easy_math_per_cpu_s": more("easy_per_worker_cpu_s"),
-                    "verifiers/hard_math_per_s": more("hard_per_s"),
-                    "verifiers/hard_over_math_verify": more("hard_speed_ratio"),
-                }
+                "verifiers/easy_math_per_cpu_s": more("easy_per_worker_cpu_s"),
+                "verifiers/hard_math_per_s": more("hard_per_s"),
+                "verifiers/hard_over_math_verify": more("hard_speed_ratio"),
             },
         ),
-        "verifiers": MeasuredBench(
-            bench=("verifiers",),
+        "verifiers": _ours(
+            "verifiers",
             seconds=40,
             figures={
-                OURS: {
-                    "verifiers/bubblewrap_call_cpu_ms": less("bubblewrap_call_cpu_ms_per_run"),
-                    "verifiers/jail_calls_per_s": more("jail_call_runs_per_s"),
-                    "verifiers/jail_call_cpu_ms": less("jail_call_cpu_ms_per_run"),
-                }
+                "verifiers/bubblewrap_call_cpu_ms": less("bubblewrap_call_cpu_ms_per_run"),
+                "verifiers/jail_calls_per_s": more("jail_call_runs_per_s"),
+                "verifiers/jail_call_cpu_ms": less("jail_call_cpu_ms_per_run"),
             },
         ),
-        "unequal-actors": MeasuredBench(
-            bench=("unequal-actors", "--actors", "200"),
+        "unequal-actors": _ours(
+            "unequal-actors --actors 200",
             seconds=25,
             figures={
-                OURS: {
-                    "dispatch/forecast_share_of_roof": more("dispatch.forecast.share_of_roof"),
-                    "dispatch/even_share_of_roof": more("dispatch.even.share_of_roof"),
-                }
+                "dispatch/forecast_share_of_roof": more("dispatch.forecast.share_of_roof"),
+                "dispatch/even_share_of_roof": more("dispatch.even.share_of_roof"),
             },
         ),
     }
