@@ -66,7 +66,7 @@ def buffer_metrics(status: Status) -> Iterator[Metric]:
         yield Metric(unit_name(name), float(count), counter, about=f"{name} since the run began")
     roles = Counter(str(peer.get("role", "")) for peer in status.peers.values())
     for role in ("actor", "learner", "relay"):
-        yield Metric("buffer_clients", float(roles[role]), labels={"role": role}, about="connected clients, of 200 at most")
+        yield Metric("buffer_clients", float(roles[role]), labels={"client": role}, about="connected clients, of 200 at most")
     yield Metric("buffer_clients_connected", float(status.num_peers), about="all connected clients")
     for name, peer in status.peers.items():
         if peer.get("role") != "actor":

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from ..errors import AddressInUse
 from ..files import write_atomically
 from ..trace import open_trace, trace_name
 from ..transport.sockets import is_loopback
-from .exposition import CONTENT_TYPE, exposition
+from .exposition import CONTENT_TYPE, Metric, MetricKind, exposition
 from .vitals import Vitals
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ PORTS = 128  # tried from run.http_port on
 REQUEST_S = 5.0  # for a request to come, and again for its answer to leave
 MAX_HEAD = 16 << 10  # bytes of a request
 MAX_REQUESTS = 16  # answered at once; further connections are closed
+REFUSED = "connections that were closed because too many were open"
 
 
 @contextmanager
@@ -107,7 +109,7 @@ class EndpointServer(ThreadingTCPServer):
 
     def __init__(self, vitals: Vitals, host: str, port: int) -> None:
         self.vitals = vitals
-        self.num_refused = 0  # connections that were closed because too many were open
+        self.num_refused = 0  # REFUSED
         self._free = threading.BoundedSemaphore(MAX_REQUESTS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), EndpointRequest)
@@ -121,7 +123,12 @@ class EndpointServer(ThreadingTCPServer):
             self.num_refused += 1
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)  # pyright: ignore[reportArgumentType]
+        try:
+            super().process_request(request, client_address)  # pyright: ignore[reportArgumentType]
+        except RuntimeError:
+            # no thread was to be had: its place would be taken for ever, and 16 of these would end the endpoint
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         try:
@@ -130,7 +137,9 @@ class EndpointServer(ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away in the middle, or was too slow, concerns nobody."""
+        """A client that went away in the middle, or was too slow, concerns nobody; any other error is one of ours."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("a request was not answered")
 
 
 class EndpointRequest(BaseRequestHandler):
@@ -144,12 +153,10 @@ class EndpointRequest(BaseRequestHandler):
         status, kind, text = HTTPStatus.BAD_REQUEST, "text/plain", "expected GET /metrics, /healthz or /readyz\n"
         match request:
             case ("GET" | "HEAD", "/metrics"):
-                page = exposition(vitals.metrics(), {"run": vitals.run, "role": vitals.role, "process": vitals.name})
-                status, kind, text = HTTPStatus.OK, CONTENT_TYPE, page
-            case ("GET" | "HEAD", "/healthz"):
-                status, kind, text = _told(vitals, ok=vitals.health().alive)
-            case ("GET" | "HEAD", "/readyz"):
-                status, kind, text = _told(vitals, ok=vitals.health().ready)
+                refused = Metric("endpoint_refused", float(self.server.num_refused), MetricKind.counter, about=REFUSED)
+                status, kind, text = HTTPStatus.OK, CONTENT_TYPE, exposition([*vitals.metrics(), refused], _labels(vitals))
+            case ("GET" | "HEAD", "/healthz" | "/readyz" as path):
+                status, kind, text = _told(vitals, path)
             case (_, _):
                 status = HTTPStatus.NOT_FOUND
         content = text.encode()
@@ -177,11 +184,17 @@ def read_request(connection: socket.socket, until_s: float) -> tuple[str, str] |
     return (words[0], words[1].partition("?")[0]) if len(words) == 3 else None
 
 
-def _told(vitals: Vitals, *, ok: bool) -> tuple[HTTPStatus, str, str]:
+def _told(vitals: Vitals, path: str) -> tuple[HTTPStatus, str, str]:
     """How the process is, as the answer to a probe."""
-    told = {"run": vitals.run, "role": vitals.role, "process": vitals.name} | asdict(vitals.health())
-    told["state_s"] = round(float(told["state_s"]), 3)
+    health = vitals.health()
+    ok = health.alive if path == "/healthz" else health.ready
+    told = _labels(vitals) | asdict(health) | {"state_s": round(health.state_s, 3)}
     return HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", json.dumps(told) + "\n"
+
+
+def _labels(vitals: Vitals) -> dict[str, str]:
+    """Whose numbers these are."""
+    return {"run": vitals.run, "role": vitals.role, "process": vitals.name}
 
 
 def _write_note(path: Path, server: EndpointServer) -> None:

@@ -38,6 +38,8 @@ def test_a_status_becomes_numbers_with_labels() -> None:
     assert found["prolong_buffer_tickets", "stored"] == 3
     assert ("prolong_buffer_tickets", "total") not in found
     assert found["prolong_buffer_lost_actors_total",] == 3
+    # "role" is that of the buffer itself, on every number
+    assert all(not {"run", "role", "process"} & set(metric.labels) for metric in buffer_metrics(STATUS))
     assert found["prolong_buffer_clients", "actor"] == 1
     assert found["prolong_buffer_actor_lag", "a", "big"] == 1
     assert found["prolong_buffer_actor_busy_seconds_total", "a", "big"] == 9.5

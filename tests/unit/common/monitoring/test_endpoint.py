@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import threading
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
@@ -113,11 +115,45 @@ def test_clients_that_never_speak_take_a_bounded_number_of_threads(tmp_path: Pat
     with serve_vitals(cfg, "buffer", "buffer"), ExitStack() as stack:
         host, _, port = target_of(cfg, "buffer").rpartition(":")
         silent = [stack.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(MAX_REQUESTS)]
-        # every place is taken: the next one is closed at once
+        # every place is taken: the next one is closed at once, and counted
         with socket.create_connection((host, int(port)), 10) as late:
             late.settimeout(10)
             assert late.recv(1) == b""
-        assert len(silent) == MAX_REQUESTS
+        silent[0].sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        silent[0].settimeout(10)
+        page = b"".join(iter(lambda: silent[0].recv(4096), b"")).decode()
+        assert 'prolong_endpoint_refused_total{run="mine",role="buffer",process="buffer"} 1\n' in page
+
+
+def test_a_place_is_free_again_when_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = open_server(Vitals("buffer", "buffer", "mine"), "127.0.0.1", free_port)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", no_thread)
+        for _ in range(MAX_REQUESTS + 1):
+            with pytest.raises(RuntimeError):
+                server.process_request(ours, None)
+    server.server_close()
+    assert server.num_refused == 0
+
+
+def test_an_error_of_our_own_is_in_the_log_and_ends_nothing(
+    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config_of(tmp_path, free_port)
+    with serve_vitals(cfg, "buffer", "buffer") as vitals:
+        target = target_of(cfg, "buffer")
+        vitals.publish([Metric("big", 10**400)])
+        with pytest.raises(http.client.RemoteDisconnected):
+            get(target, "/metrics")
+        assert get(target, "/healthz")[0] == 200
+        vitals.publish([])
+        assert get(target, "/metrics")[0] == 200
+    assert "a request was not answered" in caplog.text
+    assert "OverflowError" in caplog.text
 
 
 def test_a_client_that_speaks_slowly_or_too_much_or_nonsense_is_cut_off(
