@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -63,6 +65,22 @@ def test_a_folder_that_is_held_stays_however_old_it_is() -> None:
     TemporaryFolder("test").make()
     assert path.exists()
     folder.remove()
+    folder.remove()
+    assert not path.exists()
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS without its lock service, Lustre without `-o flock`."""
+
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = TemporaryFolder("test")
+    path = folder.make()
+    os.utime(path, (0, 0))
+    TemporaryFolder("test").make()
+    assert path.exists()
     folder.remove()
     assert not path.exists()
 
