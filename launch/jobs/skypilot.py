@@ -79,11 +79,12 @@ def _group(job: LaunchJob) -> str:
 
 
 def _notes(job: LaunchJob) -> list[str]:
-    notes = []
-    if "/runs" not in job.named_settings(BUFFER, "volume."):
-        notes.append("the buffer's journal is on its machine's own disk: --set buffer:volume./runs=NAME keeps it on a volume")
-    if "/runs" not in job.named_settings(LEARNER, "volume."):
-        notes.append("so are the learner's checkpoints: --set learner:volume./runs=NAME")
+    kept = {BUFFER: "the buffer's journal is", LEARNER: "the learner's checkpoints are"}
+    notes = [
+        f"{what} lost with its machine: --set {component}:volume./runs=NAME keeps /runs on a volume"
+        for component, what in kept.items()
+        if "/runs" not in job.named_settings(component, "volume.")
+    ]
     files = ", ".join(sorted({source.file for source in [*job.cfg.data.train, *job.cfg.data.heldout]}))
     return [
         *notes,
