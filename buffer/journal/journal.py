@@ -244,7 +244,8 @@ class Journal:
 
     def observations_from(self, number: int) -> list[r.Observation]:
         """Those of this number and later."""
-        return [one for first, ones in sorted(self.observations().items()) if first >= number for one in ones]
+        keys = [key for key in self._keys(r.SEEN) if r.number_of(key) >= number]
+        return [one for key in keys for one in self._read(key, list[r.Observation]) or []]
 
     def versions(self) -> list[int]:
         """Versions of the recorded batches, ascending."""
