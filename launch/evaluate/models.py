@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ...common.config.run_files import find_checkpoints
 from ...common.errors import UserError
@@ -62,20 +64,38 @@ def _checkpoint(folder: Path, exports: Path) -> EvaluatedModel:
     whole = (folder / "model.safetensors").is_file()
     return EvaluatedModel(
         name=name,
-        path=str(folder if whole else exports / name),
+        path=str(folder if whole else exports / f"{name}-{_state_of(folder)}"),
         checkpoint=None if whole else folder,
         step=int(step) if in_run else None,
     )
 
 
+def _state_of(checkpoint: Path) -> str:
+    """A word that changes when the files of a checkpoint are written anew: another run may have the name of one before it."""
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
+    return hashlib.blake2b(json.dumps(files).encode(), digest_size=4).hexdigest()
+
+
 def export_if_needed(model: EvaluatedModel) -> None:
-    """Make a model of a checkpoint of several ranks, or of adapters. Raises: ModelError, OSError."""
-    if model.checkpoint is None or (Path(model.path) / CONFIG).is_file():
+    """Make a model of a checkpoint of several ranks, or of adapters: whole or not at all, by however many processes at once.
+
+    Raises: ModelError, OSError.
+    """
+    path = Path(model.path)
+    if model.checkpoint is None or path.is_dir():
         return
     from ...learner.checkpoints.export import export_checkpoint
 
-    Path(model.path).parent.mkdir(parents=True, exist_ok=True)
-    export_checkpoint(model.checkpoint, Path(model.path), dtype=None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        made = Path(scratch, "model")
+        export_checkpoint(model.checkpoint, made, dtype=None)
+        try:
+            made.rename(path)
+        except OSError:
+            # another process was faster
+            if not path.is_dir():
+                raise
 
 
 def architecture(model: EvaluatedModel) -> str:
