@@ -1,4 +1,4 @@
-"""The command line of `prolong evaluate`; it imports nothing, so that --help is cheap.
+"""The command line of `prolong evaluate`; it imports nothing of prolong, so that --help is cheap.
 
 The defaults of the sampling are those of the ProRL paper (arXiv 2507.12507): temperature 0.6, top_p 0.95, 32,768 tokens, and
 16 rollouts of each prompt.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 OVERRIDE = re.compile(r"(preset|[a-z_]+\.[\w.]+)=")
@@ -72,7 +73,7 @@ def parse_evaluation(argv: list[str]) -> Evaluation:
     overrides = [word for word in argv if OVERRIDE.match(word)]
     parser = evaluate_parser()
     args = parser.parse_intermixed_args([word for word in argv if not OVERRIDE.match(word)])
-    if not (args.temperature >= 0 and 0 < args.top_p <= 1 and 0 <= args.seed < 2**63):
+    if not (0 <= args.temperature < inf and 0 < args.top_p <= 1 and 0 <= args.seed < 2**63):
         parser.error("expected a --temperature of 0 or more, a --top-p in (0, 1], and a --seed of 0 or more")
     if args.temperature == 0 and args.n > 1:
         parser.error(f"--temperature 0 --n {args.n}: greedy rollouts are all alike; give --n 1")

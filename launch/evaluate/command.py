@@ -16,6 +16,7 @@ from pathlib import Path
 from ...actor.rollouts import RolloutWorker, answer_ids
 from ...actor.stats import ActorStats
 from ...common.config.sections import Config, SourceConfig
+from ...common.errors import UserError
 from ...common.files import write_atomically
 from ...common.model_folder import longest_context, weights_fingerprint
 from ...common.tokenizer import Tokenizer
@@ -62,8 +63,18 @@ def evaluate_models(wanted: Evaluation) -> int:
     if wanted.part != (0, 1):
         sys.stdout.write(f"part {wanted.part[0]} of {wanted.part[1]} is sampled; without --part the command makes the table\n")
         return 0
+    if not any(outcomes):
+        cause = "no rollout has a reward, because every verdict failed"
+        raise UserError(f"{cause}: see to the verifiers, remove {wanted.out}, and give the command again")
     results = [
-        Evaluated.of(one.model.name, one.model.step, each, wanted.ks, outcomes[0])
+        Evaluated.of(
+            one.model.name,
+            one.model.step,
+            each,
+            wanted.ks,
+            outcomes[0],
+            num_rollouts=wanted.n * len(one.held_out.prompts),
+        )
         for one, each in zip(planned, outcomes, strict=True)
     ]
     written = encode_evaluation(results, planned[0].asked, wanted.n, planned[0].held_out.left_out)
@@ -125,7 +136,8 @@ async def _sample_all(planned: list[PlannedModel], wanted: Evaluation) -> list[O
             # the engine may be forked: it must not inherit the journal's lock
             if num_missing and (engine is None or held != one.engine_key):
                 if engine is not None:
-                    await engine.close()
+                    former, engine = engine, None
+                    await former.close()
                 sys.stderr.write(f"{one.model.name}: {num_missing:,} rollouts to sample; the engine starts\n")
                 engine, held = await FedEngine.start(one.cfg, one.tokenizer.eos_ids), one.engine_key
             with closing(_store(one, wanted)) as store:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...actor.rollouts import RolloutWorker
 from ...common.types import Group, Ticket
-from .store import EvaluationStore
+from .store import COMMIT_S, EvaluationStore
 
 
 async def sample_missing(worker: RolloutWorker, store: EvaluationStore, at_once: int, tell: Callable[[Group], None]) -> None:
@@ -23,7 +23,9 @@ async def sample_missing(worker: RolloutWorker, store: EvaluationStore, at_once:
                 running.add(asyncio.create_task(_group_of(worker, ticket)))
             if not running:
                 return
-            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            ended, running = await asyncio.wait(running, timeout=COMMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not ended:
+                store.commit()
             for task in ended:
                 group = task.result()
                 store.add(group)

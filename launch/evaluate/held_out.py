@@ -57,7 +57,8 @@ def read_held_out(
     uids = Counter(prompt.uid for prompt in found.prompts)
     twice = [uid for uid, count in uids.items() if count > 1]
     if twice:
-        raise DataError(f"{len(twice)} uids occur twice, such as {twice[0]!r}; give every prompt its own")
+        cure = "give every prompt its own, and every public set a file name of its own"
+        raise DataError(f"{len(twice)} uids occur twice, such as {twice[0]!r}; {cure}")
     for prompt in found.prompts:
         check_prompt(prompt, own)
     return found

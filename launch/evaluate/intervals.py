@@ -56,7 +56,8 @@ def difference(tasks: Sequence[tuple[Values, Values]], seed: int = 0) -> Estimat
     value = float(np.mean([values.mean() for values in apart]))
     if all(np.ptp(values) == 0 for values in apart):
         reach = _zero_reach(sum(map(len, apart)))
-        return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
+        most = max(1.0, abs(value))
+        return Estimate(value, max(-most, value - reach), min(most, value + reach))
     low, high = np.quantile(_resampled(apart, seed), [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 

@@ -18,8 +18,10 @@ MOST_LINES = len(COLOURS)
 
 
 def draw_evaluation(results: Sequence[Evaluated]) -> str:
-    """The SVG file. Scopes are domains, and what they have in common; beyond MOST_LINES of them, the first ones."""
-    scopes = [scope for scope in scopes_of(results) if "/" not in scope][-MOST_LINES:]
+    """The SVG file. Scopes are domains, and their mean; of more than MOST_LINES scopes or models on a panel, the last ones."""
+    every = scopes_of(results)
+    # the name of a domain may hold a slash, as those of tasks do
+    scopes = ([scope for scope in every if "/" not in scope] or every)[-MOST_LINES:]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',

@@ -27,7 +27,7 @@ def print_evaluation(results: Sequence[Evaluated], n: int, folder: Path) -> None
     wide = TerminalConsole(width=max(console.width, WIDE), soft_wrap=True)
     for table in fitting_tables(results, n, console.width if console.is_terminal else WIDE):
         wide.print(table)
-    lost = sum(score.unjudged for each in results for score in each.scores if "/" not in score.scope)
+    lost = sum(each.unjudged for each in results)
     if lost:
         console.print(f"{lost} rollouts have no reward, because their verifier failed twice: they count nowhere")
     console.print("In percent, with 95 % intervals over prompts.", highlight=False)

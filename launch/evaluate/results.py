@@ -20,16 +20,20 @@ class Evaluated:
     scores: list[ScopeScore]
     differences: dict[str, Estimate]
     by_prompt: dict[str, float]  # mean reward by uid
+    unjudged: int  # rollouts without a reward
 
     @classmethod
-    def of(cls, name: str, step: int | None, outcomes: Outcomes, ks: Sequence[int], first: Outcomes) -> Evaluated:
-        """`first`: the outcomes of the model that all others are compared with."""
+    def of(
+        cls, name: str, step: int | None, outcomes: Outcomes, ks: Sequence[int], first: Outcomes, *, num_rollouts: int
+    ) -> Evaluated:
+        """`first`: the outcomes of the model that all others are compared with. `num_rollouts`: that were asked for."""
         return cls(
             name=name,
             step=step,
             scores=scope_scores(outcomes, ks),
             differences={} if outcomes is first else differences_of(first, outcomes),
             by_prompt={uid: outcome.mean_reward for uid, outcome in outcomes.items()},
+            unjudged=num_rollouts - sum(outcome.num for outcome in outcomes.values()),
         )
 
     def score(self, scope: str) -> ScopeScore | None:

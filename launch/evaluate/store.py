@@ -26,7 +26,7 @@ from ...common.errors import UserError
 from ...common.files import write_atomically
 from ...common.types import Group, Prompt, Sampling, Ticket, TicketKind, TicketState, ValidationSetting
 
-COMMIT_S = 0.5  # between two commits: so much work a kill costs
+COMMIT_S = 0.5  # between two commits, and from the last group that ended to its commit: a kill costs the work of a second
 LEASE_S = 1e9  # nobody takes a ticket back
 MAX_GB = 1024.0
 
@@ -90,7 +90,7 @@ class EvaluationStore:
         return len(range(self._part[0], self._n * len(self._prompts), self._part[1]))
 
     def add(self, group: Group) -> None:
-        """Record a scored group; it is on the disk half a second later."""
+        """Record a scored group. It is on the disk with the next commit, which is made here once COMMIT_S have passed."""
         self._journal.put_group(group, b"")
         self._done[group.ordinal] = self._journal
         self._num_own += 1
@@ -142,9 +142,10 @@ def check_same(path: Path, asked: Asked) -> None:
         write_atomically(path, json.dumps(asdict(asked), indent=2) + "\n")
         return
     try:
-        recorded = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): remove {path.parent}, and what it holds is sampled again") from error
+        recorded = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        what = f"{path} does not say what was sampled ({error})"
+        raise UserError(f"{what}: remove {path.parent}, and what it holds is sampled again") from error
     changed = [name for name, value in asdict(asked).items() if recorded.get(name) != value]
     if changed:
         name = changed[0]

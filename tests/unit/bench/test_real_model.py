@@ -80,7 +80,10 @@ def test_a_row_holds_curve_scores_and_the_rollouts_of_the_same_prompts(tmp_path:
     scores, run = tmp_path / "evaluation", tmp_path / "seed0"
     asked, before = evaluated(scores, "smollm2", tokenizer, ["I think it is 9."] * 5, [0.0] * 5)
     _, after = evaluated(scores, "seed0-2", tokenizer, list(QUESTIONS.values()), [1.0] * 5)
-    results = [Evaluated.of("smollm2", None, before, [1], before), Evaluated.of("seed0-2", 2, after, [1], before)]
+    results = [
+        Evaluated.of(name, step, each, [1], before, num_rollouts=sum(outcome.num for outcome in each.values()))
+        for name, step, each in (("smollm2", None, before), ("seed0-2", 2, after))
+    ]
     (scores / "evaluation.json").write_text(encode_evaluation(results, asked, 1, {}))
     run.mkdir()
     steps = [

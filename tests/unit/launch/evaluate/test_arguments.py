@@ -29,6 +29,7 @@ def test_settings_may_stand_anywhere() -> None:
     ("words", "message"),
     [
         (["--temperature", "0"], "greedy rollouts are all alike; give --n 1"),
+        (["--temperature", "inf"], "--temperature of 0 or more"),
         (["--top-p", "1.5"], r"--top-p in \(0, 1\]"),
         (["--n", "4", "--k", "8"], "need an n of at least k"),
         (["--n", "0"], "0: expected 1 or more"),

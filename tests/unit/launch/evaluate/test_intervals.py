@@ -60,6 +60,8 @@ def test_prompts_that_are_all_alike_do_not_make_certainty() -> None:
     same = difference([([1.0] * 30, [1.0] * 30)])
     assert same.value == 0
     assert same.low == -same.high < -0.1
+    more = difference([([0.0] * 30, [5.0] * 30)])
+    assert 4.5 < more.low < more.value == more.high == 5.0, "also where rewards are no shares"
 
 
 def test_wilson_agrees_with_a_published_table() -> None:

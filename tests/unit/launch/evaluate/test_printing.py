@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from prolong.launch.evaluate.intervals import Estimate
 from prolong.launch.evaluate.picture import HEIGHT, WIDTH, draw_evaluation
-from prolong.launch.evaluate.printing import evaluation_table, fitting_tables, gain_text
+from prolong.launch.evaluate.printing import evaluation_table, fitting_tables, gain_text, print_evaluation
 from prolong.launch.evaluate.results import Evaluated, encode_evaluation
 from prolong.launch.evaluate.scores import PromptOutcome
 from rich.console import Console
@@ -34,7 +35,10 @@ def outcomes(*rewards: float) -> dict[str, PromptOutcome]:
 
 def results() -> list[Evaluated]:
     first, second = outcomes(0.0, 0.0, 1.0), outcomes(1.0, 0.0, 1.0)
-    return [Evaluated.of("base", None, first, [1, 2], first), Evaluated.of("run & more-20", 20, second, [1, 2], first)]
+    return [
+        Evaluated.of(name, step, each, [1, 2], first, num_rollouts=12)
+        for name, step, each in (("base", None, first), ("run & more-20", 20, second))
+    ]
 
 
 def test_the_table_has_a_row_of_each_model_for_every_scope() -> None:
@@ -61,6 +65,16 @@ def test_no_table_is_wider_than_the_terminal_and_none_lacks_a_column(width: int,
     assert set(columns) == {column.header for column in evaluation_table(results(), 2).columns}
 
 
+def test_a_rollout_without_a_reward_is_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though two scopes have it, the domain and the mean; and though its prompt may have no other."""
+    found = {
+        domain: PromptOutcome(uid=domain, domain=domain, task=f"{domain}/x", rewards=(1.0,), unjudged=1)
+        for domain in ("math", "code")
+    }
+    print_evaluation([Evaluated.of("base", None, found, [1], found, num_rollouts=6)], 2, tmp_path)
+    assert "4 rollouts have no reward" in capsys.readouterr().out
+
+
 def test_a_gain_has_a_sign_where_it_is_no_chance() -> None:
     assert gain_text(Estimate(0.1, 0.02, 0.2)) == "+10.0 \\[+2.0, +20.0] +"
     assert gain_text(Estimate(-0.1, -0.2, -0.02)).endswith(" -")
@@ -75,6 +89,11 @@ def test_the_picture_is_well_formed_and_everything_lies_inside() -> None:
     for mark in tree.iter("{http://www.w3.org/2000/svg}circle"):
         assert 0 < float(mark.attrib["cx"]) < WIDTH
         assert 0 < float(mark.attrib["cy"]) < HEIGHT
+
+
+def test_a_domain_with_a_slash_is_drawn() -> None:
+    found = {"a": PromptOutcome(uid="a", domain="code/python", task="code/python/x", rewards=(1.0,))}
+    assert "(code/python)" in draw_evaluation([Evaluated.of("base", None, found, [1], found, num_rollouts=1)])
 
 
 def test_the_file_holds_every_number() -> None:

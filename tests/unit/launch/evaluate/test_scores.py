@@ -138,6 +138,9 @@ def test_models_are_compared_on_the_prompts_that_both_have() -> None:
     first = by_uid(outcome("a", "math/x", 0.0, 1.0), outcome("b", "math/x", 0.0, 0.0))
     second = by_uid(outcome("a", "math/x", 1.0, 1.0))
     assert differences_of(first, second)["math"].value == 0.5
-    results = [Evaluated.of("one", None, first, [1], first), Evaluated.of("two", 5, second, [1], first)]
+    one = Evaluated.of("one", None, first, [1], first, num_rollouts=4)
+    two = Evaluated.of("two", 5, second, [1], first, num_rollouts=4)
+    results = [one, two]
+    assert [each.unjudged for each in results] == [0, 2]
     assert results[0].differences == {}
     assert scopes_of(results) == ["math"]

@@ -91,6 +91,13 @@ def test_rollouts_of_another_evaluation_are_refused(tmp_path: Path, name: str, v
         EvaluationStore(tmp_path, replace(ASKED, **{name: value}), PROMPTS, 2)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "3", '["ab", 1]'])
+def test_a_record_of_what_was_asked_that_says_nothing_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "asked.json").write_text(text)
+    with pytest.raises(UserError, match=r"asked\.json does not say|holds rollouts of another evaluation"):
+        EvaluationStore(tmp_path, ASKED, PROMPTS, 2)
+
+
 def test_the_digest_of_prompts_tells_another_answer() -> None:
     changed = [
         *PROMPTS[:2],
