@@ -191,9 +191,11 @@ def _host_roof(cluster: Cluster, work: StepWork, learner_s: float) -> float:
     host, learner = cluster.host, cluster.learner
     if not host.cores:
         return NONE
-    wanted = [demand for device in cluster.used for demand in [device.demand] * device.count if device.cores]
+    wanted = [demand for device in cluster.used if device.cores for demand in [device.demand] * device.count]
     wanted += [(learner.cores, 1.0)] if learner.cores else []
     share = host.share(wanted)
     usable = sum(min(cores, share) * taken for cores, taken in wanted)
     per_rollout = min(device.all_cores / _rollouts_per_s(device, work) for device in cluster.used)
-    return usable / (work.groups * work.rollouts * per_rollout + learner.cores * learner_s)
+    # of a step; 0 where a pool with a machine of its own can do all the work
+    cpu_s = work.groups * work.rollouts * per_rollout + learner.cores * learner_s
+    return usable / cpu_s if cpu_s > 0 else NONE

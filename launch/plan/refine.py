@@ -23,29 +23,6 @@ LIKELY_CORES, SURPRISE = 1.1, 0.1  # what is assumed where the runs do not tell,
 STALENESS_WEIGHT = 0.2  # of a version, beside a logarithm of steps per second
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """What no record shows, in logarithms: how much longer than recorded each side works, and what sharing a host costs."""
-
-    actors: float = 0.0
-    learner: float = 0.0
-    cores: float = 0.0  # that the process of an engine takes, relative to LIKELY_CORES
-    contention: float = 0.0  # 1 + HostDevice.contention
-
-    def of(self, cluster: Cluster) -> Cluster:
-        """The cluster if the guess is right."""
-        actor, learner = cluster.pools[POOL], cluster.learner
-        slower, longer = math.exp(self.actors), math.exp(self.learner)
-        if cluster.host.cores:
-            factor = LIKELY_CORES * math.exp(self.cores) / actor.cores
-            actor = replace(actor, cores=actor.cores * factor, helper_cores=actor.helper_cores * factor)
-            slower /= factor  # the same CPU seconds
-        actor = replace(actor, step_base_s=actor.step_base_s * slower, step_per_rollout_s=actor.step_per_rollout_s * slower)
-        learner = replace(learner, base_s=learner.base_s * longer, per_token_s=learner.per_token_s * longer)
-        host = replace(cluster.host, contention=max(math.exp(self.contention) - 1, 0.0))
-        return replace(cluster, pools={POOL: actor}, learner=learner, host=host)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFit:
     """A recorded run beside its simulation, without the first fifth of its steps."""
@@ -69,7 +46,14 @@ def simulate_run(cluster: Cluster, run: RecordedRun) -> Simulated:
 
 def fit_of(cluster: Cluster, run: RecordedRun) -> RunFit:
     """A recorded run beside its simulation."""
-    return _beside(run, simulate_run(cluster, run))
+    found = simulate_run(cluster, run)
+    return RunFit(
+        name=run.name,
+        steps_per_s=run.steps_per_s,
+        simulated_steps_per_s=found.steps_per_s,
+        staleness_mean=run.staleness_mean,
+        simulated_staleness_mean=found.staleness_mean,
+    )
 
 
 def refine(cluster: Cluster, runs: Sequence[RecordedRun]) -> Cluster:
@@ -92,29 +76,32 @@ def refine(cluster: Cluster, runs: Sequence[RecordedRun]) -> Cluster:
                 break
         else:
             break
-    return _guess(best).of(cluster)
+    return _changed(cluster, best)
 
 
-def _guess(numbers: np.ndarray) -> Guess:
-    return Guess(*(float(number) for number in numbers))
+def _changed(cluster: Cluster, numbers: np.ndarray) -> Cluster:
+    """The cluster with the numbers that no record shows, in logarithms: 0 changes nothing, but for the cores of an engine.
+
+    numbers: how much longer than recorded actors and learner work; on a shared host also the cores that the process of an
+    engine takes, relative to LIKELY_CORES, and 1 + HostDevice.contention.
+    """
+    slower, longer, *shared = (math.exp(number) for number in numbers)
+    actor, learner, host = cluster.pools[POOL], cluster.learner, cluster.host
+    if shared:
+        factor = LIKELY_CORES * shared[0] / actor.cores
+        actor = replace(actor, cores=actor.cores * factor, helper_cores=actor.helper_cores * factor)
+        slower /= factor  # the same CPU seconds
+        host = replace(host, contention=max(shared[1] - 1, 0.0))
+    actor = replace(actor, step_base_s=actor.step_base_s * slower, step_per_rollout_s=actor.step_per_rollout_s * slower)
+    learner = replace(learner, base_s=learner.base_s * longer, per_token_s=learner.per_token_s * longer)
+    return replace(cluster, pools={POOL: actor}, learner=learner, host=host)
 
 
 def _errors(numbers: np.ndarray, cluster: Cluster, runs: Sequence[RecordedRun]) -> np.ndarray:
-    """How far the simulations are from the runs, and how unlikely the guess is."""
-    guess = _guess(numbers)
-    found = [SURPRISE * guess.cores, SURPRISE * guess.contention]
+    """How far the simulations are from the runs, and how unlikely the cores and the contention are."""
+    errors = list(SURPRISE * numbers[2:])
     for run in runs:
-        fit = fit_of(guess.of(cluster), run)
-        found.append(math.log(fit.simulated_steps_per_s / fit.steps_per_s))
-        found.append(STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean))
-    return np.array(found)
-
-
-def _beside(run: RecordedRun, found: Simulated) -> RunFit:
-    return RunFit(
-        name=run.name,
-        steps_per_s=run.steps_per_s,
-        simulated_steps_per_s=found.steps_per_s,
-        staleness_mean=run.staleness_mean,
-        simulated_staleness_mean=found.staleness_mean,
-    )
+        fit = fit_of(_changed(cluster, numbers), run)
+        errors.append(math.log(fit.simulated_steps_per_s / fit.steps_per_s))
+        errors.append(STALENESS_WEIGHT * (fit.simulated_staleness_mean - fit.staleness_mean))
+    return np.array(errors)

@@ -49,8 +49,8 @@ class PoolDevice:
     prefill_s_per_token: float = 0.0  # seconds for a token of a prompt, or of a context that is computed again
     kv_tokens: int = 0  # tokens that the cache of keys and values holds; 0: no limit
     publish_s: float = 0.0  # seconds until new weights are here, beyond weights.publish_s
-    cores: float = 1.0  # of the host, that an actor takes while it generates; see HostDevice
-    helper_cores: float = 0.0  # the same of processes beside it, which the scheduler takes for others: verifiers
+    cores: float = 1.0  # of the host, that an actor takes while it generates; 0: it has its own; see HostDevice
+    helper_cores: float = 0.0  # the same of processes beside it, which go at its speed: verifiers
     devices: int = 1  # GPUs of one actor: what a search for the best split counts
 
     def __post_init__(self) -> None:
@@ -63,10 +63,12 @@ class PoolDevice:
         _check_times("pools.*", self, "prefill_s_per_token", "publish_s", "cores", "helper_cores")
         some = self.step_base_s + self.step_per_rollout_s + self.compute_per_rollout_s > 0
         require(some, "pools.*.step_base_s", self.step_base_s, "a step that takes time: above 0, or with step_per_rollout_s")
+        helped = self.cores > 0 or self.helper_cores == 0
+        require(helped, "pools.*.helper_cores", self.helper_cores, "0 where cores is 0: they go at its speed")
 
     @property
     def demand(self) -> tuple[float, float]:
-        """Cores of a shared host that its engine wants, and cores taken for each that it gets: helpers go at its speed."""
+        """Cores of a shared host that its engine wants, and cores taken for each that it gets; `cores` is above 0."""
         return self.cores, 1 + self.helper_cores / self.cores
 
     @property

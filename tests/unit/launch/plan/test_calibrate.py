@@ -80,8 +80,8 @@ def test_on_shared_cores_work_is_split_between_an_engine_and_its_helpers() -> No
     assert found.helper_cores == pytest.approx(0.2)
 
 
-def test_the_cores_of_an_actor_are_found_by_simulation() -> None:
-    cores = 1.25
+@pytest.mark.parametrize(("cores", "contention"), [(1.25, 0.0), (1.1, 0.6)])
+def test_what_no_record_shows_of_a_shared_host_is_found_by_simulation(cores: float, contention: float) -> None:
     true = Cluster(
         pools={
             POOL: PoolDevice(
@@ -93,7 +93,7 @@ def test_the_cores_of_an_actor_are_found_by_simulation() -> None:
         },
         learner=LearnerDevice(base_s=LEARNER_S, per_token_s=PER_TOKEN_S),
         lengths=[LengthClass(mean=20, prompt_tokens=PROMPT)],
-        host=HostDevice(cores=2),
+        host=HostDevice(cores=2, contention=contention),
     )
     runs: list[RecordedRun] = []
     for cfg in (planned_config(eta=0, n=4), planned_config(eta=2, n=4), planned_config(eta=2, actors=2, n=4)):
@@ -103,8 +103,10 @@ def test_the_cores_of_an_actor_are_found_by_simulation() -> None:
             record |= {"wall_s": step.began_s + step.step_s, "buffer/staleness_mean": step.staleness}
         runs.append(run)
     wrong = PoolDevice(capacity=64, step_base_s=BASE_S, step_per_rollout_s=PER_ROLLOUT_S, cores=1.0)
-    found = refine(replace(true, pools={POOL: wrong}), runs)
+    found = refine(replace(true, pools={POOL: wrong}, host=HostDevice(cores=2)), runs)
     assert found.pools[POOL].cores == pytest.approx(cores, rel=0.1)
+    # the two make up for one another in part: without contention the cores would be 2
+    assert found.host.contention == pytest.approx(contention, abs=0.25)
     assert all(abs(fit_of(found, run).error) < 0.1 for run in runs)
 
 

@@ -70,6 +70,14 @@ def test_other_roofs() -> None:
     assert found.host == pytest.approx(2 / (actor_s + 0.5 + 1e-5 * 16 * 8 * 120))
 
 
+def test_actors_with_a_machine_of_their_own_leave_the_host_to_the_learner() -> None:
+    own = replace(ONE, pools={"one": replace(ONE.pools["one"], cores=0.0)}, host=HostDevice(cores=2))
+    work = step_work(own, config(), 20)
+    assert roofs(own, config(), work).host == pytest.approx(1 / (0.5 + 1e-5 * 16 * 8 * 120))
+    nobody = replace(own, learner=LearnerDevice(base_s=0.5, cores=0.0))
+    assert roofs(nobody, config(), work).host == float("inf")
+
+
 def test_a_pool_without_an_actor_has_no_part_in_any_roof() -> None:
     cluster = replace(ONE, host=HostDevice(cores=2), weights=WeightsDevice(pause_s=0.1))
     fast = PoolDevice(count=0, step_base_s=1e-6)

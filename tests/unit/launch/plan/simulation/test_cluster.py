@@ -47,6 +47,7 @@ LENGTHS = [{"mean": 100}]
         ({"pools": {"a": {"step_base_s": -1}}, "lengths": LENGTHS}, "pools.*.step_base_s = -1.0: expected 0 or more"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": LENGTHS, "weights": {"transport": "fax"}}, "collective or pull"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "spread": 1e200}]}, "lengths.*.spread"),
+        ({"pools": {"a": {"step_base_s": 1, "cores": 0, "helper_cores": 1}}, "lengths": LENGTHS}, "0 where cores is 0"),
         ({"pools": {"x" * 300: {"step_base_s": 1}}, "lengths": LENGTHS}, "names of at most 100"),
         ({"pools": {"a": {"step_base_s": 1}}, "lengths": [{"mean": 9, "name": "x" * 300}]}, "lengths.*.name"),
         ([], "expected a section with the keys pools"),

@@ -39,12 +39,12 @@ def test_processes_that_work_at_once_slow_one_another() -> None:
     assert host.speed(0.0, 1.0, busy=2.0) == 1.0, "no device of this host"
 
 
-def cluster(cores: float, count: int) -> Cluster:
+def cluster(cores: float, count: int, *, helper_cores: float = 0.0, contention: float = 0.0) -> Cluster:
     return Cluster(
-        pools={"one": PoolDevice(count=count, capacity=128 // count, step_base_s=0.01)},
+        pools={"one": PoolDevice(count=count, capacity=128 // count, step_base_s=0.01, helper_cores=helper_cores)},
         learner=LearnerDevice(base_s=1.0),
         lengths=[LengthClass(mean=100, spread=0.0)],
-        host=HostDevice(cores=cores),
+        host=HostDevice(cores=cores, contention=contention),
     )
 
 
@@ -61,6 +61,16 @@ def test_actors_that_share_cores_with_the_learner_slow_it_down() -> None:
     assert simulate(cluster(1, 1), CONFIG, steps=20).period_s == pytest.approx(2.0, rel=0.1)
     # two actors of half the capacity are always busy: three processes on two cores
     assert simulate(cluster(2, 2), CONFIG, steps=20).period_s == pytest.approx(1.5, rel=0.1)
+
+
+def test_the_helpers_of_an_actor_take_cores_from_the_learner_and_from_it() -> None:
+    # two thirds of a core for the learner and for the engine, as much for its helper
+    assert simulate(cluster(2, 1, helper_cores=1.0), CONFIG, steps=20).period_s == pytest.approx(1.5, rel=0.1)
+
+
+def test_whoever_works_at_once_takes_longer_although_there_are_cores_for_all() -> None:
+    # each has one core busy beside it
+    assert simulate(cluster(2, 1, contention=0.4), CONFIG, steps=20).period_s == pytest.approx(1.4, rel=0.05)
 
 
 def test_prompts_change_with_what_the_policy_has_learned() -> None:
