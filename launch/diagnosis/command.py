@@ -56,7 +56,7 @@ def side_table(side: Side) -> Table:
     table.add_column("share", justify="right")
     table.add_column("", overflow="fold")
     for part in side.spent:
-        share = part.seconds / side.total_s if side.total_s else 0.0
+        share = side.share(part.name)
         if share >= LEAST_SHARE:
             table.add_row(part.name, f"{part.seconds:,.1f}", f"{share:.0%}", part.meaning)
     return table

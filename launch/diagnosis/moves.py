@@ -20,7 +20,7 @@ from ..plan.refine import refine
 from ..plan.simulation.cluster import Cluster, PoolDevice
 from ..plan.simulation.result import Simulated
 from ..plan.sweep import Planned, plan_one
-from .diagnosis import Improvement
+from .diagnosis import PARTS, Improvement
 from .run_records import cores_had, mean
 
 MAX_STEPS = 40  # that are simulated
@@ -119,9 +119,8 @@ def other_processes(records: Sequence[MetricsRecord], cores: float) -> float:
 
 def binding_part(found: Simulated) -> str:
     """The part that most of a simulated learner's time goes to; its own work counts as the reason from one half on."""
-    waits = {name.removeprefix("wait/"): share for name, share in found.learner.items() if name.startswith("wait/")}
-    waits["staleness"] = waits.get("staleness", 0.0) + waits.pop("stragglers", 0.0)
-    waits.pop("down", None)
+    waits = {part: found.learner.get(f"wait/{part}", 0.0) for part in PARTS if part != "learner"}
+    waits["staleness"] += found.learner.get("wait/stragglers", 0.0)
     return "learner" if found.learner_busy >= 0.5 else max(waits, key=lambda part: waits[part])
 
 
@@ -165,22 +164,7 @@ def _changes(given: Planned) -> Iterator[_Change]:
         cluster=replace(cluster, learner=replace(learner, base_s=learner.base_s / 2, per_token_s=learner.per_token_s / 2)),
         cfg=cfg,
     )
-    verifiers = cluster.verifiers
-    if verifiers.workers:
-        yield _Change(
-            part="verifiers",
-            words=f"twice the workers that judge: {2 * verifiers.workers} of each actor in place of {verifiers.workers}",
-            settings=(f"verifiers.workers={2 * verifiers.workers}",),
-            cluster=replace(cluster, verifiers=replace(verifiers, workers=2 * verifiers.workers)),
-            cfg=cfg,
-        )
-    yield _Change(
-        part="verifiers",
-        words="verdicts in half the time",
-        settings=(),
-        cluster=replace(cluster, verifiers=replace(verifiers, latency_s=verifiers.latency_s / 2)),
-        cfg=cfg,
-    )
+    yield from _faster_verdicts(given)
     weights = cluster.weights
     yield _Change(
         part="weights",
@@ -188,6 +172,26 @@ def _changes(given: Planned) -> Iterator[_Change]:
         settings=("weights.transport=pull",) if weights.transport != "pull" else (),
         cluster=replace(cluster, weights=replace(weights, publish_s=weights.publish_s / 2, pause_s=weights.pause_s / 2)),
         cfg=cfg,
+    )
+
+
+def _faster_verdicts(given: Planned) -> Iterator[_Change]:
+    """More verdicts at once, and each in less time."""
+    cluster, verifiers = given.cluster, given.cluster.verifiers
+    if verifiers.workers:
+        yield _Change(
+            part="verifiers",
+            words=f"twice the workers that judge: {2 * verifiers.workers} of each actor in place of {verifiers.workers}",
+            settings=(f"verifiers.workers={2 * verifiers.workers}",),
+            cluster=replace(cluster, verifiers=replace(verifiers, workers=2 * verifiers.workers)),
+            cfg=given.cfg,
+        )
+    yield _Change(
+        part="verifiers",
+        words="verdicts in half the time",
+        settings=(),
+        cluster=replace(cluster, verifiers=replace(verifiers, latency_s=verifiers.latency_s / 2)),
+        cfg=given.cfg,
     )
 
 

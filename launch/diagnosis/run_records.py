@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config
 from ...common.config.sections import Config
 from ...common.errors import JournalError, UserError
 from ...common.json_object import JsonObject
 from ...common.metrics import MetricsRecord, read_metrics
 from ...common.types import Group
+from ..plan.recorded import some_groups
 from ..plan.simulation.result import WARM_UP
 from ..summary import read_summary
 
@@ -54,12 +54,16 @@ def read_run(folder: Path) -> RunRecords:
     paths = RunPaths(folder)
     if not paths.metrics.is_file() or not paths.config.is_file():
         raise UserError(f"{folder}: expected the folder of a run, with config.yaml and metrics.jsonl in it")
+    try:
+        groups = some_groups(paths.journal, MAX_GROUPS)
+    except JournalError:
+        groups = []
     return RunRecords(
         name=folder.resolve().name,
         cfg=load_config(paths.config),
         records=read_metrics(paths.metrics),
         summary=read_summary(paths.summary) if paths.summary.is_file() else {},
-        groups=_some_groups(paths.journal),
+        groups=groups,
     )
 
 
@@ -79,21 +83,3 @@ def cores_had(records: Sequence[MetricsRecord]) -> float:
     cpu_s = total(records, "learner/cpu_s") + total(records, "actor/cpu_s") - total(records, "actor/helper_cpu_s")
     worked_s = total(records, "learner/compute_s") + total(records, "actor/busy_s")
     return cpu_s / worked_s if worked_s > 0 else 0.0
-
-
-def _some_groups(folder: Path) -> list[Group]:
-    try:
-        journal = read_journal(folder)
-    except JournalError:
-        return []
-    groups: list[Group] = []
-    try:
-        ordinals = journal.groups()
-        for ordinal in ordinals[:: len(ordinals) // MAX_GROUPS + 1]:
-            groups.append(journal.group(ordinal))
-    except JournalError:
-        # the buffer of a live run may drop a group while it is looked for
-        return groups
-    finally:
-        journal.close()
-    return groups

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from ...common.metrics import MetricsRecord
+from ...common.json_object import JsonObject
+from ...common.metrics import HUGE, MetricsRecord
 from .diagnosis import PARTS, Side, TimePart
 from .run_records import RunRecords, total
 from .waiting import Waits, actors_seconds
@@ -100,11 +101,17 @@ def single_actors(run: RunRecords) -> Iterable[Side]:
     of_actors = run.summary.get("time_split", {}).get("actors", {})
     for name, split in sorted(of_actors.items()):
         spent = [
-            TimePart(name="sampling", seconds=split.get("busy_s", 0.0), meaning="at least one rollout is sampled"),
-            TimePart(name="paused", seconds=split.get("weights_s", 0.0), meaning="sampling pauses for new weights"),
-            TimePart(name="idle", seconds=split.get("idle_s", 0.0), meaning="nothing to sample"),
+            TimePart(name="sampling", seconds=_told(split, "busy_s"), meaning="at least one rollout is sampled"),
+            TimePart(name="paused", seconds=_told(split, "weights_s"), meaning="sampling pauses for new weights"),
+            TimePart(name="idle", seconds=_told(split, "idle_s"), meaning="nothing to sample"),
         ]
         yield _side(name, 1.0, sum(part.seconds for part in spent), spent, "not reported")
+
+
+def _told(split: JsonObject, name: str) -> float:
+    """The seconds that an actor told; 0 for what cannot be seconds."""
+    seconds = split.get(name)
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < HUGE else 0.0
 
 
 def _wall_s(records: Sequence[MetricsRecord]) -> float:

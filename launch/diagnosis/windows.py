@@ -42,7 +42,7 @@ def windows_of(records: Sequence[MetricsRecord], name: str) -> list[StepWindow]:
 def held(windows: Sequence[StepWindow], shows: Callable[[StepWindow], bool], key: Callable[[StepWindow], float]) -> Sign | None:
     """The windows that show a sign, if there are enough of them; the worst has the greatest `key`."""
     showing = [window for window in windows if shows(window)]
-    if len(showing) < min(LEAST_HOLD, max(len(windows) - 1, 1)) or not showing:
+    if len(showing) < min(LEAST_HOLD, max(len(windows) - 1, 1)):
         return None
     return Sign(showing[0].last, showing[-1].last, max(showing, key=key))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,9 @@ from statistics import fmean
 from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config
 from ...common.config.sections import Config
-from ...common.errors import UserError
+from ...common.errors import JournalError, UserError
 from ...common.metrics import MetricsRecord, read_metrics
+from ...common.types import Group
 from .simulation.result import WARM_UP
 
 STRETCH = 5  # steps that are added up: heartbeats come twice a second, and a step may be shorter
@@ -138,16 +140,25 @@ def _check_metrics(path: Path, records: list[MetricsRecord]) -> None:
         raise UserError(f"{path}: wall_s is not larger at step {stood[0]} than a step before; expected seconds that add up")
 
 
+def some_groups(folder: Path, most: int) -> list[Group]:
+    """At most so many groups of a journal, spread evenly over what it holds, in the order of their tickets.
+
+    Those that the buffer of a live run drops before their turn are left out. Raises: JournalError when there is no journal.
+    """
+    groups: list[Group] = []
+    with closing(read_journal(folder)) as journal:
+        ordinals = journal.groups()
+        for ordinal in ordinals[:: len(ordinals) // most + 1]:
+            with suppress(JournalError):
+                groups.append(journal.group(ordinal))
+    return groups
+
+
 def _read_lengths(folder: Path) -> tuple[list[int], int]:
     """Lengths of completions in a journal, and the mean length of their prompts; nothing where there is no journal."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return [], 0
-    journal = read_journal(folder)
-    try:
-        ordinals = journal.groups()
-        groups = [journal.group(ordinal) for ordinal in ordinals[:: len(ordinals) // MAX_GROUPS + 1]]
-    finally:
-        journal.close()
+    groups = some_groups(folder, MAX_GROUPS)
     lengths = [rollout.num_tokens for group in groups for rollout in group.rollouts]
     prompts = [len(group.prompt.token_ids) // 4 for group in groups]
     return lengths, round(sum(prompts) / len(prompts)) if prompts else 0

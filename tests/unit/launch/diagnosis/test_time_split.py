@@ -73,8 +73,10 @@ def test_a_broadcast_that_lasts_for_several_steps_counts_once_and_pulls_are_of_e
 
 
 def test_each_actor_of_an_ended_run_has_a_side_of_its_own() -> None:
-    split = {"actors": {"a-0": {"busy_s": 8.0, "idle_s": 1.0, "weights_s": 0.5}}}
-    *_, last = sides_of(run_of(step(1), summary={"time_split": split}))
+    absurd = {"busy_s": float("inf"), "idle_s": 1e308, "weights_s": None}
+    split = {"actors": {"a-0": {"busy_s": 8.0, "idle_s": 1.0, "weights_s": 0.5}, "a-1": absurd}}
+    *_, last, hostile = sides_of(run_of(step(1), summary={"time_split": split}))
+    assert (hostile.name, hostile.total_s) == ("a-1", 0.0)
     assert last.name == "a-0"
     assert last.total_s == 9.5
     assert last.share("sampling") == pytest.approx(8 / 9.5)
