@@ -1,4 +1,4 @@
-"""The command line of `prolong evaluate`; it imports nothing of prolong, so that --help is cheap.
+"""The command line of `prolong evaluate`; it imports next to nothing, so that --help is cheap.
 
 The defaults of the sampling are those of the ProRL paper (arXiv 2507.12507): temperature 0.6, top_p 0.95, 32,768 tokens, and
 16 rollouts of each prompt.
@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+
+from ..whole_number import at_least
 
 OVERRIDE = re.compile(r"(preset|[a-z_]+\.[\w.]+)=")
 
@@ -51,15 +53,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--chat", action="store_true", help="give prompts that are texts through the model's chat template")
     parser.add_argument("--system", default="", metavar="TEXT", help="system message of every chat; it implies --chat")
     parser.add_argument("--out", type=Path, help="its folder (default: evaluations/ and the name of the first FILE or MODEL)")
-    parser.add_argument("--n", type=_positive, default=16, help="rollouts of each prompt (default: 16)")
-    parser.add_argument("--k", type=_positive, nargs="+", default=[], help="of pass@k and maj@k (default: 1, 2, 4, ... n)")
+    parser.add_argument("--n", type=at_least(1), default=16, help="rollouts of each prompt (default: 16)")
+    parser.add_argument("--k", type=at_least(1), nargs="+", default=[], help="of pass@k and maj@k (default: 1, 2, 4, ... n)")
     parser.add_argument("--temperature", type=float, default=0.6, help="default: 0.6; 0: greedy, with --n 1")
     parser.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
     parser.add_argument(
-        "--max-tokens", type=_positive, default=32768, help="of a rollout (default: 32768, or the model's room)"
+        "--max-tokens", type=at_least(1), default=32768, help="of a rollout (default: 32768, or the model's room)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; all models have the same")
-    parser.add_argument("--prompts", type=_positive, default=0, help="only so many prompts of each file (default: all)")
+    parser.add_argument("--prompts", type=at_least(1), default=0, help="only so many prompts of each file (default: all)")
     several = "sample one of N parts of the rollouts, for N GPUs; then once more without it, for the table"
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help=several)
     recipe = "a name in launch/conf or a YAML file: its engine, verifiers and, without --data, data.heldout"
@@ -108,13 +110,3 @@ def _part(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(f"{text}: expected I/N, such as 0/4, 1/4, 2/4 and 3/4 for four processes")
     return int(index), int(count)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: expected 1 or more")
-    return number
-
-
-_positive.__name__ = "whole number"  # argparse says "invalid whole number value"

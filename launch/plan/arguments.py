@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+
+from ..whole_number import at_least
 
 
 def plan_parser() -> argparse.ArgumentParser:
@@ -16,8 +17,8 @@ def plan_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("cluster", type=Path, metavar="CLUSTER.yaml", help="pools, learner, lengths: docs/planning.md")
     parser.add_argument("--recipe", default="", help="a name in launch/conf, or a YAML file such as runs/NAME/config.yaml")
-    parser.add_argument("--steps", type=_at_least(1), default=30, help="learner steps of the run (default: 30)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of lengths and rewards (default: 0)")
+    parser.add_argument("--steps", type=at_least(1), default=30, help="learner steps of the run (default: 30)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of lengths and rewards (default: 0)")
     parser.add_argument(
         "--calibrate", action="append", default=[], metavar="RUN", help="fit CLUSTER.yaml to this run first; may be repeated"
     )
@@ -28,16 +29,3 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of docs/config.md, over the recipe")
     return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    """The type of a whole number that is not smaller."""
-
-    def read(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number}: expected {least} or more")
-        return number
-
-    read.__name__ = "whole number"  # argparse says "invalid whole number value"
-    return read
