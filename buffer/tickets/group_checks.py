@@ -9,7 +9,6 @@ were only dropped, its ticket would wait until the lease ends.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from ...common.types import (
 MAX_LOGPROB = 1e-3
 MAX_WORD = 256  # characters of a name
 MAX_METRICS = 256  # numbers of a verdict
+MAX_NUMBER = 1e18  # of a reward or of seconds: sums and squares of such numbers are finite, in float32 too
 
 
 class Defect(NamedTuple):
@@ -45,7 +45,7 @@ def group_defect(group: Group, model_ids: int | None) -> Defect | None:
 
     `model_ids`: number of token ids that the model knows; None: unknown, and not checked.
     """
-    if not math.isfinite(group.seconds):
+    if not abs(group.seconds) <= MAX_NUMBER:
         return Defect("nonfinite", f"it took {group.seconds} seconds")
     num_rollouts = len(group.rollouts) + group.dropped_rollouts
     if group.dropped_rollouts < 0 or num_rollouts > group.sampling.n:
@@ -162,8 +162,9 @@ def _rollout_defect(rollout: Rollout | StartedRollout, max_tokens: int) -> Defec
 
 def _verdict_defect(verdict: Verdict) -> Defect | None:
     """Check the numbers and the sizes of one verdict."""
-    if not (math.isfinite(verdict.seconds) and math.isfinite(verdict.reward or 0.0)):
-        return Defect("nonfinite", f"reward {verdict.reward} after {verdict.seconds} seconds, expected finite numbers")
+    if not (abs(verdict.seconds) <= MAX_NUMBER and abs(verdict.reward or 0.0) <= MAX_NUMBER):
+        got = f"reward {verdict.reward} after {verdict.seconds} seconds"
+        return Defect("nonfinite", f"{got}, expected finite numbers of at most {MAX_NUMBER:g}")
     if len(verdict.detail) > MAX_DETAIL or len(verdict.metrics) > MAX_METRICS:
         got = f"a detail of {len(verdict.detail)} characters and {len(verdict.metrics)} metrics"
         return Defect("oversized", f"{got}, at most {MAX_DETAIL} and {MAX_METRICS}")

@@ -33,6 +33,7 @@ FLAWS = [
     ("nonfinite", {"behaviour_logprobs": floats(0, -math.inf, 0, 0)}, "a log-probability that is not finite"),
     ("nonfinite", {"verdict": Verdict(reward=math.nan, status=VerdictStatus.ok, verifier="m", seconds=0)}, "reward nan"),
     ("nonfinite", {"verdict": Verdict(reward=-math.inf, status=VerdictStatus.ok, verifier="m", seconds=0)}, "reward -inf"),
+    ("nonfinite", {"verdict": Verdict(reward=1e308, status=VerdictStatus.ok, verifier="m", seconds=0)}, "at most 1e+18"),
     ("positive", {"behaviour_logprobs": floats(-1, 0.002, -1, -1)}, "a log-probability of 0.002, expected at most 0"),
     ("malformed", {"token_ids": b""}, "token ids of 0 bytes"),
     ("malformed", {"token_ids": b"12345"}, "multiple of 4"),
@@ -144,9 +145,10 @@ def test_the_most_that_a_verdict_may_say_is_no_flaw() -> None:
     assert group_defect(group(ticket, msgspec.structs.replace(rollout(0), verdict=most), rollout(0)), None) is None
 
 
-def test_a_time_that_is_no_number_is_a_flaw() -> None:
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e308])
+def test_a_time_that_is_no_number_or_of_which_sums_overflow_is_a_flaw(seconds: float) -> None:
     _, (ticket, *_) = started()
-    defect = group_defect(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=math.inf), None)
+    defect = group_defect(msgspec.structs.replace(group(ticket, rollout(0), rollout(0)), seconds=seconds), None)
     assert defect is not None
     assert defect.kind == "nonfinite"
 
