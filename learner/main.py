@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter, process_time
+from time import perf_counter
 
 import torch
 
@@ -18,13 +18,10 @@ from ..common.config.choices import Offload, ResetSource
 from ..common.config.run_files import run_paths
 from ..common.config.sections import Config, LearnerConfig, ModelConfig
 from ..common.config.stages import staged_configs, total_steps
-from ..common.config.trees import largest_eta, lora_config
+from ..common.config.trees import lora_config
 from ..common.errors import AlertStop, ModelError, RunStopped, require
-from ..common.metrics import MetricsWriter
 from ..common.models import context_limit, resolve_device
-from ..common.monitoring.vitals import Vitals
 from ..common.signals import StopRequest, leave_on_signals, stop_on_signals
-from ..common.telemetry import Spans
 from ..common.tokenizer import tokenizer_folder
 from ..common.types import Batch, StepEvidence
 from .checkpoints.checkpoint import (
@@ -37,15 +34,15 @@ from .checkpoints.checkpoint import (
     return_to_best,
 )
 from .checkpoints.saver import Checkpointer
-from .drift import DriftWatch
 from .model.policy import Policy, build_policy
 from .model.reference import AdapterReference, Reference
 from .ranks import Ranks, join_ranks, leave_ranks
-from .report import SPENT, ProgressLog, batch_metrics, summarize, write_summary
+from .report import batch_metrics, summarize, write_summary
 from .schedule import Schedule, StepOutcome, evidence_of
 from .source.api import BatchSource
 from .source.live import LiveSource, resume_hint
 from .step import StepConfig, Trainer
+from .step_recorder import StepRecorder
 from .stopping import StepDropped, StopAgreement
 from .vitals import LearnerVitals, learner_vitals
 
@@ -82,7 +79,7 @@ def _train(cfg: Config, make_source: Callable[[Config, Ranks, threading.Event], 
         source = make_source(cfg, ranks, stop)
         try:
             learner = _start(cfg, ranks, source, device, stop)
-            learner.report_to(vitals)
+            learner.recorder.report_to(vitals)
             with contextlib.closing(learner.saver):
                 ended = learner.run()
             if stop.is_set() and not ended and ranks.first:
@@ -128,23 +125,10 @@ class Learner:
         """Put connected and loaded parts together. saved: version of the newest checkpoint, -1 without one."""
         self.cfg, self.ranks, self.source = cfg, ranks, source
         self.state, self.schedule, self.trainer, self.saver, self.saved = state, schedule, trainer, saver, saved
-        # nobody asks for them, unless the process has an endpoint
-        self.vitals = LearnerVitals(Vitals("learner", "learner", cfg.run.name), cfg.learner.starve_s)
         self.agreement = StopAgreement(ranks, stop, leave_s=cfg.launch.leave_s)
         self.saved_at = self.stepped_at = perf_counter()
-        # CPU seconds of this process at its last record
-        self.cpu_s = process_time()
-        self.drift = DriftWatch(eta=largest_eta(cfg.buffer), minibatches=cfg.learner.minibatches)
-        self.told = ProgressLog(total_steps(cfg))
-        # whether the log says that launch.stop_s is short
-        self.warned = False
         self.paths = run_paths(cfg)
-        self.spans = Spans()
-        self.metrics = MetricsWriter(self.paths.folder, resume_step=state.version) if ranks.first else None
-
-    def report_to(self, vitals: LearnerVitals) -> None:
-        """Tell these vitals, and their trace, from now on."""
-        self.vitals, self.spans = vitals, Spans(vitals.tracer)
+        self.recorder = StepRecorder(cfg, state, first=ranks.first)
 
     @classmethod
     def start(
@@ -208,13 +192,13 @@ class Learner:
         since, saveable = perf_counter(), True
         while not self.schedule.ended(self.state.version):
             asked = perf_counter()
-            self.vitals.waits(self.state.version)
-            with self.spans("learner/wait"):
+            self.recorder.vitals.waits(self.state.version)
+            with self.recorder.spans("learner/wait"):
                 batch = self.source.take(self.state.version)
             wait_s = perf_counter() - asked
             if batch is None:
                 break
-            self.vitals.trains(self.state.version)
+            self.recorder.vitals.trains(self.state.version)
             factor = self.schedule.lr_factor(self.state.version)
             try:
                 metrics = batch_metrics(batch) | self.trainer.train(batch, self.agreement.ask, lr_factor=factor)
@@ -224,7 +208,7 @@ class Learner:
             self.state.version += 1
             outcome_metrics = self._act_on_outcome(batch, metrics)
             due = self._save_is_due()
-            with self.spans("learner/publish"):
+            with self.recorder.spans("learner/publish"):
                 evidence = self._evidence(metrics, wait_s)
                 self.source.step_done(self.state.version, self.schedule.stage.index, saves=due, evidence=evidence)
                 self.source.publish(self.state.version, self.trainer.policy)
@@ -233,7 +217,7 @@ class Learner:
             if due:
                 self._save()
             self._report_durable()
-        self.vitals.ends()
+        self.recorder.vitals.ends()
         if saveable and self.state.version != self.saved:
             self._save()
         self.saver.wait()
@@ -316,7 +300,7 @@ class Learner:
 
     def _save(self) -> None:
         """Begin to save the present version."""
-        with self.spans("learner/checkpoint"):
+        with self.recorder.spans("learner/checkpoint"):
             self.state.generation = self.source.generation
             self.state.stage, self.state.resets = self.schedule.stage, self.schedule.resets
             self.state.alerts = self.schedule.alerts
@@ -327,44 +311,12 @@ class Learner:
         """Report the checkpoints that have reached the disk: only these let the buffer forget the batches before them."""
         for version in self.saver.durable():
             self.source.checkpoint_saved(version)
-            self._warn_of_short_stop(version)
-
-    def _warn_of_short_stop(self, version: int) -> None:
-        """Say once that a signal would not leave enough time for a checkpoint, which took as long as it did."""
-        took_s, given_s = self.saver.save_s, self.cfg.launch.leave_s
-        if took_s > given_s and self.ranks.first and not self.warned:
-            self.warned = True
-            log.warning(
-                "checkpoint %d took %.1f s, but launch.stop_s = %g leaves %.1f s for one: the last steps before a stop would "
-                "be computed again; launch.stop_s=%.0f is enough",
-                version,
-                took_s,
-                self.cfg.launch.stop_s,
-                given_s,
-                2 * took_s + 4,
-            )
+            self.recorder.checkpoint_took(version, self.saver.save_s)
 
     def _record(self, batch: Batch, metrics: dict[str, float], step_s: float) -> None:
-        """Write the step's line of metrics, and add its cumulative numbers to the state."""
-        record = metrics | self.spans.take() | self.source.metrics() | self.saver.metrics()
-        self.state.wall_s += step_s
-        self.state.staleness_max = max(self.state.staleness_max, int(batch.metrics.get("buffer/staleness_max", 0)))
-        for name in SPENT:
-            self.state.spent[name] = self.state.spent.get(name, 0.0) + record.get(f"learner/{name}", 0.0)
-        cpu_s, self.cpu_s = process_time() - self.cpu_s, process_time()
-        if self.metrics is not None:
-            own = {
-                "version": float(self.state.version),
-                "wall_s": self.state.wall_s,
-                "learner/step_s": step_s,
-                "learner/cpu_s": cpu_s,
-                "reference/epoch": float(self.trainer.reference.epoch if self.trainer.reference else 0),
-            }
-            self.metrics.write(self.state.version, record | own)
-            self.vitals.recorded(self.state.version, record | own)
-            self.told.tell(self.state.version, record | own, perf_counter())
-            if text := self.drift.note(record, self.schedule.cfg.objective):
-                log.warning("%s", text)
+        epoch = self.trainer.reference.epoch if self.trainer.reference else 0
+        parts = self.source.metrics() | self.saver.metrics() | {"reference/epoch": float(epoch)}
+        self.recorder.record(batch, metrics | parts, step_s, self.schedule.cfg.objective)
 
     def _finish(self, since: float) -> bool:
         """Wait for the last validation, then write the summary; return whether there is one."""
@@ -372,8 +324,7 @@ class Learner:
         if status is None:
             return False
         self.state.wall_s += perf_counter() - since
-        if self.metrics is not None:
-            self.metrics.close()
+        self.recorder.close()
         self.state.reference_epoch = self.trainer.reference.epoch if self.trainer.reference else 0
         write_summary(self.paths.summary, summarize(self.state, status))
         return True

@@ -170,8 +170,7 @@ def train(cfg: Config, kind: type[RecordedSource] = RecordedSource) -> list[dict
     try:
         learner.run()
     finally:
-        assert learner.metrics is not None
-        learner.metrics.close()
+        learner.recorder.close()
         source.close()
     return read_metrics(run_paths(cfg).metrics)
 

@@ -42,8 +42,7 @@ def source_of(cfg: Config) -> RecordedSource:
 
 def run(learner: Learner) -> bool:
     ended = learner.run()
-    assert learner.metrics is not None
-    learner.metrics.close()
+    learner.recorder.close()
     learner.source.close()
     return ended
 
