@@ -37,7 +37,8 @@ class LearnerVitals:
 
     def __init__(self, vitals: Vitals, starve_s: float) -> None:
         self._vitals, self._starve_s, self.tracer = vitals, starve_s, vitals.tracer
-        self._longest_s, self._began = 0.0, monotonic()
+        # no step has begun: what came before the first one says nothing of how long steps take
+        self._longest_s, self._began = 0.0, math.inf
         self._sums: dict[str, float] = {}
         # a sweep is in the record of one step, and stands until the next
         self._validation: dict[str, float] = {}

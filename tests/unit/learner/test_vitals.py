@@ -34,6 +34,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_step_may_take_twenty_times_the_longest_one_before_it_counts_as_stuck(clock: Clock) -> None:
     vitals = Vitals("learner", "learner", "mine")
     told = LearnerVitals(vitals, STARVE_S)
+    # loading the model is no step
+    clock.now += 300.0
     told.waits(0)
     clock.now += STARVE_S + 1
     assert vitals.health().alive, "it waits for others, and ends by itself when that takes too long"
@@ -83,6 +85,7 @@ def test_a_step_is_a_span_with_a_few_of_its_numbers(tmp_path: Path, clock: Clock
 def test_a_step_whose_numbers_are_not_finite_is_in_the_trace(tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "learner", "learner")
     told = LearnerVitals(Vitals("learner", "learner", "mine", tracer=tracer), STARVE_S)
+    told.trains(6)
     told.recorded(7, RECORD | {"policy/ess": float("nan"), "reward/mean": float("inf")})
     tracer.close()
     [path] = tmp_path.iterdir()
