@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from pathlib import Path
 
 from ..common.errors import UserError
 from .entry import end_process, exit_code_of, log_to_stderr, quiet_libraries
+from .process_commands import actor, buffer, learner, relay, verifier
 
-MAX_NAME = 200  # characters of the name of an actor or relay
 BENCHES = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -43,6 +42,11 @@ def config_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def composed(name: str, start: Callable[[list[str], argparse.ArgumentParser], int]) -> Callable[[list[str]], int]:
+    """What COMMANDS runs for `start`, which takes the parser of the command too."""
+    return lambda argv: start(argv, config_parser(name))
+
+
 def train_here(argv: list[str]) -> int:
     args = config_parser("train").parse_intermixed_args(argv)
     from .local.supervisor import RunOutcome
@@ -55,113 +59,6 @@ def train_here(argv: list[str]) -> int:
         outcome, run = failure.outcome, failure.run
     resume = f"prolong train --recipe {shlex.quote(str(run.paths.config))}"
     return report_outcome(outcome, run.paths, "prolong train", resume=resume)
-
-
-def _checked_name(name: str | None, role: str) -> str:
-    """The name of an actor or relay; by default ROLE-HOST-PID. Raises UserError."""
-    name = name or f"{role}-{os.uname().nodename}-{os.getpid()}"
-    if not name.isprintable() or len(name) > MAX_NAME:
-        raise UserError(f"--name {name!r}: expected at most {MAX_NAME} printable characters")
-    return name
-
-
-def buffer(argv: list[str]) -> int:
-    args = config_parser("buffer").parse_intermixed_args(argv)
-    from .recipes import compose
-    from .resume_check import check_buffer_resume
-
-    log_to_stderr()
-    cfg = compose(args.recipe, args.overrides)
-    check_buffer_resume(cfg)
-    from ..buffer.main import main as run_buffer
-
-    run_buffer(cfg)
-    return 0
-
-
-def learner(argv: list[str]) -> int:
-    parser = config_parser("learner")
-    parser.add_argument(
-        "--nodes", type=int, help="several nodes: their number; every node runs this command (Slurm: srun does)"
-    )
-    parser.add_argument(
-        "--node-rank", type=int, default=0, help="this node's number, from 0; rank 0 of the learner is on node 0"
-    )
-    parser.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="where the nodes meet: an address of node 0")
-    args = parser.parse_intermixed_args(argv)
-    from .gpus import visible_gpus
-    from .model_check import check_model, settle_dtype
-    from .nodes import nodes_by_hand, nodes_of_slurm
-    from .placement import check_ranks
-    from .recipes import compose
-    from .resume_check import check_resume
-    from .torchrun import launch_ranks
-    from .trackers.services import check_trackers
-
-    log_to_stderr()
-    by_hand = args.nodes is not None or args.node_rank or args.rendezvous
-    nodes = nodes_by_hand(args.nodes or 0, args.node_rank, args.rendezvous) if by_hand else nodes_of_slurm(os.environ)
-    cfg = compose(args.recipe, args.overrides)
-    check_model(cfg)
-    settle_dtype(cfg)
-    check_ranks(cfg, len(visible_gpus(os.environ)))
-    check_resume(cfg)
-    check_trackers(cfg)
-    return launch_ranks(cfg, nodes)
-
-
-def actor(argv: list[str]) -> int:
-    parser = config_parser("actor")
-    parser.add_argument("--name", help="unique among the actors of the run (default: actor-HOST-PID, or POOL-HOST-PID)")
-    parser.add_argument("--pool", default="", help="the pool of the configuration whose settings this actor has")
-    args = parser.parse_intermixed_args(argv)
-    from ..common.config.actors import in_pool
-    from .model_check import check_model, settle_dtype
-    from .recipes import check_pool_overrides, compose
-
-    log_to_stderr()
-    cfg = compose(args.recipe, args.overrides)
-    settle_dtype(cfg)
-    mine = in_pool(cfg, args.pool)
-    check_pool_overrides(cfg, args.pool, args.overrides)
-    check_model(mine)
-    name = _checked_name(args.name, args.pool or "actor")
-    if mine.weights.serve:
-        from .local.preflight import check_weights_address
-
-        check_weights_address(mine)
-    from ..actor.main import main as run_actor
-
-    end_process(exit_code_of("actor", lambda: run_actor(cfg, name, args.pool)))
-
-
-def relay(argv: list[str]) -> int:
-    parser = config_parser("relay")
-    parser.add_argument("--name", help="unique among the clients of the run (default: relay-HOST-PID)")
-    args = parser.parse_intermixed_args(argv)
-    from .recipes import compose
-
-    log_to_stderr()
-    cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
-    name = _checked_name(args.name, "relay")
-    from ..actor.relay import main as run_relay
-
-    end_process(exit_code_of("relay", lambda: run_relay(cfg, name)))
-
-
-def verifier(argv: list[str]) -> int:
-    parser = config_parser("verifier")
-    parser.add_argument("--address", default="tcp://127.0.0.1:5720", help="beyond loopback: with verifiers.keys=FOLDER")
-    lines = 'lines of {"verifier", "completion", "answer", "prompt"}; "-": standard input'
-    parser.add_argument("--try", dest="file", metavar="FILE", help=f"print a verdict for each line, then end: {lines}")
-    args = parser.parse_intermixed_args(argv)
-    from .recipes import compose
-
-    log_to_stderr()
-    cfg = compose(args.recipe, ["model.path=unused", *args.overrides])
-    from .verifier import judge_file, serve_hosts
-
-    return judge_file(cfg.verifiers, args.file) if args.file else serve_hosts(cfg, args.address)
 
 
 def bootstrap(argv: list[str]) -> int:
@@ -377,11 +274,15 @@ def bench(argv: list[str]) -> int:
 
 COMMANDS: dict[str, Command] = {
     "train": Command(train_here, "run everything on this machine: buffer, learner and actors, supervised, with a live view"),
-    "buffer": Command(buffer, "start the buffer: prompts, tickets, staleness contract, batches"),
-    "learner": Command(learner, "start the learner: its ranks under torchrun, on one node or several"),
-    "actor": Command(actor, "start one actor: an engine and its verifiers"),
-    "relay": Command(relay, "pull the weights once and let the actors near here pull them from this process"),
-    "verifier": Command(verifier, "score for the actors of other hosts, or try a reward function on a file"),
+    "buffer": Command(composed("buffer", buffer), "start the buffer: prompts, tickets, staleness contract, batches"),
+    "learner": Command(composed("learner", learner), "start the learner: its ranks under torchrun, on one node or several"),
+    "actor": Command(composed("actor", actor), "start one actor: an engine and its verifiers"),
+    "relay": Command(
+        composed("relay", relay), "pull the weights once and let the actors near here pull them from this process"
+    ),
+    "verifier": Command(
+        composed("verifier", verifier), "score for the actors of other hosts, or try a reward function on a file"
+    ),
     "bootstrap": Command(bootstrap, "make the demo's model or a real chat model, with training and held-out prompts"),
     "status": Command(status, "print the ledger of a live or ended run"),
     "report": Command(report_page, "write one HTML page that shows a run: curves, time, staleness, findings, rollouts"),

@@ -133,5 +133,5 @@ def test_a_learner_by_itself_starts_with_a_settled_dtype(
     monkeypatch.setattr(torchrun, "launch_ranks", launch)
     model = make_tiny_model(tmp_path / "model", tied=True)
     settings = [f"model.path={model}", f"run.root={tmp_path}", "model.max_context=128", "sampling.max_tokens=64"]
-    assert cli.learner(settings) == 0
+    assert cli.dispatch(["learner", *settings]) == 0
     assert [cfg.model.dtype for cfg in launched] == [dtype]
