@@ -18,6 +18,7 @@ from .files import write_atomically
 from .telemetry import EventWriter
 
 MetricsRecord = dict[str, Any]  # "step": int, "group/name": float | None
+StepNumbers = dict[str, float]  # such a record without its nulls
 HUGE = 1e100  # sums and squares of numbers below it are finite
 _RECORDS = msgspec.json.Decoder(dict[str, bool | int | float | None])
 
@@ -74,6 +75,33 @@ def read_metrics(path: Path) -> list[MetricsRecord]:
             raise UserError(f"{path}, line {number}: step is {record.get('step')!r}, expected a whole number")
         records.append(record)
     return records
+
+
+class MetricsTail:
+    """Reads new complete records of a growing metrics.jsonl. Starts over when a resumed run has replaced the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._inode = 0
+
+    def read(self) -> tuple[list[StepNumbers], bool]:
+        """Records since the last call, and whether they replace all earlier ones. Raises: OSError, msgspec.DecodeError."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return [], False
+        with file:
+            # the size does not tell: the steps that were done again may be more than those before
+            inode = os.fstat(file.fileno()).st_ino
+            restarted = self._inode not in (0, inode)
+            self._offset, self._inode = 0 if restarted else self._offset, inode
+            file.seek(self._offset)
+            chunk = file.read()
+        complete = chunk[: chunk.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        records = [_RECORDS.decode(line) for line in complete.splitlines() if line.strip()]
+        return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
 
 
 def _plain(value: SupportsFloat) -> int | float:

@@ -5,8 +5,6 @@ Its only sources are the tail of metrics.jsonl (one record per learner step) and
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from rich.text import Text
 
 from ...common.config.algorithm import ObjectiveConfig
 from ...common.messages import Status
+from ...common.metrics import MetricsTail, StepNumbers
 from ...common.types import TicketState, ValidationSetting
 from ...learner.drift import DriftWatch
 from ..summary import agreement_text, by_domain, format_duration, format_score, newest_agreement
@@ -32,34 +31,6 @@ from ..summary import agreement_text, by_domain, format_duration, format_score, 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # steps that rates and shares are averaged over
 CURVE = 12  # characters of a reward curve, over the whole run
-StepNumbers = dict[str, float]
-
-
-class MetricsTail:
-    """Reads new complete records of a growing metrics.jsonl. Starts over when a resumed run has replaced the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._inode = 0
-
-    def read(self) -> tuple[list[StepNumbers], bool]:
-        """Records since the last call, and whether they replace all earlier ones."""
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return [], False
-        with file:
-            # the size does not tell: the steps that were done again may be more than those before
-            inode = os.fstat(file.fileno()).st_ino
-            restarted = self._inode not in (0, inode)
-            self._offset, self._inode = 0 if restarted else self._offset, inode
-            file.seek(self._offset)
-            chunk = file.read()
-        complete = chunk[: chunk.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        records = [json.loads(line) for line in complete.splitlines() if line.strip()]
-        return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
 
 
 def last_step(metrics: Path) -> int:

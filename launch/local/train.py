@@ -24,6 +24,7 @@ from ...common.config.sections import Config
 from ...common.config.stages import staged_configs, total_steps
 from ...common.config.trees import largest_eta
 from ...common.errors import UserError
+from ...common.metrics import MetricsTail
 from ...learner.drift import DriftWatch
 from ..gpus import visible_gpus
 from ..model_check import is_folder_name
@@ -31,7 +32,7 @@ from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
 from ..terminal import TerminalConsole, without_controls
 from .first_group import FirstGroup
-from .live import MetricsTail, RunProgress, last_step, live_line, live_page, starting_sentence
+from .live import RunProgress, last_step, live_line, live_page, starting_sentence
 from .preflight import finished_steps
 from .process import ChildProcess
 from .supervisor import RunOutcome, Supervisor

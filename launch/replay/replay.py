@@ -30,8 +30,7 @@ from ...common.config.run_files import RunPaths, find_checkpoints, load_config, 
 from ...common.config.sections import Config
 from ...common.errors import ProlongError, UserError
 from ...common.json_object import JsonObject
-from ...common.metrics import MetricsRecord
-from ..local.live import MetricsTail
+from ...common.metrics import MetricsRecord, MetricsTail
 from ..local.process import ChildProcess
 from ..status import find_run
 from .comparison import (

@@ -17,7 +17,7 @@ from ...buffer.client.observer import Observer
 from ...common.config.run_files import RunPaths
 from ...common.errors import UserError
 from ...common.messages import StatusRequest
-from ..local.live import MetricsTail
+from ...common.metrics import MetricsTail
 from ..status import buffer_note, find_run
 from ..terminal import TerminalConsole
 from .keyboard import Keyboard, raw_keyboard

@@ -1,12 +1,10 @@
-"""Reads the records that are new in metrics.jsonl, whatever happens to the file meanwhile."""
+"""Reads the records that a tracker does not have yet, whatever happens to metrics.jsonl meanwhile."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
-from ...common.metrics import MetricsRecord
+from ...common.metrics import MetricsTail, StepNumbers
 
 
 class RecordFollower:
@@ -20,26 +18,13 @@ class RecordFollower:
 
     def __init__(self, path: Path, last: int) -> None:
         self.last = last
-        self._path = path
-        # of the file that was read, and how far
-        self._file, self._offset = 0, 0
+        self._tail = MetricsTail(path)
 
-    def take(self) -> list[MetricsRecord]:
-        """What is new; a line that is still being written is left for the next call. Raises: OSError, msgspec.DecodeError."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            number = self._path.stat().st_ino
-            if number != self._file:
-                self._file, self._offset = number, 0
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        records = [msgspec.json.decode(line, type=MetricsRecord) for line in whole.splitlines()]
+    def take(self) -> list[StepNumbers]:
+        """What is new; a line that is still being written is left for the next call. Raises: as `MetricsTail.read`."""
         fresh = []
-        for record in records:
+        for record in self._tail.read()[0]:
             if record["step"] > self.last:
-                self.last = record["step"]
+                self.last = int(record["step"])
                 fresh.append(record)
         return fresh

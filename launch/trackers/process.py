@@ -6,7 +6,6 @@ stands in RUN/trackers/NAME.json, where the next process goes on. A package that
 
 from __future__ import annotations
 
-import math
 import select
 import signal
 import sys
@@ -18,7 +17,7 @@ import msgspec
 from ...common.config.run_files import RunPaths, load_config
 from ...common.config.trees import to_tree
 from ...common.files import write_atomically
-from ...common.metrics import MetricsRecord
+from ...common.metrics import StepNumbers
 from .api import TrackedRun, Tracker
 from .follow import RecordFollower
 from .services import SERVICES
@@ -69,19 +68,15 @@ def copy_records(run: RunPaths, name: str, goes_on: Callable[[float], bool]) -> 
     signal.alarm(0)
 
 
-def _write(tracker: Tracker, records: list[MetricsRecord], done: TrackerProgress, path: Path) -> None:
+def _write(tracker: Tracker, records: list[StepNumbers], done: TrackerProgress, path: Path) -> None:
     for record in records:
-        numbers = {key: value for key, value in record.items() if key != "step" and _is_number(value)}
+        step = int(record["step"])
         signal.alarm(CALL_S)
-        tracker.write(record["step"], numbers)
-        done.step = record["step"]
+        tracker.write(step, {key: value for key, value in record.items() if key != "step"})
+        done.step = step
     signal.alarm(0)
     if records or not path.exists():
         write_atomically(path, msgspec.json.encode(done))
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def main(argv: list[str]) -> int:

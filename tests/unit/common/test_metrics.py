@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prolong.common.errors import UserError
-from prolong.common.metrics import MetricsWriter, read_metrics
+from prolong.common.metrics import MetricsTail, MetricsWriter, read_metrics
 from prolong.common.telemetry import EventWriter, Spans
 
 
@@ -53,6 +53,21 @@ def test_a_line_that_holds_no_numbers_of_a_step_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "learner/loss": null}}\n{line}\n{{"step": 3}}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2: .*expected"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    assert tail.read() == ([], False)
+    path.write_text(json.dumps({"step": 1, "a": 1.0, "b": None}) + '\n{"step": 2')
+    assert tail.read() == ([{"step": 1, "a": 1.0}], False)
+    path.write_text(path.read_text() + ', "a": 2.0}\n')
+    assert tail.read() == ([{"step": 2, "a": 2.0}], False)
+    resumed = tmp_path / "resumed"  # MetricsWriter puts the cut file in the place of the other, and goes on at once
+    resumed.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 9)))
+    assert resumed.stat().st_size > path.stat().st_size
+    resumed.replace(path)
+    assert tail.read() == ([{"step": step} for step in range(1, 9)], True)
 
 
 def test_a_resume_keeps_the_records_of_its_history_only(tmp_path):

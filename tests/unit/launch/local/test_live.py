@@ -1,14 +1,13 @@
 """The live page and its lines, from records as the learner writes them."""
 
 import io
-import json
 from pathlib import Path
 
 import msgspec
 import pytest
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.messages import Status
-from prolong.launch.local.live import MetricsTail, RunProgress, live_line, live_page, sparkline
+from prolong.launch.local.live import RunProgress, live_line, live_page, sparkline
 from prolong.launch.local.train import print_start
 from prolong.learner.drift import DriftWatch
 from rich.console import Console
@@ -120,21 +119,6 @@ def test_the_curve_spans_the_whole_run_in_few_characters() -> None:
     assert sparkline([0.0, 1.0]) == "▁█"
     assert sparkline([i / 99 for i in range(100)], width=4) == "▁▃▆█"
     assert sparkline([]) == ""
-
-
-def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    tail = MetricsTail(path)
-    assert tail.read() == ([], False)
-    path.write_text(json.dumps({"step": 1, "a": 1.0, "b": None}) + '\n{"step": 2')
-    assert tail.read() == ([{"step": 1, "a": 1.0}], False)
-    path.write_text(path.read_text() + ', "a": 2.0}\n')
-    assert tail.read() == ([{"step": 2, "a": 2.0}], False)
-    resumed = tmp_path / "resumed"  # MetricsWriter puts the cut file in the place of the other, and goes on at once
-    resumed.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 9)))
-    assert resumed.stat().st_size > path.stat().st_size
-    resumed.replace(path)
-    assert tail.read() == ([{"step": step} for step in range(1, 9)], True)
 
 
 def test_an_eta_that_adapts_is_shown_as_it_is_now_with_the_reason_and_its_bound(progress: RunProgress) -> None:
