@@ -57,17 +57,21 @@ class Companion:
         return not self._thread.is_alive()
 
     def _keep_running(self) -> None:
+        pause_s = PAUSE_S
         while not self._ending.is_set():
             code = self._run()
             if code == 0 or self._ending.is_set():
                 return
             self.num_failures += 1
-            pause_s = min(PAUSE_S * 2 ** (self.num_failures - 1), MAX_PAUSE_S)
             log.warning(
                 "tracker %s failed (exit code %s), the run goes on; it is started again in %.0f s: see %s",
-                *(self.name, code, pause_s, self._log),
+                self.name,
+                code,
+                pause_s,
+                self._log,
             )
             self._ending.wait(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     @property
     def _log(self) -> Path:

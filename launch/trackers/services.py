@@ -45,8 +45,8 @@ def open_wandb(run: TrackedRun) -> Tracker:
     import wandb  # pyright: ignore[reportMissingImports]
 
     identity = run.identity or uuid.uuid4().hex[:8]
-    given = {"project": "prolong", "name": run.name, "dir": run.folder, **run.arguments}
-    wandb.init(id=identity, resume="allow", config=run.config, **given)
+    own = {"project": "prolong", "name": run.name, "dir": run.folder, "id": identity, "config": run.config, "resume": "allow"}
+    wandb.init(**{**own, **run.arguments})
     return _Logged(wandb, identity)
 
 

@@ -157,6 +157,15 @@ def test_a_tracker_that_fails_is_started_again_and_the_learner_hears_nothing(
     assert "tracker x failed (exit code 7), the run goes on" in caplog.text
 
 
+def test_a_tracker_that_fails_for_weeks_is_still_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prolong.launch.trackers.companions.PAUSE_S", 0.0)
+    tracker = companion(tmp_path, "")
+    monkeypatch.setattr(tracker, "_run", lambda: 7 if tracker.num_failures < 1100 else 0)
+    tracker.start()
+    assert tracker.join(60)
+    assert tracker.num_failures == 1100
+
+
 def test_a_tracker_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
     # it does not even look at its input
     tracker = companion(tmp_path, "import time; open('up', 'w'); time.sleep(60)")
@@ -184,12 +193,14 @@ def test_a_run_without_trackers_starts_none(tmp_path: Path) -> None:
     ("trackers", "message"),
     [
         ({"wandbb": {}}, "trackers.wandbb = {}: expected one of wandb, trackio, mlflow"),
-        ({"wandb": {}}, "trackers.wandb: the package wandb is not installed here: pip install wandb"),
+        ({"wandb": {}}, "trackers.wandb: the package no_wandb is not installed here: pip install no_wandb"),
     ],
 )
 def test_a_tracker_that_cannot_be_is_refused_before_anything_starts(
-    trackers: dict[str, dict[str, object]], message: str
+    trackers: dict[str, dict[str, object]], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # whoever runs this may have the real one
+    monkeypatch.setitem(services.SERVICES, "wandb", Service("no_wandb", Remembers))
     with pytest.raises(UserError, match=message):
         check_trackers(Config(model=ModelConfig(path="m"), trackers=trackers))
 
