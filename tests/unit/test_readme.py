@@ -41,6 +41,36 @@ def test_benches_exist() -> None:
     assert {(page, name) for page, name in used if name not in benches} == set()
 
 
+def test_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/log.md is left out: a dated entry names the command as it was."""
+    used: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for page, line in every(r"\bprolong ([a-z][a-z-]* [^#`|;\n]*)"):
+        words = line.split()
+        command = words[: 2 if words[0] in ("bench", "data", "journal") or words[:2] == ["plan", "memory"] else 1]
+        options = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        if page != "log.md":
+            used.setdefault(tuple(command), set()).update((page, option) for option in options)
+    assert ("README.md", "--rendezvous") in used["learner",]
+    wrong = {
+        (page, *command, option)
+        for command, found in used.items()
+        for page, option in found
+        if option not in options_of(command, capsys)
+    }
+    assert wrong == set()
+
+
+def options_of(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The options that a command has; those of a bench as its source names them, which loads nothing."""
+    if command[0] == "bench":
+        text = (BENCHES / f"{command[1].replace('-', '_')}.py").read_text()
+    else:
+        with pytest.raises(SystemExit):
+            COMMANDS[command[0]].run([*command[1:], "--help"])
+        text = capsys.readouterr().out
+    return set(re.findall(r"--[a-z][a-z-]*", text))
+
+
 def test_settings_exist() -> None:
     known = {*dotted_keys(), "model"}
     sections = "|".join(sorted({key.partition(".")[0] for key in known}))
