@@ -1,8 +1,9 @@
-"""Whole numbers of a command line that must not be too small, for argparse."""
+"""Numbers of a command line that must not be too small, for argparse."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -16,4 +17,17 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     read.__name__ = "whole number"  # argparse says "invalid whole number value"
+    return read
+
+
+def finite_from(least: float) -> Callable[[str], float]:
+    """The type of an argument that is a finite number of `least` or more."""
+
+    def read(text: str) -> float:
+        number = float(text)
+        if not least <= number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: expected a finite number, {least:g} or more")
+        return number
+
+    read.__name__ = "number"  # argparse says "invalid number value"
     return read

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import UserError
+from .argument_types import finite_from
 from .entry import end_process, exit_code_of, log_to_stderr, quiet_libraries
 from .process_commands import actor, buffer, learner, relay, verifier
 
@@ -92,7 +93,7 @@ def report_page(argv: list[str]) -> int:
     parser.add_argument("run", help="the run's name (a folder in runs/), or its folder; it is only read")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the page is written (default: RUN/report.html)")
     parser.add_argument(
-        "--megabytes", type=float, default=20.0, help="of the page at most: how many rollouts it shows (default: 20)"
+        "--megabytes", type=finite_from(0.0), default=20.0, help="of the page at most: how many rollouts it shows (default: 20)"
     )
     parser.add_argument("--quick", action="store_true", help="do not simulate what changes would gain: up to a minute")
     args = parser.parse_args(argv)
@@ -106,19 +107,23 @@ def top(argv: list[str]) -> int:
     target = "the run's name or folder, or tcp://HOST:PORT of its buffer (default: the run in runs/ that started last)"
     parser.add_argument("target", nargs="?", default="", metavar="RUN|ADDRESS", help=target)
     parser.add_argument("--keys", default="", metavar="FOLDER", help="buffer.keys, for the buffer of another host")
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)")
+    parser.add_argument(
+        "--every", type=finite_from(0.0), default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)"
+    )
     parser.add_argument("--once", action="store_true", help="print one page; so does a standard output that is no terminal")
     args = parser.parse_args(argv)
     from .top.command import show_top
 
-    return show_top(args.target, keys=args.keys, every_s=max(0.2, args.every), once=args.once)
+    return show_top(args.target, keys=args.keys, every_s=min(max(0.2, args.every), 3600.0), once=args.once)
 
 
 def trace(argv: list[str]) -> int:
     parser = command_parser("trace", "a run of several hosts: give the run folder of each, copied to this one")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the run's name (a folder in runs/), or its folder; only read")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .json or .json.gz file (default: RUN/trace.json)")
-    parser.add_argument("--last", type=float, default=0.0, metavar="SECONDS", help="only the end of the run (default: all)")
+    parser.add_argument(
+        "--last", type=finite_from(0.0), default=0.0, metavar="SECONDS", help="only the end of the run (default: all)"
+    )
     args = parser.parse_args(argv)
     from .trace.command import write_trace
 
@@ -227,7 +232,7 @@ def diagnose_run(argv: list[str]) -> int:
     parser.add_argument("run", help="the run's name (a folder in runs/), or its folder; it is only read")
     parser.add_argument("--quick", action="store_true", help="do not simulate what changes would gain")
     cores = "that all processes share; 0: each has its own (default: those of this machine for a run on its CPU, else 0)"
-    parser.add_argument("--cores", type=float, metavar="N", help=cores)
+    parser.add_argument("--cores", type=finite_from(0.0), metavar="N", help=cores)
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     args = parser.parse_args(argv)
     from .diagnosis.command import show_diagnosis

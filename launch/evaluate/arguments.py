@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from ..whole_number import at_least
+from ..argument_types import at_least
 
 OVERRIDE = re.compile(r"(preset|[a-z_]+\.[\w.]+)=")
 

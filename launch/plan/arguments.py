@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..whole_number import at_least
+from ..argument_types import at_least, finite_from
 
 
 def plan_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,9 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibrate", action="append", default=[], metavar="RUN", help="fit CLUSTER.yaml to this run first; may be repeated"
     )
-    parser.add_argument("--cores", type=float, help="of the host that the recorded processes shared; 0: each had its own")
+    parser.add_argument(
+        "--cores", type=finite_from(0.0), help="of the host that the recorded processes shared; 0: each had its own"
+    )
     parser.add_argument("--sweep", default="", metavar="KEY=A..B", help="such as eta=0..16, actors=1,2,4 or sampling.n=8,16")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the sweep")
     parser.add_argument("--no-search", dest="search", action="store_false", help="do not look for a better split or settings")

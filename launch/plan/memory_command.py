@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from dataclasses import replace
+from math import inf
 
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +63,7 @@ def _plan(shape: ModelShape, cfg: Config, pool: str, args: argparse.Namespace) -
 def _gpus(cfg: Config, gpus: int | None, gib: float | None) -> tuple[int, int]:
     """How many GPUs, and the bytes of each."""
     for name, value in (("--gpus", gpus), ("--gib", gib)):
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < inf:
             raise ConfigError(f"{name} {value:g}: expected a number above 0")
     here = has_gpu() and cfg.model.device is not Device.cpu
     if gpus is None:

@@ -55,6 +55,24 @@ def test_an_unknown_name_lists_the_known_ones(argv: list[str], capsys: pytest.Ca
     assert "'nonsense': expected one of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "soon"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["top", "--once", "--every"],
+        ["trace", "mine", "--last"],
+        ["report", "mine", "--megabytes"],
+        ["diagnose", "mine", "--cores"],
+        ["plan", "mine.yaml", "--cores"],
+    ],
+)
+def test_a_number_that_cannot_be_is_a_mistake(argv: list[str], number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*argv, number])
+    assert ended.value.code == 2
+    assert f"argument {argv[-1]}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["caf\udce9", "a\nb", "a" * 201])
 def test_a_name_that_no_frame_can_hold_is_a_mistake(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -206,8 +206,9 @@ def test_the_command_reads_config_json_alone(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "7.62 billion parameters, bfloat16" in said
     assert "the run needs 8 GPUs and there are 4" in said
-    with pytest.raises(ConfigError, match=r"--gib 0: expected a number above 0"):
-        memory_command.main([*settings, "--gib", "0"])
+    for number in ("0", "nan", "inf"):
+        with pytest.raises(ConfigError, match=rf"--gib {number}: expected a number above 0"):
+            memory_command.main([*settings, "--gib", number])
 
 
 def test_each_pool_has_a_plan_and_all_must_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
