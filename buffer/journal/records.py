@@ -126,8 +126,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: CurriculumConfig
     num_observations: int  # of the run, before this plan
     sweeps: list[SweepNote] = []  # since the plan before it
-    best: float = -1.0  # score of all sweeps
-    since: int = 0  # sweeps that were not better
+    best: float = -1.0  # score that the plans of this generation heard of
+    since: int = 0  # sweeps since then that were not better, or since the last plateau
     heard: int = -1  # version of the newest sweep that a plan of this generation heard of
     known: dict[str, Known]  # by uid
 
