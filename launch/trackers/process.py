@@ -6,16 +6,19 @@ stands in RUN/trackers/NAME.json, where the next process goes on. A package that
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from ...common.config.run_files import RunPaths, load_config
 from ...common.config.trees import to_tree
+from ...common.errors import UserError
 from ...common.files import write_atomically
 from ...common.metrics import StepNumbers
 from .api import TrackedRun, Tracker
@@ -46,26 +49,43 @@ def read_progress(path: Path) -> TrackerProgress:
 def copy_records(run: RunPaths, name: str, goes_on: Callable[[float], bool]) -> None:
     """Copy records while `goes_on`, which waits the given seconds, is true; then what is left.
 
-    Raises: whatever the package does. A call that does not return within CALL_S ends the process by SIGALRM.
+    Raises: UserError while another process copies to this tracker; whatever the package does. A call that does not return
+    within CALL_S ends the process by SIGALRM.
     """
     cfg, path = load_config(run.config), progress_path(run, name)
     path.parent.mkdir(exist_ok=True)
-    done = read_progress(path)
-    about = TrackedRun(
-        name=cfg.run.name, folder=str(run.folder), config=to_tree(cfg), identity=done.identity, arguments=cfg.trackers[name]
-    )
-    signal.alarm(CALL_S)
-    tracker = SERVICES[name].open(about)
-    done.identity = tracker.identity
-    follower = RecordFollower(run.metrics, done.step)
-    while True:
-        more = goes_on(POLL_S)
-        _write(tracker, follower.take(), done, path)
-        if not more:
-            break
-    signal.alarm(LEAVE_S)
-    tracker.close()
-    signal.alarm(0)
+    with _alone(path.with_suffix(".lock"), name):
+        done = read_progress(path)
+        about = TrackedRun(
+            name=cfg.run.name, folder=str(run.folder), config=to_tree(cfg), identity=done.identity, arguments=cfg.trackers[name]
+        )
+        signal.alarm(CALL_S)
+        tracker = SERVICES[name].open(about)
+        done.identity = tracker.identity
+        follower = RecordFollower(run.metrics, done.step)
+        while True:
+            more = goes_on(POLL_S)
+            _write(tracker, follower.take(), done, path)
+            if not more:
+                break
+        signal.alarm(LEAVE_S)
+        tracker.close()
+        signal.alarm(0)
+
+
+@contextlib.contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    """Keep other processes out: the one that an interrupted learner left behind, or `prolong track`, would send steps twice."""
+    with path.open("w") as lock:
+        # where the file system has no locks, nobody gets one
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{path}: another process sends this run to {name}; what it leaves can be sent when it has ended"
+                ) from None
+        yield
 
 
 def _write(tracker: Tracker, records: list[StepNumbers], done: TrackerProgress, path: Path) -> None:

@@ -114,6 +114,24 @@ def test_a_service_that_is_down_loses_nothing(tmp_path: Path, opened: list[Remem
     assert capsys.readouterr().out == "wandb: has all 4 steps\n"
 
 
+def test_two_processes_do_not_send_to_the_same_tracker(
+    tmp_path: Path, opened: list[Remembers], capsys: pytest.CaptureFixture
+) -> None:
+    """A learner that is resumed at once starts one while that of before still sends the rest."""
+    run = make_run(tmp_path, {"wandb": {}})
+    write_steps(run, 1, 2)
+    codes: list[int] = []
+
+    def meanwhile(_: float) -> bool:
+        codes.append(main(["track", str(run.folder)]))
+        return False
+
+    process.copy_records(run, "wandb", meanwhile)
+    assert (codes, len(opened)) == ([UserError.exit_code], 1)
+    assert "another process sends this run to wandb" in capsys.readouterr().err
+    assert main(["track", str(run.folder)]) == 0
+
+
 def test_the_process_copies_until_its_input_ends_and_ignores_the_signals_of_the_learner(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"fake": {"file": str(tmp_path / "got")}})
     write_steps(run, 1, 2)
