@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from itertools import compress
+from math import isclose
 from pathlib import Path
 
 from rich import box
@@ -83,7 +84,7 @@ def _shown_ks(results: Sequence[Evaluated]) -> list[int]:
     """The smallest k, the largest, and some between them."""
     scores = [score for each in results for score in each.scores]
     # where rewards are 0 or 1, the mean reward is pass@1
-    binary = all(score.reward.value == score.pass_at[1].value for score in scores if 1 in score.pass_at)
+    binary = all(isclose(score.reward.value, score.pass_at[1].value, abs_tol=1e-9) for score in scores if 1 in score.pass_at)
     ks = sorted({k for score in scores for k in score.pass_at if k > 1 or not binary}) or [1]
     if len(results) > 1:  # beside each other, models need the room
         return sorted({*([] if binary else ks[:1]), ks[-1]})

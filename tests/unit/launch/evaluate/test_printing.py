@@ -91,6 +91,14 @@ def test_the_picture_is_well_formed_and_everything_lies_inside() -> None:
         assert 0 < float(mark.attrib["cy"]) < HEIGHT
 
 
+@pytest.mark.parametrize(("rewards", "has_column"), [((1.0, 0.0, 0.0), False), ((0.5, 1.0, 0.0), True)])
+def test_pass_at_1_has_a_column_only_where_it_is_not_the_mean_reward(rewards: tuple[float, ...], has_column: bool) -> None:
+    """Thirds: the two are computed in different ways, and differ in their last bit."""
+    found = {"a": PromptOutcome(uid="a", domain="math", task="math/x", rewards=rewards)}
+    table = evaluation_table([Evaluated.of("base", None, found, [1, 3], found, num_rollouts=3)], 3)
+    assert ("pass@1" in [column.header for column in table.columns]) == has_column
+
+
 def test_a_domain_with_a_slash_is_drawn() -> None:
     found = {"a": PromptOutcome(uid="a", domain="code/python", task="code/python/x", rewards=(1.0,))}
     assert "(code/python)" in draw_evaluation([Evaluated.of("base", None, found, [1], found, num_rollouts=1)])
