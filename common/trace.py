@@ -112,14 +112,15 @@ class Tracer:
             return
         if self._num_bytes + len(line) > SEGMENT_BYTES:
             self._file.close()
-            assert self._path is not None
-            self._path.replace(self._path.with_suffix(".before.jsonl"))
             self._begin()
         self._file.write(line)
         self._num_bytes += len(line)
 
     def _begin(self) -> None:
         assert self._path is not None
+        # a full one, or that of the life before: in a container every one is process 1
+        if self._path.exists():
+            self._path.replace(self._path.with_suffix(".before.jsonl"))
         # without a buffer: a process that is killed loses nothing, and one that forks leaves no second copy
         self._file = self._path.open("wb", buffering=0)
         self._num_bytes = self._file.write(self._encoder.encode(self._head) + b"\n")
@@ -152,14 +153,21 @@ def open_trace(folder: Path, role: str, process: str) -> Iterator[Tracer]:
 
 def trace_name(process: str) -> str:
     """A name of a process as that of a file."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in process)[:100]
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in process)
+    # a file's name is limited in bytes, of which a letter may take four
+    return plain.encode()[:100].decode(errors="ignore")
 
 
 def _make_room(folder: Path) -> None:
     """Remove the oldest files of a folder that has grown too large: with actors that come and go there is no end of them."""
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob("*.jsonl"))
+    files: list[tuple[float, int, Path]] = []
+    for path in folder.glob("*.jsonl"):
+        # processes that start at once make room at once
+        with suppress(FileNotFoundError):
+            known = path.stat()
+            files.append((known.st_mtime, known.st_size, path))
     total = sum(size for _, size, _ in files)
-    for _, size, path in files:
+    for _, size, path in sorted(files):
         if total <= FOLDER_BYTES:
             break
         path.unlink(missing_ok=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from ...common.config.run_files import RunPaths
 from ...common.errors import UserError
@@ -23,9 +24,12 @@ def write_trace(runs: Sequence[str], out: Path | None, last_s: float) -> int:
     if not any(trace.spans for trace in found.processes):
         raise UserError(f"{', '.join(map(str, folders))}: no spans are recorded there; every process of a run writes some")
     path = out or folders[0].parent / "trace.json"
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}; create it, or name another file")
     trace = chrome_trace(found.processes, last_s)
     num_slices = sum(event["ph"] == "X" for event in trace["traceEvents"])
-    content = json.dumps(trace, separators=(",", ":")).encode()
+    # times too large for a number are null, which a viewer skips
+    content = msgspec.json.encode(trace)
     write_atomically(path, gzip.compress(content, 6) if path.suffix == ".gz" else content)
     broken = f", {found.num_broken} broken lines left out" if found.num_broken else ""
     sys.stdout.write(

@@ -75,6 +75,12 @@ def test_the_folder_forgets_the_oldest_processes_when_it_has_grown_too_large(
         assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"newest", "middle", "a"}
 
 
+def test_a_file_that_another_process_removed_meanwhile_does_not_end_the_recording(tmp_path: Path) -> None:
+    (tmp_path / "gone.1.jsonl").symlink_to(tmp_path / "nowhere")
+    with open_trace(tmp_path, "actor", "a") as tracer:
+        assert tracer.on
+
+
 def test_a_disk_that_fails_ends_the_recording_and_not_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "trace").write_text("a file where the folder should be")
     with open_trace(tmp_path / "trace", "actor", "a") as tracer:
@@ -109,4 +115,5 @@ def test_without_a_folder_nothing_is_recorded() -> None:
     NO_TRACE.add("step", 0.0, 1.0)
     assert not NO_TRACE.on
     assert trace_name("actor-0") == "actor-0"
+    assert len(trace_name("演" * 200).encode()) == 99
     assert Tracer().on is False

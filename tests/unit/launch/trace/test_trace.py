@@ -9,11 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prolong.common.errors import UserError
-from prolong.common.trace import TraceHead, Tracer, TraceSpan
+from prolong.common.trace import TraceHead, Tracer, TraceSpan, open_trace
 from prolong.launch.trace.chrome import chrome_trace
 from prolong.launch.trace.clocks import clock_offsets
 from prolong.launch.trace.command import write_trace
@@ -169,7 +170,33 @@ def test_files_are_read_whole_or_up_to_a_torn_line(tmp_path: Path, capsys: pytes
     assert_well_formed(json.loads(gzip.decompress((tmp_path / "out.json.gz").read_bytes())))
 
 
+def test_what_a_process_did_before_it_was_started_again_is_kept_though_its_number_is_the_same(tmp_path: Path) -> None:
+    for ordinal in (1, 2):
+        with open_trace(tmp_path, "actor", "actor-0") as tracer:
+            tracer.add("group", ordinal, ordinal + 0.5, ordinal=ordinal)
+    [found] = read_traces([tmp_path]).processes
+    assert [span.args["ordinal"] for span in found.spans] == [1, 2]
+
+
+def test_absurd_times_leave_a_file_that_a_viewer_reads(tmp_path: Path) -> None:
+    with open_trace(tmp_path / "trace", "actor", "actor-0") as tracer:
+        tracer.add("group", 1.0, 2.0, ordinal=1, ended=[1e308], judged=[-1e308])
+        tracer.add("group", 1e308, -1e308, ordinal=2)
+        tracer.add("step", 1.0, 1e308, version=1, ess=1e308)
+    assert write_trace([str(tmp_path)], None, 1.0) == 0
+    # unlike json.loads, it refuses NaN and Infinity, as JSON.parse does
+    assert msgspec.json.decode((tmp_path / "trace.json").read_bytes())["traceEvents"]
+
+
 def test_a_run_without_spans_is_said(tmp_path: Path) -> None:
     (tmp_path / "trace").mkdir()
     with pytest.raises(UserError, match="no spans are recorded"):
         write_trace([str(tmp_path)], None, 0.0)
+
+
+def test_a_file_in_a_folder_that_is_missing_is_refused_by_name(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path / "trace", "actor", "actor-0")
+    tracer.add("group", 1.0, 2.0)
+    tracer.close()
+    with pytest.raises(UserError, match="there is no folder"):
+        write_trace([str(tmp_path)], tmp_path / "missing" / "trace.json", 0.0)
