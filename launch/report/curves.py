@@ -166,7 +166,7 @@ def _stages(records: Sequence[MetricsRecord], stages: Sequence[StageConfig]) -> 
         return
     for begin, end in pairwise([*starts, len(indices)]):
         step, index = indices[begin]
-        name = stages[index].name if index < len(stages) else f"stage {index + 1}"
+        name = stages[index].name if 0 <= index < len(stages) else f"stage {index + 1}"
         yield RunMark(step=step, last_step=indices[end - 1][0], kind="stage", words=name)
 
 

@@ -26,7 +26,10 @@ pytestmark = pytest.mark.skipif(
 SECTIONS = [
     "overview", "learning", "time", "findings", "staleness", "weights", "ledger", "rollouts", "metrics", "settings",
 ]  # fmt: skip
-HOSTILE = '</script><script>window.stolen = 1</script><img src="http://127.0.0.1:9/x" onerror="window.stolen = 1">'
+HOSTILE = (
+    '</script><script>window.stolen = 1</script><img src="http://127.0.0.1:9/x" onerror="window.stolen = 1"><!--'
+    "\u2028\0\x1b[2J\u202e"
+)
 WIDTHS = {"wide": 1280, "narrow": 390}
 LONG = "w" * 300
 MOVES = (
@@ -130,6 +133,14 @@ def test_charts_have_curves_marks_and_a_cursor_that_keys_move(page: Browser) -> 
     page.press("\ue00c")  # escape
     page.wait("document.querySelectorAll('#learning .chart .at')[1].textContent === 'last'")
     assert page.messages() == []
+
+
+def test_an_axis_ends_however_close_its_numbers_are_and_however_large(page: Browser) -> None:
+    found = page.run("""return [[0, 1], [1 - 1e-16, 1 + 3e-16], [1e17, 1e17 + 16], [5e6, 5e6], [-1e100, 1e100]]
+        .map(([low, high]) => ticks(low, high, 4))""")
+    assert isinstance(found, list)
+    assert found[0] == [0, 0.25, 0.5, 0.75, 1]
+    assert all(len(ticks) <= 6 for ticks in found)
 
 
 def test_the_diagnosis_is_shown_with_its_moves_and_evidence(page: Browser) -> None:

@@ -62,8 +62,9 @@ function duration(seconds) {
 function ticks(low, high, count) {
   const rough = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+  const begin = Math.ceil(low / step - 1e-9), found = [];
+  // counted from `begin`: beyond 2^53 a number and its successor are the same
+  for (let i = 0; i <= count + 1 && (begin + i) * step <= high + step * 1e-9; i++) found.push((begin + i) * step);
   return found;
 }
 
