@@ -1,8 +1,8 @@
 """The vitals of one process: the state that it is in and since when, and its newest numbers. Any thread may write or read.
 
-A process is alive while it gets on: each state has a limit, after which a process that has neither left it nor said `beat`
-counts as stuck, so that whoever started it may start it again. It is ready while it can do its work; what it waits for from
-others makes it not ready, and never stuck.
+A process is alive while it gets on: each state has a limit, after which a process that has neither left it nor entered it
+again counts as stuck, so that whoever started it may start it again. It is ready while it can do its work; what it waits for
+from others makes it not ready, and never stuck.
 
 Example: vitals.enter("trains the batch of version 7", limit_s=600.0); vitals.publish([Metric("learner_version", 7.0)])
 """
@@ -25,7 +25,7 @@ class Health:
     alive: bool
     ready: bool
     state: str  # what the process does or waits for
-    state_s: float  # for how long, or since it last got on
+    state_s: float  # for how long
     reason: str = ""  # why it is not alive or not ready
 
 
@@ -33,30 +33,25 @@ class Health:
 class Vitals:
     """Of one process of a run. Nothing here blocks for longer than a copy of a list of numbers."""
 
-    role: str  # buffer, learner, actor, relay
+    role: str  # buffer, learner, actor, relay, verifier
     name: str  # of the process, unique in the run
     run: str
     watched: bool = False  # whether anybody can ask; else numbers need not be made
     tracer: Tracer = NO_TRACE  # records what the process did and when
     _state: str = "starts"
     _since: float = field(default_factory=monotonic)
-    _beat: float = field(default_factory=monotonic)
+    _entered: float = field(default_factory=monotonic)  # the last time, of several
     _limit_s: float = float("inf")
     _hindrance: str = "it starts"  # why it is not ready; empty: it is
     _metrics: list[Metric] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, state: str, *, limit_s: float = float("inf"), hindrance: str = "") -> None:
-        """The process is in another state from now on. `hindrance`: why it cannot do its work; empty: it can."""
+        """The process is in this state from now on, or gets on in it. `hindrance`: why it cannot do its work; empty: it can."""
         with self._lock:
             if state != self._state:
                 self._since = monotonic()
-            self._state, self._limit_s, self._hindrance, self._beat = state, limit_s, hindrance, monotonic()
-
-    def beat(self) -> None:
-        """The process got on, in the same state."""
-        with self._lock:
-            self._beat = monotonic()
+            self._state, self._limit_s, self._hindrance, self._entered = state, limit_s, hindrance, monotonic()
 
     def publish(self, metrics: Iterable[Metric]) -> None:
         """Replace the numbers that a reader is shown."""
@@ -68,7 +63,7 @@ class Vitals:
         """How the process is now."""
         with self._lock:
             now = monotonic()
-            still_s = now - self._beat
+            still_s = now - self._entered
             stuck = still_s > self._limit_s
             reason = f"nothing happened for {still_s:.0f} s, at most {self._limit_s:.0f} s were expected" if stuck else ""
             return Health(
