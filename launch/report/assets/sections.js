@@ -11,6 +11,8 @@ function section(id, title, lead, ...content) {
 
 const grid = (items, kind = "") => { const found = items.filter(Boolean); return found.length ? el("div", { class: `grid ${kind}` }, found) : null; };
 const figure = (value, words, kind) => el("div", { class: "figure" }, el("b", { class: kind }, value), el("span", {}, words));
+// Lines of a chart, [metric, label] each, of the metrics that the run has
+const linesOf = (...pairs) => pairs.filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) }));
 const gain = (factor) => `${factor >= 1 ? "+" : ""}${Math.round(100 * (factor - 1))} %`;
 
 // --- overview ----------------------------------------------------------------------------------------------------------
@@ -78,18 +80,17 @@ function learning(data) {
   const heldOut = Object.keys(data.sweeps).map((setting) => heldOutChart(data, setting));
   const names = Object.keys(columns.names);
   const rewards = names.filter((name) => /^reward\/[^/]+$/.test(name) && name !== "reward/mean");
-  const lines = (...pairs) => pairs.filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) }));
   const chosen = [
     lineChart({ title: "Reward in training by domain", lines: [...(has("reward/mean") ? [{ name: "mean", values: column("reward/mean"), color: "var(--ink)" }] : []), ...rewards.slice(0, 8).map((name) => ({ name: name.slice(7), values: column(name) }))] }),
-    lineChart({ title: "KL to the reference", note: "reference/kl, nats per token", lines: lines(["reference/kl", "KL"]) }),
-    lineChart({ title: "Entropy", note: "learner/entropy, nats per token", lines: lines(["learner/entropy", "entropy"]), low: 0 }),
-    lineChart({ title: "Length of completions", lines: lines(["rollout/tokens_mean", "mean tokens"], ["rollout/tokens_max", "longest"]) }),
-    lineChart({ title: "Ended by the token limit", lines: lines(["rollout/truncated", "share truncated"]), low: 0 }),
-    lineChart({ title: "Gradient norm", lines: lines(["learner/grad_norm", "before clipping"]) }),
-    lineChart({ title: "Off-policyness", note: "policy/ess: effective sample size as a share of the tokens", lines: lines(["policy/ess", "effective sample size"]) }),
-    lineChart({ title: "KL of sampler and policy", lines: lines(["policy/kl_behaviour_k3", "k3"], ["policy/kl_behaviour", "k1"]) }),
-    lineChart({ title: "Clipped tokens", lines: lines(["policy/clip_low", "low"], ["policy/clip_high", "high"], ["policy/rejected", "rejected"]) }),
-    lineChart({ title: "Learning rate", lines: lines(["learner/lr", "lr"]) }),
+    lineChart({ title: "KL to the reference", note: "reference/kl, nats per token", lines: linesOf(["reference/kl", "KL"]) }),
+    lineChart({ title: "Entropy", note: "learner/entropy, nats per token", lines: linesOf(["learner/entropy", "entropy"]), low: 0 }),
+    lineChart({ title: "Length of completions", lines: linesOf(["rollout/tokens_mean", "mean tokens"], ["rollout/tokens_max", "longest"]) }),
+    lineChart({ title: "Ended by the token limit", lines: linesOf(["rollout/truncated", "share truncated"]), low: 0 }),
+    lineChart({ title: "Gradient norm", lines: linesOf(["learner/grad_norm", "before clipping"]) }),
+    lineChart({ title: "Off-policyness", note: "policy/ess: effective sample size as a share of the tokens", lines: linesOf(["policy/ess", "effective sample size"]) }),
+    lineChart({ title: "KL of sampler and policy", lines: linesOf(["policy/kl_behaviour_k3", "k3"], ["policy/kl_behaviour", "k1"]) }),
+    lineChart({ title: "Clipped tokens", lines: linesOf(["policy/clip_low", "low"], ["policy/clip_high", "high"], ["policy/rejected", "rejected"]) }),
+    lineChart({ title: "Learning rate", lines: linesOf(["learner/lr", "lr"]) }),
   ];
   const faults = data.marks.filter((mark) => mark.kind !== "stage");
   return section("learning", "Learning", null, chartControls(), grid([...heldOut, ...chosen]),
@@ -124,7 +125,7 @@ function time(data) {
   const sides = diagnosis ? diagnosis.sides : [];
   return section("time", "Where the time went", "The seconds of each side add up to the wall clock, times its processes; the last part of each is what no record names.",
     grid(sides.slice(0, MOST_SIDES).map(sideCard), "two"), sides.length > MOST_SIDES ? otherSides(sides.slice(MOST_SIDES)) : null,
-    grid([stackedChart("The learner's seconds per step", parts), lineChart({ title: "Tokens per second", lines: [["perf/actor_tokens_per_s", "sampled, all actors"], ["learner/tokens_per_s", "learner, while it computes"]].filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) })), low: 0 })], "two"),
+    grid([stackedChart("The learner's seconds per step", parts), lineChart({ title: "Tokens per second", lines: linesOf(["perf/actor_tokens_per_s", "sampled, all actors"], ["learner/tokens_per_s", "learner, while it computes"]), low: 0 })], "two"),
     diagnosis && diagnosis.roof ? roofCard(diagnosis) : null, diagnosis && diagnosis.moves.length ? movesCard(diagnosis) : null);
 }
 
@@ -186,27 +187,25 @@ function findings({ diagnosis }) {
 function staleness({ run }) {
   const ages = run.staleness.map(([age, share]) => ({ name: String(age), value: share, title: `${age} versions older than the policy` }));
   const survival = run.survival.map((share, i) => ({ name: i === 0 ? "short" : i === 9 ? "long" : String(i + 1), value: share, title: `decile ${i + 1} of completion length` }));
-  const lines = (...pairs) => pairs.filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) }));
   const lead = run.eta === null ? null : `buffer.eta = ${run.eta} bounds how many versions old a trained token may be. A bound that eats long answers shows in the survival by length.`;
   return section("staleness", "Staleness and survival", lead, grid([
     ages.length ? barChart("Staleness of trained tokens", ages, (value) => percent(value), "var(--c0)") : null,
-    lineChart({ title: "Staleness over the run", lines: lines(["buffer/staleness_mean", "mean of groups"], ["buffer/staleness_max", "largest"], ["buffer/eta", "eta"]), low: 0 }),
+    lineChart({ title: "Staleness over the run", lines: linesOf(["buffer/staleness_mean", "mean of groups"], ["buffer/staleness_max", "largest"], ["buffer/eta", "eta"]), low: 0 }),
     survival.length ? barChart("Groups that were trained, by length", survival, (value) => percent(value), "var(--c2)", 1.12) : null,
-    lineChart({ title: "Work that eta held back", note: "buffer/held_s: seconds per step", lines: lines(["buffer/held_s", "seconds"]), low: 0 }),
+    lineChart({ title: "Work that eta held back", note: "buffer/held_s: seconds per step", lines: linesOf(["buffer/held_s", "seconds"]), low: 0 }),
   ]));
 }
 
 function weights({ run }) {
-  const lines = (...pairs) => pairs.filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) }));
   const sum = (name) => (has(name) ? column(name).reduce((total, value) => total + (value || 0), 0) : null);
   const last = (name) => { const values = column(name) || []; for (let i = values.length - 1; i >= 0; i--) if (values[i] !== null) return values[i]; return null; };
   const counted = [["updates that actors loaded", whole(run.totals.weight_updates)], ["members that did not get the weights", num(last("weights/failed"))], ["versions replaced by a newer one", num(last("weights/replaced"))],
     ["versions pulled", num(sum("buffer/pulls"))], ["bytes pulled", compact(sum("buffer/pulled_bytes"))], ["bytes of the last delta", compact(last("weights/delta_bytes"))], ["bytes of the whole model", compact(last("weights/full_bytes"))]].filter(([, value]) => value !== "–");
   return section("weights", "Weight updates", "From a step's end until every actor samples with the new version; generation goes on meanwhile.", grid([
-    lineChart({ title: "Seconds per version", lines: lines(["weights/publish_s", "broadcast"], ["weights/critical_s", "of it, the learner waits"], ["weights/encode_s", "deltas"], ["actor/weights_s", "actors pause, all together"], ["actor/pull_s", "actors pull"]), low: 0 }),
-    lineChart({ title: "Versions that actors are behind", lines: lines(["weights/lag_mean", "mean"], ["weights/lag_max", "largest"]), low: 0 }),
-    lineChart({ title: "Bytes per version", lines: lines(["weights/delta_bytes", "delta"], ["weights/full_bytes", "whole model"]), low: 0 }),
-    lineChart({ title: "Actors", lines: lines(["actor/num_actors", "connected"]), low: 0 }),
+    lineChart({ title: "Seconds per version", lines: linesOf(["weights/publish_s", "broadcast"], ["weights/critical_s", "of it, the learner waits"], ["weights/encode_s", "deltas"], ["actor/weights_s", "actors pause, all together"], ["actor/pull_s", "actors pull"]), low: 0 }),
+    lineChart({ title: "Versions that actors are behind", lines: linesOf(["weights/lag_mean", "mean"], ["weights/lag_max", "largest"]), low: 0 }),
+    lineChart({ title: "Bytes per version", lines: linesOf(["weights/delta_bytes", "delta"], ["weights/full_bytes", "whole model"]), low: 0 }),
+    lineChart({ title: "Actors", lines: linesOf(["actor/num_actors", "connected"]), low: 0 }),
     counted.length ? el("div", { class: "card" }, el("h3", {}, "Over the run"), table([{ name: "what" }, { name: "count", n: true }], counted)) : null,
   ]));
 }
@@ -220,7 +219,7 @@ function ledger({ run }) {
     states.length ? el("div", { class: "card" }, el("h3", {}, "Tickets"), shareBar(states.map(([name, value]) => ({ name, value, color: STATE_COLORS[name] || GREY })), whole),
       el("p", { class: balanced ? "good" : "bad", style: { margin: "6px 0 0" } }, `${law}: ${balanced ? "balanced" : "NOT BALANCED"}`)) : null,
     grid([
-      lineChart({ title: "Groups per step without signal", lines: [["buffer/filtered", "filtered"], ["buffer/bypassed", "trained all the same"]].filter(([name]) => has(name)).map(([name, label]) => ({ name: label, values: column(name) })), low: 0 }),
+      lineChart({ title: "Groups per step without signal", lines: linesOf(["buffer/filtered", "filtered"], ["buffer/bypassed", "trained all the same"]), low: 0 }),
       counters.length ? el("div", { class: "card" }, el("h3", {}, "Counters of the buffer that are not 0"), table([{ name: "counter" }, { name: "count", n: true }], counters.map(([name, count]) => [name, whole(count)]))) : null,
     ], "two"));
 }
