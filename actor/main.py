@@ -41,6 +41,7 @@ from ..common.types import Group, StartedRollout, Ticket
 from ..common.weights.transports import broadcast_transport
 from ..verifiers.workers.pool import make_pool
 from .conversation import CONNECT_S, Arrivals, Outbox, next_message
+from .engines.api import Engine
 from .engines.registry import engine_class
 from .in_flight import InFlightCap
 from .pulling import Pulling, check_serving_host
@@ -83,6 +84,16 @@ async def _run(cfg: Config, name: str, pool: str, dtype: str, vitals: Vitals) ->
         check_serving_host(cfg)
     tokenizer = Tokenizer.load(cfg.model.path)
     engine = await engine_class(cfg.actor.engine).start(cfg.model, cfg.actor, cfg.run.seed, tokenizer.eos_ids)
+    await work_with(engine, tokenizer, cfg, name, pool, dtype=dtype, vitals=vitals)
+
+
+async def work_with(
+    engine: Engine, tokenizer: Tokenizer, cfg: Config, name: str, pool: str, *, dtype: str, vitals: Vitals
+) -> None:
+    """Be an actor with an engine that is ready, until `main` would end, and close the engine.
+
+    dtype: that weights must have; "" accepts any.
+    """
     # Hello comes after the engine is ready: from then on the actor is a member of every broadcast, and would delay the others
     to, limit = cfg.buffer.address, cfg.buffer.max_message_mb << 20
     pulling = Pulling(cfg.weights, load_client_keys(cfg.buffer.keys), serves=cfg.weights.serve)

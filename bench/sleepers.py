@@ -67,7 +67,7 @@ class Devices:
         return max(self.group_s * batch_groups / self.capacity, self.train_s, (self.group_s + self.train_s) / (eta + 1))
 
 
-def hello(cfg: Config, role: Role, tokenizer: str, **fields) -> Hello:
+def hello(role: Role, tokenizer: str, **fields) -> Hello:
     return Hello(
         role=role,
         name=str(role),
@@ -101,7 +101,7 @@ def made_up_group(ticket: Ticket, version: int) -> Group:
 
 async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
     """Take tickets and weight updates until the buffer stops the actor."""
-    peer = client(cfg, hello(cfg, Role.actor, tokenizer, capacity=devices.capacity * cfg.sampling.n))
+    peer = client(cfg, hello(Role.actor, tokenizer, capacity=devices.capacity * cfg.sampling.n))
     inbox = peer.inbox(Tickets, UpdateWeights)
     peer.connect(SLEEPER_TIMEOUT_S)
     version, tasks = -1, set()
@@ -136,7 +136,7 @@ class SleepingLearner:
 
     def __init__(self, cfg: Config, devices: Devices, tokenizer: str) -> None:
         self.cfg, self.devices = cfg, devices
-        self.peer = client(cfg, hello(cfg, Role.learner, tokenizer, version=0))
+        self.peer = client(cfg, hello(Role.learner, tokenizer, version=0))
         self.batches = self.peer.inbox(BatchReady, Finished)
         self.weights = self.peer.inbox(PublishPlan, PublishResult, SyncRequested)
         self.generation = self.peer.connect(SLEEPER_TIMEOUT_S).generation

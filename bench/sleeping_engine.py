@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,23 +20,15 @@ import numpy as np
 
 from ..actor.engines.completion import Completion, version_spans
 from ..actor.engines.load import EngineLoad
-from ..actor.in_flight import InFlightCap
-from ..actor.main import Actor
-from ..actor.pulling import Pulling
-from ..actor.rollouts import RolloutWorker
-from ..actor.stats import ActorStats
-from ..actor.updates import WeightUpdates
-from ..buffer.client.client import BufferClient
+from ..actor.main import work_with
 from ..common.config.run_files import load_config
 from ..common.config.sections import ActorConfig, Config, ModelConfig
 from ..common.errors import RunStopped, root_error
-from ..common.messages import PROTOCOL_VERSION, GroupAck, Hello, Role, Tickets, UpdateWeights, WeightReaders
+from ..common.messages import UpdateWeights
+from ..common.monitoring.vitals import Vitals
 from ..common.tokenizer import Tokenizer
 from ..common.types import FinishReason, Ticket, rollout_seed
-from ..verifiers.workers.pool import make_pool
 
-CONNECT_S = 120.0
-FLUSH_S = 2.0
 LETTERS = (2, 3)  # token ids of which completions are made (`starved.py` writes the tokenizer)
 
 
@@ -170,38 +160,11 @@ def _completion(rollout: _SleepingRollout) -> Completion:
 
 
 async def sleep_as_actor(cfg: Config, name: str, device: EngineDevice) -> None:
-    """One actor until the run ends. As in actor/main.py, but for the engine."""
-    tokenizer = Tokenizer.load(cfg.model.path)
-    most_running = cfg.actor.max_num_seqs or cfg.actor.capacity
-    engine = SleepingEngine(device, most_running, cfg.sampling.max_tokens)
+    """One actor until the run ends."""
+    engine = SleepingEngine(device, cfg.actor.max_num_seqs or cfg.actor.capacity, cfg.sampling.max_tokens)
     engine.begin()
-    pulling = Pulling(cfg.weights, None, serves=False)
-    greeting = Hello(
-        role=Role.actor,
-        name=name,
-        protocol=PROTOCOL_VERSION,
-        tokenizer=tokenizer.fingerprint,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        capacity=cfg.actor.capacity,
-    )
-    client = BufferClient(cfg.buffer.address, greeting, max_bytes=cfg.buffer.max_message_mb << 20)
-    inbox = client.inbox(Tickets, UpdateWeights, GroupAck, WeightReaders)
-    judges = make_pool(cfg.verifiers)
-    try:
-        await judges.start()
-        await judges.usable()
-        welcome = await asyncio.to_thread(client.connect, CONNECT_S)
-        stats = ActorStats(cfg.verifiers.max_none_rate, judges.counters, lambda: engine.load)
-        worker = RolloutWorker(engine, tokenizer, judges, stats, name)
-        updates = WeightUpdates(engine, pulling, stats, client.send, timeout_s=cfg.weights.timeout_s)
-        actor = Actor(client, inbox, updates, worker, stats, InFlightCap(cfg.actor.capacity), leave_within_s=1.0)
-        await actor.run(welcome.heartbeat_s)
-    finally:
-        client.close(FLUSH_S)
-        pulling.close()
-        await judges.close()
-        await engine.close()
+    vitals = Vitals("actor", name, cfg.run.name)
+    await work_with(engine, Tokenizer.load(cfg.model.path), cfg, name, "", dtype="", vitals=vitals)
 
 
 def run_sleeping_actor() -> None:

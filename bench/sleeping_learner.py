@@ -7,8 +7,6 @@ beside the steps. `python -m prolong.bench.sleeping_learner` is the learner of o
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import threading
 from pathlib import Path
 from statistics import fmean
@@ -21,11 +19,9 @@ from ..common.config.run_files import load_config, run_paths
 from ..common.config.sections import Config
 from ..common.errors import BufferUnreachable, RunStopped
 from ..common.messages import (
-    PROTOCOL_VERSION,
     BatchReady,
     Finish,
     Finished,
-    Hello,
     Publish,
     PublishPlan,
     PublishResult,
@@ -37,7 +33,7 @@ from ..common.messages import (
 from ..common.metrics import MetricsWriter
 from ..common.tokenizer import Tokenizer
 from ..common.types import Batch, StepEvidence
-from .sleepers import EMPTY, NO_RENDEZVOUS
+from .sleepers import EMPTY, NO_RENDEZVOUS, client, hello
 
 TIMEOUT_S = 300.0
 
@@ -100,22 +96,14 @@ class SleepingBroadcasts:
 
 def sleep_as_learner(cfg: Config, speed: LearnerSpeed) -> None:
     """Make all steps of the run."""
-    greeting = Hello(
-        role=Role.learner,
-        name="learner",
-        protocol=PROTOCOL_VERSION,
-        tokenizer=Tokenizer.load(cfg.model.path).fingerprint,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        version=0,
-    )
-    peer = BufferClient(cfg.buffer.address, greeting, max_bytes=cfg.buffer.max_message_mb << 20)
+    peer = client(cfg, hello(Role.learner, Tokenizer.load(cfg.model.path).fingerprint, version=0))
     batches = peer.inbox(BatchReady, Finished)
     broadcasts, pause = SleepingBroadcasts(peer), threading.Event()
     generation = peer.connect(TIMEOUT_S).generation
     broadcasts.begin(generation)
     with MetricsWriter(run_paths(cfg).folder, tensorboard=False) as metrics:
         began = since = perf_counter()
+        cpu_s = process_time()
         for version in range(cfg.run.steps):
             asked = perf_counter()
             peer.send(TakeBatch(generation=generation, version=version))
@@ -129,7 +117,8 @@ def sleep_as_learner(cfg: Config, speed: LearnerSpeed) -> None:
             peer.send(StepDone(generation=generation, version=version + 1, evidence=evidence))
             broadcasts.publish(version + 1)
             step_s, since = perf_counter() - since, perf_counter()
-            numbers |= {"learner/step_s": step_s, "learner/cpu_s": process_time(), "wall_s": since - began}
+            before_s, cpu_s = cpu_s, process_time()
+            numbers |= {"learner/step_s": step_s, "learner/cpu_s": cpu_s - before_s, "wall_s": since - began}
             metrics.write(version + 1, numbers | {"weights/publish_s": broadcasts.seconds, "version": version + 1.0})
     peer.send(Finish(generation=generation, version=cfg.run.steps))
     batches.take(TIMEOUT_S)

@@ -38,6 +38,7 @@ from .sleeping_engine import EngineDevice
 from .sleeping_learner import LearnerSpeed
 
 END_S = 30.0  # until the processes of a run that ended are gone
+LONGEST_STEP_S = 60.0
 PROMPTS = 64
 _composing = threading.Lock()  # Hydra composes one configuration at a time
 ENGINE = EngineDevice(
@@ -98,7 +99,10 @@ def made(devices: StarvedDevices, move: Improvement) -> StarvedDevices:
 
 
 def run_sleeping(folder: Path, devices: StarvedDevices, steps: int) -> Path:
-    """One run from its start to its end, in an empty folder. Raises RuntimeError when its learner fails."""
+    """One run from its start to its end, in an empty folder.
+
+    Raises: RuntimeError when its learner fails, TimeoutExpired when it does not end.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_data(folder, devices)
@@ -117,7 +121,8 @@ def run_sleeping(folder: Path, devices: StarvedDevices, steps: int) -> Path:
                 processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         with (folder / "learner.log").open("wb") as log:
             command = [*python, "prolong.bench.sleeping_learner", str(folder), learner]
-            code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+            deadline_s = END_S + steps * LONGEST_STEP_S
+            code = subprocess.run(command, stdout=log, stderr=log, check=False, timeout=deadline_s).returncode
         if code != 0:
             raise RuntimeError(f"{folder}: the learner ended with {code}\n{(folder / 'learner.log').read_text()[-2000:]}")
         for process in processes:

@@ -38,6 +38,7 @@ from ..learner.report import batch_metrics, write_summary
 
 MODEL = CONF_FOLDER / "demo"  # whose tokenizer is used
 TASKS = {"math": ("addition", "digit_sum"), "logic": ("spell_backward", "number_sorting"), "code": ("arithmetic",)}
+EASE = {"math": 1.0, "logic": 0.8, "code": 0.55}  # pass rate of a domain, relative to math
 POOL = 2048  # completions that all rollouts are drawn from, at most
 ETA = 2
 SWEEP = 20  # steps
@@ -95,7 +96,6 @@ class Author:
 
     def _group(self, version: int, ordinal: int, skill: float) -> Group:
         prompt = self._prompts[int(self._rng.integers(len(self._prompts)))]
-        ease = {"math": 1.0, "logic": 0.8, "code": 0.55}[prompt.domain]
         return Group(
             ordinal=ordinal,
             kind=TicketKind.train,
@@ -104,7 +104,7 @@ class Author:
             setting=ValidationSetting.none,
             sampling=Sampling(n=self._size.n, temperature=1.0, top_p=1.0, max_tokens=4 * self._size.tokens),
             eta=ETA,
-            rollouts=[self._rollout(version, skill * ease) for _ in range(self._size.n)],
+            rollouts=[self._rollout(version, skill * EASE[prompt.domain]) for _ in range(self._size.n)],
             actor=f"actor-{ordinal % 4}",
             seconds=2.0,
         )
@@ -129,8 +129,7 @@ class Author:
         )
 
     def _score(self, version: int, skill: float) -> ValidationScore:
-        ease = {"math": 1.0, "logic": 0.8, "code": 0.55}
-        scores = {f"{domain}/{task}": skill * ease[domain] for domain, tasks in TASKS.items() for task in tasks}
+        scores = {f"{domain}/{task}": skill * EASE[domain] for domain, tasks in TASKS.items() for task in tasks}
         noise = self._rng.normal(0.0, 0.01, len(scores))
         by_task = {
             name: float(np.clip(score + shift, 0, 1)) for (name, score), shift in zip(scores.items(), noise, strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from prolong.bench.starved import ENGINE, STARVED, run_sleeping
+from prolong.common.metrics import read_metrics
 from prolong.launch.diagnosis.diagnose import diagnose
 
 
@@ -21,5 +22,7 @@ def test_the_verdict_on_a_run_with_a_slow_verifier_names_it_and_its_seconds_add_
     assert best.gain > 1.3
     for side in said.sides:
         assert sum(part.seconds for part in side.spent) == pytest.approx(side.total_s)
+    # CPU seconds are those of each step, and a learner that sleeps has few
+    assert all(record["learner/cpu_s"] < record["learner/step_s"] for record in read_metrics(folder / "metrics.jsonl"))
     # every group was recorded, and is one that a learner can train
     assert said.steps == 14

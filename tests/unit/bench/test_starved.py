@@ -1,4 +1,4 @@
-"""The bench of starved runs: its moves, the engine that sleeps, and one run of real processes from start to diagnosis."""
+"""The bench of starved runs: its moves, its table, and the engine that sleeps."""
 
 import asyncio
 
