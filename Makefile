@@ -111,7 +111,7 @@ skypilot: $(STAMP) .venv-skypilot/.installed
 .venv-skypilot/.installed: tests/support/requirements-skypilot.lock .ci/install
 	@bash .ci/install .venv-skypilot tests/support/requirements-skypilot.lock
 
-# 280 MB: the packages of the trackers, in their local modes
+# 340 MB: the packages of the trackers, in their local modes
 trackers: $(STAMP) .venv-trackers/.installed
 	@$(BIN)/python -m pytest -rs tests/unit/launch/trackers
 
