@@ -1,13 +1,12 @@
 """TRL's GRPO on the demo's model, tasks and settings. It runs in an environment of its own (`.venv-trl`), one process per rank.
 
-race_trl.py starts it. It imports nothing of prolong. Each finished step is one JSON line {"step", "at", "reward"} of `--out`,
-written by rank 0; `at` is in seconds since the epoch.
+race_trl.py starts it. It imports nothing of prolong but the file beside it. Each finished step is one JSON line
+{"step", "at", "reward"} of `--out`, written by rank 0; `at` is in seconds since the epoch.
 """
 
 import argparse
 import json
 import os
-import re
 import time
 from pathlib import Path
 
@@ -15,33 +14,16 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-
-NUMBER_PATTERN = re.compile(r"-?\d+(?:\.\d+)?")
-PATTERNS = {"math": re.compile(r"\\boxed\{([^{}]*)\}"), "reasoning_gym": re.compile(r"<answer>(.*?)</answer>", re.DOTALL)}
-
-
-def gold(row: dict) -> str:
-    """The stored answer. Comparing with it is cheaper than prolong's verifiers, to TRL's advantage."""
-    answer = row["answer"]
-    return str(answer["entry"]["answer"] if "entry" in answer else answer["answer"])
-
-
-def demo_score(found: str, want: str, task: str) -> float:
-    """The reward of the demo's verifiers: numbers compared as numbers, partial credit for letters in place."""
-    if task == "number_sorting":
-        return float([float(n) for n in NUMBER_PATTERN.findall(found)] == [float(n) for n in NUMBER_PATTERN.findall(want)])
-    if task == "spell_backward":
-        return sum(a == b for a, b in zip(found, want, strict=False)) / len(want)
-    return float(found.strip() == want)
+from trl_rewards import demo_reward, target_of
 
 
 def reward(completion_ids, verifier, target, task, tokenizer) -> list[float]:
-    """The score of the last answer of each completion; 0 for a completion without an end or an answer."""
-    scores = []
-    for ids, name, want, kind in zip(completion_ids, verifier, target, task, strict=True):
-        found = PATTERNS[name].findall(tokenizer.decode(ids, skip_special_tokens=False).split("</think>")[-1])
-        scores.append(demo_score(found[-1], want, kind) if found and ids[-1] == tokenizer.eos_token_id else 0.0)
-    return scores
+    """The demo's reward of each completion; 0 for one without an end."""
+    rows = zip(completion_ids, verifier, target, task, strict=True)
+    return [
+        demo_reward(tokenizer.decode(ids, skip_special_tokens=False), *row) if ids[-1] == tokenizer.eos_token_id else 0.0
+        for ids, *row in rows
+    ]
 
 
 class StepLog(TrainerCallback):
@@ -105,7 +87,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     rows = [json.loads(line) for line in Path(args.train).read_text().splitlines()]
     keys = ("prompt", "verifier", "task")
-    columns = [{**{key: row[key] for key in keys}, "target": gold(row)} for row in rows]
+    columns = [{**{key: row[key] for key in keys}, "target": target_of(row)} for row in rows]
 
     def scored(completion_ids, verifier, target, task, **_):
         return reward(completion_ids, verifier, target, task, tokenizer)
