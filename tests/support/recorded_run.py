@@ -20,6 +20,7 @@ from prolong.common.types import Batch, FinishReason, Group, Rollout, Validation
 from prolong.launch.replay.rerun import learner_process, running
 
 from tests.support.batches import random_batch, small_config
+from tests.support.tiny_model import make_tiny_model
 
 LAST_RATE = {"lr": 3e-4, "lr_schedule": {"kind": "cosine", "warmup": 3}}
 SWEEP = 4  # versions between validation sweeps, and between checkpoints: any version with a score may be the best one
@@ -76,6 +77,16 @@ def _aged(group: Group, version: int) -> Group:
         return msgspec.structs.replace(rollout, spans=[span], finish_reason=end)
 
     return msgspec.structs.replace(group, rollouts=[aged(rollout) for rollout in group.rollouts])
+
+
+def recorded_steps_config(folder: Path) -> Config:
+    """A run in `folder` of four steps, which are recorded; nothing is saved before the last."""
+    cfg = small_config(make_tiny_model(folder / "model", tied=True))
+    cfg.run.root, cfg.run.steps, cfg.model.max_context = str(folder), 4, 64
+    cfg.checkpoint.every, cfg.checkpoint.keep = 100, 9
+    cfg.sampling.n, cfg.sampling.max_tokens = 4, 20
+    record_history(run_paths(cfg).journal, [random_batch(version) for version in range(4)])
+    return cfg
 
 
 def record_history(folder: Path, batches: list[Batch]) -> None:

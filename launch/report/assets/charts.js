@@ -275,7 +275,7 @@ function barChart(title, rows, text, fillColor, high) {
     }
     rows.forEach((row, i) => {
       const place = LEFT + i * bar;
-      root.append(svg("rect", { x: place + bar * 0.14, y: y(row.value), width: bar * 0.72, height: HEIGHT - BOTTOM - y(row.value), rx: 2, fill: fillColor }, svg("title", {}, `${row.title || row.name}: ${text(row.value)}`)));
+      root.append(svg("rect", { x: place + bar * 0.14, y: y(row.value), width: bar * 0.72, height: Math.max(0, HEIGHT - BOTTOM - y(row.value)), rx: 2, fill: fillColor }, svg("title", {}, `${row.title || row.name}: ${text(row.value)}`)));
       root.append(svg("text", { x: place + bar / 2, y: HEIGHT - 8, "text-anchor": "middle" }, row.name));
       if (bar > 34) root.append(svg("text", { x: place + bar / 2, y: y(row.value) - 4, "text-anchor": "middle" }, text(row.value)));
     });

@@ -9,28 +9,21 @@ from prolong.common.monitoring import vitals as module
 from prolong.common.monitoring.exposition import MetricKind
 from prolong.common.monitoring.vitals import Vitals
 
+from tests.support.hand_clock import HandClock
+
 LIMIT_S = 600.0
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "monotonic", clock)
-    return clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return HandClock.of(monkeypatch, module)
 
 
 def numbers(in_flight: float, tokens: float) -> dict[str, float]:
     return {"in_flight": in_flight, "engine_tokens": tokens, "busy_s": 1.0}
 
 
-def test_an_actor_whose_rollouts_get_no_token_is_stuck_and_one_without_rollouts_waits(clock: Clock) -> None:
+def test_an_actor_whose_rollouts_get_no_token_is_stuck_and_one_without_rollouts_waits(clock: HandClock) -> None:
     vitals = Vitals("actor", "actor-0", "mine")
     told = ActorVitals(vitals, LIMIT_S)
     told.note(numbers(0.0, 5.0), 64, has_weights=True)
@@ -47,7 +40,7 @@ def test_an_actor_whose_rollouts_get_no_token_is_stuck_and_one_without_rollouts_
     assert vitals.health().alive
 
 
-def test_an_actor_whose_event_loop_stands_is_stuck(clock: Clock) -> None:
+def test_an_actor_whose_event_loop_stands_is_stuck(clock: HandClock) -> None:
     vitals = Vitals("actor", "actor-0", "mine")
     ActorVitals(vitals, LIMIT_S).note(numbers(0.0, 5.0), 64, has_weights=True)
     clock.now += 1.01 * LIMIT_S
@@ -78,7 +71,7 @@ def test_numbers_that_nobody_can_ask_for_are_not_made() -> None:
     assert len(vitals.metrics()) == own + 4
 
 
-def test_a_relay_is_ready_with_weights_and_stuck_when_its_loop_stands(clock: Clock) -> None:
+def test_a_relay_is_ready_with_weights_and_stuck_when_its_loop_stands(clock: HandClock) -> None:
     vitals = Vitals("relay", "relay-0", "mine", watched=True)
     told = RelayVitals(vitals, LIMIT_S)
     told.note({"pulls": 0.0}, has_weights=False)

@@ -25,9 +25,7 @@ from prolong.learner.reset_triggers import ResetState
 from prolong.learner.schedule import Schedule, StageState, outcomes_of
 from prolong.learner.source.recorded import RecordedSource
 
-from tests.support.batches import random_batch, small_config
-from tests.support.recorded_run import record_history
-from tests.support.tiny_model import make_tiny_model
+from tests.support.recorded_run import recorded_steps_config
 
 
 def raised(cfg: AlertsConfig, kl: Sequence[float | None], state: AlertState | None = None, first: int = 1) -> list[int]:
@@ -141,12 +139,7 @@ def test_a_limit_on_the_kl_needs_a_reference() -> None:
 
 @pytest.fixture
 def cfg(tmp_path: Path) -> Config:
-    cfg = small_config(make_tiny_model(tmp_path / "model", tied=True))
-    cfg.run.root, cfg.run.steps, cfg.model.max_context = str(tmp_path), 4, 64
-    cfg.checkpoint.every, cfg.checkpoint.keep = 100, 9
-    cfg.sampling.n, cfg.sampling.max_tokens = 4, 20
-    record_history(run_paths(cfg).journal, [random_batch(version) for version in range(4)])
-    return cfg
+    return recorded_steps_config(tmp_path)
 
 
 class LiveLike(RecordedSource):

@@ -21,19 +21,12 @@ from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
 from prolong.learner.source.recorded import RecordedSource
 
-from tests.support.batches import random_batch, small_config
-from tests.support.recorded_run import record_history
-from tests.support.tiny_model import make_tiny_model
+from tests.support.recorded_run import recorded_steps_config
 
 
 @pytest.fixture
 def cfg(tmp_path: Path) -> Config:
-    cfg = small_config(make_tiny_model(tmp_path / "model", tied=True))
-    cfg.run.root, cfg.run.steps, cfg.model.max_context = str(tmp_path), 4, 64
-    cfg.checkpoint.every, cfg.checkpoint.keep = 100, 9
-    cfg.sampling.n, cfg.sampling.max_tokens = 4, 20
-    record_history(run_paths(cfg).journal, [random_batch(version) for version in range(4)])
-    return cfg
+    return recorded_steps_config(tmp_path)
 
 
 def source_of(cfg: Config) -> RecordedSource:

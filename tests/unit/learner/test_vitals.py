@@ -12,26 +12,18 @@ from prolong.common.trace import Tracer, TraceSpan
 from prolong.learner import vitals as own
 from prolong.learner.vitals import LearnerVitals
 
+from tests.support.hand_clock import HandClock
+
 STARVE_S = 100.0
 RECORD = {"learner/wait_s": 1.5, "learner/step_s": 4.0, "learner/tokens": 1000.0, "reward/math": 0.5, "policy/ess": 0.98}
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    for module in (common, own):
-        monkeypatch.setattr(module, "monotonic", clock)
-    return clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return HandClock.of(monkeypatch, common, own)
 
 
-def test_a_step_may_take_twenty_times_the_longest_one_before_it_counts_as_stuck(clock: Clock) -> None:
+def test_a_step_may_take_twenty_times_the_longest_one_before_it_counts_as_stuck(clock: HandClock) -> None:
     vitals = Vitals("learner", "learner", "mine")
     told = LearnerVitals(vitals, STARVE_S)
     # loading the model is no step
@@ -69,7 +61,7 @@ def test_seconds_are_added_up_and_the_last_sweep_stands_until_the_next() -> None
     assert ("prolong_step_learner_loss",) not in found
 
 
-def test_a_step_is_a_span_with_a_few_of_its_numbers(tmp_path: Path, clock: Clock) -> None:
+def test_a_step_is_a_span_with_a_few_of_its_numbers(tmp_path: Path, clock: HandClock) -> None:
     tracer = Tracer(tmp_path, "learner", "learner")
     told = LearnerVitals(Vitals("learner", "learner", "mine", tracer=tracer), STARVE_S)
     told.trains(6)

@@ -11,14 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 from prolong.buffer.journal.journal import open_journal
-from prolong.buffer.journal.records import GROUP, BufferState, PromptCursor, key
+from prolong.buffer.journal.records import GROUP, key
 from prolong.common.json_object import JsonObject
 from prolong.common.tokenizer import Tokenizer
-from prolong.common.types import Batch, FinishReason, Rollout, Verdict, VerdictStatus, VersionSpan
+from prolong.common.types import FinishReason, Rollout, Verdict, VerdictStatus, VersionSpan
 from prolong.launch.recipes import CONF_FOLDER
 from prolong.launch.report.rollouts import ALPHABET, LOGPROB_SCALE, MAX_CHARS, rollout_entry, sample_rollouts, spread
 
 from tests.support.batches import random_batch
+from tests.support.recorded_run import record_history
 
 DEMO = str(CONF_FOLDER / "demo")
 CODES = {letter: i for i, letter in enumerate(ALPHABET)}
@@ -37,20 +38,6 @@ def a_rollout(ids: list[int], logprobs: list[float], spans: list[VersionSpan]) -
 def spans_of(*ends: int) -> list[VersionSpan]:
     starts = [0, *ends[:-1]]
     return [VersionSpan(version=v, start=start, end=end) for v, (start, end) in enumerate(zip(starts, ends, strict=True))]
-
-
-def kept(folder: Path, batches: list[Batch]) -> None:
-    with closing(open_journal(folder, max_gb=1.0, keep_history=True)) as journal:
-        for batch in batches:
-            for group in batch.groups:
-                journal.put_group(group, b"")
-            journal.log_batch(batch)
-            cursor = PromptCursor(credits=[], drawn=[])
-            journal.commit(
-                BufferState(
-                    generation=batch.generation, version=batch.version, head=batch.version + 1, ledger={}, cursor=cursor
-                )
-            )
 
 
 def read_sample(folder: Path, budget: int = 1 << 20, models: tuple[str, ...] = (DEMO,)) -> JsonObject:
@@ -103,7 +90,7 @@ def test_a_number_of_a_verifier_that_is_not_finite_leaves_data_that_a_browser_re
     metrics = {"share": math.nan, "seconds": math.inf, "known": 0.5}
     odd = msgspec.structs.replace(first, verdict=msgspec.structs.replace(first.verdict, metrics=metrics))
     batch.groups[0] = msgspec.structs.replace(group, rollouts=[odd, *group.rollouts[1:]])
-    kept(tmp_path, [batch])
+    record_history(tmp_path, [batch])
     encoded = sample_rollouts(tmp_path, (DEMO,), 1 << 20).encoded()
     # unlike json.loads, it refuses NaN, as JSON.parse does
     shown = msgspec.json.decode(encoded)["groups"][0]["r"][0]["m"]
@@ -120,7 +107,7 @@ def test_spread_is_a_permutation_of_which_every_beginning_is_even(count: int) ->
 
 
 def test_all_groups_are_taken_where_there_is_room_in_the_order_of_their_steps(tmp_path: Path) -> None:
-    kept(tmp_path, [random_batch(version) for version in range(3)])
+    record_history(tmp_path, [random_batch(version) for version in range(3)])
     sample = read_sample(tmp_path)
     assert [group["s"] for group in sample["groups"]] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert (sample["rollouts"], sample["kept_groups"], sample["first_step"], sample["last_step"]) == (36, 9, 1, 3)
@@ -132,7 +119,7 @@ def test_all_groups_are_taken_where_there_is_room_in_the_order_of_their_steps(tm
 
 
 def test_a_budget_takes_groups_from_the_whole_run(tmp_path: Path) -> None:
-    kept(tmp_path, [random_batch(version) for version in range(32)])
+    record_history(tmp_path, [random_batch(version) for version in range(32)])
     everything = sample_rollouts(tmp_path, [DEMO], 1 << 20)
     budget = sum(map(len, everything.groups)) // 4
     some = sample_rollouts(tmp_path, [DEMO], budget)
@@ -144,7 +131,7 @@ def test_a_budget_takes_groups_from_the_whole_run(tmp_path: Path) -> None:
 
 
 def test_a_run_without_tokenizer_shows_numbers_and_says_why(tmp_path: Path) -> None:
-    kept(tmp_path, [random_batch()])
+    record_history(tmp_path, [random_batch()])
     sample = read_sample(tmp_path, models=(str(tmp_path),))
     ids = np.frombuffer(random_batch().groups[0].rollouts[0].token_ids, "<i4")
     assert sample["groups"][0]["r"][0]["t"].split() == [str(i) for i in ids]
@@ -153,7 +140,7 @@ def test_a_run_without_tokenizer_shows_numbers_and_says_why(tmp_path: Path) -> N
 
 def test_a_run_without_journal_says_what_is_missing(tmp_path: Path) -> None:
     assert "buffer.journal_gb=0" in read_sample(tmp_path)["why_none"]
-    kept(tmp_path / "empty", [])
+    record_history(tmp_path / "empty", [])
     with closing(open_journal(tmp_path / "empty", max_gb=1.0, keep_history=True)):
         pass
     assert read_sample(tmp_path / "empty")["groups"] == []
@@ -161,7 +148,7 @@ def test_a_run_without_journal_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_group_that_a_live_run_has_dropped_is_counted(tmp_path: Path) -> None:
     batch = random_batch()
-    kept(tmp_path, [batch])
+    record_history(tmp_path, [batch])
     with closing(open_journal(tmp_path, max_gb=1.0, keep_history=True)) as journal:
         newest = journal.load_state()
         assert newest is not None
@@ -175,5 +162,5 @@ def test_a_group_that_a_live_run_has_dropped_is_counted(tmp_path: Path) -> None:
 def test_another_generation_is_found_at_its_first_step(tmp_path: Path) -> None:
     batches = [random_batch(version) for version in range(4)]
     batches[2:] = [msgspec.structs.replace(batch, generation=2) for batch in batches[2:]]
-    kept(tmp_path, batches)
+    record_history(tmp_path, batches)
     assert sample_rollouts(tmp_path, [DEMO], 1 << 20).generations == [(1, 1), (3, 2)]
