@@ -11,12 +11,28 @@ from typing import NoReturn
 
 from ..common.errors import ProlongError
 
+# what steers a terminal
+_CONTROLS = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n")
 QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-torch._library"}
 
 
 def log_to_stderr() -> None:
     """Log from INFO on; `prolong train` redirects stderr to runs/NAME/logs/."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class PlainFormatter(logging.Formatter):
+    """A log line holds names and errors of other processes, which do not steer the terminal that shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
+
+def without_controls(text: str) -> str:
+    """The text without characters that steer a terminal; lines stay lines."""
+    return text.translate(_CONTROLS)
 
 
 def quiet_libraries() -> None:
@@ -34,7 +50,7 @@ def exit_code_of(command: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except ProlongError as error:
-        sys.stderr.write(f"prolong {command}: {error}\n")
+        sys.stderr.write(without_controls(f"prolong {command}: {error}\n"))
         return error.exit_code
     except KeyboardInterrupt:
         return 130

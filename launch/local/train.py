@@ -26,11 +26,12 @@ from ...common.config.trees import largest_eta
 from ...common.errors import UserError
 from ...common.metrics import MetricsTail
 from ...learner.drift import DriftWatch
+from ..entry import without_controls
 from ..gpus import visible_gpus
 from ..model_check import is_folder_name
 from ..placement import assign_cores, assign_gpus
 from ..summary import closing_lines, read_summary, scores_table
-from ..terminal import TerminalConsole, without_controls
+from ..terminal import TerminalConsole
 from .first_group import FirstGroup
 from .live import RunProgress, last_step, live_line, live_page, starting_sentence
 from .preflight import finished_steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ def write_report(
 
     predicts: simulate what changes would gain, which takes most of the time.
     """
-    if not LEAST <= megabytes < math.inf:
+    if megabytes < LEAST:
         raise UserError(f"--megabytes {megabytes:g}: expected at least {LEAST:g}")
     path = out or paths.report
     if not path.parent.is_dir():

@@ -29,13 +29,21 @@ def test_an_error_of_ours_is_one_sentence_and_its_exit_code(capsys):
     assert capsys.readouterr().err == "prolong train: run.steps = 0: expected at least 1\n"
 
 
-QUIET_SCRIPT = """
+def test_an_error_that_quotes_others_does_not_steer_the_terminal(capsys):
+    def fail() -> int:
+        raise ConfigError("the buffer refused: \x1b[2J\x9b1mfar")
+
+    assert exit_code_of("actor", fail) == 2
+    assert capsys.readouterr().err == "prolong actor: the buffer refused: [2J1mfar\n"
+
+
+QUIET_SCRIPT = r"""
 import logging, os, subprocess, sys, warnings
 from prolong.launch.entry import log_to_stderr, quiet_libraries
 log_to_stderr()
 quiet_libraries()
 logging.getLogger("vllm.importing").info("no Triton")
-logging.getLogger("prolong").info("kept")
+logging.getLogger("prolong").info("kept %s", "\x1b[2J")
 warnings.warn("deprecated", FutureWarning)
 subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('of a child', FutureWarning)"], check=True)
 """
@@ -43,4 +51,4 @@ subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('of a chil
 
 def test_what_libraries_say_of_themselves_is_left_out_here_and_in_children():
     done = subprocess.run([sys.executable, "-c", QUIET_SCRIPT], capture_output=True, text=True, timeout=60, check=True)
-    assert [line.partition("INFO ")[2] for line in done.stderr.splitlines()] == ["prolong: kept"]
+    assert [line.partition("INFO ")[2] for line in done.stderr.splitlines()] == ["prolong: kept [2J"]

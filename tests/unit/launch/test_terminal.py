@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from prolong.launch.terminal import TerminalConsole, without_controls
+from prolong.launch.entry import without_controls
+from prolong.launch.terminal import TerminalConsole
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
