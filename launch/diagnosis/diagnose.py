@@ -9,26 +9,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ..plan.calibrate import shared_cores
 from .diagnosis import Diagnosis
 from .findings import find_all
 from .moves import Prediction, predict_moves, within_reach
 from .roof import binding_roof
-from .run_records import RunRecords, read_run, total
+from .run_records import read_run, total
 from .time_split import sides_of
 
 
 def diagnose(folder: Path, *, predicts: bool = True, cores: float | None = None) -> Diagnosis:
     """What can be said of the run in this folder, live or ended. Raises: UserError, ConfigError.
 
-    predicts: simulate what changes would gain, which takes seconds to a minute. cores: see `predict_moves`.
+    predicts: simulate what changes would gain, which takes seconds to a minute.
+    cores: that all its processes share; None: those of this machine if it was made on a CPU, 0: each process has its own.
     """
-    prediction = predict_moves(folder, cores) if predicts else Prediction(why_none="nothing was simulated")
-    return diagnose_records(read_run(folder), prediction)
-
-
-def diagnose_records(run: RunRecords, prediction: Prediction) -> Diagnosis:
-    """The same of records that are read, with the planner's word on them."""
-    roof = binding_roof(run)
+    run = read_run(folder)
+    shared = shared_cores(run.cfg) if cores is None else cores
+    prediction = predict_moves(folder, shared) if predicts else Prediction(why_none="nothing was simulated")
+    roof = binding_roof(run, shared)
     return Diagnosis(
         run=run.name,
         steps=len(run.records),

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...common.config.sections import Config
 from ...common.errors import ProlongError
 from ...common.metrics import MetricsRecord
-from ..plan.calibrate import calibrate, of_settings, shared_cores
+from ..plan.calibrate import calibrate, of_settings
 from ..plan.recorded import MIN_STEPS, RecordedRun, read_recorded
 from ..plan.refine import refine
 from ..plan.simulation.cluster import Cluster, PoolDevice
@@ -52,16 +52,15 @@ class _Change:
     cfg: Config
 
 
-def predict_moves(folder: Path, cores: float | None = None) -> Prediction:
+def predict_moves(folder: Path, cores: float) -> Prediction:
     """Simulate the run in `folder`, and the same with each change. Takes seconds to a minute.
 
-    cores: that all its processes share; None: those of this machine if it was made on a CPU, 0: each process has its own.
+    cores: that all its processes share; 0: each process has its own.
     """
     try:
         run = newest_part(read_recorded(str(folder)))
-        shared = shared_cores(run.cfg) if cores is None else cores
-        run = replace(run, others=other_processes(run.records, shared))
-        cluster = refine(_by_itself(calibrate([run], shared), run), [run])
+        run = replace(run, others=other_processes(run.records, cores))
+        cluster = refine(_by_itself(calibrate([run], cores), run), [run])
         given = _plan(of_settings(cluster, run), run.cfg, run)
         moves = [_improvement(_plan(change.cluster, change.cfg, run), given, change) for change in _changes(given)]
         if (larger := _larger_eta(given, run)) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..plan.calibrate import shared_cores
 from .diagnosis import PARTS, BindingRoof
 from .moves import UNCROWDED
 from .run_records import RunRecords, cores_had, mean, total
@@ -17,8 +16,8 @@ WORDS = {
 }
 
 
-def binding_roof(run: RunRecords) -> BindingRoof | None:
-    """The part that holds the run up; None before the first step."""
+def binding_roof(run: RunRecords, cores: float) -> BindingRoof | None:
+    """The part that holds the run up; None before the first step. cores: that all its processes share; 0: each has its own."""
     records = run.measured
     step_s = total(records, "learner/step_s")
     if step_s <= 0:
@@ -36,12 +35,12 @@ def binding_roof(run: RunRecords) -> BindingRoof | None:
     return BindingRoof(
         part=part,
         words=WORDS[part].format(share=shares[part]),
-        evidence=tuple(_evidence(run, found)),
+        evidence=tuple(_evidence(run, found, cores)),
         shares=shares,
     )
 
 
-def _evidence(run: RunRecords, found: Waits) -> list[str]:
+def _evidence(run: RunRecords, found: Waits, cores: float) -> list[str]:
     """What the records say, a sentence each."""
     records, cfg = run.measured, run.cfg
     steps, step_s = len(records), total(records, "learner/step_s")
@@ -62,7 +61,7 @@ def _evidence(run: RunRecords, found: Waits) -> list[str]:
             f"actors sample {busy:.0%} of their time, wait {exposed:.0%} for verdicts alone, and pause {paused:.0%} for weights"
         )
     had = cores_had(records)
-    if shared_cores(cfg) and 0 < had < UNCROWDED:
+    if cores and 0 < had < UNCROWDED:
         said.append(f"others want the cores of this machine: learner and actors had {had:.2f} of a core each while they worked")
     if found.verifiers_use > 0:
         said.append(f"the verifier workers judge {found.verifiers_use:.0%} of their time")

@@ -53,7 +53,7 @@ def run_with(changes: Mapping[str, float], *, group_s: float = 0.5) -> RunRecord
 
 @pytest.mark.parametrize("cause", STARVED)
 def test_the_part_that_was_made_slow_binds(cause: str) -> None:
-    found = binding_roof(run_with(STARVED[cause]))
+    found = binding_roof(run_with(STARVED[cause]), 0.0)
     assert found is not None
     assert found.part == cause
     assert sum(found.shares.values()) == pytest.approx(1.0)
@@ -63,22 +63,32 @@ def test_the_part_that_was_made_slow_binds(cause: str) -> None:
 
 def test_groups_that_wait_long_for_verdicts_blame_the_verifiers_even_where_eta_holds_work_back() -> None:
     # 50 tokens take half a second, a group takes three: five sixths of its round are verdicts
-    found = binding_roof(run_with(STARVED["staleness"], group_s=3.0))
+    found = binding_roof(run_with(STARVED["staleness"], group_s=3.0), 0.0)
     assert found is not None
     assert found.part == "verifiers"
 
 
 def test_actors_without_tickets_blame_eta_in_records_that_do_not_say_what_was_held() -> None:
-    found = binding_roof(run_with({"buffer/held_s": 0.0, "actor/busy_s": 0.3, "actor/idle_s": 0.7}))
+    found = binding_roof(run_with({"buffer/held_s": 0.0, "actor/busy_s": 0.3, "actor/idle_s": 0.7}), 0.0)
     assert found is not None
     assert found.part == "staleness"
 
 
 def test_a_pause_for_new_weights_counts_for_the_weights() -> None:
-    found = binding_roof(run_with({"actor/busy_s": 0.3, "actor/idle_s": 0.0, "actor/weights_s": 0.7}))
+    found = binding_roof(run_with({"actor/busy_s": 0.3, "actor/idle_s": 0.0, "actor/weights_s": 0.7}), 0.0)
     assert found is not None
     assert found.part == "weights"
 
 
+def test_only_where_cores_are_shared_others_can_want_them() -> None:
+    # a tenth of a core for each second of work
+    run = run_with({"learner/compute_s": 1.0, "learner/cpu_s": 0.1, "actor/busy_s": 1.0, "actor/cpu_s": 0.1})
+    shared, own = binding_roof(run, 2.0), binding_roof(run, 0.0)
+    assert shared is not None
+    assert own is not None
+    assert any("others want the cores of this machine: learner and actors had 0.10" in said for said in shared.evidence)
+    assert not any("others want" in said for said in own.evidence)
+
+
 def test_before_the_first_step_nothing_binds() -> None:
-    assert binding_roof(RunRecords(name="run", cfg=planned_config(), records=[])) is None
+    assert binding_roof(RunRecords(name="run", cfg=planned_config(), records=[]), 0.0) is None
