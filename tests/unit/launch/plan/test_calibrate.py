@@ -11,7 +11,7 @@ from prolong.common.metrics import MetricsWriter
 from prolong.launch.plan.calibrate import POOL, calibrate
 from prolong.launch.plan.recorded import RecordedRun, read_recorded
 from prolong.launch.plan.refine import fit_of, refine, simulate_run
-from prolong.launch.plan.simulation.cluster import Cluster, HostDevice, LearnerDevice, LengthClass, PoolDevice
+from prolong.launch.plan.simulation.cluster import Cluster, HostDevice, LearnerDevice, LengthClass, PoolDevice, WeightsDevice
 from prolong.launch.recipes import compose
 
 from tests.support.recorded_steps import (
@@ -80,6 +80,27 @@ def test_on_shared_cores_work_is_split_between_an_engine_and_its_helpers() -> No
     assert found.helper_cores == pytest.approx(0.2)
 
 
+def simulated_record(true: Cluster, cfg: Config, slower: float = 1.0) -> RecordedRun:
+    """A run of these devices, whose steps are all `slower` by a factor."""
+    run = recorded(cfg.sampling.n, 30.0, cfg)
+    for record, step in zip(run.records, simulate_run(true, run).history, strict=True):
+        record |= {"wall_s": (step.began_s + step.step_s) * slower, "buffer/staleness_mean": step.staleness}
+    return run
+
+
+@pytest.mark.parametrize("slower", [0.985, 1.015])
+def test_a_side_that_nobody_waits_for_keeps_its_speed(slower: float) -> None:
+    true = Cluster(
+        pools={POOL: PoolDevice(count=2, capacity=64, step_base_s=BASE_S, step_per_rollout_s=PER_ROLLOUT_S)},
+        learner=LearnerDevice(base_s=LEARNER_S, per_token_s=PER_TOKEN_S),
+        lengths=[LengthClass(mean=20, prompt_tokens=PROMPT)],
+        weights=WeightsDevice(publish_s=5.0),
+    )
+    found = refine(true, [simulated_record(true, planned_config(eta=1, actors=2, n=4), slower)])
+    assert found.pools[POOL].step_base_s == pytest.approx(BASE_S, rel=0.05)
+    assert found.learner.base_s == pytest.approx(LEARNER_S, rel=0.05)
+
+
 @pytest.mark.parametrize(("cores", "contention"), [(1.25, 0.0), (1.1, 0.6)])
 def test_what_no_record_shows_of_a_shared_host_is_found_by_simulation(cores: float, contention: float) -> None:
     true = Cluster(
@@ -95,13 +116,8 @@ def test_what_no_record_shows_of_a_shared_host_is_found_by_simulation(cores: flo
         lengths=[LengthClass(mean=20, prompt_tokens=PROMPT)],
         host=HostDevice(cores=2, contention=contention),
     )
-    runs: list[RecordedRun] = []
-    for cfg in (planned_config(eta=0, n=4), planned_config(eta=2, n=4), planned_config(eta=2, actors=2, n=4)):
-        run = recorded(4, 30.0, cfg)
-        steps = simulate_run(true, run).history
-        for record, step in zip(run.records, steps, strict=True):
-            record |= {"wall_s": step.began_s + step.step_s, "buffer/staleness_mean": step.staleness}
-        runs.append(run)
+    cfgs = planned_config(eta=0, n=4), planned_config(eta=2, n=4), planned_config(eta=2, actors=2, n=4)
+    runs = [simulated_record(true, cfg) for cfg in cfgs]
     wrong = PoolDevice(capacity=64, step_base_s=BASE_S, step_per_rollout_s=PER_ROLLOUT_S, cores=1.0)
     found = refine(replace(true, pools={POOL: wrong}, host=HostDevice(cores=2)), runs)
     assert found.pools[POOL].cores == pytest.approx(cores, rel=0.1)
