@@ -38,11 +38,14 @@ def learner_process(cfg: Config, run: RunPaths, until: int) -> ChildProcess:
     `cfg` names the folder of the replay, which holds its configuration and gets its log.
     """
     ranks, scratch = cfg.launch.learner_ranks, run_paths(cfg)
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
+    # without a log folder, as in launch/torchrun.py
+    agent = ["torch.distributed.run", "--standalone", "--log-dir", os.devnull, "--nproc-per-node", str(ranks), "-m"]
     rank = ["prolong.launch.replay.rerun", str(scratch.config), str(run.folder), str(until)]
     alone = replace(cfg, launch=replace(cfg.launch, actors=0))
     env = process_environment(cfg, assign_gpus(alone, visible_gpus(os.environ)).get("learner"))
-    return ChildProcess("learner", [sys.executable, "-m", *torchrun, *rank], env=env, log=scratch.folder / "learner.log")
+    return ChildProcess(
+        "learner", [sys.executable, "-m", *(agent if ranks > 1 else []), *rank], env=env, log=scratch.folder / "learner.log"
+    )
 
 
 @contextlib.contextmanager

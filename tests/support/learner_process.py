@@ -81,8 +81,8 @@ def learner_under_torchrun(cfg: Config, address: str, ranks: int) -> Iterator[su
     cfg.buffer.address = address
     path = run_paths(cfg).folder / "learner.yaml"
     save_config(cfg, path)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*torchrun, "-m", "tests.support.learner_process", str(path)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", os.devnull]
+    command = [*torchrun, f"--nproc-per-node={ranks}", "-m", "tests.support.learner_process", str(path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     try:

@@ -125,7 +125,7 @@ def test_ranks_are_as_many_as_the_run_had(tmp_path: Path) -> None:
     cfg.launch.learner_ranks = 3
     three = learner_process(cfg, RunPaths(tmp_path), 7)
     assert three.command[1:4] == ["-m", "torch.distributed.run", "--standalone"]
-    assert three.command[4:] == ["--nproc-per-node", "3", "-m", *own]
+    assert three.command[4:] == ["--log-dir", "/dev/null", "--nproc-per-node", "3", "-m", *own]
 
 
 def test_the_sentence_of_a_learner_that_failed_is_found_in_its_log(tmp_path: Path) -> None:
