@@ -12,6 +12,7 @@ import pytest
 from prolong.buffer.audit import audit
 from prolong.buffer.core.curriculum_control import CurriculumControl
 from prolong.buffer.journal.journal import Journal
+from prolong.buffer.tickets.curriculum import PLATEAU
 
 from tests.simulator.audit import Violation
 from tests.simulator.campaign import run, run_all
@@ -31,6 +32,7 @@ def test_plans_survive_faults_and_follow_from_what_is_recorded() -> None:
         newest = journal.newest_plan()
         planned = newest is not None
         happened["several plans"] += newest is not None and newest.number > 2
+        happened["a plateau"] += newest is not None and newest.why == PLATEAU
         happened["planned, and the buffer restarted"] += planned and world.buffer_crashes > 0
         happened["planned, and steps were repeated"] += planned and world.judge.num_served_again > 0
         happened["planned, and a generation began"] += planned and world.forks > 0

@@ -206,6 +206,7 @@ class Plan:
         plan, rng = cls.draw(seed), random.Random(f"planned {seed}")
         plan.curriculum = {"every": rng.choice((1, 1, 2, 3)), "solved": 0.5, "memory": rng.choice((0.5, 0.9))}
         plan.steps = plan.last = max(plan.steps, 6)
+        plan.every, plan.heldout, plan.curriculum["plateau"] = 1, max(1, plan.heldout), rng.choice((0, 1, 2))
         plan.drawn_by = f"planned({seed})"
         return plan
 
