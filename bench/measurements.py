@@ -85,7 +85,7 @@ def _ours(command: str, *, seconds: float, figures: Mapping[str, Figure], needs:
 MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
     {
         "race-trl": MeasuredBench(
-            bench=_race("--steps", "20"), seconds=60, needs=(DEMO, TRL_ENVIRONMENT), figures=_race_figures("demo_run")
+            bench=_race("--steps", "20"), seconds=45, needs=(DEMO, TRL_ENVIRONMENT), figures=_race_figures("demo_run")
         ),
         "race-trl-long-tail": MeasuredBench(
             bench=_race("--task", "long-tail", "--steps", "12"),
@@ -96,13 +96,13 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "step-trl": MeasuredBench(
             bench=("step-trl", "--rounds", "1", "--vocab", "32000"),
-            seconds=60,
+            seconds=35,
             needs=(TRL_ENVIRONMENT,),
             figures=_step_figures("vocabulary_32k", 0),
         ),
         "pipeline": _ours(
             "pipeline --only real --rounds 1 --steps 10",
-            seconds=75,
+            seconds=50,
             needs=(DEMO,),
             figures={
                 "pipeline/eta_0_step_s": less("step_s.0"),
@@ -113,7 +113,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "learner-step": _ours(
             "learner-step --rounds 5",
-            seconds=20,
+            seconds=15,
             figures={
                 "learner/step_ms": less("rl_ms"),
                 "learner/step_with_kl_ms": less("rl_with_kl_ms"),
@@ -123,7 +123,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "actor-engine": _ours(
             "actor-engine --rounds 1 --layouts vllm transformers",
-            seconds=60,
+            seconds=35,
             figures={
                 "actor/vllm_tokens_per_s": more("tokens_per_s.vllm"),
                 "actor/vllm_cpu_us_per_token": less("cpu_us_per_token.vllm"),
@@ -133,7 +133,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "weight-update": _ours(
             "weight-update --updates 20",
-            seconds=35,
+            seconds=25,
             figures={
                 "weights/update_idle_ms": less("idle.median_ms"),
                 "weights/update_loaded_ms": less("loaded.median_ms"),
@@ -142,12 +142,12 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "weights-transport": _ours(
             "weights-transport --rounds 3",
-            seconds=40,
+            seconds=25,
             figures={"weights/broadcast_200mb_s": less("broadcast, seconds"), "weights/pull_200mb_s": less("pulled, seconds")},
         ),
         "transport": _ours(
             "transport --rounds 5",
-            seconds=15,
+            seconds=5,
             figures={
                 "transport/round_trip_ms": less("round_trip_ms"),
                 "transport/70kb_groups_per_s": more("medium_groups_per_s"),
@@ -156,7 +156,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "ingest": _ours(
             "ingest --rounds 5",
-            seconds=30,
+            seconds=10,
             figures={
                 "buffer/durable_groups_per_s": more("durable_groups_per_s"),
                 "buffer/cpu_ms_per_group": less("durable_cpu_ms_per_group"),
@@ -164,12 +164,12 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "heartbeats": _ours(
             "heartbeats --only alone --actors 1000",
-            seconds=15,
+            seconds=1,
             figures={"buffer/heartbeat_1000_actors_us": less("1000_heartbeat_us")},
         ),
         "math-speed": _ours(
             "math-speed --rounds 2",
-            seconds=30,
+            seconds=10,
             figures={
                 "verifiers/easy_math_per_cpu_s": more("easy_per_worker_cpu_s"),
                 "verifiers/hard_math_per_s": more("hard_per_s"),
@@ -178,7 +178,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "verifiers": _ours(
             "verifiers",
-            seconds=40,
+            seconds=42,
             figures={
                 "verifiers/bubblewrap_call_cpu_ms": less("bubblewrap_call_cpu_ms_per_run"),
                 "verifiers/jail_calls_per_s": more("jail_call_runs_per_s"),
@@ -187,7 +187,7 @@ MEASUREMENTS: Mapping[str, MeasuredBench] = MappingProxyType(
         ),
         "unequal-actors": _ours(
             "unequal-actors --actors 200",
-            seconds=25,
+            seconds=13,
             figures={
                 "dispatch/forecast_share_of_roof": more("dispatch.forecast.share_of_roof"),
                 "dispatch/even_share_of_roof": more("dispatch.even.share_of_roof"),
