@@ -19,18 +19,18 @@ def target_of(row: dict) -> str:
 def demo_reward(text: str, verifier: str, target: str, task: str) -> float:
     """The reward of a completion that ended: that of the last answer in it, 0 without one."""
     found = PATTERNS[verifier].findall(text.split("</think>")[-1].partition("<think>")[0])
-    judge = _spelled if task == "spell_backward" else _same_numbers
+    judge = _spelled if task == "spell_backward" else _same_items
     return judge(found[-1], target) if found else 0.0
 
 
-def _same_numbers(found: str, target: str) -> float:
-    return float(_numbers(found) == _numbers(target))
+def _same_items(found: str, target: str) -> float:
+    return float(_items(found) == _items(target))
 
 
-def _numbers(text: str) -> list[float | None]:
-    """The numbers of a list, with or without brackets and quotes; None for what is no number."""
+def _items(text: str) -> list[float | str]:
+    """The items of a list, with or without brackets and quotes; numbers are compared as numbers."""
     items = (item.strip("' ") for item in text.strip().strip("[]").split(","))
-    return [float(item) if NUMBER_PATTERN.fullmatch(item) else None for item in items]
+    return [float(item) if NUMBER_PATTERN.fullmatch(item) else item for item in items]
 
 
 def _spelled(found: str, target: str) -> float:

@@ -40,3 +40,8 @@ def test_the_race_pays_trl_what_the_verifiers_pay(name: str, make: ProblemMaker)
             assert demo_reward(text, problem.verifier, target, task) == pytest.approx(ours), (text, target)
             paid.add(ours)
     assert {0.0, 1.0} <= paid
+
+
+def test_an_answer_that_is_no_number_is_another_than_any_other() -> None:
+    assert demo_reward("\\boxed{cat}", "math", "cat", "a task of words") == 1.0
+    assert demo_reward("\\boxed{dog}", "math", "cat", "a task of words") == 0.0
