@@ -328,5 +328,5 @@ class BufferClient:
         self._wake_pending = True
         try:
             self._wake_writer.send(b"\0")
-        except BlockingIOError:
-            return  # thousands of wake bytes wait already
+        except OSError:
+            return  # thousands of wake bytes wait already, or `close` came in between, and nobody is to be woken

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic
 
@@ -333,6 +333,21 @@ def test_close_sends_what_is_queued_and_waits_for_acknowledgements(buffer):
     assert len(buffer.of(GroupResult)) == 500
     client.send(group_result(1))
     assert client.counters["client/dropped_messages"] == 1
+
+
+def test_a_thread_that_sends_while_another_closes_sees_no_error(buffer):
+    client = client_of(buffer.address)
+    client.connect(5.0)
+
+    class Queue(deque):
+        def append(self, item):
+            super().append(item)
+            client.close()
+
+    client._queue = Queue()
+    client.send(group_result(1))
+    assert not client.is_running
+    assert len(buffer.of(GroupResult)) == 1
 
 
 def test_close_does_not_wait_longer_than_it_is_told():
