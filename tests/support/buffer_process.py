@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,12 +85,6 @@ def make_config(folder: Path, *, num_prompts: int = 50, steps: int = 4, address:
     )
 
 
-def free_port() -> int:
-    """A port that nobody uses now: for a buffer that must come back under the address it had."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 class BufferProcess:
     """`prolong buffer` as its own process. `address` is known once it is bound."""
 
@@ -104,7 +97,7 @@ class BufferProcess:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
         self.address = self._wait_for_note()
 
-    def _wait_for_note(self, timeout_s: float = 20.0) -> str:
+    def _wait_for_note(self, timeout_s: float = 100.0) -> str:
         deadline = monotonic() + timeout_s
         while monotonic() < deadline:
             try:
@@ -158,9 +151,9 @@ def make_client(cfg: Config, address: str, role: Role, name: str, **changes) -> 
 def publish(learner: BufferClient, inbox: Inbox[PublishPlan | PublishResult], generation: int, version: int) -> PublishResult:
     """The learner's half of a weight update without weights."""
     learner.send(Publish(generation=generation, version=version, rendezvous=NOWHERE, manifest=NOTHING))
-    plan = inbox.take(5.0)
+    plan = inbox.take(60.0)
     assert isinstance(plan, PublishPlan)
-    result = inbox.take(5.0)
+    result = inbox.take(60.0)
     assert isinstance(result, PublishResult)
     return result
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -34,10 +36,27 @@ SMALL = [  # the demo, cut down to seconds
 
 
 def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port of the loopback interface, of those that the kernel gives to nobody who asks for any.
+
+    Else another socket of this machine may get it before the process that it is meant for binds it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(10_000, lowest) if lowest > 12_000 else range(10_000, 65_536)
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            # not from the generator that a test may have seeded: two processes would draw the same
+            probe.bind(("127.0.0.1", secrets.choice(ports)))
+            return probe.getsockname()[1]
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended. One that ended and was not waited for has: not every machine's init waits for orphans."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def wait_until(what: str, condition: Callable[[], T], timeout_s: float) -> T:
@@ -89,7 +108,7 @@ class Run:
     def status(self, within: Sequence[str] = ()) -> dict:
         """`prolong status --json` of the live run."""
         command = [*within, *CLI, "status", str(self.folder), "--json"]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
 
     def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
         def reached() -> bool:
@@ -124,7 +143,9 @@ class Run:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
         for process in self.leftovers():
-            process.kill()
+            # it may be ending by itself
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def leftovers(self) -> list[psutil.Process]:
         """Processes that still work in this run's folder."""

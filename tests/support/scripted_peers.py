@@ -61,25 +61,25 @@ class ScriptedLearner:
         self.batches = client.inbox(BatchReady, Finished)
         self.weights = client.inbox(PublishPlan, PublishResult)
         self.syncs = client.inbox(SyncRequested)
-        self.welcome = client.connect(10.0)
+        self.welcome = client.connect(60.0)
 
     def publish(self, version: int) -> PublishResult:
         return publish(self.client, self.weights, self.welcome.generation, version)
 
-    def step(self, version: int, timeout_s: float = 10.0) -> Batch:
+    def step(self, version: int, timeout_s: float = 60.0) -> Batch:
         """Take the batch of `version`, make version + 1."""
         self.client.send(TakeBatch(generation=self.welcome.generation, version=version))
         batch = self.batch(timeout_s)
         self.client.send(StepDone(generation=self.welcome.generation, version=version + 1))
         return batch
 
-    def batch(self, timeout_s: float = 10.0) -> Batch:
+    def batch(self, timeout_s: float = 60.0) -> Batch:
         """The batch that was asked for."""
         ready = self.batches.take(timeout_s)
         assert isinstance(ready, BatchReady)
         return ready.batch
 
-    def finish(self, version: int, timeout_s: float = 10.0) -> Status:
+    def finish(self, version: int, timeout_s: float = 60.0) -> Status:
         """End the run at `version`; returns the last status."""
         self.client.send(Finish(generation=self.welcome.generation, version=version))
         finished = self.batches.take(timeout_s)
@@ -89,7 +89,7 @@ class ScriptedLearner:
 
 def start_actor(cfg: Config, address: str, name: str = "actor-0") -> ScriptedActor:
     actor = ScriptedActor(make_client(cfg, address, Role.actor, name))
-    actor.client.connect(10.0)
+    actor.client.connect(60.0)
     actor.start()
     return actor
 
