@@ -257,7 +257,7 @@ def test_a_thread_writes_the_same(tmp_path: Path) -> None:
         log(journal, version)
         written = journal.commit(state(version))
         assert written is not None
-        written.result(10.0)
+        written.result(60.0)
     log(journal, 20)
     journal.commit(state(20))
     journal.close()  # waits for the one under way

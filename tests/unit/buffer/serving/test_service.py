@@ -17,6 +17,7 @@ from prolong.common.transport.gate import Gate
 from prolong.common.transport.sockets import bind_router, endpoint_of
 
 LIMIT = 1 << 16
+SOON_S = 60.0  # what is waited for happens at once, unless the machine is busy
 
 
 class ScriptedCore:
@@ -92,7 +93,7 @@ class Served:
         hello = Hello(role=Role.actor, name="a", protocol=1, tokenizer="t", host="h", pid=os.getpid())
         self.client = BufferClient(endpoint_of(self.router), hello, max_bytes=1 << 20)
         self.inbox = self.client.inbox(Status)
-        self.client.connect(5.0)
+        self.client.connect(SOON_S)
 
     def _run(self) -> None:
         try:
@@ -106,7 +107,7 @@ class Served:
 
     def close(self) -> None:
         self.service.stop.set()
-        self.thread.join(5.0)
+        self.thread.join(SOON_S)
         self.client.close()
         self.context.term()
 
@@ -129,23 +130,23 @@ def served():
 def test_every_client_is_told_of_a_failure_and_it_is_raised(served, reason, kind, said):
     served.say(reason)
     with pytest.raises(RunStopped, match=said) as stopped:
-        served.inbox.take(5.0)
+        served.inbox.take(SOON_S)
     assert stopped.value.exit_code == 1
-    served.thread.join(5.0)
+    served.thread.join(SOON_S)
     assert isinstance(served.raised, kind)
 
 
 def test_a_stop_is_told_as_no_failure(served):
     served.service.stop.set()
     with pytest.raises(RunStopped, match="told to stop") as stopped:
-        served.inbox.take(5.0)
+        served.inbox.take(SOON_S)
     assert stopped.value.exit_code == 0
     assert served.raised is None
 
 
 def test_a_finished_core_ends_the_loop(served):
     served.say("over")
-    served.thread.join(5.0)
+    served.thread.join(SOON_S)
     assert not served.thread.is_alive()
     assert served.raised is None
 
@@ -153,13 +154,14 @@ def test_a_finished_core_ends_the_loop(served):
 def test_a_message_for_an_unknown_client_is_counted(served):
     served.say("ghost")
     served.say("over")
-    served.thread.join(5.0)
+    served.thread.join(SOON_S)
     assert served.core.counts == {"buffer/unreachable_peers": 1}
 
 
 def test_the_core_ticks_while_no_client_speaks_and_not_faster(served):
-    ticks, started = served.core.ticks, monotonic()
-    served.core.ten_ticks.wait(10.0)
+    started = monotonic()
+    ticks = served.core.ticks
+    served.core.ten_ticks.wait(SOON_S)
     assert served.core.ten_ticks.is_set()
     # heartbeats and the end of the handshake cause a few turns of the loop as well
     assert served.core.ticks - ticks <= (monotonic() - started) / TICK_S + 4
@@ -167,9 +169,9 @@ def test_the_core_ticks_while_no_client_speaks_and_not_faster(served):
 
 def test_a_frame_over_the_limit_costs_its_sender_the_connection_and_no_other_client_anything(served):
     served.client.send(TicketReturned(ordinal=1, reason="y" * (LIMIT + 1)))
-    assert served.core.greeted_again.wait(5.0)
+    assert served.core.greeted_again.wait(SOON_S)
     served.say("over")
-    served.thread.join(5.0)
+    served.thread.join(SOON_S)
     assert not served.thread.is_alive()
     assert served.core.reasons == ["over"]
 
@@ -183,12 +185,12 @@ def test_the_core_hears_which_keys_are_admitted_and_of_every_change() -> None:
     thread = threading.Thread(target=service.run)
     thread.start()
     try:
-        assert core.admitted.get(timeout=5.0) == ["b" * 40]
+        assert core.admitted.get(timeout=SOON_S) == ["b" * 40]
         names[b"c" * 40] = "gpu-2"
-        assert core.admitted.get(timeout=5.0) == ["b" * 40, "c" * 40]
+        assert core.admitted.get(timeout=SOON_S) == ["b" * 40, "c" * 40]
     finally:
         service.stop.set()
-        thread.join(5.0)
+        thread.join(SOON_S)
         router.close(linger=0)
         gate.close()
         context.term()
