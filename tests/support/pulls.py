@@ -47,11 +47,12 @@ class Learner:
         chunk_bytes: int = CHUNK_BYTES,
         keys: ClientKeys | None = None,
         max_mb_s: float = 0.0,
+        port: int = 0,
     ) -> None:
         self.manifest = manifest or make_manifest()
         self.store = make_store(self.manifest, chunk_bytes)
         self._keys, self._max_mb_s = keys, max_mb_s
-        self.serve_at(0)
+        self.serve_at(port)
         self.random = torch.Generator().manual_seed(1)
         self.buckets = [self._noise(bucket.num_bytes) for bucket in self.manifest.buckets]
         self.version = -1
@@ -156,7 +157,7 @@ def make_client_keys() -> ClientKeys:
     return ClientKeys(secret=secret, public=public, buffer=zmq.curve_keypair()[0])
 
 
-def soon(seconds: float = 10.0) -> float:
+def soon(seconds: float = 60.0) -> float:
     """A deadline."""
     return monotonic() + seconds
 

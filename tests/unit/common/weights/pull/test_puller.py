@@ -1,6 +1,5 @@
 """Pulls over real sockets on loopback: snapshots, deltas, several sources, cuts, relays."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from time import thread_time
@@ -12,13 +11,22 @@ from prolong.common.errors import WeightsError
 from prolong.common.types import Rendezvous
 from prolong.common.weights.pull import one_pull, origin
 from prolong.common.weights.pull.protocol import PIECE_BYTES
+from prolong.common.weights.pull.puller import Puller
 from prolong.common.weights.pull.store import Superseded
 
 from tests.support.pulls import Learner, Relay, make_client_keys, make_manifest, make_puller, make_store, soon, store_of
-from tests.support.runs import wait_until
+from tests.support.runs import free_port, wait_until
 
-LARGE = make_manifest(8 << 20, 1)  # takes a second at 8 MB/s
+LARGE = make_manifest(8 << 20, 1)
 COARSE = 1 << 16
+# of a learner from which one message comes, and the next one twenty seconds later; no limit holds once its pace is 0
+ONE_MESSAGE_MB_S = 0.05
+SOON_S = 60.0  # what is waited for happens at once, unless the machine is busy
+
+
+def holds_some(puller: Puller) -> bool:
+    """Whether a chunk has come."""
+    return puller.store is not None and any(puller.store.held(index) for index in range(len(puller.store.layout.chunks)))
 
 
 def test_a_newcomer_gets_a_snapshot_and_then_deltas():
@@ -57,10 +65,14 @@ def test_whole_pieces_fit_when_they_are_encrypted():
 
 
 def test_after_a_cut_only_what_is_missing_is_fetched():
-    with Learner(LARGE, max_mb_s=8.0, chunk_bytes=COARSE) as learner, make_puller(chunk_bytes=COARSE) as puller:
+    slow = Learner(LARGE, max_mb_s=ONE_MESSAGE_MB_S, chunk_bytes=COARSE)
+    with slow as learner, make_puller(chunk_bytes=COARSE) as puller, ThreadPoolExecutor() as threads:
         update = learner.step()
+        pulling = threads.submit(puller.pull, update, soon())
+        wait_until("some chunks came", lambda: holds_some(puller), SOON_S)
+        puller.cancel()
         with pytest.raises(WeightsError):
-            puller.pull(update, soon(0.6))
+            pulling.result(SOON_S)
         held = sum(store_of(puller).held(index) is not None for index in range(len(store_of(puller).layout.chunks)))
         assert 0 < held < len(store_of(puller).layout.chunks)
         learner.server._pace.rate = 0.0
@@ -71,15 +83,16 @@ def test_after_a_cut_only_what_is_missing_is_fetched():
 
 def test_a_server_that_comes_back_is_found_again(monkeypatch):
     monkeypatch.setattr(origin, "BACKOFF_S", 0.02)
-    with Learner() as learner, make_puller() as puller:
+    port = free_port()
+    with Learner(port=port) as learner, make_puller() as puller, ThreadPoolExecutor() as threads:
         puller.pull(learner.step(), soon())
         update = learner.step()
-        port = int(learner.server.source.endpoint.rpartition(":")[2])
         learner.server.close()
-        threading.Timer(0.3, lambda: learner.serve_at(port)).start()
-        puller.pull(update, soon())
+        pulling = threads.submit(puller.pull, update, soon())
+        wait_until("the server is missed", lambda: puller.counters["weights/lost_sources"] > 0, SOON_S)
+        learner.serve_at(port)
+        pulling.result(SOON_S)
         assert learner.is_held_by(puller.store)
-        assert puller.counters["weights/lost_sources"] > 0
 
 
 def test_a_version_that_the_learner_has_gone_past_comes_whole_to_one_that_holds_nothing():
@@ -95,17 +108,18 @@ def test_a_version_that_the_learner_has_gone_past_comes_whole_to_one_that_holds_
 
 
 def test_the_learners_next_version_ends_a_pull_that_needs_the_one_before_and_what_came_is_kept():
-    with Learner(LARGE, max_mb_s=8.0, chunk_bytes=COARSE) as learner, make_puller(chunk_bytes=COARSE) as puller:
+    slow = Learner(LARGE, max_mb_s=ONE_MESSAGE_MB_S, chunk_bytes=COARSE)
+    with slow as learner, make_puller(chunk_bytes=COARSE) as puller:
         update = learner.step()
         with ThreadPoolExecutor() as threads:
             pulling = threads.submit(puller.pull, update, soon())
-            wait_until("some chunks came", lambda: puller.store is not None and store_of(puller).held(20) is not None, 5.0)
+            wait_until("some chunks came", lambda: holds_some(puller), SOON_S)
             learner.replace(4 << 20)
             later = learner.step()
+            learner.server._pace.rate = 0.0
             with pytest.raises(Superseded) as raised:
-                pulling.result(10.0)
+                pulling.result(SOON_S)
         assert raised.value.newest == 1
-        learner.server._pace.rate = 0.0
         result = puller.pull(later, soon())
         assert learner.is_held_by(puller.store)
         assert 0 < result.num_full < result.num_chunks, "chunks that came of the version before need their deltas alone"
@@ -117,11 +131,11 @@ def test_a_pull_ends_at_once_when_another_thread_says_so(ends):
         update = learner.step()
         learner.server.serve(make_store(learner.manifest))  # which has nothing yet
         with ThreadPoolExecutor() as threads:
-            pulling = threads.submit(puller.pull, update, soon(60.0))
-            wait_until("it is asked", lambda: any(reader.parked for reader in learner.server._turns), 5.0)
+            pulling = threads.submit(puller.pull, update, soon())
+            wait_until("it is asked", lambda: any(reader.parked for reader in learner.server._turns), SOON_S)
             getattr(puller, ends)()
             with pytest.raises(WeightsError, match="cancelled"):
-                pulling.result(5.0)
+                pulling.result(SOON_S)
 
 
 def test_who_waits_for_a_version_uses_no_processor_and_is_told_why_it_did_not_come():
@@ -147,23 +161,26 @@ def test_an_address_that_is_none_for_pulling_is_refused():
 # --- relays -------------------------------------------------------------------------------------------------------------
 
 
-def test_through_a_relay_five_pullers_cost_the_learner_one_model():
-    with Learner(LARGE, max_mb_s=8.0, chunk_bytes=COARSE) as learner, Relay(chunk_bytes=COARSE) as relay, ExitStack() as stack:
+def test_through_a_relay_five_pullers_cost_the_learner_one_model(monkeypatch):
+    monkeypatch.setattr(one_pull, "STALLED_S", SOON_S)
+    slow = Learner(LARGE, max_mb_s=ONE_MESSAGE_MB_S, chunk_bytes=COARSE)
+    with slow as learner, Relay(chunk_bytes=COARSE) as relay, ExitStack() as stack:
         update = learner.step()
         pullers = [stack.enter_context(make_puller(chunk_bytes=COARSE)) for _ in range(5)]
         threads = stack.enter_context(ThreadPoolExecutor())
-        filling = threads.submit(relay.puller.pull, update, soon(20.0))
+        filling = threads.submit(relay.puller.pull, update, soon())
         through = learner.update(relay.server.source, learner.server.source)
-        pulling = [threads.submit(puller.pull, through, soon(20.0)) for puller in pullers]
-        wait_until("the relay passes on what it has", lambda: relay.server.counters["weights/sent_bodies"] > 50, 10.0)
+        pulling = [threads.submit(puller.pull, through, soon()) for puller in pullers]
+        wait_until("the relay passes on what it has", lambda: relay.server.counters["weights/sent_bodies"] > 50, SOON_S)
         assert store_of(relay.puller).version == -1, "it has only a part itself"
-        results = [filling.result(20.0), *(pull.result(20.0) for pull in pulling)]
+        learner.server._pace.rate = 0.0
+        results = [filling.result(SOON_S), *(pull.result(SOON_S) for pull in pulling)]
         assert all(learner.is_held_by(puller.store) for puller in (relay.puller, *pullers))
         assert {result.source for result in results[1:]} == {relay.server.source.endpoint}
         sent = learner.server.counters["weights/sent_bytes"]
         assert sent < 1.1 * (8 << 20), "the learner sent about one model"
         counters = relay.server.counters
-        wait_until("all that the relay sent is counted", lambda: counters["weights/sent_bytes"] >= 5 * (8 << 20), 5.0)
+        wait_until("all that the relay sent is counted", lambda: counters["weights/sent_bytes"] >= 5 * (8 << 20), SOON_S)
 
 
 def test_a_relay_that_stays_behind_is_left_for_the_learner(monkeypatch):
