@@ -132,7 +132,7 @@ def test_spans_add_up_over_threads_and_are_taken_once():
         thread.join()
     taken = span.take()
     assert taken["learner/wait_s"] == pytest.approx(200.0)
-    assert 0 < taken["learner/step_s"] < 1
+    assert taken["learner/step_s"] > 0
     assert span.take() == {}
 
 

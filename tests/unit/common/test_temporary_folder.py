@@ -96,5 +96,5 @@ def test_what_somebody_else_planted_under_such_a_name_is_left_alone(temporary: P
 
 def test_a_forked_child_leaves_the_folder_of_its_parent(temporary: Path) -> None:
     fork = HOLDER.replace("sys.stdin.read()", "import os\nif os.fork():\n    os.wait()\n    assert folder.path.exists()")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", fork], check=True, timeout=20, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", fork], check=True, timeout=60, stdout=subprocess.DEVNULL)
     assert list(temporary.iterdir()) == []

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.support.tiny_model import make_tiny_model
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 class Case:

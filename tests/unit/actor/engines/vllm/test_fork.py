@@ -29,7 +29,7 @@ print(json.dumps([runs_on_gpu(model), opened, vllm_came_first, os.environ.get("V
 
 def start_of(device: str) -> list[object]:
     free = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTORCH_", "CUDA_"))}
-    done = subprocess.run([sys.executable, "-c", ACTOR, device], env=free, stdout=subprocess.PIPE, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", ACTOR, device], env=free, stdout=subprocess.PIPE, timeout=200, check=True)
     return json.loads(done.stdout)
 
 
