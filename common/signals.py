@@ -51,9 +51,16 @@ def stop_on_signals(stop: threading.Event, consequence: str = "stopping") -> Ite
         yield
 
 
+class _Leave(BaseException):
+    """Goes through the work of a block as KeyboardInterrupt would: what handles any Exception on the way lets it pass.
+
+    An Exception would end in somebody's `except Exception`, or make `Thread.start` forget a thread that has started already.
+    """
+
+
 @contextmanager
 def leave_on_signals(stop: threading.Event, error: Exception) -> Iterator[None]:
-    """Make SIGTERM and SIGINT set `stop` and raise `error` inside the block: for work that may be given up at any point.
+    """Make SIGTERM and SIGINT set `stop` and end the block with `error`: for work that may be given up at any point.
 
     Raises `error` also when `stop` was set before. Only the main thread of a process may enter.
     """
@@ -61,12 +68,15 @@ def leave_on_signals(stop: threading.Event, error: Exception) -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         log.warning("%s: leaving at once", signal.Signals(number).name)
         stop.set()
-        raise error
+        raise _Leave
 
-    with _handled_by(leave):
-        if stop.is_set():
-            raise error
-        yield
+    try:
+        with _handled_by(leave):
+            if stop.is_set():
+                raise error
+            yield
+    except _Leave:
+        raise error from None
 
 
 @contextmanager

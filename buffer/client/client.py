@@ -96,6 +96,7 @@ class BufferClient:
         self._wake_writer.setblocking(False)
         self._wake_pending = False
         self._thread: threading.Thread | None = None
+        self._left = threading.Event()  # the I/O thread does nothing more
         self._ended = False
 
     def inbox(self, *kinds: type[M]) -> Inbox[M]:
@@ -207,9 +208,10 @@ class BufferClient:
         self._close_at = monotonic() + timeout_s
         if self._thread is not None:
             self._wake()
-            self._thread.join(timeout_s + JOIN_S)
-            if self._thread.is_alive():
+            # a signal may have ended `connect` before the thread ran at all, and then it cannot be joined yet
+            if not self._left.wait(timeout_s + JOIN_S):
                 raise DeadlineExceeded(f"the I/O thread of {self._hello.name} did not end within {timeout_s + JOIN_S:g} s")
+            self._thread.join(JOIN_S)
         self._wake_reader.close()
         self._wake_writer.close()
 
@@ -246,6 +248,7 @@ class BufferClient:
             linger_s = max(0.0, self._close_at - monotonic()) if self._close_at is not None and session.is_up else 0.0
             close_watched(dealer, linger_s)
             context.term()
+            self._left.set()
 
     def _may_close(self, session: Session) -> bool:
         if self._close_at is None:

@@ -6,6 +6,8 @@ import threading
 import pytest
 from prolong.common.signals import StopRequest, leave_on_signals, stop_on_signals
 
+from tests.support.late_threads import interrupt_start
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_sets_the_event_and_says_what_follows(number, caplog):
@@ -41,3 +43,34 @@ def test_work_that_may_be_given_up_ends_at_once_with_the_error_and_the_request_i
             assert stop.is_set()
     assert reached == ["begun"]
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_a_handler_of_any_exception_on_the_way_does_not_keep_the_work_going():
+    reached = []
+
+    def work():
+        with leave_on_signals(threading.Event(), KeyError("given up")):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except Exception:
+                reached.append("handled")
+            reached.append("went on")
+
+    with pytest.raises(KeyError, match="given up"):
+        work()
+    assert not reached
+
+
+def test_a_thread_that_starts_meanwhile_runs(monkeypatch):
+    """`Thread.start` takes an Exception for a failed start, and the thread that runs then dies of it."""
+    begins, ran = threading.Event(), threading.Event()
+
+    def work():
+        with leave_on_signals(threading.Event(), KeyError("given up")):
+            interrupt_start(monkeypatch, begins, lambda: signal.raise_signal(signal.SIGTERM))
+            threading.Thread(target=ran.set).start()
+
+    with pytest.raises(KeyError, match="given up"):
+        work()
+    begins.set()
+    assert ran.wait(20)

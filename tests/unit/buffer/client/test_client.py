@@ -34,6 +34,7 @@ from prolong.common.transport.sockets import bind_router, endpoint_of
 from prolong.common.transport.wire import Decoder, encode
 from prolong.common.types import Batch, Group, Prompt, Sampling, TicketKind, ValidationSetting
 
+from tests.support.late_threads import interrupt_start
 from tests.support.runs import free_port
 
 LIMIT = 1 << 20
@@ -454,6 +455,21 @@ def test_connecting_ends_when_told_to_stop():
     stop.set()
     with pytest.raises(RunStopped, match="told to stop before the buffer answered"):
         client.connect(3600.0, stop)
+    assert not client.is_running
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_client_whose_connecting_was_interrupted_before_its_thread_ran_can_be_closed(buffer, monkeypatch):
+    closing, client = threading.Event(), learner_of(buffer.address)
+    wake = client._wake
+    interrupt_start(monkeypatch, closing, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.connect(5.0)
+    monkeypatch.setattr(client, "_wake", lambda: (wake(), closing.set()))
+    client.close()
     assert not client.is_running
 
 
