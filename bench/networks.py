@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -25,8 +26,9 @@ import msgspec
 from .slow_link import LinkConditions
 
 CLONE_NEWNET = 0x40000000
-PREFIX = "prolong"  # of the namespaces of a network, before the pid of the process that made it
+PREFIX = "prolong"  # of the namespaces of a network, before the pid of the process that made it and the network's number there
 LINK_TIMEOUT_S = 10.0
+_numbers = itertools.count()
 
 
 class Network:
@@ -111,21 +113,34 @@ class Network:
     def build(self) -> None:
         _remove_abandoned()
         _ip("netns", "add", self._switch)
+        self._settle("switch")
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
         _ip("-n", self._switch, "link", "set", "bridge", "up", "mtu", f"{self._mtu}")
-        for name, address in self._addresses.items():
+        for number, (name, address) in enumerate(self._addresses.items(), start=1):
             host = self.namespace(name)
             _ip("netns", "add", host)
-            pair = ["type", "veth", "peer", "name", "eth0", "mtu", f"{self._mtu}", "netns", host]
+            self._settle(name)
+            pair = ["type", "veth", "peer", "name", "eth0", "mtu", f"{self._mtu}", "address", _hardware(number), "netns", host]
             _ip("-n", self._switch, "link", "add", name, "mtu", f"{self._mtu}", *pair)
             _ip("-n", self._switch, "link", "set", name, "master", "bridge", "up")
             _ip("-n", host, "addr", "add", f"{address}/24", "dev", "eth0")
             _ip("-n", host, "link", "set", "eth0", "up")
             _ip("-n", host, "link", "set", "lo", "up")
-            with self.inside(name):
-                Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(self._congestion)
-                # what a connection learned of a link is not for those after it, whose link may be another
-                Path("/proc/sys/net/ipv4/tcp_no_metrics_save").write_text("1")
+            for other, their_address in enumerate(self._addresses.values(), start=1):
+                if other != number:
+                    _ip("-n", host, "neigh", "add", their_address, "lladdr", _hardware(other), "dev", "eth0")
+
+    def _settle(self, name: str) -> None:
+        """The kernel's own habits on a host: nobody but the hosts' programs puts a frame on a cable."""
+        with self.inside(name):
+            settings = Path("/proc/sys/net")
+            for scope in ("all", "default"):
+                # where there is no IPv6, there is nothing to turn off
+                with contextlib.suppress(FileNotFoundError):
+                    (settings / "ipv6/conf" / scope / "disable_ipv6").write_text("1")
+            (settings / "ipv4/tcp_congestion_control").write_text(self._congestion)
+            # what a connection learned of a link is not for those after it, whose link may be another
+            (settings / "ipv4/tcp_no_metrics_save").write_text("1")
 
     def remove(self) -> None:
         for name in list(self._links):
@@ -156,7 +171,7 @@ class Network:
 @contextlib.contextmanager
 def network(*names: str, mtu: int = 1500, congestion: str = "reno") -> Iterator[Network]:
     """Build a network of hosts, and take it away at the end."""
-    made = Network(f"{PREFIX}{os.getpid()}", names, mtu=mtu, congestion=congestion)
+    made = Network(f"{PREFIX}{os.getpid()}-{next(_numbers)}", names, mtu=mtu, congestion=congestion)
     try:
         made.build()
         yield made
@@ -210,6 +225,11 @@ def _remove_abandoned() -> None:
                 end_processes(namespace.name)
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", namespace.name)
+
+
+def _hardware(number: int) -> str:
+    """The Ethernet address of a host. The hosts know one another's: a question for it could be lost, or be the frame that is."""
+    return f"02:00:00:00:00:{number:02x}"
 
 
 def _ip(*arguments: str) -> str:

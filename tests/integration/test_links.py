@@ -69,21 +69,31 @@ def test_a_stream_is_whole_and_no_faster_than_the_rate(hosts: Network, stream: t
     assert hosts.link_counters("far")["lost"] > 0
 
 
-def test_the_same_seed_loses_the_same_frames(hosts: Network) -> None:
+def test_the_same_seed_loses_the_same_frames() -> None:
+    """On hosts that no other connection was made between: what it still sends would be among the frames."""
+    end = b"end"
+
+    def send(hosts: Network, *contents: bytes) -> None:
+        with hosts.inside("far"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for content in contents:
+                sender.sendto(content, (hosts.address("near"), PORT))
+
     def arrived(seed: int) -> list[int]:
-        hosts.shape("far", rate_mbit=1000, loss=0.1, seed=seed)
-        with hosts.inside("near"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-            receiver.bind((hosts.address("near"), PORT))
-            receiver.settimeout(0.2)
-            with hosts.inside("far"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                for number in range(300):
-                    sender.sendto(number.to_bytes(4, "big"), (hosts.address("near"), PORT))
-            numbers = []
-            while True:
-                try:
-                    numbers.append(int.from_bytes(receiver.recv(4), "big"))
-                except TimeoutError:
-                    return numbers
+        with network("near", "far") as hosts:
+            hosts.shape("far", rate_mbit=1000, loss=0.1, seed=seed)
+            with hosts.inside("near"):
+                receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with receiver:
+                receiver.bind((hosts.address("near"), PORT))
+                receiver.settimeout(0.1)
+                send(hosts, *(number.to_bytes(4, "big") for number in range(300)))
+                came: list[bytes] = []
+                while end not in came:
+                    try:
+                        came.append(receiver.recv(4))
+                    except TimeoutError:  # all are on their way, or the last one is lost
+                        send(hosts, end)
+        return [int.from_bytes(content, "big") for content in came[:-1]]
 
     first = arrived(seed=1)
     assert 230 < len(first) < 295

@@ -27,7 +27,7 @@ def test_the_network_of_a_killed_process_goes_with_the_next_one() -> None:
     with subprocess.Popen([sys.executable, "-c", BUILDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as builder:
         assert builder.stdout is not None
         host = psutil.Process(int(builder.stdout.readline()))
-        namespaces = [Path(f"/run/netns/prolong{builder.pid}-{name}") for name in ("near", "switch")]
+        namespaces = [Path(f"/run/netns/prolong{builder.pid}-0-{name}") for name in ("near", "switch")]
         with network("far"):
             assert all(each.exists() for each in namespaces)
         wait_until("the host's process", lambda: host.name() == "sleep", 10)
