@@ -82,9 +82,15 @@ class SpotRun(WatchedRun):
         peers = self.status().peers
         return [name for name in self.actors if name in peers and float(peers[name].get("leases", 0.0)) > 0]
 
+    def in_their_work(self) -> list[str]:
+        return [name for name in self.at_work() if self.number(name, "generated_rollouts") > 0]
+
+    def saved_tokens(self) -> int:
+        return self.status().counters.get("buffer/saved_tokens", 0)
+
     def strike(self, how: str, rng: random.Random) -> None:
-        """End one actor that works, and start another in its place; the run goes on meanwhile."""
-        victims = self.run.wait("actors at work", self.at_work, 120)
+        """End one actor that works and has ended rollouts, and start another in its place; the run goes on meanwhile."""
+        victims = self.run.wait("actors at work", self.in_their_work, 120)
         name = rng.choice(victims)
         process, before = self.actors.pop(name), self.status().version
         if how == "SIGKILL":
@@ -192,6 +198,9 @@ def storm(spot: SpotRun, blows: list[str], rng: random.Random, opened: list[Jour
         spot.start()
         for how in blows:
             spot.strike(how, rng)
+        # a blow between two rollouts hands nothing over that an end could save
+        while not spot.saved_tokens():
+            spot.strike("SIGTERM", rng)
         status = spot.stop()
         print(f"struck: {dict(Counter(blows))}; version {status.version}")
         opened.append(read_journal(spot.run.folder / "journal"))
@@ -201,7 +210,7 @@ def storm(spot: SpotRun, blows: list[str], rng: random.Random, opened: list[Jour
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800 if SOAK else 240)
+@pytest.mark.timeout(1800 if SOAK else 600)
 def test_spot_actors_hand_over_and_others_go_on(tmp_path: Path, demo_model: Path, journal_of: list[Journal]) -> None:
     rng = random.Random(SEED)
     storm(SpotRun(tmp_path, demo_model), drawn(30, rng) if SOAK else ["SIGTERM", "SIGKILL"], rng, journal_of)
