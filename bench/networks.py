@@ -228,7 +228,7 @@ def _remove_abandoned() -> None:
 
 
 def _hardware(number: int) -> str:
-    """The Ethernet address of a host. The hosts know one another's: a question for it could be lost, or be the frame that is."""
+    """The Ethernet address of a host. The hosts know one another: a question for it could be the frame that is lost."""
     return f"02:00:00:00:00:{number:02x}"
 
 

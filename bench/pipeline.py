@@ -11,12 +11,10 @@ on the period over the period reached: at 1.0 the pipeline itself costs nothing.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import statistics
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from ..common.config.run_files import save_config
@@ -25,7 +23,7 @@ from ..common.tokenizer import Tokenizer
 from ..launch.recipes import compose
 from .long_tail import long_tail_overrides, make_long_tail_model
 from .measure import TrainedRun, median_ratio, report, seconds_per_step, train_run
-from .sleepers import Devices, SleepingLearner, sleeping_actor
+from .sleepers import Devices, SleepingLearner, actor_in_a_thread
 
 ETAS = (0, 1, 2)
 LOADS = {
@@ -95,9 +93,8 @@ def sleeping_run(cfg: Config, devices: Devices, root: Path) -> float:
     command = [sys.executable, "-m", "prolong.launch.cli", "buffer", "--recipe", str((folder / "config.yaml").absolute())]
     with (folder / "buffer.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as buffer:
         try:
-            actor = threading.Thread(target=lambda: asyncio.run(sleeping_actor(cfg, devices, tokenizer)), daemon=True)
-            actor.start()
-            walls = SleepingLearner(cfg, devices, tokenizer).run()
+            with actor_in_a_thread(cfg, devices, tokenizer):
+                walls = SleepingLearner(cfg, devices, tokenizer).run()
             buffer.wait(30)
         finally:
             buffer.kill()

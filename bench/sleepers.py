@@ -11,6 +11,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -131,6 +134,18 @@ async def sleeping_actor(cfg: Config, devices: Devices, tokenizer: str) -> None:
         peer.close()
 
 
+@contextmanager
+def actor_in_a_thread(cfg: Config, devices: Devices, tokenizer: str) -> Iterator[None]:
+    """A sleeping actor during the block, and until the run has ended for it too: nothing of it meets what comes next.
+
+    Raises: what ended the actor, if that was not the end of the run.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        actor = executor.submit(asyncio.run, sleeping_actor(cfg, devices, tokenizer))
+        yield
+        actor.result(SLEEPER_TIMEOUT_S)
+
+
 class SleepingLearner:
     """Takes batches, sleeps, and publishes empty weights under a new version. `walls`: the end of each step, monotonic."""
 
@@ -171,4 +186,5 @@ class SleepingLearner:
         self.peer.send(Finish(generation=self.generation, version=self.version))
         self.batches.take(SLEEPER_TIMEOUT_S)
         self.peer.close()
+        thread.join(SLEEPER_TIMEOUT_S)
         return self.walls
