@@ -31,10 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
         hide_gpus()
     # imported here: the environment of `make parity` has none
     if find_spec("hypothesis") is not None:
-        from hypothesis import settings
+        from hypothesis import HealthCheck, settings
 
-        # by default an example that takes 200 ms fails, as any does on a busy machine
-        settings.register_profile("any machine", deadline=None)
+        # by default examples are drawn anew each time, and fail when one takes 200 ms, or when drawing the first ten takes a
+        # second, as on a busy machine
+        slow = [HealthCheck.too_slow]
+        settings.register_profile("any machine", deadline=None, derandomize=True, suppress_health_check=slow)
         settings.load_profile("any machine")
 
 

@@ -116,9 +116,11 @@ class World:
 
     def __post_init__(self) -> None:
         self.stores = {name: empty_store(self.learner.manifest) for name in ("relay", "near", "far")}
+        # how often the others are drawn from depends on the bits of the weights, which another CPU rounds in another way
+        self.chances = {fault: random.Random(f"{fault} {self.rng.random()}") for fault in [*sorted(FAULTS), "late"]}
 
     def chance(self, fault: str, probability: float) -> bool:
-        happened = self.rng.random() < probability
+        happened = self.chances[fault].random() < probability
         self.counts[fault] += happened
         return happened
 
