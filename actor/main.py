@@ -70,7 +70,11 @@ def main(cfg: Config, name: str, pool: str = "") -> int:
     signal.signal(signal.SIGTERM, _exit)
     try:
         with serve_vitals(cfg, "actor", name) as vitals:
-            asyncio.run(_run(in_pool(cfg, pool), name, pool, _published_dtype(cfg, pool), vitals))
+            try:
+                asyncio.run(_run(in_pool(cfg, pool), name, pool, _published_dtype(cfg, pool), vitals))
+            finally:
+                # the loop left the signal's default behind, and a second SIGTERM may come when everything is done
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except BaseExceptionGroup as group:
         raise root_error(group) from None
     return 0

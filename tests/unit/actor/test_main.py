@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Self
 
 import pytest
+from prolong.actor import main as actor_main
 from prolong.actor.engines.completion import Completion
 from prolong.actor.engines.load import EngineLoad
 from prolong.actor.in_flight import InFlightCap
-from prolong.actor.main import Actor, ActorInput
+from prolong.actor.main import Actor, ActorInput, main
 from prolong.actor.stats import ActorStats
 from prolong.actor.updates import WeightUpdates
-from prolong.common.config.sections import ActorConfig, ModelConfig
+from prolong.common.config.sections import ActorConfig, Config, ModelConfig
 from prolong.common.errors import ProlongError, RunStopped, WeightsError, WireSizeError
 from prolong.common.messages import (
     FromClient,
@@ -427,3 +428,16 @@ def test_an_actor_that_can_serve_its_weights_to_nobody_any_more_ends():
     with pytest.raises(BaseExceptionGroup) as ended:
         asyncio.run(case.actor.run(60.0))
     assert ended.value.subgroup(ProlongError) is not None
+
+
+def test_a_second_sigterm_that_comes_when_all_is_done_does_not_end_the_process_as_a_failure(monkeypatch: pytest.MonkeyPatch):
+    async def work(*_: object, **__: object) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+
+    monkeypatch.setattr(actor_main, "_run", work)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(Config(), "a") == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
