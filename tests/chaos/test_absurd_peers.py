@@ -79,8 +79,8 @@ def test_a_broadcast_whose_answers_are_megabytes_ends_nothing(cfg, buffer, hosti
             rogue = make_client(cfg, buffer.address, m.Role.actor, f"rogue {number}")
             asked = rogue.inbox(m.UpdateWeights, m.Tickets)
             with rogue:
-                rogue.connect(5.0)
-                update = asked.take(5.0)
+                rogue.connect(60.0)
+                update = asked.take(60.0)
                 assert isinstance(update, m.UpdateWeights)
                 rogue.send(
                     m.WeightsApplied(
@@ -98,7 +98,7 @@ def test_a_broadcast_whose_answers_are_megabytes_ends_nothing(cfg, buffer, hosti
 
 def test_a_publish_of_a_megabyte_is_told_to_its_learner_and_ends_nothing(cfg, buffer, hostile):
     with make_client(cfg, buffer.address, m.Role.actor, "actor-0") as actor:
-        actor.connect(5.0)
+        actor.connect(60.0)
         generation = hostile.status().generation + 1
         rendezvous = Rendezvous(transport="collective", address=b"x" * (LIMIT - 250))
         publish = m.Publish(generation=generation, version=0, rendezvous=rendezvous, manifest=NOTHING)

@@ -15,7 +15,7 @@ from prolong.common.errors import DeadlineExceeded
 from prolong.common.transport.quarantine import STRIKES
 from prolong.common.transport.sockets import connect_dealer
 from prolong.common.transport.wire import Decoder, encode
-from prolong.common.types import Group, Ticket
+from prolong.common.types import Batch, Group, Ticket
 
 from tests.support.buffer_process import NOTHING, NOWHERE, BufferProcess, answer, apply, hello, make_client, publish
 from tests.support.fuzzing import Fuzzer, make_samples
@@ -36,7 +36,7 @@ class Pair:
         self._learner = make_client(cfg, address, m.Role.learner, "learner")
         self._work = self._actor.inbox(m.Tickets, m.UpdateWeights)
         self._plans = self._learner.inbox(m.PublishPlan, m.PublishResult)
-        self._batches = self._learner.inbox(m.BatchReady)
+        self._asked = self._learner.inbox(m.BatchReady, m.SyncRequested)
         self._threads = [threading.Thread(target=self._guarded, args=(loop,)) for loop in (self._act, self._learn)]
 
     def _guarded(self, loop) -> None:
@@ -66,26 +66,32 @@ class Pair:
         return self._pad(group)
 
     def _learn(self) -> None:
-        generation, version = self._learner.connect(10.0).generation, 0
+        generation, version = self._learner.connect(60.0).generation, 0
         while not self._learned.is_set():
             publish(self._learner, self._plans, generation, version)
             self._learner.send(m.TakeBatch(generation=generation, version=version))
-            batch = self._batches.take(20.0).batch
+            batch = self._batch(generation, version)
             assert (batch.version, len(batch.groups)) == (version, self._cfg.buffer.batch_groups)
             version += 1
             self.num_batches += 1
             self._learner.send(m.StepDone(generation=generation, version=version))
             self._learner.send(m.CheckpointSaved(generation=generation, version=version))
 
+    def _batch(self, generation: int, version: int) -> Batch:
+        """The batch that was asked for. An actor that was silent for long on a busy machine needs the weights again before."""
+        while isinstance(message := self._asked.take(60.0), m.SyncRequested):
+            publish(self._learner, self._plans, generation, version)
+        return message.batch
+
     def wait_for(self, num_more: int) -> None:
         """Wait until so many more batches are trained. Raises the error of a thread that failed."""
         goal = self.num_batches + num_more
-        wait_until(f"{num_more} more batches", lambda: self._errors or self.num_batches >= goal, 30.0)
+        wait_until(f"{num_more} more batches", lambda: self._errors or self.num_batches >= goal, 90.0)
         if self._errors:
             raise self._errors[0]
 
     def __enter__(self) -> Pair:
-        self._actor.connect(10.0)  # first: a learner that is alone has nothing to publish
+        self._actor.connect(60.0)  # first: a learner that is alone has nothing to publish
         for thread in self._threads:
             thread.start()
         return self
@@ -93,7 +99,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         for event, thread in ((self._learned, self._threads[1]), (self._over, self._threads[0])):  # the actor serves to the end
             event.set()
-            thread.join(30.0)
+            thread.join(90.0)
         self._actor.close(0.0)
         self._learner.close(0.0)
 
@@ -164,7 +170,7 @@ class Hostile:
                 dealer.send(frame)
             dealer.send(encode(m.StatusRequest()))
             decoder: Decoder[Any] = Decoder(m.FromBuffer, 2 * self._limit)
-            while dealer.poll(20_000):
+            while dealer.poll(60_000):
                 heard = decoder.decode(dealer.recv())
                 if isinstance(heard, m.Status):
                     return heard
@@ -177,11 +183,11 @@ class Hostile:
                 dealer.send(frame)
             dealer.send(b"")
             goal = self.num_told + 1
-            wait_until("a frame to be handled", lambda: self.num_refused() >= goal, 20.0)
+            wait_until("a frame to be handled", lambda: self.num_refused() >= goal, 60.0)
             self.num_told = goal
 
     def status(self) -> m.Status:
-        return request_status(self.address, 10.0)
+        return request_status(self.address, 60.0)
 
 
 def assert_sound(buffer: BufferProcess, status: m.Status) -> None:

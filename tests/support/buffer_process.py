@@ -95,7 +95,11 @@ class BufferProcess:
         command = [sys.executable, "-c", program.format(str(self.paths.config))]
         env = (environment or dict(os.environ)) | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-        self.address = self._wait_for_note()
+        try:
+            self.address = self._wait_for_note()
+        except BaseException:
+            self.kill()
+            raise
 
     def _wait_for_note(self, timeout_s: float = 100.0) -> str:
         deadline = monotonic() + timeout_s
