@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
 from time import monotonic
 from typing import NamedTuple
@@ -85,6 +86,7 @@ class Pulling:
         self._puller = Puller(self._make_store, keys, streams=cfg.streams, max_mb_s=cfg.max_mb_s)
         self._shared: SharedBuckets | None = None
         self._complete = b""  # catalog of what it holds
+        self._given_up = threading.Event()  # the pull that began last
         self._num_damaged = 0  # chunks that had changed in memory
         if self._server is not None:
             self._server.start()
@@ -114,14 +116,17 @@ class Pulling:
 
         Raises Superseded when only newer ones are to be had, WeightsError when nobody gave them or `give_up` was called.
         """
+        self._given_up = given_up = threading.Event()
         try:
-            return await asyncio.to_thread(self._pull, update)
+            return await asyncio.to_thread(self._pull, update, given_up)
         except asyncio.CancelledError:
-            self.give_up()
+            given_up.set()
+            self._puller.cancel()
             raise
 
     def give_up(self) -> None:
-        """End the pull under way, if there is one. Never blocks."""
+        """End the pull under way, if there is one, also before its thread has reached the puller. Never blocks."""
+        self._given_up.set()
         self._puller.cancel()
 
     def counters(self) -> Counter[str]:
@@ -144,7 +149,7 @@ class Pulling:
 
     # --- in the thread of a pull --------------------------------------------------------------------------------------
 
-    def _pull(self, update: UpdateWeights) -> PulledWeights:
+    def _pull(self, update: UpdateWeights, given_up: threading.Event) -> PulledWeights:
         address, store = pull_address(update), self.store
         if self._shared is not None:
             self._shared.unseal()
@@ -153,7 +158,7 @@ class Pulling:
             damaged = store.recheck()
             self._num_damaged += len(damaged)
         self._complete = b""
-        result = self._puller.pull(update, monotonic() + DEADLINE_S)
+        result = self._puller.pull(update, monotonic() + DEADLINE_S, given_up)
         if self._shared is None:
             raise WeightsError("the process stops pulling")
         assert address is not None, "and it had an address"

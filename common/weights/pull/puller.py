@@ -86,17 +86,20 @@ class Puller:
             self._wake_reader.close()
             self._wake_writer.close()
 
-    def pull(self, update: UpdateWeights, deadline: float) -> PullResult:
+    def pull(self, update: UpdateWeights, deadline: float, given_up: threading.Event | None = None) -> PullResult:
         """Fetch `update.version`. Blocks until `store` holds all of it, proved by its digests. `deadline` is of monotonic().
 
-        What came before an error stays in the store, for the next call. Raises: Superseded when the sources have only a newer
-        version; WeightsError when no source gave it in time, or after `cancel`.
+        What came before an error stays in the store, for the next call. `given_up`: set before `cancel`, it ends this pull
+        also where the other thread calls it too early. Raises: Superseded when the sources have only a newer version;
+        WeightsError when no source gave it in time, or after `cancel`.
         """
         with self._pulling:
-            # in this order: `close` may come from another thread in between
+            # in this order: `close` and `cancel` may come from another thread in between
             self._cancelled.clear()
             if self._closed:
                 raise WeightsError("the puller is closed")
+            if given_up is not None and given_up.is_set():
+                raise WeightsError(f"the pull of version {update.version} was cancelled before it began")
             with suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
             address = _pull_address(update)

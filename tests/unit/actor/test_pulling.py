@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import queue
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,7 +23,8 @@ from prolong.common.weights.shared import SharedActorEnd
 
 from tests.support.pulls import Learner, make_manifest, open_memory
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
+HANG_S = 60.0
 
 
 @pytest.fixture
@@ -104,6 +108,40 @@ def test_a_cancelled_pull_ends_its_thread(learner: Learner, pulling: Pulling) ->
             await task
 
     # asyncio.run joins the thread: it would not return for an hour
+    asyncio.run(cancel())
+
+
+def test_a_pull_that_is_cancelled_before_its_thread_reached_the_puller_is_given_up(
+    learner: Learner, pulling: Pulling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a large store holds takes a thread seconds to check, before it asks anybody."""
+    entered, may_go_on, ended = threading.Event(), threading.Event(), queue.Queue[Exception]()
+    pull = pulling._puller.pull
+
+    def held(*args: Any) -> Any:
+        entered.set()
+        assert may_go_on.wait(HANG_S)
+        try:
+            return pull(*args)
+        except WeightsError as error:
+            ended.put(error)
+            raise
+
+    monkeypatch.setattr(pulling._puller, "pull", held)
+
+    async def cancel() -> None:
+        learner.server.close()
+        task = asyncio.create_task(pulling.pull(learner.step()))
+        assert await asyncio.to_thread(entered.wait, HANG_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_go_on.set()
+        try:
+            assert "before it began" in str(await asyncio.to_thread(ended.get, timeout=HANG_S))
+        finally:
+            pulling.close()
+
     asyncio.run(cancel())
 
 
