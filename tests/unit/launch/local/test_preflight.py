@@ -20,6 +20,7 @@ from prolong.launch.local.preflight import prepare, settle_address
 from prolong.verifiers.sandbox.opening import open_sandbox
 from safetensors.torch import load_file, save_file
 
+from tests.support.runs import free_port
 from tests.support.tiny_model import make_tiny_model
 
 PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "number", "answer": {"answer": "2"}}
@@ -94,8 +95,7 @@ def test_a_pool_with_gpus_is_refused_where_there_are_none_unless_it_is_elsewhere
 
 
 def test_pools_serve_weights_on_ports_of_their_own(settings: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        ports = [server.getsockname()[1] for server in (first, second)]
+    ports = [free_port(), free_port()]
     pulled = {"weights__transport": "pull", "weights__port": str(ports[0])}
     served = [f"{{serve: true, port: {port}}}" for port in ports]
     attempt(settings, **pulled, pools__a__weights=served[1])
@@ -293,8 +293,7 @@ def test_a_port_for_pulled_weights_that_is_taken_is_a_mistake(settings: dict[str
 
 
 def test_processes_of_one_machine_cannot_serve_weights_on_one_port(settings: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     serving = {"weights__transport": "pull", "weights__serve": "true"}
     with pytest.raises(ConfigError, match=r"weights.port = \d+: expected 0 with weights.serve=true"):
         attempt(settings, **serving, weights__port=port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def test_a_held_process_is_asked_by_the_end_of_its_input_alone(tmp_path: Path, h
         ended = child.start()
         assert (tmp_path / "ready").read_text() == "ready\n"
         child.terminate()
+        assert select.select([ended], [], [], 60.0)[0]
         assert child.reap() == 0
         os.close(ended)
     assert child.last_output() == [asked]

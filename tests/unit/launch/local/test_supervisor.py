@@ -22,6 +22,13 @@ from tests.support.runs import wait_until
 
 # ends when the learner has done its last step
 WHEN_DONE = "until test -f $DONE; do sleep 0.02; done"
+NOTED_PID = "echo $$ > $FOLDER/$NAME.pid"
+
+
+def reaped(name: str) -> str:
+    """Waits until the supervisor has noticed the end of a process that noted its id."""
+    pid = f"$FOLDER/{name}.pid"
+    return f"until test -s {pid} && ! kill -0 $(cat {pid}) 2> /dev/null; do sleep 0.02; done"
 
 
 class Case:
@@ -35,7 +42,7 @@ class Case:
     def supervisor(self, max_restarts: int = 1, stop_s: float = 10.0, **scripts: str) -> Supervisor:
         env = {**os.environ, "DONE": str(self.done), "FOLDER": str(self.folder)}
         processes = [
-            ChildProcess(name, ["sh", "-c", script], env=env, log=self.folder / f"{name}.log")
+            ChildProcess(name, ["sh", "-c", script], env=env | {"NAME": name}, log=self.folder / f"{name}.log")
             for name, script in scripts.items()
         ]
         return Supervisor(
@@ -65,7 +72,7 @@ class Case:
 
     def assert_nothing_left(self) -> None:
         """A killed process may take a moment to be gone."""
-        wait_until("the end of everything that was started", lambda: not self.leftovers(), 5)
+        wait_until("the end of everything that was started", lambda: not self.leftovers(), 60)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -82,13 +89,15 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 
 def test_the_leaders_good_end_is_the_runs_end_and_nothing_is_left(case: Case) -> None:
-    outcome = case.run(buffer="sleep 0.2", learner="touch $DONE", actor="sleep 0.2")
+    outcome = case.run(buffer=WHEN_DONE, learner="touch $DONE", actor=WHEN_DONE)
     assert outcome == RunOutcome(code=0)
     case.assert_nothing_left()
 
 
 def test_a_leader_that_leaves_no_summary_is_started_again(case: Case) -> None:
-    outcome = case.run(buffer="sleep 9", learner="test -f $FOLDER/once && touch $DONE; touch $FOLDER/once", actor="sleep 9")
+    outcome = case.run(
+        buffer="sleep 1000", learner="test -f $FOLDER/once && touch $DONE; touch $FOLDER/once", actor="sleep 1000"
+    )
     assert outcome.code == 0
     assert len(case.notes) == 1
     assert re.fullmatch(r"learner ended with code 0 at \d\d:\d\d:\d\d: restart 1 of 1 in 0.5 s", case.notes[0])
@@ -114,20 +123,22 @@ def test_a_leader_that_takes_long_to_end_after_a_finished_run_is_waited_for(
 def test_a_leader_that_hangs_after_a_finished_run_is_ended(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_S", 0.05)
     monkeypatch.setattr(module, "WRAP_UP_S", 0.05)
-    assert case.run(buffer=WHEN_DONE, learner="touch $DONE; sleep 99", actor=WHEN_DONE) == RunOutcome(code=0)
+    assert case.run(buffer=WHEN_DONE, learner="touch $DONE; sleep 1000", actor=WHEN_DONE) == RunOutcome(code=0)
     case.assert_nothing_left()
 
 
 def test_a_killed_process_is_restarted_and_the_run_ends_well(case: Case) -> None:
-    actor = "test -f $FOLDER/once || { touch $FOLDER/once; kill -9 $$; }; touch $FOLDER/again; sleep 9"
-    outcome = case.run(buffer="sleep 9", learner="until test -f $FOLDER/again; do sleep 0.05; done; touch $DONE", actor=actor)
+    actor = "test -f $FOLDER/once || { touch $FOLDER/once; kill -9 $$; }; touch $FOLDER/again; sleep 1000"
+    outcome = case.run(
+        buffer="sleep 1000", learner="until test -f $FOLDER/again; do sleep 0.05; done; touch $DONE", actor=actor
+    )
     assert outcome.code == 0
     assert case.notes[0].startswith("actor ended with code 137 at ")
 
 
 def test_giving_up_shows_the_log_of_the_process_that_failed_first(case: Case) -> None:
     learner = "until test -f $FOLDER/noted; do sleep 0.02; done; echo follow-up; exit 1"
-    outcome = case.run(buffer="sleep 9", learner=learner, actor="echo the cause; exit 3")
+    outcome = case.run(buffer="sleep 1000", learner=learner, actor="echo the cause; exit 3")
     assert outcome.code == 1
     assert outcome.culprit == "actor"
     assert outcome.log == ["the cause"]
@@ -135,13 +146,13 @@ def test_giving_up_shows_the_log_of_the_process_that_failed_first(case: Case) ->
 
 
 def test_a_mistake_of_the_user_is_not_retried(case: Case) -> None:
-    outcome = case.run(buffer="echo port in use; exit 2", learner="sleep 9", actor="sleep 9")
+    outcome = case.run(buffer="echo port in use; exit 2", learner="sleep 1000", actor="sleep 1000")
     assert (outcome.code, outcome.culprit, outcome.log) == (2, "buffer", ["port in use"])
     assert case.notes == []
 
 
 def test_the_learner_is_not_restarted_after_the_buffer_was_stopped(case: Case) -> None:
-    outcome = case.run(buffer="exit 0", learner="sleep 0.2; exit 1", actor="sleep 9")
+    outcome = case.run(buffer=f"{NOTED_PID}; exit 0", learner=f"{reaped('buffer')}; exit 1", actor="sleep 1000")
     assert outcome.code == 1
     assert outcome.reason == "buffer was stopped before the run was over"
 
@@ -149,7 +160,7 @@ def test_the_learner_is_not_restarted_after_the_buffer_was_stopped(case: Case) -
 def test_a_crash_loop_waits_longer_each_time_then_ends_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.05)
     crash = "echo x >> $FOLDER/starts; echo no luck; exit 3"
-    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 9", learner="sleep 9", actor=crash).run())
+    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 1000", learner="sleep 1000", actor=crash).run())
     reason = "actor ended with code 3 after 3 restarts (launch.max_restarts)"
     assert outcome == RunOutcome(code=1, reason=reason, culprit="actor", log=["no luck"])
     assert (case.folder / "starts").read_text().split() == ["x"] * 4
@@ -166,7 +177,7 @@ CUT_OFF = f"exec {sys.executable} -c 'raise ConnectionResetError(104)'"
 
 def test_a_program_that_dies_twice_of_the_same_error_is_not_started_a_third_time(case: Case) -> None:
     actor = f"echo x >> $FOLDER/starts; {CRASH}"
-    outcome = asyncio.run(case.supervisor(max_restarts=9, buffer="sleep 9", learner="sleep 9", actor=actor).run())
+    outcome = asyncio.run(case.supervisor(max_restarts=9, buffer="sleep 1000", learner="sleep 1000", actor=actor).run())
     again = "actor failed twice with the same error and no step in between; it is not started again"
     assert outcome.reason == f"{again}: IndexError: list index out of range"
     assert (outcome.code, outcome.culprit) == (1, "actor")
@@ -182,9 +193,9 @@ ANOTHER = 'echo "ValueError: $(tr -d "\\n" < $FOLDER/starts)"; exit 3'
 def test_what_may_be_over_by_the_next_start_is_started_again(case: Case, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     """A signal, a lost connection, another error each time, and the same error with a step in between."""
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
-    actor = f"echo x >> $FOLDER/starts; test $(cat $FOLDER/starts | wc -l) -ge 4 && sleep 9; {end}"
+    actor = f"echo x >> $FOLDER/starts; test $(cat $FOLDER/starts | wc -l) -ge 4 && sleep 1000; {end}"
     learner = "until test $(cat $FOLDER/starts | wc -l) -ge 4; do sleep 0.02; done; touch $DONE"
-    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 9", learner=learner, actor=actor).run())
+    outcome = asyncio.run(case.supervisor(max_restarts=3, buffer="sleep 1000", learner=learner, actor=actor).run())
     assert outcome == RunOutcome(code=0)
     assert len(case.notes) == 3
 
@@ -196,7 +207,7 @@ def test_the_wait_before_a_restart_doubles_up_to_a_bound() -> None:
 
 def test_a_process_is_restarted_as_often_as_is_allowed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.0)
-    outcome = asyncio.run(case.supervisor(max_restarts=5, buffer="sleep 9", learner="sleep 9", actor="exit 1").run())
+    outcome = asyncio.run(case.supervisor(max_restarts=5, buffer="sleep 1000", learner="sleep 1000", actor="exit 1").run())
     assert outcome.reason == "actor ended with code 1 after 5 restarts (launch.max_restarts)"
 
 
@@ -205,13 +216,13 @@ def test_a_process_that_was_healthy_has_all_its_restarts_again(case: Case, monke
     monkeypatch.setattr(module, "HEALTHY_S", 0.05)
     actor = "echo x >> $FOLDER/starts; sleep 0.1; exit 1"
     learner = "until test $(cat $FOLDER/starts | wc -l) -ge 4; do sleep 0.02; done; touch $DONE"
-    assert case.run(buffer="sleep 9", learner=learner, actor=actor) == RunOutcome(code=0)
+    assert case.run(buffer="sleep 1000", learner=learner, actor=actor) == RunOutcome(code=0)
     assert {note.partition(": ")[2] for note in case.notes} == {"restart 1 of 1 in 0.0 s"}
 
 
 def test_a_process_that_cannot_be_started_again_ends_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
-    supervisor = case.supervisor(buffer="sleep 9", learner="sleep 9", actor="rm $0; exit 1")
+    supervisor = case.supervisor(buffer="sleep 1000", learner="sleep 1000", actor="rm $0; exit 1")
     script = case.folder / "actor.sh"
     script.write_text("#!/bin/sh\nrm $0; exit 1\n")
     script.chmod(0o700)
@@ -223,8 +234,9 @@ def test_a_process_that_cannot_be_started_again_ends_the_run(case: Case, monkeyp
 
 
 def test_an_actor_that_was_asked_to_leave_stays_gone_while_another_works(case: Case) -> None:
-    actors = {"a": "echo x >> $FOLDER/starts; exit 0", "b": "sleep 9"}
-    assert case.run(buffer="sleep 9", learner="sleep 0.6; touch $DONE", **actors) == RunOutcome(code=0)
+    actors = {"a": "echo x >> $FOLDER/starts; exit 0", "b": "sleep 1000"}
+    learner = "until test -f $FOLDER/starts; do sleep 0.02; done; sleep 0.6; touch $DONE"
+    assert case.run(buffer="sleep 1000", learner=learner, **actors) == RunOutcome(code=0)
     assert (case.folder / "starts").read_text() == "x\n"
     assert case.notes == []
 
@@ -234,9 +246,9 @@ def test_the_last_actor_that_leaves_is_started_again_because_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
     learner = "until test -f $FOLDER/again; do sleep 0.02; done; touch $DONE"
-    last = "sleep 0.1; test -f $FOLDER/once && touch $FOLDER/again; touch $FOLDER/once"
-    first = "echo x >> $FOLDER/first; exit 0"
-    assert case.run(buffer="sleep 9", learner=learner, first=first, last=last) == RunOutcome(code=0)
+    last = f"{reaped('first')}; test -f $FOLDER/once && {{ touch $FOLDER/again; {WHEN_DONE}; }}; touch $FOLDER/once"
+    first = f"echo x >> $FOLDER/first; {NOTED_PID}; exit 0"
+    assert case.run(buffer="sleep 1000", learner=learner, first=first, last=last) == RunOutcome(code=0)
     assert (case.folder / "first").read_text() == "x\n"
     assert len(case.notes) == 1
     assert case.notes[0].startswith("last ended with code 0 at ")
@@ -245,7 +257,7 @@ def test_the_last_actor_that_leaves_is_started_again_because_the_run_goes_on(
 def test_actors_that_leave_again_and_again_end_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_S", 0.05)
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
-    outcome = case.run(buffer="sleep 9", learner="sleep 9", actor="echo asked to; exit 0")
+    outcome = case.run(buffer="sleep 1000", learner="sleep 1000", actor="echo asked to; exit 0")
     reason = "actor ended with code 0 after 1 restarts (launch.max_restarts)"
     assert outcome == RunOutcome(code=1, reason=reason, culprit="actor", log=["asked to"])
 
@@ -273,7 +285,7 @@ def test_sigint_ends_everything_even_what_ignores_sigterm(case: Case) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_the_run_too(case: Case, signum: signal.Signals) -> None:
-    outcome = interrupt(case.supervisor(buffer="sleep 30", learner="sleep 30"), (0.1, signum))
+    outcome = interrupt(case.supervisor(buffer="sleep 1000", learner="sleep 1000"), (0.1, signum))
     assert outcome == RunOutcome(code=128 + signum, reason=f"stopped by {signum.name}")
     case.assert_nothing_left()
 
@@ -288,7 +300,7 @@ def test_another_sigint_does_not_wait_for_what_ignores_sigterm(case: Case) -> No
 def test_a_stopped_process_does_not_hold_up_the_end(case: Case) -> None:
     learner = "until test -f $FOLDER/stopped; do sleep 0.02; done; touch $DONE"
     actor = "touch $FOLDER/stopped; kill -STOP $$"
-    outcome = asyncio.run(case.supervisor(stop_s=0.5, buffer="sleep 0.1", learner=learner, actor=actor).run())
+    outcome = asyncio.run(case.supervisor(stop_s=0.5, buffer=WHEN_DONE, learner=learner, actor=actor).run())
     assert outcome == RunOutcome(code=0)
     case.assert_nothing_left()
 
@@ -303,7 +315,7 @@ def test_all_waits_of_an_end_together_last_no_longer_than_the_time_to_stop(stop_
 
 
 def test_the_buffer_is_asked_to_leave_after_all_others(case: Case) -> None:
-    order = "trap 'echo {0} >> $FOLDER/order; exit 0' TERM; touch $FOLDER/{0}; sleep 9 & wait"
+    order = "trap 'echo {0} >> $FOLDER/order; exit 0' TERM; touch $FOLDER/{0}; sleep 1000 & wait"
     scripts = {name: order.format(name) for name in ("buffer", "actor")}
     case.run(**scripts, learner="until test -f $FOLDER/buffer -a -f $FOLDER/actor; do sleep 0.02; done; exit 2")
     assert (case.folder / "order").read_text().split() == ["actor", "buffer"]
@@ -318,7 +330,7 @@ from prolong.common.config.sections import LaunchConfig
 from prolong.launch.local.supervisor import Supervisor
 folder = Path({str(case.folder)!r})
 env = {{"FOLDER": str(folder), "PATH": {os.environ["PATH"]!r}}}
-processes = [ChildProcess(name, ["sh", "-c", f"echo $$ > $FOLDER/{{name}}.pid; exec sleep 30"], env=env, log=folder / name)
+processes = [ChildProcess(name, ["sh", "-c", f"echo $$ > $FOLDER/{{name}}.pid; exec sleep 1000"], env=env, log=folder / name)
              for name in ("buffer", "learner")]
 limits = LaunchConfig(max_restarts=0)
 asyncio.run(Supervisor(processes, leader="learner", last="buffer", limits=limits, finished=bool, note=print, step=int).run())
@@ -328,8 +340,8 @@ asyncio.run(Supervisor(processes, leader="learner", last="buffer", limits=limits
     wait_until("both processes", lambda: all(path.exists() and path.read_text().strip() for path in pids), 60)
     children = [psutil.Process(int(path.read_text())) for path in pids]
     supervisor.kill()
-    supervisor.wait(5)
-    _, alive = psutil.wait_procs(children, timeout=5)
+    supervisor.wait(60)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
