@@ -15,7 +15,7 @@ from prolong.learner.weights.offering import WeightOffering
 from prolong.learner.weights.packer import WeightPacker
 from torch import Tensor
 
-HANG_S = 20.0
+HANG_S = 60.0
 
 
 class OfferingScene:

@@ -14,7 +14,7 @@ from prolong.common.messages import FromClient, Leave, WeightReaders, WeightsApp
 
 from tests.support.scripted_pulls import ScriptedPulls, pulled_update
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Case:

@@ -111,7 +111,7 @@ def work(bench: Callable[[], Bench], ticket: Ticket, *, interrupt: bool) -> tupl
             await made.worker.interrupt()
         return await working, made
 
-    return asyncio.run(asyncio.wait_for(run(), 10))
+    return asyncio.run(asyncio.wait_for(run(), 100))
 
 
 def first_actor() -> tuple[list[StartedRollout], Bench]:
@@ -121,7 +121,7 @@ def first_actor() -> tuple[list[StartedRollout], Bench]:
     return started, bench
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_an_interrupted_ticket_is_what_there_is_of_its_rollouts_and_says_who_sampled_it():
     started, bench = first_actor()
     ended = [rollout.finish_reason for rollout in started]
@@ -133,7 +133,7 @@ def test_an_interrupted_ticket_is_what_there_is_of_its_rollouts_and_says_who_sam
     assert bench.stats.snapshot()["in_flight"] == 0
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_another_actor_goes_on_and_the_group_is_what_one_actor_would_have_made_of_it():
     started, _ = first_actor()
     ticket = msgspec.structs.replace(TICKET, started=started)
@@ -151,7 +151,7 @@ def test_another_actor_goes_on_and_the_group_is_what_one_actor_would_have_made_o
     assert bench.stats.counts["generated_tokens"] == 4, "its own alone"
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_ticket_that_is_interrupted_twice_keeps_what_both_sampled():
     started, _ = first_actor()
     ticket = msgspec.structs.replace(TICKET, started=started)
@@ -163,7 +163,7 @@ def test_a_ticket_that_is_interrupted_twice_keeps_what_both_sampled():
     assert [rollout.verdict is not None for rollout in again] == [True, True, False, False]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_ticket_that_comes_after_the_interruption_is_passed_on_as_it_came():
     async def run() -> Any:
         bench = Bench("b", Engine(6, ends={0, 1, 2, 3}), Judge(set()))
@@ -174,7 +174,7 @@ def test_a_ticket_that_comes_after_the_interruption_is_passed_on_as_it_came():
     assert asyncio.run(run()) == started
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_rollouts_without_a_token_are_not_handed_over():
     started, _ = work(lambda: Bench("a", Engine(5, ends={0, 1}, partial=0), Judge({0})), TICKET, interrupt=True)
     assert isinstance(started, list)

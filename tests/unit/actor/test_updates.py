@@ -15,7 +15,7 @@ from prolong.common.weights.pull.store import Superseded
 
 from tests.support.scripted_pulls import NOTHING, SHARED, ScriptedPulls, pulled_update
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Loader:

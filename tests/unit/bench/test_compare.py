@@ -167,10 +167,10 @@ def test_sources_that_are_no_part_of_a_repository_have_no_commit(tmp_path: Path,
     monkeypatch.setattr(results_file, "SOURCES", tmp_path)
     author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
     for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "theirs")):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, timeout=20)
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, timeout=60)
     assert "commit" not in these_versions()
     (tmp_path / "results_file.py").touch()
-    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True, timeout=20)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True, timeout=60)
     assert these_versions()["commit"].endswith("+"), "a file of the repository, changed since the commit"
 
 

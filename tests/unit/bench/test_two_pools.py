@@ -28,8 +28,8 @@ def busy() -> Iterator[psutil.Process]:
 def test_without_groups_a_process_is_stopped_by_turns_and_runs_afterwards(busy: psutil.Process, tmp_path: Path) -> None:
     with quota(busy.pid, 0.25, cgroups=tmp_path) as how:
         assert how == "SIGSTOP and SIGCONT by turns"
-        wait_until("it is stopped", lambda: busy.status() == psutil.STATUS_STOPPED, 10)
-        wait_until("it runs", lambda: busy.status() != psutil.STATUS_STOPPED, 10)
+        wait_until("it is stopped", lambda: busy.status() == psutil.STATUS_STOPPED, 60)
+        wait_until("it runs", lambda: busy.status() != psutil.STATUS_STOPPED, 60)
     assert busy.status() != psutil.STATUS_STOPPED
     assert list(tmp_path.iterdir()) == []
 

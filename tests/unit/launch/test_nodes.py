@@ -90,11 +90,14 @@ def test_the_way_to_node_0_gives_address_and_interface() -> None:
 
 
 def test_a_node_that_finds_no_node_0_says_where_it_looked() -> None:
-    nodes = Nodes(count=2, index=1, host="127.0.0.1", port=free_port())
-    with pytest.raises(ProlongError, match=rf"node 0 does not answer at 127.0.0.1:{nodes.port}"):
-        wait_for_node_0(nodes, 0.0)
-    with socket.create_server(("127.0.0.1", nodes.port)):
-        wait_for_node_0(nodes, 5.0)
+    with socket.socket() as node_0:
+        # nobody else can listen there, and it does not listen yet
+        node_0.bind(("127.0.0.1", 0))
+        nodes = Nodes(count=2, index=1, host="127.0.0.1", port=node_0.getsockname()[1])
+        with pytest.raises(ProlongError, match=rf"node 0 does not answer at 127.0.0.1:{nodes.port}"):
+            wait_for_node_0(nodes, 0.0)
+        node_0.listen()
+        wait_for_node_0(nodes, 60.0)
 
 
 def test_node_0_refuses_an_address_of_another_host_and_a_taken_port() -> None:

@@ -141,7 +141,7 @@ MEETING = """
 import sys
 from torch import distributed as dist
 from prolong.learner.ranks import join_ranks
-ranks = join_ranks(starve_s=30.0, cuda=False)
+ranks = join_ranks(starve_s=120.0, cuda=False)
 store = dist.distributed_c10d._get_default_store()
 found = store.check(["met"])
 ranks.barrier()
@@ -163,5 +163,5 @@ def test_each_start_of_ranks_on_several_nodes_meets_in_a_store_of_its_own() -> N
             )
             for rank, group_rank in (("0", "1"), ("1", "0"))
         ]
-        assert [rank.communicate(timeout=60)[0].split() for rank in ranks] == [["0", "False"], ["1", "False"]]
+        assert [rank.communicate(timeout=200)[0].split() for rank in ranks] == [["0", "False"], ["1", "False"]]
         assert [rank.returncode for rank in ranks] == [0, 0]

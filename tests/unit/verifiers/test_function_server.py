@@ -105,7 +105,7 @@ def test_two_workers_never_call_at_once(serving: Serving) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert begun.is_set()
     assert scores == [0.0, 0.0, 0.0]
 

@@ -35,10 +35,10 @@ def with_judge(
     async def scenario() -> tuple[Any, ChatServer, Counter[str]]:
         counters: Counter[str] = Counter()
         async with chat_server(script) as server:
-            judge = ModelJudge(JudgeConfig(**{"url": server.url, "model": "m", "timeout_s": 5.0} | settings), counters)
+            judge = ModelJudge(JudgeConfig(**{"url": server.url, "model": "m", "timeout_s": 60.0} | settings), counters)
             return await use(judge, server), server, counters
 
-    return asyncio.run(asyncio.wait_for(scenario(), 30))
+    return asyncio.run(asyncio.wait_for(scenario(), 200))
 
 
 async def ask_once(judge: ModelJudge, server: ChatServer) -> bool:
@@ -166,9 +166,9 @@ def test_a_failure_is_no_verdict(script: Script, says: str, requests: int):
 
 
 def test_a_silent_service_times_out():
-    error, server, _ = with_judge(lambda request, number: None, failure, timeout_s=0.1)
+    error, _, counters = with_judge(lambda request, number: None, failure, timeout_s=0.1)
     assert error.timed_out
-    assert len(server.requests) == 4
+    assert counters["judge/requests"] == 4
 
 
 def test_a_refused_connection_is_a_failure():
@@ -184,7 +184,7 @@ def test_equal_questions_are_asked_once_and_others_at_the_same_time():
     async def many(judge: ModelJudge, server: ChatServer) -> list[bool]:
         server.hold = asyncio.Event()
         asked = [asyncio.ensure_future(judge.ask("q", "gold", f"answer {at % 5}")) for at in range(20)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             for _ in range(3):
                 await server.arrivals.acquire()
         server.hold.set()

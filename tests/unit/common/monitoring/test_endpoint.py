@@ -20,6 +20,8 @@ from prolong.common.monitoring.endpoint import MAX_REQUESTS, listening_host, ope
 from prolong.common.monitoring.exposition import Metric
 from prolong.common.monitoring.vitals import Vitals
 
+SOON_S = 60.0  # what is waited for happens at once, unless the machine is busy
+
 
 @pytest.fixture
 def free_port() -> int:
@@ -41,7 +43,7 @@ def target_of(cfg: Config, process: str) -> str:
 
 def get(target: str, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://{target}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{target}{path}", timeout=SOON_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -99,10 +101,10 @@ def test_only_a_run_that_spans_hosts_is_served_beyond_loopback() -> None:
     assert BufferConfig().address in told
 
 
-def test_no_free_port_is_a_mistake_with_a_name(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+def test_no_free_port_is_a_mistake_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "PORTS", 1)
     vitals = Vitals("buffer", "buffer", "mine")
-    first = open_server(vitals, "127.0.0.1", free_port)
+    first = open_server(vitals, "127.0.0.1", 0)
     try:
         with pytest.raises(AddressInUse, match=r"run\.http_port"):
             open_server(vitals, "127.0.0.1", first.port)
@@ -110,17 +112,20 @@ def test_no_free_port_is_a_mistake_with_a_name(monkeypatch: pytest.MonkeyPatch, 
         first.server_close()
 
 
-def test_clients_that_never_speak_take_a_bounded_number_of_threads(tmp_path: Path, free_port: int) -> None:
+def test_clients_that_never_speak_take_a_bounded_number_of_threads(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "REQUEST_S", SOON_S)
     cfg = config_of(tmp_path, free_port)
     with serve_vitals(cfg, "buffer", "buffer"), ExitStack() as stack:
         host, _, port = target_of(cfg, "buffer").rpartition(":")
-        silent = [stack.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(MAX_REQUESTS)]
+        silent = [stack.enter_context(socket.create_connection((host, int(port)), SOON_S)) for _ in range(MAX_REQUESTS)]
         # every place is taken: the next one is closed at once, and counted
-        with socket.create_connection((host, int(port)), 10) as late:
-            late.settimeout(10)
+        with socket.create_connection((host, int(port)), SOON_S) as late:
+            late.settimeout(SOON_S)
             assert late.recv(1) == b""
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        silent[0].settimeout(10)
+        silent[0].settimeout(SOON_S)
         page = b"".join(iter(lambda: silent[0].recv(4096), b"")).decode()
         assert 'prolong_endpoint_refused_total{run="mine",role="buffer",process="buffer"} 1\n' in page
 
@@ -164,14 +169,14 @@ def test_a_client_that_speaks_slowly_or_too_much_or_nonsense_is_cut_off(
         host, _, port = target_of(cfg, "buffer").rpartition(":")
 
         def answer_to(*parts: bytes) -> bytes:
-            with socket.create_connection((host, int(port)), 10) as client:
-                client.settimeout(10)
+            with socket.create_connection((host, int(port)), SOON_S) as client:
+                client.settimeout(SOON_S)
                 for part in parts:
                     client.sendall(part)
                 return b"".join(iter(lambda: client.recv(4096), b""))
 
         def drip() -> None:
-            with socket.create_connection((host, int(port)), 10) as client:
+            with socket.create_connection((host, int(port)), SOON_S) as client:
                 while True:
                     client.sendall(b"x")
 

@@ -46,14 +46,14 @@ def started() -> Iterator[list[Held]]:
     yield held
     for each in held:
         each.process.kill()
-        each.process.wait(10)
+        each.process.wait(60)
         for stream in (each.process.stdin, each.process.stdout):
             assert stream is not None
             stream.close()
 
 
 def test_the_end_of_its_input_becomes_one_sigterm_for_the_command(started: list[Held]) -> None:
-    held = Held(20.0, sys.executable, "-c", COUNTER)
+    held = Held(600.0, sys.executable, "-c", COUNTER)
     started.append(held)
     pid = int(held.read())
     held.end_input()
@@ -61,18 +61,18 @@ def test_the_end_of_its_input_becomes_one_sigterm_for_the_command(started: list[
     assert held.process.poll() is None
     os.kill(pid, signal.SIGUSR1)
     assert held.read() == "1"
-    assert held.process.wait(20) == 7
+    assert held.process.wait(60) == 7
 
 
 def test_a_sigterm_for_all_processes_of_the_task_is_not_given_twice(started: list[Held]) -> None:
-    held = Held(20.0, sys.executable, "-c", COUNTER)
+    held = Held(600.0, sys.executable, "-c", COUNTER)
     started.append(held)
     pid = int(held.read())
     held.process.terminate()
     held.end_input()
     os.kill(pid, signal.SIGUSR1)
     assert held.read() == "0"
-    assert held.process.wait(20) == 7
+    assert held.process.wait(60) == 7
 
 
 def test_a_command_that_stays_is_killed(started: list[Held]) -> None:
@@ -80,10 +80,10 @@ def test_a_command_that_stays_is_killed(started: list[Held]) -> None:
     started.append(held)
     held.read()
     held.end_input()
-    assert held.process.wait(20) == 128 + signal.SIGKILL
+    assert held.process.wait(60) == 128 + signal.SIGKILL
 
 
 def test_its_exit_code_is_that_of_the_command(started: list[Held]) -> None:
-    held = Held(1.0, "sh", "-c", "exit 2")
+    held = Held(60.0, "sh", "-c", "exit 2")
     started.append(held)
-    assert held.process.wait(20) == 2
+    assert held.process.wait(60) == 2

@@ -149,7 +149,7 @@ def test_the_start_script_makes_of_a_mounted_secret_what_prolong_takes(tmp_path:
         (mounted / path.name).symlink_to(path)
     places = {str(mounted): "/run/prolong/secret", str(keys): "/run/prolong/keys"}
     with run_script(manifests, "start.sh", tmp_path, places) as started:
-        assert started.wait(10) == 0
+        assert started.wait(60) == 0
     assert loads(str(keys)) is not None
 
 
@@ -182,7 +182,7 @@ def test_a_learner_is_done_only_when_its_run_is(tmp_path: Path, code: str, expec
     (tmp_path / "secret" / "client.key").write_text("x")
     code = code.replace("SUMMARY", str(tmp_path / "runs" / "demo-pools" / "summary.json"))
     with run_script(manifests, "learner.sh", tmp_path, places_in(tmp_path), code) as started:
-        assert started.wait(10) == expected
+        assert started.wait(60) == expected
 
 
 def places_in(folder: Path) -> dict[str, str]:
@@ -194,12 +194,12 @@ def test_sigterm_reaches_the_learner_and_its_pod_ends_when_it_has_saved(tmp_path
     for name in ("secret", "keys"):
         (tmp_path / name).mkdir()
     (tmp_path / "secret" / "client.key").write_text("x")
-    saves = f"trap 'touch {tmp_path}/saved; exit 0' TERM; echo up; sleep 60 & wait"
+    saves = f"trap 'touch {tmp_path}/saved; kill $!; exit 0' TERM; sleep 600 & echo up; wait"
     with run_script(manifests, "learner.sh", tmp_path, places_in(tmp_path), saves) as started:
         assert started.stdout is not None
         assert started.stdout.readline() == "up\n"
         started.send_signal(signal.SIGTERM)
-        assert started.wait(10) == 143
+        assert started.wait(60) == 143
     assert (tmp_path / "saved").exists()
 
 

@@ -50,7 +50,7 @@ def run_task(task: Task, folder: Path, prolong: str = 'printf "%s\\n" "$@"') -> 
         **task["secrets"],
     }
     script = task["run"].replace("/runs", f"{folder}/runs")
-    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.skipif(not SKY.exists(), reason="no SkyPilot here: `make skypilot` installs it in an environment of its own")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def config(tmp_path: Path) -> Path:
     save_config(cfg, path)
     run_paths(cfg).logs.mkdir(parents=True)
     return path
+
+
+@pytest.fixture(autouse=True)
+def handler_of_sigusr1() -> Iterator[None]:
+    """Gives the process that runs the tests its handler back: those of a job stay until the job ends."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
 
 
 def paths_of(config: Path) -> RunPaths:
@@ -92,16 +101,16 @@ def test_an_actor_starts_again_at_the_next_address_until_the_run_has_ended(confi
     worker = threading.Thread(target=_move_and_end, args=(config, seen), daemon=True)
     worker.start()
     assert slurm_job.join_run(config, [sys.executable, "-c", ACTOR, str(seen), "0"]) == 0
-    worker.join(20)
+    worker.join(60)
     addresses = seen.read_text().splitlines()
     assert addresses[0] == "buffer.address=tcp://10.0.0.1:1"
     assert addresses[-1] == "buffer.address=tcp://10.0.0.2:1"
 
 
 def _move_and_end(config: Path, seen: Path) -> None:
-    wait_until("the actor at its first address", seen.exists, 20)
+    wait_until("the actor at its first address", seen.exists, 60)
     set_address(config, "tcp://10.0.0.2:1")
-    wait_until("the actor at its next address", lambda: "10.0.0.2" in seen.read_text(), 20)
+    wait_until("the actor at its next address", lambda: "10.0.0.2" in seen.read_text(), 60)
     end_run(config, 4)
 
 
@@ -131,10 +140,6 @@ def test_before_its_time_is_over_an_actor_is_asked_to_leave_and_its_job_is_reque
     set_address(config, "tcp://10.0.0.1:1")
     # the signal comes when the actor is there, which leaves by SIGTERM
     script = f"trap 'echo left > {tmp_path}/left; exit 0' TERM; kill -USR1 $PPID; while :; do sleep 0.05; done"
-    before = signal.getsignal(signal.SIGUSR1)
-    try:
-        assert slurm_job.join_run(config, ["sh", "-c", script]) == 0
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    assert slurm_job.join_run(config, ["sh", "-c", script]) == 0
     assert (tmp_path / "left").exists()
     assert calls.read_text() == "requeue 31\n"

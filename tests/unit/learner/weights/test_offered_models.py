@@ -21,8 +21,6 @@ from tests.support.offers import OfferingScene
 from tests.support.pulls import make_client_keys, make_puller, make_update, soon
 from tests.support.tiny_model import make_tiny_model
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def polled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +64,7 @@ def test_what_is_pulled_of_a_policy_is_its_cast_to_the_bit(kind: str, dtype: str
             scene.publish(version, policy.full_parameters(cast))
             offer = scene.heard()
             update = make_update(offer.manifest, offer.version, offer.catalog, offer.source)
-            result = puller.pull(update, soon(20.0))
+            result = puller.pull(update, soon())
             assert_holds(puller.store, offer.manifest, policy, cast, offer)
             if version:
                 full = sum(bucket.num_bytes for bucket in offer.manifest.buckets)

@@ -14,6 +14,7 @@ import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import registry
 from prolong.verifiers.api import Answer, Score, Task, Verifier
+from prolong.verifiers.workers import worker as worker_module
 from prolong.verifiers.workers.frames import (
     FrameReader,
     FromWorker,
@@ -26,7 +27,7 @@ from prolong.verifiers.workers.frames import (
     StillRunning,
     to_frame,
 )
-from prolong.verifiers.workers.worker import CannotLoad, Worker, raised_by
+from prolong.verifiers.workers.worker import SIGN_OF_LIFE_S, CannotLoad, Worker, raised_by
 
 
 def faulty(task: Task) -> Score:
@@ -148,13 +149,19 @@ def test_what_runs_in_a_sandbox_is_not_blamed_for_a_worker_that_hangs(runs: bool
         assert (Probed(1) in sent(ours)) is blames
 
 
-def test_signs_of_life_are_rare():
+def test_signs_of_life_are_rare(monkeypatch: pytest.MonkeyPatch):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         worker = Worker(theirs)
-        for _ in range(100):
+        now = [5.0]
+        with monkeypatch.context() as clock:
+            clock.setattr(worker_module.time, "monotonic", lambda: now[0])
+            for _ in range(100):
+                worker.say_alive()
+            assert sent(ours) == [StillRunning()]
+            now[0] += SIGN_OF_LIFE_S + 0.1
             worker.say_alive()
-        assert sent(ours) == [StillRunning()]
+            assert sent(ours) == [StillRunning()]
 
 
 @pytest.mark.parametrize("allow_unsafe", [False, True])

@@ -438,7 +438,7 @@ def test_readers_in_other_threads_never_see_a_torn_chunk() -> None:
         pull(relay, learner)
     stopped.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert failed == []
 
 
