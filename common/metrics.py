@@ -6,10 +6,11 @@ or HUGE, is null.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import msgspec
 
@@ -20,6 +21,7 @@ from .telemetry import EventWriter
 MetricsRecord = dict[str, Any]  # "step": int, "group/name": float | None
 StepNumbers = dict[str, float]  # such a record without its nulls
 HUGE = 1e100  # sums and squares of numbers below it are finite
+log = logging.getLogger(__name__)
 _RECORDS = msgspec.json.Decoder(dict[str, bool | int | float | None])
 
 
@@ -57,36 +59,64 @@ class MetricsWriter:
         self.close()
 
 
-def read_metrics(path: Path) -> list[MetricsRecord]:
-    """All complete records, in order of writing, without a last line that is still being written or was torn by a crash.
+class _Line(NamedTuple):
+    """A line of metrics.jsonl."""
 
-    Raises: UserError naming file and line for a broken line that is not the last.
-    """
-    lines = path.read_bytes().splitlines()
-    records: list[MetricsRecord] = []
-    for number, line in enumerate(lines, start=1):
+    number: int  # from 1
+    record: MetricsRecord
+    fault: str  # why it is not a record; empty: it is one
+    may_be_torn: bool = False  # it is not a whole object
+
+
+def _lines(lines: Iterable[bytes], first: int = 1) -> Iterator[_Line]:
+    for number, line in enumerate(lines, start=first):
         try:
             record = _RECORDS.decode(line)
         except msgspec.DecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number}: {error}; expected one JSON object of numbers a line") from error
-        if not isinstance(record.get("step"), int):
-            raise UserError(f"{path}, line {number}: step is {record.get('step')!r}, expected a whole number")
-        records.append(record)
-    return records
+            yield _Line(number, {}, f"{error}; expected one JSON object of numbers a line", may_be_torn=True)
+            continue
+        step = record.get("step")
+        yield _Line(number, record, "" if isinstance(step, int) else f"step is {step!r}, expected a whole number")
+
+
+def _left_out(path: Path, broken: Sequence[_Line]) -> str:
+    """What a reader says of lines that it leaves out."""
+    first, more = broken[0], f", and {len(broken) - 1} more lines" if len(broken) > 1 else ""
+    return f"{path}, line {first.number}: {first.fault}. It is left out{more}; the disk may be at fault"
+
+
+def read_metrics(path: Path, *, exact: bool = True) -> list[MetricsRecord]:
+    """All complete records, in order of writing, without a last line that is still being written or was torn by a crash.
+
+    exact: raises UserError naming file and line for a broken line that is not the last. Otherwise, for those who show what
+    there is, it is left out with a warning.
+    """
+    lines = list(_lines(path.read_bytes().splitlines()))
+    if lines and lines[-1].may_be_torn:
+        lines.pop()
+    broken = [line for line in lines if line.fault]
+    if broken and exact:
+        raise UserError(f"{path}, line {broken[0].number}: {broken[0].fault}")
+    if broken:
+        log.warning("%s", _left_out(path, broken))
+    return [line.record for line in lines if not line.fault]
 
 
 class MetricsTail:
-    """Reads new complete records of a growing metrics.jsonl. Starts over when a resumed run has replaced the file."""
+    """Reads new complete records of a growing metrics.jsonl. Starts over when a resumed run has replaced the file.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+    num_broken: whole lines of the file so far that are not records, and are left out.
+    """
+
+    def __init__(self, path: Path, *, exact: bool = False, tell: Callable[[str], None] = log.warning) -> None:
+        """exact: a broken line is an error. tell: called once, with the first broken lines."""
+        self._path, self._exact, self._tell = path, exact, tell
+        self._offset = self._num_lines = self.num_broken = 0
         self._inode = 0
+        self._told = False
 
     def read(self) -> tuple[list[StepNumbers], bool]:
-        """Records since the last call, and whether they replace all earlier ones. Raises: OSError, msgspec.DecodeError."""
+        """Records since the last call, and whether they replace all earlier ones. Raises: OSError; UserError if `exact`."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -95,13 +125,27 @@ class MetricsTail:
             # the size does not tell: the steps that were done again may be more than those before
             inode = os.fstat(file.fileno()).st_ino
             restarted = self._inode not in (0, inode)
-            self._offset, self._inode = 0 if restarted else self._offset, inode
+            if restarted:
+                self._offset = self._num_lines = self.num_broken = 0
+            self._inode = inode
             file.seek(self._offset)
             chunk = file.read()
         complete = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(complete)
-        records = [_RECORDS.decode(line) for line in complete.splitlines() if line.strip()]
+        records = self._records(complete.splitlines())
         return [{key: value for key, value in record.items() if value is not None} for record in records], restarted
+
+    def _records(self, complete: list[bytes]) -> list[MetricsRecord]:
+        lines = list(_lines(complete, self._num_lines + 1))
+        self._num_lines += len(lines)
+        broken = [line for line in lines if line.fault]
+        self.num_broken += len(broken)
+        if broken and self._exact:
+            raise UserError(f"{self._path}, line {broken[0].number}: {broken[0].fault}")
+        if broken and not self._told:
+            self._told = True
+            self._tell(_left_out(self._path, broken))
+        return [line.record for line in lines if not line.fault]
 
 
 def _plain(value: SupportsFloat) -> int | float:

@@ -55,7 +55,7 @@ class Run:
 
     def metrics(self) -> list[MetricsRecord]:
         """One record for each learner step so far, {"step": 1, "reward/mean": .4, ...}: rows for `pandas.DataFrame`."""
-        return read_metrics(self.paths.metrics) if self.paths.metrics.exists() else []
+        return read_metrics(self.paths.metrics, exact=False) if self.paths.metrics.exists() else []
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of one metric; steps without it are left out."""

@@ -61,7 +61,7 @@ def run_status(paths: RunPaths, timeout_s: float = 3.0) -> JsonObject:
 
 
 def _records(paths: RunPaths) -> list[MetricsRecord]:
-    return read_metrics(paths.metrics) if paths.metrics.exists() else []
+    return read_metrics(paths.metrics, exact=False) if paths.metrics.exists() else []
 
 
 class BufferNote(NamedTuple):

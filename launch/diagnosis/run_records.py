@@ -61,7 +61,7 @@ def read_run(folder: Path) -> RunRecords:
     return RunRecords(
         name=folder.resolve().name,
         cfg=load_config(paths.config),
-        records=read_metrics(paths.metrics),
+        records=read_metrics(paths.metrics, exact=False),
         summary=read_summary(paths.summary) if paths.summary.is_file() else {},
         groups=groups,
     )

@@ -35,7 +35,7 @@ CURVE = 12  # characters of a reward curve, over the whole run
 
 def last_step(metrics: Path) -> int:
     """The number of the last step in metrics.jsonl; 0 before the first."""
-    records, _ = MetricsTail(metrics).read()
+    records, _ = MetricsTail(metrics, tell=lambda _: None).read()
     return int(records[-1]["step"]) if records else 0
 
 

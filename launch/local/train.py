@@ -198,7 +198,7 @@ def _cpu_seconds() -> float:
 async def _watch(cfg: Config, paths: RunPaths, progress: RunProgress) -> None:
     """Show the state of the run every REFRESH_S."""
     console = TerminalConsole()
-    tail, observer = MetricsTail(paths.metrics), Observer.open(cfg.buffer.address, cfg.buffer.keys)
+    tail, observer = MetricsTail(paths.metrics, tell=progress.notes.append), Observer.open(cfg.buffer.address, cfg.buffer.keys)
     view = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     progress.add(tail.read()[0])  # the steps before a resume
     progress.first_step = progress.step

@@ -198,7 +198,7 @@ def _follow(plan: ReplayPlan, scratch: RunPaths, process: ChildProcess) -> tuple
 
     Blocks on the next step, for `learner.starve_s` at most. Raises: UserError when no step came in time, or the learner failed.
     """
-    done, tail, step_timeout_s = plan.start, MetricsTail(scratch.metrics), plan.cfg.learner.starve_s
+    done, tail, step_timeout_s = plan.start, MetricsTail(scratch.metrics, exact=True), plan.cfg.learner.starve_s
     deadline, ended = monotonic() + step_timeout_s, False
     with running(process) as ending, _progress(plan) as advance:
         while not ended:

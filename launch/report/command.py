@@ -59,7 +59,7 @@ def write_report(
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}; create it, or name another file")
     cfg = load_config(paths.config) if paths.config.exists() else None
-    records = read_metrics(paths.metrics) if paths.metrics.exists() else []
+    records = read_metrics(paths.metrics, exact=False) if paths.metrics.exists() else []
     summary = read_summary(paths.summary) if paths.summary.exists() else {}
     columns, sweeps = columns_of(records), sweeps_of(records, summary)
     marks = marks_of(records, cfg.stages if cfg else [])

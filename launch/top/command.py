@@ -43,7 +43,7 @@ def show_top(target: str, *, keys: str, every_s: float, once: bool) -> int:
     with Observer.open(to.address, to.keys) as observer:
         window = StatusWindow()
         window.add(monotonic(), observer.ask(StatusRequest(), FIRST_ANSWER_S))
-        tail = MetricsTail(to.paths.metrics) if to.paths is not None else None
+        tail = MetricsTail(to.paths.metrics, tell=_on_the_page) if to.paths is not None else None
         top = Top(observer, window, tail)
         if once or not sys.stdout.isatty():
             return top.print_once()
@@ -127,4 +127,9 @@ class Top:
             late_weights=self._window.late_weights(),
             record=self._record,
             silent_s=monotonic() - self._heard_s,
+            num_broken=0 if self._tail is None else self._tail.num_broken,
         )
+
+
+def _on_the_page(text: str) -> None:
+    """Nothing is written beside the page, which shows how many lines are left out."""

@@ -74,6 +74,7 @@ class Shown:
     late_weights: float  # StatusWindow.late_weights
     record: Mapping[str, float]  # the newest step's, where the run folder is on this machine
     silent_s: float = 0.0  # for how long the buffer has not answered
+    num_broken: int = 0  # lines of metrics.jsonl that are left out
 
 
 def top_page(shown: Shown, view: View, height: int) -> RenderableType:
@@ -95,6 +96,8 @@ def _header(shown: Shown, view: View) -> Text:
     text.append(f"{status.run}  version {status.version} of {status.steps}  generation {status.generation}", style="default")
     if shown.silent_s > 3.0:
         text.append(f"  no answer for {shown.silent_s:.0f} s", style="bold red")
+    if shown.num_broken:
+        text.append(f"  {shown.num_broken} broken lines in metrics.jsonl", style="bold yellow")
     return text.append("  paused", style="bold yellow") if view.paused else text
 
 

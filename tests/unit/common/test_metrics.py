@@ -55,6 +55,53 @@ def test_a_line_that_holds_no_numbers_of_a_step_is_named(tmp_path, line):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
+BROKEN = [b"\x00\xff\x00", b'{"step": 2', b'{"learner/loss": 1}', b'{"step": 2, "learner/loss": "x"}', b"nonsense"]
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_reader_that_shows_what_there_is_leaves_a_broken_line_out_and_says_so_once(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n' + line + b'\n{"step": 5}\n{"st')
+    assert [record["step"] for record in read_metrics(path, exact=False)] == [1, 3, 5]
+    (said,) = caplog.messages
+    assert f"{path}, line 2: " in said
+    assert "It is left out, and 1 more lines" in said
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_the_tail_goes_on_behind_a_broken_line_counts_it_and_says_so_once(tmp_path: Path, line: bytes) -> None:
+    path, said = tmp_path / "metrics.jsonl", list[str]()
+    tail = MetricsTail(path, tell=said.append)
+    path.write_bytes(b'{"step": 1}\n')
+    tail.read()
+    for step in (3, 5):
+        with path.open("ab") as file:
+            file.write(line + b'\n{"step": %d}\n' % step)
+        assert tail.read() == ([{"step": step}], False)
+    assert tail.num_broken == 2
+    assert len(said) == 1
+    assert f"{path}, line 2: " in said[0]
+    resumed = tmp_path / "resumed"
+    resumed.write_bytes(b'{"step": 1}\n')
+    resumed.replace(path)
+    assert (tail.read(), tail.num_broken) == (([{"step": 1}], True), 0)
+
+
+def test_an_exact_tail_refuses_a_broken_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
+        MetricsTail(tmp_path / "metrics.jsonl", exact=True).read()
+
+
+def test_a_resume_refuses_a_broken_line_in_the_middle(tmp_path: Path) -> None:
+    """What lies behind it may be of a history that it would drop."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
+        MetricsWriter(tmp_path, resume_step=3, tensorboard=False)
+
+
 def test_the_tail_gives_whole_records_once_and_starts_over_when_the_file_was_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = MetricsTail(path)

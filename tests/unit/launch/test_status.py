@@ -56,6 +56,11 @@ def test_eta_is_shown_with_the_reason_of_its_last_change() -> None:
     )
 
 
+def test_a_broken_line_of_the_metrics_does_not_hide_the_state(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\x00\xff\n{"step": 3}\n')
+    assert run_status(RunPaths(tmp_path))["version"] == 3
+
+
 def test_a_run_without_buffer_and_summary_is_stopped_at_its_last_step(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     assert run_status(RunPaths(tmp_path)) == {

@@ -7,10 +7,15 @@ import msgspec
 import pytest
 from prolong.common.config.algorithm import ObjectiveConfig
 from prolong.common.messages import Status
-from prolong.launch.local.live import RunProgress, live_line, live_page, sparkline
+from prolong.launch.local.live import RunProgress, last_step, live_line, live_page, sparkline
 from prolong.launch.local.train import print_start
 from prolong.learner.drift import DriftWatch
 from rich.console import Console
+
+
+def test_the_last_step_is_found_behind_a_broken_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\x00\xff\n{"step": 3}\n')
+    assert last_step(tmp_path / "metrics.jsonl") == 3
 
 
 def record(step: int) -> dict[str, float]:

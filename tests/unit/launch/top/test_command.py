@@ -11,6 +11,7 @@ import pytest
 from prolong.buffer.client.observer import Observer
 from prolong.common.errors import UserError
 from prolong.common.messages import Status
+from prolong.common.metrics import MetricsTail
 from prolong.launch.top import command
 from prolong.launch.top.command import Top, attach
 from prolong.launch.top.keyboard import Keyboard
@@ -43,10 +44,16 @@ class PressedKeys:
         return [self.left.pop(0)] if self.left else []
 
 
-def top() -> Top:
+def top(tail: MetricsTail | None = None) -> Top:
     window = StatusWindow()
     window.add(0.0, STATUS)
-    return Top(cast("Observer", SilentBuffer()), window, None)
+    return Top(cast("Observer", SilentBuffer()), window, tail)
+
+
+def test_a_broken_line_of_the_metrics_does_not_end_the_page(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\x00\xff\n{"step": 3}\n')
+    shown = top(MetricsTail(tmp_path / "metrics.jsonl"))._shown()
+    assert (shown.record, shown.num_broken) == ({"step": 3}, 1)
 
 
 def test_the_loop_ends_with_a_key() -> None:

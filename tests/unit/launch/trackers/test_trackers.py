@@ -89,6 +89,18 @@ def test_a_follower_gives_each_step_once_whatever_happens_to_the_file(tmp_path: 
     assert follower.take() == []
 
 
+def test_a_tracker_goes_on_behind_a_broken_line_and_its_log_says_so(
+    tmp_path: Path, opened: list[Remembers], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path, {"wandb": {}})
+    write_steps(run, 1, 1)
+    with run.metrics.open("ab") as file:
+        file.write(b'\x00\xff\n{"step": 2, "reward/mean": 0.2}\n')
+    process.copy_records(run, "wandb", lambda _: False)
+    assert list(opened[0].steps) == [1, 2]
+    assert [", line 2: " in text for text in caplog.messages] == [True]
+
+
 def test_what_a_failed_tracker_lacks_the_next_process_sends(tmp_path: Path, opened: list[Remembers]) -> None:
     run = make_run(tmp_path, {"wandb": {"project": "p"}})
     write_steps(run, 1, 2)
