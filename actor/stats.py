@@ -50,6 +50,11 @@ class ActorStats:
         self._tree: list[psutil.Process] = []
         self._tree_at = float("-inf")
 
+    @property
+    def in_flight(self) -> int:
+        """Rollouts that the engine has not ended."""
+        return self._in_flight
+
     def started(self, num_rollouts: int) -> None:
         self._mark()
         self._in_flight += num_rollouts

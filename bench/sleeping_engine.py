@@ -80,6 +80,9 @@ class SleepingEngine:
     def num_unfinished(self) -> int:
         return len(self._rollouts)
 
+    async def num_steps(self) -> int:
+        return int(self.load.steps)
+
     async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
         """The ticket's rollouts as they end."""
         ended: asyncio.Queue[_SleepingRollout] = asyncio.Queue()

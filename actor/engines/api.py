@@ -78,6 +78,13 @@ class Engine(Protocol):
         """Rollouts that are being generated or wait for their turn; 0 soon after the last ticket ended or was cancelled."""
         ...
 
+    async def num_steps(self) -> int:
+        """Steps so far, asked of where they are made: while rollouts are unfinished the number grows, or the engine hangs.
+
+        An engine that hangs may never answer: the caller has a deadline. Raises ProlongError when the engine died.
+        """
+        ...
+
     def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
         """The ticket's unfinished rollouts as (index, completion), each as soon as it ended, in the order in which they end.
 

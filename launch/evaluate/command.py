@@ -21,10 +21,11 @@ from ...common.files import write_atomically
 from ...common.model_folder import longest_context, weights_fingerprint
 from ...common.tokenizer import Tokenizer
 from ...common.types import Rollout
-from ...verifiers.workers.pool import VerifierPool, make_pool
+from ...verifiers.workers.pool import make_pool
 from ..model_check import check_model, is_folder_name, read_config_of, settle_dtype
 from ..recipes import compose
 from .arguments import Evaluation
+from .deadlines import unless_hung
 from .fed_engine import FedEngine
 from .generation import sample_missing
 from .held_out import HeldOut, read_held_out
@@ -161,15 +162,12 @@ async def _sample(one: PlannedModel, store: EvaluationStore, fed: FedEngine, pro
     try:
         await pool.start()
         await pool.usable()
-        worker = _worker(one, fed, pool)
-        await sample_missing(worker, store, one.cfg.actor.capacity, progress.count)
+        stats = ActorStats(one.cfg.verifiers.max_none_rate, pool.counters, lambda: fed.engine.load)
+        worker = RolloutWorker(fed.engine, one.tokenizer, pool, stats, "evaluate")
+        sampling = sample_missing(worker, store, one.cfg.actor.capacity, progress.count)
+        await unless_hung(sampling, fed.engine, stats, one.cfg.buffer.lease_s)
     finally:
         await pool.close()
-
-
-def _worker(one: PlannedModel, fed: FedEngine, pool: VerifierPool) -> RolloutWorker:
-    stats = ActorStats(one.cfg.verifiers.max_none_rate, pool.counters, lambda: fed.engine.load)
-    return RolloutWorker(fed.engine, one.tokenizer, pool, stats, "evaluate")
 
 
 def _outcomes(one: PlannedModel, store: EvaluationStore) -> Outcomes:

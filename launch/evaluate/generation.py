@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ...actor.rollouts import RolloutWorker
 from ...common.types import Group, Ticket
+from .deadlines import END_S
 from .store import COMMIT_S, EvaluationStore
 
 
@@ -26,7 +27,8 @@ async def sample_missing(worker: RolloutWorker, store: EvaluationStore, at_once:
             ended, running = await asyncio.wait(running, timeout=COMMIT_S, return_when=asyncio.FIRST_COMPLETED)
             if not ended:
                 store.commit()
-            for task in ended:
+            # those that failed come last: what they raise must not lose the others
+            for task in sorted(ended, key=_has_failed):
                 group = task.result()
                 store.add(group)
                 tell(group)
@@ -34,7 +36,12 @@ async def sample_missing(worker: RolloutWorker, store: EvaluationStore, at_once:
         store.commit()
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if running:
+            await asyncio.wait(running, timeout=END_S)
+
+
+def _has_failed(task: asyncio.Task[Group]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 async def _group_of(worker: RolloutWorker, ticket: Ticket) -> Group:

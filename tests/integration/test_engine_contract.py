@@ -76,6 +76,18 @@ def test_rollouts_come_out_the_moment_they_end_not_when_the_group_does(any_rig: 
     assert list(running) == sorted(running, reverse=True)
 
 
+def test_steps_are_counted_while_rollouts_are_unfinished(any_rig: Rig):
+    async def steps() -> tuple[int, int, int]:
+        first = await any_rig.engine.num_steps()
+        completions = await any_rig.collect(any_rig.ticket(max_tokens=40))
+        last = await any_rig.engine.num_steps()
+        return max(completion.num_tokens for completion in completions), last - first, await any_rig.engine.num_steps() - last
+
+    longest, counted, idle = any_rig.run(steps())
+    assert longest <= counted <= longest + 3
+    assert idle <= 1
+
+
 def test_the_event_loop_goes_on_while_the_engine_generates(any_rig: Rig):
     async def turns_of_the_loop() -> int:
         collecting, turns = asyncio.create_task(any_rig.collect(any_rig.ticket(max_tokens=200))), 0

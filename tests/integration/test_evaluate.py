@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.errors import JournalError
@@ -62,6 +66,67 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> N
     before = (out / "evaluation.json").read_text()
     assert evaluate_models(parse_evaluation(words)) == 0
     assert (out / "evaluation.json").read_text() == before
+
+
+@contextmanager
+def evaluating(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """`prolong evaluate` in a process, which is killed with its children if the block leaves any."""
+    command = [*CLI, "evaluate", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            for left in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+                left.kill()
+            process.kill()
+
+
+def engine_of(process: subprocess.Popen[str]) -> psutil.Process | None:
+    children = psutil.Process(process.pid).children() if process.poll() is None else []
+    return next((child for child in children if "EngineCore" in " ".join(child.cmdline())), None)
+
+
+def end_of(process: subprocess.Popen[str], engine: psutil.Process) -> str:
+    """What it said, once it has ended with an error and nothing of it is left."""
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1, said
+    _, alive = psutil.wait_procs([engine, *helpers], timeout=60)
+    assert not alive
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_engine_that_hangs_ends_the_evaluation_and_what_it_sampled_is_kept(tmp_path: Path) -> None:
+    """Its process is stopped: neither a step nor an answer comes, and no signal but SIGKILL reaches it."""
+    model, out = make_tiny_model(tmp_path / "model", tied=True), tmp_path / "out"
+    words = [str(model), "--data", str(held_out(tmp_path)), "--out", str(out), *SETTINGS, "actor.engine=vllm", "--n", "500"]
+    with evaluating([*words, "actor.capacity=1", "buffer.lease_s=5"]) as process:
+        wait_until("rollouts", lambda: len(recorded(out / "model" / "journal")) >= 3 or process.poll() is not None, 240)
+        engine = engine_of(process)
+        assert engine is not None, "it ended before its engine was stopped"
+        engine.suspend()
+        said = end_of(process, engine)
+    assert "the engine hangs: no step for 5 s" in said, said
+    assert "give the command again for the rest" in said
+    assert 3 <= len(recorded(out / "model" / "journal")) < 500 * PROMPTS
+    assert not (out / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_engine_that_hangs_while_it_starts_ends_the_evaluation(tmp_path: Path) -> None:
+    """vLLM waits for its process without end, and holds the event loop up; here the alarm of the deadline comes at once."""
+    model, out = make_tiny_model(tmp_path / "model", tied=True), tmp_path / "out"
+    words = [str(model), "--data", str(held_out(tmp_path)), "--out", str(out), *SETTINGS, "actor.engine=vllm"]
+    with evaluating([*words, "launch.first_group_s=200"]) as process:
+        engine = wait_until("its engine", lambda: engine_of(process) or process.poll() is not None, 240)
+        assert isinstance(engine, psutil.Process), "it ended before its engine was stopped"
+        engine.suspend()
+        process.send_signal(signal.SIGALRM)
+        said = end_of(process, engine)
+    assert "was not ready after 200 s: expected within launch.first_group_s" in said, said
 
 
 def test_two_models_stand_in_one_table_with_their_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

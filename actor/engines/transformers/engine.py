@@ -96,6 +96,9 @@ class TransformersEngine:
     def num_unfinished(self) -> int:
         return self._thread.num_unfinished
 
+    async def num_steps(self) -> int:
+        return int(self._thread.engine_load.steps)
+
     async def generate(self, ticket: Ticket) -> AsyncIterator[tuple[int, Completion]]:
         assert self.version >= 0, "an engine without weights must not generate"
         texts = ticket.sampling.stop

@@ -98,7 +98,11 @@ class VllmEngine:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method(gpu=False)
         llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         engine = cls(llm, model, clear_kv=actor.clear_kv, stop_ids=stop_ids)
-        await engine._prepare(keep_base=bool(model.lora))
+        try:
+            await engine._prepare(keep_base=bool(model.lora))
+        except BaseException:
+            await engine.close()
+            raise
         return engine
 
     async def _prepare(self, *, keep_base: bool) -> None:
@@ -123,6 +127,10 @@ class VllmEngine:
     @property
     def num_unfinished(self) -> int:
         return self._llm.get_num_unfinished_requests()
+
+    async def num_steps(self) -> int:
+        """See `Engine`; of the worker that made the fewest."""
+        return min(await self._process.unless_dead(self._llm.collective_rpc("prolong_num_steps")))
 
     # --- tickets ---
 

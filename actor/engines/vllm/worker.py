@@ -37,6 +37,7 @@ from .direct_copies import DirectCopies
 from .head_bias import HeadBias
 from .parent_watch import end_with_parent
 from .staged_buckets import staged_tensors
+from .step_count import StepCount
 
 BACKEND = "prolong"
 
@@ -182,6 +183,7 @@ class WorkerExtension:
     device: torch.device
     model_runner: Any
     layer_outputs: LayerOutputs
+    step_count: StepCount
 
     def prolong_prepare(self, keep_base: bool) -> None:
         """Called once, after the engine has started."""
@@ -189,6 +191,11 @@ class WorkerExtension:
             self.weight_transfer_engine.keep_base()
         if self.device.type == "cpu":
             install(self.model_runner)
+        self.step_count = StepCount(self.model_runner)
+
+    def prolong_num_steps(self) -> int:
+        """Steps since `prolong_prepare`."""
+        return self.step_count.num_steps
 
     def prolong_download(self, update: bytes, timeout_s: float) -> None:
         """Begin to download an encoded UpdateWeights. An earlier download that goes on is dropped."""
