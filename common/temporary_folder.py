@@ -1,4 +1,4 @@
-"""A folder in the system's temporary directory that does not outlive its process.
+"""A folder in a temporary directory, by default the system's, that does not outlive its process.
 
 The process holds a lock on its folder. The kernel takes the lock away when the process dies, however it dies, and whoever makes
 the next folder of the same kind removes those that nobody holds.
@@ -22,14 +22,15 @@ YOUNG_S = 60.0  # a folder of this age may not be locked yet
 class TemporaryFolder:
     """A folder /tmp/prolong-KIND-... that only this user may enter: from `make` to `remove`, or to the end of the process."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, root: Path | None = None) -> None:
+        """`root`: where it lies instead of /tmp."""
         self._kind = kind
-        self.path = Path(tempfile.gettempdir()) / f"prolong-{kind}-{secrets.token_hex(8)}"
+        self.path = (root or Path(tempfile.gettempdir())) / f"prolong-{kind}-{secrets.token_hex(8)}"
         self._finalizer: weakref.finalize | None = None
 
     def make(self) -> Path:
         """Make the folder, after removing those of its kind whose processes were killed."""
-        _remove_abandoned(self._kind)
+        _remove_abandoned(self.path.parent, self._kind)
         self.path.mkdir(mode=0o700)
         lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         self._finalizer = weakref.finalize(self, _remove, self.path, lock, os.getpid())
@@ -57,8 +58,8 @@ def _remove(path: Path, lock: int, owner: int) -> None:
         os.close(lock)
 
 
-def _remove_abandoned(kind: str) -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"prolong-{kind}-*"):
+def _remove_abandoned(root: Path, kind: str) -> None:
+    for path in root.glob(f"prolong-{kind}-*"):
         # it is held, belongs to another user, or has just been removed
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > YOUNG_S:

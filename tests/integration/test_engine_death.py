@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -30,6 +32,27 @@ def fragile(tmp_path: Path):
     (process,) = engines() - others
     yield rig, process
     rig.close()
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of this test's own, whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="p-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.slow
+def test_the_sockets_of_an_engine_go_with_it(temporary: Path, request: pytest.FixtureRequest) -> None:
+    rig, _ = request.getfixturevalue("fragile")
+    sockets = [path for path in temporary.rglob("*") if path.is_socket()]
+    (folder,) = {path.parent for path in sockets}
+    assert folder.name.startswith("prolong-vllm-")
+    assert len(sockets) >= 2, "requests and answers"
+    rig.run(rig.engine.close())
+    assert not folder.exists()
+    assert not [path for path in temporary.rglob("*") if path.is_socket()]
 
 
 @pytest.mark.slow

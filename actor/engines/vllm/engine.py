@@ -24,6 +24,7 @@ import numpy as np
 from ....common.config.sections import ActorConfig, ModelConfig
 from ....common.errors import ModelError, ProlongError, UserError, WeightsError
 from ....common.messages import UpdateWeights
+from ....common.temporary_folder import TemporaryFolder
 from ....common.types import FinishReason, Ticket, int32_array, rollout_seed
 from ..completion import NOTHING_MORE, Completion
 from ..load import EngineLoad
@@ -31,6 +32,7 @@ from .engine_process import ProcessWatch
 from .parent_watch import announce_parent
 from .segments import INTERRUPT, decode_spans
 from .settings import engine_config, runs_on_gpu, set_environment, start_method
+from .socket_folder import socket_folder, sockets_in
 from .start_failure import StartLog
 from .stop_arguments import encode_stop
 
@@ -60,6 +62,7 @@ class VllmEngine:
         self._applying = asyncio.Lock()
         self._superseded = False
         self._process = ProcessWatch()
+        self._sockets: TemporaryFolder | None = None
         self._paused_s = 0.0
         self._load = EngineLoad()
 
@@ -80,9 +83,12 @@ class VllmEngine:
             # deprecations in vLLM's dependencies, which we cannot fix
             warnings.simplefilter("ignore")
             config = engine_config(model, actor, seed)
-            log = StartLog()
+            log, sockets = StartLog(), socket_folder()
             try:
-                return await cls._started(config, model, actor, stop_ids)
+                with sockets_in(sockets):
+                    engine = await cls._started(config, model, actor, stop_ids)
+                engine._sockets = sockets
+                return engine
             except _start_errors() as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 cause = log.cause()
@@ -290,6 +296,8 @@ class VllmEngine:
         self._llm.shutdown(timeout=1.0)
         # its finalizer would shut down again, when the interpreter is half gone
         self._llm.shutdown = lambda timeout=None: None
+        if self._sockets is not None:
+            self._sockets.remove()
 
 
 def _start_errors() -> tuple[type[Exception], ...]:
