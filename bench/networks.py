@@ -27,7 +27,7 @@ from .slow_link import LinkConditions
 
 CLONE_NEWNET = 0x40000000
 PREFIX = "prolong"  # of the namespaces of a network, before the pid of the process that made it and the network's number there
-LINK_TIMEOUT_S = 10.0
+LINK_TIMEOUT_S = 60.0
 _numbers = itertools.count()
 
 
@@ -233,7 +233,7 @@ def _hardware(number: int) -> str:
 
 
 def _ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=LINK_TIMEOUT_S).stdout
 
 
 def _enter(namespace: int) -> None:
