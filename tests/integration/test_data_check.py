@@ -65,7 +65,7 @@ def test_the_command_shows_what_the_model_reads(demo_model: Path):
         [*command, *settings],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         check=False,
     )
@@ -141,7 +141,7 @@ def test_a_conversion_that_is_ended_leaves_no_file(tmp_path: Path):
         assert running.stderr
         assert "left out" in running.stderr.readline()  # its first line of progress: it is under way
         running.terminate()
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=200)
     assert running.returncode == 130
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == [source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ from prolong.common.errors import ProlongError, WeightsError
 from prolong.common.weights.buckets import plan_buckets
 
 from tests.support.engine_rig import BUCKET_BYTES, TIMEOUT_S, Rig, build_rig
-from tests.support.runs import ON_VLLM, SMALL, Run, free_port
-
-SOON_S = 3.0
+from tests.support.runs import ON_VLLM, SMALL, Run, free_port, living
 
 
 def engines(of: int | None = None) -> set[psutil.Process]:
     """The engine processes of an actor, by default of this process."""
-    living = [child for child in psutil.Process(of).children() if child.status() != psutil.STATUS_ZOMBIE]
-    return {child for child in living if "EngineCore" in " ".join(child.cmdline())}
+    found = set()
+    for child in living(psutil.Process(of).children()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "EngineCore" in " ".join(child.cmdline()):
+                found.add(child)
+    return found
 
 
 @pytest.fixture
@@ -44,6 +47,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_sockets_of_an_engine_go_with_it(temporary: Path, request: pytest.FixtureRequest) -> None:
     rig, _ = request.getfixturevalue("fragile")
     sockets = [path for path in temporary.rglob("*") if path.is_socket()]
@@ -56,7 +60,7 @@ def test_the_sockets_of_an_engine_go_with_it(temporary: Path, request: pytest.Fi
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_update_ends_when_its_engine_dies(fragile: tuple[Rig, psutil.Process]) -> None:
     rig, engine = fragile
     manifest = plan_buckets([(name, tensor.dtype, tensor.shape) for name, tensor in rig.model.named_parameters()], BUCKET_BYTES)
@@ -66,23 +70,24 @@ def test_an_update_ends_when_its_engine_dies(fragile: tuple[Rig, psutil.Process]
         applying = asyncio.create_task(rig.engine.apply_weights(rig.update(1, manifest), TIMEOUT_S))
         assert not (await asyncio.wait([applying], timeout=0.5))[0]
         engine.kill()
+        # at the deadline of the update it would be another error
         with pytest.raises(ProlongError, match="engine process ended") as died:
-            await asyncio.wait_for(applying, SOON_S)
+            await applying
         assert not isinstance(died.value, WeightsError)  # after one of those an actor goes on
 
     rig.run(killed_in_the_middle())
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_actor_whose_engine_is_killed_while_it_starts_may_be_started_again(tmp_path: Path, demo_model: Path) -> None:
     settings = [f"model.path={demo_model}", f"buffer.address=tcp://127.0.0.1:{free_port()}"]
     run = Run(tmp_path, "killed", [*SMALL, ON_VLLM, *settings])
     actor = run.start("actor")
     try:
-        (engine,) = run.wait("its engine", lambda: engines(of=actor.pid), 60)  # type: ignore[misc]
+        (engine,) = run.wait("its engine", lambda: engines(of=actor.pid), 240)  # type: ignore[misc]
         engine.kill()
-        assert run.ended(actor, 30) == 1, run.output()  # not 2, a mistake of the user
+        assert run.ended(actor, 120) == 1, run.output()  # not 2, a mistake of the user
         assert "was killed while it started" in run.output()
     finally:
         run.kill_all()

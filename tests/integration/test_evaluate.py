@@ -19,7 +19,8 @@ from prolong.launch.evaluate.command import evaluate_models
 from tests.support.runs import CLI, wait_until
 from tests.support.tiny_model import make_tiny_model
 
-N, PROMPTS = 6, 8
+pytestmark = pytest.mark.timeout(600)
+N, PROMPTS = 6, 24
 SETTINGS = ["--n", str(N), "--max-tokens", "24", "--temperature", "1", "--top-p", "1", "actor.engine=transformers"]
 
 
@@ -52,7 +53,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> N
         try:
             # or its end, which the assertion below finds
             wait_until(
-                "three rollouts", lambda: len(recorded(out / "model" / "journal")) >= 3 or process.poll() is not None, 60
+                "three rollouts", lambda: len(recorded(out / "model" / "journal")) >= 3 or process.poll() is not None, 240
             )
         finally:
             process.kill()

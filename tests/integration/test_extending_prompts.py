@@ -15,6 +15,7 @@ from prolong.common.types import Ticket
 
 from tests.support.buffer_process import BufferProcess, make_config
 from tests.support.extension import ROOT, diff_of, extended_tree, touched_files
+from tests.support.runs import wait_until
 from tests.support.scripted_peers import start_actor, start_learner
 
 NUM_PROMPTS = 5
@@ -29,8 +30,8 @@ main(cfg)
 """
 
 
-def lines_of_two_steps(buffer: BufferProcess, cfg: Config, version: int) -> list[int]:
-    """Let a learner make two steps from `version` with one actor, and kill the buffer.
+def lines_of_two_steps(buffer: BufferProcess, cfg: Config, version: int, num_tickets: int = 0) -> list[int]:
+    """Let a learner make two steps from `version` with one actor, and kill the buffer once the actor has enough tickets.
 
     Returns the lines of the actor's prompts, in order of issue.
     """
@@ -40,6 +41,7 @@ def lines_of_two_steps(buffer: BufferProcess, cfg: Config, version: int) -> list
     learner.step(version)
     learner.publish(version + 1)
     learner.step(version + 1)
+    wait_until("the actor's tickets", lambda: len(actor.tickets) >= num_tickets, 60)
     buffer.kill()
     for client in (actor.client, learner.client):
         client.close(0.1)
@@ -51,20 +53,19 @@ def line_of(ticket: Ticket) -> int:
     return int(ticket.prompt.uid.rpartition("/")[2])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_a_stream_of_prompts_goes_on_after_a_kill(tmp_path: Path) -> None:
     environment = extended_tree("A prompt source", tmp_path / "tree")
-    cfg = make_config(tmp_path, num_prompts=NUM_PROMPTS, steps=8)
+    cfg = make_config(tmp_path, num_prompts=NUM_PROMPTS, steps=8, silence_s=60.0)
     with BufferProcess(cfg, program=PROGRAM, environment=environment) as buffer:
         before = lines_of_two_steps(buffer, cfg, version=0)
     assert before == in_order(0, len(before)), "the order of the file, round after round"
     num_drawn, unfinished = left_behind(buffer)
     with BufferProcess(cfg, program=PROGRAM, environment=environment) as buffer:
-        after = lines_of_two_steps(buffer, cfg, version=2)
+        after = lines_of_two_steps(buffer, cfg, version=2, num_tickets=len(unfinished) + 2)
     again, fresh = after[: len(unfinished)], after[len(unfinished) :]
     assert again == unfinished, "prompts that were under way are found in the file, and issued again first"
     assert fresh == in_order(num_drawn, len(fresh))
-    assert len(fresh) >= 2
 
 
 def in_order(start: int, count: int) -> list[int]:
@@ -103,7 +104,7 @@ def test_it_keeps_the_contract_of_a_prompt_source(tmp_path: Path) -> None:
     save_config(cfg, tmp_path / "config.yaml")
     program = CONTRACT.format(str(tmp_path / "config.yaml"))
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
 

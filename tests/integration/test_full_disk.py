@@ -36,7 +36,7 @@ def test_a_full_disk_writes_nothing_half_and_goes_on_when_there_is_room(small_di
 
     def commit(version: int) -> None:
         while written := journal.commit(state(version)):
-            written.exception(10.0)
+            written.exception(60.0)
 
     durable = 0
     with pytest.raises(JournalFull, match=r"No space left on device.*nothing more is acknowledged until there is"):  # noqa: PT012

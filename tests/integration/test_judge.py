@@ -54,7 +54,7 @@ async def judged(cfg: VerifiersConfig) -> tuple[dict[str, Verdict], dict[str, in
 
 
 def config(server: ChatServer | None) -> VerifiersConfig:
-    return VerifiersConfig(workers=1, judge={"url": server.url, "model": "m", "timeout_s": 10} if server else {})
+    return VerifiersConfig(workers=1, judge={"url": server.url, "model": "m", "timeout_s": 60} if server else {})
 
 
 def test_the_pool_asks_the_model_only_where_no_rule_decides():
@@ -71,11 +71,11 @@ def test_the_pool_asks_the_model_only_where_no_rule_decides():
             assert counters["judge/unreadable"] == counters["judge/failures"] == 1
             assert "What happens to a red blood cell" in server.requests[0]["messages"][1]["content"]
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 240))
 
 
 def test_without_a_model_an_open_answer_gets_no_reward():
-    verdicts, _ = asyncio.run(asyncio.wait_for(judged(config(None)), 60))
+    verdicts, _ = asyncio.run(asyncio.wait_for(judged(config(None)), 240))
     assert [verdicts[name].reward for name in ("same", "right", "wrong", "none")] == [1.0, None, None, 0.0]
     assert "verifiers.judge" in verdicts["wrong"].detail
 
@@ -91,7 +91,7 @@ def test_closing_the_pool_cancels_what_the_model_has_not_answered():
             with pytest.raises(asyncio.CancelledError):
                 await waiting
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 240))
 
 
 def command(server_script: Script, argv: list[str], env: dict[str, str] | None = None) -> tuple[int, str, list[str]]:
@@ -111,7 +111,7 @@ def command(server_script: Script, argv: list[str], env: dict[str, str] | None =
             out, _ = await process.communicate()
             return process.returncode or 0, out.decode(), server.headers
 
-    return asyncio.run(asyncio.wait_for(scenario(), 60))
+    return asyncio.run(asyncio.wait_for(scenario(), 240))
 
 
 def test_prolong_verifier_try_judges_with_the_model(tmp_path: Path):
@@ -137,6 +137,6 @@ def test_prolong_data_check_needs_no_model_for_the_stored_answers(tmp_path: Path
     }
     prompts.write_text(json.dumps(record) + "\n")
     argv = [sys.executable, "-m", "prolong.launch.cli", "data", "check", str(prompts)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verifier judge" in done.stdout

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -90,7 +90,9 @@ def learner_under_torchrun(cfg: Config, address: str, ranks: int) -> Iterator[su
     finally:
         if process.poll() is None:
             for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-                each.kill()
+                # torchrun ends its ranks, and they may have ended
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
         process.communicate(timeout=20)
 
 
@@ -106,7 +108,7 @@ def fork_ranks(target: Callable[..., None], *args: object, ranks: int, folder: P
     try:
         for rank, fork in enumerate(forks):
             if rank == killed:
-                assert fork.wait(90) == -signal.SIGKILL, fork.log.read_text()
+                assert fork.wait(280) == -signal.SIGKILL, fork.log.read_text()
             else:
                 end_of(fork)
     finally:
@@ -116,7 +118,7 @@ def fork_ranks(target: Callable[..., None], *args: object, ranks: int, folder: P
 
 def end_of(process: Fork | subprocess.Popen[str]) -> str:
     """Wait for the end, which must be good; what was written to stderr."""
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     return errors
 
