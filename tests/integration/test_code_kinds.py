@@ -181,4 +181,6 @@ def test_layout_is_that_of_judges(expected: str, program: str, reward: float):
 
 def test_libraries_do_not_see_the_usual_names():
     program = "import sympy\nprint(sympy.parse_expr('exp(0)'), sympy.sympify('sin(x)').diff(), isqrt(9))"
-    assert judge(program, {"tests": [{"stdin": "", "stdout": "1 cos(x) 3"}]}).reward == 1.0
+    # an import that takes long where nothing compiled it before
+    limits = {"time_limit_s": 200, "test_time_limit_s": 60}
+    assert judge(program, {"tests": [{"stdin": "", "stdout": "1 cos(x) 3"}]} | limits).reward == 1.0

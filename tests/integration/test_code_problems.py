@@ -15,8 +15,8 @@ import psutil
 import pytest
 from prolong.common.errors import UserError, VerifierFailure
 from prolong.verifiers import code
-from prolong.verifiers.sandbox.launcher import Limits
-from prolong.verifiers.sandbox.sandbox import COMPILE, Sandbox, cpp_compiler
+from prolong.verifiers.sandbox.launcher import Limits, RunResult
+from prolong.verifiers.sandbox.sandbox import COMPILE, HARMLESS_CPP, Sandbox, cpp_compiler
 
 from tests.support.forgeries import FORGERIES
 from tests.support.sandboxes import BACKENDS, judge, opened
@@ -87,9 +87,8 @@ def test_hostile_results_earn_nothing(name: str):
 
 
 def test_a_program_that_writes_the_right_value_itself_has_solved_it():
-    assert (
-        judge("import os\ndef f(n):\n    os.write(4, b'%d' % (n * 7 + 1000003))\n    os._exit(0)", SECRET_ANSWERS).reward == 1.0
-    )
+    program = "import os\ndef f(n):\n    os.write(4, b'%d' % (n * 7 + 1000003))\n    os._exit(0)"
+    assert judge(program, SECRET_ANSWERS | {"time_limit_s": 10}).reward == 1.0
 
 
 ENDINGS = {
@@ -123,7 +122,8 @@ def test_a_program_ends_as_python_lets_it_with(name: str, box: Sandbox):
 def test_expectations_never_enter_the_sandbox(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
     sent: list[bytes] = []
     run = Sandbox._run
-    monkeypatch.setattr(Sandbox, "_run", lambda self, *a: sent.append(repr(a).encode()) or run(self, *a))
+    # without the limits: what is left of a time that was measured may have any digits
+    monkeypatch.setattr(Sandbox, "_run", lambda self, *a: sent.append(repr(a[:3]).encode()) or run(self, *a))
     judge("def f(n): return n", SECRET_ANSWERS)
     judge("print(1)", {"tests": [{"stdin": "1", "stdout": "1000010"}]})
     assert len(sent) == 4
@@ -140,7 +140,7 @@ def test_too_much_time_in_total_earns_nothing():
 def test_a_test_with_a_limit_of_its_own_fails_alone():
     tests = [{"args": [1], "output": 1}, {"args": [0], "output": 0}, {"args": [0], "output": 0}]
     program = "import time\ndef f(n):\n    time.sleep(60 * n)\n    return n"
-    score = judge(program, {"function": "f", "tests": tests, "time_limit_s": 5, "test_time_limit_s": 0.3})
+    score = judge(program, {"function": "f", "tests": tests, "time_limit_s": 5, "test_time_limit_s": 1.0})
     assert score.reward == pytest.approx(2 / 3)
 
 
@@ -165,7 +165,15 @@ def test_compilers_are_contained(box: Sandbox, tmp_path: Path):
 
 def test_a_program_that_keeps_its_compiler_waiting_earns_nothing(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
     """A compiler may open the pipe that it writes to, and would wait for ever for what is in it."""
-    monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", replace(COMPILE, wall_s=1.0))
+    compile_once = Sandbox._compile_once
+
+    def impatient(self: Sandbox, compiler: str, code: str, std: str) -> RunResult:
+        # a harmless program has all the time there is: a slow machine is not what this is about
+        limits = COMPILE if code == HARMLESS_CPP else replace(COMPILE, wall_s=1.0)
+        monkeypatch.setattr("prolong.verifiers.sandbox.sandbox.COMPILE", limits)
+        return compile_once(self, compiler, code, std)
+
+    monkeypatch.setattr(Sandbox, "_compile_once", impatient)
     problem = {"language": "cpp", "tests": [{"stdin": "", "stdout": "1"}]}
     for path in ("/dev/stdout", "/dev/stderr", "/proc/self/fd/1"):
         score = judge(f'#include "{path}"\nint main() {{}}', problem, "cpp")
@@ -187,7 +195,7 @@ def test_processes_that_outlive_a_killed_compiler_count_with_their_cpu_time(box:
     # it reads until its memory is full, in a process of the compiler's
     result = box._compile_once(cpp_compiler(), '#include "/dev/urandom"', "c++17")
     assert (result.status, result.code) == ("timeout", -9)
-    assert result.cpu_s > 0.1
+    assert result.cpu_s > 0.05, "many times what the compiler's driver takes alone"
 
 
 def test_a_launcher_is_not_replaced_while_it_holds_a_compiled_program(box: Sandbox, monkeypatch: pytest.MonkeyPatch):

@@ -326,7 +326,7 @@ def test_test_code_that_never_asks_the_program_gives_no_verdict(test_code: str):
 def test_a_value_that_stalls_the_test_is_a_wrong_one(monkeypatch: pytest.MonkeyPatch):
     from prolong.verifiers.programs import scripts
 
-    monkeypatch.setattr(scripts, "TESTER_LIMITS", scripts.Limits(cpu_s=0.5, wall_s=5, memory_mb=512))
+    monkeypatch.setattr(scripts, "TESTER_LIMITS", scripts.Limits(cpu_s=2, wall_s=20, memory_mb=512))
     answer = {"asserts": ["assert f(1) == 1", "assert [i for i in range(f(2))] == [0, 1]"]}
     assert judge("def f(n): return n", answer).reward == 1.0
     assert judge("def f(n): return n if n < 2 else 10 ** 12", answer).reward == 0.5

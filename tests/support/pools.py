@@ -23,7 +23,7 @@ async def running(workers: int = 1, timeout_s: float = 20.0, **options: Any) -> 
         await pool.close()
 
 
-def run(scenario: Callable[[], Awaitable[None]], timeout_s: float = 150.0) -> None:
+def run(scenario: Callable[[], Awaitable[None]], timeout_s: float = 280.0) -> None:
     """Run a test's coroutine to its end. Raises TimeoutError."""
     asyncio.run(asyncio.wait_for(scenario(), timeout_s))
 
@@ -36,7 +36,7 @@ def shared_pool(workers: int = 1, timeout_s: float = 20.0, **options: Any) -> It
         runner.run(pool.start())
 
         def run_with_pool(scenario: Callable[[LocalPool], Coroutine[Any, Any, None]]) -> None:
-            runner.run(asyncio.wait_for(scenario(pool), 150.0))
+            runner.run(asyncio.wait_for(scenario(pool), 280.0))
 
         try:
             yield run_with_pool

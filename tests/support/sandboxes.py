@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from prolong.verifiers.sandbox import landlock
 from prolong.verifiers.sandbox.opening import open_sandbox
 from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, FIRST_UID, JAIL, NUM_UIDS, Backend, Sandbox
 
-from tests.support.runs import wait_until
+from tests.support.runs import living, wait_until
 
 BACKENDS = {backend.name: backend for backend in (BUBBLEWRAP, JAIL)}
 
@@ -111,24 +111,43 @@ def targets(folder: Path) -> Iterator[Targets]:
         yield found
 
 
+def names_in(processes: Iterable[psutil.Process]) -> list[tuple[psutil.Process, str]]:
+    """Those that are still there, with their names."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append((process, process.name()))
+    return found
+
+
 def survivors(sandbox: Sandbox) -> list[str]:
     """Processes of the sandbox beyond its launcher (and the two bwrap processes around it)."""
     outermost = psutil.Process(sandbox.pid)
     family = [outermost, *outermost.children(recursive=True)]
-    launchers = [process for process in family if process.name() != "bwrap"]
-    uid = FIRST_UID + os.getpid() % NUM_UIDS
-    strangers = [] if os.getuid() else [process for process in psutil.process_iter() if _uid(process) == uid]
-    return [f"{process}" for process in {*launchers[1:], *strangers} - {launchers[0]}]
+    launcher, *others = [process for process, name in names_in(family) if name != "bwrap"]
+    strangers = [] if os.getuid() else abandoned({FIRST_UID + os.getpid() % NUM_UIDS})
+    return [f"{process}" for process in {*living(others), *strangers} - {launcher}]
 
 
-def _uid(process: psutil.Process) -> int:
+def abandoned(users: set[int]) -> list[psutil.Process]:
+    """Living processes of these users of sandboxes whose sandbox has ended. Users of two sandboxes may be the same."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.uids().real in users and not any(map(_opens_sandboxes, process.parents())):
+                found.append(process)
+    return living(found)
+
+
+def _opens_sandboxes(process: psutil.Process) -> bool:
+    """Whether this is a process of ours, outside of any sandbox. The one that takes orphans in may be any program."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.uids().real
-    return -1
+        return process.pid != 1 and process.uids().real == os.getuid() and "python" in process.exe()
+    return False
 
 
 def assert_in_order(sandbox: Sandbox, aims: Targets) -> None:
     """After an attack, nothing outside was touched, no process of it lives, and the sandbox still serves."""
     aims.assert_untouched()
     assert sandbox.run("print(6 * 7)").stdout == b"42\n"
-    wait_until(f"the end of {survivors(sandbox)}", lambda: not survivors(sandbox), 10)
+    wait_until(f"the end of {survivors(sandbox)}", lambda: not survivors(sandbox), 60)
