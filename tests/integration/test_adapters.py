@@ -105,7 +105,7 @@ def judged(own: dict[str, str], work: Callable[[LocalPool], Awaitable[None]], ti
         finally:
             await pool.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 120))
+    asyncio.run(asyncio.wait_for(scenario(), 280))
 
 
 def stop(pool: LocalPool, verifier: str, completion: str, **answer: Any) -> Awaitable[Verdict]:

@@ -19,6 +19,7 @@ from tests.support.engine_rig import PROMPT, Rig
 from tests.support.runs import CLI
 from tests.support.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.timeout(600)
 STAGES = [EMBEDDING, "layer 0", "layer 1", FINAL, LOGITS]
 CONTEXT = 128
 
@@ -38,7 +39,7 @@ def test_the_command_finds_nothing_wrong_with_an_engine_that_agrees(tmp_path: Pa
     settings = [f"model.path={folder}", f"model.max_context={CONTEXT}", "actor.engine=transformers"]
     settings += ["sampling.max_tokens=64", "validation.max_tokens=64"]
     command = [*CLI, "doctor", "--agreement", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert [line[:8] for line in lines if line.startswith(("ok", "FAIL"))] == ["ok    fi", "ok    af"]

@@ -20,7 +20,7 @@ NARROW: dict[str, object] = {"quantization": "fp8_per_channel", "kv_cache_dtype"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_in_8_bits_updates_are_loaded_and_behaviour_logprobs_are_of_what_was_sampled(tmp_path: Path) -> None:
     rig = rig_for(make_tiny_model(tmp_path, tied=True), dtype="bfloat16", engine_args=NARROW)
     try:

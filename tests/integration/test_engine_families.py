@@ -23,6 +23,7 @@ FAMILIES = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_log_probabilities_agree_after_every_update(tmp_path: Path, config: PreTrainedConfig) -> None:
     rig = rig_for(make_tiny_family(tmp_path, config))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SMALL = ["actor.engine=transformers", "buffer.batch_groups=4", "sampling.n=4"]
 PROLONG = [sys.executable, "-m", "prolong.launch.cli"]
 
 
-def run(*command: str, folder: Path, timeout_s: float = 60.0) -> str:
+def run(*command: str, folder: Path, timeout_s: float = 200.0) -> str:
     """The output of a command in `folder`; it must succeed."""
     env = {**os.environ, "PYTHONPATH": "examples/own_reward", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -48,7 +49,7 @@ asyncio.run(cells())
 
 def test_the_cells_of_a_notebook_train_with_a_function_that_is_defined_there(folder: Path) -> None:
     script = ["examples/train_from_python.py", "--steps", "2", "buffer.address=tcp://127.0.0.1:0", *SMALL]
-    printed = run(sys.executable, "-c", CELLS, *script, folder=folder, timeout_s=200)
+    printed = run(sys.executable, "-c", CELLS, *script, folder=folder, timeout_s=400)
     assert "step 2/2" in printed
     assert "mean reward" in printed
     assert re.search(r"'What is .* earned (0.0|0.5|1.0) \(sampled by versions \[\(\d", printed)
@@ -62,7 +63,7 @@ def trained(folder: Path) -> Path:
     """The folder of a short run with the reward of the example."""
     recipe = ["--recipe", str(folder / "examples/own_reward/recipe.yaml")]
     settings = ["run.name=mine", "run.steps=3", "buffer.address=tcp://127.0.0.1:0", "buffer.keep_history=true"]
-    run(*PROLONG, "train", *recipe, *settings, *SMALL, "checkpoint.every=3", folder=folder, timeout_s=200)
+    run(*PROLONG, "train", *recipe, *settings, *SMALL, "checkpoint.every=3", folder=folder, timeout_s=400)
     return folder / "runs" / "mine"
 
 
@@ -101,7 +102,7 @@ def test_a_ticket_of_that_run_is_followed(trained: Path, tmp_path: Path) -> None
 
 
 def test_a_loss_of_our_own_is_compared_on_that_run(folder: Path, trained: Path) -> None:
-    printed = run(sys.executable, "examples/own_loss.py", str(trained), "--steps", "2", folder=folder, timeout_s=120)
+    printed = run(sys.executable, "examples/own_loss.py", str(trained), "--steps", "2", folder=folder, timeout_s=280)
     table = [line.split() for line in printed.splitlines()[1:]]
     losses = {(step, name): (float(default), float(own)) for step, name, default, own in table}
     default, own = losses["1", "learner/grad_norm"]

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_model import make_tiny_model, randomize
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 BUCKET_BYTES = 100_000  # several buckets also for a tiny model
 CPU = torch.device("cpu")
 EOS = 1
@@ -47,7 +47,7 @@ class Rig:
     _ordinal: int = 0
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.runner.run(asyncio.wait_for(coroutine, 3 * TIMEOUT_S))
+        return self.runner.run(asyncio.wait_for(coroutine, 4 * TIMEOUT_S))
 
     @property
     def version(self) -> int:
