@@ -6,6 +6,7 @@ bytes it does not hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from tests.support.runs import wait_until
 NUM_BUCKETS, SIDE = 8, 512  # of 1 MiB each
 SPECS = [(f"layer.{i}.weight", torch.float32, (SIDE, SIDE)) for i in range(NUM_BUCKETS)]
 MANIFEST = plan_buckets(SPECS, 1 << 20)
-HANG_S = 30.0  # a wait that takes longer hangs
+HANG_S = 150.0  # a wait that takes longer hangs, on any machine
 
 
 def weights(version: int) -> dict[str, torch.Tensor]:
@@ -89,17 +90,19 @@ class Member:
 
 
 class Storm:
-    """`num_members` members with version 0, and a learner whose next version is 1."""
+    """Members with version 0 and a learner whose next version is 1, between `begin` and `close`."""
 
-    def __init__(self, cfg: Config, num_members: int, monkeypatch: pytest.MonkeyPatch, *, slack_s: float) -> None:
+    def __init__(self, cfg: Config, monkeypatch: pytest.MonkeyPatch, *, slack_s: float) -> None:
         self.cfg, self._slack_s = cfg, slack_s
         self.buffer = BufferProcess(cfg)
         self.members: dict[str, Member] = {}
         self.version = -1
-        self._lives = 0
+        self._lives = 0  # learners that were started
         self._fail_at: int | None = None  # bucket whose broadcast fails at the learner
         self.failed_s: float | None = None
         self._patch(monkeypatch)
+
+    def begin(self, num_members: int) -> None:
         self.start_learner()
         for i in range(num_members):
             self.spawn(f"actor-{i}")
@@ -125,8 +128,7 @@ class Storm:
     # --- the learner ---
 
     def start_learner(self) -> None:
-        self._lives += 1
-        pid = os.getpid() + self._lives  # to the buffer, each life is another process
+        pid = os.getpid() + self._lives + 1  # to the buffer, each life is another process
         self.client: BufferClient = make_client(self.cfg, self.buffer.address, Role.learner, "learner", pid=pid)
         inbox = self.client.inbox(PublishPlan, PublishResult, SyncRequested)
         self.client.connect(HANG_S)
@@ -135,6 +137,7 @@ class Storm:
         self.packer = WeightPacker(SPECS, self.cfg.weights.bucket_mb << 20)
         self.sender = WeightSender(self.client, inbox, end, self.packer, self.cfg.weights, deadline)
         self.sender.start()
+        self._lives += 1
 
     def stop_learner(self) -> None:
         self.sender.close()
@@ -207,7 +210,8 @@ class Storm:
             assert (version, sums) == (self.version, expected), f"{member.name} claims {self.version}, holds {version}"
 
     def close(self) -> None:
-        self.stop_learner()
-        for name in self.members:
-            self.kill(name)
-        self.buffer.__exit__()
+        with self.buffer, contextlib.ExitStack() as ends:
+            for name in self.members:
+                ends.callback(self.kill, name)
+            if self._lives:
+                self.stop_learner()
