@@ -29,7 +29,7 @@ def lives(what: str, model: Path, folder: Path, *numbers: int) -> Any:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.learner_lives", what, str(model), str(folder), *map(str, numbers)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -54,7 +54,7 @@ def exact_record(record: MetricsRecord) -> MetricsRecord:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1000)
 def test_twenty_kills_leave_the_run_as_it_would_have_been_to_the_bit(model: Path, tmp_path: Path) -> None:
     first, *killed, last = lives("learn", model, tmp_path, SEED, KILLS, STEPS)
     logs = "".join(log.read_text() for log in tmp_path.glob("*/*/lives.log"))
@@ -78,7 +78,7 @@ def test_twenty_kills_leave_the_run_as_it_would_have_been_to_the_bit(model: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1000)
 def test_at_whatever_file_operation_a_save_dies_all_that_is_visible_is_whole(model: Path, tmp_path: Path) -> None:
     found = lives("save", model, tmp_path / "checkpoints")
     assert len(found) > 20

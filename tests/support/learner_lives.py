@@ -26,11 +26,12 @@ import torch
 from prolong.buffer.journal.journal import read_journal
 from prolong.common.config.run_files import find_checkpoints, run_paths
 from prolong.common.config.sections import Config
+from prolong.common.types import Batch
 from prolong.learner.checkpoints.checkpoint import MODEL, REFERENCE, TRAINER, LearnerState, find_newest, read_state
 from prolong.learner.checkpoints.saver import Checkpointer
 from prolong.learner.main import Learner
 from prolong.learner.ranks import Ranks
-from prolong.learner.source.recorded import RecordedSource
+from prolong.learner.source.recorded import RecordedBatches, RecordedSource
 from safetensors.torch import load_file
 
 from tests.support.batches import make_trainer, small_config
@@ -38,7 +39,8 @@ from tests.support.recorded_run import SWEEP, record_history, recorded_batch, st
 from tests.support.runs import wait_until
 
 POLL_S = 0.0005
-LIFE_S = 60.0  # a life takes no longer
+LIFE_S = 200.0  # a life takes no longer
+BEYOND = 2 * SWEEP  # steps that a life makes beyond the one at which it is to be killed, if the kill comes late
 FILE_EVENTS = ("open", "os.mkdir", "os.link", "os.listdir", "os.scandir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 NUM_EVENTS = 34  # of the thread that writes a checkpoint and removes another, at least
 
@@ -95,12 +97,31 @@ def be_born(work: Callable[[], None], log: Path) -> int:
         os._exit(code)
 
 
-def learn(cfg: Config, history: Path, trap: Trap | None = None) -> None:
-    """One life, from the newest checkpoint on."""
+@dataclass(slots=True)
+class HeldBatches:
+    """Recorded batches, of which those from a version on never come: who asks for one waits to be killed."""
+
+    recorded: RecordedBatches
+    until: int
+
+    def batch(self, version: int) -> Batch | None:
+        if version >= self.until:
+            threading.Event().wait()
+        return self.recorded.batch(version)
+
+    def versions(self) -> list[int]:
+        return self.recorded.versions()
+
+    def close(self) -> None:
+        self.recorded.close()
+
+
+def learn(cfg: Config, history: Path, until: int, trap: Trap | None = None) -> None:
+    """One life, from the newest checkpoint on, to version `until` at most."""
     if trap is not None:
         sys.addaudithook(trap)
     torch.manual_seed(cfg.run.seed)
-    source = RecordedSource(cfg, Ranks(), read_journal(history), threading.Event())
+    source = RecordedSource(cfg, Ranks(), HeldBatches(read_journal(history), until), threading.Event())
     try:
         Learner.start(cfg, Ranks(), source, torch.device("cpu")).run()
     finally:
@@ -133,14 +154,14 @@ def live(cfg: Config, history: Path, kill: str, at: int, chance: random.Random) 
     resumed = max(find_checkpoints(paths.checkpoints), default=0)
     trap = Trap(at, chance.randrange(1, NUM_EVENTS)) if kill == "write" else None
     delay_s = {"start": 0.3, "step": 0.05, "scratch": 0.01}.get(kill, 0.0) * chance.random()
-    pid = be_born(lambda: learn(cfg, history, trap), log)
+    until = min(at + BEYOND, cfg.run.steps - 1) if kill else cfg.run.steps
+    pid = be_born(lambda: learn(cfg, history, until, trap), log)
 
     def is_due() -> bool:
-        return kill == "start" or (
-            kill in ("step", "scratch")
-            and last_step(metrics, but=before) >= at
-            and (kill == "step" or torn(paths.checkpoints, pid))
-        )
+        if kill not in ("step", "scratch"):
+            return kill == "start"
+        step = last_step(metrics, but=before)
+        return step >= at and (kill == "step" or step >= until or torn(paths.checkpoints, pid))
 
     code = watch(pid, is_due, delay_s)
     newest = max(find_checkpoints(paths.checkpoints), default=0)
