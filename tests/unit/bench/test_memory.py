@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from prolong.bench.memory import BEGIN, END, MODELS, MemoryRow, write_memory_table
 from prolong.common.json_object import JsonObject
 
+from tests.support.forks import Fork
+from tests.support.memory_ratios import print_ratios
+
 CASES: list[tuple[str, int, JsonObject]] = [
     ("7B", 4, {"layers": 3, "recompute": "false"}),
     ("7B", 8, {"layers": 3, "recompute": "selective"}),
     ("7B", 1, {"layers": 2, "recompute": "true", "token_budget": 2048}),
 ]
-# a process of its own: torch's default group is that of the tracker
-SCRIPT = """
-import json, sys
-from prolong.bench.memory import MODELS, compare_rank
-from prolong.common.config.choices import Recompute
-for model, ranks, change in json.loads(sys.argv[1]):
-    layers, recompute = change.pop("layers"), Recompute[change.pop("recompute")]
-    row = compare_rank(model, MODELS[model] | {"num_hidden_layers": layers}, ranks, recompute=recompute, **change)
-    print(json.dumps(row.ratio))
-"""
 
 
 @pytest.mark.slow
-def test_the_prediction_is_within_a_tenth_of_what_the_learner_allocates() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(CASES)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ratios = [float(line) for line in done.stdout.splitlines()]
+def test_the_prediction_is_within_a_tenth_of_what_the_learner_allocates(tmp_path: Path) -> None:
+    tracking = Fork(print_ratios, CASES, log=tmp_path / "log").start()
+    said = tracking.communicate(240)[1]
+    assert tracking.returncode == 0, said[-3000:]
+    ratios = [json.loads(line)["ratio"] for line in said.splitlines() if line.startswith('{"ratio"')]
     assert len(ratios) == len(CASES)
     assert all(0.9 <= ratio <= 1.1 for ratio in ratios), ratios
 

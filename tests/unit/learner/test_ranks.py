@@ -1,8 +1,5 @@
 """A single rank: without torch.distributed in float32, with FSDP2 in bfloat16 (float32 masters)."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,8 @@ from torch import distributed as dist
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 
 from tests.support.batches import make_policy, mixed_batch, random_batch, samples_under, small_config
+from tests.support.forks import Fork
+from tests.support.rank_meeting import meet
 from tests.support.runs import free_port
 from tests.support.tiny_model import make_tiny_model
 
@@ -137,31 +136,14 @@ def test_what_is_not_sharded_cannot_live_on_the_host(tmp_path: Path) -> None:
         load_policy(cfg.model, cfg.learner, Ranks(), CPU, trainable=False)
 
 
-MEETING = """
-import sys
-from torch import distributed as dist
-from prolong.learner.ranks import join_ranks
-ranks = join_ranks(starve_s=120.0, cuda=False)
-store = dist.distributed_c10d._get_default_store()
-found = store.check(["met"])
-ranks.barrier()
-store.set("met", "")
-print(ranks.rank, found)
-"""
-
-
-def test_each_start_of_ranks_on_several_nodes_meets_in_a_store_of_its_own() -> None:
+def test_each_start_of_ranks_on_several_nodes_meets_in_a_store_of_its_own(tmp_path: Path) -> None:
     """c10d's first node keeps it, here that of rank 1; the second start, at the same address, finds nothing of the first."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    for _ in range(2):
+    meeting["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    for start in range(2):
         ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", MEETING],
-                env=os.environ | meeting | {"TORCHELASTIC_USE_AGENT_STORE": "False", "RANK": rank, "GROUP_RANK": group_rank},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            Fork(meet, log=tmp_path / f"{start}-{rank}", env=meeting | {"RANK": rank, "GROUP_RANK": group_rank}).start()
             for rank, group_rank in (("0", "1"), ("1", "0"))
         ]
-        assert [rank.communicate(timeout=200)[0].split() for rank in ranks] == [["0", "False"], ["1", "False"]]
+        assert [rank.communicate(200)[1].splitlines()[-1:] for rank in ranks] == [["0 False"], ["1 False"]]
         assert [rank.returncode for rank in ranks] == [0, 0]
