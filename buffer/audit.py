@@ -84,7 +84,7 @@ def audit(journal: Journal) -> Audit:
 
 def _check_curriculum(found: Audit, journal: Journal, newest: r.BufferState) -> None:
     """Make the plans again, and look for those that a recorded cursor names."""
-    numbers = journal.plans()
+    numbers = sorted({*journal.plans(), *journal.plan_outlines()})
     seen = _try(found, journal.observations) or {}
     found.num_records += len(seen)
     states = [newest, *(_try(found, lambda version=version: journal.load_state(version)) for version in journal.states())]
@@ -94,10 +94,10 @@ def _check_curriculum(found: Audit, journal: Journal, newest: r.BufferState) -> 
         found.find(wrong.sentence())
 
 
-def _plans(found: Audit, journal: Journal, numbers: list[int]) -> Iterator[r.PlanRecord]:
-    """The plans that can be read, counted."""
+def _plans(found: Audit, journal: Journal, numbers: list[int]) -> Iterator[r.PlanOutline]:
+    """The plans that can be read, counted; an outline where there is no more."""
     for number in numbers:
-        plan = _try(found, lambda number=number: journal.plan(number))
+        plan = _try(found, lambda number=number: journal.plan(number) or journal.plan_outline(number))
         if plan is not None:
             found.num_plans += 1
             found.num_records += 1

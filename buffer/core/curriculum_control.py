@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...common.types import Group, ValidationScore
 from ..journal.journal import Journal
 from ..journal.records import Observation, PlanRecord
-from ..tickets.curriculum import is_due, newest_sweep, next_plan, observed, sweep_notes
+from ..tickets.curriculum import is_due, newest_sweep, next_plan, observed, plan_again, sweep_notes
 from ..tickets.planned_mixture import PlannedMixture
 
 
@@ -18,7 +18,7 @@ class CurriculumControl:
 
     def __init__(self, source: PlannedMixture, journal: Journal) -> None:
         self._source, self._journal = source, journal
-        source.recall = journal.plan
+        source.recall = self._recall
         self._since: list[Observation] = []
         # since the last `flush`
         self._unwritten: list[Observation] = []
@@ -63,8 +63,17 @@ class CurriculumControl:
     def metrics(self) -> dict[str, float]:
         """Of the plan in force, for the record of a step."""
         if self._metrics.get("curriculum/plan") != self._source.number:
-            self._metrics = self._source.metrics(self._journal.plan(self._source.number))
+            self._metrics = self._source.metrics(self._recall(self._source.number))
         return self._metrics
+
+    def _recall(self, number: int) -> PlanRecord | None:
+        """A plan of the journal: as it is there, or made again from the last whole one before it."""
+        journal = self._journal
+        whole = [each for each in journal.plans() if each <= number]
+        last = journal.plan(whole[-1]) if whole else None
+        if last is not None and last.number == number:
+            return last
+        return plan_again(number, last, journal.plan_outline, journal.observations())
 
     @property
     def state(self) -> tuple[PlanRecord | None, tuple[Observation, ...]]:

@@ -25,6 +25,8 @@ from .logged_disk import LoggedDisk
 T = TypeVar("T")
 # of a group's frame: the buffer accepted it once, so any size that fits the disk will do
 MAX_FRAME_BYTES = 1 << 32
+# of a kept history, one plan of so many stays whole: to make another one again takes a second for each plan since
+WHOLE_PLANS = 32
 _groups: Decoder[GroupResult] = Decoder(GroupResult, MAX_FRAME_BYTES)
 
 
@@ -125,8 +127,9 @@ class Journal:
             self.put(r.key(r.STATE, version), state)
 
     def forget_before(self, version: int) -> None:
-        """Drop all that no checkpoint from `version` on needs."""
+        """Drop all that no checkpoint from `version` on needs; of a kept history, what follows from the rest of it."""
         if self._keep_history:
+            self._outline_plans(version)
             return
         self._drop_batches([logged for logged in self.versions() if logged < version])
         for key in self._keys(r.STATE):
@@ -136,19 +139,37 @@ class Journal:
             return
         # of a learner that repeats steps, an earlier checkpoint may have the later state
         kept = [self.load_state(saved) for saved in self.states()]
-        self._forget_plans([state.cursor for state in kept if state is not None])
+        for number in self._unneeded_plans([state.cursor for state in kept if state is not None]):
+            self.drop(r.key(r.PLAN, number))
+        for key in self._keys(r.OUTLINE):
+            self.drop(key)
         covered = min(state.num_moves for state in kept if state is not None)
         starts = [r.number_of(key) for key in self._keys(r.MOVES)]
         for start, following in pairwise(starts):
             if following <= covered:
                 self.drop(r.key(r.MOVES, start))
 
-    def _forget_plans(self, cursors: list[r.PromptCursor]) -> None:
-        """Drop the plans before the oldest that a cursor names, but the newest."""
-        oldest = min(r.plan_number(cursor) for cursor in cursors)
-        for key in self._keys(r.PLAN)[:-1]:
-            if r.number_of(key) < oldest:
-                self.drop(key)
+    def _unneeded_plans(self, cursors: list[r.PromptCursor]) -> list[int]:
+        """The plans before the oldest that a cursor names, but the newest."""
+        oldest = min(map(r.plan_number, cursors), default=0)
+        return [number for number in self.plans()[:-1] if number < oldest]
+
+    def _outline_plans(self, version: int) -> None:
+        """Keep no more than the outlines of most plans that no checkpoint from `version` on needs.
+
+        Only where the observations are kept from the first on: all of the plans follow from them.
+        """
+        keys = self._keys(r.SEEN)
+        if not keys or r.number_of(keys[0]) > 0:
+            return
+        kept = [self.load_state(saved) for saved in self.states() if saved >= version]
+        for number in self._unneeded_plans([state.cursor for state in kept if state is not None]):
+            if number % WHOLE_PLANS == 0:
+                continue
+            outline = self.plan_outline(number)
+            assert outline is not None, "its number was just read"
+            self.put(r.key(r.OUTLINE, number), outline)
+            self.drop(r.key(r.PLAN, number))
 
     def forget_from(self, version: int) -> None:
         """Drop batches of `version` and later, and what is recorded of later versions: a generation begins there."""
@@ -227,6 +248,15 @@ class Journal:
     def plan(self, number: int) -> r.PlanRecord | None:
         """A plan of the curriculum, if it is there."""
         return self._read(r.key(r.PLAN, number), r.PlanRecord)
+
+    def plan_outline(self, number: int) -> r.PlanOutline | None:
+        """The outline of a plan, whether or not what it knows is there."""
+        found = self._read(r.key(r.OUTLINE, number), r.PlanOutline)
+        return found or self._read(r.key(r.PLAN, number), r.PlanOutline)
+
+    def plan_outlines(self) -> list[int]:
+        """The numbers of the plans of which no more than an outline is recorded, ascending."""
+        return [r.number_of(key) for key in self._keys(r.OUTLINE)]
 
     def plans(self) -> list[int]:
         """The numbers of the recorded plans, ascending."""

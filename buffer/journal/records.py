@@ -8,6 +8,7 @@
     q NUMBER   a prompt that waits to be issued again: uid and next attempt
     a VERSION  EtaRecord: what was decided of eta when the learner had made VERSION
     c NUMBER   PlanRecord of a curriculum    o NUMBER  list of Observations, the first of which has this number
+    k NUMBER   PlanOutline of one that no checkpoint needs any more
     f          number of this format
 
 Every value begins with its CRC-32, except the frame of a group, which has a checksum of its own. Format 2 had the frames of
@@ -29,7 +30,7 @@ from ...common.types import Sampling, Ticket, ValidationScore, ValidationSetting
 FORMAT = 3
 READABLE_FORMATS = (2, FORMAT)
 TICKET, GROUP, BATCH, STATE, MOVES, ETA, RETRY = b"t", b"g", b"b", b"s", b"m", b"a", b"q"
-PLAN, SEEN = b"c", b"o"
+PLAN, SEEN, OUTLINE = b"c", b"o", b"k"
 NEWEST, SWEEPS, SCORES, FORMAT_KEY = b"n", b"w", b"e", b"f"
 CRC_BYTES = 4
 LARGEST = 1e300  # number of a step's evidence
@@ -115,8 +116,8 @@ class SweepNote(NamedTuple):
     score: float
 
 
-class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A plan of a curriculum, with all that it was made from."""
+class PlanOutline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A plan of a curriculum without what it knows, which follows from this, the observations and the plan before it."""
 
     number: int  # from 1
     law: int  # number of the rules by which it was made
@@ -129,7 +130,17 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     best: float = -1.0  # score that the plans of this generation heard of
     since: int = 0  # sweeps since then that were not better, or since the last plateau
     heard: int = -1  # version of the newest sweep that a plan of this generation heard of
+
+
+class PlanRecord(PlanOutline, frozen=True, kw_only=True, omit_defaults=True):
+    """A plan, with all that it was made from."""
+
     known: dict[str, Known]  # by uid
+
+    @property
+    def outline(self) -> PlanOutline:
+        """Some hundred bytes, where the plan has tens for each prompt."""
+        return PlanOutline(**{name: getattr(self, name) for name in PlanOutline.__struct_fields__})
 
 
 class BufferState(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,14 +14,14 @@ Random order with these weights: Efraimidis and Spirakis 2006.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ...common.config.curriculum import CurriculumConfig
 from ...common.types import Prompt, ValidationScore, ValidationSetting
-from ..journal.records import Known, Observation, PlanRecord, SweepNote
+from ..journal.records import Known, Observation, PlanOutline, PlanRecord, SweepNote
 
 # Number of these rules; see `adaptive.LAW`.
 PLAN_LAW = 1
@@ -151,28 +151,55 @@ class WrongPlan(NamedTuple):
         return f"plan {self.number} of the curriculum: {self.why}"
 
 
-def check_plans(plans: Iterable[PlanRecord], seen: Mapping[int, Sequence[Observation]]) -> list[WrongPlan]:
+def plan_again(
+    number: int,
+    last: PlanRecord | None,
+    outline_of: Callable[[int], PlanOutline | None],
+    seen: Mapping[int, Sequence[Observation]],
+) -> PlanRecord | None:
+    """Make the plans after `last` again, up to `number`. `seen`: lists of observations, by the number of their first.
+
+    None when an outline or observations are gone, or a plan was made by other rules than PLAN_LAW.
+    """
+    flat = numbered(seen)
+    for each in range(1 if last is None else last.number + 1, number + 1):
+        outline = outline_of(each)
+        if outline is None or outline.law != PLAN_LAW:
+            return None
+        last = _made_again(last, outline, flat)
+        if last is None:
+            return None
+    return last
+
+
+def numbered(seen: Mapping[int, Sequence[Observation]]) -> dict[int, Observation]:
+    """Each observation by its number."""
+    return {first + index: one for first, ones in seen.items() for index, one in enumerate(ones)}
+
+
+def check_plans(plans: Iterable[PlanOutline], seen: Mapping[int, Sequence[Observation]]) -> list[WrongPlan]:
     """Make every recorded plan again whose predecessor and observations are recorded; the wrong ones.
 
-    plans: in order of their numbers; two of them are held at a time, because each knows every prompt. seen: lists of
-    observations, by the number of their first. Plans of other rules than PLAN_LAW are left out.
+    plans: in order of their numbers, PlanRecord where there is one; two of them are held at a time, because each knows every
+    prompt. seen: lists of observations, by the number of their first. Plans of other rules than PLAN_LAW are left out.
     """
     wrong: list[WrongPlan] = []
-    flat = {first + index: one for first, ones in seen.items() for index, one in enumerate(ones)}
+    flat = numbered(seen)
     last: PlanRecord | None = None
     for plan in plans:
         follows = plan.number == (1 if last is None else last.number + 1)
         again = _made_again(last, plan, flat) if follows and plan.law == PLAN_LAW else None
-        if again is not None and again != plan:
-            said = f"{len(plan.known)} prompts known, best score {plan.best:g}"
+        is_whole = isinstance(plan, PlanRecord)
+        if again is not None and (again if is_whole else again.outline) != plan:
+            said = f"{len(plan.known) if is_whole else 'any'} prompts known, best score {plan.best:g}"
             wrong.append(
                 WrongPlan(plan.number, f"it records {said}; its observations make {len(again.known)} and {again.best:g}")
             )
-        last = plan
+        last = plan if is_whole else again
     return wrong
 
 
-def _made_again(last: PlanRecord | None, plan: PlanRecord, seen: Mapping[int, Observation]) -> PlanRecord | None:
+def _made_again(last: PlanRecord | None, plan: PlanOutline, seen: Mapping[int, Observation]) -> PlanRecord | None:
     """What follows from `last` and what was observed until `plan`; None when observations are gone."""
     numbers = range(0 if last is None else last.num_observations, plan.num_observations)
     if not all(number in seen for number in numbers):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from prolong.buffer.audit import audit
@@ -16,6 +17,7 @@ from prolong.buffer.tickets.curriculum import PLATEAU
 
 from tests.simulator.audit import Violation
 from tests.simulator.campaign import run, run_all
+from tests.simulator.host import WatchedJournal
 from tests.simulator.plan import Plan
 
 SCHEDULES = 40
@@ -38,6 +40,28 @@ def test_plans_survive_faults_and_follow_from_what_is_recorded() -> None:
         happened["planned, and a generation began"] += planned and world.forks > 0
     for what, count in happened.items():
         assert count >= 3, f"{what}: {count} of {SCHEDULES} schedules"
+
+
+def test_plans_of_a_kept_history_follow_from_their_outlines_whatever_happened(monkeypatch: Patch) -> None:
+    """The audit makes every plan again from the first, and compares those that are whole."""
+    begin = WatchedJournal.__init__
+
+    def begin_with_history(self: WatchedJournal, *about: Any) -> None:
+        begin(self, *about)
+        self._keep_history = True
+
+    monkeypatch.setattr(WatchedJournal, "__init__", begin_with_history)
+    happened: Counter[str] = Counter()
+    for seed in range(SCHEDULES):
+        world = run(Plan.planned(seed))
+        journal = Journal(world.disk.open())
+        assert audit(journal).findings == [], f"seed {seed}"
+        outlines = journal.plan_outlines()
+        happened["several outlines"] += len(outlines) > 2
+        happened["outlines, and the buffer restarted"] += bool(outlines) and world.buffer_crashes > 0
+        happened["outlines, and a generation began"] += bool(outlines) and world.forks > 0
+    for what in ("several outlines", "outlines, and the buffer restarted", "outlines, and a generation began"):
+        assert happened[what] >= 3, f"{what}: {happened[what]} of {SCHEDULES} schedules"
 
 
 def observations_lost_by_a_restart(patch: Patch) -> None:

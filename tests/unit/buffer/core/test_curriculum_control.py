@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from prolong.buffer.audit import audit
+from prolong.buffer.journal import journal as journal_module
 from prolong.buffer.journal import records as r
 from prolong.buffer.tickets import curriculum
 from prolong.common.config.sections import ValidationConfig
@@ -117,9 +118,67 @@ def test_what_no_checkpoint_needs_is_dropped_unless_history_is_kept(keep_history
         if version % 4 == 0:
             scene.core.run.checkpoint_saved(version, 1)
     scene.core.commit()
-    assert scene.journal.plans() == ([1, 2, 3, 4, 5, 6] if keep_history else [6])
+    assert scene.journal.plans() == [6]
+    assert scene.journal.plan_outlines() == ([1, 2, 3, 4, 5] if keep_history else [])
     assert sum(map(len, scene.journal.observations().values())) == (24 if keep_history else 0)
     assert audit(scene.journal).findings == []
+
+
+def with_outlines() -> tuple[Scene, dict[int, r.PlanRecord]]:
+    """A run of twelve versions whose history is kept, with the checkpoint of the last; and its plans as they were made."""
+    scene, work = started(checkpoint_every=4)
+    scene.journal._keep_history = True
+    plans: dict[int, r.PlanRecord] = {}
+    for version in range(1, 13):
+        step(scene, work, version)
+        newest = scene.journal.newest_plan()
+        if newest is not None:
+            plans[newest.number] = newest
+        if version % 4 == 0:
+            scene.core.run.checkpoint_saved(version, 1)
+    scene.core.commit()
+    return scene, plans
+
+
+@pytest.mark.parametrize(("every", "whole"), [(32, [6]), (3, [3, 6])])
+def test_a_plan_of_which_an_outline_is_left_is_made_again_to_the_last_bit(
+    every: int, whole: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "WHOLE_PLANS", every)
+    scene, plans = with_outlines()
+    assert scene.journal.plans() == whole
+    assert list(plans) == [1, 2, 3, 4, 5, 6]
+    recall = scene.core.run.curriculum._recall  # pyright: ignore[reportOptionalMemberAccess]
+    assert {number: recall(number) for number in plans} == plans
+    assert [scene.journal.plan_outline(number) for number in plans] == [plan.outline for plan in plans.values()]
+    assert "known" not in msgspec.to_builtins(scene.journal.plan_outline(2))
+    scene.restart()
+    assert scene.core.run.curriculum.state[0] == plans[6]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_audit_makes_plans_again_through_their_outlines() -> None:
+    scene, plans = with_outlines()
+    found = audit(scene.journal)
+    assert (found.findings, found.num_plans) == ([], 6)
+    scene.journal.put(r.key(r.OUTLINE, 3), msgspec.structs.replace(plans[3].outline, best=0.5))
+    assert [finding[:27] for finding in audit(scene.journal).findings] == ["plan 3 of the curriculum: i"]
+    scene.journal.put(r.key(r.OUTLINE, 3), plans[3].outline)
+    scene.journal.put(r.key(r.PLAN, 6), msgspec.structs.replace(plans[6], known={}))
+    assert [finding[:27] for finding in audit(scene.journal).findings] == ["plan 6 of the curriculum: i"]
+
+
+def test_plans_whose_first_observations_are_gone_stay_whole() -> None:
+    """History is kept from some step on: they cannot be made again."""
+    scene, work = started(checkpoint_every=4)
+    for version in range(1, 5):
+        step(scene, work, version)
+    scene.core.run.checkpoint_saved(4, 1)
+    scene.journal._keep_history = True
+    for version in range(5, 13):
+        step(scene, work, version)
+    scene.core.run.checkpoint_saved(12, 1)
+    assert scene.journal.plans() == [2, 3, 4, 5, 6]
+    assert scene.journal.plan_outlines() == []
 
 
 def test_the_audit_finds_a_plan_that_was_changed_and_one_that_is_gone() -> None:
