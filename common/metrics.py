@@ -81,7 +81,7 @@ def _lines(lines: Iterable[bytes], first: int = 1) -> Iterator[_Line]:
 
 def _left_out(path: Path, broken: Sequence[_Line]) -> str:
     """What a reader says of lines that it leaves out."""
-    first, more = broken[0], f", and {len(broken) - 1} more lines" if len(broken) > 1 else ""
+    first, more = broken[0], f" with {len(broken) - 1} more" if len(broken) > 1 else ""
     return f"{path}, line {first.number}: {first.fault}. It is left out{more}; the disk may be at fault"
 
 

@@ -97,7 +97,7 @@ def _header(shown: Shown, view: View) -> Text:
     if shown.silent_s > 3.0:
         text.append(f"  no answer for {shown.silent_s:.0f} s", style="bold red")
     if shown.num_broken:
-        text.append(f"  {shown.num_broken} broken lines in metrics.jsonl", style="bold yellow")
+        text.append(f"  broken lines in metrics.jsonl: {shown.num_broken}", style="bold yellow")
     return text.append("  paused", style="bold yellow") if view.paused else text
 
 

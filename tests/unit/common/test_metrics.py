@@ -67,7 +67,7 @@ def test_a_reader_that_shows_what_there_is_leaves_a_broken_line_out_and_says_so_
     assert [record["step"] for record in read_metrics(path, exact=False)] == [1, 3, 5]
     (said,) = caplog.messages
     assert f"{path}, line 2: " in said
-    assert "It is left out, and 1 more lines" in said
+    assert "It is left out with 1 more; the disk" in said
 
 
 @pytest.mark.parametrize("line", BROKEN)

@@ -64,7 +64,7 @@ def shown(window: StatusWindow, **more: object) -> Shown:
 def test_the_page_says_how_many_lines_of_the_metrics_are_left_out() -> None:
     window = window_of((0.0, status(1, a=actor(1.0, 0.0, 0.0, 1.0))))
     assert not any("broken" in line for line in drawn(shown(window), View()))
-    assert "  2 broken lines in metrics.jsonl" in drawn(shown(window, num_broken=2), View(), width=200)[0]
+    assert "  broken lines in metrics.jsonl: 2" in drawn(shown(window, num_broken=2), View(), width=200)[0]
 
 
 def test_speeds_and_shares_are_those_of_the_last_seconds_not_of_the_whole_life() -> None:
