@@ -51,10 +51,11 @@ def stop_on_signals(stop: threading.Event, consequence: str = "stopping") -> Ite
         yield
 
 
-class _Leave(BaseException):
-    """Goes through the work of a block as KeyboardInterrupt would: what handles any Exception on the way lets it pass.
+class Interrupted(BaseException):
+    """Raised by a signal's handler to end a block, which makes an error of it.
 
-    An Exception would end in somebody's `except Exception`, or make `Thread.start` forget a thread that has started already.
+    Like KeyboardInterrupt it passes whatever handles any Exception. An Exception would end in somebody's `except Exception`, or
+    make `Thread.start` forget a thread that has started already.
     """
 
 
@@ -68,14 +69,14 @@ def leave_on_signals(stop: threading.Event, error: Exception) -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         log.warning("%s: leaving at once", signal.Signals(number).name)
         stop.set()
-        raise _Leave
+        raise Interrupted
 
     try:
         with _handled_by(leave):
             if stop.is_set():
                 raise error
             yield
-    except _Leave:
+    except Interrupted:
         raise error from None
 
 

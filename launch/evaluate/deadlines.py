@@ -20,6 +20,7 @@ from typing import TypeVar
 from ...actor.engines.api import Engine
 from ...actor.stats import ActorStats
 from ...common.errors import DeadlineExceeded
+from ...common.signals import Interrupted
 
 T = TypeVar("T")
 LOOP_S = 1.0  # from the deadline until an event loop that did not turn is interrupted
@@ -52,12 +53,14 @@ def _alarm(limit_s: float, late: DeadlineExceeded, is_ending: Callable[[], bool]
 
     def ring(number: int, frame: FrameType | None) -> None:
         if not is_ending():
-            raise late
+            raise Interrupted
 
     former, began_s = signal.signal(signal.SIGALRM, ring), monotonic()
     left_s, repeat_s = signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
+    except Interrupted:
+        raise late from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)

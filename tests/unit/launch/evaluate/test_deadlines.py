@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -114,12 +115,19 @@ async def blocks() -> None:
         select.select([], [], [], DEADLINE_S)
 
 
+async def blocks_and_hides_errors() -> None:
+    async with within(LIMIT_S, LATE, blocking=True):
+        with contextlib.suppress(Exception):
+            select.select([], [], [], DEADLINE_S)
+        raise AssertionError("it went on")
+
+
 async def waits() -> None:
     async with within(LIMIT_S, LATE, blocking=True):
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("start", [blocks, waits])
+@pytest.mark.parametrize("start", [blocks, blocks_and_hides_errors, waits])
 def test_a_start_that_hangs_is_an_error_whether_it_blocks_the_loop_or_not(
     start: Callable[[], Coroutine[None, None, None]],
 ) -> None:
