@@ -54,9 +54,6 @@ class Stream:
         """Bytes that are expected of what was asked for."""
         return sum(body.expected_bytes for body in self.arriving.values())
 
-    def send(self, message: PullMessage) -> None:
-        self.dealer.send(encode(message), zmq.NOBLOCK)
-
     def events(self) -> Iterator[int]:
         """What the monitor reports."""
         while self.monitor.poll(0):
@@ -118,13 +115,13 @@ class Link:
         if stream.arriving and stream.granted - stream.received <= size // 2:
             before = stream.granted
             if self.grant(stream, now) > before:
-                stream.send(Granted(request=self.request, granted=stream.granted))
+                self._send(stream, Granted(request=self.request, granted=stream.granted))
 
     def ask_catalog(self, version: int, body: Arriving, now: float) -> None:
         """Ask for the catalog of a version, on the first connection."""
         stream = self.streams[0]
         stream.arriving[CATALOG] = body
-        stream.send(CatalogWanted(request=self.request, version=version, granted=self.grant(stream, now)))
+        self._send(stream, CatalogWanted(request=self.request, version=version, granted=self.grant(stream, now)))
 
     def ask(self, stream: Stream, wanted: list[Arriving], *, version: int, session: bytes, now: float) -> None:
         """Ask for chunks."""
@@ -132,11 +129,18 @@ class Link:
         granted = self.grant(stream, now)
         for have in sorted({body.have for body in wanted}):
             indices = [body.index for body in wanted if body.have == have]
-            stream.send(
-                ChunksWanted(
-                    request=self.request, version=version, session=session, have=have, indices=indices, granted=granted
-                )
+            wants = ChunksWanted(
+                request=self.request, version=version, session=session, have=have, indices=indices, granted=granted
             )
+            self._send(stream, wants)
+
+    def _send(self, stream: Stream, message: PullMessage) -> None:
+        """Raises SourceLost for a connection that was refused meanwhile: ZeroMQ has nowhere to put a message then."""
+        try:
+            stream.dealer.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._check(stream.events())
+            raise SourceLost("it takes no more messages") from None
 
     def pause_s(self, now: float) -> float:
         """Seconds until more may be granted; a long time when it is not the pace that matters."""
