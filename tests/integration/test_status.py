@@ -5,8 +5,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.runs import CLI, free_port, wait_until
 from tests.support.tiny_model import make_tiny_model
 
@@ -14,11 +12,10 @@ PROMPT = {"prompt": "1+1=?", "domain": "math", "task": "addition", "verifier": "
 
 
 def status(folder: Path) -> tuple[int, dict, str]:
-    done = subprocess.run([*CLI, "status", str(folder), "--json"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*CLI, "status", str(folder), "--json"], capture_output=True, text=True, timeout=150, check=False)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-@pytest.mark.timeout(60)
 def test_status_asks_a_living_buffer_and_reports_a_run_that_was_stopped(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model", tied=True)
     (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT) + "\n")
@@ -28,14 +25,14 @@ def test_status_asks_a_living_buffer_and_reports_a_run_that_was_stopped(tmp_path
     with (tmp_path / "log").open("wb") as log:
         buffer = subprocess.Popen([*CLI, "buffer", *settings], stdout=log, stderr=log)
     try:
-        wait_until("buffer.json", (folder / "buffer.json").exists, 30)
+        wait_until("buffer.json", (folder / "buffer.json").exists, 150)
         code, known, _ = status(folder)
         assert code == 0
         assert (known["state"], known["run"], known["balanced"]) == ("live", "r", True)
         assert known["ledger"]["total"] == 0
     finally:
         buffer.send_signal(signal.SIGTERM)
-        assert buffer.wait(10) == 0, (tmp_path / "log").read_text()
+        assert buffer.wait(60) == 0, (tmp_path / "log").read_text()
     code, known, _ = status(folder)
     assert (code, known["state"], known["ledger"]) == (0, "stopped", None)
 

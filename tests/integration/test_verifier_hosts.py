@@ -52,11 +52,11 @@ def serving(folder: Path, *overrides: str, address: str = "tcp://127.0.0.1:0", w
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 120))
+    asyncio.run(asyncio.wait_for(scenario(), 200))
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -103,10 +103,10 @@ def test_hosts_judge_their_share_and_what_comes_back_is_right(tmp_path: Path):
             return sum(number_of("prolong_verifier_verdicts_total", page) for page in pages)
 
         # they look at their counters once a second
-        wait_until("their verdicts are told", lambda: told() > 200, 10.0)
+        wait_until("their verdicts are told", lambda: told() > 200, 60.0)
         assert all(json.loads(fetch(target, "readyz"))["state"] == "judges" for target in targets)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_a_host_killed_under_load_costs_no_rollout_anything_and_is_used_again_when_it_returns(
@@ -117,15 +117,15 @@ def test_a_host_killed_under_load_costs_no_rollout_anything_and_is_used_again_wh
     address = f"tcp://127.0.0.1:{free_port()}"
 
     async def scenario() -> None:
-        async with shared(address, own={"slow": "delays:slow"}) as pool:
+        async with shared(address, timeout_s=200.0, own={"slow": "delays:slow"}) as pool:
             with serving(tmp_path, "verifiers.own.slow=delays:slow", address=address) as (process, _):
                 await attached(pool)
-                jobs = [pool.verify(prompt("slow", s=0.02), "x", FinishReason.stop) for _ in range(100)]
+                jobs = [pool.verify(prompt("slow", s=0.05), "x", FinishReason.stop) for _ in range(100)]
                 asked = [asyncio.ensure_future(job) for job in jobs]
                 await until(lambda: pool.counters["hosts/verdicts"] > 5)
                 assert pool.hosts[0].num_waiting > 10
                 os.killpg(process.pid, signal.SIGKILL)
-                verdicts = await asyncio.wait_for(asyncio.gather(*asked), 20)  # at once, not at their deadlines
+                verdicts = await asyncio.wait_for(asyncio.gather(*asked), 90)  # at once, not at their deadlines
                 assert [verdict.reward for verdict in verdicts] == [1.0] * 100
                 assert pool.counters["hosts/lost"] == 1
                 assert pool.counters["hosts/judged_here_instead"] > 5
@@ -179,7 +179,7 @@ def test_a_host_without_ones_own_verifier_is_not_asked_for_it(tmp_path: Path, mo
 def test_strangers_are_declined_and_garbage_is_not_listened_to(tmp_path: Path):
     with serving(tmp_path) as (process, address), zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.RCVTIMEO, 20_000)
+        dealer.setsockopt(zmq.RCVTIMEO, 90_000)
         dealer.connect(address)
         dealer.send(encode(Judge(number=4, prompt=prompt("os:getcwd"), completion="x", finish_reason=FinishReason.stop)))
         declined = Decoder(FromHost, 1 << 20).decode(dealer.recv())
@@ -226,6 +226,6 @@ def test_beyond_loopback_neither_side_goes_without_keys(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"verifiers\.hosts.*loopback"):
         SharedPool(LocalPool(1, 1.0), ["tcp://10.0.0.1:5720"])
     command = [*CLI, "verifier", "--address", "tcp://0.0.0.0:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 2
     assert "verifiers.keys" in done.stderr

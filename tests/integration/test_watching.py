@@ -44,7 +44,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BufferProcess]
         learner.client.send(StepDone(generation=generation, version=1, evidence=evidence))
         # eta is 0: without the weights of version 1 no ticket is issued
         learner.client.send(TakeBatch(generation=generation, version=1))
-        wait_until("the step", lambda: request_status(buffer.address, 5.0, keys=cfg.buffer.keys).version == 1, 10.0)
+        wait_until("the step", lambda: request_status(buffer.address, 60.0, keys=cfg.buffer.keys).version == 1, 90.0)
         yield buffer
         for client in (learner.client, actor.client):
             client.close(0.0)
@@ -65,7 +65,7 @@ def test_the_endpoint_of_a_buffer_tells_its_ledger_and_that_it_serves(watched: B
         return {(s.name, s.labels.get("state", "")): s.value for family in families for s in family.samples}
 
     # it is looked at once a second
-    wait_until("two trained groups", lambda: numbers().get(("prolong_buffer_tickets", "trained")) == 2.0, 10.0)
+    wait_until("two trained groups", lambda: numbers().get(("prolong_buffer_tickets", "trained")) == 2.0, 60.0)
     found = numbers()
     assert (found["prolong_buffer_version", ""], found["prolong_buffer_balanced", ""], found["prolong_up", ""]) == (1, 1, 1)
     assert 'prolong_buffer_actor_room{run="tested",role="buffer",process="buffer",actor="actor-0",pool=""} 8' in fetch(
@@ -84,7 +84,7 @@ def test_the_endpoint_of_a_buffer_tells_its_ledger_and_that_it_serves(watched: B
 
 
 def test_the_status_says_how_the_learner_gets_on(watched: BufferProcess) -> None:
-    pace = request_status(watched.address, 5.0, keys=str(keys_of(watched))).pace
+    pace = request_status(watched.address, 60.0, keys=str(keys_of(watched))).pace
     assert pace is not None
     assert (pace.batch_groups, pace.num_steps, pace.step_s, pace.wait_s, pace.ess) == (2, 1, 2.0, 0.5, 0.9)
     assert pace.waits_s >= 0
@@ -93,16 +93,16 @@ def test_the_status_says_how_the_learner_gets_on(watched: BufferProcess) -> None
 def test_top_shows_a_running_run_by_its_folder_and_by_its_address(watched: BufferProcess) -> None:
     laptop = str(keys_of(watched) / "hosts" / "laptop")
     for target in ([str(watched.paths.folder)], [watched.address, "--keys", laptop]):
-        done = subprocess.run([*CLI, "top", *target, "--once"], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run([*CLI, "top", *target, "--once"], capture_output=True, text=True, timeout=150, check=True)
         for said in ("tested", "version 1 of 4", "0 of 2 groups stored", "waits for", "actor-0"):
             assert said in done.stdout
 
 
 def test_top_on_a_terminal_leaves_when_q_is_pressed(watched: BufferProcess) -> None:
     ours, theirs = pty.openpty()
+    command = [*CLI, "top", str(watched.paths.folder), "--every", "0.2"]
+    top = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     try:
-        command = [*CLI, "top", str(watched.paths.folder), "--every", "0.2"]
-        top = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
         os.close(theirs)
         page = b""
         while b"actor-0" not in page:
@@ -114,6 +114,8 @@ def test_top_on_a_terminal_leaves_when_q_is_pressed(watched: BufferProcess) -> N
                 os.read(ours, 4096)
             except OSError:
                 break
-        assert top.wait(10) == 0
+        assert top.wait(60) == 0
     finally:
         os.close(ours)
+        top.kill()
+        top.wait(60)
