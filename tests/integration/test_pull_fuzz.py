@@ -59,7 +59,7 @@ def send_from_many(learner, frames, per_sender):
             with connect_dealer(context, learner.server.source.endpoint, 1 << 20) as dealer:
                 for frame in frames[start : start + per_sender]:
                     dealer.send_multipart(frame)
-                dealer.linger = 20_000
+                dealer.linger = 60_000
 
 
 def assert_serves(learner):
@@ -76,7 +76,7 @@ def test_malformed_requests_are_all_counted_while_others_are_served(learner):
         send_from_many(learner, [fuzzer.malformed() for _ in range(MALFORMED // 4)], STRIKES - 1)
         assert_serves(learner)
         goal = number * MALFORMED // 4
-        wait_until("they are counted", lambda goal=goal: counters["weights/rejected_frames"] >= goal, 20.0)
+        wait_until("they are counted", lambda goal=goal: counters["weights/rejected_frames"] >= goal, 90.0)
     assert counters["weights/rejected_frames"] == MALFORMED
     assert counters["weights/quarantines"] == 0
     assert memory.growth() < 128 << 20
@@ -96,7 +96,7 @@ def test_a_sender_of_malformed_requests_is_ignored_and_others_are_not(learner):
         for _ in range(2 * STRIKES):
             dealer.send(b"garbage")
         counters = learner.server.counters
-        wait_until("it is counted", lambda: counters["weights/rejected_frames"] == 2 * STRIKES, 5.0)
+        wait_until("it is counted", lambda: counters["weights/rejected_frames"] == 2 * STRIKES, 60.0)
         assert counters["weights/quarantines"] == 1
         dealer.send(encode(CatalogWanted(request=1, version=0, granted=1 << 20)))
         assert_serves(learner)
@@ -135,7 +135,7 @@ def test_fuzzed_answers_end_a_visit_and_nothing_else(learner, ways, monkeypatch)
         memory = Memory(os.getpid())
         for _ in range(3 * SCALE):
             with pytest.raises(WeightsError):
-                puller.pull(learner.update(hostile.source), soon(0.7))
+                puller.pull(learner.update(hostile.source), soon(1.5))
         assert hostile.num_asked > 4
         assert store_of(puller).version == -1
         puller.pull(update, soon())
@@ -153,5 +153,5 @@ def test_a_header_over_the_limit_is_not_read(learner):
 def test_sessions_of_another_learner_are_superseded_at_the_learner(learner):
     with zmq.Context() as context, connect_dealer(context, learner.server.source.endpoint, 1 << 20) as dealer:
         dealer.send(encode(ChunksWanted(request=1, version=0, session=SESSION, have=-1, indices=[0], granted=1 << 20)))
-        assert dealer.poll(5000)
+        assert dealer.poll(60_000)
         assert dealer.recv() == encode(Gone(request=1, newest=0))
