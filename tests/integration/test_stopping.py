@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ import torch
 from prolong.common.config.run_files import find_checkpoints, run_paths, save_config
 from prolong.common.config.sections import Config
 from prolong.common.metrics import read_metrics
+from prolong.common.types import Group, Ticket
 from prolong.launch.local.live import last_step
 from prolong.launch.local.process import ChildProcess
 from prolong.launch.local.supervisor import RunOutcome, Supervisor
@@ -68,20 +70,18 @@ async def interrupted(supervisor: Supervisor, folder: Path) -> RunOutcome:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_two_ranks_leave_a_long_step_within_the_time_to_stop_with_the_last_finished_step_saved(cfg: Config) -> None:
     cfg.run.steps, cfg.checkpoint.every = 1000, 500
     cfg.buffer.batch_groups, cfg.learner.token_budget = 16, 1
+    # half of the step; a rank leaves between two of its micro-batches, each of which lasts two seconds
+    cfg.launch.stop_s = 30.0
     paths = run_paths(cfg)
     started = processes(cfg, ["tests.support.slow_learner"])
     supervisor = Supervisor(
         started, leader="learner", last="buffer", limits=cfg.launch, finished=bool, note=print, step=lambda: 0
     )
-    actor = ScriptedActor(cfg, cfg.buffer.address)
-    actor.start()
-    outcome = asyncio.run(interrupted(supervisor, paths.folder))
-    actor.leave.set()
-    actor.join(20)
+    with ScriptedActor(cfg, cfg.buffer.address):
+        outcome = asyncio.run(interrupted(supervisor, paths.folder))
     assert outcome.code == 128 + signal.SIGTERM
     log = (paths.logs / "learner.log").read_text()
     # whatever did not leave by itself within launch.stop_s was killed, and said nothing
@@ -90,7 +90,20 @@ def test_two_ranks_leave_a_long_step_within_the_time_to_stop_with_the_last_finis
     assert [record["step"] for record in read_metrics(paths.metrics)] == list(range(1, QUICK_STEPS + 1))
 
 
-async def one_rank_killed(supervisor: Supervisor, cfg: Config) -> RunOutcome:
+class PausingActor(ScriptedActor):
+    """An actor that makes no group of version 3 or later before `goes_on`: the learner makes four steps at most until then."""
+
+    def __init__(self, cfg: Config, address: str) -> None:
+        super().__init__(cfg, address)
+        self.goes_on = threading.Event()
+
+    def _answer(self, ticket: Ticket) -> Group:
+        while ticket.version >= 3 and not self.leave.is_set() and not self.goes_on.wait(0.1):
+            pass
+        return super()._answer(ticket)
+
+
+async def one_rank_killed(supervisor: Supervisor, cfg: Config, actor: PausingActor) -> RunOutcome:
     """Run to the end; rank 1 is killed once there are three steps."""
     running = asyncio.ensure_future(supervisor.run())
     metrics = run_paths(cfg).metrics
@@ -100,6 +113,7 @@ async def one_rank_killed(supervisor: Supervisor, cfg: Config) -> RunOutcome:
     ranks = [each for each in psutil.Process().children(recursive=True) if _rank_of(each) == "1"]
     assert len(ranks) == 1
     ranks[0].kill()
+    actor.goes_on.set()
     return await running
 
 
@@ -111,7 +125,6 @@ def _rank_of(process: psutil.Process) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_killed_rank_takes_the_learner_with_it_and_all_of_it_resumes_without_losing_a_step(cfg: Config) -> None:
     cfg.run.steps, cfg.checkpoint.every = 8, 2
     paths, notes = run_paths(cfg), []
@@ -125,10 +138,8 @@ def test_a_killed_rank_takes_the_learner_with_it_and_all_of_it_resumes_without_l
         note=notes.append,
         step=lambda: last_step(paths.metrics),
     )
-    actor = ScriptedActor(cfg, cfg.buffer.address)
-    actor.start()
-    outcome = asyncio.run(one_rank_killed(supervisor, cfg))
-    actor.join(20)
+    with PausingActor(cfg, cfg.buffer.address) as actor:
+        outcome = asyncio.run(one_rank_killed(supervisor, cfg, actor))
     log = (paths.logs / "learner.log").read_text()
     assert outcome.code == 0, log
     assert [note.partition(" at ")[0] for note in notes] == ["learner ended with code 137"]
@@ -151,7 +162,7 @@ def test_a_rank_that_waits_for_the_others_ends_at_once(cfg: Config) -> None:
     rank = subprocess.Popen([sys.executable, "-m", "prolong.launch.torchrun", str(run_paths(cfg).config)], env=env)
     try:
         # of the first meeting, the one who waits
-        wait_until("the rank to wait for the other one", lambda: meeting.num_keys() > 1, 60)
+        wait_until("the rank to wait for the other one", lambda: meeting.num_keys() > 1, 150)
         rank.terminate()
         assert rank.wait(10) == -signal.SIGTERM
     finally:

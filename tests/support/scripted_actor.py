@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -48,7 +49,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 
 class ScriptedActor(threading.Thread):
-    """Runs until the run stops. `versions`: acknowledged ones, in order; `history`: what was received of each, if it pulls."""
+    """Runs until the run stops. `versions`: acknowledged ones, in order; `history`: what was received of each, if it pulls.
+
+    As a context it is started, and has left at the end: the next test finds no thread of this one.
+    """
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class ScriptedActor(threading.Thread):
         client = BufferClient(self.address, hello, max_bytes=self.cfg.buffer.max_message_mb << 20, keys=keys)
         inbox = client.inbox(Tickets, UpdateWeights)
         try:
-            client.connect(30.0)
+            client.connect(120.0, stop=self.leave)
             while not self.leave.is_set():
                 try:
                     message = inbox.take(0.1)
@@ -110,6 +114,15 @@ class ScriptedActor(threading.Thread):
             self._downloader.close()
             if self._puller is not None:
                 self._puller.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave.set()
+        self.join(90.0)
+        assert not self.is_alive(), f"{self.name} is still at work"
 
     def _pull(self, update: UpdateWeights) -> WeightsApplied:
         assert self._puller is not None
