@@ -1,10 +1,11 @@
 """Attacks on the sandbox, each under every backend that this machine has: contained, and afterwards everything is in order."""
 
-import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def test_a_program_is_ended_when_it_would(name: str, box: Sandbox, aims: Targets
     code, limits, ends = LOUD[name]
     result = box.run(PRELUDE + code, aims.as_json(), limits)
     assert result.status in ends, result
-    assert result.seconds < limits.wall_s + 5
+    assert result.seconds - result.waited_s < limits.wall_s + 15
     assert len(result.stdout) + len(result.result) <= 2 * limits.output_bytes
     assert_in_order(box, aims)
 
@@ -264,41 +265,55 @@ def test_a_dead_launcher_takes_its_program_along_and_is_replaced(box: Sandbox, a
     programs: list[psutil.Process] = []
 
     def kill() -> None:
-        programs.extend(wait_until("the program", lambda: launcher.children(), 10))
+        programs.extend(wait_until("the program", lambda: launcher.children(), 60))
         launcher.send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(VerifierFailure, match="launcher"):
-        box.run("while True: pass", "", Limits(cpu_s=30, wall_s=30))
+        box.run("while True: pass", "", Limits(cpu_s=100, wall_s=100))
     killer.join()
-    wait_until("the end of all", lambda: not any(process.is_running() for process in (*family, *programs)), 10)
+    wait_until("the end of all", lambda: not any(process.is_running() for process in (*family, *programs)), 60)
     assert_in_order(box, aims)
     assert box.restarts == restarts + 1
 
 
+# what owns a sandbox; forked from a process with threads, it could hang
+OWNER = """
+import sys
+from prolong.verifiers.sandbox.launcher import Limits
+from prolong.verifiers.sandbox.sandbox import BUBBLEWRAP, JAIL, Sandbox
+backend = next(backend for backend in (BUBBLEWRAP, JAIL) if backend.name == sys.argv[1])
+Sandbox(backend).run("while True: pass", "", Limits(cpu_s=200, wall_s=200))
+"""
+
+
 def test_a_dead_owner_takes_everything_along(box: Sandbox):
     """The pool kills a worker without asking it: launcher and program end by themselves."""
-    child = os.fork()
-    if not child:
-        try:
-            other = Sandbox(box._how)
-            assert other.pid
-            other.run("while True: pass", "", Limits(cpu_s=60, wall_s=60))
-        finally:
-            os._exit(1)
-    owner = psutil.Process(child)
+    owner = psutil.Popen([sys.executable, "-c", OWNER, box.backend])
 
     def running() -> list[psutil.Process]:
-        family = owner.children(recursive=True)
-        return family if any(process.cpu_times().user > 0.3 for process in family[-1:]) else []
+        with suppress(psutil.NoSuchProcess):
+            family = owner.children(recursive=True)
+            return family if any(process.cpu_times().user > 0.3 for process in family[-1:]) else []
+        return []
 
-    family = wait_until("a program that runs", running, 30)
-    owner.kill()
-    os.waitpid(child, 0)
-    wait_until("the end of all", lambda: not any(process.is_running() for process in family), 10)
-    uid = FIRST_UID + child % NUM_UIDS
-    assert not [left for left in Path(tempfile.gettempdir()).glob("prolong-sandbox-*") if left.stat().st_uid == uid]
+    try:
+        family = wait_until("a program that runs", running, 120)
+    finally:
+        owner.kill()
+        owner.wait(60)
+    wait_until("the end of all", lambda: not any(process.is_running() for process in family), 60)
+    assert not left_by(FIRST_UID + owner.pid % NUM_UIDS)
+
+
+def left_by(uid: int) -> list[Path]:
+    """The scratch folders of this user; those of others come and go meanwhile."""
+    found = []
+    for folder in Path(tempfile.gettempdir()).glob("prolong-sandbox-*"):
+        with suppress(FileNotFoundError):
+            found += [folder] if folder.stat().st_uid == uid else []
+    return found
 
 
 def test_without_a_backend_there_is_no_sandbox_but_by_leave(monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -37,20 +39,25 @@ def version_of(python: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """In a folder that every user may enter. That of pytest is closed to them, again with each session that begins."""
+    with TemporaryDirectory(prefix="prolong-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "home"
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become an ordinary user; the other tests run as one already")
 @pytest.mark.skipif(
     not os.path.exists(PYTHON) or version_of(PYTHON) != str(sys.version_info[:2]),
     reason=f"{PYTHON} must be of this interpreter's version, and reachable by any user",
 )
-def test_an_ordinary_user_gets_every_backend(tmp_path: Path):
-    home = tmp_path / "home"
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", "--copies", home], check=True, timeout=120)
+def test_an_ordinary_user_gets_every_backend(home: Path):
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", "--copies", home], check=True, timeout=250)
     (packages,) = home.glob("lib/python*/site-packages")
     for name in ("common", "verifiers"):
         shutil.copytree(REPO / name, packages / "prolong" / name)
     shutil.copytree(Path(msgspec.__file__).parent, packages / "msgspec")
-    for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        place.chmod(0o755)
     done = subprocess.run(
         [home / "bin" / "python", "-c", SCRIPT],
         user=NOBODY,
@@ -59,7 +66,7 @@ def test_an_ordinary_user_gets_every_backend(tmp_path: Path):
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
