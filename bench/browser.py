@@ -90,6 +90,10 @@ class Browser:
         """Load a file; returns when the page and its scripts are there."""
         self._ask("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
 
+    def reload(self) -> None:
+        """Load the page again; returns as `open` does. `location.reload()` would leave the old page there for a while."""
+        self._ask("POST", f"{self._session}/refresh", {})
+
     def run(self, script: str, *arguments: object) -> object:
         """The value that the body of a function returns on the page."""
         return self._ask("POST", f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})["value"]

@@ -209,7 +209,7 @@ def test_a_rollout_shows_the_versions_that_sampled_it_and_can_be_linked_to(page:
     assert isinstance(chosen, list)
     number = str(chosen[0]).removeprefix("#rollout=")
     assert chosen[1] == f"item-{number.replace('.', '-')}"
-    page.run("location.reload()")
+    page.reload()
     page.wait(READY)
     assert page.run("return `${chosen.group.o}.${chosen.index}`") == number
     assert page.messages() == []
@@ -232,9 +232,10 @@ def test_any_metric_can_be_drawn(page: Browser) -> None:
 
 def test_the_policy_of_the_page_refuses_other_scripts_and_connections(page: Browser) -> None:
     """The last line of defence, if a text should reach the page as an element all the same."""
+    page.run("window.refused = 0; document.addEventListener('securitypolicyviolation', () => window.refused++)")
     page.run("const s = document.createElement('script'); s.textContent = 'window.stolen = 1'; document.body.append(s)")
     page.run("const i = document.createElement('img'); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i)")
-    page.wait("true")
+    page.wait("window.refused === 2")
     assert page.run("return typeof window.stolen") == "undefined"
     refused = [message for message in page.messages() if "Content Security Policy" in message]
     assert len(refused) == 2
