@@ -39,13 +39,12 @@ from tests.support.buffer_process import (
     BufferProcess,
     answer,
     apply,
-    free_port,
     hello,
     make_client,
     make_config,
     write_tokenizer,
 )
-from tests.support.runs import assert_balanced
+from tests.support.runs import assert_balanced, free_port
 from tests.support.scripted_peers import start_actor, start_learner
 
 

@@ -19,9 +19,9 @@ from prolong.common.transport.keys import make_keys
 from prolong.common.types import StepEvidence
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.buffer_process import BufferProcess, free_port, make_config
+from tests.support.buffer_process import BufferProcess, make_config
 from tests.support.endpoints import fetch, targets_of
-from tests.support.runs import wait_until
+from tests.support.runs import free_port, wait_until
 from tests.support.scripted_peers import start_actor, start_learner
 
 CLI = [sys.executable, "-m", "prolong.launch.cli"]

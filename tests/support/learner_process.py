@@ -129,7 +129,7 @@ def weights_of(cfg: Config, version: int) -> dict[str, torch.Tensor]:
 
 def wait_for_steps(cfg: Config, steps: int) -> None:
     path = run_paths(cfg).metrics
-    wait_until(f"{steps} steps", lambda: path.exists() and len(read_metrics(path)) >= steps, 60)
+    wait_until(f"{steps} steps", lambda: path.exists() and len(read_metrics(path)) >= steps, 150)
 
 
 if __name__ == "__main__":
