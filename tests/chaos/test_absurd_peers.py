@@ -26,7 +26,8 @@ ABSURD_LEARNERS = [
 
 @pytest.fixture
 def cfg(tmp_path: Path):
-    return make_config(tmp_path, steps=1_000_000, max_message_mb=LIMIT_MB)
+    # silent ones are forgotten soon, and nobody is taken for silent that has to wait for a busy machine
+    return make_config(tmp_path, steps=1_000_000, max_message_mb=LIMIT_MB, silence_s=3.0)
 
 
 @pytest.fixture
