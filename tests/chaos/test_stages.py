@@ -29,13 +29,14 @@ SHORT = [  # three steps a stage
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_eight_stages_run_to_their_end(demo_model: Path, tmp_path: Path) -> None:
     files = [f"data.train.{index}.file={demo_model}/train.jsonl" for index in range(6)]
     here = [f"model={demo_model}", f"data.heldout=[{{file: {demo_model}/heldout.jsonl}}]", *files]
     run = Run(tmp_path, "stages", [*here, *SHORT], recipe="demo_stages")
     try:
         train = run.start("train", "buffer.address=tcp://127.0.0.1:0", "launch.max_restarts=0")
-        assert run.ended(train, 200) == 0, run.output()
+        assert run.ended(train, 700) == 0, run.output()
     finally:
         run.kill_all()
     records, summary = read_metrics(run.folder / "metrics.jsonl"), run.summary()

@@ -58,7 +58,7 @@ def check_books(run: Run) -> None:
     assert summary["staleness_max"] <= ETA
     assert max(record["buffer/staleness_max"] for record in records) <= ETA
     assert verdict_of(run, "journal", "check")["num_findings"] == 0
-    assert not run.leftovers()
+    run.wait("nothing to be left running", lambda: not run.leftovers(), 90)
 
 
 def check_replay(run: Run) -> dict[str, str]:
@@ -93,7 +93,7 @@ def check_learning(stormy: Run, model: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 400)
+@pytest.mark.timeout(3600 if SOAK else 1800)
 def test_a_storm_of_kills_and_stops_changes_nothing_but_the_time(tmp_path: Path, demo_model: Path) -> None:
     (tmp_path / "stormy").mkdir()
     run, rng = make_run(tmp_path / "stormy", "stormy", demo_model), random.Random(SEED)
@@ -103,7 +103,7 @@ def test_a_storm_of_kills_and_stops_changes_nothing_but_the_time(tmp_path: Path,
         run.wait_for_step(2)
         for blow in blows(rng, STRUCK, ROUNDS, LONGEST_S):
             storm.strike(blow, rng)
-        assert run.ended(train, 300) == 0, run.output()
+        assert run.ended(train, 900) == 0, run.output()
         print("\n".join(storm.log))
         print(f"faults {sum(storm.struck.values())}: {dict(storm.struck)}, absent {storm.absent}, redone {storm.redone} steps")
         print(f"restarts: {dict(restarts(run.root / 'train-0.log'))}, slowest {storm.slowest_s:.1f} s")
