@@ -81,8 +81,8 @@ def test_weights_travel_from_the_sender_through_the_buffer_into_another_process(
     with BufferProcess(cfg, environment=environment) as buffer, start(LEARNER) as learner, start(ACTOR) as actor:
         assert actor.stdout is not None
         assert actor.stdout.readline() == "in\n"
-        said_by_learner, _ = learner.communicate("go\n", timeout=120)
-        said_by_actor, _ = actor.communicate(timeout=120)
+        said_by_learner, _ = learner.communicate("go\n", timeout=280)
+        said_by_actor, _ = actor.communicate(timeout=280)
     assert said_by_actor.strip() == "120.0"
     assert said_by_learner.strip() == "0.0"
 
