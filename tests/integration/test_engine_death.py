@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +13,7 @@ from prolong.common.errors import ProlongError, WeightsError
 from prolong.common.weights.buckets import plan_buckets
 
 from tests.support.engine_rig import BUCKET_BYTES, TIMEOUT_S, Rig, build_rig
-from tests.support.runs import ON_VLLM, SMALL, Run, free_port, living
-
-
-def engines(of: int | None = None) -> set[psutil.Process]:
-    """The engine processes of an actor, by default of this process."""
-    found = set()
-    for child in living(psutil.Process(of).children()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "EngineCore" in " ".join(child.cmdline()):
-                found.add(child)
-    return found
+from tests.support.runs import ON_VLLM, SMALL, Run, engines, free_port
 
 
 @pytest.fixture

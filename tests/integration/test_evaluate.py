@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,7 @@ from prolong.common.errors import JournalError
 from prolong.launch.evaluate.arguments import parse_evaluation
 from prolong.launch.evaluate.command import evaluate_models
 
-from tests.support.runs import CLI, wait_until
+from tests.support.runs import CLI, engines, living, wait_until
 from tests.support.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.timeout(600)
@@ -78,13 +78,13 @@ def evaluating(words: list[str]) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             for left in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
-                left.kill()
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
             process.kill()
 
 
 def engine_of(process: subprocess.Popen[str]) -> psutil.Process | None:
-    children = psutil.Process(process.pid).children() if process.poll() is None else []
-    return next((child for child in children if "EngineCore" in " ".join(child.cmdline())), None)
+    return next(iter(engines(of=process.pid)), None) if process.poll() is None else None
 
 
 def end_of(process: subprocess.Popen[str], engine: psutil.Process) -> str:
@@ -92,8 +92,7 @@ def end_of(process: subprocess.Popen[str], engine: psutil.Process) -> str:
     helpers = psutil.Process(process.pid).children(recursive=True)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 1, said
-    _, alive = psutil.wait_procs([engine, *helpers], timeout=60)
-    assert not alive
+    wait_until("the end of all its processes", lambda: not living([engine, *helpers]), 60)
     return said
 
 

@@ -59,6 +59,18 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def engines(of: int | None = None) -> set[psutil.Process]:
+    """vLLM's processes that an actor started, by default this process."""
+    found = set()
+    # it starts others, which may be gone in the next moment
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in living(psutil.Process(of).children()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "EngineCore" in " ".join(child.cmdline()):
+                    found.add(child)
+    return found
+
+
 def wait_until(what: str, condition: Callable[[], T], timeout_s: float) -> T:
     """Poll until `condition` gives something true, which is returned; fail with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
