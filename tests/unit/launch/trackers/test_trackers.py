@@ -22,6 +22,8 @@ from prolong.launch.trackers.companions import Companion, companions_beside, com
 from prolong.launch.trackers.follow import RecordFollower
 from prolong.launch.trackers.services import Service, check_trackers
 
+from tests.support.runs import wait_until
+
 ROOT = Path(__file__).resolve().parents[4]
 REAL = ROOT / ".venv-trackers" / "bin" / "python"  # made by `make trackers`
 
@@ -198,10 +200,9 @@ def test_a_tracker_that_fails_for_weeks_is_still_started_again(tmp_path: Path, m
 
 def test_a_tracker_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
     # it does not even look at its input
-    tracker = companion(tmp_path, "import time; open('up', 'w'); time.sleep(60)")
+    tracker = companion(tmp_path, "import time; time.sleep(600)")
     with companions_beside([tracker], hurried=[signal.SIGTERM]):
-        while not tracker.pid:
-            pass
+        wait_until("the tracker's process", lambda: tracker.pid, 60)
     assert not tracker.join(0)
     os.kill(tracker.pid, signal.SIGKILL)
     assert tracker.join(60)
