@@ -173,9 +173,10 @@ def test_hostile_answers_earn_nothing_and_leave_everything_in_order(
         assert scored(given) == (0.0, "ok"), name
     for name, given in BREAKING.items():
         assert scored(given) == (0.0, "input_rejected"), name
-    monkeypatch.setattr(logic, "LIMITS", Limits(cpu_s=1, wall_s=10, memory_mb=4096))
-    for name, given in STALLING.items():
-        assert scored(given) == (0.0, "input_rejected"), name
+    with monkeypatch.context() as patch:
+        patch.setattr(logic, "LIMITS", Limits(cpu_s=1, wall_s=10, memory_mb=4096))
+        for name, given in STALLING.items():
+            assert scored(given) == (0.0, "input_rejected"), name
     assert scored(RIGHT) == (1.0, "ok")
     assert_in_order(box, aims)
 

@@ -33,7 +33,7 @@ def files_of(folder: Path) -> dict[str, str]:
     return {name: sha256(path) for name, path in found.items() if name != "journal/lock.mdb"}
 
 
-def called(command: str, folder: Path, *arguments: str, timeout: float = 180) -> tuple[int, dict, str]:
+def called(command: str, folder: Path, *arguments: str, timeout: float = 400) -> tuple[int, dict, str]:
     """`prolong COMMAND FOLDER --json` in a process of its own."""
     line = [*CLI, command, str(folder), *arguments, "--json"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
@@ -75,7 +75,7 @@ def replayed(paths: RunPaths, capsys: pytest.CaptureFixture[str], until: int | N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_staged_run_comes_out_the_same_from_its_first_version_and_is_not_touched(run: RunPaths) -> None:
     before = files_of(run.folder)
     code, found, said = called("replay", run.folder)
@@ -90,7 +90,7 @@ def test_a_staged_run_comes_out_the_same_from_its_first_version_and_is_not_touch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_from_a_checkpoint_the_same_run_goes_back_to_its_best_version(
     run: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +108,7 @@ def test_from_a_checkpoint_the_same_run_goes_back_to_its_best_version(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_reward_that_changed_in_the_record_is_found_at_its_step(run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite_history(run.journal, lambda batch: with_reward(batch, 0.125) if batch.version == 9 else batch)
     assert replay.replay_run(str(run.folder), until=None, keep=False, as_json=False) == 1
@@ -123,7 +123,7 @@ def test_a_reward_that_changed_in_the_record_is_found_at_its_step(run: RunPaths,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_weights_that_differ_in_their_last_bits_are_not_called_damaged(
     run: RunPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +140,7 @@ def test_weights_that_differ_in_their_last_bits_are_not_called_damaged(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_run_that_is_over_earlier_than_recorded_differs(run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = load_config(run.config)
     cfg.run.steps = 20
@@ -150,7 +150,7 @@ def test_a_run_that_is_over_earlier_than_recorded_differs(run: RunPaths, capsys:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_two_ranks_come_out_as_two_ranks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = staged_config(model, tmp_path, steps=4)
     cfg.stages, cfg.run.name, cfg.launch.learner_ranks = [], "two", 2
@@ -167,7 +167,7 @@ def test_two_ranks_come_out_as_two_ranks(model: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_learner_that_cannot_begin_is_one_sentence_and_exit_code_2(run: RunPaths) -> None:
     cfg: Config = load_config(run.config)
     cfg.model.path = str(run.folder / "gone")
@@ -180,16 +180,16 @@ def test_a_learner_that_cannot_begin_is_one_sentence_and_exit_code_2(run: RunPat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(1500)
 def test_a_real_run_is_replayed_while_it_lives_and_after_its_end(demo_model: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, f"model.path={demo_model}", "data.heldout=[]", f"data.train=[{{file: {demo_model}/train.jsonl}}]"]
     real = Run(tmp_path, "real", [*overrides, "run.steps=8", "buffer.keep_history=true", "objective.kl_beta=0.01"])
     try:
         train = real.start("train", "buffer.address=tcp://127.0.0.1:0")
-        real.wait_for_step(3, 150)
+        real.wait_for_step(3, 400)
         code, found, said = called("replay", real.folder, "--until", "2", "--keep")
         assert (code, found.get("until")) == (0, 2), said + real.output()
-        assert real.ended(train, 200) == 0, real.output()
+        assert real.ended(train, 400) == 0, real.output()
     finally:
         real.kill_all()
     before = files_of(real.folder)
@@ -203,7 +203,7 @@ def test_a_real_run_is_replayed_while_it_lives_and_after_its_end(demo_model: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_run_with_adapters_comes_out_the_same_from_a_checkpoint(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,7 @@ class LaunchedRun:
     def peers(self) -> dict:
         return self.run.status(within=self.cluster.hosts.within("n3"))["peers"]
 
-    def wait_for(self, job: str, state: str, timeout_s: float = 150) -> None:
+    def wait_for(self, job: str, state: str, timeout_s: float = 300) -> None:
         self.run.wait(f"job {job} to be {state}", lambda: self.state(job) == state, timeout_s)
 
     def output(self) -> str:
@@ -73,7 +73,7 @@ def launched(cluster: SlurmCluster, tmp_path: Path, demo_model: Path) -> Iterato
     run.kill_all()
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1500)
 def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launched: LaunchedRun) -> None:
     """In good order, with time to save and to hand over; an actor of another job follows the buffer. `make soak` also
     requeues the job at once, with a SIGTERM for every process."""
@@ -81,9 +81,9 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
     launched.launch("--submit", *PLACED)
     joined = cluster.command("sbatch", "--parsable", "--nodelist=n3", str(launched.scripts / "join-actors.sbatch")).strip()
     joiner = f"actors-{joined}"
-    run.wait_for_step(2)
-    run.wait("work of the actor that joined", lambda: launched.peers().get(joiner, {}).get("generated_rollouts", 0) > 0, 100)
-    run.wait("the actor of the job itself", lambda: "actors-0" in launched.peers(), 100)
+    run.wait_for_step(2, 300)
+    run.wait("work of the actor that joined", lambda: launched.peers().get(joiner, {}).get("generated_rollouts", 0) > 0, 300)
+    run.wait("the actor of the job itself", lambda: "actors-0" in launched.peers(), 300)
 
     urgent = cluster.command(
         "sbatch", "--parsable", "--partition=high", "--nodelist=n2", "--exclusive", "--wrap=sleep 600", "--output=/dev/null"
@@ -101,7 +101,7 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
         cluster.command("scancel", urgent)
         cluster.start_again(job)
         before = launched.step()
-        run.wait("steps after the preemption", lambda: launched.step() > before, 150)
+        run.wait("steps after the preemption", lambda: launched.step() > before, 300)
         cluster.command("scontrol", "requeue", job)
         launched.wait_for(job, "PENDING")
 
@@ -110,7 +110,7 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
     cluster.command("scancel", urgent)
     cluster.start_again(job)
     for each in (job, joined):
-        launched.wait_for(each, "COMPLETED", 200)
+        launched.wait_for(each, "COMPLETED", 400)
     assert [record["step"] for record in run.metrics()] == list(range(1, last + 1))
     assert_balanced(run.summary(), last, batch_groups=4)
     journal = read_journal(run.folder / "journal")
@@ -120,7 +120,7 @@ def test_a_job_is_preempted_and_goes_on_to_its_end(cluster: SlurmCluster, launch
     assert not run.leftovers()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1000)
 def test_every_process_gets_its_node_its_gpus_and_its_keys(
     cluster: SlurmCluster, launched: LaunchedRun, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_every_process_gets_its_node_its_gpus_and_its_keys(
     stand_in = f"{ROOT}/tests/support/placed_process.py {tmp_path}"
     script.write_text(script.read_text().replace("-m prolong.launch.cli", stand_in))
     job = cluster.command("sbatch", "--parsable", str(script)).strip()
-    launched.run.wait("all processes", lambda: len(list(tmp_path.glob("*.json"))) == 5, 120)
+    launched.run.wait("all processes", lambda: len(list(tmp_path.glob("*.json"))) == 5, 300)
     assert "big-0 ended with code 3" in launched.output()
     seen = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     by_role = {role: sorted((each for each in seen if each["role"] == role), key=lambda each: each["name"]) for role in ROLES}

@@ -104,6 +104,7 @@ import os, sys, torch
 from prolong.common.weights.collective_group import WeightsGroup
 port, epoch, num_bytes = map(int, sys.argv[1:])
 where = dict(generation=1, epoch=epoch, rank=0, world_size=2, device=torch.device("cpu"), timeout_s=20)
+print("ready", flush=True)
 group = WeightsGroup.join("127.0.0.1", port, **where)
 group.broadcast(torch.ones(num_bytes, dtype=torch.uint8))
 os._exit(9)
@@ -120,7 +121,9 @@ def test_a_sender_that_dies_between_buckets_leaves_the_weights_untouched_and_the
     assert len(manifest.buckets) >= 3
     port = msgspec.msgpack.decode(rig.end.rendezvous.address, type=CollectiveRendezvous).port
     arguments = [str(port), str(rig.epoch), str(manifest.buckets[0].num_bytes)]
-    sender = subprocess.Popen([sys.executable, "-c", SENDER, *arguments])
+    sender = subprocess.Popen([sys.executable, "-c", SENDER, *arguments], stdout=subprocess.PIPE, text=True)
+    assert sender.stdout is not None
+    assert sender.stdout.readline() == "ready\n"
 
     async def scenario() -> int:
         inflight = asyncio.create_task(rig.collect(rig.ticket(seed=1)))
@@ -131,7 +134,8 @@ def test_a_sender_that_dies_between_buckets_leaves_the_weights_untouched_and_the
         return len(await inflight)
 
     assert rig.run(scenario()) == 16  # generation went on
-    assert sender.wait(10) == 9
+    assert sender.wait(60) == 9
+    sender.stdout.close()
     assert rig.version == held
     assert [c.behaviour_logprobs for c in rig.generate(temperature=0.0, n=1)] == [c.behaviour_logprobs for c in before]
     rig.run(rig.push(held + 1, new_epoch=True))
@@ -146,7 +150,7 @@ def test_a_sender_that_never_comes_is_an_error_within_the_deadline(any_rig: Rig)
     start = time.monotonic()
     with pytest.raises(WeightsError, match="did not meet the others"):
         any_rig.run(any_rig.engine.apply_weights(any_rig.update(any_rig.version + 1, manifest), 0.5))
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < TIMEOUT_S / 2
     any_rig.run(any_rig.push(any_rig.version + 1, new_epoch=True))
 
 
@@ -167,5 +171,5 @@ def test_a_newer_update_does_not_wait_for_one_whose_sender_hangs(any_rig: Rig):
 
     start = time.monotonic()
     rig.run(scenario())
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < TIMEOUT_S
     assert rig.version == version + 1

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prolong.launch.nodes import address_towards, nodes_of_slurm
 
-WAIT_S = 300.0
+WAIT_S = 900.0
 SCORES = {"sampled": {"by_task": {}, "mean": 0.0}}
 
 

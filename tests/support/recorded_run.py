@@ -110,7 +110,7 @@ def learn_from_history(cfg: Config, batches: list[Batch]) -> RunPaths:
     record_history(paths.journal, batches)
     process = learner_process(cfg, paths, len(batches))
     with running(process) as ending:
-        select.select([ending], [], [], 120)
+        select.select([ending], [], [], 280)
         code = process.reap()
     assert code == 0, process.tail(30)
     return paths

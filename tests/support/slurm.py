@@ -104,20 +104,20 @@ class SlurmCluster:
         files["log-file"] = "munge.log"
         options = [f"--{name}={self.folder / file}" for name, file in files.items()]
         self._run(LOGIN, "munged", "--foreground", "--force", *options)
-        wait_until("munged", (self.folder / "munge.socket").exists, 20)
+        wait_until("munged", (self.folder / "munge.socket").exists, 90)
         self._run(LOGIN, "slurmctld", "-D")
         for node in self.nodes:
             self._run(node, "slurmd", "-D", "-N", node)
-        wait_until("all nodes", self._all_idle, 40)
+        wait_until("all nodes", self._all_idle, 150)
 
     def stop(self) -> None:
         """End the daemons and, of a test that failed, the jobs and their steps: all that runs on the hosts."""
         for host in self.hosts.names:
             end_processes(self.hosts.namespace(host))
         for daemon in self._daemons:
-            daemon.wait(10)
+            daemon.wait(60)
 
-    def command(self, *words: str, timeout_s: float = 60) -> str:
+    def command(self, *words: str, timeout_s: float = 150) -> str:
         """The output of a command at the login host."""
         line = [*self.hosts.within(LOGIN), *words]
         done = subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False)
