@@ -115,11 +115,11 @@ def test_five_actors_that_join_at_once_through_a_relay_cost_the_learner_one_uplo
     assert status.balanced
     assert [status.peers[name]["sources"] for name in names] == ["relay, learner"] * NUM_ACTORS
     assert all(run.fact(name, "updates_bytes") == record["weights/full_bytes"] for name in names)
-    # without the relay it would send the weights to all; an actor for which the relay is too slow on a busy machine turns to it
-    assert record["weights/full_bytes"] <= record["weights/sent_bytes"] < (NUM_ACTORS - 1) * record["weights/full_bytes"]
+    # one actor may find the relay too slow on a busy machine, and turn to the learner; without the relay all do
+    assert record["weights/full_bytes"] <= record["weights/sent_bytes"] < 2.1 * record["weights/full_bytes"]
     # frames and the buffer's messages count as well
-    assert hosts.sent_bytes("relay") > 2 * record["weights/full_bytes"]
-    assert hosts.sent_bytes("home") < NUM_ACTORS * record["weights/full_bytes"]
+    assert hosts.sent_bytes("relay") > (NUM_ACTORS - 1) * record["weights/full_bytes"]
+    assert hosts.sent_bytes("home") < 3.5 * record["weights/full_bytes"]
     home = hosts.address("home")
     needed = {(home, BUFFER_PORT), (hosts.address("relay"), WEIGHTS_PORT)}
     assert needed <= connections_of(hosts, "site") <= needed | {(home, WEIGHTS_PORT)}
