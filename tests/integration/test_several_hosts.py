@@ -13,7 +13,7 @@ from tests.support.runs import SMALL, Run, assert_balanced
 pytestmark = pytest.mark.skipif(bool(why_no_networks()), reason=why_no_networks() or "networks can be made here")
 HOSTS = ("buffer", "first", "second", "actor")
 PORT = 29_500
-STEPS = 8
+STEPS = 20  # enough that the run is not over before the kill
 
 
 @pytest.fixture
