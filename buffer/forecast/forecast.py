@@ -28,7 +28,7 @@ ABOUT_AS_SOON = 0.8
 # part of the present version that counts as passed
 PASSED = 1 / 3
 # An actor that would be late with every prompt is given one all the same, once it has been given none for this many times as
-# long as its group would take: so trying costs at most one part in as many of the time.
+# long as its group would take: so trying costs at most one part in as many of the time. Sooner if it was observed less often.
 OUT_OF_SIGHT = 20.0
 # steps of the learner that their mean time remembers, about
 LEARNER_MEMORY = 8.0
@@ -221,7 +221,8 @@ class Forecast:
 
     def is_out_of_sight(self, actor: str, back_s: float, now: float) -> bool:
         """Whether the actor was given nothing for so long that a ticket which takes it `back_s` is worth what it may cost."""
-        return now - self._given_s.setdefault(actor, now) > OUT_OF_SIGHT * back_s
+        times = min(OUT_OF_SIGHT, self._speed(actor).num_noted)
+        return now - self._given_s.setdefault(actor, now) > times * back_s
 
     # --- the plan ---------------------------------------------------------------------------------
 

@@ -12,6 +12,10 @@ from collections.abc import Mapping
 MEMORY = 24.0
 # a number of tokens, rollouts or seconds beyond that is a fault of whoever reports it
 ABSURD = 1e9
+# so many times as long as another observation allows: whoever took the time was held up
+HELD_UP = 4.0
+# one after the other, until they count as the actor's own pace
+HALTS = 2
 
 
 class Line:
@@ -20,11 +24,34 @@ class Line:
     def __init__(self, memory: float = MEMORY) -> None:
         self._memory = memory
         self._w = self._wx = self._wy = self._wxx = self._wxy = 0.0
+        self._num_held_up = 0
+
+    @property
+    def num_noted(self) -> float:
+        """Observations, of which older ones count less."""
+        return self._w
 
     @property
     def is_known(self) -> bool:
         """Whether there was any observation."""
         return self._w > 0
+
+    def note_step(self, x: float, y: float) -> None:
+        """Count the time `y` of a step with `x` rollouts. Nothing makes one shorter, but a halt of the process makes it longer.
+
+        So one that is much longer than those before counts as HELD_UP times their length, and a third in a row for more than
+        all before: the actor is slower now. Nothing is kept of those before either if they are much longer than this one.
+        """
+        if self._w > 0:
+            mean_x, mean_y = self._wx / self._w, self._wy / self._w
+            most = HELD_UP * _at_most(mean_y, mean_x, x)
+            self._num_held_up = self._num_held_up + 1 if y > most else 0
+            if self._num_held_up > HALTS or mean_y > HELD_UP * _at_most(y, x, mean_x):
+                self._w = self._wx = self._wy = self._wxx = self._wxy = 0.0
+                self._num_held_up = 0
+            else:
+                y = min(y, most)
+        self.note(x, y)
 
     def note(self, x: float, y: float) -> None:
         """Count one observation; one that is absurd is left out."""
@@ -53,6 +80,13 @@ class Line:
         return at_zero + slope * x
 
 
+def _at_most(y: float, x: float, other: float) -> float:
+    """The most that a step with `other` rollouts takes if one with `x` takes `y`: on a line from 0 up that never falls."""
+    if other <= x:
+        return y
+    return y * other / x if x > 0 else float("inf")
+
+
 class ActorSpeed:
     """One actor. Example: speed.duration_s(longest=800.0, prompt_tokens=200, load=16.0)."""
 
@@ -72,6 +106,11 @@ class ActorSpeed:
         """Whether anything was observed."""
         return self._step.is_known
 
+    @property
+    def num_noted(self) -> float:
+        """Observations of its steps, of which older ones count less."""
+        return self._step.num_noted
+
     def note_heartbeat(self, sums: Mapping[str, float], leased: int) -> None:
         """The actor's sums since it started. `leased`: rollouts of all tickets that it holds."""
         last, self._sums = self._sums, dict(sums)
@@ -84,7 +123,7 @@ class ActorSpeed:
         if not (running <= ABSURD and step_s <= ABSURD):
             return
         self._counts_steps = True
-        self._step.note(running, step_s)
+        self._step.note_step(running, step_s)
         if leased > 0:
             self._running_share += (min(running / leased, 1.0) - self._running_share) / MEMORY
 
@@ -94,8 +133,10 @@ class ActorSpeed:
             return
         if not self._counts_steps:
             beyond_s = min(self._beyond.at(prompt_tokens), took_s / 2)
-            self._step.note(load, (took_s - beyond_s) / longest)
+            self._step.note_step(load, (took_s - beyond_s) / longest)
             return
+        if self._beyond.is_known:
+            took_s = min(took_s, HELD_UP * self.duration_s(longest=longest, prompt_tokens=prompt_tokens, load=load))
         self._beyond.note(prompt_tokens, max(took_s - longest * self.step_s(load), 0.0))
 
     def step_s(self, load: float) -> float:

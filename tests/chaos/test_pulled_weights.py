@@ -37,8 +37,7 @@ class PullingRun(WatchedRun):
         overrides = [*SMALL, f"model.path={model}", f"buffer.silence_s={SILENCE_S}"]
         # problems of code need a sandbox, which cannot be made inside a namespace of users
         overrides += [f"data.train=[{{file: {model}/train.jsonl, only: math}}]", "data.heldout=[]", "actor.capacity=24"]
-        # who was stopped for a while looks slow, and gets no less work for that
-        overrides += ["buffer.dispatch=even", "verifiers.timeout_s=300"]
+        overrides += ["verifiers.timeout_s=300"]
         super().__init__(root, "pulled", *overrides, "weights.transport=pull", *settings)
 
     def start(self, command: str, name: str, *settings: str, far: bool = False) -> subprocess.Popen[bytes]:

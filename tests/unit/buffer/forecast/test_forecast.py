@@ -73,3 +73,13 @@ def test_steps_of_the_learner_bound_the_window_from_below_and_its_absence_counts
     forecast.note_asked(900.0)
     forecast.plan([KnownActor("a", N)], SAMPLING, batch=1, eta=1)
     assert forecast.window_s == pytest.approx(6.0)
+
+
+def test_a_slow_actor_is_tried_again_the_sooner_the_less_is_known_of_it() -> None:
+    forecast = Forecast()
+    for ordinal in range(40):
+        make_group(forecast, ordinal, took_s=10.0, actor="slow")
+    make_group(forecast, 40, took_s=10.0, actor="new")
+    for seconds, tried in ((5, []), (15, ["new"]), (150, ["new"]), (250, ["new", "slow"])):
+        found = [name for name in ("new", "slow") if forecast.is_out_of_sight(name, 10.0, 100.0 + seconds)]
+        assert found == tried, seconds

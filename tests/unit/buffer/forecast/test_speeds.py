@@ -56,6 +56,52 @@ def test_an_actor_that_becomes_slower_is_noticed_within_its_memory() -> None:
     assert speed.step_s(16.0) == pytest.approx(0.08, rel=0.05)
 
 
+def halted(speed: ActorSpeed, sums: dict[str, float], seconds: float) -> None:
+    """A heartbeat of one step, in which the process was stopped."""
+    heartbeats(speed, [16.0], at_zero=seconds / 100, slope=0.0, sums=sums)
+
+
+def test_an_actor_that_was_stopped_for_once_is_not_taken_for_a_slow_one() -> None:
+    speed, sums = ActorSpeed(), {}
+    heartbeats(speed, [16.0] * 50, at_zero=0.02, slope=0.0, sums=sums)
+    halted(speed, sums, 60.0)
+    assert speed.step_s(16.0) < 0.02 * 1.2
+
+
+def test_an_actor_that_becomes_much_slower_is_believed_the_third_time() -> None:
+    speed, sums = ActorSpeed(), {}
+    heartbeats(speed, [16.0] * 50, at_zero=0.02, slope=0.0, sums=sums)
+    heartbeats(speed, [16.0] * 2, at_zero=2.0, slope=0.0, sums=sums)
+    assert speed.step_s(16.0) < 0.03
+    heartbeats(speed, [16.0], at_zero=2.0, slope=0.0, sums=sums)
+    assert speed.step_s(16.0) == pytest.approx(2.0)
+
+
+def test_a_stop_that_is_the_first_that_is_known_of_an_actor_is_forgotten_with_the_next_steps() -> None:
+    speed, sums = ActorSpeed(), {}
+    heartbeats(speed, [16.0], at_zero=0.02, slope=0.0, sums=sums)
+    halted(speed, sums, 60.0)
+    assert speed.step_s(16.0) == pytest.approx(0.6)
+    heartbeats(speed, [16.0], at_zero=0.02, slope=0.0, sums=sums)
+    assert speed.step_s(16.0) == pytest.approx(0.02)
+
+
+def test_steps_of_few_rollouts_say_little_of_those_of_many() -> None:
+    """Where each rollout adds as much, steps of 64 take 32 times as long as those of 2, and nobody was held up."""
+    speed, rng = ActorSpeed(), random.Random(0)
+    heartbeats(speed, [rng.choice((2.0, 64.0)) for _ in range(60)], at_zero=0.0, slope=0.01, sums={})
+    assert speed.step_s(2.0) == pytest.approx(0.02, rel=0.1)
+    assert speed.step_s(64.0) == pytest.approx(0.64, rel=0.1)
+
+
+def test_groups_that_waited_for_a_stopped_process_do_not_count_for_their_whole_time() -> None:
+    speed = ActorSpeed()
+    heartbeats(speed, [16.0] * 30, at_zero=0.02, slope=0.0, sums={})
+    for took_s in (*[2.5] * 30, 60.0, 60.0):
+        speed.note_group(longest=100.0, prompt_tokens=20.0, load=16.0, took_s=took_s)
+    assert speed.duration_s(longest=100.0, prompt_tokens=20.0, load=16.0) < 2.5 * 1.5
+
+
 def test_groups_alone_tell_the_speed_of_an_actor_whose_engine_counts_nothing() -> None:
     speed = ActorSpeed()
     for longest in (100.0, 300.0, 50.0, 200.0):
