@@ -21,7 +21,7 @@ from prolong.verifiers.workers.process import WorkerState
 
 from tests.support.pools import RunWithPool, run, running, shared_pool
 
-MEMORY_FOR_IMPORTS_MB = 180  # enough for a worker without sympy, which is about 150 MiB of address space
+MEMORY_FOR_IMPORTS_MB = 130  # of address space: a worker without sympy has enough with 100, one with it needs 170
 STALLS_SYMPY = "\\boxed{\\int_0^1 x^{x^{x^{x^{x}}}} dx}"
 SPELL = {"dataset": "spell_backward", "entry": {"answer": "tenalp", "metadata": {}}}
 
