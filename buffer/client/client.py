@@ -246,9 +246,11 @@ class BufferClient:
             raise
         finally:
             linger_s = max(0.0, self._close_at - monotonic()) if self._close_at is not None and session.is_up else 0.0
-            close_watched(dealer, linger_s)
-            context.term()
-            self._left.set()
+            try:
+                close_watched(dealer, linger_s)
+                context.term()
+            finally:
+                self._left.set()
 
     def _may_close(self, session: Session) -> bool:
         if self._close_at is None:

@@ -35,8 +35,8 @@ class Cluster(WatchedRun):
         overrides = [*SMALL, f"model.path={model}", f"buffer.silence_s={SILENCE_S}"]
         overrides += [f"data.train=[{{file: {model}/train.jsonl}}]", "data.heldout=[]", f"actor.grace_s={GRACE_S}"]
         overrides += ["run.steps=100000", "checkpoint.every=100000", "weights.timeout_s=6", "actor.capacity=24"]
-        # what was stopped for a while looks slow: it is neither ended by its pool nor given less work
-        overrides += ["verifiers.timeout_s=300", "buffer.dispatch=even"]
+        # a pool must not end workers that were stopped for a while
+        overrides += ["verifiers.timeout_s=300"]
         super().__init__(root, "elastic", *overrides)
 
     def wait_for_progress(self, steps: int = 3) -> None:

@@ -41,7 +41,6 @@ SETTINGS = [
     "buffer.keep_history=true",
     "buffer.silence_s=4",
     f"buffer.eta={ETA}",
-    "buffer.dispatch=even",  # every actor works, also one that had to wait for a busy machine
     "run.steps=100000",
     # every version can be loaded again
     "checkpoint.every=1",

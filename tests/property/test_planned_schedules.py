@@ -6,7 +6,7 @@ The simulator compares a restarted buffer with what it was at its last commit: p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,18 +19,25 @@ from tests.simulator.audit import Violation
 from tests.simulator.campaign import run, run_all
 from tests.simulator.host import WatchedJournal
 from tests.simulator.plan import Plan
+from tests.simulator.world import World
 
 SCHEDULES = 40
 
 Patch = pytest.MonkeyPatch
 
 
-def test_plans_survive_faults_and_follow_from_what_is_recorded() -> None:
-    happened: Counter[str] = Counter()
+def audited() -> Iterator[tuple[World, Journal]]:
+    """Every schedule, run to its end: the audit of its journal finds nothing."""
     for seed in range(SCHEDULES):
         world = run(Plan.planned(seed))
         journal = Journal(world.disk.open())
         assert audit(journal).findings == [], f"seed {seed}"
+        yield world, journal
+
+
+def test_plans_survive_faults_and_follow_from_what_is_recorded() -> None:
+    happened: Counter[str] = Counter()
+    for world, journal in audited():
         newest = journal.newest_plan()
         planned = newest is not None
         happened["several plans"] += newest is not None and newest.number > 2
@@ -52,10 +59,7 @@ def test_plans_of_a_kept_history_follow_from_their_outlines_whatever_happened(mo
 
     monkeypatch.setattr(WatchedJournal, "__init__", begin_with_history)
     happened: Counter[str] = Counter()
-    for seed in range(SCHEDULES):
-        world = run(Plan.planned(seed))
-        journal = Journal(world.disk.open())
-        assert audit(journal).findings == [], f"seed {seed}"
+    for world, journal in audited():
         outlines = journal.plan_outlines()
         happened["several outlines"] += len(outlines) > 2
         happened["outlines, and the buffer restarted"] += bool(outlines) and world.buffer_crashes > 0

@@ -106,7 +106,7 @@ class HeldBatches:
 
     def batch(self, version: int) -> Batch | None:
         if version >= self.until:
-            threading.Event().wait()
+            threading.Event().wait(600)
         return self.recorded.batch(version)
 
     def versions(self) -> list[int]:

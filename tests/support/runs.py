@@ -42,11 +42,12 @@ def free_port() -> int:
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = range(10_000, lowest) if lowest > 12_000 else range(10_000, 65_536)
-    while True:
+    for _ in range(1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             # not from the generator that a test may have seeded: two processes would draw the same
             probe.bind(("127.0.0.1", secrets.choice(ports)))
             return probe.getsockname()[1]
+    raise AssertionError(f"none of 1,000 ports drawn from {ports} could be bound")
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
