@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -29,6 +30,28 @@ CLONE_NEWNET = 0x40000000
 PREFIX = "prolong"  # of the namespaces of a network, before the pid of the process that made it and the network's number there
 LINK_TIMEOUT_S = 60.0
 _numbers = itertools.count()
+
+
+class _PortState(msgspec.Struct):
+    state: str = ""
+
+
+class _LinkInfo(msgspec.Struct):
+    info_slave_data: _PortState | None = None
+
+
+class _Device(msgspec.Struct):
+    """What `ip -json -details link` says of a network device."""
+
+    ifname: str
+    flags: list[str]
+    operstate: str
+    linkinfo: _LinkInfo | None = None
+
+    @property
+    def passes_frames(self) -> bool:
+        port = self.linkinfo and self.linkinfo.info_slave_data
+        return self.operstate == "UP" and (not port or port.state == "forwarding")
 
 
 class Network:
@@ -73,6 +96,7 @@ class Network:
 
     def plug_in(self, name: str) -> None:
         _ip("-n", self._switch, "link", "set", name, "up")
+        self._await_devices(name)
 
     def shape(self, name: str, *, rate_mbit: float, delay_ms: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
         """Give the host's cable a rate, a delay and a share of lost frames, in each direction; in place of what it had."""
@@ -93,6 +117,7 @@ class Network:
         self._links[name] = link
         if _read_line(link) != "ready\n":
             raise RuntimeError(f"the link of {name} did not start: exit code {link.wait(LINK_TIMEOUT_S)}")
+        self._await_devices(name)
 
     def link_counters(self, name: str) -> dict[str, int]:
         """Frames in both directions of a shaped link: passed, lost, dropped by a full queue, refused by a cut cable."""
@@ -129,6 +154,26 @@ class Network:
             for other, their_address in enumerate(self._addresses.values(), start=1):
                 if other != number:
                     _ip("-n", host, "neigh", "add", their_address, "lladdr", _hardware(other), "dev", "eth0")
+        for name in self._addresses:
+            self._await_devices(name)
+
+    def _await_devices(self, name: str) -> None:
+        """Wait until the kernel passes frames between the host and the switch: it drops them for a while after `up`.
+
+        A device that was set up has its carrier later, from a thread of the kernel; then it gets a queue, and its bridge
+        forwards for it. Devices that are down, as of a host that is cut off, are not waited for.
+        """
+        cable = {"bridge", name, f"{name}-own", f"{name}-near", f"{name}-far"}
+        end = monotonic() + LINK_TIMEOUT_S
+        while True:
+            in_switch = [each for each in _devices(self._switch) if each.ifname in cable and "UP" in each.flags]
+            ends = [each for each in _devices(self.namespace(name)) if each.ifname == "eth0"]
+            plugged_in = any(each.ifname == name for each in in_switch)
+            waiting = [each.ifname for each in [*in_switch, *(ends if plugged_in else [])] if not each.passes_frames]
+            if not waiting:
+                return
+            if monotonic() > end:
+                raise RuntimeError(f"the network devices {waiting} of {name} pass no frames after {LINK_TIMEOUT_S:g} s")
 
     def _settle(self, name: str) -> None:
         """The kernel's own habits on a host: nobody but the hosts' programs puts a frame on a cable."""
@@ -230,6 +275,10 @@ def _remove_abandoned() -> None:
 def _hardware(number: int) -> str:
     """The Ethernet address of a host. The hosts know one another: a question for it could be the frame that is lost."""
     return f"02:00:00:00:00:{number:02x}"
+
+
+def _devices(namespace: str) -> list[_Device]:
+    return msgspec.json.decode(_ip("-n", namespace, "-json", "-details", "link", "show"), type=list[_Device])
 
 
 def _ip(*arguments: str) -> str:
