@@ -118,6 +118,8 @@ class Pull:
         asked_at, was_parked = monotonic(), False
         link.ask_catalog(self._version, body, asked_at)
         while link.streams[0].arriving:
+            # nothing was granted with the question while the last pull's bytes are not paid for
+            link.grant_more(link.streams[0], monotonic())
             self._wait(origin, link)
             for heard in link.receive(link.streams[0], monotonic()):
                 if not isinstance(heard, Arriving):

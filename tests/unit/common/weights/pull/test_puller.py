@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from time import thread_time
+from time import monotonic, thread_time
 
 import msgspec
 import pytest
@@ -79,6 +79,17 @@ def test_after_a_cut_only_what_is_missing_is_fetched():
         result = puller.pull(update, soon())
         assert learner.is_held_by(puller.store)
         assert result.num_chunks == len(store_of(puller).layout.chunks) - held
+
+
+def test_a_slow_puller_whose_learner_is_replaced_turns_to_the_next_one():
+    """While it still has to wait for the bytes of the last pull: nothing can be granted with its first question."""
+    with make_puller(max_mb_s=0.1) as puller:
+        with Learner() as first:
+            puller.pull(first.step(), soon())
+        assert puller._pace.wait_s(monotonic()) > 0.5
+        with Learner() as second:
+            puller.pull(second.step(), soon())
+            assert second.is_held_by(puller.store)
 
 
 def test_a_server_that_comes_back_is_found_again(monkeypatch):
