@@ -26,7 +26,7 @@ from ..common.config.run_files import load_config, run_folder, save_config
 from ..common.config.sections import Config
 from ..common.errors import ProlongError
 from ..common.signals import die_with_parent
-from .entry import exit_code_of, log_to_stderr
+from .entry import end_process, exit_code_of, log_to_stderr
 from .nodes import Nodes, address_towards, check_node_0, interface_of, wait_for_node_0
 from .trackers.companions import Companion, companions_beside, companions_of
 
@@ -140,4 +140,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

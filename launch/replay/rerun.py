@@ -20,7 +20,7 @@ from ...buffer.journal.journal import read_journal
 from ...common.config.run_files import RunPaths, load_config, run_paths
 from ...common.config.sections import Config
 from ...common.signals import die_with_parent
-from ..entry import exit_code_of, log_to_stderr
+from ..entry import end_process, exit_code_of, log_to_stderr
 from ..gpus import visible_gpus
 from ..local.process import ChildProcess
 from ..local.train import process_environment
@@ -95,4 +95,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

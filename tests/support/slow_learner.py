@@ -15,7 +15,7 @@ from typing import Any
 
 from prolong.common.config.run_files import load_config, run_folder
 from prolong.launch import torchrun
-from prolong.launch.entry import exit_code_of
+from prolong.launch.entry import end_process, exit_code_of
 from prolong.launch.nodes import Nodes
 
 QUICK_STEPS = 2
@@ -55,4 +55,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    end_process(main(sys.argv[1]))

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from prolong.common.errors import ConfigError
 from prolong.launch.entry import exit_code_of
 
@@ -19,6 +21,25 @@ end_process(3)
 def test_a_process_that_is_ended_has_said_everything_and_is_not_dismantled():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "warned")
+
+
+RANK_SCRIPT = """
+import atexit, runpy, sys
+atexit.register(print, "dismantled")
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["prolong.launch.torchrun", "none.yaml"], ["prolong.launch.replay.rerun", "none.yaml", "none", "1"]]
+)
+def test_a_rank_of_a_learner_is_not_dismantled(arguments: list[str], tmp_path: Path) -> None:
+    """A thread may still be inside torch, in a broadcast to an actor that came at the end: it would abort the process."""
+    line = [sys.executable, "-c", RANK_SCRIPT, *arguments]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert "none.yaml" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_an_error_of_ours_is_one_sentence_and_its_exit_code(capsys):
