@@ -64,6 +64,7 @@ JobRequeue=1
 KillWait=15
 ReturnToService=2
 MinJobAge=300
+MessageTimeout=100
 SlurmctldTimeout=60
 SlurmdTimeout=60
 NodeName=DEFAULT CPUs={cpus} RealMemory=1000 Gres=gpu:{gpus} State=UNKNOWN
