@@ -166,10 +166,10 @@ class Network:
         cable = {"bridge", name, f"{name}-own", f"{name}-near", f"{name}-far"}
         end = monotonic() + LINK_TIMEOUT_S
         while True:
-            in_switch = [each for each in _devices(self._switch) if each.ifname in cable and "UP" in each.flags]
-            ends = [each for each in _devices(self.namespace(name)) if each.ifname == "eth0"]
-            plugged_in = any(each.ifname == name for each in in_switch)
-            waiting = [each.ifname for each in [*in_switch, *(ends if plugged_in else [])] if not each.passes_frames]
+            devices = [each for each in _devices(self._switch) if each.ifname in cable and "UP" in each.flags]
+            if any(each.ifname == name for each in devices):  # the host is plugged in
+                devices += [each for each in _devices(self.namespace(name)) if each.ifname == "eth0"]
+            waiting = [each.ifname for each in devices if not each.passes_frames]
             if not waiting:
                 return
             if monotonic() > end:
@@ -234,7 +234,7 @@ def why_no_networks() -> str:
         return "no `ip` (iproute2) here"
     except subprocess.CalledProcessError as error:
         return f"no network namespaces here: {error.stderr.strip()}"
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         return f"no network namespaces here: {error}"
 
 

@@ -159,7 +159,7 @@ class WeightSender:
             return self._changed.wait_for(lambda: self._state.attempt is None or self._state.thread_ended, timeout_s)
 
     def close(self) -> None:
-        """Stop the thread and close the transport's end. A thread inside a broadcast is left to its deadline."""
+        """Stop the thread and close the transport's end. A thread inside a broadcast ends with the process."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=CLOSE_S)
